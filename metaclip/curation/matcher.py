@@ -1,0 +1,193 @@
+"""The matcher: texts in, for each the sorted set of ids of the entries that match; Arrow in, Arrow out.
+
+    matcher = Matcher(metadata)                  # or Matcher("list.txt", TextRule(fold_case=True))
+    matcher.match(["a photo of a dog"])          # ListArray of uint32
+
+Any number of threads may use one matcher at once: it is never written to, and the kernel runs without the GIL.
+Cost: 0.3 us a text of 59 bytes under the paper's rule, one thread; rules that rewrite texts add 0.3-2 us a text that
+is not plain, in Python.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from metaclip.curation.automaton import Automaton, Machine, build, open_automaton
+from metaclip.curation.text_rule import PAPER, TextRule
+from metaclip.metadata.entries import Metadata, as_metadata
+
+MATCHES: Final = pa.list_(pa.field("item", pa.uint32(), nullable=False))
+"""The type of a column of matches: sorted, distinct entry ids; null where the text is null."""
+
+Engine = Literal["kernel", "pyahocorasick"]
+Texts: TypeAlias = pa.Array | pa.ChunkedArray | Sequence[str | None]
+
+
+class Matcher:
+    """Finds the entries of a list in texts."""
+
+    def __init__(
+        self,
+        metadata: Metadata | str | os.PathLike[str] | Iterable[str],
+        rule: TextRule = PAPER,
+        *,
+        engine: Engine = "kernel",
+        cache: Path | bool = True,
+    ) -> None:
+        """Open the automaton of a list (a Metadata, a path, or strings) under a rule.
+
+        `cache` is the folder of built automata, True for the default one, False to build in memory. The engine
+        "pyahocorasick" is plain Python with the same matches, about 20 times slower.
+        """
+        self.metadata = as_metadata(metadata)
+        self.rule = rule
+        self._find: Any
+        if engine == "pyahocorasick":
+            from metaclip.curation.pyahocorasick_engine import PyahocorasickEngine
+
+            self._find = PyahocorasickEngine(self.metadata, rule)
+        elif engine == "kernel":
+            folder = cache if isinstance(cache, Path) else None
+            self._find = KernelEngine(
+                build(self.metadata, rule) if cache is False else open_automaton(self.metadata, rule, folder)
+            )
+        else:
+            raise ValueError(f"engine is {engine!r}, must be 'kernel' or 'pyahocorasick'")
+
+    def match(self, texts: Texts) -> pa.Array | pa.ChunkedArray:
+        """Find the entries in each text.
+
+        `texts` is a string, large_string or dictionary-encoded array, a chunked array of these, or a list of strings;
+        slices and nulls are fine. Give a ListArray of uint32 (a ChunkedArray for a ChunkedArray): sorted distinct
+        entry ids, null for a null text.
+        """
+        if isinstance(texts, pa.ChunkedArray):
+            return pa.chunked_array([self.match(chunk) for chunk in texts.chunks], MATCHES)
+        array = texts if isinstance(texts, pa.Array) else pa.array(texts, pa.string())
+        if pa.types.is_dictionary(array.type):
+            return self.match(array.dictionary).take(array.indices)
+        if pa.types.is_null(array.type):
+            array = array.cast(pa.string())
+        if not (pa.types.is_string(array.type) or pa.types.is_large_string(array.type)):
+            raise TypeError(f"texts are {array.type}, must be string, large_string or dictionary of these")
+        return self._find(array)
+
+    def count(self, matches: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.uint64]:
+        """Count the texts that match each entry: uint64[number of entries], from what `match` gave."""
+        from metaclip.curation.count import count_matches
+
+        return count_matches(matches, len(self.metadata))
+
+
+class KernelEngine:
+    """Runs the compiled kernel over an automaton."""
+
+    def __init__(self, automaton: Automaton) -> None:
+        """Hold an automaton; the kernel is compiled now, not in a worker thread."""
+        from metaclip.curation import kernel
+
+        self.automaton, self._kernel = automaton, kernel
+        self._match = kernel.compiled("match")
+        self._unite = kernel.compiled("unite") if len(automaton.machines) > 1 else None
+
+    def __call__(self, texts: pa.Array) -> pa.Array:
+        """Match a string or large_string array: ListArray of uint32."""
+        if self.automaton.rule.rewrites_text:
+            texts = clean_texts(texts, self.automaton.rule)
+        starts, stops, limit, longest_text = _addresses(texts)
+        results = [
+            self._run(machine, starts, stops, limit, longest_text) for machine in self.automaton.machines
+        ]
+        values, offsets = results[0]
+        for more, more_offsets in results[1:]:
+            merged, merged_offsets = np.empty(len(values) + len(more), np.uint32), np.empty_like(offsets)
+            pointers = [array.ctypes.data for array in (values, offsets, more, more_offsets)]
+            assert self._unite is not None
+            self._unite(*pointers, len(texts), merged.ctypes.data, merged_offsets.ctypes.data)
+            values, offsets = merged, merged_offsets
+        return list_array(values, offsets, texts)
+
+    def _run(
+        self, machine: Machine, starts: Any, stops: Any, limit: int, longest_text: int
+    ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+        kernel, automaton = self._kernel, self.automaton
+        n, outputs = len(starts), int(machine.info["outputs"])
+        scratch = kernel.Scratch(automaton.size, outputs, longest_text, automaton.rule.longest_only)
+        state = np.zeros(kernel.STATE_SIZE, np.int64)
+        offsets = np.zeros(n + 1, np.int64)
+        # Memory that is never touched is never taken: room for a last chunk beside what is expected.
+        values = np.empty(4 * n + 2 * scratch.raw_room, np.uint32)
+        while self._match(
+            machine.vector, machine.words, automaton.rule.fold_spaces, automaton.rule.longest_only,
+            starts.ctypes.data, stops.ctypes.data, n, limit, state,
+            scratch.keys.ctypes.data, scratch.ends.ctypes.data, scratch.known.ctypes.data, scratch.raw.ctypes.data, scratch.raw_room, scratch.raw_ends.ctypes.data,
+            scratch.firsts.ctypes.data, scratch.sorting.ctypes.data,
+            values.ctypes.data, len(values), offsets.ctypes.data,
+        ):  # fmt: skip
+            values = np.concatenate([values, np.empty_like(values)])
+        return values[: offsets[n]], offsets
+
+
+def list_array(values: npt.NDArray[np.uint32], offsets: npt.NDArray[np.int64], texts: pa.Array) -> pa.Array:
+    """Wrap ids and offsets as a column of matches, null where `texts` is."""
+    if offsets[-1] > np.iinfo(np.int32).max:
+        raise ValueError(f"{offsets[-1]} matches in one array of {len(texts)} texts; pass fewer texts at a time")
+    buffers = [_validity(texts), pa.py_buffer(offsets.astype(np.int32))]
+    child = pa.Array.from_buffers(pa.uint32(), len(values), [None, pa.py_buffer(values)])
+    return pa.Array.from_buffers(MATCHES, len(texts), buffers, texts.null_count, children=[child])
+
+
+def _validity(texts: pa.Array) -> pa.Buffer | None:
+    if not texts.null_count:
+        return None
+    bits = np.packbits(pc.is_valid(texts).to_numpy(zero_copy_only=False), bitorder="little")
+    return pa.py_buffer(bits)
+
+
+def _addresses(texts: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int, int]:
+    """Give the addresses of each text's bytes: starts, stops (before the start for a null), readable end, longest."""
+    _, offset_buffer, data = texts.buffers()
+    kind = np.int64 if pa.types.is_large_string(texts.type) else np.int32
+    if len(texts) == 0:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64), 0, 0
+    offsets = np.frombuffer(offset_buffer, kind, len(texts) + 1, texts.offset * np.dtype(kind).itemsize)
+    # An address of 0 means "not begun" to the kernel; a column of empty texts may come without a buffer.
+    base, size = (data.address, data.size) if data is not None and data.size else (_NOWHERE.ctypes.data, 0)
+    addresses = offsets.astype(np.int64) + base
+    starts, stops = addresses[:-1], addresses[1:].copy()
+    longest = int((stops - starts).max())
+    if texts.null_count:
+        nulls = pc.is_null(texts).to_numpy(zero_copy_only=False)
+        stops[nulls] = starts[nulls] - 1
+    return starts, stops, base + size, longest
+
+
+_NOWHERE: Final = np.zeros(64, np.uint8)
+
+
+def clean_texts(texts: pa.Array, rule: TextRule) -> pa.Array:
+    """Do `rule.clean_text` to a column, in Arrow where the result is the same, else text by text."""
+    plain = pc.string_is_ascii(texts)
+    if rule.unescape_html:
+        plain = pc.and_(plain, pc.invert(pc.match_substring(texts, "&")))
+    if rule.unicode_separators:  # ASCII has separators of its own
+        plain = pa.scalar(False)
+    plain = pc.fill_null(plain, True) if isinstance(plain, pa.Array) else pa.array(np.zeros(len(texts), np.bool_))
+    cleaned = pc.ascii_lower(texts) if rule.fold_case else texts
+    if not pc.all(plain, min_count=0).as_py():
+        rewrite = pc.invert(plain)
+        # Bytes that are not UTF-8 stay one character each and match nothing.
+        strange = pc.filter(texts, rewrite).cast(pa.large_binary()).to_pylist()
+        rewritten = [
+            None if text is None else rule.clean_text(text.decode("utf-8", "replace")) for text in strange
+        ]
+        cleaned = pc.replace_with_mask(cleaned, rewrite, pa.array(rewritten, texts.type))
+    return cleaned

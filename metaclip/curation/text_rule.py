@@ -1,0 +1,152 @@
+"""The text rule: what it means that an entry stands in a text.
+
+The law (Demystifying CLIP Data, section 3.2): a text is padded with one space at each end, each of ``, . ; : ? ! ` `` is
+set between spaces, tab and line ends become spaces; an entry is padded with one space at each end; an entry matches
+where its padded form is a substring of the padded text. Everything here is that law in plain strings: `text` and `entry`
+define the rule for every engine, and the compiled kernel must agree with them on every input.
+
+The options, all off by default, widen the law. Each is part of an automaton's identity and stands in the card.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import html
+import json
+import re
+import sys
+import unicodedata
+from typing import Final, Literal
+
+MARKS: Final = ",.;:?!`"
+BLANKS: Final = "\t\n\r"
+
+Scripts = Literal["none", "published", "fixed"]
+
+# Scripts written without spaces between words, as ranges of code points (Unicode blocks).
+_PUBLISHED_SCRIPTS: Final = {
+    "Thai": [(0x0E00, 0x0E7F)],
+    "Lao": [(0x0E80, 0x0EFF)],
+    "Tibetan": [(0x0F00, 0x0FFF)],
+    "Myanmar": [(0x1000, 0x109F), (0xA9E0, 0xA9FF), (0xAA60, 0xAA7F)],
+    "Khmer": [(0x1780, 0x17FF), (0x19E0, 0x19FF)],
+    "Han": [(0x2E80, 0x2FDF), (0x3005, 0x3007), (0x3021, 0x3029), (0x3038, 0x303B), (0x3400, 0x4DBF),
+            (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x323AF)],
+}  # fmt: skip
+# The published table lacks these, so that an entry such as "カメラ" never matches inside a Japanese sentence.
+_MISSING_SCRIPTS: Final = {
+    "Hiragana": [(0x3040, 0x309F), (0x1B100, 0x1B16F)],
+    "Katakana": [(0x30A0, 0x30FF), (0x31F0, 0x31FF), (0xFF66, 0xFF9F)],
+    "Hangul": [(0x1100, 0x11FF), (0x3130, 0x318F), (0xA960, 0xA97F), (0xAC00, 0xD7FF), (0xFFA0, 0xFFDC)],
+}  # fmt: skip
+SCRIPTS: Final[dict[str, dict[str, list[tuple[int, int]]]]] = {
+    "none": {},
+    "published": _PUBLISHED_SCRIPTS,
+    "fixed": {**_PUBLISHED_SCRIPTS, **_MISSING_SCRIPTS},
+}
+
+_FIRST_UNSPACED: Final = "\u0e00"
+
+_SPACE_MARKS: Final = str.maketrans({**{m: f" {m} " for m in MARKS}, **dict.fromkeys(BLANKS, " ")})
+
+
+@functools.cache
+def _other_separators() -> dict[int, str]:
+    """Map Unicode's whitespace and punctuation, without the marks and blanks of the paper's rule, to their spaced form."""
+    table = {}
+    for point in range(sys.maxunicode + 1):
+        char = chr(point)
+        if char in MARKS or char in BLANKS or char == " ":
+            continue
+        if char.isspace():
+            table[point] = " "
+        elif unicodedata.category(char).startswith("P"):
+            table[point] = f" {char} "
+    return table
+
+
+@dataclasses.dataclass(frozen=True)
+class TextRule:
+    """What is done to texts and entries before an entry is looked for; the default is the paper's rule."""
+
+    space_entries: bool = False
+    """Set marks and blanks inside an entry apart as in a text, so that "St. Louis" can match."""
+    fold_spaces: bool = False
+    """Treat a run of spaces as one, in texts and entries, so that "hot dog" matches in "hot  dog"."""
+    unicode_separators: bool = False
+    """Treat all Unicode whitespace as blanks and all Unicode punctuation as marks."""
+    nfc: bool = False
+    """Bring texts and entries to Unicode's composed normal form (NFC)."""
+    unescape_html: bool = False
+    """Resolve HTML character references (``&amp;``) in texts."""
+    fold_case: bool = False
+    """Compare without regard to case (Unicode case folding, in texts and entries)."""
+    longest_only: bool = False
+    """Leave out an occurrence that lies inside an occurrence of a longer entry."""
+    unspaced_scripts: Scripts = "none"
+    """Scripts at whose characters an entry gets no space at its edge: none, the published table, or the fixed one
+    (with kana and Hangul)."""
+
+    def __post_init__(self) -> None:
+        if self.unspaced_scripts not in SCRIPTS:
+            raise ValueError(f"unspaced_scripts is {self.unspaced_scripts!r}, must be one of {', '.join(SCRIPTS)}")
+
+    @property
+    def identity(self) -> str:
+        """Every setting in a fixed order, as JSON: equal exactly when two rules are."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @property
+    def rewrites_text(self) -> bool:
+        """Whether `clean_text` can change a text."""
+        return self.unescape_html or self.nfc or self.fold_case or self.unicode_separators
+
+    def clean_text(self, text: str) -> str:
+        """Do to a text all that comes before the spacing of the paper's marks."""
+        if self.unescape_html:
+            text = html.unescape(text)
+        text = self._fold(text)
+        return text.translate(_other_separators()) if self.unicode_separators else text
+
+    def clean_entry(self, entry: str) -> str:
+        """Do to an entry all that comes before its padding."""
+        entry = self._fold(entry)
+        if self.space_entries:
+            if self.unicode_separators:
+                entry = entry.translate(_other_separators())
+            entry = entry.translate(_SPACE_MARKS)
+        return re.sub(" +", " ", entry).strip(" ") if self.fold_spaces else entry
+
+    def text(self, text: str) -> str:
+        """Give the padded, spaced form of a text in which padded entries are looked for."""
+        padded = f" {self.clean_text(text).translate(_SPACE_MARKS)} "
+        return re.sub(" +", " ", padded) if self.fold_spaces else padded
+
+    def entry(self, entry: str) -> str | None:
+        """Give the padded form of an entry, None where it can match nothing (no token is left of it)."""
+        entry = self.clean_entry(entry)
+        if self.fold_spaces and not entry:
+            return None
+        return self._edge(entry[:1]) + entry + self._edge(entry[-1:])
+
+    def _fold(self, text: str) -> str:
+        if self.nfc:
+            text = unicodedata.normalize("NFC", text)
+        if self.fold_case:
+            text = text.casefold()
+            # Folding can take a string out of normal form.
+            if self.nfc:
+                text = unicodedata.normalize("NFC", text)
+        return text
+
+    def _edge(self, char: str) -> str:
+        if char < _FIRST_UNSPACED:  # also where there is no character
+            return " "
+        point = ord(char)
+        ranges = (r for script in SCRIPTS[self.unspaced_scripts].values() for r in script)
+        return "" if any(low <= point <= high for low, high in ranges) else " "
+
+
+PAPER: Final = TextRule()
+"""The rule of "Demystifying CLIP Data", as published."""

@@ -1,0 +1,49 @@
+"""Messages and exit codes: what a user reads when something is wrong, and what a scheduler reads.
+
+Law: a `MetaclipError` is one clear line - the file, the place, both values, the next step - and reaches the user without a
+traceback. Everything else that escapes is a defect of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import Final
+
+DONE: Final = 0
+FAILED: Final = 2
+"""Usage, bad input, nothing produced."""
+LOST: Final = 3
+"""Finished, except for inputs that are listed."""
+INTERRUPTED: Final = 130
+
+
+class MetaclipError(Exception):
+    """Something the user can mend; ``str(error)`` is the whole message and ``exit_code`` the process's answer."""
+
+    exit_code: int = FAILED
+
+
+class LostInputs(MetaclipError):
+    """The work is finished except for some inputs; the message lists them."""
+
+    exit_code = LOST
+
+
+class Interrupted(MetaclipError):
+    """Ctrl-C or SIGTERM: what is finished stays, and the same command takes the rest up."""
+
+    exit_code = INTERRUPTED
+
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def is_full(error: OSError) -> bool:
+    """Tell whether `error` says that no more can be written: no space, over quota, file too large."""
+    return error.errno in _FULL
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """Give an exception's message as one line of at most `limit` characters, its class name where it has none."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,76 @@
+"""Files that are whole or not there: written under a temporary name in the same folder, renamed when finished.
+
+A temporary name begins with a dot and ends with ``.tmp``; whoever owns the folder removes what an earlier, killed
+process left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from metaclip.errors import MetaclipError, one_line
+
+_BLOCK = 1 << 22
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path to write to; rename it to `path` when the block ends well, remove it otherwise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what killed processes left under temporary names below `folder`."""
+    for path in folder.rglob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file, whole or not at all: sorted keys, two spaces, UTF-8."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    with replacing(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of ours; None if there is none, MetaclipError if it is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (ValueError, OSError) as error:
+        raise MetaclipError(f"{path} cannot be read ({one_line(error)}); start again with --overwrite") from None
+
+
+def read_bytes(name: str, what: str) -> bytes:
+    """Read a whole file, local or anything fsspec opens; MetaclipError says `what` was wanted."""
+    try:
+        with fsspec.open(name, "rb") as file:
+            return bytes(file.read())
+    except FileNotFoundError:
+        raise MetaclipError(f"{what}: there is no file {name}") from None
+    except (OSError, ValueError, ImportError) as error:
+        raise MetaclipError(f"{what}: {name} cannot be read ({one_line(error)})") from None
+
+
+def file_digest(file: Any) -> str:
+    """Compute the sha256 of an open binary file, as 64 hex digits: what ``sha256sum`` prints."""
+    digest = hashlib.sha256()
+    while block := file.read(_BLOCK):
+        digest.update(block)
+    return digest.hexdigest()
