@@ -23,11 +23,13 @@ Cost for 500,000 entries: 32 MB, built in 3-4 s, opened with its digest checked 
 from __future__ import annotations
 
 import collections
+import contextlib
 import hashlib
 import json
 import mmap
 import os
 import struct
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
@@ -45,7 +47,7 @@ VERSION: Final = 1
 """Raised when the arrays or the kernel's use of them change; part of the key."""
 
 _MAGIC: Final = b"metaclip automaton\n\0"
-_HEADER: Final = struct.Struct("<20sIQ32s")  # magic, version, size of the JSON directory, sha256 of all that follows
+_HEADER: Final = struct.Struct("<20sIQ32s")  # magic, version, size of the JSON directory, sha256 of this size and all after
 _ALIGN: Final = 64
 _CAPACITY: Final = 0.8  # highest load of the slots
 _ATTEMPTS: Final = 16
@@ -98,8 +100,9 @@ class Automaton:
 
 
 def key(metadata: Metadata, rule: TextRule) -> str:
-    """Identify an automaton: 64 hex digits of list digest, rule and version."""
-    return hashlib.sha256(f"{VERSION}\n{metadata.digest}\n{rule.identity}".encode()).hexdigest()
+    """Identify an automaton: 64 hex digits of list digest, rule and versions (case and normal forms are Unicode's)."""
+    parts = (str(VERSION), unicodedata.unidata_version, metadata.digest, rule.identity)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def build(metadata: Metadata, rule: TextRule = PAPER) -> Automaton:
@@ -144,7 +147,8 @@ def save(automaton: Automaton, path: Path) -> None:
         directory["machines"].append({"info": machine.info, "arrays": sections})
     text = json.dumps(directory, sort_keys=True).encode()
     text += b" " * (-(_HEADER.size + len(text)) % _ALIGN)
-    digest = hashlib.sha256(text)
+    digest = hashlib.sha256(struct.pack("<Q", len(text)))
+    digest.update(text)
     for chunk in chunks:
         digest.update(chunk)
     with replacing(path) as temporary, temporary.open("wb") as file:
@@ -162,7 +166,9 @@ def load(path: Path) -> Automaton:
         memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     magic, version, size, digest = _HEADER.unpack_from(memory)
     view = memoryview(memory)
-    if magic != _MAGIC or version != VERSION or hashlib.sha256(view[_HEADER.size :]).digest() != digest:
+    found = hashlib.sha256(struct.pack("<Q", size))
+    found.update(view[_HEADER.size :])
+    if magic != _MAGIC or version != VERSION or found.digest() != digest:
         raise MetaclipError(f"{path} is not a whole automaton of version {VERSION}; delete it, it is made again")
     directory = json.loads(bytes(view[_HEADER.size : _HEADER.size + size]))
     begin = _HEADER.size + size
@@ -188,17 +194,14 @@ def cache_folder() -> Path:
 def open_automaton(metadata: Metadata, rule: TextRule = PAPER, folder: Path | None = None) -> Automaton:
     """Open the automaton of a list under a rule from `folder` (default `cache_folder`); build and save it at first."""
     path = (folder or cache_folder()) / f"{key(metadata, rule)}.automaton"
-    if path.exists():
-        try:
-            return load(path)
-        except MetaclipError:
-            path.unlink(missing_ok=True)
+    # A cache that is damaged, or cannot be read or written, costs time, not the result.
+    with contextlib.suppress(OSError, MetaclipError):
+        return load(path)
     automaton = build(metadata, rule)
-    try:
+    with contextlib.suppress(OSError):
         save(automaton, path)
-    except OSError:  # a cache that cannot be written costs time, not the result
-        return automaton
-    return load(path)
+        return load(path)
+    return automaton
 
 
 def _bits(size: int) -> int:

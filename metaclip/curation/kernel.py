@@ -248,7 +248,11 @@ def _split_characters(machine, starts, stops, n_texts, limit, fold, state, keys,
                 at += 1
             else:
                 size = i64(1) + i64(c >= 0xC0) + i64(c >= 0xE0) + i64(c >= 0xF0)
-                size = min(size, stop - at)
+                # In bytes that are not UTF-8, a character ends where its continuation bytes do.
+                follow = i64(1)
+                while follow < size and at + follow < stop and (load8(at + follow) & 0xC0) == 0x80:
+                    follow += 1
+                size = follow
                 _put(keys, n, at, size, limit, seed)
                 n += 1
                 spaced = False

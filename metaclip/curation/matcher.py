@@ -66,11 +66,13 @@ class Matcher:
         """Find the entries in each text.
 
         `texts` is a string, large_string or dictionary-encoded array, a chunked array of these, or a list of strings;
-        slices and nulls are fine. Give a ListArray of uint32 (a ChunkedArray for a ChunkedArray): sorted distinct
+        slices and nulls are fine, and bytes that are not UTF-8 are characters that no entry holds. Give a ListArray of uint32 (a ChunkedArray for a ChunkedArray): sorted distinct
         entry ids, null for a null text.
         """
         if isinstance(texts, pa.ChunkedArray):
             return pa.chunked_array([self.match(chunk) for chunk in texts.chunks], MATCHES)
+        if isinstance(texts, str):
+            raise TypeError("texts is one string; pass a list of strings")
         array = texts if isinstance(texts, pa.Array) else pa.array(texts, pa.string())
         if pa.types.is_dictionary(array.type):
             return self.match(array.dictionary).take(array.indices)
@@ -133,7 +135,7 @@ class KernelEngine:
             values.ctypes.data, len(values), offsets.ctypes.data,
         ):  # fmt: skip
             values = np.concatenate([values, np.empty_like(values)])
-        return values[: offsets[n]], offsets
+        return values[: offsets[n]].copy(), offsets  # a slice would keep all the room alive with the result
 
 
 def list_array(values: npt.NDArray[np.uint32], offsets: npt.NDArray[np.int64], texts: pa.Array) -> pa.Array:
@@ -184,10 +186,15 @@ def clean_texts(texts: pa.Array, rule: TextRule) -> pa.Array:
     cleaned = pc.ascii_lower(texts) if rule.fold_case else texts
     if not pc.all(plain, min_count=0).as_py():
         rewrite = pc.invert(plain)
-        # Bytes that are not UTF-8 stay one character each and match nothing.
-        strange = pc.filter(texts, rewrite).cast(pa.large_binary()).to_pylist()
-        rewritten = [
-            None if text is None else rule.clean_text(text.decode("utf-8", "replace")) for text in strange
-        ]
-        cleaned = pc.replace_with_mask(cleaned, rewrite, pa.array(rewritten, texts.type))
+        rewritten = [None if text is None else rule.clean_text(text) for text in strings(pc.filter(texts, rewrite))]
+        # Bytes that were not UTF-8 stay what no entry holds.
+        encoded = [None if text is None else text.encode("utf-8", "surrogatepass") for text in rewritten]
+        binary = pa.large_binary() if pa.types.is_large_string(texts.type) else pa.binary()
+        cleaned = pc.replace_with_mask(cleaned, rewrite, pa.array(encoded, binary).view(texts.type))
     return cleaned
+
+
+def strings(texts: pa.Array) -> list[str | None]:
+    """Give texts as Python strings; bytes that are not UTF-8 become lone surrogates, which no entry can hold."""
+    binary = pa.large_binary() if pa.types.is_large_string(texts.type) else pa.binary()
+    return [None if text is None else text.decode("utf-8", "surrogateescape") for text in texts.cast(binary).to_pylist()]

@@ -32,9 +32,9 @@ class PyahocorasickEngine:
 
     def __call__(self, texts: pa.Array) -> pa.Array:
         """Match a string or large_string array: ListArray of uint32."""
-        from metaclip.curation.matcher import MATCHES
+        from metaclip.curation.matcher import MATCHES, strings
 
-        found = [None if text is None else self.match_text(text) for text in texts.to_pylist()]
+        found = [None if text is None else self.match_text(text) for text in strings(texts)]
         return pa.array(found, MATCHES)
 
     def match_text(self, text: str) -> list[int]:
@@ -47,10 +47,12 @@ class PyahocorasickEngine:
         return sorted({entry_id for _, (_, ids) in self._automaton.iter(padded) for entry_id in ids})
 
     def _longest(self, padded: str) -> list[int]:
-        spans = {(end + 1 - size, end + 1, tuple(ids)) for end, (size, ids) in self._automaton.iter(padded)}
+        spans = [(end + 1 - size, -end, ids) for end, (size, ids) in self._automaton.iter(padded)]
         kept: set[int] = set()
-        for first, end, ids in spans:
-            size = end - first
-            if not any(a <= first and end <= b and b - a > size for a, b, _ in spans):
+        furthest = -1
+        # By begin, the longest first: an occurrence lies inside an earlier one exactly if it ends no further.
+        for _, end, ids in sorted(spans, key=lambda span: span[:2]):
+            if -end > furthest:
+                furthest = -end
                 kept.update(ids)
         return sorted(kept)

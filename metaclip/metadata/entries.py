@@ -19,6 +19,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from metaclip.errors import MetaclipError, one_line
@@ -47,14 +48,17 @@ class Metadata:
         Raise MetaclipError for a list without entries, for an entry that is null, and for an entry that stands there
         twice, unless `fold_duplicates` keeps the first of each.
         """
-        array = entries if isinstance(entries, pa.Array) else pa.array(entries, pa.string())
+        array = _strings(entries, name, first_row)
         if len(array) == 0:
             raise MetaclipError(f"{name} has no entries; a query list needs at least one")
         if array.null_count:
             row = array.is_null().index(True).as_py()
             raise MetaclipError(f"{name}, row {row + first_row}: the entry is null; take the row out")
+        # The digest joins the entries by "\n": with one inside an entry, two lists could share it.
+        if (row := pc.match_substring(array, "\n").index(True).as_py()) >= 0:
+            raise MetaclipError(f"{name}, row {row + first_row}: the entry holds a line end; take it out, no text can match it")
         columns = [
-            array.cast(pa.string()),
+            array,
             _column(source, len(array), pa.string()),
             _column(score, len(array), pa.float64()),
         ]
@@ -97,14 +101,29 @@ class Metadata:
                 raise MetaclipError(f"{name} is broken gzip ({one_line(error)}); fetch or make it again") from None
         stem = name.removesuffix(".gz").lower()
         columns: dict[str, Any]
-        if data[:4] == b"PAR1":
-            columns, first_row = _from_parquet(data, name), 0
-        elif stem.endswith(".json"):
+        if stem.endswith(".json"):
             columns, first_row = {"entries": _from_json(data, name)}, 0
+        elif stem.endswith(".parquet") or (data[:4] == b"PAR1" and not stem.endswith(".txt")):
+            columns, first_row = _from_parquet(data, name), 0
         else:
             columns, first_row = {"entries": _from_lines(data, name)}, 1
-        _refuse_empty(columns["entries"], name, first_row)
+        columns["entries"] = _strings(columns["entries"], name, first_row)
+        if (row := columns["entries"].index("").as_py()) >= 0:
+            raise MetaclipError(f"{name}, row {row + first_row}: the entry is empty; take the row out")
         return cls(**columns, name=name, fold_duplicates=fold_duplicates, first_row=first_row)
+
+
+def _strings(entries: Sequence[str] | pa.Array, name: str, first_row: int) -> pa.Array:
+    """Give entries as an Arrow array that really is UTF-8, which neither Python's strings nor Arrow's have to be."""
+    try:
+        array = entries.cast(pa.string()) if isinstance(entries, pa.Array) else pa.array(entries, pa.string())
+        array.validate(full=True)
+    except UnicodeEncodeError as error:
+        row = list(entries).index(error.object) + first_row
+        raise MetaclipError(f"{name}, row {row}: {error.object!r} holds half a surrogate pair; mend it") from None
+    except pa.ArrowInvalid as error:
+        raise MetaclipError(f"{name}: the entries are not valid UTF-8 ({one_line(error)}); write the list again") from None
+    return array
 
 
 def _column(values: Any, length: int, kind: pa.DataType) -> pa.Array:
@@ -134,12 +153,6 @@ def _without_duplicates(
     return [column.take(pa.array(keep)) for column in columns]
 
 
-def _refuse_empty(entries: Any, name: str, first_row: int) -> None:
-    row = pa.array(entries, pa.string()).index("").as_py()
-    if row >= 0:
-        raise MetaclipError(f"{name}, row {row + first_row}: the entry is empty; take the row out")
-
-
 def _decode(data: bytes, name: str) -> str:
     try:
         return data.decode("utf-8-sig")
@@ -159,6 +172,8 @@ def _from_json(data: bytes, name: str) -> list[str]:
         value = json.loads(_decode(data, name))
     except json.JSONDecodeError as error:
         raise MetaclipError(f"{name}, line {error.lineno}: not valid JSON ({error.msg})") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets thousands deep
+        raise MetaclipError(f"{name} is not a flat list of strings ({one_line(error)})") from None
     if not isinstance(value, list):
         raise MetaclipError(f"{name} holds a JSON {type(value).__name__}; a query list is a flat list of strings")
     for row, entry in enumerate(value):
@@ -179,9 +194,12 @@ def _from_parquet(data: bytes, name: str) -> dict[str, Any]:
     if not (pa.types.is_string(entry.type) or pa.types.is_large_string(entry.type) or pa.types.is_dictionary(entry.type)):
         raise MetaclipError(f"{name}: the column 'entry' is {entry.type}, must be string")
     result: dict[str, Any] = {"entries": _whole(entry.cast(pa.string()))}
-    for column in ("source", "score"):
+    for column, kind in (("source", pa.string()), ("score", pa.float64())):
         if column in table.column_names:
-            result[column] = _whole(table[column].combine_chunks())
+            try:
+                result[column] = _whole(table[column].combine_chunks()).cast(kind)
+            except pa.ArrowException as error:
+                raise MetaclipError(f"{name}: the column '{column}' is not {kind} ({one_line(error)})") from None
     return result
 
 

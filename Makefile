@@ -1,0 +1,71 @@
+# A fresh machine with Python 3.11 or later and make is enough:
+#
+#     make demo      curate the toy pool, show the account
+#     make test      the whole suite
+#
+# Both set up .venv themselves, once: a stamp in it stands for each set of packages, older than pyproject.toml means install.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types bench clean
+.DELETE_ON_ERROR:
+.NOTPARALLEL: # one pip at a time in .venv
+
+help: ## show this
+	@echo "make TARGET [PYTHON=python3.12]"
+	@echo
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: .venv/core.stamp ## curate the toy pool into run-demo/, show the account, name the files to look at
+	$(BIN)/metaclip curate curation/toy_pool.jsonl --metadata metadata/toy.txt --t 20 --out run-demo/ --overwrite
+	@echo
+	@cat run-demo/card.md
+	@echo
+	@echo "To look at:"
+	@echo "  run-demo/card.md           this account; card.json is the same for a program"
+	@echo "  run-demo/entries.parquet   each entry with its count, probability, and pairs expected and kept"
+	@echo "  run-demo/curated/          the pairs that were kept"
+	@echo "  curation/toy_pool.jsonl    the pool they come from"
+	@echo "  metadata/toy.txt           the list of queries"
+
+test: .venv/test.stamp ## run the suite, except what is marked slow, gpu, network or browser
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+lint: .venv/lint.stamp ## look for mistakes and for other than our format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/lint.stamp ## check the types of the package
+	$(BIN)/mypy
+
+bench: .venv/test.stamp ## measure speed and memory; METACLIP_DATA names the folder of real data
+	@set -e; for script in tests/bench/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+clean: ## remove .venv and everything made here
+	rm -rf .venv run-demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "metaclip needs Python 3.11 or later, and $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo missing)." >&2; \
+	  echo "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; \
+	  echo "$(PYTHON) cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+
+.venv/core.stamp: .venv/bin/python pyproject.toml
+	@echo "setting up .venv: the core (about 20 s and 0.5 GB at first)"
+	@$(INSTALL) -e .
+	@touch $@
+
+.venv/test.stamp: .venv/bin/python pyproject.toml
+	@echo "setting up .venv: the core and what the tests need"
+	@$(INSTALL) -e '.[test]'
+	@touch $@ .venv/core.stamp
+
+.venv/lint.stamp: .venv/core.stamp pyproject.toml
+	@echo "setting up .venv: ruff and mypy"
+	@$(INSTALL) -e '.[lint]'
+	@touch $@

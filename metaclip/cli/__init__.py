@@ -1,0 +1,81 @@
+"""The command line: one file a verb, found by a fixed table; what is heavy is imported inside the verb.
+
+`metaclip --help` reads this file and click alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+from typing import Any, Final
+
+import click
+
+from metaclip._version import __version__
+from metaclip.errors import INTERRUPTED, MetaclipError
+
+VERBS: Final = {
+    "curate": "Match, balance and account for a pool, in one go.",
+    "match": "Find the entries of a query list in a pool, and count them.",
+    "balance": "Draw the curated pairs of a matched run, at another t too.",
+    "explain": "Show what a text matches, and whether it is kept and why.",
+}
+"""Each verb with its line in the help; the verb `x` is the command of that name in `metaclip.cli.x`."""
+
+
+class _Verbs(click.Group):
+    """A group whose commands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in VERBS:
+            return None
+        command: click.Command = importlib.import_module(f"metaclip.cli.{name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.group(
+    cls=_Verbs,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="""\b
+From a pool to a curated set in one line:
+  metaclip curate pairs.parquet --metadata list.txt --t 20000 --out run/
+then read run/card.md. Exit codes: 0 done; 2 usage, bad input, nothing
+produced; 3 finished except for inputs that are listed; 130 interrupted
+(the same command goes on).""",
+)
+@click.version_option(__version__, "-V", "--version", prog_name="metaclip", message="%(prog)s %(version)s")
+def group() -> None:
+    """Balance pools of image-text pairs by metadata: the method of "Demystifying CLIP Data", exact and restartable."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; leave the process with the exit codes of `metaclip.errors`."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        group.main(arguments, prog_name="metaclip", standalone_mode=False)
+    except click.exceptions.Exit as exit_:
+        sys.exit(exit_.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except MetaclipError as error:
+        click.echo(f"metaclip: {error}", err=True)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("metaclip: interrupted; the same command goes on from here", err=True)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,33 @@
+"""`metaclip balance`: draw the curated pairs of a matched run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from metaclip.cli import options
+
+
+@click.command(
+    "balance",
+    epilog="""\b
+Examples:
+  metaclip balance run/ --t 20000
+  metaclip balance run/ --t 50000 --out run_50k/      (matches nothing again)
+  metaclip balance run/ --target-pairs 400M --out run_400m/""",
+)
+@click.argument("run")
+@click.option("--out", metavar="FOLDER", help="Another folder for the result.  [default: the run's own]")
+@click.option("--recipe", metavar="FILE", help="TOML with a table [balance]; flags override it.")
+@options.balance_options
+@options.work_options
+@click.option("--allow-lost", is_flag=True, help="Balance although the run lost inputs.")
+def command(run: str, out: str | None, recipe: str | None, **flags: Any) -> None:
+    """Draw the curated pairs of RUN, a folder that `metaclip match` or `metaclip curate` made."""
+    _, table = options.split_recipe(recipe)
+    settings = options.balance_settings(flags, table)
+    from metaclip import chain
+
+    work = chain.Work(workers=flags["workers"], overwrite=flags["overwrite"], allow_lost=flags["allow_lost"])
+    options.show_result(chain.balance(run, out=out, settings=settings, work=work))

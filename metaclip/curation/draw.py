@@ -1,0 +1,177 @@
+"""The draw: which pairs stay. Frozen: a published card is checked with it years later.
+
+    p[e]    = min(1, t / count[e])                          float64; 1 where count is 0
+    P(keep) = 1 - product over matched e of (1 - p[e])      ascending entry_id, float64, no reordering
+    keep      iff u(seed, epoch, uid) < P(keep)
+
+u is a hash of its arguments, not a generator: order, sharding, number of workers and engine cannot change the result,
+the same draw made online at epoch 0 gives the same pairs, and a larger t keeps a superset.
+
+Sums are identities of a run, so they are made of integers, ``floor(x * 2**32)``, and do not depend on grouping.
+Cost: 0.05 us a pair.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+FIXED_POINT: Final = 1 << 32
+"""One, in the integers that expected numbers are summed in."""
+
+_WORD: Final = (1 << 64) - 1
+_GOLDEN: Final = 0x9E3779B97F4A7C15
+
+Uids = npt.NDArray[np.uint64]
+"""Uids as uint64[n, 2]: high and low half of the 128-bit number."""
+
+
+def mix(x: int) -> int:
+    """Mix 64 bits: the finaliser of SplitMix64."""
+    x ^= x >> 30
+    x = x * 0xBF58476D1CE4E5B9 & _WORD
+    x ^= x >> 27
+    x = x * 0x94D049BB133111EB & _WORD
+    return x ^ x >> 31
+
+
+def stream_key(seed: int, epoch: int) -> int:
+    """Mix seed and epoch (each taken modulo 2**64) into the 64-bit start of every draw of that epoch."""
+    return mix((seed + _GOLDEN * (epoch + 1)) & _WORD)
+
+
+def uniform(seed: int, epoch: int, uid: str | int) -> float:
+    """Draw u in [0, 1) for one uid, given as up to 32 hex digits or as a 128-bit number."""
+    number = int(uid, 16) if isinstance(uid, str) else uid
+    h = mix(mix(stream_key(seed, epoch) ^ (number >> 64 & _WORD)) ^ (number & _WORD))
+    return (h >> 11) * 2.0**-53
+
+
+def uniforms(seed: int, epoch: int, uids: Uids) -> npt.NDArray[np.float64]:
+    """Draw u in [0, 1) for uint64[n, 2] uids: float64[n]."""
+
+    def mixed(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+        x = (x ^ x >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ x >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+        return x ^ x >> np.uint64(31)
+
+    h = mixed(mixed(np.uint64(stream_key(seed, epoch)) ^ uids[:, 0]) ^ uids[:, 1])
+    return (h >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def probabilities(counts: npt.NDArray[np.uint64], t: float) -> npt.NDArray[np.float64]:
+    """Give each entry's probability min(1, t / count), 1 where the count is 0: float64[number of entries]."""
+    return np.minimum(1.0, t / np.maximum(counts, 1).astype(np.float64), where=counts > 0, out=np.ones(len(counts)))
+
+
+def keep_probability(matches: Any, probability: npt.NDArray[np.float64]) -> float:
+    """Give P(keep) of one text from its ascending entry ids; 0 for a text that matches nothing."""
+    dropped = 1.0
+    for entry_id in matches:
+        dropped *= 1.0 - float(probability[entry_id])
+    return 1.0 - dropped
+
+
+def _draw_rows(values, offsets, n, probability, uids, key, drawn, keep, expected, kept, sums):
+    """Draw rows of matches; see `draw_rows`."""
+    for i in range(n):
+        dropped = 1.0
+        for j in range(offsets[i], offsets[i + 1]):
+            dropped *= 1.0 - probability[values[j]]
+        p = 1.0 - dropped
+        x = key ^ uids[i, 0]
+        for _ in range(2):
+            x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            x ^= x >> np.uint64(31)
+            if _ == 0:
+                x ^= uids[i, 1]
+        stays = np.float64(x >> np.uint64(11)) * 2.0**-53 < p
+        drawn[i] = p
+        keep[i] = stays
+        fixed = np.uint64(p * 4294967296.0)
+        sums[0] += fixed
+        sums[1] += np.uint64(p * (1.0 - p) * 4294967296.0)
+        sums[2] += np.uint64(stays)
+        for j in range(offsets[i], offsets[i + 1]):
+            expected[values[j]] += fixed
+            kept[values[j]] += np.uint64(stays)
+
+
+def _expect_rows(values, offsets, n, counts, thresholds, sums):
+    """Sum P(keep) of rows of matches for many t at once; see `expect_rows`."""
+    k = len(thresholds)
+    dropped = np.empty(k)
+    for i in range(n):
+        if offsets[i] == offsets[i + 1]:
+            continue
+        dropped[:] = 1.0
+        for j in range(offsets[i], offsets[i + 1]):
+            inverse = 1.0 / counts[values[j]]
+            for m in range(k):
+                dropped[m] *= max(0.0, 1.0 - thresholds[m] * inverse)
+        for m in range(k):
+            sums[m] += np.uint64((1.0 - dropped[m]) * 4294967296.0)
+
+
+@functools.cache
+def _compiled(name: str) -> Any:
+    from numba import njit, types
+
+    u32, u64, i64, f64 = types.Array(types.uint32, 1, "C", readonly=True), types.uint64[::1], types.int64[::1], types.float64[::1]
+    if name == "draw":
+        uids, flags = types.uint64[:, ::1], types.boolean[::1]
+        kind = types.void(u32, i64, types.int64, f64, uids, types.uint64, f64, flags, u64, u64, u64)
+        return njit(kind, nogil=True)(_draw_rows)
+    return njit(types.void(u32, i64, types.int64, u64, f64, u64), nogil=True)(_expect_rows)
+
+
+class Tally:
+    """What the draw of many rows adds up to; tallies of shards are added in any order with one result.
+
+    `expected` and `kept` are by entry (uint64); `rows_expected`, `rows_variance` and `rows_kept` are of all rows;
+    expected numbers and the variance are in units of 1 / FIXED_POINT, in shards of less than 2**32 rows.
+    """
+
+    def __init__(self, n_entries: int) -> None:
+        """Begin at zero."""
+        self.expected, self.kept = np.zeros(n_entries, np.uint64), np.zeros(n_entries, np.uint64)
+        self.sums = np.zeros(3, np.uint64)
+
+
+def draw_rows(
+    values: npt.NDArray[np.uint32],
+    offsets: npt.NDArray[np.int64],
+    probability: npt.NDArray[np.float64],
+    uids: Uids,
+    key: int,
+    tally: Tally,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Draw rows of matches: (P(keep) float64[n], kept bool[n]).
+
+    Row i matches the entries ``values[offsets[i]:offsets[i + 1]]``, ascending; `key` is `stream_key` of seed and
+    epoch. What the rows add up to goes into `tally`.
+    """
+    n = len(offsets) - 1
+    drawn, keep = np.empty(n, np.float64), np.empty(n, np.bool_)
+    _compiled("draw")(
+        values, offsets, n, probability, uids, np.uint64(key), drawn, keep, tally.expected, tally.kept, tally.sums
+    )
+    return drawn, keep
+
+
+def expect_rows(
+    values: npt.NDArray[np.uint32],
+    offsets: npt.NDArray[np.int64],
+    counts: npt.NDArray[np.uint64],
+    thresholds: npt.NDArray[np.float64],
+    sums: npt.NDArray[np.uint64],
+) -> None:
+    """Add the P(keep) of rows of matches under each t of `thresholds` to `sums` (uint64, units of 1 / FIXED_POINT).
+
+    For the search of a t only: the quotient is rounded otherwise than `probabilities` does.
+    """
+    _compiled("expect")(values, offsets, len(offsets) - 1, counts, thresholds, sums)

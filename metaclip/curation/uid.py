@@ -1,0 +1,245 @@
+"""The uid of a pair: 128 bits that name it for good; the draw depends on nothing else of it.
+
+- Given upstream as up to 32 hex digits: that number (DataComp, cc2dataset; shorter ones are padded with zeros).
+- Given upstream in any other form: md5 of its UTF-8 bytes.
+- Not given (or null, or empty): md5 of the raw text followed by the url, as cc2dataset does; without a url, of the text.
+
+Uids travel as uint64[n, 2] (high half, low half), stand in parquet as fixed_size_binary[16] (big-endian) and are
+printed as 32 lower-case hex digits.
+Cost: 0.1 us a uid from hex, 0.4 us by md5 of 150 bytes.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import math
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from metaclip.curation.draw import Uids
+
+UID: Final = pa.binary(16)
+"""The type of a column of uids."""
+
+_K: Final = np.array([int(abs(math.sin(i + 1)) * 2**32) for i in range(64)], np.uint32)  # RFC 1321, section 3.4
+_TURNS: Final = np.array([[7, 12, 17, 22], [5, 9, 14, 20], [4, 11, 16, 23], [6, 10, 15, 21]], np.uint32)
+_MD5_ROWS: Final = 4096  # packed at a time
+_MD5_LONG: Final = 64 * 64  # bytes beyond which a row is left to hashlib
+
+
+def uid_of(text: str, url: str | None = None, uid: str | None = None) -> str:
+    """Give the uid of one pair as 32 hex digits: the law above, in plain Python."""
+    if uid:
+        if len(uid) <= 32 and all(c in "0123456789abcdefABCDEF" for c in uid):
+            return uid.lower().rjust(32, "0")
+        return hashlib.md5(uid.encode(), usedforsecurity=False).hexdigest()
+    return hashlib.md5((text + (url or "")).encode(), usedforsecurity=False).hexdigest()
+
+
+def uids_of(texts: pa.Array, urls: pa.Array | None, given: pa.Array | None) -> Uids:
+    """Give the uids of pairs: uint64[n, 2].
+
+    `texts` is a string array without nulls, `urls` and `given` string arrays (or None for no such column), `given`
+    maybe fixed_size_binary[16] or of integers.
+    """
+    if given is not None and pa.types.is_fixed_size_binary(given.type) and given.type.byte_width == 16:
+        uids = from_binary(given)
+        missing = pc.is_null(given).to_numpy(zero_copy_only=False)
+    elif given is not None:
+        uids, missing = _from_strings(strings(given))
+    else:
+        uids, missing = np.empty((len(texts), 2), np.uint64), np.ones(len(texts), np.bool_)
+    if missing.any():
+        rows = np.flatnonzero(missing)
+        some = len(rows) < len(texts)
+        index = pa.array(rows) if some else None
+        parts = [part.take(index) if some else part for part in (texts, urls) if part is not None]
+        uids[rows] = _md5([strings(part) for part in parts])
+    return uids
+
+
+def from_binary(column: pa.Array) -> Uids:
+    """Read fixed_size_binary[16] as uint64[n, 2]; what stands under a null is undefined."""
+    data = np.frombuffer(column.buffers()[1], ">u8", 2 * len(column), 16 * column.offset)
+    return data.reshape(-1, 2).astype(np.uint64)
+
+
+def to_binary(uids: Uids) -> pa.Array:
+    """Write uint64[n, 2] as fixed_size_binary[16]."""
+    return pa.Array.from_buffers(UID, len(uids), [None, pa.py_buffer(uids.astype(">u8"))])
+
+
+def to_hex(uids: Uids) -> pa.Array:
+    """Write uint64[n, 2] as a string array of 32 lower-case hex digits."""
+    data = np.ascontiguousarray(uids.astype(">u8")).view(np.uint8).reshape(-1, 16)
+    digits = np.frombuffer(b"0123456789abcdef", np.uint8)
+    text = np.stack([digits[data >> 4], digits[data & 15]], axis=2).reshape(-1)
+    offsets = np.arange(0, 32 * len(uids) + 1, 32, dtype=np.int32)
+    return pa.Array.from_buffers(pa.string(), len(uids), [None, pa.py_buffer(offsets), pa.py_buffer(text)])
+
+
+def strings(column: pa.Array) -> pa.Array:
+    """Bring a column of strings, dictionaries of strings or numbers to large_string."""
+    return column.cast(pa.large_string())
+
+
+def _from_strings(column: pa.Array) -> tuple[Uids, npt.NDArray[np.bool_]]:
+    """Read upstream ids: (uids, where there is none)."""
+    uids, kinds = np.zeros((len(column), 2), np.uint64), np.zeros(len(column), np.uint8)
+    address, starts, sizes = _layout(column)
+    _compiled("hex")(address, starts, sizes, uids, kinds)
+    if (kinds == _OTHER).any():
+        rows = np.flatnonzero(kinds == _OTHER)
+        uids[rows] = _md5([column.take(pa.array(rows))])
+    return uids, kinds == _NONE
+
+
+def _md5(parts: list[pa.Array]) -> Uids:
+    """Give md5 of the rows of one column, or of two put together: uint64[n, 2].
+
+    Rows of one number of blocks go through the compression in step, so that it runs in vector registers.
+    """
+    first, second = _layout(parts[0]), _layout(parts[-1])
+    if len(parts) == 1:
+        second = (second[0], second[1], np.zeros_like(second[2]))
+    sizes = first[2] + second[2]
+    uids = np.empty((len(sizes), 2), np.uint64)
+    blocks = (sizes + 8) // 64 + 1
+    order = np.argsort(blocks, kind="stable")
+    bounds = np.flatnonzero(np.diff(blocks[order], prepend=-1)).tolist() + [len(order)]
+    for begin, end in itertools.pairwise(bounds):
+        size = 64 * int(blocks[order[begin]])
+        for i in range(begin, end, _MD5_ROWS):
+            rows = order[i : min(end, i + _MD5_ROWS)]
+            data = np.zeros((len(rows), size), np.uint8)
+            pieces = [array for address, at, n in (first, second) for array in (address, at[rows], n[rows])]
+            _compiled("pack")(*pieces, data.ctypes.data, size)
+            if size > _MD5_LONG:
+                digests = [hashlib.md5(row[: sizes[r]], usedforsecurity=False).digest() for row, r in zip(data, rows, strict=True)]
+                uids[rows] = np.frombuffer(b"".join(digests), ">u8").reshape(-1, 2)
+                continue
+            data[np.arange(len(rows)), sizes[rows]] = 0x80
+            data[:, -8:] = (8 * sizes[rows]).astype("<u8").view(np.uint8).reshape(-1, 8)
+            state = np.empty((4, len(rows)), np.uint32)
+            _compiled("md5")(np.ascontiguousarray(data.view("<u4").T), state, _K, _TURNS)
+            # The digest is the state, little-endian; a uid reads its 16 bytes big-endian.
+            halves = state.T.byteswap().astype(np.uint64)
+            uids[rows] = halves[:, ::2] << np.uint64(32) | halves[:, 1::2]
+    return uids
+
+
+def _layout(column: pa.Array) -> tuple[int, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Give (address of the bytes, starts, sizes) of a large_string array; a null has size 0."""
+    _, offsets, data = column.buffers()
+    if len(column) == 0:
+        return 0, np.zeros(0, np.int64), np.zeros(0, np.int64)
+    bounds = np.frombuffer(offsets, np.int64, len(column) + 1, 8 * column.offset)
+    sizes = np.diff(bounds)
+    if column.null_count:
+        sizes[pc.is_null(column).to_numpy(zero_copy_only=False)] = 0
+    return (data.address if data is not None else 0), bounds[:-1].copy(), sizes
+
+
+_HEX, _OTHER, _NONE = range(3)
+
+
+@functools.cache
+def _compiled(name: str) -> Any:
+    from numba import njit, types
+
+    from metaclip.curation.raw import load8, store8
+
+    i64s, uids = types.int64[::1], types.uint64[:, ::1]
+    if name == "hex":
+
+        def read_hex(address, starts, sizes, uids, kinds):
+            for i in range(len(starts)):
+                size = sizes[i]
+                kind = np.uint8(0)
+                if size == 0:
+                    kind = np.uint8(_NONE)
+                elif size > 32:
+                    kind = np.uint8(_OTHER)
+                else:
+                    high = np.uint64(0)
+                    low = np.uint64(0)
+                    for j in range(size):
+                        c = np.int64(load8(address + starts[i] + j))
+                        letter = c | 32
+                        digit = c - 48 if c < 58 else letter - 87
+                        if not ((48 <= c and c < 58) or (97 <= letter and letter < 103)):
+                            kind = np.uint8(_OTHER)
+                            break
+                        high = (high << np.uint64(4)) | (low >> np.uint64(60))
+                        low = (low << np.uint64(4)) | np.uint64(digit)
+                    uids[i, 0] = high
+                    uids[i, 1] = low
+                kinds[i] = kind
+
+        return njit(types.void(types.int64, i64s, i64s, uids, types.uint8[::1]), nogil=True)(read_hex)
+
+    if name == "md5":
+        u32 = np.uint32
+
+        def compress(words, state, constants, turns):
+            """Run RFC 1321's compression over uint32[16 * blocks, rows], 32 rows in step."""
+            lanes = np.empty((4, 32), np.uint32)
+            for first in range(0, words.shape[1], 32):
+                n = min(32, words.shape[1] - first)
+                for i, start in enumerate((u32(0x67452301), u32(0xEFCDAB89), u32(0x98BADCFE), u32(0x10325476))):
+                    for j in range(n):
+                        state[i, first + j] = start
+                for block in range(0, words.shape[0], 16):
+                    for i in range(4):
+                        for j in range(n):
+                            lanes[i, j] = state[i, first + j]
+                    for step in range(64):
+                        # The four words change their parts at each step instead of their places.
+                        a, b, c, d = lanes[-step & 3], lanes[1 - step & 3], lanes[2 - step & 3], lanes[3 - step & 3]
+                        turn, place = step >> 4, step & 15
+                        times, plus = (1, 0) if turn == 0 else (5, 1) if turn == 1 else (3, 5) if turn == 2 else (7, 0)
+                        w = words[block + ((times * place + plus) & 15), first : first + n]
+                        k = constants[step]
+                        left = turns[turn, step & 3]
+                        right = u32(32) - left
+                        if turn == 0:
+                            for j in range(n):
+                                x = u32(a[j] + (d[j] ^ (b[j] & (c[j] ^ d[j]))) + k + w[j])
+                                a[j] = b[j] + (u32(x << left) | u32(x >> right))
+                        elif turn == 1:
+                            for j in range(n):
+                                x = u32(a[j] + (c[j] ^ (d[j] & (b[j] ^ c[j]))) + k + w[j])
+                                a[j] = b[j] + (u32(x << left) | u32(x >> right))
+                        elif turn == 2:
+                            for j in range(n):
+                                x = u32(a[j] + (b[j] ^ c[j] ^ d[j]) + k + w[j])
+                                a[j] = b[j] + (u32(x << left) | u32(x >> right))
+                        else:
+                            for j in range(n):
+                                x = u32(a[j] + (c[j] ^ (b[j] | ~d[j])) + k + w[j])
+                                a[j] = b[j] + (u32(x << left) | u32(x >> right))
+                    for i in range(4):
+                        for j in range(n):
+                            state[i, first + j] += lanes[i, j]
+
+        table = types.uint32[:, ::1]
+        return njit(types.void(table, table, types.uint32[::1], table), nogil=True)(compress)
+
+    def pack(address, starts, sizes, other_address, other_starts, other_sizes, target, width):
+        """Put the two pieces of each row one behind the other into a row of `width` bytes."""
+        for i in range(len(starts)):
+            at = target + width * i
+            for j in range(sizes[i]):
+                store8(at + j, load8(address + starts[i] + j))
+            at += sizes[i]
+            for j in range(other_sizes[i]):
+                store8(at + j, load8(other_address + other_starts[i] + j))
+
+    kind = types.void(types.int64, i64s, i64s, types.int64, i64s, i64s, types.int64, types.int64)
+    return njit(kind, nogil=True)(pack)

@@ -1,0 +1,48 @@
+"""Progress of long work on standard error: rows, rate, time left; silent where that is not a terminal."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import Any
+
+
+class Progress:
+    """Counts rows from any number of threads."""
+
+    def __init__(self, verb: str, total: int | None, shown: bool | None = None) -> None:
+        """Count up to `total` rows (None: not known); `shown` None means: if standard error is a terminal."""
+        self._verb, self._total = verb, total
+        self._shown = sys.stderr.isatty() if shown is None else shown
+        self._lock, self._through, self._bar = threading.Lock(), 0, None
+
+    def __enter__(self) -> Progress:
+        """Show the bar."""
+        if self._shown:
+            from tqdm import tqdm
+
+            self._bar: Any = tqdm(
+                desc=self._verb, total=self._total, unit=" rows", unit_scale=True, smoothing=0.1, file=sys.stderr
+            )
+        return self
+
+    def advance(self, rows: int, through: int) -> None:
+        """Count rows read, and rows that came through (matched, or kept)."""
+        with self._lock:
+            self._through += through
+            if self._bar is not None:
+                self._bar.update(rows)
+                self._bar.set_postfix_str(f"{self._through:,} {'matched' if self._verb == 'match' else 'kept'}", refresh=False)
+
+    def note(self, line: str) -> None:
+        """Say something on a line of its own, on standard error."""
+        with self._lock:
+            if self._bar is not None:
+                self._bar.write(line, file=sys.stderr)
+            else:
+                print(line, file=sys.stderr)
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the bar as it stands."""
+        if self._bar is not None:
+            self._bar.close()

@@ -1,0 +1,101 @@
+"""Recipes: what changes a result, as TOML in frozen dataclasses.
+
+A recipe has one table for each verb; a table's keys are the fields of a dataclass in the file that uses them. A flag
+overrides a key and is recorded all the same: the resolved recipe and its digest stand in every run folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tomli_w
+
+from metaclip.errors import MetaclipError
+
+Settings = TypeVar("Settings")
+
+
+def read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a recipe's tables. Raise MetaclipError for a file that is missing or is not TOML."""
+    name = os.fspath(path)
+    try:
+        return tomllib.loads(Path(name).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MetaclipError(f"there is no recipe {name}") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise MetaclipError(f"the recipe {name} cannot be read: {error}") from None
+
+
+def tables(recipe: Mapping[str, Any], where: str, known: Mapping[str, type]) -> dict[str, Any]:
+    """Make each table of a recipe the dataclass that `known` names for it; a table that is not there is not given.
+
+    Raise MetaclipError for a table or a key that nobody reads, naming the nearest one.
+    """
+    made = {}
+    for name, table in recipe.items():
+        if name not in known:
+            raise MetaclipError(f"{where}: no verb reads {name!r}{_near(name, known)}; tables: {', '.join(known)}")
+        made[name] = settings(known[name], table, f"{where}, [{name}]")
+    return made
+
+
+def settings(kind: type[Settings], table: Any, where: str) -> Settings:
+    """Make a table a dataclass, checking names and types."""
+    if not isinstance(table, Mapping):
+        raise MetaclipError(f"{where} is {table!r}, must be a table")
+    hints = typing.get_type_hints(kind)
+    values = {}
+    for key, value in table.items():
+        if key not in hints:
+            raise MetaclipError(f"{where}: unknown key {key!r}{_near(key, hints)}; keys: {', '.join(hints)}")
+        values[key] = _value(hints[key], value, f"{where}, {key}")
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise MetaclipError(f"{where}: {error}") from None
+
+
+def dump(made: Mapping[str, Any]) -> str:
+    """Write dataclasses as the TOML of a recipe; keys that are None are left out."""
+    return tomli_w.dumps({name: _plain(value) for name, value in made.items()})
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    table = dataclasses.asdict(value)
+
+    def without_none(item: Any) -> Any:
+        if isinstance(item, dict):
+            return {key: without_none(inner) for key, inner in item.items() if inner is not None}
+        return item
+
+    return typing.cast("dict[str, Any]", without_none(table))
+
+
+def _near(name: str, known: Mapping[str, Any]) -> str:
+    found = difflib.get_close_matches(name, known, 1)
+    return f" (did you mean {found[0]!r}?)" if found else ""
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return settings(hint, value, where)
+    if typing.get_origin(hint) is typing.Literal:
+        if value not in typing.get_args(hint):
+            raise MetaclipError(f"{where} is {value!r}, must be one of {', '.join(map(repr, typing.get_args(hint)))}")
+        return value
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for kind in kinds:
+        if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+        if isinstance(kind, type) and isinstance(value, kind) and (kind is bool) == isinstance(value, bool):
+            return value
+    names = " or ".join(kind.__name__ for kind in kinds if kind is not type(None))
+    raise MetaclipError(f"{where} is {value!r}, must be {names}")

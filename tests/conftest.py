@@ -1,0 +1,32 @@
+"""What all tests share: a cache of their own, and where real data is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# How long an example takes depends on what else the machine does: no deadline.
+settings.register_profile("metaclip", deadline=None, print_blob=True)
+settings.load_profile("metaclip")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep automata built by tests out of the user's cache, and the user's out of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("METACLIP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder of real data that METACLIP_DATA names; without it, the test is skipped."""
+    if not (folder := os.environ.get("METACLIP_DATA")):
+        pytest.skip("needs real data: METACLIP_DATA names no folder")
+    if not Path(folder).is_dir():
+        pytest.fail(f"METACLIP_DATA is {folder}, which is no folder")
+    return Path(folder)

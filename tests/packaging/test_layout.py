@@ -1,0 +1,127 @@
+"""The tree keeps its promises: imports go down only, no attic, a docstring in every module."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "metaclip"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+LAYERS = (
+    ("_version", "errors", "recipe", "shard"),
+    ("metadata",),
+    ("curation",),
+    ("training",),
+    ("card", "engine"),
+    ("__init__", "__main__", "chain", "cli"),
+)
+"""Lowest first; a module imports from its own layer and from those below it."""
+LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
+
+
+def room(module: str) -> str:
+    """Give the part of a dotted name that has a layer: "curation" of "metaclip.curation.kernel"."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else "__init__"
+
+
+def module_name(path: Path) -> str:
+    """Give the dotted name of a file of the package."""
+    parts = ["metaclip", *path.relative_to(PACKAGE).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(source: str, module: str, *, is_package: bool = False) -> Iterator[tuple[int, str]]:
+    """Give the line and the dotted name of every import of metaclip in a source, in functions and under `if` too."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                package = module.split(".") if is_package else module.split(".")[:-1]
+                kept = package[: len(package) - node.level + 1]
+                base = ".".join([*kept, base] if base else kept)
+            # "from metaclip import x" takes a module where there is one of that name, else a name of the top.
+            names = [f"{base}.{alias.name}" for alias in node.names] if base == "metaclip" else [base]
+            names = [name if room(name) in LEVEL else base for name in names]
+        else:
+            continue
+        yield from ((node.lineno, name) for name in names if name.split(".")[0] == "metaclip")
+
+
+def every_import() -> Iterator[tuple[Path, int, str, str]]:
+    """Give file, line, importing room and imported room of every import inside the package."""
+    for path in MODULES:
+        module = module_name(path)
+        found = imports(path.read_text(encoding="utf-8"), module, is_package=path.name == "__init__.py")
+        for line, name in found:
+            yield path.relative_to(PACKAGE), line, room(module), room(name)
+
+
+@pytest.mark.parametrize(
+    ("line", "imported"),
+    [
+        ("import metaclip", "metaclip"),
+        ("import metaclip.card.page", "metaclip.card.page"),
+        ("from metaclip import errors", "metaclip.errors"),
+        ("from metaclip import curate", "metaclip"),
+        ("from metaclip.training import stream", "metaclip.training"),
+        ("from . import kernel", "metaclip.curation"),
+        ("from .kernel import compiled", "metaclip.curation.kernel"),
+        ("from ..card import page", "metaclip.card"),
+        ("from .. import card", "metaclip.card"),
+        ("def f():\n    from metaclip import cli", "metaclip.cli"),
+    ],
+)
+def test_the_reader_of_imports_sees(line: str, imported: str) -> None:
+    """Every way to write an import is seen, so that the next test can fail."""
+    assert [name for _, name in imports(line, "metaclip.curation.match")] == [imported]
+
+
+def test_the_reader_of_imports_knows_packages() -> None:
+    """In an `__init__.py` one dot is the package itself; modules of others are not ours."""
+    assert [name for _, name in imports("from . import x", "metaclip.card", is_package=True)] == ["metaclip.card"]
+    assert not list(imports("import numpy, metaclipper\nfrom os import path", "metaclip.card"))
+
+
+def test_every_module_has_a_layer() -> None:
+    """A new room at the top of the package is given its layer here, on purpose."""
+    assert {room(module_name(path)) for path in MODULES} <= set(LEVEL)
+
+
+def test_imports_go_down_only() -> None:
+    """No module imports one of a higher layer."""
+    up = [
+        f"metaclip/{path}:{line}: {importer} imports {imported}, which is above it"
+        for path, line, importer, imported in every_import()
+        if LEVEL[imported] > LEVEL[importer]
+    ]
+    assert not up, "\n".join(up)
+
+
+def test_engines_know_nothing_of_matching() -> None:
+    """An engine carries shards to functions: it imports the lowest layer and itself."""
+    known = {*LAYERS[0], "engine"}
+    wrong = [
+        f"metaclip/{path}:{line}: an engine imports {imported}"
+        for path, line, importer, imported in every_import()
+        if importer == "engine" and imported not in known
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_there_is_no_attic() -> None:
+    """A file is a noun or the verb it does; none is a place for the rest."""
+    attic = {"utils", "util", "helpers", "common", "misc"}
+    assert not [str(path) for path in PACKAGE.rglob("*") if path.stem in attic]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_every_module_says_what_it_does(path: Path) -> None:
+    """The first thing in a module is its docstring."""
+    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), f"metaclip/{path.relative_to(PACKAGE)}"
