@@ -1,4 +1,4 @@
-"""What every engine must answer: the naive algorithm of curation/naive.py, carried over to the options of a text rule."""
+"""What every engine must answer: the naive algorithm of curation/naive.py, carried over to a rule's options."""
 
 from __future__ import annotations
 

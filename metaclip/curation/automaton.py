@@ -226,7 +226,7 @@ def _machine(entries: list[tuple[int, list[bytes]]], *, words: bool, longest: bo
 def _symbol_arrays(ordered: list[bytes]) -> tuple[Arrays, int]:
     """Lay out the symbols' table; symbol ids are 1-based ranks in `ordered`."""
     n = len(ordered)
-    blob = np.frombuffer(b"".join(ordered) + bytes(_ALIGN), np.uint8)
+    blob = np.frombuffer(b"".join(ordered) + bytes(kernel.READABLE), np.uint8)
     if len(blob) > 0xFFFFFFFF:
         raise MetaclipError("the list's words take over 4 GiB; split the list")
     symbols = np.zeros((n + 2, 2), np.uint32)
@@ -235,7 +235,7 @@ def _symbol_arrays(ordered: list[bytes]) -> tuple[Arrays, int]:
     for attempt in range(_ATTEMPTS):
         seed = kernel.seed_of(attempt)
         kernel.compiled("symbol_keys")(
-            blob.ctypes.data, symbols.ctypes.data, n, len(blob), np.uint64(seed), heads, tails, hashes
+            blob.ctypes.data, symbols.ctypes.data, n, np.uint64(seed), heads, tails, hashes
         )
         placed = _chain_same_keys(symbols, heads, tails)
         slots = _displace(hashes, placed, attempt)

@@ -41,7 +41,7 @@ STAGE: Final = "balance"
 OUTPUTS: Final = ("entries.parquet", "curated", "curated.npy", "card.json", "card.md")
 PARTIALS: Final = ("*.tally.npy", "*.uids.npy", "*.repeats.npy")
 DEFAULT_TAIL_SHARE: Final = 0.06
-_WRITE_ROWS: Final = 1 << 18
+_WRITE_ROWS: Final = 1 << 17
 _THRESHOLDS: Final = 64
 _PASSES: Final = 3
 

@@ -52,6 +52,8 @@ SHORT: Final = 11
 """Symbols of up to this many bytes are stored whole in their slot."""
 LONGEST: Final = 0xFFFFFF
 """A symbol of an entry must be shorter than this many bytes: 24 bits of a long key hold the length."""
+READABLE: Final = 64
+"""Bytes behind each text, and behind the symbols' bytes, that may be read."""
 CHUNK: Final = 4096
 """Symbols a pass works on. 1,000 to 16,000 measure alike; the scratch of 4,096 fits a second-level cache."""
 _SPLIT_ROOM: Final = 2 * 64 + 2  # symbols that one block of 64 bytes and the end of its text can give
@@ -90,36 +92,20 @@ def _long_hash(start, size):
 
 
 @njit
-def _gather(start, size):
-    head = u64(0)
-    tail = u64(0)
-    for j in range(min(size, 8)):
-        head |= u64(load8(start + j)) << u64(8 * j)
-    for j in range(8, size):
-        tail |= u64(load8(start + j)) << u64(8 * (j - 8))
-    return head, tail
-
-
-@njit
-def _key(start, size, limit):
-    """Give the key of the symbol of `size` bytes at `start`; nothing at or after `limit` is read."""
+def _key(start, size):
+    """Give the key of the symbol of `size` bytes at `start`; reads 12 bytes there, whatever the size."""
     if size > _SHORT:
-        return _long_hash(start, size), _LONG | (u32(size) if size < i64(LONGEST) else _LENGTH)
-    if start + 12 <= limit:
-        head = load64(start)
-        tail = u64(load32(start + 8))
-        bits = 8 * size
-        # Branch-free: the lengths of words are not predictable.
-        head &= (_ALL >> u64(max(64 - bits, 0))) if size > 0 else u64(0)
-        tail &= (_ONE << u64(max(bits - 64, 0))) - _ONE
-    else:
-        head, tail = _gather(start, size)
-    return head, u32(tail | u64(size << 24))
+        return _long_hash(start, size), u64(_LONG) | u64(min(size, i64(LONGEST)))
+    # Branch-free: the lengths of words are not predictable.
+    bits = 8 * size
+    head = load64(start) & ((_ALL >> u64(max(64 - bits, 0))) if size > 0 else u64(0))
+    tail = u64(load32(start + 8)) & ((_ONE << u64(max(bits - 64, 0))) - _ONE)
+    return head, tail | u64(size << 24)
 
 
 @njit
 def _hash(head, tail, seed):
-    h = (head ^ (u64(tail) * seed)) * _A
+    h = (head ^ (tail * seed)) * _A
     return h ^ (h >> u64(32))
 
 
@@ -129,39 +115,18 @@ def _slot(h, displacement, shift):
 
 
 @njit
-def _put(keys, n, start, size, limit, seed):
+def _put(keys, n, start, size, seed):
     """Append the key row {head, tail, hash, address} (32 bytes) of a symbol."""
-    head, tail = _key(start, size, limit)
+    head, tail = _key(start, size)
     row = keys + 32 * n
     store64(row, head)
-    store64(row + 8, u64(tail))
+    store64(row + 8, tail)
     store64(row + 16, _hash(head, tail, seed))
     store64(row + 24, u64(start))
 
 
 @njit
-def _separators(block, stop, limit):
-    """Find the separators in the next 64 bytes of a text: (blanks and marks, marks alone), bits beyond `stop` clear."""
-    left = stop - block
-    if block + 64 <= limit:
-        both, marks = separators64(block)
-    else:
-        both = u64(0)
-        marks = u64(0)
-        for j in range(min(left, 64)):
-            c = load8(block + j)
-            mark = c == 44 or c == 46 or c == 59 or c == 58 or c == 63 or c == 33 or c == 96
-            if mark:
-                marks |= _ONE << u64(j)
-            if mark or c == 32 or c == 9 or c == 10 or c == 13:
-                both |= _ONE << u64(j)
-    if left < 64:
-        both &= (_ONE << u64(left)) - _ONE
-    return both, marks
-
-
-@njit
-def _split_words(machine, starts, stops, n_texts, limit, fold, state, keys, ends):
+def _split_words(machine, starts, stops, n_texts, fold, state, keys, ends):
     """Split texts into words until the chunk is full: (number of keys, number of texts that ended)."""
     n = i64(0)
     done = i64(0)
@@ -178,21 +143,23 @@ def _split_words(machine, starts, stops, n_texts, limit, fold, state, keys, ends
             pass
         else:
             while block < stop and n + _SPLIT_ROOM <= CHUNK:
-                both, marks = _separators(block, stop, limit)
+                both, marks = separators64(block)
+                if stop - block < 64:
+                    both &= (_ONE << u64(stop - block)) - _ONE
                 while both:
                     bit = lowest_bit(both)
                     at = block + bit
-                    _put(keys, n, start, at - start, limit, seed)
+                    _put(keys, n, start, at - start, seed)
                     n += i64((at != start) | (not fold))
                     # Written always, kept if it is a mark: cheaper than a branch that cannot be predicted.
-                    _put(keys, n, at, 1, limit, seed)
+                    _put(keys, n, at, 1, seed)
                     n += i64((marks >> u64(bit)) & _ONE)
                     start = at + 1
                     both &= both - _ONE
                 block += 64
             if block < stop or n + 2 > CHUNK:
                 break
-            _put(keys, n, start, stop - start, limit, seed)
+            _put(keys, n, start, stop - start, seed)
             n += i64((stop != start) | (not fold))
         store64(ends + 8 * done, u64(n))
         done += 1
@@ -209,15 +176,15 @@ def _put_space(keys, n, fold, spaced, seed):
     """Append the key of a space, unless spaces are folded and the last symbol was one."""
     row = keys + 32 * n
     head = u64(32)
-    tail = u32(1 << 24)
+    tail = u64(1 << 24)
     store64(row, head)
-    store64(row + 8, u64(tail))
+    store64(row + 8, tail)
     store64(row + 16, _hash(head, tail, seed))
     return n + i64((not fold) | (not spaced))
 
 
 @njit
-def _split_characters(machine, starts, stops, n_texts, limit, fold, state, keys, ends):
+def _split_characters(machine, starts, stops, n_texts, fold, state, keys, ends):
     """Split texts into the characters of their padded, spaced form until the chunk is full, as `_split_words` does."""
     n = i64(0)
     done = i64(0)
@@ -242,7 +209,7 @@ def _split_characters(machine, starts, stops, n_texts, limit, fold, state, keys,
                 at += 1
             elif c == 44 or c == 46 or c == 59 or c == 58 or c == 63 or c == 33 or c == 96:
                 n = _put_space(keys, n, fold, spaced, seed)
-                _put(keys, n, at, 1, limit, seed)
+                _put(keys, n, at, 1, seed)
                 n = _put_space(keys, n + 1, fold, False, seed)
                 spaced = True
                 at += 1
@@ -253,7 +220,7 @@ def _split_characters(machine, starts, stops, n_texts, limit, fold, state, keys,
                 while follow < size and at + follow < stop and (load8(at + follow) & 0xC0) == 0x80:
                     follow += 1
                 size = follow
-                _put(keys, n, at, size, limit, seed)
+                _put(keys, n, at, size, seed)
                 n += 1
                 spaced = False
                 at += size
@@ -508,54 +475,57 @@ def _radix_unique(source, n, target, scratch):
     return size
 
 
-def _match(
-    machine, words, fold, longest, starts, stops, n_texts, limit, state, keys, ends, known,
-    raw, raw_room, raw_ends, firsts, scratch, values, values_room, offsets,
-):  # fmt: skip
-    """Match texts until all are done (0) or `values` must grow (1); call again with the same state to go on.
+def _matcher(words, longest):
+    """Give the kernel for one alphabet, with or without hiding shorter matches: only what is used is compiled."""
+    split = _split_words if words else _split_characters
 
-    Addresses: `starts`, `stops` int64[n_texts], the texts' addresses (a null's stop lies before its start); `limit` the
-    end of the readable bytes; `values` uint32[values_room], `offsets` int64[n_texts + 1] the result as Arrow's list
-    layout; the others scratch (`Scratch` has the sizes).
-    """
-    burst = CHUNK * i64(machine[OUTPUTS])
-    while state[_TEXT] < n_texts:
-        if state[_WRITTEN] + state[_RAW] + burst > values_room:
-            return 1
-        if state[_RAW] + burst > raw_room:  # a long text: its ids so far are at most all entries once
-            state[_RAW] = _sort_unique(raw, state[_RAW], raw, scratch)
-        first = state[_TEXT]
-        if words:
-            n, done = _split_words(machine, starts, stops, n_texts, limit, fold, state, keys, ends)
-        else:
-            n, done = _split_characters(machine, starts, stops, n_texts, limit, fold, state, keys, ends)
-        found = _look_up(machine, keys, n, known)
-        if longest:
-            _walk_longest(machine, known, found, ends, done, n, state, raw, raw_ends, firsts)
-        else:
-            _walk(machine, known, found, ends, done, n, state, raw, raw_ends)
-        begin = i64(0)
-        written = state[_WRITTEN]
-        for t in range(done):
-            end = i64(load64(raw_ends + 8 * t))
-            written += _sort_unique(raw + 4 * begin, end - begin, values + 4 * written, scratch)
-            store64(offsets + 8 * (first + t + 1), u64(written))
-            begin = end
-        state[_WRITTEN] = written
-        if begin:  # the ids of the text that goes on in the next chunk move to the front
-            for i in range(state[_RAW] - begin):
-                store32(raw + 4 * i, load32(raw + 4 * (begin + i)))
-                if longest:
-                    store64(firsts + 8 * i, load64(firsts + 8 * (begin + i)))
-            state[_RAW] -= begin
-    return 0
+    def match(
+        machine, fold, starts, stops, n_texts, state, keys, ends, known,
+        raw, raw_room, raw_ends, firsts, scratch, values, values_room, offsets,
+    ):  # fmt: skip
+        """Match texts until all are done (0) or `values` must grow (1); call again with the same state to go on.
+
+        Addresses: `starts`, `stops` int64[n_texts], the texts' addresses (a null's stop lies before its start), with
+        READABLE bytes to read behind each text; `values` uint32[values_room], `offsets` int64[n_texts + 1] the result
+        as Arrow's list layout; the others scratch (`Scratch` has the sizes).
+        """
+        burst = CHUNK * i64(machine[OUTPUTS])
+        while state[_TEXT] < n_texts:
+            if state[_WRITTEN] + state[_RAW] + burst > values_room:
+                return 1
+            if state[_RAW] + burst > raw_room:  # a long text: its ids so far are at most all entries once
+                state[_RAW] = _sort_unique(raw, state[_RAW], raw, scratch)
+            first = state[_TEXT]
+            n, done = split(machine, starts, stops, n_texts, fold, state, keys, ends)
+            found = _look_up(machine, keys, n, known)
+            if longest:
+                _walk_longest(machine, known, found, ends, done, n, state, raw, raw_ends, firsts)
+            else:
+                _walk(machine, known, found, ends, done, n, state, raw, raw_ends)
+            begin = i64(0)
+            written = state[_WRITTEN]
+            for t in range(done):
+                end = i64(load64(raw_ends + 8 * t))
+                written += _sort_unique(raw + 4 * begin, end - begin, values + 4 * written, scratch)
+                store64(offsets + 8 * (first + t + 1), u64(written))
+                begin = end
+            state[_WRITTEN] = written
+            if begin:  # the ids of the text that goes on in the next chunk move to the front
+                for i in range(state[_RAW] - begin):
+                    store32(raw + 4 * i, load32(raw + 4 * (begin + i)))
+                    if longest:
+                        store64(firsts + 8 * i, load64(firsts + 8 * (begin + i)))
+                state[_RAW] -= begin
+        return 0
+
+    return match
 
 
-def _split_only(machine, starts, stops, n_texts, limit, state, keys, ends):
+def _split_only(machine, starts, stops, n_texts, state, keys, ends):
     """Run the first pass alone, for the benchmark; give the number of words."""
     total = i64(0)
     while state[_TEXT] < n_texts:
-        n, done = _split_words(machine, starts, stops, n_texts, limit, False, state, keys, ends)
+        n, done = _split_words(machine, starts, stops, n_texts, False, state, keys, ends)
         total += n
     return total
 
@@ -587,14 +557,14 @@ def _unite(first, first_offsets, second, second_offsets, n_texts, values, offset
         store64(offsets + 8 * (t + 1), u64(written))
 
 
-def _symbol_keys(blob, symbols, n_symbols, blob_size, seed, heads, tails, hashes):
+def _symbol_keys(blob, symbols, n_symbols, seed, heads, tails, hashes):
     """Compute the keys of an automaton's symbols 1..n_symbols (arrays of n_symbols + 1)."""
     for i in range(1, n_symbols + 1):
         first = i64(load32(symbols + 8 * i))
         size = i64(load32(symbols + 8 * i + 8)) - first
-        head, tail = _key(blob + first, size, blob + blob_size)
+        head, tail = _key(blob + first, size)
         heads[i] = head
-        tails[i] = tail
+        tails[i] = u32(tail)
         hashes[i] = _hash(head, tail, seed)
 
 
@@ -648,14 +618,14 @@ def seed_of(attempt: int) -> int:
 
 
 _A64, _S64, _MACHINE = types.int64, types.int64[::1], types.uint64[::1]
+_MATCH: Final = types.int64(_MACHINE, types.boolean, *[_A64] * 3, _S64, *[_A64] * 11)
 _SIGNATURES: Final[dict[str, tuple[Any, Any]]] = {
-    "match": (_match, types.int64(_MACHINE, types.boolean, types.boolean, types.boolean, *[_A64] * 4, _S64, *[_A64] * 11)),
-    "split": (_split_only, types.int64(_MACHINE, *[_A64] * 4, _S64, *[_A64] * 2)),
+    "split": (_split_only, types.int64(_MACHINE, *[_A64] * 3, _S64, *[_A64] * 2)),
     "count": (_count, types.void(*[_A64] * 3)),
     "unite": (_unite, types.void(*[_A64] * 7)),
     "symbol_keys": (
         _symbol_keys,
-        types.void(*[_A64] * 4, types.uint64, types.uint64[::1], types.uint32[::1], types.uint64[::1]),
+        types.void(*[_A64] * 3, types.uint64, types.uint64[::1], types.uint32[::1], types.uint64[::1]),
     ),
     "fill_edges": (
         _fill_edges,
@@ -673,9 +643,15 @@ _SIGNATURES: Final[dict[str, tuple[Any, Any]]] = {
 
 @functools.cache
 def compiled(name: str) -> Any:
-    """Compile a kernel on first use in this process ("match" takes 1-2 s, the others a few tenths)."""
+    """Compile a kernel on first use in this process (a few tenths of a second each)."""
     function, signature = _SIGNATURES[name]
     return njit(signature, nogil=True)(function)
+
+
+@functools.cache
+def compiled_match(words: bool, longest: bool) -> Any:
+    """Compile the matching kernel of one alphabet on first use in this process (2-3 s)."""
+    return njit(_MATCH, nogil=True)(_matcher(words, longest))
 
 
 class Scratch:

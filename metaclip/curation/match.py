@@ -38,7 +38,7 @@ STAGE: Final = "match"
 OUTPUTS: Final = ("matched", "counts.parquet", "duplicates.npy")
 PARTIALS: Final = ("*.counts.npy", "*.uids.npy")
 COMPRESSION: Final = "zstd"
-_WRITE_ROWS: Final = 1 << 18
+_WRITE_ROWS: Final = 1 << 17
 
 Advance = Callable[[int, int], None]
 """Called with (rows read, rows that came through) between batches; raises Interrupted to stop."""

@@ -97,17 +97,19 @@ class KernelEngine:
         from metaclip.curation import kernel
 
         self.automaton, self._kernel = automaton, kernel
-        self._match = kernel.compiled("match")
+        self._matches = [kernel.compiled_match(m.words, automaton.rule.longest_only) for m in automaton.machines]
         self._unite = kernel.compiled("unite") if len(automaton.machines) > 1 else None
 
     def __call__(self, texts: pa.Array) -> pa.Array:
         """Match a string or large_string array: ListArray of uint32."""
         if self.automaton.rule.rewrites_text:
             texts = clean_texts(texts, self.automaton.rule)
-        starts, stops, limit, longest_text = _addresses(texts)
+        starts, stops, longest_text, keep = _addresses(texts)
         results = [
-            self._run(machine, starts, stops, limit, longest_text) for machine in self.automaton.machines
+            self._run(machine, match, starts, stops, longest_text)
+            for machine, match in zip(self.automaton.machines, self._matches, strict=True)
         ]
+        del keep
         values, offsets = results[0]
         for more, more_offsets in results[1:]:
             merged, merged_offsets = np.empty(len(values) + len(more), np.uint32), np.empty_like(offsets)
@@ -118,7 +120,7 @@ class KernelEngine:
         return list_array(values, offsets, texts)
 
     def _run(
-        self, machine: Machine, starts: Any, stops: Any, limit: int, longest_text: int
+        self, machine: Machine, match: Any, starts: Any, stops: Any, longest_text: int
     ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
         kernel, automaton = self._kernel, self.automaton
         n, outputs = len(starts), int(machine.info["outputs"])
@@ -127,9 +129,8 @@ class KernelEngine:
         offsets = np.zeros(n + 1, np.int64)
         # Memory that is never touched is never taken: room for a last chunk beside what is expected.
         values = np.empty(4 * n + 2 * scratch.raw_room, np.uint32)
-        while self._match(
-            machine.vector, machine.words, automaton.rule.fold_spaces, automaton.rule.longest_only,
-            starts.ctypes.data, stops.ctypes.data, n, limit, state,
+        while match(
+            machine.vector, automaton.rule.fold_spaces, starts.ctypes.data, stops.ctypes.data, n, state,
             scratch.keys.ctypes.data, scratch.ends.ctypes.data, scratch.known.ctypes.data, scratch.raw.ctypes.data, scratch.raw_room, scratch.raw_ends.ctypes.data,
             scratch.firsts.ctypes.data, scratch.sorting.ctypes.data,
             values.ctypes.data, len(values), offsets.ctypes.data,
@@ -154,25 +155,35 @@ def _validity(texts: pa.Array) -> pa.Buffer | None:
     return pa.py_buffer(bits)
 
 
-def _addresses(texts: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int, int]:
-    """Give the addresses of each text's bytes: starts, stops (before the start for a null), readable end, longest."""
+def _addresses(texts: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int, Any]:
+    """Give the addresses of each text's bytes: starts, stops (before the start for a null), longest text, owner.
+
+    The kernel reads some bytes behind a text. Where they would lie behind the buffer, the text is copied; `owner` keeps
+    the copies alive.
+    """
+    from metaclip.curation.kernel import READABLE
+
     _, offset_buffer, data = texts.buffers()
-    kind = np.int64 if pa.types.is_large_string(texts.type) else np.int32
     if len(texts) == 0:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64), 0, 0
-    offsets = np.frombuffer(offset_buffer, kind, len(texts) + 1, texts.offset * np.dtype(kind).itemsize)
-    # An address of 0 means "not begun" to the kernel; a column of empty texts may come without a buffer.
-    base, size = (data.address, data.size) if data is not None and data.size else (_NOWHERE.ctypes.data, 0)
-    addresses = offsets.astype(np.int64) + base
-    starts, stops = addresses[:-1], addresses[1:].copy()
+        return np.zeros(0, np.int64), np.zeros(0, np.int64), 0, None
+    kind = np.int64 if pa.types.is_large_string(texts.type) else np.int32
+    offsets = np.frombuffer(offset_buffer, kind, len(texts) + 1, texts.offset * np.dtype(kind).itemsize).astype(np.int64)
+    size = data.size if data is not None else 0
+    # Offsets ascend: the texts too near to the end are the last ones.
+    first = int(np.searchsorted(offsets[1:], size - READABLE, "right"))
+    begin = int(offsets[first])
+    tail = np.zeros(int(offsets[-1]) - begin + READABLE, np.uint8)
+    if len(tail) > READABLE:
+        tail[:-READABLE] = np.frombuffer(data, np.uint8, len(tail) - READABLE, begin)
+    starts, stops = offsets[:-1].copy(), offsets[1:].copy()
+    for ends in (starts, stops):
+        ends[:first] += data.address if data is not None else 0
+        ends[first:] += tail.ctypes.data - begin
     longest = int((stops - starts).max())
     if texts.null_count:
         nulls = pc.is_null(texts).to_numpy(zero_copy_only=False)
         stops[nulls] = starts[nulls] - 1
-    return starts, stops, base + size, longest
-
-
-_NOWHERE: Final = np.zeros(64, np.uint8)
+    return starts, stops, longest, tail
 
 
 def clean_texts(texts: pa.Array, rule: TextRule) -> pa.Array:

@@ -32,6 +32,7 @@ BATCH_ROWS: Final = 1 << 16
 SHARD_ROWS: Final = 1 << 20
 SHARD_BYTES: Final = 1 << 28
 _BLOCK: Final = 1 << 24
+_BUFFER: Final = 1 << 22  # read by so much, not by whole column chunks: memory does not grow with the row groups
 
 _FORMATS: Final = {
     ".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl",
@@ -337,7 +338,7 @@ def _batches(shard: Shard, columns: Sequence[str] | None, losses: Losses) -> Ite
 
 def _parquet(file: PoolFile) -> Any:
     local = "://" not in file.path
-    return pq.ParquetFile(file.path if local else open_file(file), pre_buffer=not local, memory_map=False)
+    return pq.ParquetFile(file.path if local else open_file(file), pre_buffer=not local, buffer_size=_BUFFER)
 
 
 def _stream(file: PoolFile) -> Any:

@@ -30,6 +30,7 @@ UID: Final = pa.binary(16)
 _K: Final = np.array([int(abs(math.sin(i + 1)) * 2**32) for i in range(64)], np.uint32)  # RFC 1321, section 3.4
 _TURNS: Final = np.array([[7, 12, 17, 22], [5, 9, 14, 20], [4, 11, 16, 23], [6, 10, 15, 21]], np.uint32)
 _MD5_ROWS: Final = 4096  # packed at a time
+_MD5_FEW: Final = 8192
 _MD5_LONG: Final = 64 * 64  # bytes beyond which a row is left to hashlib
 
 
@@ -110,6 +111,10 @@ def _md5(parts: list[pa.Array]) -> Uids:
         second = (second[0], second[1], np.zeros_like(second[2]))
     sizes = first[2] + second[2]
     uids = np.empty((len(sizes), 2), np.uint64)
+    if len(sizes) < _MD5_FEW:  # less work than compiling would be
+        texts = [b"".join(row) for row in zip(*(part.cast(pa.large_binary()).fill_null(b"").to_pylist() for part in parts))]
+        digests = [hashlib.md5(text, usedforsecurity=False).digest() for text in texts]
+        return np.frombuffer(b"".join(digests), ">u8").reshape(-1, 2).astype(np.uint64)
     blocks = (sizes + 8) // 64 + 1
     order = np.argsort(blocks, kind="stable")
     bounds = np.flatnonzero(np.diff(blocks[order], prepend=-1)).tolist() + [len(order)]

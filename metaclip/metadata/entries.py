@@ -120,7 +120,7 @@ def _strings(entries: Sequence[str] | pa.Array, name: str, first_row: int) -> pa
         array.validate(full=True)
     except UnicodeEncodeError as error:
         row = list(entries).index(error.object) + first_row
-        raise MetaclipError(f"{name}, row {row}: {error.object!r} holds half a surrogate pair; mend it") from None
+        raise MetaclipError(f"{name}, row {row}: {error.object!r:.80} holds half a surrogate pair; mend it") from None
     except pa.ArrowInvalid as error:
         raise MetaclipError(f"{name}: the entries are not valid UTF-8 ({one_line(error)}); write the list again") from None
     return array
@@ -147,7 +147,7 @@ def _without_duplicates(
         elif not fold:
             entry = columns[0][row].as_py()
             raise MetaclipError(
-                f"{name}: rows {seen[code] + first_row} and {row + first_row} are the same entry {entry!r}; "
+                f"{name}: rows {seen[code] + first_row} and {row + first_row} are the same entry {entry!r:.80}; "
                 f"take one out, or keep the first of each with --fold-duplicates"
             )
     return [column.take(pa.array(keep)) for column in columns]
@@ -178,7 +178,7 @@ def _from_json(data: bytes, name: str) -> list[str]:
         raise MetaclipError(f"{name} holds a JSON {type(value).__name__}; a query list is a flat list of strings")
     for row, entry in enumerate(value):
         if not isinstance(entry, str):
-            raise MetaclipError(f"{name}, row {row}: {entry!r} is not a string; a query list is a flat list of strings")
+            raise MetaclipError(f"{name}, row {row}: {entry!r:.80} is not a string; a query list is a flat list of strings")
     return value
 
 
