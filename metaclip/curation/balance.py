@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -20,7 +19,6 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from metaclip.curation import pool as pools
@@ -29,7 +27,7 @@ from metaclip.curation.draw import FIXED_POINT, Tally, draw_rows, expect_rows, p
 from metaclip.curation.match import COMPRESSION, MATCHES, Advance
 from metaclip.curation.pool import BrokenInput, Columns, Losses, Shard
 from metaclip.curation.sorting import UidSet, merge_runs, write_run, write_subset
-from metaclip.curation.uid import from_binary, to_hex
+from metaclip.curation.uid import as_written, from_binary, to_hex
 from metaclip.errors import MetaclipError
 from metaclip.metadata.entries import Metadata
 from metaclip.shard.files import replacing
@@ -244,17 +242,16 @@ def _write_curated(
 
 def _curated(batch: pa.RecordBatch, columns: Columns, part: _Kept, places: npt.NDArray[np.int64]) -> pa.Table:
     """Put a batch of kept rows in the form of curated/."""
-    uid = to_hex(part.uids[places])
-    if columns.uid == "uid" and pa.types.is_string(batch.schema.field("uid").type):
-        # A uid given upstream is kept as it was written.
-        given = batch.column("uid")
-        uid = pc.if_else(pc.equal(pc.fill_null(given, ""), ""), uid, given)
-    own = {"uid", "matches", "keep_probability"}
-    names = [name for name in batch.schema.names if name not in own]
-    index = pa.array(places)
-    fields = [batch.schema.field(name) for name in names]
+    # A column UID would stand beside ours as a second one: names are found without regard to case.
+    own = [name in ("matches", "keep_probability") or name.lower() == "uid" for name in batch.schema.names]
+    carried = [i for i, replaced in enumerate(own) if not replaced]  # by number: names may stand twice
+    given = columns.uid is not None and columns.uid.lower() == "uid"
+    uids = part.uids[places]
+    uid = as_written(batch.column(columns.uid), uids) if given else to_hex(uids)
+    fields = [batch.schema.field(i) for i in carried]
     fields += [pa.field("uid", pa.string()), pa.field("matches", MATCHES), pa.field("keep_probability", pa.float64())]
-    arrays = [*(batch.column(name) for name in names), uid, part.matches.take(index), pa.array(part.probability[places])]
+    index = pa.array(places)
+    arrays = [*(batch.column(i) for i in carried), uid, part.matches.take(index), pa.array(part.probability[places])]
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
 
 
@@ -356,13 +353,16 @@ def _repeats_variance(block: npt.NDArray[np.uint64]) -> int:
     Rows of one uid share one u, so row i is kept whenever a row of smaller P is: the variance is the sum over all i, j
     of min(P_i, P_j) - P_i P_j, which is m^2 P (1 - P) where all m are equal.
     """
-    total = 0
     new = np.flatnonzero(np.concatenate([[True], (block[1:, :2] != block[:-1, :2]).any(axis=1)]))
-    for begin, end in itertools.pairwise([*new.tolist(), len(block)]):
-        p = block[begin:end, 2].copy().view(np.float64)  # ascending: positive floats sort as their bits do
-        m = len(p)
-        least = float((p * (2 * (m - np.arange(m)) - 1)).sum())
-        total += int((least - float(p.sum()) ** 2) * FIXED_POINT)
+    sizes = np.diff(new, append=len(block))
+    total = 0
+    for m in np.unique(sizes).tolist():  # few: all uids that stand on m rows at once
+        rows = new[sizes == m][:, None] + np.arange(m)
+        p = block[rows, 2].view(np.float64)  # ascending: positive floats sort as their bits do
+        q = 1.0 - p
+        # In terms of P_i (1 - P_j) for i <= j, because no rounding makes such a sum negative.
+        rest = np.cumsum(q[:, ::-1], axis=1)[:, ::-1]
+        total += sum(map(int, ((p * (2.0 * rest - q)).sum(axis=1) * FIXED_POINT).tolist()))
     return total
 
 

@@ -1,24 +1,31 @@
 """Lines of JSON objects as Arrow tables: fast where a block is regular, line by line where it is not.
 
-A well-formed row is a line that is a JSON object, whatever its values are: so a row's number does not depend on which
-columns are read. A value that does not fit its column's type stands there as its JSON text. Bytes that are not UTF-8
-are carried as they are.
+A well-formed row is a line that is a JSON object of at most 100 levels, whatever its values are: so a row's number does
+not depend on which columns are read. A value that does not fit its column's type stands there as its JSON text. Bytes
+that are not UTF-8 are carried as they are.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.json
 
 from metaclip.errors import one_line
 
+BOM: Final = "\ufeff".encode()
+"""What some programs begin a file in UTF-8 with."""
 _BLOCK: Final = 1 << 24
-
-_KINDS: Final = {type(None): pa.null(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
+_LEVELS: Final = 100
+"""Deeper lines are malformed: Arrow and Python go down a level by a call, and end the process where the stack does."""
+_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"?')
+_KINDS: Final = {type(None): pa.null(), bool: pa.bool_(), float: pa.float64()}
 
 Lose = Callable[[str, str], None]
 """Called with a reason and a place for each line that is no row."""
@@ -27,7 +34,7 @@ Lose = Callable[[str, str], None]
 def blocks(open_stream: Callable[[Any], Any], file: Any) -> Iterator[tuple[int, bytes]]:
     """Give (number of lines before, whole lines) of a file, about 16 MB at a time."""
     with open_stream(file) as stream:
-        rest, line = b"", 0
+        rest, line = bytes(stream.read(len(BOM))).removeprefix(BOM), 0
         while block := bytes(stream.read(_BLOCK)):
             whole, newline, rest = (rest + block).rpartition(b"\n")
             if newline:
@@ -37,37 +44,45 @@ def blocks(open_stream: Callable[[Any], Any], file: Any) -> Iterator[tuple[int, 
             yield line, rest + b"\n"
 
 
-def schema(parts: Iterable[tuple[int, bytes]], first_only: bool = False) -> pa.Schema:
-    """Infer the columns of all blocks, or of the first; a column of several kinds of values is string."""
+def schema(parts: Iterable[tuple[int, bytes]], rows: int | None = None) -> pa.Schema:
+    """Infer the columns of blocks, as many as hold `rows` rows; a column of several kinds of values is string."""
     types: dict[str, pa.DataType] = {}
+    left = rows
     for _, block in parts:
         found: Iterable[tuple[str, pa.DataType]]
         try:
-            found = [(field.name, field.type) for field in _fast(block, None).schema]
-        except pa.ArrowInvalid:
-            found = [
-                (key, _KINDS.get(type(value), pa.string()))
-                for row in _objects(block, 0, lambda reason, place: None)
-                for key, value in row.items()
-            ]
+            table = _fast(block, None)
+            found, n = [(field.name, _carried(field.type)) for field in table.schema], len(table)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError):
+            objects = list(_objects(block, 0, lambda reason, place: None))
+            found, n = [(key, _kind(value)) for row in objects for key, value in row.items()], len(objects)
         for name, kind in found:
             types[name] = _common(types[name], kind) if name in types else kind
-        if first_only:
+        if left is not None and (left := left - n) <= 0:
             break
-    return pa.schema(list(types.items()))
+    return pa.schema([(name, kind) for name, kind in types.items() if _is_utf8(name)])
 
 
-def table(block: bytes, line: int, wanted: pa.Schema, lose: Lose) -> pa.Table:
-    """Read the `wanted` columns of a block of lines, the first of which has number `line` (from 0)."""
+def table(block: bytes, line: int, wanted: pa.Schema, lose: Lose, rows: int | None = None) -> pa.Table:
+    """Read the `wanted` columns of a block of lines, the first of which has number `line` (from 0).
+
+    Lines that are no rows, up to the row with number `rows`, go to `lose`.
+    """
     try:
         return _fast(block, wanted).select(wanted.names).cast(wanted).combine_chunks()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, KeyError):
-        rows = list(_objects(block, line, lose))
-    return pa.table([_column([row.get(field.name) for row in rows], field.type) for field in wanted], schema=wanted)
+        objects = list(itertools.islice(_objects(block, line, lose), rows))
+    return pa.table([_column([row.get(field.name) for row in objects], field.type) for field in wanted], schema=wanted)
 
 
 def _fast(block: bytes, wanted: pa.Schema | None) -> pa.Table:
-    return pyarrow.json.read_json(
+    """Parse a block by Arrow. Raise ArrowInvalid where it is not one object a line, or a value is not of its type."""
+    lines = block.count(b"\n")
+    # Arrow takes objects wherever they begin. If all lines have braces at their ends, none goes on in the next line.
+    between = block.count(b"}\n{") + block.count(b"}\r\n{")
+    if not (block.startswith(b"{") and block.endswith((b"}\n", b"}\r\n")) and between == lines - 1) or _is_deep(block):
+        raise pa.ArrowInvalid("not one object a line")
+    table = pyarrow.json.read_json(
         pa.BufferReader(block),
         read_options=pyarrow.json.ReadOptions(use_threads=False, block_size=max(1, len(block))),
         parse_options=pyarrow.json.ParseOptions(
@@ -76,21 +91,72 @@ def _fast(block: bytes, wanted: pa.Schema | None) -> pa.Table:
             newlines_in_values=False,
         ),
     )
+    if len(table) != lines:
+        raise pa.ArrowInvalid(f"{len(table)} objects in {lines} lines")
+    return table
+
+
+def _is_deep(block: bytes) -> bool:
+    """Tell whether some line is nested too deep."""
+    opened = block.count(b"{") + block.count(b"[")
+    return opened - block.count(b"\n") >= _LEVELS and any(map(_is_deep_line, block.split(b"\n")))
+
+
+def _is_deep_line(line: bytes) -> bool:
+    if line.count(b"{") + line.count(b"[") <= _LEVELS:
+        return False
+    chars = np.frombuffer(_STRING.sub(b"", line), np.uint8) | 0x20  # so that "[" is "{", and "]" is "}"
+    levels = np.cumsum((chars == ord("{")).astype(np.int64) - (chars == ord("}")))
+    return bool(levels.max(initial=0) > _LEVELS)
 
 
 def _objects(block: bytes, line: int, lose: Lose) -> Iterator[dict[str, Any]]:
     for number, text in enumerate(block.split(b"\n"), line + 1):
         if not text.strip():
             continue
+        if _is_deep_line(text):
+            lose("malformed_row", f"line {number}: nested deeper than {_LEVELS} levels")
+            continue
         try:
-            value = json.loads(text.decode("utf-8", "surrogateescape"), strict=False)
-        except (ValueError, RecursionError) as error:
+            value = json.loads(text.decode("utf-8", "surrogateescape"), strict=False, parse_int=_integer)
+        except ValueError as error:
             lose("malformed_row", f"line {number}: {one_line(error, 100)}")
             continue
         if isinstance(value, dict):
             yield value
         else:
             lose("malformed_row", f"line {number}: a JSON {type(value).__name__}, not an object")
+
+
+def _integer(digits: str) -> int | float:
+    # Python refuses to read integers of thousands of digits.
+    return int(digits) if len(digits) < 1000 else float(digits)
+
+
+def _is_utf8(key: str) -> bool:
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _kind(value: Any) -> pa.DataType:
+    """Give the type of a value, as Arrow infers it; string for a list or an object."""
+    if type(value) is int:
+        return pa.int64() if -(1 << 63) <= value < 1 << 63 else pa.float64()
+    return _KINDS.get(type(value), pa.string())
+
+
+def _carried(kind: pa.DataType) -> pa.DataType:
+    """Give an inferred type with strings that look like times as the strings they are."""
+    if pa.types.is_temporal(kind):
+        return pa.string()
+    if pa.types.is_list(kind):
+        return pa.list_(_carried(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([(field.name, _carried(field.type)) for field in kind])
+    return kind
 
 
 def _common(one: pa.DataType, other: pa.DataType) -> pa.DataType:
@@ -102,12 +168,11 @@ def _common(one: pa.DataType, other: pa.DataType) -> pa.DataType:
 
 
 def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
-    if not pa.types.is_string(kind):
-        try:
-            return pa.array(values, kind)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-            return pa.array([None if isinstance(v, str | dict | list) else v for v in values], kind, from_pandas=True)
-    return pa.array([None if value is None else _bytes(value) for value in values], pa.binary()).view(pa.string())
+    if pa.types.is_string(kind):
+        return pa.array([None if value is None else _bytes(value) for value in values], pa.binary()).view(pa.string())
+    if pa.types.is_floating(kind):
+        values = [float(value) if isinstance(value, int) else value for value in values]
+    return pa.array(values, kind)
 
 
 def _bytes(value: Any) -> bytes:

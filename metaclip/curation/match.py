@@ -93,10 +93,10 @@ def plan(files: Sequence[PoolFile], settings: MatchSettings) -> tuple[list[Shard
         if left == 0:
             break
         try:
-            columns_of(file, settings)
+            columns = columns_of(file, settings)
             cut = pools.cut(file, index, left)
             if left is not None:
-                left -= sum(shard.rows or 0 for shard in cut) if file.form == "parquet" else pools.count_rows(file, left)
+                left -= pools.count_rows(file, columns, left)
             shards += cut
         except BrokenInput as error:
             broken[index] = error
@@ -107,8 +107,8 @@ def plan(files: Sequence[PoolFile], settings: MatchSettings) -> tuple[list[Shard
 
 def columns_of(file: PoolFile, settings: MatchSettings) -> Columns:
     """Find a file's columns. Raise BrokenInput if the file, or the text column, cannot be read."""
-    names = pools.column_names(file)
-    return pools.find_columns(names, file.path, settings.text_column, settings.url_column, settings.uid_column)
+    schema = pools.schema_of(file)
+    return pools.find_columns(schema, file.path, settings.text_column, settings.url_column, settings.uid_column)
 
 
 def match_shard(
@@ -128,7 +128,7 @@ def match_shard(
     row = shard.first
     with MatchedWriter(folder / "matched" / f"{shard.name}.parquet", settings.with_text) as writer:
         for batch in pools.read(shard, list(dict.fromkeys(wanted)), losses):
-            texts = _texts(batch, columns, shard, row, losses)
+            texts = _texts(batch, columns, row, losses)
             matches = matcher.match(texts)
             offsets = np.asarray(matches.offsets)
             size = np.diff(offsets)
@@ -267,9 +267,9 @@ def _save(path: Path, array: npt.NDArray[Any]) -> None:
         np.save(file, array)
 
 
-def _texts(batch: pa.RecordBatch, columns: Columns, shard: Shard, row: int, losses: Losses) -> pa.Array:
+def _texts(batch: pa.RecordBatch, columns: Columns, row: int, losses: Losses) -> pa.Array:
     """Give a batch's texts as a string or large_string array, null where they cannot be used; count why."""
-    texts = plain_texts(batch.column(columns.text), shard, columns.text)
+    texts = plain_texts(batch.column(columns.text))
     if columns.status is not None:
         failed = pc.fill_null(pc.not_equal(batch.column(columns.status).cast(pa.string()), "success"), True)
         n_failed = pc.sum(failed).as_py() or 0
@@ -283,18 +283,14 @@ def _texts(batch: pa.RecordBatch, columns: Columns, shard: Shard, row: int, loss
     return _without_invalid(texts, row, losses)
 
 
-def plain_texts(column: pa.Array, shard: Shard, name: str) -> pa.Array:
-    """Bring a text column to string or large_string. Raise BrokenInput if it holds anything but strings."""
+def plain_texts(column: pa.Array) -> pa.Array:
+    """Bring a text column (`metaclip.curation.pool.find_columns` saw to its type) to string or large_string."""
     kind = column.type
     if pa.types.is_dictionary(kind):
         column, kind = column.dictionary_decode(), kind.value_type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return column
     if pa.types.is_string_view(kind):
         return column.cast(pa.large_string())
-    if pa.types.is_null(kind):
-        return column.cast(pa.string())
-    raise BrokenInput(f"{shard.file.path}: the text column {name!r} is {kind}, must be string; choose one with --text-column")
+    return column.cast(pa.string()) if pa.types.is_null(kind) else column
 
 
 def _without_invalid(texts: pa.Array, row: int, losses: Losses) -> pa.Array:

@@ -131,7 +131,7 @@ class KernelEngine:
         values = np.empty(4 * n + 2 * scratch.raw_room, np.uint32)
         while match(
             machine.vector, automaton.rule.fold_spaces, starts.ctypes.data, stops.ctypes.data, n, state,
-            scratch.keys.ctypes.data, scratch.ends.ctypes.data, scratch.known.ctypes.data, scratch.raw.ctypes.data, scratch.raw_room, scratch.raw_ends.ctypes.data,
+            scratch.keys.ctypes.data, scratch.known.ctypes.data, scratch.raw.ctypes.data, scratch.raw_room, scratch.raw_ends.ctypes.data,
             scratch.firsts.ctypes.data, scratch.sorting.ctypes.data,
             values.ctypes.data, len(values), offsets.ctypes.data,
         ):  # fmt: skip

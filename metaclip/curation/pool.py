@@ -9,15 +9,19 @@ The unit of work is a shard: a run of row groups of one parquet file, or one fil
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import glob
+import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any, Final
 
 import fsspec
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
@@ -47,7 +51,7 @@ class PoolFile:
     """One file of a pool."""
 
     name: str
-    """Path below the pool's root: what cards and messages show."""
+    """Path below the folder that holds all of the pool: what cards show, and what it is known by."""
     path: str
     """Absolute path, or url."""
     form: str
@@ -112,51 +116,61 @@ class BrokenInput(MetaclipError):
 def find_files(paths: Paths) -> list[PoolFile]:
     """Find the files of a pool: a file, a folder (all below it) or a glob, or several of these, in sorted order."""
     wanted = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    files: dict[str, PoolFile] = {}
+    roots, files = [], {}
     for given in map(os.fspath, wanted):
-        for file in _find(given):
+        root, found = _find(given)
+        roots.append(root.split("/"))
+        for file in found:
             files.setdefault(file.path, file)
     forms = {file.form for file in files.values()}
     if len(forms) > 1:
         raise MetaclipError(f"the pool {_shown(wanted)} mixes {' and '.join(sorted(forms))} files; give one kind by a glob")
-    return list(files.values())
+    # A glob, its folder and its files one by one are one pool; and no two files have one name.
+    above = len("/".join(os.path.commonprefix(roots)))
+    return [dataclasses.replace(file, name=file.path[above:].lstrip("/")) for file in files.values()]
 
 
 def _shown(wanted: Iterable[Any]) -> str:
     return ", ".join(str(path) for path in wanted)
 
 
-def _find(given: str) -> list[PoolFile]:
+def _find(given: str) -> tuple[str, list[PoolFile]]:
+    """Find the files of one path: (the folder that they are below, files)."""
     try:
         fs, path = fsspec.core.url_to_fs(given)
         remote = "://" in given and not given.startswith("file://")
+        full = fs.unstrip_protocol if remote else os.path.abspath
         if glob.has_magic(path) and not fs.exists(path):
             root = path[: path.index(next(c for c in path if c in "*?["))].rpartition("/")[0]
             found = {p: i for p, i in fs.glob(path, detail=True).items() if i["type"] == "file"}
         elif fs.isdir(path):
-            if fs.exists(f"{path}/manifest.json") and fs.isdir(f"{path}/curated"):
-                raise MetaclipError(f"{given} is a run folder; its curated pairs are the pool {given.rstrip('/')}/curated")
-            root, found = path, fs.find(path, detail=True)
+            _refuse_run(fs, path, given)
+            # fsspec leaves out folders that it may not read, unless told otherwise.
+            root, found = path, fs.find(path, detail=True, **({} if remote else {"on_error": "raise"}))
         elif fs.exists(path):
             root, found = path.rpartition("/")[0], {path: fs.info(path)}
         else:
             raise MetaclipError(f"there is no pool at {given}; check the path")
+        files = []
+        for name in sorted(found):
+            parts = PurePosixPath(name[len(root) :]).parts
+            if (kind := _form(name)) is None or (name != path and any(part.startswith((".", "_")) for part in parts)):
+                continue
+            stamp = _stamp(found[name]) if remote else str(os.stat(name).st_mtime_ns)
+            files.append(PoolFile(name, full(name), *kind, int(found[name]["size"]), stamp))
     except (OSError, ImportError, ValueError) as error:
-        raise MetaclipError(f"the pool {given} cannot be listed ({one_line(error)})") from None
-    files = []
-    for name in sorted(found):
-        relative = name[len(root) :].lstrip("/")
-        if len(found) > 1 and any(part.startswith((".", "_")) for part in PurePosixPath(relative).parts):
-            continue
-        if (kind := _form(name)) is None:
-            continue
-        info = found[name]
-        full = fs.unstrip_protocol(name) if remote else os.path.abspath(name)
-        files.append(PoolFile(relative, full, *kind, int(info["size"]), _stamp(info, full if not remote else None)))
+        raise MetaclipError(f"the pool {given} cannot be listed ({one_line(error)}); check the path") from None
     if not files:
         kinds = ", ".join(_FORMATS)
         raise MetaclipError(f"there is no pool in {given}: no file that ends in {kinds} (maybe with {', '.join(_CODECS)})")
-    return files
+    return full(root or "/"), files
+
+
+def _refuse_run(fs: Any, path: str, given: str) -> None:
+    matched, curated = (fs.isdir(f"{path}/{stage}") for stage in ("matched", "curated"))
+    if fs.exists(f"{path}/manifest.json") and (matched or curated):
+        hint = f"its curated pairs are the pool {given.rstrip('/')}/curated" if curated else "balance it first"
+        raise MetaclipError(f"{given} is a run folder, not a pool; {hint}")
 
 
 def _form(name: str) -> tuple[str, str | None] | None:
@@ -168,9 +182,7 @@ def _form(name: str) -> tuple[str, str | None] | None:
     return None if form is None or (codec and form == "parquet") else (form, codec)
 
 
-def _stamp(info: dict[str, Any], local: str | None) -> str:
-    if local is not None:
-        return str(os.stat(local).st_mtime_ns)
+def _stamp(info: dict[str, Any]) -> str:
     return str(info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified") or "")
 
 
@@ -181,17 +193,22 @@ def open_file(file: PoolFile) -> Any:
 
 
 def find_columns(
-    names: Sequence[str], where: str, text: str | None = None, url: str | None = None, uid: str | None = None
+    schema: pa.Schema, where: str, text: str | None = None, url: str | None = None, uid: str | None = None
 ) -> Columns:
-    """Find the columns that mean something among `names`; those given by name must be there, in any case of letters.
+    """Find the columns that mean something; those given by name must be there, in any case of letters.
 
-    Raise MetaclipError for a text column that is missing or one of several, naming what was found and looked for.
+    Raise BrokenInput for a text column that is missing or one of several, naming what was found and looked for, and for
+    a column of a type that its role cannot have.
     """
+    names = schema.names
+    for name in names:
+        if names.count(name) > 1:
+            raise BrokenInput(f"{where} has {names.count(name)} columns with the name {name!r}; rename all but one")
 
     def find(role: str, given: str | None, candidates: Sequence[str]) -> str | None:
-        if given is not None:
-            if given in names:
-                return given
+        if given in names:
+            found = [given]
+        elif given is not None:
             found = [name for name in names if name.lower() == given.lower()]
         else:
             found = [name for name in names if name.lower() in candidates]
@@ -204,25 +221,44 @@ def find_columns(
                 f"{where} has no {role} column: looked for {wanted}, found {', '.join(map(repr, names)) or 'none'}; "
                 f"name it with --{role}-column"
             )
+        if found and not (_is_text(kind := schema.field(found[0]).type) or (role == "uid" and _is_number(kind))):
+            raise BrokenInput(
+                f"{where}: the {role} column {found[0]!r} is {kind}, must be string; choose one with --{role}-column"
+            )
         return found[0] if found else None
 
     found_text = find("text", text, TEXT_NAMES)
     assert found_text is not None
-    lower = {name.lower() for name in names}
-    status = "status" if {"status", "error_message", "key"} <= lower and "status" in names else None
-    return Columns(found_text, find("url", url, URL_NAMES), find("uid", uid, UID_NAMES), status)
+    # img2dataset's own columns, by which its files are known.
+    ours = {"status", "error_message", "key"} <= set(names) and _is_text(schema.field("status").type)
+    return Columns(found_text, find("url", url, URL_NAMES), find("uid", uid, UID_NAMES), "status" if ours else None)
 
 
-def column_names(file: PoolFile) -> list[str]:
-    """Read the names of a file's columns. Raise BrokenInput if it cannot be read."""
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
+    return any(is_kind(kind) for is_kind in kinds)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    """Tell whether a column can hold uids that are no text: integers, or 16 bytes."""
+    return pa.types.is_integer(kind) or (pa.types.is_fixed_size_binary(kind) and kind.byte_width == 16)
+
+
+def schema_of(file: PoolFile) -> pa.Schema:
+    """Read the names and types of a file's columns (jsonl: of its first 16 MB). Raise BrokenInput if it cannot be read."""
     with reading(file):
         if file.form == "parquet":
             with _parquet(file) as parquet:
-                return list(parquet.schema_arrow.names)
+                return parquet.schema_arrow
         if file.form == "jsonl":
-            return list(jsonl.schema(jsonl.blocks(_stream, file), first_only=True).names)
+            found = jsonl.schema(jsonl.blocks(_stream, file), rows=1)
+            if not found.names:
+                raise BrokenInput(f"{file.path} is empty: a jsonl pool holds a JSON object a line")
+            return found
         with _stream(file) as stream:
-            return list(_open_csv(file, stream).schema.names)
+            return pa.schema([(name, pa.string()) for name in _Csv(file, stream).names])
 
 
 def cut(file: PoolFile, file_index: int = 0, limit: int | None = None) -> list[Shard]:
@@ -252,12 +288,12 @@ def cut(file: PoolFile, file_index: int = 0, limit: int | None = None) -> list[S
     return shards
 
 
-def count_rows(file: PoolFile, limit: int) -> int:
+def count_rows(file: PoolFile, columns: Columns, limit: int) -> int:
     """Count the well-formed rows of a file, up to `limit`."""
     if file.form == "parquet":
         with reading(file), _parquet(file) as parquet:
             return min(limit, int(parquet.metadata.num_rows))
-    return sum(len(batch) for batch in read(Shard(file, 0, rows=limit), None, Losses()))
+    return sum(len(batch) for batch in read(Shard(file, 0, rows=limit), [columns.text], Losses()))
 
 
 class Losses:
@@ -283,12 +319,11 @@ def read(shard: Shard, columns: Sequence[str] | None, losses: Losses) -> Iterato
     left = shard.rows
     with reading(shard.file):
         for batch in _batches(shard, columns, losses):
-            if left is None:
-                yield batch
-            elif left > 0:
-                yield batch.slice(0, left)
-                left -= min(left, len(batch))
-            else:
+            if left is not None:
+                batch = batch.slice(0, left)
+                left -= len(batch)
+            yield batch
+            if left == 0:
                 return
 
 
@@ -315,25 +350,31 @@ def _batches(shard: Shard, columns: Sequence[str] | None, losses: Losses) -> Ite
     if shard.file.form == "parquet":
         assert shard.groups is not None
         with _parquet(shard.file) as parquet:
-            yield from parquet.iter_batches(
+            for batch in parquet.iter_batches(
                 BATCH_ROWS, row_groups=range(*shard.groups), columns=columns and list(columns), use_threads=False
-            )
+            ):
+                yield _without_views(batch)
     elif shard.file.form == "jsonl":
         if columns is None:
-            schema = jsonl.schema(jsonl.blocks(_stream, shard.file))
+            schema = jsonl.schema(jsonl.blocks(_stream, shard.file), shard.rows)
         else:
             schema = pa.schema([(name, pa.string()) for name in columns])
+        left = shard.rows
         for line, block in jsonl.blocks(_stream, shard.file):
-            yield from jsonl.table(block, line, schema, losses.add).to_batches(BATCH_ROWS)
+            table = jsonl.table(block, line, schema, losses.add, left)
+            left = None if left is None else max(0, left - len(table))
+            yield from table.to_batches(BATCH_ROWS)
     else:
         with _stream(shard.file) as stream:
-            reader = _open_csv(shard.file, stream, losses)
-            while True:
-                try:
-                    batch = reader.read_next_batch()
-                except StopIteration:
-                    return
-                yield batch if columns is None else batch.select(list(columns))
+            yield from _Csv(shard.file, stream, shard.rows, losses).batches(columns)
+
+
+def _without_views(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Give a batch with the strings that Arrow cannot take by row as those that it can."""
+    views = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+    if views.keys().isdisjoint(batch.schema.types):
+        return batch
+    return batch.cast(pa.schema([field.with_type(views.get(field.type, field.type)) for field in batch.schema]))
 
 
 def _parquet(file: PoolFile) -> Any:
@@ -348,41 +389,66 @@ def _stream(file: PoolFile) -> Any:
     return pa.CompressedInputStream(raw, file.codec) if file.codec else raw
 
 
-def _open_csv(file: PoolFile, stream: Any, losses: Losses | None = None) -> Any:
-    """Open a csv or tsv file with every column as strings: bytes are carried as they stand, nothing is guessed."""
-    delimiter = "\t" if file.form == "tsv" else ","
-    head = _first_line(stream, file)
-    names = _csv_names(head, delimiter)
+class _Csv:
+    """A csv or tsv file with every column as strings: bytes are carried as they stand, nothing is guessed.
 
-    def bad_row(row: Any) -> str:
-        if losses is not None:
-            expected = f"{row.expected_columns} columns expected, {row.actual_columns} found"
-            losses.add("malformed_row", f"row {row.number}: {expected}" if row.number else expected)
-        return "skip"
+    Arrow's parser wants UTF-8 in the rows that it leaves out. So it gets each byte as a character of its own (Latin-1),
+    and what it gives is put back into bytes.
+    """
 
-    return pyarrow.csv.open_csv(
-        _Prefixed(head, stream),
-        read_options=pyarrow.csv.ReadOptions(use_threads=False, block_size=_BLOCK),
-        parse_options=pyarrow.csv.ParseOptions(
-            delimiter=delimiter, newlines_in_values=True, invalid_row_handler=bad_row, ignore_empty_lines=True
-        ),
-        convert_options=pyarrow.csv.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.string()), check_utf8=False, strings_can_be_null=False
-        ),
-    )
+    def __init__(self, file: PoolFile, stream: Any, limit: int | None = None, losses: Losses | None = None) -> None:
+        """Read the names of the columns; malformed rows among the first `limit` will go to `losses`."""
+        head = _first_line(stream, file).removeprefix(jsonl.BOM)
+        delimiter = "\t" if file.form == "tsv" else ","
+        try:
+            rows = csv.reader(io.StringIO(head.decode("latin-1"), newline=""), delimiter=delimiter)
+            names = next(filter(None, rows))
+        except csv.Error as error:
+            raise BrokenInput(f"{file.path}: the line of column names cannot be read ({one_line(error)}); mend it") from None
+        skipped = 0
+
+        def bad_row(row: Any) -> str:
+            nonlocal skipped
+            # Row 1 is the column names; as many well-formed rows stand before this one:
+            before = row.number - 2 - skipped
+            skipped += 1
+            if losses is not None and (limit is None or before < limit):
+                place = f"row {row.number}: {row.expected_columns} columns expected, {row.actual_columns} found"
+                losses.add("malformed_row", place)
+            return "skip"
+
+        self._reader = pyarrow.csv.open_csv(
+            _Latin1(head, stream),
+            read_options=pyarrow.csv.ReadOptions(use_threads=False, block_size=2 * _BLOCK),
+            parse_options=pyarrow.csv.ParseOptions(
+                delimiter=delimiter, newlines_in_values=True, invalid_row_handler=bad_row, ignore_empty_lines=True
+            ),
+            convert_options=pyarrow.csv.ConvertOptions(
+                column_types=dict.fromkeys(names, pa.string()), check_utf8=False, strings_can_be_null=False
+            ),
+        )
+        if self._reader.schema.names != names:
+            raise BrokenInput(f"{file.path}: the line of column names is not plain csv (found {names}); mend it")
+        self.names = [name.encode("latin-1").decode() for name in names]
+
+    def batches(self, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
+        """Read batches of `columns` (None: all)."""
+        names = self.names if columns is None else list(columns)
+        for batch in self._reader:
+            for part in pa.Table.from_batches([batch]).to_batches(BATCH_ROWS):
+                yield pa.record_batch([_bytes_again(part.column(self.names.index(name))) for name in names], names)
 
 
-class _Prefixed:
-    """A stream with the bytes that were read ahead put back before it."""
+class _Latin1:
+    """A stream, after what was read of it already, with each byte as the character of that number, in UTF-8."""
 
     def __init__(self, head: bytes, rest: Any) -> None:
         self._head, self._rest, self.closed = head, rest, False
 
-    def read(self, size: int = -1) -> bytes:
-        if self._head:
-            head, self._head = self._head, b""
-            return head
-        return bytes(self._rest.read(size if size >= 0 else None))
+    def read(self, size: int) -> bytes:
+        half = max(1, size // 2)  # a character takes up to two bytes
+        read, self._head = self._head[:half], self._head[half:]
+        return (read or bytes(self._rest.read(half))).decode("latin-1").encode()
 
     def close(self) -> None:
         self.closed = True
@@ -391,22 +457,26 @@ class _Prefixed:
         return True
 
 
+def _bytes_again(column: pa.Array) -> pa.Array:
+    """Put a column of characters that stand for bytes back into these; not all of it need be UTF-8."""
+    _, offsets, data = column.buffers()
+    bounds = np.frombuffer(offsets, np.int32, len(column) + 1, 4 * column.offset)
+    text = data.slice(bounds[0], bounds[-1] - bounds[0]).to_pybytes().decode() if data is not None else ""
+    if text.isascii():
+        return column
+    ends = np.concatenate([[0], np.cumsum(pc.utf8_length(column))]).astype(np.int32)
+    return pa.StringArray.from_buffers(len(column), pa.py_buffer(ends), pa.py_buffer(text.encode("latin-1")))
+
+
 def _first_line(stream: Any, file: PoolFile) -> bytes:
     head = b""
-    while b"\n" not in head:
-        block = stream.read(1 << 16)
+    while not (b"\n" in head.lstrip() or b"\r" in head.lstrip()):
+        block = bytes(stream.read(1 << 16))
         if not block:
             break
-        head += bytes(block)
+        head += block
         if len(head) > _BLOCK:
             raise BrokenInput(f"{file.path}: the first line has over {_BLOCK} bytes; is it a {file.form} file?")
-    if not head.strip():
+    if not head.removeprefix(jsonl.BOM).strip():
         raise BrokenInput(f"{file.path} is empty; a {file.form} pool begins with a line of column names")
-    return head
-
-
-def _csv_names(head: bytes, delimiter: str) -> list[str]:
-    import csv
-
-    line = head.split(b"\n", 1)[0].decode("utf-8-sig").rstrip("\r")
-    return next(csv.reader([line], delimiter=delimiter))
+    return head if b"\n" in head or b"\r" in head else head + b"\n"

@@ -8,12 +8,14 @@ Cost: 0.15 us a uid a pass.
 from __future__ import annotations
 
 import bisect
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from metaclip.shard.files import replacing
 
@@ -46,13 +48,11 @@ def write_run(path: Path, rows: Rows) -> None:
 
 def merge_runs(paths: Sequence[Path], block: int = _BLOCK) -> Iterator[Rows]:
     """Give the rows of sorted runs in order, in blocks of about `block` rows; equal uids stand in one block."""
-    runs = [run for run in (np.load(path, mmap_mode="r") for path in paths) if len(run)]
+    runs = [run for run in map(_open_run, paths) if len(run)]
     if not runs:
         return
-    total = sum(len(run) for run in runs)
-    n_blocks = -(-total // block)
-    step = max(1, block // 64)
-    samples = sort_rows(np.concatenate([np.asarray(run[::step, :2]) for run in runs]))
+    n_blocks = -(-sum(map(len, runs)) // block)
+    samples = sort_rows(_sample(runs, max(1, block // 64)))
     bounds = [tuple(map(int, samples[len(samples) * i // n_blocks])) for i in range(1, n_blocks)]
     begins = [0] * len(runs)
     for bound in [*bounds, None]:
@@ -61,6 +61,29 @@ def merge_runs(paths: Sequence[Path], block: int = _BLOCK) -> Iterator[Rows]:
         if part:
             yield sort_rows(np.concatenate(part))
         begins = ends
+
+
+def _open_run(path: Path) -> Rows:
+    """Map a run into memory. The file is closed at once: there may be more runs than files a process may hold open."""
+    with pa.memory_map(str(path)) as file:
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        rows: Rows = np.frombuffer(file.read_buffer(), dtype).reshape(shape)
+    return rows
+
+
+def _sample(runs: Sequence[Rows], step: int) -> Rows:
+    """Take one uid of each `step`, counted through all runs, so that many short runs are sampled as one long run is.
+
+    Where in each `step` changes by the golden ratio: no length of runs that are each sorted is in step with it.
+    """
+    ends = np.cumsum([len(run) for run in runs])
+    strata = np.arange(-(-int(ends[-1]) // step))
+    places = np.minimum(step * strata + (0x9E3779B9 * strata & 0xFFFFFFFF) * step // (1 << 32), ends[-1] - 1)
+    cuts = np.searchsorted(places, [0, *ends.tolist()])
+    begins = ends - [len(run) for run in runs]
+    parts = zip(runs, begins, itertools.pairwise(cuts), strict=True)
+    return np.concatenate([run[places[i:j] - begin, :2] for run, begin, (i, j) in parts])
 
 
 def _place(run: Rows, bound: tuple[int, ...], begin: int) -> int:

@@ -66,6 +66,30 @@ def _other_separators() -> dict[int, str]:
     return table
 
 
+_LONG_NUMBER: Final = re.compile("&#([0-9]{8,})")
+_LONG_TEXT: Final = 1000
+
+
+@functools.cache
+def _mark_runs() -> re.Pattern[str]:
+    """Find long runs of combining marks and of what decomposes into them. Made in half a second, on first use."""
+    points = map(chr, range(sys.maxunicode + 1))
+    marks = "".join(char for char in points if unicodedata.combining(unicodedata.normalize("NFD", char)[0]))
+    return re.compile(f"[{marks}]{{32,}}")
+
+
+def _in_order(run: re.Match[str]) -> str:
+    marks = "".join(unicodedata.normalize("NFD", mark) for mark in run[0])
+    return "".join(sorted(marks, key=unicodedata.combining))
+
+
+def _compose(text: str) -> str:
+    """Give NFC in linear time: Python alone needs hours for a megabyte of combining marks that are out of order."""
+    if len(text) > _LONG_TEXT:  # a shorter one takes milliseconds at most
+        text = _mark_runs().sub(_in_order, text)
+    return unicodedata.normalize("NFC", text)
+
+
 @dataclasses.dataclass(frozen=True)
 class TextRule:
     """What is done to texts and entries before an entry is looked for; the default is the paper's rule."""
@@ -105,7 +129,8 @@ class TextRule:
     def clean_text(self, text: str) -> str:
         """Do to a text all that comes before the spacing of the paper's marks."""
         if self.unescape_html:
-            text = html.unescape(text)
+            # Python refuses to read numbers of thousands of digits; the eighth already says that it is no character.
+            text = html.unescape(_LONG_NUMBER.sub(lambda found: "&#" + (found[1].lstrip("0")[:8] or "0"), text))
         text = self._fold(text)
         return text.translate(_other_separators()) if self.unicode_separators else text
 
@@ -132,12 +157,12 @@ class TextRule:
 
     def _fold(self, text: str) -> str:
         if self.nfc:
-            text = unicodedata.normalize("NFC", text)
+            text = _compose(text)
         if self.fold_case:
             text = text.casefold()
             # Folding can take a string out of normal form.
             if self.nfc:
-                text = unicodedata.normalize("NFC", text)
+                text = _compose(text)
         return text
 
     def _edge(self, char: str) -> str:

@@ -47,8 +47,9 @@ def uids_of(texts: pa.Array, urls: pa.Array | None, given: pa.Array | None) -> U
     """Give the uids of pairs: uint64[n, 2].
 
     `texts` is a string array without nulls, `urls` and `given` string arrays (or None for no such column), `given`
-    maybe fixed_size_binary[16] or of integers.
+    maybe fixed_size_binary[16], of UUIDs or of integers.
     """
+    given = None if given is None else _plain(given)
     if given is not None and pa.types.is_fixed_size_binary(given.type) and given.type.byte_width == 16:
         uids = from_binary(given)
         missing = pc.is_null(given).to_numpy(zero_copy_only=False)
@@ -60,8 +61,8 @@ def uids_of(texts: pa.Array, urls: pa.Array | None, given: pa.Array | None) -> U
         rows = np.flatnonzero(missing)
         some = len(rows) < len(texts)
         index = pa.array(rows) if some else None
-        parts = [part.take(index) if some else part for part in (texts, urls) if part is not None]
-        uids[rows] = _md5([strings(part) for part in parts])
+        parts = [strings(part) for part in (texts, urls) if part is not None]
+        uids[rows] = _md5([part.take(index) if some else part for part in parts])
     return uids
 
 
@@ -85,9 +86,32 @@ def to_hex(uids: Uids) -> pa.Array:
     return pa.Array.from_buffers(pa.string(), len(uids), [None, pa.py_buffer(offsets), pa.py_buffer(text)])
 
 
+def as_written(given: pa.Array, uids: Uids) -> pa.Array:
+    """Give uids as a string array: as they were given upstream; in hex where none was, or bytes."""
+    ids = _plain(given)
+    if _is_binary(ids.type):
+        return to_hex(uids)
+    ids = pc.fill_null(ids.cast(pa.string()), "")
+    return pc.if_else(pc.equal(ids, ""), to_hex(uids), ids)
+
+
 def strings(column: pa.Array) -> pa.Array:
-    """Bring a column of strings, dictionaries of strings or numbers to large_string."""
+    """Bring a column of strings, bytes or numbers, or a dictionary of these, to large_string."""
+    column = _plain(column)
+    if _is_binary(column.type):  # a cast would refuse what is not UTF-8
+        return column.cast(pa.large_binary()).view(pa.large_string())
     return column.cast(pa.large_string())
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    """Take off what stands around the values: extension types (parquet's UUID) and dictionaries."""
+    if isinstance(column, pa.ExtensionArray):
+        column = column.storage
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return any(test(kind) for test in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary))
 
 
 def _from_strings(column: pa.Array) -> tuple[Uids, npt.NDArray[np.bool_]]:

@@ -247,6 +247,10 @@ CASES: Final[tuple[Case, ...]] = (
           unescape_html=True, unicode_separators=True),
     _case("unescape_html: entries stay", "&lt", "&lt;", (), unescape_html=True),
     _case("unescape_html, nfc", "café", "cafe&#x301;", ALL, unescape_html=True, nfc=True),
+    _case("unescape_html: a number of thousands of digits", ("\ufffd", "d"), f"&#{'9' * 5000}; &#{'0' * 5000}100;", ALL,
+          unescape_html=True),
+    _case("unescape_html: the largest numbers", ("\U0010fffd", "\ufffd"),
+          "&#1114109; &#1114112; &#00001114109; &#11141090;", ALL, unescape_html=True),
     _case("unescape_html: a surrogate is no character", ("\ufffd", "dog"), "&#xd800; dog", ALL, unescape_html=True),
     # fold_case: Unicode's case folding.
     _case("fold_case", "dog", "Dog DOG", ALL, fold_case=True),

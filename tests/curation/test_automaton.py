@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import os
 import subprocess
@@ -156,6 +157,17 @@ def test_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert list(tmp_path.iterdir()) == []
 
 
+def test_built_by_several_at_once(tmp_path: Path) -> None:
+    """Threads that find no file at the same time all get the automaton, and one whole file is left."""
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for number in range(20):
+            folders = [tmp_path / str(number)] * 4
+            for opened in pool.map(lambda folder: open_automaton(LIST, PAPER, folder), folders):
+                assert opened.list_digest == LIST.digest
+            (path,) = folders[0].iterdir()
+            load(path)
+
+
 def test_bytes_do_not_depend_on_the_hash_seed(tmp_path: Path) -> None:
     """Two processes with different hashes of strings write the same bytes."""
     program = """
@@ -213,7 +225,14 @@ def test_real_list_on_real_captions(data_folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "rule",
     [
-        TextRule(True, True, True, True, True, True),
+        TextRule(
+            space_entries=True,
+            fold_spaces=True,
+            unicode_separators=True,
+            nfc=True,
+            unescape_html=True,
+            fold_case=True,
+        ),
         TextRule(longest_only=True, fold_case=True, fold_spaces=True),
         TextRule(unspaced_scripts="fixed", nfc=True),
         TextRule(unspaced_scripts="published", longest_only=True),

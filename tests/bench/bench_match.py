@@ -1,0 +1,158 @@
+"""Matching, measured against what one would use instead, in one run on the same texts.
+
+    METACLIP_DATA=... python -m tests.bench.bench_match [--texts 1000000] [--rounds 3]
+
+All sides begin with an Arrow array of texts and end with the same Arrow list of sorted entry ids, asserted equal.
+Rounds alternate between the sides; the table gives medians, and ratios of medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import functools
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ahocorasick
+import ahocorasick_rs
+import numpy as np
+import pyarrow as pa
+
+from curation import naive
+from metaclip import Matcher, Metadata
+from metaclip.curation import automaton, kernel
+from metaclip.curation.matcher import MATCHES, _addresses
+from metaclip.curation.text_rule import PAPER
+from tests.bench import corpus
+
+SPACED = {mark: f" {mark} " for mark in ",.;:?!`"}
+
+
+def spaced(text: str) -> str:
+    """Pad a text as the paper does: the fastest way known to us in plain Python."""
+    for mark, wide in SPACED.items():
+        if mark in text:
+            text = text.replace(mark, wide)
+    return f" {text} ".replace("\t", " ").replace("\n", " ").replace("\r", " ")
+
+
+def pyahocorasick_side(entries: list[str]) -> Callable[[pa.Array], pa.Array]:
+    """Give the loop over pyahocorasick: pad, iter, set, sort."""
+    machine = ahocorasick.Automaton()
+    for entry_id, entry in enumerate(entries):
+        machine.add_word(f" {entry} ", entry_id)
+    machine.make_automaton()
+
+    def match(texts: pa.Array) -> pa.Array:
+        return pa.array([sorted({i for _, i in machine.iter(spaced(text))}) for text in texts.to_pylist()], MATCHES)
+
+    return match
+
+
+def ahocorasick_rs_side(entries: list[str]) -> Callable[[pa.Array], pa.Array]:
+    """Give the loop over ahocorasick-rs: pad, find, set, sort."""
+    machine = ahocorasick_rs.AhoCorasick([f" {entry} " for entry in entries])
+    find = functools.partial(machine.find_matches_as_indexes, overlapping=True)
+
+    def match(texts: pa.Array) -> pa.Array:
+        return pa.array([sorted({found[0] for found in find(spaced(text))}) for text in texts.to_pylist()], MATCHES)
+
+    return match
+
+
+def naive_side(entries: list[str]) -> Callable[[pa.Array], pa.Array]:
+    """Give the double loop."""
+    return lambda texts: pa.array([naive.match(entries, text) for text in texts.to_pylist()], MATCHES)
+
+
+def batched(matcher: Matcher, texts: pa.Array, threads: int) -> pa.Array:
+    """Match in batches of 65,536 texts on some threads."""
+    parts = [texts.slice(i, 1 << 16) for i in range(0, len(texts), 1 << 16)]
+    if threads == 1:
+        return pa.concat_arrays([matcher.match(part) for part in parts])
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        return pa.concat_arrays(list(pool.map(matcher.match, parts)))
+
+
+def split_pass(matcher: Matcher, texts: pa.Array) -> None:
+    """Run the kernel's first pass alone, in the same batches."""
+    machine = matcher._find.automaton.machines[0]
+    for i in range(0, len(texts), 1 << 16):
+        starts, stops, longest, _owner = _addresses(texts.slice(i, 1 << 16))
+        scratch = kernel.Scratch(1, 1, longest, False)
+        state = np.zeros(kernel.STATE_SIZE, np.int64)
+        kernel.compiled("split")(
+            machine.vector, starts.ctypes.data, stops.ctypes.data, len(starts), state,
+            scratch.keys.ctypes.data,
+        )  # fmt: skip
+
+
+def timed(run: Callable[[], Any]) -> tuple[float, Any]:
+    """Run once: (seconds, result)."""
+    begin = time.perf_counter()
+    result = run()
+    return time.perf_counter() - begin, result
+
+
+def main() -> None:
+    """Run and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--texts", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    entries, texts = corpus.entries(), corpus.texts(arguments.texts)
+    metadata = Metadata(entries)
+    print(f"{len(texts):,} texts of {texts.nbytes / len(texts) - 4:.0f} bytes, {len(entries):,} entries\n")
+
+    with tempfile.TemporaryDirectory() as folder:
+        kernel.compiled("symbol_keys"), kernel.compiled("displace"), kernel.compiled("fill_edges")
+        build_s, built = timed(lambda: automaton.build(metadata))
+        path = Path(folder) / "x.automaton"
+        automaton.save(built, path)
+        automaton.load(path)
+        open_s = statistics.median(timed(lambda: automaton.load(path))[0] for _ in range(5))
+        print(f"automaton: {path.stat().st_size / 2**20:.1f} MiB, built in {build_s:.1f} s, opened in {1000 * open_s:.0f} ms\n")
+        matcher = Matcher(metadata, PAPER, cache=Path(folder))
+    kernel.compiled("split")
+
+    peers = {"pyahocorasick loop": pyahocorasick_side(entries), "ahocorasick-rs loop": ahocorasick_rs_side(entries)}
+    ours: dict[str, Callable[[], Any]] = {
+        "metaclip": lambda: batched(matcher, texts, 1),
+        "metaclip, 2 threads": lambda: batched(matcher, texts, 2),
+        "metaclip, tokenise alone": lambda: split_pass(matcher, texts),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in (*peers, *ours)}
+    results: dict[str, Any] = {}
+    for _ in range(arguments.rounds):
+        for name, side in peers.items():
+            took, results[name] = timed(functools.partial(side, texts))
+            seconds[name].append(took)
+            for own, run in ours.items():  # ours beside each peer, so that drift of the machine meets both
+                took, results[own] = timed(run)
+                seconds[own].append(took)
+    few = texts[:50]
+    naive_s, naive_result = timed(functools.partial(naive_side(entries), few))
+    seconds["naive double loop (50 texts)"] = [naive_s * len(texts) / len(few)]
+    expected = results["metaclip"]
+    assert naive_result.equals(expected[:50])
+    for name in (*peers, "metaclip, 2 threads"):
+        assert results[name].equals(expected), f"{name} differs"
+    print(f"{len(expected.values) / len(expected):.2f} matches a text, equal on all sides\n", file=sys.stderr)
+
+    base = statistics.median(seconds["pyahocorasick loop"])
+    print("| | texts/s | us a text | against the loop over pyahocorasick |\n|---|---:|---:|---:|")
+    for name in ("naive double loop (50 texts)", *peers, *ours):
+        middle = statistics.median(seconds[name])
+        print(f"| {name} | {len(texts) / middle:,.0f} | {1e6 * middle / len(texts):.2f} | {base / middle:.3g} x |")
+    one, two, split = (statistics.median(seconds[name]) for name in ours)
+    print(f"\nall passes are {one / split:.2f} x the tokenise pass; two threads are {one / two:.2f} x one")
+
+
+if __name__ == "__main__":
+    main()
