@@ -6,6 +6,7 @@ overrides a key and is recorded all the same: the resolved recipe and its digest
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import os
@@ -18,7 +19,7 @@ from typing import Any, TypeVar
 
 import tomli_w
 
-from metaclip.errors import MetaclipError
+from metaclip.errors import MetaclipError, one_line
 
 Settings = TypeVar("Settings")
 
@@ -29,9 +30,9 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         return tomllib.loads(Path(name).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise MetaclipError(f"there is no recipe {name}") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise MetaclipError(f"the recipe {name} cannot be read: {error}") from None
+        raise MetaclipError(f"there is no recipe {name}; check the path") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise MetaclipError(f"the recipe {name} cannot be read ({one_line(error)}); a recipe is a TOML file") from None
 
 
 def tables(recipe: Mapping[str, Any], where: str, known: Mapping[str, type]) -> dict[str, Any]:
@@ -50,7 +51,7 @@ def tables(recipe: Mapping[str, Any], where: str, known: Mapping[str, type]) -> 
 def settings(kind: type[Settings], table: Any, where: str) -> Settings:
     """Make a table a dataclass, checking names and types."""
     if not isinstance(table, Mapping):
-        raise MetaclipError(f"{where} is {table!r}, must be a table")
+        raise MetaclipError(f"{where} is {table!r:.80}, must be a table")
     hints = typing.get_type_hints(kind)
     values = {}
     for key, value in table.items():
@@ -89,13 +90,14 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         return settings(hint, value, where)
     if typing.get_origin(hint) is typing.Literal:
         if value not in typing.get_args(hint):
-            raise MetaclipError(f"{where} is {value!r}, must be one of {', '.join(map(repr, typing.get_args(hint)))}")
+            raise MetaclipError(f"{where} is {value!r:.80}, must be one of {', '.join(map(repr, typing.get_args(hint)))}")
         return value
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     for kind in kinds:
         if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
+            with contextlib.suppress(OverflowError):
+                return float(value)
         if isinstance(kind, type) and isinstance(value, kind) and (kind is bool) == isinstance(value, bool):
             return value
     names = " or ".join(kind.__name__ for kind in kinds if kind is not type(None))
-    raise MetaclipError(f"{where} is {value!r}, must be {names}")
+    raise MetaclipError(f"{where} is {value!r:.80}, must be {names}")

@@ -7,10 +7,11 @@ which engine, or in how many files it went in.
 from __future__ import annotations
 
 import datetime
-import hashlib
+import math
 import platform
 from collections.abc import Mapping
 from importlib import metadata as installed
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -19,12 +20,13 @@ import pyarrow.compute as pc
 from metaclip._version import __version__
 from metaclip.curation.balance import tail_share
 from metaclip.curation.run import Run
-from metaclip.errors import MetaclipError
 from metaclip.shard import funnel as funnels
-from metaclip.shard.files import file_digest, replacing, write_json
-from metaclip.shard.folder import digest_of
+from metaclip.shard.files import file_digest, read_json, replacing, write_json
+from metaclip.shard.stage import digest_of
 
 SCHEMA: Final = {"name": "metaclip-account", "version": 1}
+_CARD: Final = "card.json"
+_PAGE: Final = "card.md"
 _TOP: Final = 25
 _PACKAGES: Final = ("numpy", "numba", "pyarrow")
 
@@ -38,55 +40,49 @@ def versions() -> dict[str, str]:
     }
 
 
-def write_account(run: Run, recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Write card.json and card.md into a balanced run's folder; give the account."""
-    account = make_account(run, recipe)
-    write_json(run.path / "card.json", account)
-    with replacing(run.path / "card.md") as temporary:
+def write_account(run: Run) -> dict[str, Any]:
+    """Write card.md and card.json into a balanced run's folder; give the account."""
+    account = make_account(run)
+    with replacing(run.path / _PAGE) as temporary:
         temporary.write_text(render(account), encoding="utf-8")
+    write_json(run.path / _CARD, account)
     return account
 
 
-def make_account(run: Run, recipe: Mapping[str, Any]) -> dict[str, Any]:
+def has_account(folder: Path) -> bool:
+    """Tell whether a run's folder holds its account."""
+    return read_json(folder / _CARD) is not None
+
+
+def remove_account(folder: Path) -> None:
+    """Remove the account from a run's folder."""
+    for name in (_CARD, _PAGE):
+        (folder / name).unlink(missing_ok=True)
+
+
+def make_account(run: Run) -> dict[str, Any]:
     """Make the account of a balanced run from its files."""
-    if run.balance is None:
-        raise MetaclipError(f"{run.path} is matched but not balanced; run: metaclip balance {run.path}")
-    counts, t, balance, match = run.counts.values, run.t, run.balance, run.match
+    counts, t, seed, match, entries = run.counts.values, run.t, run.seed, run.match, run.entries
+    balance = run.manifest["stages"]["balance"]
     zero, tail = counts == 0, (counts > 0) & (counts < t)
     head = counts >= t
-    funnel = {**match["funnel"], **{key: balance["funnel"].get(key, 0) for key in ("not_drawn", "kept")}}
+    funnel = {**match["funnel"], **{key: balance["funnel"].get(key, 0) for key in (*funnels.BALANCE_REASONS, "kept")}}
     funnels.check(funnel, "rows", funnels.MATCH_REASONS, "matched")
-    if balance["lost"] == match["lost"]:
-        funnels.check(funnel, "matched", funnels.BALANCE_REASONS, "kept")
+    funnels.check(funnel, "matched", funnels.BALANCE_REASONS, "kept")
     with (run.path / "curated.npy").open("rb") as file:
         curated = file_digest(file)
-    entries = run.entries
     result = {
         "semantics": {"match": match["semantics"], "balance": balance["semantics"]},
-        "list": {
-            "digest": match["list"],
-            "entries": len(counts),
-            "sources": _by_source(entries),
-        },
+        "list": {"digest": match["list"], "entries": len(counts)},
         "rule": match["rule"],
-        "balance": {
-            "t": t,
-            "asked": balance["asked"],
-            "tail_share": tail_share(counts, t),
-            "seed": balance["seed"],
-            "epoch": 0,
-        },
+        "balance": {"t": t, "tail_share": tail_share(counts, t), "seed": seed, "epoch": 0},
         "funnel": funnel,
-        "entries": {
-            "zero": int(zero.sum()),
-            "tail": int(tail.sum()),
-            "head": int(head.sum()),
-        },
+        "entries": {"zero": int(zero.sum()), "tail": int(tail.sum()), "head": int(head.sum())},
         "sums": {
             "count": int(counts.sum()),
             "count_tail": int(counts[tail].sum()),
             "count_head": int(counts[head].sum()),
-            "expected": float(pc.sum(entries["expected"]).as_py()),
+            "expected": math.fsum(entries["expected"].to_pylist()),  # rounded once, in whatever order
             "kept": int(pc.sum(entries["kept"]).as_py()),
         },
         "pairs": {
@@ -99,22 +95,29 @@ def make_account(run: Run, recipe: Mapping[str, Any]) -> dict[str, Any]:
         },
         "digests": {"counts": match["counts_digest"], "curated": curated},
     }
-    identity = {key: value for key, value in result.items() if key != "balance"}
-    identity["balance"] = {key: value for key, value in result["balance"].items() if key != "asked"}
+    # A setting of the rule that is not used is left out, so that one added later changes no digest.
+    identity = {**result, "rule": _used(match["rule"])}
+    recipe = {**run.manifest["settings"], "match": {**run.manifest["settings"]["match"], "metadata": match["list"]}}
     order = np.lexsort((np.arange(len(counts)), -counts.astype(np.int64)))[:_TOP]
-    top = [row for row in entries.take(order).to_pylist() if row["count"]]
     return {
+        **result,
         "schema": SCHEMA,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": versions(),
-        "recipe": dict(recipe),
+        "recipe": recipe,
         "recipe_digest": digest_of(recipe),
-        "inputs": [{key: item[key] for key in ("name", "size", "sha256")} for item in run.matched.manifest["inputs"]],
-        "lost_inputs": [item["name"] for item in match["lost"]],
-        **result,
-        "top_entries": top,
-        "result_digest": hashlib.sha256(digest_of(identity).encode()).hexdigest(),
+        "inputs": [{key: item[key] for key in ("name", "size", "sha256")} for item in run.manifest["inputs"]],
+        "lost_inputs": [{key: item[key] for key in ("name", "first", "rows")} for item in match["lost"]],
+        "list": {**result["list"], "sources": _by_source(entries)},
+        "balance": {**result["balance"], "asked": balance["asked"]},
+        "top_entries": [row for row in entries.take(order).to_pylist() if row["count"]],
+        "result_digest": digest_of(identity),
     }
+
+
+def _used(rule: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the settings of a text rule that are not as in the paper."""
+    return {name: value for name, value in rule.items() if value not in (False, "none")}
 
 
 def _by_source(entries: Any) -> dict[str, int]:
@@ -132,13 +135,13 @@ def render(account: Mapping[str, Any]) -> str:
         "# Account of a curated set",
         "",
         f"**{pairs['kept']:,} pairs** kept of {funnel['rows']:,} rows ({share:.1f}%): matched against "
-        f"{account['list']['entries']:,} entries, balanced at t = {balance['t']:g}.",
+        f"{account['list']['entries']:,} entries, balanced at t = {_number(balance['t'])}.",
         "",
         f"Result digest `{account['result_digest']}`",
         "",
     ]
     if account["lost_inputs"]:
-        lost = ", ".join(f"`{_plain(name)}`" for name in account["lost_inputs"])
+        lost = ", ".join(map(_lost, account["lost_inputs"]))
         lines += [f"**Not all inputs could be read.** Missing from every figure here: {lost}", ""]
     lines += ["## Funnel", "", "| rows | | |", "|---:|---|---|"]
     for key, rows in _funnel_rows(funnel):
@@ -149,7 +152,7 @@ def render(account: Mapping[str, Any]) -> str:
         "",
         "| | |",
         "|---|---:|",
-        f"| t (asked: {_plain(balance['asked'])}) | {balance['t']:g} |",
+        f"| t (asked: {_plain(balance['asked'])}) | {_number(balance['t'])} |",
         f"| tail share at t | {100 * balance['tail_share']:.2f}% |",
         f"| pairs expected | {pairs['expected']:,.1f} ± {pairs['deviation']:,.1f} |",
         f"| pairs kept | {pairs['kept']:,} ({off:+.1f} standard deviations) |",
@@ -172,15 +175,15 @@ def render(account: Mapping[str, Any]) -> str:
     ]
     for row in account["top_entries"]:
         lines.append(
-            f"| `{_plain(row['entry'])}` | {_plain(row['source'] or '')} | {row['count']:,} | {row['probability']:.4f} "
+            f"| {_plain(row['entry'])} | {_plain(row['source'] or '')} | {row['count']:,} | {row['probability']:.4f} "
             f"| {row['expected']:,.1f} | {row['kept']:,} |"
         )
     lines += ["", "## Made from", "", "| input | bytes | sha256 |", "|---|---:|---|"]
     shown = account["inputs"][:50]
-    lines += [f"| `{_plain(item['name'])}` | {item['size']:,} | `{item['sha256']}` |" for item in shown]
+    lines += [f"| {_plain(item['name'])} | {item['size']:,} | `{item['sha256']}` |" for item in shown]
     if len(shown) < len(account["inputs"]):
         lines.append(f"| ... and {len(account['inputs']) - len(shown):,} more, in card.json | | |")
-    rule = [name for name, value in account["rule"].items() if value not in (False, "none")]
+    rule = [name if value is True else f"{name} = {value}" for name, value in _used(account["rule"]).items()]
     lines += [
         "",
         f"- list: sha256 `{account['list']['digest']}`",
@@ -198,9 +201,20 @@ def _funnel_rows(funnel: Mapping[str, int]) -> list[tuple[str, int]]:
     return [(key, funnel.get(key, 0)) for key in keys if key in always or funnel.get(key, 0)]
 
 
+def _number(value: float) -> str:
+    """Write a number so that it reads back as it is, whole ones without a point."""
+    return f"{value:,.0f}" if value == int(value) else repr(value)
+
+
+def _lost(item: Mapping[str, Any]) -> str:
+    if item["rows"] is None:
+        return _plain(item["name"])
+    return f"{_plain(item['name'])} (rows {item['first']:,} to {item['first'] + item['rows'] - 1:,})"
+
+
+_MARKUP: Final = str.maketrans({char: f"&#{ord(char)};" for char in "&<>|`*_[]\\~$:@#"})
+
+
 def _plain(text: Any) -> str:
-    """Show text from outside inside a Markdown table: one line, nothing that Markdown or HTML reads."""
-    safe = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text))
-    for char, code in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "&#124;"), ("`", "'")):
-        safe = safe.replace(char, code)
-    return safe
+    """Show text from outside in Markdown: one line, without a character that Markdown, HTML or a terminal acts on."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text)).translate(_MARKUP)

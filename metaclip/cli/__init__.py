@@ -60,11 +60,14 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line; leave the process with the exit codes of `metaclip.errors`."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        group.main(arguments, prog_name="metaclip", standalone_mode=False)
+        given = _in_utf8(sys.argv[1:] if arguments is None else arguments)
+        group.main(given or ["--help"], prog_name="metaclip", standalone_mode=False)
     except click.exceptions.Exit as exit_:
         sys.exit(exit_.exit_code)
-    except click.ClickException as error:
-        error.show()
+    except click.UsageError as error:
+        verb = error.ctx.command_path if error.ctx else "metaclip"
+        message = " ".join(error.format_message().split()).removesuffix(".")
+        click.echo(f"{verb}: {message}. See {verb} --help.", err=True)
         sys.exit(error.exit_code)
     except MetaclipError as error:
         click.echo(f"metaclip: {error}", err=True)
@@ -75,6 +78,16 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
+
+
+def _in_utf8(arguments: list[str]) -> list[str]:
+    """Give the arguments back. Raise MetaclipError for one that no recipe, manifest or card could hold."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise MetaclipError(f"the argument {argument!a} is not valid UTF-8; rename the file, or mend the text") from None
+    return arguments
 
 
 def _interrupt(number: int, frame: Any) -> None:

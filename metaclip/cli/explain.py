@@ -23,7 +23,7 @@ Examples:
 @click.option("--url", help="The pair's url: with the text it makes the uid.")
 @click.option("--uid", help="The pair's uid, where it has one of its own.")
 @click.option("--t", type=float, metavar="T", help="Another t than the run's.")
-@click.option("--seed", type=int, help="Another seed than the run's.")
+@click.option("--seed", type=click.IntRange(0, (1 << 64) - 1), help="Another seed than the run's.")
 @click.option("--epoch", type=click.IntRange(0), default=0, show_default=True, help="The epoch of an online draw.")
 @options.rule_options
 def command(text: str, run: str | None, metadata: str | None, url: str | None, uid: str | None, **flags: Any) -> None:

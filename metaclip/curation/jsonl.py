@@ -60,7 +60,7 @@ def schema(parts: Iterable[tuple[int, bytes]], rows: int | None = None) -> pa.Sc
             types[name] = _common(types[name], kind) if name in types else kind
         if left is not None and (left := left - n) <= 0:
             break
-    return pa.schema([(name, kind) for name, kind in types.items() if _is_utf8(name)])
+    return pa.schema([(name, kind) for name, kind in types.items() if is_utf8(name)])
 
 
 def table(block: bytes, line: int, wanted: pa.Schema, lose: Lose, rows: int | None = None) -> pa.Table:
@@ -133,9 +133,10 @@ def _integer(digits: str) -> int | float:
     return int(digits) if len(digits) < 1000 else float(digits)
 
 
-def _is_utf8(key: str) -> bool:
+def is_utf8(name: str) -> bool:
+    """Tell whether a name came from bytes in UTF-8: Python keeps others as lone surrogates."""
     try:
-        key.encode()
+        name.encode()
     except UnicodeEncodeError:
         return False
     return True

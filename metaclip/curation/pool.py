@@ -156,6 +156,8 @@ def _find(given: str) -> tuple[str, list[PoolFile]]:
             parts = PurePosixPath(name[len(root) :]).parts
             if (kind := _form(name)) is None or (name != path and any(part.startswith((".", "_")) for part in parts)):
                 continue
+            if not jsonl.is_utf8(name):
+                raise MetaclipError(f"the name of {name!a} is not valid UTF-8, so no card can show it; rename the file")
             stamp = _stamp(found[name]) if remote else str(os.stat(name).st_mtime_ns)
             files.append(PoolFile(name, full(name), *kind, int(found[name]["size"]), stamp))
     except (OSError, ImportError, ValueError) as error:
@@ -221,11 +223,15 @@ def find_columns(
                 f"{where} has no {role} column: looked for {wanted}, found {', '.join(map(repr, names)) or 'none'}; "
                 f"name it with --{role}-column"
             )
-        if found and not (_is_text(kind := schema.field(found[0]).type) or (role == "uid" and _is_number(kind))):
+        if not found:
+            return None
+        kind = schema.field(found[0]).type
+        if not (_is_text(kind) or (role == "uid" and _is_number(kind))):
+            wanted = "string, integer or 16 bytes" if role == "uid" else "string"
             raise BrokenInput(
-                f"{where}: the {role} column {found[0]!r} is {kind}, must be string; choose one with --{role}-column"
+                f"{where}: the {role} column {found[0]!r} is {kind}, must be {wanted}; choose one with --{role}-column"
             )
-        return found[0] if found else None
+        return found[0]
 
     found_text = find("text", text, TEXT_NAMES)
     assert found_text is not None

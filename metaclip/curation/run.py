@@ -11,13 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.dataset
 import pyarrow.parquet as pq
 
 from metaclip.curation.count import Counts
-from metaclip.curation.match import read_counts
 from metaclip.curation.text_rule import TextRule
-from metaclip.errors import MetaclipError
+from metaclip.errors import MetaclipError, one_line
 from metaclip.metadata.entries import Metadata
 from metaclip.shard.files import read_json
 from metaclip.shard.folder import Folder
@@ -33,21 +31,16 @@ class Run:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Open a run folder. Raise MetaclipError if it is none, or if its first stage is not finished."""
-        self.folder = Folder(path)
-        self.path = Path(path)
-        manifest = self.folder.manifest
-        if not manifest:
-            begun = " is not finished; run the same command again" if self.folder.state.exists() else " is no run folder"
-            raise MetaclipError(f"{path}{begun}")
-        balance = manifest.get("stages", {}).get("balance")
-        # A run balanced anew refers to the folder that holds its matches.
-        self.matched = Folder(balance["match"]["folder"]) if balance and balance["match"]["folder"] else self.folder
-        match = self.matched.stage("match").record
-        if match is None:
-            raise MetaclipError(f"the matches of {path} in {self.matched.path} are gone or not finished; match again")
-        if balance and match["fingerprint"] != balance["match"]["fingerprint"]:
-            raise MetaclipError(f"{path} was balanced from other matches than {self.matched.path} now holds; balance it again")
-        self.manifest, self.match, self.balance = manifest, match, balance
+        self.folder, self.path = Folder(path), Path(path)
+        self.manifest = self.folder.manifest
+        stages = self.manifest.get("stages", {})
+        self.balance: dict[str, Any] | None = stages.get("balance")
+        self._owns_matches = "match" in stages
+        match = stages.get("match") or (self.balance and self.balance["match"]["record"])
+        if not match:
+            begun = "is not finished; run the same command again" if self.folder.state.exists() else "is no run folder"
+            raise MetaclipError(f"{path} {begun}")
+        self.match: dict[str, Any] = match
 
     def __repr__(self) -> str:
         """Show the path, the pairs and t."""
@@ -77,15 +70,37 @@ class Run:
         return TextRule(**self.match["rule"])
 
     @functools.cached_property
+    def matched(self) -> Folder:
+        """The folder that holds the matches: its own, or of a run balanced anew the one it was made from.
+
+        Raise MetaclipError if that one is gone, or was matched anew.
+        """
+        if self._owns_matches:
+            return self.folder
+        of = self._balanced["match"]
+        for path in (self.path / of["beside"], of["folder"]):  # both may have been moved, or this one alone
+            found = Folder(path)
+            record = found.stage("match").record
+            if record is not None and record["identity"] == self.match["identity"]:
+                return found
+        raise MetaclipError(
+            f"the matches that {self.path} was balanced from are not in {of['folder']} any more; match again, then balance again"
+        )
+
+    @functools.cached_property
     def _counted(self) -> tuple[Counts, Metadata]:
-        path = self.matched / "counts.parquet"
+        path = self.path / ("counts.parquet" if self._owns_matches else "entries.parquet")
         try:
-            counts, metadata = read_counts(path)
+            table = pq.read_table(path, columns=["entry", "source", "count"])
+            metadata = Metadata(table["entry"].combine_chunks(), table["source"].combine_chunks())
+            values = table["count"].to_numpy().astype(np.uint64)
         except (OSError, pa.ArrowException, KeyError) as error:
-            raise MetaclipError(f"{path} cannot be read ({error}); match again with --overwrite") from None
-        if counts_digest(counts.values) != self.match["counts_digest"] or metadata.digest != self.match["list"]:
-            raise MetaclipError(f"{path} is not what the run wrote (its digest differs); match again with --overwrite")
-        return counts, metadata
+            raise MetaclipError(f"{path} cannot be read ({one_line(error)}); run the same command again") from None
+        if counts_digest(values) != self.match["counts_digest"] or metadata.digest != self.match["list"]:
+            raise MetaclipError(
+                f"{path} is not what the run wrote (its digest differs); remove it and run the same command again"
+            )
+        return Counts(values, metadata.digest, self.rule.identity), metadata
 
     @property
     def counts(self) -> Counts:
@@ -107,10 +122,14 @@ class Run:
     def curated(self) -> pa.Table:
         """The curated pairs, all columns, in memory; for larger sets open the folder ``curated/`` as a data set."""
         _ = self._balanced
-        return pyarrow.dataset.dataset(self.path / "curated", format="parquet").to_table()
+        files = sorted((self.path / "curated").glob("*.parquet"))
+        # Files of a pool may have different columns.
+        return pa.concat_tables([pq.ParquetFile(file).read() for file in files], promote_options="permissive")
 
     @property
     def account(self) -> dict[str, Any]:
         """The account: card.json."""
         _ = self._balanced
-        return dict(read_json(self.path / "card.json"))
+        if (found := read_json(self.path / "card.json")) is None:
+            raise MetaclipError(f"{self.path / 'card.json'} is gone or damaged; run the same command again")
+        return found

@@ -48,16 +48,18 @@ def write_run(path: Path, rows: Rows) -> None:
 
 def merge_runs(paths: Sequence[Path], block: int = _BLOCK) -> Iterator[Rows]:
     """Give the rows of sorted runs in order, in blocks of about `block` rows; equal uids stand in one block."""
-    runs = [run for run in map(_open_run, paths) if len(run)]
-    if not runs:
+    opened = [(path, run) for path, run in zip(paths, map(_open_run, paths), strict=True) if len(run)]
+    if not opened:
         return
+    runs = [run for _, run in opened]
     n_blocks = -(-sum(map(len, runs)) // block)
     samples = sort_rows(_sample(runs, max(1, block // 64)))
     bounds = [tuple(map(int, samples[len(samples) * i // n_blocks])) for i in range(1, n_blocks)]
     begins = [0] * len(runs)
     for bound in [*bounds, None]:
         ends = [len(run) if bound is None else _place(run, bound, begin) for run, begin in zip(runs, begins, strict=True)]
-        part = [np.asarray(run[begin:end]) for run, begin, end in zip(runs, begins, ends, strict=True) if end > begin]
+        spans = zip(opened, begins, ends, strict=True)
+        part = [_read_rows(*item, begin, end) for item, begin, end in spans if end > begin]
         if part:
             yield sort_rows(np.concatenate(part))
         begins = ends
@@ -70,6 +72,13 @@ def _open_run(path: Path) -> Rows:
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
         rows: Rows = np.frombuffer(file.read_buffer(), dtype).reshape(shape)
     return rows
+
+
+def _read_rows(path: Path, run: Rows, begin: int, end: int) -> Rows:
+    """Read rows from the file, not through the map: pages of a map that were read count as this process's memory."""
+    header = path.stat().st_size - run.nbytes
+    count, width = end - begin, run.shape[1]
+    return np.fromfile(path, np.uint64, count * width, offset=header + begin * width * 8).reshape(count, width)
 
 
 def _sample(runs: Sequence[Rows], step: int) -> Rows:

@@ -7,6 +7,7 @@ a pool of any size costs no memory here.
 from __future__ import annotations
 
 import concurrent.futures
+import itertools
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -52,16 +53,14 @@ def run(
     with concurrent.futures.ThreadPoolExecutor(workers, thread_name_prefix="shard") as pool:
         try:
             while True:
-                while len(running) < 2 * workers and (item := next(source, None)) is not None:
+                for item in itertools.islice(source, 2 * workers - len(running)):
                     running[pool.submit(function, item)] = item
                 if not running:
                     return
-                # A bounded wait, so that a signal is noticed between two finished shards.
-                done, _ = concurrent.futures.wait(running, 0.2, concurrent.futures.FIRST_COMPLETED)
+                done, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
                 for future in done:
                     error = future.exception()
                     yield running.pop(future), future.result() if error is None else error
         finally:
             stop.set()
-            for future in running:
-                future.cancel()
+            pool.shutdown(wait=False, cancel_futures=True)  # what runs is waited for at the end of the block

@@ -32,7 +32,9 @@ class Progress:
             self._through += through
             if self._bar is not None:
                 self._bar.update(rows)
-                self._bar.set_postfix_str(f"{self._through:,} {'matched' if self._verb == 'match' else 'kept'}", refresh=False)
+                self._bar.set_postfix_str(
+                    f"{self._through:,} {'matched' if self._verb == 'match' else 'kept'}", refresh=False
+                )
 
     def note(self, line: str) -> None:
         """Say something on a line of its own, on standard error."""

@@ -2,6 +2,10 @@
 
 A temporary name begins with a dot and ends with ``.tmp``; whoever owns the folder removes what an earlier, killed
 process left.
+
+Nothing is forced to the disk (fsync). A killed process loses nothing that it has written, so only a power cut can leave
+a renamed file short, and to wait for the disk at every shard would cost all runs more than making a few shards again
+costs the one. Who relies on a file after a restart compares its size with what was written (`metaclip.shard.folder`).
 """
 
 from __future__ import annotations
@@ -10,22 +14,24 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import fsspec
 
 from metaclip.errors import MetaclipError, one_line
 
-_BLOCK = 1 << 22
+_BLOCK: Final = 1 << 22
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path to write to; rename it to `path` when the block ends well, remove it otherwise."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(path)
     try:
         yield temporary
         os.replace(temporary, path)
@@ -34,9 +40,22 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
+def temporary_name(path: Path) -> Path:
+    """Give a temporary name beside `path` that no other process has, on this machine or on another."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
 def remove_temporaries(folder: Path) -> None:
     """Remove what killed processes left under temporary names below `folder`."""
-    for path in folder.rglob(".*.tmp"):
+    for path in list(folder.rglob(".*.tmp")):
+        remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it; none is fine."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
         path.unlink(missing_ok=True)
 
 
@@ -47,14 +66,15 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file of ours; None if there is none, MetaclipError if it is not JSON."""
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Read a JSON object of ours; None if there is none, or if what stands there is not one (it was never finished)."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
-    except (ValueError, OSError) as error:
-        raise MetaclipError(f"{path} cannot be read ({one_line(error)}); start again with --overwrite") from None
+    except OSError as error:
+        raise MetaclipError(f"{path} cannot be read ({one_line(error)}); check its permissions") from None
+    return found if isinstance(found, dict) else None
 
 
 def read_bytes(name: str, what: str) -> bytes:

@@ -1,0 +1,196 @@
+"""The second stage on an engine: matches and counts in, curated pairs and the account in a run folder out."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from metaclip.card.account import has_account, remove_account, write_account
+from metaclip.chain import inputs
+from metaclip.chain.matching import lost_message
+from metaclip.chain.work import Work, write_recipe, writing
+from metaclip.curation import balance as balancing
+from metaclip.curation import match as matching
+from metaclip.curation import pool as pools
+from metaclip.curation.balance import BalanceSettings
+from metaclip.curation.match import MatchSettings
+from metaclip.curation.pool import PoolFile, Shard
+from metaclip.curation.run import Run
+from metaclip.engine import local
+from metaclip.engine.progress import Progress
+from metaclip.errors import MetaclipError
+from metaclip.shard import funnel as funnels
+from metaclip.shard.folder import Folder
+from metaclip.shard.stage import Stage
+
+
+def balance(
+    run: str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str] | None = None,
+    settings: BalanceSettings | None = None,
+    work: Work | None = None,
+) -> Run:
+    """Balance a matched run, in its own folder or in another, or go on where an earlier call stopped.
+
+    Raise MetaclipError if the run is not matched, lost inputs (without `work.allow_lost`), or its pool has changed.
+    """
+    settings, work = settings or BalanceSettings(), work or Work()
+    source, folder = Run(run), Folder(run if out is None else out)
+    elsewhere = folder.path.resolve() != source.matched.path.resolve()
+    if elsewhere and folder.stage(matching.STAGE).path.exists():
+        raise MetaclipError(f"{folder.path} holds matches of its own; choose another --out")
+    if source.match["lost"] and not work.allow_lost:
+        raise MetaclipError(lost_message(source))
+    with writing(folder), folder.owned(), source.matched.held() if elsewhere else contextlib.nullcontext():
+        stage = folder.stage(balancing.STAGE)
+        # Opened again, for now no one changes it.
+        _balance(Run(run), stage, elsewhere, settings, work)
+        stage.tidy(balancing.PARTIALS)
+        if not has_account(folder.path):
+            write_account(Run(folder.path))
+    return Run(folder.path)
+
+
+def _balance(source: Run, stage: Stage, elsewhere: bool, settings: BalanceSettings, work: Work) -> None:
+    """Draw what is not drawn yet, add up, and write the stage's record."""
+    folder, counts, matched = stage.folder, source.counts, source.matched
+    asked = _asked(settings)
+    fingerprint = {
+        "semantics": balancing.SEMANTICS,
+        "match": source.match["identity"],
+        **dict.fromkeys(("t", "tail_share", "target_pairs")),
+        **asked,
+        "seed": settings.seed,
+    }
+    stage.begin(fingerprint, balancing.OUTPUTS, work.overwrite)
+    if stage.finished() is not None:
+        return
+    for name, size in source.match["files"].items():
+        if not (path := matched / name).is_file() or path.stat().st_size != size:
+            raise MetaclipError(
+                f"{path} is gone or is not what the run wrote; the command that matched the pool makes it again"
+            )
+    remove_account(folder.path)  # of what is made anew now
+    t = _threshold(source, stage, settings, work)
+    shards = _shards(source)
+    todo = [shard for shard in shards if stage.marker(shard.name) is None]
+    if todo:
+        _draw(todo, source, stage, t, settings.seed, work)
+    markers = {shard.name: stage.marker(shard.name) or {} for shard in shards}
+    stage.remove_strays("curated", markers)
+    result = balancing.merge(folder, source.metadata, counts, t, markers.items())
+    funnel = funnels.add(marker["funnel"] for marker in markers.values())
+    funnels.check(funnel, "matched", funnels.BALANCE_REASONS, "kept")
+    made = matched.manifest
+    match_settings = made["settings"]["match"]
+    tables = {"match": MatchSettings(**{**match_settings, "rule": source.rule}), "balance": settings}
+    write_recipe(folder, tables)
+    of = {
+        "folder": os.path.abspath(matched.path),
+        "beside": os.path.relpath(matched.path, folder.path),
+        "record": source.match,
+    }
+    stage.finish(
+        {
+            "semantics": balancing.SEMANTICS,
+            "match": of if elsewhere else dict.fromkeys(of),
+            "t": t,
+            "asked": ", ".join(f"{name} = {value:.15g}" for name, value in asked.items()),
+            "seed": settings.seed,
+            "expected": result.expected,
+            "deviation": result.deviation,
+            "kept": result.kept,
+            "funnel": funnel,
+        },
+        balancing.OUTPUTS,
+        **{key: made[key] for key in ("schema", "inputs", "versions", "list", "rule")},
+        settings={"match": match_settings, "balance": dataclasses.asdict(settings)},
+        funnel={**source.match["funnel"], **funnel},
+    )
+
+
+def _asked(settings: BalanceSettings) -> dict[str, float]:
+    """Give what t is solved for, by name: one of t, tail_share and target_pairs."""
+    given = {name: getattr(settings, name) for name in ("t", "tail_share", "target_pairs")}
+    asked = {
+        name: value if name == "target_pairs" else float(value) for name, value in given.items() if value is not None
+    }
+    return asked or {"tail_share": balancing.DEFAULT_TAIL_SHARE}
+
+
+def _threshold(source: Run, stage: Stage, settings: BalanceSettings, work: Work) -> float:
+    """Solve t, or take what was solved before."""
+    names = [shard["name"] for shard in source.match["shards"]]
+    counts = source.counts.values
+
+    def expect(thresholds: npt.NDArray[np.float64]) -> list[float]:
+        sums = [0] * len(thresholds)
+
+        def step(name: str) -> Any:
+            return balancing.expect_shard(name, source.matched, counts, thresholds)
+
+        for _, result in local.run(step, names, work.threads, local.Stop()):
+            if isinstance(result, BaseException):
+                raise result
+            sums = [a + int(b) for a, b in zip(sums, result, strict=True)]
+        return [number / balancing.FIXED_POINT for number in sums]
+
+    if (solved := stage.marker("t")) is None:
+        solved = {"t": balancing.resolve(settings, counts, source.match["funnel"]["matched"], expect)}
+        stage.mark("t", solved)
+    return float(solved["t"])
+
+
+def _shards(source: Run) -> list[Shard]:
+    """Cut the pool as it was cut to be matched. Raise MetaclipError if a file of it is gone or has changed."""
+    files: dict[int, PoolFile] = {}
+    for known in source.matched.manifest["inputs"]:
+        try:
+            found = pools.find_files(known["path"])[0]
+        except MetaclipError as error:
+            raise MetaclipError(
+                f"the pool's file {known['path']} is gone ({error}); put it back, or match again (nothing is done twice) "
+                f"with the pool's new place and --out {source.matched.path}"
+            ) from None
+        if not inputs.same(found, known):
+            raise MetaclipError(f"{known['path']} has changed since it was matched; match again with --overwrite")
+        files[known["index"]] = dataclasses.replace(found, name=known["name"])
+    shards = []
+    for item in source.match["shards"]:
+        index, number = map(int, item["name"].split("-"))
+        groups = None if item["groups"] is None else tuple(item["groups"])
+        shards.append(Shard(files[index], index, number, item["first"], groups, item["rows"]))
+    return shards
+
+
+def _draw(todo: Sequence[Shard], source: Run, stage: Stage, t: float, seed: int, work: Work) -> None:
+    folder, stop = stage.folder, local.Stop()
+    duplicates = np.load(source.matched / "duplicates.npy", allow_pickle=False)
+    draw = balancing.Draw.of(source.counts.values, t, seed, duplicates)
+    read = {item["name"]: item["read"] for item in source.match["shards"]}
+    columns = source.match["columns"]
+    settings = MatchSettings(text_column=columns["text"], url_column=columns["url"], uid_column=columns["uid"])
+    (folder / "curated").mkdir(exist_ok=True)
+    with Progress("balance", sum(read[shard.name] for shard in todo), work.progress) as progress:
+
+        def advance(rows: int, kept: int) -> None:
+            stop.check()
+            progress.advance(rows, kept)
+
+        def step(shard: Shard) -> None:
+            found = matching.columns_of(shard.file, settings)
+            marker = balancing.balance_shard(shard, found, read[shard.name], draw, source.matched, folder, advance)
+            inputs.check_unchanged(shard.file)
+            made = [folder / "curated" / f"{shard.name}.parquet", *stage.partials(shard.name, balancing.PARTIALS)]
+            stage.mark(shard.name, marker, made)
+
+        for _, result in local.run(step, todo, work.threads, stop):
+            if isinstance(result, BaseException):
+                raise result

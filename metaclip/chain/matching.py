@@ -1,0 +1,302 @@
+"""The first stage on an engine: a pool and a query list in, matches and counts in a run folder out."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from metaclip.card.account import versions
+from metaclip.chain import inputs
+from metaclip.chain.inputs import ChangedInput, Digest, Task
+from metaclip.chain.work import Work, write_recipe, writing
+from metaclip.curation import balance as balancing
+from metaclip.curation import match as matching
+from metaclip.curation import pool as pools
+from metaclip.curation.match import MatchSettings
+from metaclip.curation.matcher import Matcher
+from metaclip.curation.pool import BrokenInput, Paths, PoolFile, Shard
+from metaclip.curation.run import Run, counts_digest
+from metaclip.engine import local
+from metaclip.engine.progress import Progress
+from metaclip.errors import LostInputs, MetaclipError
+from metaclip.metadata.entries import Metadata, as_metadata
+from metaclip.shard import funnel as funnels
+from metaclip.shard.folder import Folder, Part
+from metaclip.shard.stage import Stage, digest_of
+
+SHIPPED: Final = Path(__file__).parents[1] / "metadata" / "english.parquet"
+"""The query list that comes with the package."""
+
+Query = Metadata | str | os.PathLike[str] | Iterable[str] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """A pool, cut into shards, and what it is matched by."""
+
+    stage: Stage
+    entries: Metadata
+    settings: MatchSettings
+    files: list[PoolFile]
+    shards: list[Shard]
+    broken: dict[int, BrokenInput]
+    """What is wrong with the files that cannot even be cut, by index."""
+
+    @property
+    def tasks(self) -> list[Task]:
+        return inputs.tasks_of(self.shards)
+
+    def finished(self) -> dict[str, dict[str, Any]]:
+        return inputs.finished(self.stage, self.files, self.tasks, self.broken)
+
+
+def match(
+    pool: Paths,
+    metadata: Query = None,
+    *,
+    out: str | os.PathLike[str],
+    settings: MatchSettings | None = None,
+    work: Work | None = None,
+) -> Run:
+    """Match a pool, or go on where an earlier call stopped; inputs that cannot be read are listed in the result.
+
+    Raise MetaclipError if nothing could be read, nothing matched, or another process owns the folder.
+    """
+    work = dataclasses.replace(work or Work(), part=Part())
+    run = match_part(pool, metadata, out=out, settings=settings, work=work)
+    assert run is not None
+    return run
+
+
+def match_part(
+    pool: Paths,
+    metadata: Query = None,
+    *,
+    out: str | os.PathLike[str],
+    settings: MatchSettings | None = None,
+    work: Work | None = None,
+) -> Run | None:
+    """Do one part of `match` in a job array; None while shards are left for other parts.
+
+    The part that leaves none adds all up. Raise LostInputs for a part that is done but for inputs it could not read.
+    """
+    settings, work = settings or MatchSettings(), work or Work()
+    part, folder = work.part, Folder(out)
+    if work.overwrite and not part.whole:
+        raise MetaclipError(
+            "--overwrite replaces the work of all parts, so it cannot go with --part; choose another --out"
+        )
+    files = pools.find_files(pool)
+    _keep_apart(folder, pool, files)
+    entries, settings = _query(metadata, settings)
+    shards, broken = matching.plan(files, settings)
+    plan = _Plan(folder.stage(matching.STAGE), entries, settings, files, shards, broken)
+    with writing(folder), folder.owned(part):
+        _work(plan, _begin(plan, work.overwrite), work)
+        if part.whole:
+            _finish(plan)
+            return Run(out)
+        left = {task.name for task in plan.tasks} - plan.stage.settled()
+        mine = {task.name for task in plan.tasks if part.takes(task.turn)}
+        lost = [why for name, why in plan.stage.lost().items() if name in mine]
+    if not left:
+        # Other parts may be just here too: the first to come adds up, the next ones find it done.
+        with writing(folder), folder.owned(wait=True):
+            settled = _begin(plan, overwrite=False).keys() | plan.stage.lost().keys()
+            if all(task.name in settled for task in plan.tasks):
+                _finish(plan)
+                return Run(out)
+    if lost:
+        raise LostInputs(_lost_lines(lost, len({task.file_index for task in plan.tasks if part.takes(task.turn)})))
+    return None
+
+
+def lost_message(run: Run) -> str:
+    """List the inputs that a run lost, and the next step."""
+    return _lost_lines(run.match["lost"], run.match["files_wanted"]) + ", or go on without them: --allow-lost"
+
+
+def _lost_lines(lost: Sequence[Mapping[str, Any]], wanted: int) -> str:
+    lines = [f"{len({item['index'] for item in lost})} of {wanted} inputs were lost:"]
+    lines += [f"  {item['error']}" for item in lost]
+    return "\n".join([*lines, "mend them and run the same command again (it reads just these)"])
+
+
+def _keep_apart(folder: Folder, pool: Paths, files: Sequence[PoolFile]) -> None:
+    """Refuse an output folder in which the pool lies, or that lies in the pool: one would change the other."""
+    out = folder.path.resolve()
+    given = [pool] if isinstance(pool, str | os.PathLike) else pool
+    for path in (os.fspath(path) for path in given):
+        if os.path.isdir(path) and out.is_relative_to(Path(path).resolve()):
+            raise MetaclipError(
+                f"{folder.path} lies in the pool {path}, and would be read as a part of it; choose another --out"
+            )
+    for file in files:
+        if "://" not in file.path and Path(file.path).resolve().is_relative_to(out):
+            raise MetaclipError(
+                f"{file.path} lies in {folder.path}, where the run would be written; choose another --out"
+            )
+
+
+def _query(metadata: Query, settings: MatchSettings) -> tuple[Metadata, MatchSettings]:
+    """Read the query list; give it with the settings that name it."""
+    if metadata is not None and not isinstance(metadata, str | os.PathLike):
+        return as_metadata(metadata), settings
+    path = os.fspath(metadata) if metadata is not None else settings.metadata
+    if path is None:
+        if not SHIPPED.exists():
+            raise MetaclipError("no query list is given and none is shipped; name one with --metadata LIST")
+        return Metadata.read(SHIPPED, fold_duplicates=settings.fold_duplicates), settings
+    # A recipe's paths are relative to its folder, and the run's recipe stands in another.
+    named = dataclasses.replace(settings, metadata=path if "://" in path else os.path.abspath(path))
+    return Metadata.read(path, fold_duplicates=settings.fold_duplicates), named
+
+
+def _begin(plan: _Plan, overwrite: bool) -> dict[str, dict[str, Any]]:
+    """Begin the stage, or take it up; give the markers of finished tasks."""
+    stage, second = plan.stage, plan.stage.folder.stage(balancing.STAGE)
+    fingerprint = plan.settings.fingerprint(plan.entries, plan.files)
+    if (record := second.record) and (elsewhere := record["match"]["folder"]):
+        if not overwrite:
+            raise MetaclipError(
+                f"{stage.folder.path} holds pairs balanced from the matches in {elsewhere}; "
+                "choose another --out, or replace them with --overwrite"
+            )
+        second.clear(balancing.OUTPUTS)
+    if stage.begin(fingerprint, matching.OUTPUTS, overwrite):
+        second.clear(balancing.OUTPUTS)
+    try:
+        return plan.finished()
+    except ChangedInput:
+        if not overwrite:
+            raise
+    second.clear(balancing.OUTPUTS)
+    stage.clear(matching.OUTPUTS)
+    stage.begin(fingerprint, matching.OUTPUTS)
+    return {}
+
+
+def _work(plan: _Plan, finished: Mapping[str, Any], work: Work) -> None:
+    """Do the tasks of a part that are not finished; mark those that are, and those whose input cannot be read."""
+    stage, folder, settings = plan.stage, plan.stage.folder, plan.settings
+    todo = [task for task in plan.tasks if work.part.takes(task.turn) and task.name not in finished]
+    if not todo:
+        return
+    matcher = Matcher(plan.entries, settings.rule)
+    stop = local.Stop()
+    rows = [task.rows for task in todo if isinstance(task, Shard)]
+    with Progress("match", None if None in rows else sum(filter(None, rows)), work.progress) as progress:
+
+        def advance(rows: int, matched: int) -> None:
+            stop.check()
+            progress.advance(rows, matched)
+
+        def step(task: Task) -> None:
+            if isinstance(task, Digest):
+                marker, made = task.marker(), []
+            else:
+                marker = matching.match_shard(task, matcher, settings, folder, advance)
+                made = [folder / "matched" / f"{task.name}.parquet", *stage.partials(task.name, matching.PARTIALS)]
+            inputs.check_unchanged(task.file)
+            stage.mark(task.name, marker, made)
+            for reason, place in marker.get("places", {}).items():
+                if reason in ("invalid_utf8", "malformed_row"):
+                    n = marker["funnel"][reason]
+                    progress.note(f"{task.file.path}: {n} rows left out: {funnels.MEANING[reason]} (first: {place})")
+
+        for task, result in local.run(step, todo, work.threads, stop):
+            if isinstance(result, BrokenInput):
+                stage.lose(task.name, **_lost(task, result))
+            elif isinstance(result, BaseException):
+                raise result
+
+
+def _lost(task: Task, error: BrokenInput) -> dict[str, Any]:
+    """Say what is lost: a whole file, or rows of it, and why."""
+    first, rows = (task.first, task.rows) if isinstance(task, Shard) else (0, None)
+    return {"index": task.file_index, "name": task.file.name, "first": first, "rows": rows, "error": str(error)}
+
+
+def _finish(plan: _Plan) -> None:
+    """Add up what the shards left, unless the record says that it was done."""
+    stage, folder, finished = plan.stage, plan.stage.folder, plan.finished()
+    digests = {shard.name: inputs.file_name(shard.file_index) for shard in plan.shards}
+    read = [shard for shard in plan.shards if {shard.name, digests[shard.name]} <= finished.keys()]
+    files = [finished[name] for name in dict.fromkeys(digests[shard.name] for shard in read)]
+    files = [{key: value for key, value in file.items() if key not in ("fingerprint", "files")} for file in files]
+    identity = digest_of(
+        {
+            "fingerprint": stage.digest,
+            "inputs": [(file["index"], file["sha256"]) for file in files],
+            "shards": [(shard.name, shard.first, shard.groups, shard.rows) for shard in read],
+        }
+    )
+    record = stage.finished()
+    if record is None or record["identity"] != identity:
+        record = _add_up(plan, {shard.name: finished[shard.name] for shard in read}, files, identity)
+    elif folder.manifest["inputs"] != files:  # they were moved or touched
+        folder.update_manifest(inputs=files)
+    if record["complete"]:
+        stage.tidy(matching.PARTIALS)
+
+
+def _lost_inputs(plan: _Plan, finished: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """List what could not be read, in the pool's order; a file whose digest could not is listed once, as a whole."""
+    lost = [_lost(Digest(plan.files[index], index), error) for index, error in plan.broken.items()]
+    reasons = plan.stage.lost()
+    for task in plan.tasks:
+        if task.name not in finished and inputs.file_name(task.file_index) in {task.name, *finished}:
+            lost.append(reasons.pop(task.name))
+    for mended in reasons:
+        plan.stage.regain(mended)
+    return sorted(lost, key=lambda item: (item["index"], item["first"]))
+
+
+def _add_up(
+    plan: _Plan, markers: Mapping[str, Mapping[str, Any]], files: list[dict[str, Any]], identity: str
+) -> dict[str, Any]:
+    """Write what the stage comes to, and its record. Raise MetaclipError where that is nothing."""
+    stage, folder, settings, entries = plan.stage, plan.stage.folder, plan.settings, plan.entries
+    lost = _lost_inputs(plan, markers.keys() | {inputs.file_name(file["index"]) for file in files})
+    funnel = funnels.add(marker["funnel"] for marker in markers.values())
+    funnels.check(funnel, "rows", funnels.MATCH_REASONS, "matched")
+    if not markers and lost:
+        raise MetaclipError(lost[0]["error"])
+    if not funnel.get("rows"):
+        raise MetaclipError(f"the pool has no rows: {', '.join(file.path for file in plan.files[:3])}")
+    if not funnel["matched"]:
+        raise MetaclipError(
+            f"none of the {funnel['rows']} rows matches any of the {len(entries)} entries; check --metadata and --text-column"
+        )
+    folder.stage(balancing.STAGE).clear(balancing.OUTPUTS)  # what was drawn from other matches
+    stage.remove_strays("matched", markers)
+    counts, uids, repeats = matching.merge(folder, entries, settings.rule, markers)
+    record = {
+        "semantics": matching.SEMANTICS,
+        "identity": identity,
+        "list": entries.digest,
+        "rule": dataclasses.asdict(settings.rule),
+        "columns": {"text": settings.text_column, "url": settings.url_column, "uid": settings.uid_column},
+        "counts_digest": counts_digest(counts.values),
+        "funnel": funnel,
+        "duplicates": {"uids": uids, "rows": repeats},
+        "lost": lost,
+        "files_wanted": len({task.file_index for task in plan.tasks} | plan.broken.keys()),
+        "shards": [
+            {
+                "name": name,
+                **marker["shard"],
+                "read": marker["funnel"]["rows"] - marker["funnel"].get("malformed_row", 0),
+            }
+            for name, marker in markers.items()
+        ],
+    }
+    write_recipe(folder, {"match": settings})
+    return stage.finish(
+        record, matching.OUTPUTS, complete=not lost,
+        schema=1, inputs=files, versions=versions(), list=entries.digest, rule=record["rule"], funnel=funnel,
+        settings={"match": dataclasses.asdict(settings)},
+    )  # fmt: skip
