@@ -10,7 +10,6 @@ What the command line and a notebook call. The stages know nothing of engines; h
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Iterable
 

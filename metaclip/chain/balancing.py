@@ -19,6 +19,7 @@ from metaclip.curation import balance as balancing
 from metaclip.curation import match as matching
 from metaclip.curation import pool as pools
 from metaclip.curation.balance import BalanceSettings
+from metaclip.curation.draw import FIXED_POINT
 from metaclip.curation.match import MatchSettings
 from metaclip.curation.pool import PoolFile, Shard
 from metaclip.curation.run import Run
@@ -74,9 +75,7 @@ def _balance(source: Run, stage: Stage, elsewhere: bool, settings: BalanceSettin
         return
     for name, size in source.match["files"].items():
         if not (path := matched / name).is_file() or path.stat().st_size != size:
-            raise MetaclipError(
-                f"{path} is gone or is not what the run wrote; the command that matched the pool makes it again"
-            )
+            raise MetaclipError(f"{path} is gone or not what the run wrote; the command that matched the pool mends it")
     remove_account(folder.path)  # of what is made anew now
     t = _threshold(source, stage, settings, work)
     shards = _shards(source)
@@ -92,11 +91,8 @@ def _balance(source: Run, stage: Stage, elsewhere: bool, settings: BalanceSettin
     match_settings = made["settings"]["match"]
     tables = {"match": MatchSettings(**{**match_settings, "rule": source.rule}), "balance": settings}
     write_recipe(folder, tables)
-    of = {
-        "folder": os.path.abspath(matched.path),
-        "beside": os.path.relpath(matched.path, folder.path),
-        "record": source.match,
-    }
+    beside = os.path.relpath(matched.path, folder.path)
+    of = {"folder": os.path.abspath(matched.path), "beside": beside, "record": source.match}
     stage.finish(
         {
             "semantics": balancing.SEMANTICS,
@@ -119,9 +115,7 @@ def _balance(source: Run, stage: Stage, elsewhere: bool, settings: BalanceSettin
 def _asked(settings: BalanceSettings) -> dict[str, float]:
     """Give what t is solved for, by name: one of t, tail_share and target_pairs."""
     given = {name: getattr(settings, name) for name in ("t", "tail_share", "target_pairs")}
-    asked = {
-        name: value if name == "target_pairs" else float(value) for name, value in given.items() if value is not None
-    }
+    asked = {name: float(value) for name, value in given.items() if value is not None}
     return asked or {"tail_share": balancing.DEFAULT_TAIL_SHARE}
 
 
@@ -140,7 +134,7 @@ def _threshold(source: Run, stage: Stage, settings: BalanceSettings, work: Work)
             if isinstance(result, BaseException):
                 raise result
             sums = [a + int(b) for a, b in zip(sums, result, strict=True)]
-        return [number / balancing.FIXED_POINT for number in sums]
+        return [number / FIXED_POINT for number in sums]
 
     if (solved := stage.marker("t")) is None:
         solved = {"t": balancing.resolve(settings, counts, source.match["funnel"]["matched"], expect)}
@@ -156,8 +150,8 @@ def _shards(source: Run) -> list[Shard]:
             found = pools.find_files(known["path"])[0]
         except MetaclipError as error:
             raise MetaclipError(
-                f"the pool's file {known['path']} is gone ({error}); put it back, or match again (nothing is done twice) "
-                f"with the pool's new place and --out {source.matched.path}"
+                f"the pool's file {known['path']} is gone ({error}); put it back, or name its new place to "
+                f"metaclip match --out {source.matched.path} (which reads nothing twice)"
             ) from None
         if not inputs.same(found, known):
             raise MetaclipError(f"{known['path']} has changed since it was matched; match again with --overwrite")

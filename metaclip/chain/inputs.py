@@ -69,8 +69,8 @@ def sha256(file: PoolFile) -> str:
 
 
 def same(file: PoolFile, known: Mapping[str, Any]) -> bool:
-    """Tell whether a file holds the bytes that a marker knows; it is read only if its size says yes and its stamp no."""
-    return file.size == known["size"] and (file.stamp == known["stamp"] or sha256(file) == known["sha256"])
+    """Tell whether a file holds the bytes that a marker knows; only where its stamp alone differs is it read."""
+    return bool(file.size == known["size"] and (file.stamp == known["stamp"] or sha256(file) == known["sha256"]))
 
 
 def check_unchanged(file: PoolFile) -> None:

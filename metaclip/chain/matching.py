@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,7 +24,7 @@ from metaclip.engine.progress import Progress
 from metaclip.errors import LostInputs, MetaclipError
 from metaclip.metadata.entries import Metadata, as_metadata
 from metaclip.shard import funnel as funnels
-from metaclip.shard.folder import Folder, Part
+from metaclip.shard.folder import ALL, Folder
 from metaclip.shard.stage import Stage, digest_of
 
 SHIPPED: Final = Path(__file__).parents[1] / "metadata" / "english.parquet"
@@ -65,7 +65,7 @@ def match(
 
     Raise MetaclipError if nothing could be read, nothing matched, or another process owns the folder.
     """
-    work = dataclasses.replace(work or Work(), part=Part())
+    work = dataclasses.replace(work or Work(), part=ALL)
     run = match_part(pool, metadata, out=out, settings=settings, work=work)
     assert run is not None
     return run
@@ -86,9 +86,7 @@ def match_part(
     settings, work = settings or MatchSettings(), work or Work()
     part, folder = work.part, Folder(out)
     if work.overwrite and not part.whole:
-        raise MetaclipError(
-            "--overwrite replaces the work of all parts, so it cannot go with --part; choose another --out"
-        )
+        raise MetaclipError("--overwrite replaces what all parts did, so not with --part; choose another --out")
     files = pools.find_files(pool)
     _keep_apart(folder, pool, files)
     entries, settings = _query(metadata, settings)
@@ -116,7 +114,7 @@ def match_part(
 
 def lost_message(run: Run) -> str:
     """List the inputs that a run lost, and the next step."""
-    return _lost_lines(run.match["lost"], run.match["files_wanted"]) + ", or go on without them: --allow-lost"
+    return _lost_lines(run.match["lost"], run.match["wanted"]) + ", or go on without them: --allow-lost"
 
 
 def _lost_lines(lost: Sequence[Mapping[str, Any]], wanted: int) -> str:
@@ -132,13 +130,11 @@ def _keep_apart(folder: Folder, pool: Paths, files: Sequence[PoolFile]) -> None:
     for path in (os.fspath(path) for path in given):
         if os.path.isdir(path) and out.is_relative_to(Path(path).resolve()):
             raise MetaclipError(
-                f"{folder.path} lies in the pool {path}, and would be read as a part of it; choose another --out"
+                f"{folder.path} lies in the pool {path} and would be read with it; choose another --out"
             )
     for file in files:
         if "://" not in file.path and Path(file.path).resolve().is_relative_to(out):
-            raise MetaclipError(
-                f"{file.path} lies in {folder.path}, where the run would be written; choose another --out"
-            )
+            raise MetaclipError(f"the pool's file {file.path} lies in {folder.path}; choose another --out")
 
 
 def _query(metadata: Query, settings: MatchSettings) -> tuple[Metadata, MatchSettings]:
@@ -243,7 +239,7 @@ def _finish(plan: _Plan) -> None:
         stage.tidy(matching.PARTIALS)
 
 
-def _lost_inputs(plan: _Plan, finished: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _lost_inputs(plan: _Plan, finished: Set[str]) -> list[dict[str, Any]]:
     """List what could not be read, in the pool's order; a file whose digest could not is listed once, as a whole."""
     lost = [_lost(Digest(plan.files[index], index), error) for index, error in plan.broken.items()]
     reasons = plan.stage.lost()
@@ -260,7 +256,7 @@ def _add_up(
 ) -> dict[str, Any]:
     """Write what the stage comes to, and its record. Raise MetaclipError where that is nothing."""
     stage, folder, settings, entries = plan.stage, plan.stage.folder, plan.settings, plan.entries
-    lost = _lost_inputs(plan, markers.keys() | {inputs.file_name(file["index"]) for file in files})
+    lost = _lost_inputs(plan, {*markers, *(inputs.file_name(file["index"]) for file in files)})
     funnel = funnels.add(marker["funnel"] for marker in markers.values())
     funnels.check(funnel, "rows", funnels.MATCH_REASONS, "matched")
     if not markers and lost:
@@ -269,7 +265,8 @@ def _add_up(
         raise MetaclipError(f"the pool has no rows: {', '.join(file.path for file in plan.files[:3])}")
     if not funnel["matched"]:
         raise MetaclipError(
-            f"none of the {funnel['rows']} rows matches any of the {len(entries)} entries; check --metadata and --text-column"
+            f"none of the {funnel['rows']} rows matches any of the {len(entries)} entries; "
+            "check --metadata and --text-column"
         )
     folder.stage(balancing.STAGE).clear(balancing.OUTPUTS)  # what was drawn from other matches
     stage.remove_strays("matched", markers)
@@ -284,7 +281,7 @@ def _add_up(
         "funnel": funnel,
         "duplicates": {"uids": uids, "rows": repeats},
         "lost": lost,
-        "files_wanted": len({task.file_index for task in plan.tasks} | plan.broken.keys()),
+        "wanted": len({task.file_index for task in plan.tasks} | plan.broken.keys()),
         "shards": [
             {
                 "name": name,

@@ -11,7 +11,7 @@ from metaclip.engine import local
 from metaclip.errors import MetaclipError, is_full, one_line
 from metaclip.recipe import dump
 from metaclip.shard.files import replacing
-from metaclip.shard.folder import Folder, Part
+from metaclip.shard.folder import ALL, Folder, Part
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Work:
 
     workers: int | None = None
     """Threads; None for one a processor."""
-    part: Part = Part()
+    part: Part = ALL
     overwrite: bool = False
     allow_lost: bool = False
     progress: bool | None = None

@@ -24,7 +24,8 @@ import pyarrow.parquet as pq
 from metaclip.curation import pool as pools
 from metaclip.curation.count import Counts
 from metaclip.curation.draw import FIXED_POINT, Tally, draw_rows, expect_rows, probabilities, stream_key
-from metaclip.curation.match import COMPRESSION, MATCHES, Advance
+from metaclip.curation.match import COMPRESSION, Advance
+from metaclip.curation.matcher import MATCHES
 from metaclip.curation.pool import BrokenInput, Columns, Losses, Shard
 from metaclip.curation.sorting import UidSet, merge_runs, write_run, write_subset
 from metaclip.curation.uid import as_written, from_binary, to_hex
@@ -46,7 +47,7 @@ _PASSES: Final = 3
 
 @dataclasses.dataclass(frozen=True)
 class BalanceSettings:
-    """What determines the draw: the table [balance] of a recipe. At most one of t, tail_share, target_pairs is given."""
+    """What determines the draw: the table [balance] of a recipe; at most one of t, tail_share, target_pairs."""
 
     t: float | None = None
     """The threshold: an entry with a larger count is thinned."""
@@ -57,7 +58,8 @@ class BalanceSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        given = [f"{name} = {value}" for name in ("t", "tail_share", "target_pairs") if (value := getattr(self, name)) is not None]
+        asked = {"t": self.t, "tail_share": self.tail_share, "target_pairs": self.target_pairs}
+        given = [f"{name} = {value}" for name, value in asked.items() if value is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} are given, must be one of them")
         if self.t is not None and not (self.t > 0 and math.isfinite(self.t)):
@@ -83,7 +85,8 @@ def solve_tail_share(counts: npt.NDArray[np.uint64], share: float) -> float:
     below = np.cumsum(sums) - sums
     total = int(sums.sum())
     # Shares ascend, and that of the smallest count is 0.
-    return float(max(value for value, under in zip(values.tolist(), below.tolist(), strict=True) if under / total <= share))
+    shares = zip(values.tolist(), below.tolist(), strict=True)
+    return float(max(value for value, under in shares if under / total <= share))
 
 
 def solve_target(
@@ -124,7 +127,9 @@ def _ids(matches: pa.Array) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int6
     return np.ascontiguousarray(matches.values.to_numpy()), offsets
 
 
-def expect_shard(name: str, matched: Folder, counts: npt.NDArray[np.uint64], thresholds: npt.NDArray[np.float64]) -> Any:
+def expect_shard(
+    name: str, matched: Folder, counts: npt.NDArray[np.uint64], thresholds: npt.NDArray[np.float64]
+) -> npt.NDArray[np.uint64]:
     """Sum P(keep) of a shard's rows under each t: uint64, in units of 1 / FIXED_POINT."""
     sums = np.zeros(len(thresholds), np.uint64)
     for _, _, matches in read_matched(matched / "matched" / f"{name}.parquet"):
@@ -236,22 +241,28 @@ def _write_curated(
     if begin - shard.first != rows_expected:
         path.unlink(missing_ok=True)
         raise BrokenInput(
-            f"{shard} has {begin - shard.first} rows, had {rows_expected} when it was matched; match again with --overwrite"
+            f"{shard} has {begin - shard.first} rows, had {rows_expected} when it was matched; "
+            "match again with --overwrite"
         )
 
 
 def _curated(batch: pa.RecordBatch, columns: Columns, part: _Kept, places: npt.NDArray[np.int64]) -> pa.Table:
     """Put a batch of kept rows in the form of curated/."""
     # A column UID would stand beside ours as a second one: names are found without regard to case.
-    own = [name in ("matches", "keep_probability") or name.lower() == "uid" for name in batch.schema.names]
-    carried = [i for i, replaced in enumerate(own) if not replaced]  # by number: names may stand twice
+    own = ("matches", "keep_probability")
+    carried = [name for name in batch.schema.names if name not in own and name.lower() != "uid"]
     given = columns.uid is not None and columns.uid.lower() == "uid"
     uids = part.uids[places]
     uid = as_written(batch.column(columns.uid), uids) if given else to_hex(uids)
-    fields = [batch.schema.field(i) for i in carried]
+    fields = [batch.schema.field(name) for name in carried]
     fields += [pa.field("uid", pa.string()), pa.field("matches", MATCHES), pa.field("keep_probability", pa.float64())]
     index = pa.array(places)
-    arrays = [*(batch.column(i) for i in carried), uid, part.matches.take(index), pa.array(part.probability[places])]
+    arrays = [
+        *(batch.column(name) for name in carried),
+        uid,
+        part.matches.take(index),
+        pa.array(part.probability[places]),
+    ]
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
 
 
@@ -388,7 +399,9 @@ def resolve(
 ) -> float:
     """Give the t that settings ask for. Raise MetaclipError where no text matched."""
     if not counts.any():
-        raise MetaclipError("no text matched any entry, so there is nothing to balance; check the list and the text column")
+        raise MetaclipError(
+            "no text matched any entry, so there is nothing to balance; check the list and the text column"
+        )
     if settings.t is not None:
         return float(settings.t)
     if settings.target_pairs is not None:
@@ -399,5 +412,3 @@ def resolve(
 def _save(path: Path, array: npt.NDArray[Any]) -> None:
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.save(file, array.astype(np.uint64))
-
-

@@ -75,7 +75,10 @@ def keep_probability(matches: Any, probability: npt.NDArray[np.float64]) -> floa
     return 1.0 - dropped
 
 
-def _draw_rows(values, offsets, n, probability, uids, key, drawn, keep, expected, kept, sums):
+def _draw_rows(
+    values: Any, offsets: Any, n: int, probability: Any, uids: Any, key: Any,
+    drawn: Any, keep: Any, expected: Any, kept: Any, sums: Any,
+) -> None:  # fmt: skip
     """Draw rows of matches; see `draw_rows`."""
     for i in range(n):
         dropped = 1.0
@@ -101,7 +104,7 @@ def _draw_rows(values, offsets, n, probability, uids, key, drawn, keep, expected
             kept[values[j]] += np.uint64(stays)
 
 
-def _expect_rows(values, offsets, n, counts, thresholds, sums):
+def _expect_rows(values: Any, offsets: Any, n: int, counts: Any, thresholds: Any, sums: Any) -> None:
     """Sum P(keep) of rows of matches for many t at once; see `expect_rows`."""
     k = len(thresholds)
     dropped = np.empty(k)
@@ -121,7 +124,8 @@ def _expect_rows(values, offsets, n, counts, thresholds, sums):
 def _compiled(name: str) -> Any:
     from numba import njit, types
 
-    u32, u64, i64, f64 = types.Array(types.uint32, 1, "C", readonly=True), types.uint64[::1], types.int64[::1], types.float64[::1]
+    u32, u64 = types.Array(types.uint32, 1, "C", readonly=True), types.uint64[::1]
+    i64, f64 = types.int64[::1], types.float64[::1]
     if name == "draw":
         uids, flags = types.uint64[:, ::1], types.boolean[::1]
         kind = types.void(u32, i64, types.int64, f64, uids, types.uint64, f64, flags, u64, u64, u64)

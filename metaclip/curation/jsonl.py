@@ -25,7 +25,6 @@ _BLOCK: Final = 1 << 24
 _LEVELS: Final = 100
 """Deeper lines are malformed: Arrow and Python go down a level by a call, and end the process where the stack does."""
 _STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"?')
-_KINDS: Final = {type(None): pa.null(), bool: pa.bool_(), float: pa.float64()}
 
 Lose = Callable[[str, str], None]
 """Called with a reason and a place for each line that is no row."""
@@ -55,7 +54,8 @@ def schema(parts: Iterable[tuple[int, bytes]], rows: int | None = None) -> pa.Sc
             found, n = [(field.name, _carried(field.type)) for field in table.schema], len(table)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError):
             objects = list(_objects(block, 0, lambda reason, place: None))
-            found, n = [(key, _kind(value)) for row in objects for key, value in row.items()], len(objects)
+            names = dict.fromkeys(name for row in objects for name in row)
+            found, n = [(name, _kind([row.get(name) for row in objects])) for name in names], len(objects)
         for name, kind in found:
             types[name] = _common(types[name], kind) if name in types else kind
         if left is not None and (left := left - n) <= 0:
@@ -129,8 +129,8 @@ def _objects(block: bytes, line: int, lose: Lose) -> Iterator[dict[str, Any]]:
 
 
 def _integer(digits: str) -> int | float:
-    # Python refuses to read integers of thousands of digits.
-    return int(digits) if len(digits) < 1000 else float(digits)
+    # Python refuses integers of thousands of digits, and as a float those of more than 308.
+    return int(digits) if len(digits) < 300 else float(digits)
 
 
 def is_utf8(name: str) -> bool:
@@ -142,22 +142,30 @@ def is_utf8(name: str) -> bool:
     return True
 
 
-def _kind(value: Any) -> pa.DataType:
-    """Give the type of a value, as Arrow infers it; string for a list or an object."""
-    if type(value) is int:
-        return pa.int64() if -(1 << 63) <= value < 1 << 63 else pa.float64()
-    return _KINDS.get(type(value), pa.string())
+def _kind(values: list[Any]) -> pa.DataType:
+    """Give the type that holds values, as Arrow infers it from lines; string where there is none."""
+    try:
+        return _carried(pa.array(values).type)
+    except (ValueError, TypeError, OverflowError):
+        numbers = all(value is None or type(value) in (int, float) for value in values)
+        return pa.float64() if numbers else pa.string()
 
 
 def _carried(kind: pa.DataType) -> pa.DataType:
-    """Give an inferred type with strings that look like times as the strings they are."""
-    if pa.types.is_temporal(kind):
+    """Give the type to carry an inferred one in: strings that look like times are strings, parquet has no empty object."""
+    if pa.types.is_temporal(kind) or _is_empty(kind):
         return pa.string()
     if pa.types.is_list(kind):
         return pa.list_(_carried(kind.value_type))
     if pa.types.is_struct(kind):
         return pa.struct([(field.name, _carried(field.type)) for field in kind])
     return kind
+
+
+def _is_empty(kind: pa.DataType) -> bool:
+    if pa.types.is_list(kind):
+        return _is_empty(kind.value_type)
+    return pa.types.is_struct(kind) and (kind.num_fields == 0 or any(_is_empty(field.type) for field in kind))
 
 
 def _common(one: pa.DataType, other: pa.DataType) -> pa.DataType:
@@ -171,9 +179,10 @@ def _common(one: pa.DataType, other: pa.DataType) -> pa.DataType:
 def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
     if pa.types.is_string(kind):
         return pa.array([None if value is None else _bytes(value) for value in values], pa.binary()).view(pa.string())
-    if pa.types.is_floating(kind):
-        values = [float(value) if isinstance(value, int) else value for value in values]
-    return pa.array(values, kind)
+    try:
+        return pa.array(values, kind)
+    except (pa.ArrowInvalid, OverflowError):  # an integer among floats that is none of them by the letter
+        return pa.array(json.loads(json.dumps(values), parse_int=float), kind)
 
 
 def _bytes(value: Any) -> bytes:

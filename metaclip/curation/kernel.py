@@ -428,7 +428,7 @@ def _walk_longest(machine, known, found, n, state, raw, raw_ends, firsts):
 def _sort_unique(source, n, target, scratch):
     """Write the sorted set of `n` uint32 at `source` to `target` (may be `source`); give its size.
 
-    Reads and writes four values, whatever `n` is.
+    Reads and writes up to eight values, whatever `n` is.
     """
     if n <= 4:
         # Most texts: a sorting network, because how values lie cannot be predicted. No id is _NONE.
@@ -447,6 +447,37 @@ def _sort_unique(source, n, target, scratch):
         size += i64((c != b) & (c != _NONE))
         store32(target + 4 * size, d)
         return size + i64((d != c) & (d != _NONE))
+    if n <= 8:
+        # The same for two fours, then merged: the odd-even merge sort of Batcher.
+        a, b, c, d = load32(source), load32(source + 4), load32(source + 8), load32(source + 12)
+        e = load32(source + 16)
+        f = load32(source + 20) if n > 5 else _NONE
+        g = load32(source + 24) if n > 6 else _NONE
+        h = load32(source + 28) if n > 7 else _NONE
+        a, b, c, d = min(a, b), max(a, b), min(c, d), max(c, d)
+        e, f, g, h = min(e, f), max(e, f), min(g, h), max(g, h)
+        a, b, c, d = min(a, c), min(b, d), max(a, c), max(b, d)
+        e, f, g, h = min(e, g), min(f, h), max(e, g), max(f, h)
+        b, c, f, g = min(b, c), max(b, c), min(f, g), max(f, g)
+        a, b, c, d, e, f, g, h = min(a, e), min(b, f), min(c, g), min(d, h), max(a, e), max(b, f), max(c, g), max(d, h)
+        c, d, e, f = min(c, e), min(d, f), max(c, e), max(d, f)
+        b, c, d, e, f, g = min(b, c), max(b, c), min(d, e), max(d, e), min(f, g), max(f, g)
+        store32(target, a)
+        size = i64(1)
+        store32(target + 4 * size, b)
+        size += i64(b != a)
+        store32(target + 4 * size, c)
+        size += i64(c != b)
+        store32(target + 4 * size, d)
+        size += i64(d != c)
+        store32(target + 4 * size, e)
+        size += i64(e != d)
+        store32(target + 4 * size, f)
+        size += i64((f != e) & (f != _NONE))
+        store32(target + 4 * size, g)
+        size += i64((g != f) & (g != _NONE))
+        store32(target + 4 * size, h)
+        return size + i64((h != g) & (h != _NONE))
     if n <= 48:
         size = i64(0)
         for i in range(n):

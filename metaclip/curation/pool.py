@@ -477,12 +477,12 @@ def _bytes_again(column: pa.Array) -> pa.Array:
 def _first_line(stream: Any, file: PoolFile) -> bytes:
     head = b""
     while not (b"\n" in head.lstrip() or b"\r" in head.lstrip()):
+        if len(head) > _BLOCK:
+            raise BrokenInput(f"{file.path}: the first line has over {_BLOCK} bytes; is it a {file.form} file?")
         block = bytes(stream.read(1 << 16))
         if not block:
             break
         head += block
-        if len(head) > _BLOCK:
-            raise BrokenInput(f"{file.path}: the first line has over {_BLOCK} bytes; is it a {file.form} file?")
     if not head.removeprefix(jsonl.BOM).strip():
         raise BrokenInput(f"{file.path} is empty; a {file.form} pool begins with a line of column names")
     return head if b"\n" in head or b"\r" in head else head + b"\n"

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from metaclip.curation.count import Counts
+from metaclip.curation.matcher import MATCHES
 from metaclip.curation.text_rule import TextRule
 from metaclip.errors import MetaclipError, one_line
 from metaclip.metadata.entries import Metadata
@@ -44,9 +45,10 @@ class Run:
 
     def __repr__(self) -> str:
         """Show the path, the pairs and t."""
+        matched = f"{self.match['funnel']['matched']} matched pairs"
         if self.balance is None:
-            return f"Run({str(self.path)!r}: {self.match['funnel']['matched']} matched pairs)"
-        return f"Run({str(self.path)!r}: {self.balance['kept']} pairs kept of {self.match['funnel']['matched']} matched, t = {self.t:g})"
+            return f"Run({str(self.path)!r}: {matched})"
+        return f"Run({str(self.path)!r}: {self.balance['kept']} kept of {matched}, t = {self.t:g})"
 
     @property
     def t(self) -> float:
@@ -84,7 +86,7 @@ class Run:
             if record is not None and record["identity"] == self.match["identity"]:
                 return found
         raise MetaclipError(
-            f"the matches that {self.path} was balanced from are not in {of['folder']} any more; match again, then balance again"
+            f"the matches that {self.path} was balanced from are no longer in {of['folder']}; match and balance again"
         )
 
     @functools.cached_property
@@ -97,9 +99,7 @@ class Run:
         except (OSError, pa.ArrowException, KeyError) as error:
             raise MetaclipError(f"{path} cannot be read ({one_line(error)}); run the same command again") from None
         if counts_digest(values) != self.match["counts_digest"] or metadata.digest != self.match["list"]:
-            raise MetaclipError(
-                f"{path} is not what the run wrote (its digest differs); remove it and run the same command again"
-            )
+            raise MetaclipError(f"{path} is not what the run wrote; remove it and run the same command again")
         return Counts(values, metadata.digest, self.rule.identity), metadata
 
     @property
@@ -123,6 +123,10 @@ class Run:
         """The curated pairs, all columns, in memory; for larger sets open the folder ``curated/`` as a data set."""
         _ = self._balanced
         files = sorted((self.path / "curated").glob("*.parquet"))
+        if not files:
+            return pa.schema(
+                [("uid", pa.string()), ("matches", MATCHES), ("keep_probability", pa.float64())]
+            ).empty_table()
         # Files of a pool may have different columns.
         return pa.concat_tables([pq.ParquetFile(file).read() for file in files], promote_options="permissive")
 

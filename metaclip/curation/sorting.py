@@ -57,7 +57,8 @@ def merge_runs(paths: Sequence[Path], block: int = _BLOCK) -> Iterator[Rows]:
     bounds = [tuple(map(int, samples[len(samples) * i // n_blocks])) for i in range(1, n_blocks)]
     begins = [0] * len(runs)
     for bound in [*bounds, None]:
-        ends = [len(run) if bound is None else _place(run, bound, begin) for run, begin in zip(runs, begins, strict=True)]
+        starts = zip(runs, begins, strict=True)
+        ends = [len(run) if bound is None else _place(run, bound, begin) for run, begin in starts]
         spans = zip(opened, begins, ends, strict=True)
         part = [_read_rows(*item, begin, end) for item, begin, end in spans if end > begin]
         if part:

@@ -2,7 +2,8 @@
 
 - Given upstream as up to 32 hex digits: that number (DataComp, cc2dataset; shorter ones are padded with zeros).
 - Given upstream in any other form: md5 of its UTF-8 bytes.
-- Not given (or null, or empty): md5 of the raw text followed by the url, as cc2dataset does; without a url, of the text.
+- Not given (or null, or empty): md5 of the raw text followed by the url, as cc2dataset does; without a url, of the
+  text.
 
 Uids travel as uint64[n, 2] (high half, low half), stand in parquet as fixed_size_binary[16] (big-endian) and are
 printed as 32 lower-case hex digits.
@@ -15,6 +16,7 @@ import functools
 import hashlib
 import itertools
 import math
+from collections.abc import Iterable
 from typing import Any, Final
 
 import numpy as np
@@ -136,22 +138,20 @@ def _md5(parts: list[pa.Array]) -> Uids:
     sizes = first[2] + second[2]
     uids = np.empty((len(sizes), 2), np.uint64)
     if len(sizes) < _MD5_FEW:  # less work than compiling would be
-        texts = [b"".join(row) for row in zip(*(part.cast(pa.large_binary()).fill_null(b"").to_pylist() for part in parts))]
-        digests = [hashlib.md5(text, usedforsecurity=False).digest() for text in texts]
-        return np.frombuffer(b"".join(digests), ">u8").reshape(-1, 2).astype(np.uint64)
+        pieces = (part.cast(pa.large_binary()).fill_null(b"").to_pylist() for part in parts)
+        return _digests(map(b"".join, zip(*pieces, strict=True)))
     blocks = (sizes + 8) // 64 + 1
     order = np.argsort(blocks, kind="stable")
-    bounds = np.flatnonzero(np.diff(blocks[order], prepend=-1)).tolist() + [len(order)]
+    bounds = [*np.flatnonzero(np.diff(blocks[order], prepend=-1)).tolist(), len(order)]
     for begin, end in itertools.pairwise(bounds):
         size = 64 * int(blocks[order[begin]])
         for i in range(begin, end, _MD5_ROWS):
             rows = order[i : min(end, i + _MD5_ROWS)]
             data = np.zeros((len(rows), size), np.uint8)
-            pieces = [array for address, at, n in (first, second) for array in (address, at[rows], n[rows])]
-            _compiled("pack")(*pieces, data.ctypes.data, size)
+            layouts = [array for address, at, n in (first, second) for array in (address, at[rows], n[rows])]
+            _compiled("pack")(*layouts, data.ctypes.data, size)
             if size > _MD5_LONG:
-                digests = [hashlib.md5(row[: sizes[r]], usedforsecurity=False).digest() for row, r in zip(data, rows, strict=True)]
-                uids[rows] = np.frombuffer(b"".join(digests), ">u8").reshape(-1, 2)
+                uids[rows] = _digests(row[:n] for row, n in zip(data, sizes[rows].tolist(), strict=True))
                 continue
             data[np.arange(len(rows)), sizes[rows]] = 0x80
             data[:, -8:] = (8 * sizes[rows]).astype("<u8").view(np.uint8).reshape(-1, 8)
@@ -161,6 +161,12 @@ def _md5(parts: list[pa.Array]) -> Uids:
             halves = state.T.byteswap().astype(np.uint64)
             uids[rows] = halves[:, ::2] << np.uint64(32) | halves[:, 1::2]
     return uids
+
+
+def _digests(rows: Iterable[Any]) -> Uids:
+    """Give md5 of bytes: uint64[n, 2]."""
+    digests = b"".join(hashlib.md5(row, usedforsecurity=False).digest() for row in rows)
+    return np.frombuffer(digests, ">u8").reshape(-1, 2).astype(np.uint64)
 
 
 def _layout(column: pa.Array) -> tuple[int, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -187,7 +193,7 @@ def _compiled(name: str) -> Any:
     i64s, uids = types.int64[::1], types.uint64[:, ::1]
     if name == "hex":
 
-        def read_hex(address, starts, sizes, uids, kinds):
+        def read_hex(address: int, starts: Any, sizes: Any, uids: Any, kinds: Any) -> None:
             for i in range(len(starts)):
                 size = sizes[i]
                 kind = np.uint8(0)
@@ -202,7 +208,7 @@ def _compiled(name: str) -> Any:
                         c = np.int64(load8(address + starts[i] + j))
                         letter = c | 32
                         digit = c - 48 if c < 58 else letter - 87
-                        if not ((48 <= c and c < 58) or (97 <= letter and letter < 103)):
+                        if not ((c >= 48 and c < 58) or (letter >= 97 and letter < 103)):
                             kind = np.uint8(_OTHER)
                             break
                         high = (high << np.uint64(4)) | (low >> np.uint64(60))
@@ -216,7 +222,7 @@ def _compiled(name: str) -> Any:
     if name == "md5":
         u32 = np.uint32
 
-        def compress(words, state, constants, turns):
+        def compress(words: Any, state: Any, constants: Any, turns: Any) -> None:
             """Run RFC 1321's compression over uint32[16 * blocks, rows], 32 rows in step."""
             lanes = np.empty((4, 32), np.uint32)
             for first in range(0, words.shape[1], 32):
@@ -260,7 +266,10 @@ def _compiled(name: str) -> Any:
         table = types.uint32[:, ::1]
         return njit(types.void(table, table, types.uint32[::1], table), nogil=True)(compress)
 
-    def pack(address, starts, sizes, other_address, other_starts, other_sizes, target, width):
+    def pack(
+        address: int, starts: Any, sizes: Any, other_address: int, other_starts: Any, other_sizes: Any,
+        target: int, width: int,
+    ) -> None:  # fmt: skip
         """Put the two pieces of each row one behind the other into a row of `width` bytes."""
         for i in range(len(starts)):
             at = target + width * i

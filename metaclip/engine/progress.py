@@ -14,14 +14,16 @@ class Progress:
         """Count up to `total` rows (None: not known); `shown` None means: if standard error is a terminal."""
         self._verb, self._total = verb, total
         self._shown = sys.stderr.isatty() if shown is None else shown
-        self._lock, self._through, self._bar = threading.Lock(), 0, None
+        self._lock, self._through = threading.Lock(), 0
+        self._word = "matched" if verb == "match" else "kept"
+        self._bar: Any = None
 
     def __enter__(self) -> Progress:
         """Show the bar."""
         if self._shown:
             from tqdm import tqdm
 
-            self._bar: Any = tqdm(
+            self._bar = tqdm(
                 desc=self._verb, total=self._total, unit=" rows", unit_scale=True, smoothing=0.1, file=sys.stderr
             )
         return self
@@ -32,9 +34,7 @@ class Progress:
             self._through += through
             if self._bar is not None:
                 self._bar.update(rows)
-                self._bar.set_postfix_str(
-                    f"{self._through:,} {'matched' if self._verb == 'match' else 'kept'}", refresh=False
-                )
+                self._bar.set_postfix_str(f"{self._through:,} {self._word}", refresh=False)
 
     def note(self, line: str) -> None:
         """Say something on a line of its own, on standard error."""

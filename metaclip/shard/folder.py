@@ -58,6 +58,10 @@ class Part:
         return index % self.of == self.number - 1
 
 
+ALL: Final = Part()
+"""The only part of work that is not divided."""
+
+
 class Folder:
     """A run folder on this machine."""
 
@@ -84,7 +88,7 @@ class Folder:
         return Stage(self, name)
 
     @contextlib.contextmanager
-    def owned(self, part: Part | None = None, wait: bool = False) -> Iterator[None]:
+    def owned(self, part: Part = ALL, wait: bool = False) -> Iterator[None]:
         """Own the folder for the length of a block: alone, or beside the other parts of a job array.
 
         Raise MetaclipError if it holds files that are not a run's, or if another living process owns it (where `wait`
@@ -93,7 +97,7 @@ class Folder:
         self._refuse_foreign()
         self.state.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as held:
-            if part is not None and not part.whole:
+            if not part.whole:
                 self._lock(held, _LOCK, fcntl.LOCK_SH)
                 self._lock(held, f"{_LOCK}-{part.number}-of-{part.of}", fcntl.LOCK_EX, f"part {part}, ")
             else:

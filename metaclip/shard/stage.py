@@ -1,9 +1,9 @@
 """A stage of a run folder: shards with markers, under one fingerprint; what makes a run safe to kill.
 
-    .state/<stage>/fingerprint.json  everything that determines the stage's result
-    .state/<stage>/<shard>.json      the marker of a finished shard: digest of the fingerprint, sizes of the shard's files
-    .state/<stage>/<shard>.lost.json why a shard could not be read, until it is
-    .state/<stage>/<shard>.*         what the shard adds up to, until the stage is complete
+    .state/<stage>/fingerprint.json   everything that determines the stage's result
+    .state/<stage>/<shard>.json       the marker of a finished shard: digest of the fingerprint, sizes of its files
+    .state/<stage>/<shard>.lost.json  why a shard could not be read, until it is
+    .state/<stage>/<shard>.*          what the shard adds up to, until the stage is complete
 
 Law: a shard's files are renamed into place first, its marker is written last, and the stage's record enters the
 manifest when all is in place. A marker proves its shard and a record its stage as long as their files have the sizes
@@ -71,7 +71,8 @@ class Stage:
             if not overwrite:
                 what = f"{path} is damaged" if before is None else _difference(before, wanted)
                 raise MetaclipError(
-                    f"{self.folder.path} holds another run: {what}; choose another --out, or replace it with --overwrite"
+                    f"{self.folder.path} holds another run: {what}; "
+                    "choose another --out, or replace it with --overwrite"
                 )
             self.clear(outputs)
         if another or not path.exists():

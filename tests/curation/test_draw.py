@@ -201,7 +201,7 @@ def test_keep_probability_to_the_bit(problem: tuple[list[list[int]], list[float]
 
 
 def test_nothing_is_fused_or_reordered() -> None:
-    """Where a fused multiply-add, or another order of the factors, gives another last bit, the kernel gives the law's."""
+    """Where a fused multiply-add or another order of the factors gives another last bit, the kernel gives the law's."""
     rng = np.random.default_rng(3)
     p = rng.random(4000) / 10  # small: the last bit of the product is then one of P; and 1 - p is not exact
     rows = [list(range(i, i + 4)) for i in range(0, len(p), 4)]

@@ -141,7 +141,9 @@ def test_many_rows() -> None:
     rng = np.random.default_rng(0)
     sizes = rng.choice([*range(130), *BOUNDS], 20_011)
     texts = [f"{i}" + some_text(int(size)) for i, size in enumerate(sizes)]
-    urls = [None if i % 7 == 0 else "" if i % 7 == 1 else f"http://example.org/{i % 100}.jpg" for i in range(len(texts))]
+    urls = [
+        None if i % 7 == 0 else "" if i % 7 == 1 else f"http://example.org/{i % 100}.jpg" for i in range(len(texts))
+    ]
     assert len(texts) > uids._MD5_FEW
     assert hexes(texts, urls) == [md5(text + (url or "")) for text, url in zip(texts, urls, strict=True)]
     assert hexes(texts) == [md5(text) for text in texts]
@@ -220,16 +222,16 @@ def test_other_types_of_ids(given: pa.Array, wanted: list[str]) -> None:
 
 
 def test_uids_as_16_bytes() -> None:
-    """fixed_size_binary[16] and parquet's UUID are the number itself, read big-endian, also sliced or as a dictionary."""
+    """Sixteen bytes, and parquet's UUIDs, are the number itself, read big-endian, also sliced or as a dictionary."""
     numbers = [0, 1, 2**64, 2**128 - 1, int("91efd8562038d219f5099b42bcee1346", 16)]
     data = [*(n.to_bytes(16, "big") for n in numbers), None]
     wanted = [*(f"{n:032x}" for n in numbers), md5("tu")]
     plain = pa.array(data, UID)
     forms = [plain, pa.array([b"x" * 16, *data], UID).slice(1), plain.dictionary_encode()]
     forms.append(pa.array([None if d is None else uuid.UUID(bytes=d).bytes for d in data], pa.uuid()))
-    for given in forms:
-        assert hexes(column(["t"] * 6), column(["u"] * 6), given) == wanted
-        assert as_written(given, uids_of(column(["t"] * 6), column(["u"] * 6), given)).to_pylist() == wanted
+    for ids in forms:
+        assert hexes(column(["t"] * 6), column(["u"] * 6), ids) == wanted
+        assert as_written(ids, uids_of(column(["t"] * 6), column(["u"] * 6), ids)).to_pylist() == wanted
 
 
 def test_matched_uids_are_read_back(tmp_path: Path) -> None:
@@ -256,9 +258,9 @@ def test_round_trip(numbers: list[int], skip: int) -> None:
 
 def test_no_rows() -> None:
     """No rows give no uids, whatever the columns."""
-    for given in (None, column([]), column([], UID), column([], pa.int64()), pa.nulls(0)):
+    for ids in (None, column([]), column([], UID), column([], pa.int64()), pa.nulls(0)):
         for urls in (None, column([])):
-            assert uids_of(column([]), urls, given).shape == (0, 2)
+            assert uids_of(column([]), urls, ids).shape == (0, 2)
 
 
 def test_as_written() -> None:

@@ -1,0 +1,107 @@
+"""The command line in processes of their own, to be killed, locked out and run side by side.
+
+A process compiles the kernels for some seconds before its first shard. So most of them are forked from one that has
+done so (`tests.warm`), with a pid, signals and locks of their own; `cold` ones are ``python -m metaclip`` as a user
+starts it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import multiprocessing
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+PATIENCE = 120
+"""Seconds after which a process hangs, on a machine that does other things too."""
+
+_forking = multiprocessing.get_context("forkserver")
+_forking.set_forkserver_preload(["tests.warm"])
+
+
+@dataclasses.dataclass
+class Running:
+    """A process of the command line."""
+
+    process: Any
+    files: tuple[Path, Path]
+
+    @property
+    def pid(self) -> int:
+        return int(self.process.pid)
+
+    @property
+    def out(self) -> str:
+        return self.files[0].read_text(encoding="utf-8")
+
+    @property
+    def err(self) -> str:
+        return self.files[1].read_text(encoding="utf-8")
+
+    @property
+    def code(self) -> int | None:
+        """The exit code, minus the signal's number if a signal ended the process; None while it runs."""
+        if isinstance(self.process, subprocess.Popen):
+            return self.process.poll()
+        return self.process.exitcode
+
+    def send(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def wait(self) -> int:
+        """Wait for the end; give the exit code."""
+        until(lambda: self.code is not None, f"the end of {self.pid}: {self.err}")
+        assert self.code is not None
+        return self.code
+
+
+def until(true: Callable[[], bool], what: str) -> None:
+    """Wait until something holds, looking often."""
+    end = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < end, f"no sight of {what}"
+        time.sleep(0.001)
+
+
+@contextlib.contextmanager
+def start(*arguments: Any, into: Path, cold: bool = False, largest_file: int | None = None) -> Iterator[Running]:
+    """Start ``metaclip`` with these arguments; what it writes goes to files in the folder `into`.
+
+    With `largest_file` it can write no file of more bytes, as on a full disk. It is killed if it outlives the block.
+    """
+    number = len(list(into.glob("*.out")))
+    files = into / f"{number}.out", into / f"{number}.err"
+    given = [str(argument) for argument in arguments]
+    with files[0].open("w") as out, files[1].open("w") as err:
+        if cold:
+            process: Any = subprocess.Popen([sys.executable, "-m", "metaclip", *given], stdout=out, stderr=err)
+        else:
+            process = _forking.Process(target=_run, args=(given, files, dict(os.environ), os.getcwd(), largest_file))
+            process.start()
+    running = Running(process, files)
+    try:
+        yield running
+    finally:
+        if running.code is None:
+            running.send(signal.SIGKILL)
+            running.wait()
+
+
+def _run(arguments: list[str], files: tuple[Path, Path], environ: dict[str, str], cwd: str, largest: int | None) -> None:
+    for number, path in enumerate(files, 1):
+        os.dup2(os.open(path, os.O_WRONLY), number)
+    os.environ.update(environ)
+    os.chdir(cwd)
+    if largest is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, resource.RLIM_INFINITY))
+    from metaclip.cli import main
+
+    main(arguments)
