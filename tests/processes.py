@@ -95,7 +95,9 @@ def start(*arguments: Any, into: Path, cold: bool = False, largest_file: int | N
             running.wait()
 
 
-def _run(arguments: list[str], files: tuple[Path, Path], environ: dict[str, str], cwd: str, largest: int | None) -> None:
+def _run(
+    arguments: list[str], files: tuple[Path, Path], environ: dict[str, str], cwd: str, largest: int | None
+) -> None:
     for number, path in enumerate(files, 1):
         os.dup2(os.open(path, os.O_WRONLY), number)
     os.environ.update(environ)

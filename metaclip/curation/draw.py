@@ -13,7 +13,6 @@ Cost: 0.05 us a pair.
 
 from __future__ import annotations
 
-import functools
 from typing import Any, Final
 
 import numpy as np
@@ -75,64 +74,6 @@ def keep_probability(matches: Any, probability: npt.NDArray[np.float64]) -> floa
     return 1.0 - dropped
 
 
-def _draw_rows(
-    values: Any, offsets: Any, n: int, probability: Any, uids: Any, key: Any,
-    drawn: Any, keep: Any, expected: Any, kept: Any, sums: Any,
-) -> None:  # fmt: skip
-    """Draw rows of matches; see `draw_rows`."""
-    for i in range(n):
-        dropped = 1.0
-        for j in range(offsets[i], offsets[i + 1]):
-            dropped *= 1.0 - probability[values[j]]
-        p = 1.0 - dropped
-        x = key ^ uids[i, 0]
-        for _ in range(2):
-            x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            x ^= x >> np.uint64(31)
-            if _ == 0:
-                x ^= uids[i, 1]
-        stays = np.float64(x >> np.uint64(11)) * 2.0**-53 < p
-        drawn[i] = p
-        keep[i] = stays
-        fixed = np.uint64(p * 4294967296.0)
-        sums[0] += fixed
-        sums[1] += np.uint64(p * (1.0 - p) * 4294967296.0)
-        sums[2] += np.uint64(stays)
-        for j in range(offsets[i], offsets[i + 1]):
-            expected[values[j]] += fixed
-            kept[values[j]] += np.uint64(stays)
-
-
-def _expect_rows(values: Any, offsets: Any, n: int, counts: Any, thresholds: Any, sums: Any) -> None:
-    """Sum P(keep) of rows of matches for many t at once; see `expect_rows`."""
-    k = len(thresholds)
-    dropped = np.empty(k)
-    for i in range(n):
-        if offsets[i] == offsets[i + 1]:
-            continue
-        dropped[:] = 1.0
-        for j in range(offsets[i], offsets[i + 1]):
-            inverse = 1.0 / counts[values[j]]
-            for m in range(k):
-                dropped[m] *= max(0.0, 1.0 - thresholds[m] * inverse)
-        for m in range(k):
-            sums[m] += np.uint64((1.0 - dropped[m]) * 4294967296.0)
-
-
-@functools.cache
-def _compiled(name: str) -> Any:
-    from numba import njit, types
-
-    u32, u64 = types.Array(types.uint32, 1, "C", readonly=True), types.uint64[::1]
-    i64, f64 = types.int64[::1], types.float64[::1]
-    if name == "draw":
-        uids, flags = types.uint64[:, ::1], types.boolean[::1]
-        kind = types.void(u32, i64, types.int64, f64, uids, types.uint64, f64, flags, u64, u64, u64)
-        return njit(kind, nogil=True)(_draw_rows)
-    return njit(types.void(u32, i64, types.int64, u64, f64, u64), nogil=True)(_expect_rows)
-
-
 class Tally:
     """What the draw of many rows adds up to; tallies of shards are added in any order with one result.
 
@@ -159,9 +100,11 @@ def draw_rows(
     Row i matches the entries ``values[offsets[i]:offsets[i + 1]]``, ascending; `key` is `stream_key` of seed and
     epoch. What the rows add up to goes into `tally`.
     """
+    from metaclip.curation import pair_kernel
+
     n = len(offsets) - 1
     drawn, keep = np.empty(n, np.float64), np.empty(n, np.bool_)
-    _compiled("draw")(
+    pair_kernel.compiled("draw")(
         values, offsets, n, probability, uids, np.uint64(key), drawn, keep, tally.expected, tally.kept, tally.sums
     )
     return drawn, keep
@@ -178,4 +121,6 @@ def expect_rows(
 
     For the search of a t only: the quotient is rounded otherwise than `probabilities` does.
     """
-    _compiled("expect")(values, offsets, len(offsets) - 1, counts, thresholds, sums)
+    from metaclip.curation import pair_kernel
+
+    pair_kernel.compiled("expect")(values, offsets, len(offsets) - 1, counts, thresholds, sums)

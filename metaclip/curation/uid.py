@@ -12,7 +12,6 @@ Cost: 0.1 us a uid from hex, 0.4 us by md5 of 150 bytes.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import itertools
 import math
@@ -24,6 +23,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from metaclip.curation import pair_kernel
 from metaclip.curation.draw import Uids
 
 UID: Final = pa.binary(16)
@@ -120,11 +120,11 @@ def _from_strings(column: pa.Array) -> tuple[Uids, npt.NDArray[np.bool_]]:
     """Read upstream ids: (uids, where there is none)."""
     uids, kinds = np.zeros((len(column), 2), np.uint64), np.zeros(len(column), np.uint8)
     address, starts, sizes = _layout(column)
-    _compiled("hex")(address, starts, sizes, uids, kinds)
-    if (kinds == _OTHER).any():
-        rows = np.flatnonzero(kinds == _OTHER)
+    pair_kernel.compiled("hex")(address, starts, sizes, uids, kinds)
+    if (kinds == pair_kernel.OTHER).any():
+        rows = np.flatnonzero(kinds == pair_kernel.OTHER)
         uids[rows] = _md5([column.take(pa.array(rows))])
-    return uids, kinds == _NONE
+    return uids, kinds == pair_kernel.NONE
 
 
 def _md5(parts: list[pa.Array]) -> Uids:
@@ -149,14 +149,14 @@ def _md5(parts: list[pa.Array]) -> Uids:
             rows = order[i : min(end, i + _MD5_ROWS)]
             data = np.zeros((len(rows), size), np.uint8)
             layouts = [array for address, at, n in (first, second) for array in (address, at[rows], n[rows])]
-            _compiled("pack")(*layouts, data.ctypes.data, size)
+            pair_kernel.compiled("pack")(*layouts, data.ctypes.data, size)
             if size > _MD5_LONG:
                 uids[rows] = _digests(row[:n] for row, n in zip(data, sizes[rows].tolist(), strict=True))
                 continue
             data[np.arange(len(rows)), sizes[rows]] = 0x80
             data[:, -8:] = (8 * sizes[rows]).astype("<u8").view(np.uint8).reshape(-1, 8)
             state = np.empty((4, len(rows)), np.uint32)
-            _compiled("md5")(np.ascontiguousarray(data.view("<u4").T), state, _K, _TURNS)
+            pair_kernel.compiled("md5")(np.ascontiguousarray(data.view("<u4").T), state, _K, _TURNS)
             # The digest is the state, little-endian; a uid reads its 16 bytes big-endian.
             halves = state.T.byteswap().astype(np.uint64)
             uids[rows] = halves[:, ::2] << np.uint64(32) | halves[:, 1::2]
@@ -179,105 +179,3 @@ def _layout(column: pa.Array) -> tuple[int, npt.NDArray[np.int64], npt.NDArray[n
     if column.null_count:
         sizes[pc.is_null(column).to_numpy(zero_copy_only=False)] = 0
     return (data.address if data is not None else 0), bounds[:-1].copy(), sizes
-
-
-_HEX, _OTHER, _NONE = range(3)
-
-
-@functools.cache
-def _compiled(name: str) -> Any:
-    from numba import njit, types
-
-    from metaclip.curation.raw import load8, store8
-
-    i64s, uids = types.int64[::1], types.uint64[:, ::1]
-    if name == "hex":
-
-        def read_hex(address: int, starts: Any, sizes: Any, uids: Any, kinds: Any) -> None:
-            for i in range(len(starts)):
-                size = sizes[i]
-                kind = np.uint8(0)
-                if size == 0:
-                    kind = np.uint8(_NONE)
-                elif size > 32:
-                    kind = np.uint8(_OTHER)
-                else:
-                    high = np.uint64(0)
-                    low = np.uint64(0)
-                    for j in range(size):
-                        c = np.int64(load8(address + starts[i] + j))
-                        letter = c | 32
-                        digit = c - 48 if c < 58 else letter - 87
-                        if not ((c >= 48 and c < 58) or (letter >= 97 and letter < 103)):
-                            kind = np.uint8(_OTHER)
-                            break
-                        high = (high << np.uint64(4)) | (low >> np.uint64(60))
-                        low = (low << np.uint64(4)) | np.uint64(digit)
-                    uids[i, 0] = high
-                    uids[i, 1] = low
-                kinds[i] = kind
-
-        return njit(types.void(types.int64, i64s, i64s, uids, types.uint8[::1]), nogil=True)(read_hex)
-
-    if name == "md5":
-        u32 = np.uint32
-
-        def compress(words: Any, state: Any, constants: Any, turns: Any) -> None:
-            """Run RFC 1321's compression over uint32[16 * blocks, rows], 32 rows in step."""
-            lanes = np.empty((4, 32), np.uint32)
-            for first in range(0, words.shape[1], 32):
-                n = min(32, words.shape[1] - first)
-                for i, start in enumerate((u32(0x67452301), u32(0xEFCDAB89), u32(0x98BADCFE), u32(0x10325476))):
-                    for j in range(n):
-                        state[i, first + j] = start
-                for block in range(0, words.shape[0], 16):
-                    for i in range(4):
-                        for j in range(n):
-                            lanes[i, j] = state[i, first + j]
-                    for step in range(64):
-                        # The four words change their parts at each step instead of their places.
-                        a, b, c, d = lanes[-step & 3], lanes[1 - step & 3], lanes[2 - step & 3], lanes[3 - step & 3]
-                        turn, place = step >> 4, step & 15
-                        times, plus = (1, 0) if turn == 0 else (5, 1) if turn == 1 else (3, 5) if turn == 2 else (7, 0)
-                        w = words[block + ((times * place + plus) & 15), first : first + n]
-                        k = constants[step]
-                        left = turns[turn, step & 3]
-                        right = u32(32) - left
-                        if turn == 0:
-                            for j in range(n):
-                                x = u32(a[j] + (d[j] ^ (b[j] & (c[j] ^ d[j]))) + k + w[j])
-                                a[j] = b[j] + (u32(x << left) | u32(x >> right))
-                        elif turn == 1:
-                            for j in range(n):
-                                x = u32(a[j] + (c[j] ^ (d[j] & (b[j] ^ c[j]))) + k + w[j])
-                                a[j] = b[j] + (u32(x << left) | u32(x >> right))
-                        elif turn == 2:
-                            for j in range(n):
-                                x = u32(a[j] + (b[j] ^ c[j] ^ d[j]) + k + w[j])
-                                a[j] = b[j] + (u32(x << left) | u32(x >> right))
-                        else:
-                            for j in range(n):
-                                x = u32(a[j] + (c[j] ^ (b[j] | ~d[j])) + k + w[j])
-                                a[j] = b[j] + (u32(x << left) | u32(x >> right))
-                    for i in range(4):
-                        for j in range(n):
-                            state[i, first + j] += lanes[i, j]
-
-        table = types.uint32[:, ::1]
-        return njit(types.void(table, table, types.uint32[::1], table), nogil=True)(compress)
-
-    def pack(
-        address: int, starts: Any, sizes: Any, other_address: int, other_starts: Any, other_sizes: Any,
-        target: int, width: int,
-    ) -> None:  # fmt: skip
-        """Put the two pieces of each row one behind the other into a row of `width` bytes."""
-        for i in range(len(starts)):
-            at = target + width * i
-            for j in range(sizes[i]):
-                store8(at + j, load8(address + starts[i] + j))
-            at += sizes[i]
-            for j in range(other_sizes[i]):
-                store8(at + j, load8(other_address + other_starts[i] + j))
-
-    kind = types.void(types.int64, i64s, i64s, types.int64, i64s, i64s, types.int64, types.int64)
-    return njit(kind, nogil=True)(pack)

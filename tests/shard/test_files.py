@@ -152,7 +152,9 @@ def test_digest_is_that_of_sha256sum(tmp_path: Path) -> None:
         assert file_digest(file) == hashlib.sha256(data).hexdigest()
 
 
-@pytest.mark.parametrize(("name", "message"), [("nothing", "the list: there is no file"), (".", "the list: .* cannot be read")])
+@pytest.mark.parametrize(
+    ("name", "message"), [("nothing", "the list: there is no file"), (".", "the list: .* cannot be read")]
+)
 def test_read_bytes_says_what_was_wanted(tmp_path: Path, name: str, message: str) -> None:
     """A file that is missing or is none is named with its role."""
     with pytest.raises(MetaclipError, match=message):
@@ -163,5 +165,3 @@ def test_read_bytes_reads(tmp_path: Path) -> None:
     """A local file and one that fsspec opens."""
     (tmp_path / "file").write_bytes(b"\0x")
     assert read_bytes(str(tmp_path / "file"), "") == read_bytes(f"file://{tmp_path}/file", "") == b"\0x"
-
-

@@ -1,0 +1,187 @@
+"""Kernels over pairs: uids read and hashed, rows of matches drawn. As `metaclip.curation.kernel`: plain loops.
+
+The laws stand in `metaclip.curation.uid` and `metaclip.curation.draw`, which call these; there is no other caller.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Final
+
+import numpy as np
+from numba import njit, types
+
+from metaclip.curation.raw import load8, store8
+
+HEX: Final = 0
+OTHER: Final = 1
+NONE: Final = 2
+"""What an upstream id is: up to 32 hex digits, something else, nothing."""
+
+u32, u64 = np.uint32, np.uint64
+
+
+def _hex(address, starts, sizes, uids, kinds):
+    """Read strings of hex digits as numbers of 128 bits; `kinds` says what each string is."""
+    for i in range(len(starts)):
+        size = sizes[i]
+        kind = np.uint8(0)
+        if size == 0:
+            kind = np.uint8(NONE)
+        elif size > 32:
+            kind = np.uint8(OTHER)
+        else:
+            high = np.uint64(0)
+            low = np.uint64(0)
+            for j in range(size):
+                c = np.int64(load8(address + starts[i] + j))
+                letter = c | 32
+                digit = c - 48 if c < 58 else letter - 87
+                if not ((c >= 48 and c < 58) or (letter >= 97 and letter < 103)):
+                    kind = np.uint8(OTHER)
+                    break
+                high = (high << np.uint64(4)) | (low >> np.uint64(60))
+                low = (low << np.uint64(4)) | np.uint64(digit)
+            uids[i, 0] = high
+            uids[i, 1] = low
+        kinds[i] = kind
+
+
+def _pack(
+    address,
+    starts,
+    sizes,
+    other_address,
+    other_starts,
+    other_sizes,
+    target,
+    width,
+):
+    """Put the two pieces of each row one behind the other into a row of `width` bytes."""
+    for i in range(len(starts)):
+        at = target + width * i
+        for j in range(sizes[i]):
+            store8(at + j, load8(address + starts[i] + j))
+        at += sizes[i]
+        for j in range(other_sizes[i]):
+            store8(at + j, load8(other_address + other_starts[i] + j))
+
+
+def _md5(words, state, constants, turns):
+    """Run RFC 1321's compression over uint32[16 * blocks, rows], 32 rows in step."""
+    lanes = np.empty((4, 32), np.uint32)
+    for first in range(0, words.shape[1], 32):
+        n = min(32, words.shape[1] - first)
+        for i, start in enumerate((u32(0x67452301), u32(0xEFCDAB89), u32(0x98BADCFE), u32(0x10325476))):
+            for j in range(n):
+                state[i, first + j] = start
+        for block in range(0, words.shape[0], 16):
+            for i in range(4):
+                for j in range(n):
+                    lanes[i, j] = state[i, first + j]
+            for step in range(64):
+                # The four words change their parts at each step instead of their places.
+                a, b, c, d = lanes[-step & 3], lanes[1 - step & 3], lanes[2 - step & 3], lanes[3 - step & 3]
+                turn, place = step >> 4, step & 15
+                times, plus = (1, 0) if turn == 0 else (5, 1) if turn == 1 else (3, 5) if turn == 2 else (7, 0)
+                w = words[block + ((times * place + plus) & 15), first : first + n]
+                k = constants[step]
+                left = turns[turn, step & 3]
+                right = u32(32) - left
+                if turn == 0:
+                    for j in range(n):
+                        x = u32(a[j] + (d[j] ^ (b[j] & (c[j] ^ d[j]))) + k + w[j])
+                        a[j] = b[j] + (u32(x << left) | u32(x >> right))
+                elif turn == 1:
+                    for j in range(n):
+                        x = u32(a[j] + (c[j] ^ (d[j] & (b[j] ^ c[j]))) + k + w[j])
+                        a[j] = b[j] + (u32(x << left) | u32(x >> right))
+                elif turn == 2:
+                    for j in range(n):
+                        x = u32(a[j] + (b[j] ^ c[j] ^ d[j]) + k + w[j])
+                        a[j] = b[j] + (u32(x << left) | u32(x >> right))
+                else:
+                    for j in range(n):
+                        x = u32(a[j] + (c[j] ^ (b[j] | ~d[j])) + k + w[j])
+                        a[j] = b[j] + (u32(x << left) | u32(x >> right))
+            for i in range(4):
+                for j in range(n):
+                    state[i, first + j] += lanes[i, j]
+
+
+def _draw(
+    values,
+    offsets,
+    n,
+    probability,
+    uids,
+    key,
+    drawn,
+    keep,
+    expected,
+    kept,
+    sums,
+):
+    """Draw rows of matches; see `draw.draw_rows`."""
+    for i in range(n):
+        dropped = 1.0
+        for j in range(offsets[i], offsets[i + 1]):
+            dropped *= 1.0 - probability[values[j]]
+        p = 1.0 - dropped
+        x = key ^ uids[i, 0]
+        for _ in range(2):
+            x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            x ^= x >> np.uint64(31)
+            if _ == 0:
+                x ^= uids[i, 1]
+        stays = np.float64(x >> np.uint64(11)) * 2.0**-53 < p
+        drawn[i] = p
+        keep[i] = stays
+        fixed = np.uint64(p * 4294967296.0)
+        sums[0] += fixed
+        sums[1] += np.uint64(p * (1.0 - p) * 4294967296.0)
+        sums[2] += np.uint64(stays)
+        for j in range(offsets[i], offsets[i + 1]):
+            expected[values[j]] += fixed
+            kept[values[j]] += np.uint64(stays)
+
+
+def _expect(values, offsets, n, counts, thresholds, sums):
+    """Sum P(keep) of rows of matches for many t at once; see `draw.expect_rows`."""
+    k = len(thresholds)
+    dropped = np.empty(k)
+    for i in range(n):
+        if offsets[i] == offsets[i + 1]:
+            continue
+        dropped[:] = 1.0
+        for j in range(offsets[i], offsets[i + 1]):
+            inverse = 1.0 / counts[values[j]]
+            for m in range(k):
+                dropped[m] *= max(0.0, 1.0 - thresholds[m] * inverse)
+        for m in range(k):
+            sums[m] += np.uint64((1.0 - dropped[m]) * 4294967296.0)
+
+
+_I64S, _U64S, _F64S = types.int64[::1], types.uint64[::1], types.float64[::1]
+_IDS, _UIDS, _WORDS = types.Array(types.uint32, 1, "C", readonly=True), types.uint64[:, ::1], types.uint32[:, ::1]
+_STRINGS = (types.int64, _I64S, _I64S)  # address, starts, sizes
+_SIGNATURES: Final[dict[str, tuple[Any, Any]]] = {
+    "hex": (_hex, types.void(*_STRINGS, _UIDS, types.uint8[::1])),
+    "pack": (_pack, types.void(*_STRINGS, *_STRINGS, types.int64, types.int64)),
+    "md5": (_md5, types.void(_WORDS, _WORDS, types.uint32[::1], _WORDS)),
+    "draw": (
+        _draw,
+        types.void(
+            _IDS, _I64S, types.int64, _F64S, _UIDS, types.uint64, _F64S, types.boolean[::1], _U64S, _U64S, _U64S
+        ),
+    ),
+    "expect": (_expect, types.void(_IDS, _I64S, types.int64, _U64S, _F64S, _U64S)),
+}
+
+
+@functools.cache
+def compiled(name: str) -> Any:
+    """Compile a kernel on first use in this process (0.2 to 1 s)."""
+    function, signature = _SIGNATURES[name]
+    return njit(signature, nogil=True)(function)
