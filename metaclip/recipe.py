@@ -81,7 +81,7 @@ def _plain(value: Any) -> dict[str, Any]:
 
 
 def _near(name: str, known: Mapping[str, Any]) -> str:
-    found = difflib.get_close_matches(name, known, 1)
+    found = difflib.get_close_matches(name.lower(), known, 1)
     return f" (did you mean {found[0]!r}?)" if found else ""
 
 

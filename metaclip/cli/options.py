@@ -105,14 +105,9 @@ def split_recipe(path: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
     tables = recipe.read(path)
     recipe.tables(tables, path, {"match": MatchSettings, "balance": BalanceSettings})
     match = dict(tables.get("match", {}))
-    if "metadata" in match:
-        match["metadata"] = _from_anywhere(match["metadata"], Path(path).parent)
+    if "metadata" in match and "://" not in match["metadata"]:
+        match["metadata"] = os.fspath(Path(path).parent / match["metadata"])
     return match, dict(tables.get("balance", {}))
-
-
-def _from_anywhere(path: str, folder: Path = Path()) -> str:
-    """Give a path below `folder` such that the recipe that a run records finds the file too, wherever it is read from."""
-    return path if "://" in path else os.path.abspath(folder / path)
 
 
 def match_settings(flags: Mapping[str, Any], table: Mapping[str, Any]) -> Any:
@@ -122,8 +117,6 @@ def match_settings(flags: Mapping[str, Any], table: Mapping[str, Any]) -> Any:
 
     names = {field.name for field in dataclasses.fields(MatchSettings)}
     merged = {**table, **{name: value for name, value in flags.items() if name in names and value is not None}}
-    if flags.get("metadata"):
-        merged["metadata"] = _from_anywhere(flags["metadata"])
     rule = {name: flags[name] for name in (*RULE_FLAGS, "unspaced_scripts") if flags.get(name) is not None}
     if rule or "rule" in table:
         merged["rule"] = {**table.get("rule", {}), **rule}
