@@ -90,7 +90,9 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         return settings(hint, value, where)
     if typing.get_origin(hint) is typing.Literal:
         if value not in typing.get_args(hint):
-            raise MetaclipError(f"{where} is {value!r:.80}, must be one of {', '.join(map(repr, typing.get_args(hint)))}")
+            raise MetaclipError(
+                f"{where} is {value!r:.80}, must be one of {', '.join(map(repr, typing.get_args(hint)))}"
+            )
         return value
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     for kind in kinds:

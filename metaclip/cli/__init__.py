@@ -86,7 +86,9 @@ def _in_utf8(arguments: list[str]) -> list[str]:
         try:
             argument.encode()
         except UnicodeEncodeError:
-            raise MetaclipError(f"the argument {argument!a} is not valid UTF-8; rename the file, or mend the text") from None
+            raise MetaclipError(
+                f"the argument {argument!a} is not valid UTF-8; rename the file, or mend the text"
+            ) from None
     return arguments
 
 

@@ -32,6 +32,14 @@ def command(text: str, run: str | None, metadata: str | None, url: str | None, u
 
     rule = {name: flags[name] for name in (*options.RULE_FLAGS, "unspaced_scripts") if flags[name] is not None}
     found = explain.explain(
-        text, run=run, metadata=metadata, rule=rule, url=url, uid=uid, t=flags["t"], seed=flags["seed"], epoch=flags["epoch"]
+        text,
+        run=run,
+        metadata=metadata,
+        rule=rule,
+        url=url,
+        uid=uid,
+        t=flags["t"],
+        seed=flags["seed"],
+        epoch=flags["epoch"],
     )
     click.echo(explain.render(found))

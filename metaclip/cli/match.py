@@ -41,7 +41,8 @@ def command(pool: tuple[str, ...], out: str, recipe: str | None, part: str | Non
     funnel = run.match["funnel"]
     counts = run.counts.values
     click.echo(f"rows      {funnel['rows']:>14,}")
-    click.echo(f"matched   {funnel['matched']:>14,}   {100 * funnel['matched'] / funnel['rows']:.1f}% of rows, {counts.sum() / funnel['matched']:.1f} entries each")
+    share, each = 100 * funnel["matched"] / funnel["rows"], counts.sum() / funnel["matched"]
+    click.echo(f"matched   {funnel['matched']:>14,}   {share:.1f}% of rows, {each:.1f} entries each")
     click.echo(f"entries   {len(counts):>14,}   {int((counts == 0).sum()):,} at zero")
     click.echo(f"\nnext      metaclip balance {out} --t 20000 (or --tail-share, --target-pairs)")
     if run.match["lost"]:

@@ -42,7 +42,7 @@ class Number(click.ParamType[int]):
             number = float(text[:-1] if factor > 1 else text) * factor
         except ValueError:
             number = float("nan")
-        if not number == int(number) if number == number and abs(number) != float("inf") else True:
+        if not number.is_integer():
             self.fail(f"{value!r} is not a whole number such as 1000, 20k or 400M", param, ctx)
         return int(number)
 
@@ -66,7 +66,9 @@ rule_options = _stack(
 """The text rule."""
 
 match_options = _stack(
-    click.option("--metadata", metavar="LIST", help="The query list: txt, json or parquet.  [default: the shipped list]"),
+    click.option(
+        "--metadata", metavar="LIST", help="The query list: txt, json or parquet.  [default: the shipped list]"
+    ),
     click.option("--recipe", metavar="FILE", help="TOML with tables [match] and [balance]; flags override it."),
     click.option("--text-column", metavar="C", help="The text column, where it is not text, caption or alt."),
     click.option("--url-column", metavar="C", help="The url column, where it is not url."),
@@ -87,7 +89,9 @@ balance_options = _stack(
 """What determines the draw."""
 
 work_options = _stack(
-    click.option("--engine", type=click.Choice(["local"]), default="local", show_default=True, help="What carries shards."),
+    click.option(
+        "--engine", type=click.Choice(["local"]), default="local", show_default=True, help="What carries shards."
+    ),
     click.option("--workers", type=click.IntRange(1), default=None, help="Threads.  [default: one a processor]"),
     click.option("--overwrite", is_flag=True, help="Replace another run in the output folder."),
 )
@@ -139,12 +143,16 @@ def show_result(run: Any) -> None:
     account = run.account
     pairs, balance, entries = account["pairs"], account["balance"], account["entries"]
     rows = account["funnel"]["rows"]
-    share = 100 * account["sums"]["count_tail"] / account["sums"]["count"]
     click.echo(f"rows      {rows:>14,}")
     click.echo(f"matched   {pairs['matched']:>14,}   {100 * pairs['matched'] / rows:.1f}% of rows")
     click.echo(f"kept      {pairs['kept']:>14,}   expected {pairs['expected']:,.1f} ± {pairs['deviation']:,.1f}")
-    click.echo(f"t         {balance['t']:>14g}   tail share {share:.2f}% (asked: {balance['asked']})")
-    click.echo(f"entries   {account['list']['entries']:>14,}   {entries['zero']:,} at zero, {entries['tail']:,} tail, {entries['head']:,} head")
+    click.echo(
+        f"t         {balance['t']:>14g}   tail share {100 * balance['tail_share']:.2f}% (asked: {balance['asked']})"
+    )
+    parts = f"{entries['zero']:,} at zero, {entries['tail']:,} tail, {entries['head']:,} head"
+    click.echo(f"entries   {account['list']['entries']:>14,}   {parts}")
     if pairs["repeated_rows"]:
         click.echo(f"repeated  {pairs['repeated_rows']:>14,}   matched rows whose uid stands on an earlier row")
-    click.echo(f"\nresult    {account['result_digest'][:16]}   read {run.path / 'card.md'}; pairs in {run.path / 'curated'}")
+    click.echo(
+        f"\nresult    {account['result_digest'][:16]}   read {run.path / 'card.md'}; pairs in {run.path / 'curated'}"
+    )

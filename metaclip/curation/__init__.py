@@ -1,0 +1,1 @@
+"""Curation: from a pool and a query list to a balanced set."""

@@ -48,7 +48,9 @@ VERSION: Final = 1
 """Raised when the arrays or the kernel's use of them change; part of the key."""
 
 _MAGIC: Final = b"metaclip automaton\n\0"
-_HEADER: Final = struct.Struct("<20sIQ32s")  # magic, version, size of the JSON directory, sha256 of this size and all after
+_HEADER: Final = struct.Struct(
+    "<20sIQ32s"
+)  # magic, version, size of the JSON directory, sha256 of this size and all after
 _ALIGN: Final = 64
 _CAPACITY: Final = 0.8  # highest load of the slots
 _ATTEMPTS: Final = 16
@@ -143,7 +145,7 @@ def save(automaton: Automaton, path: Path) -> None:
         sections = {}
         for name, array in machine.arrays.items():
             sections[name] = {"dtype": array.dtype.str, "shape": array.shape, "at": at}
-            data = memoryview(np.ascontiguousarray(array)).cast("B")
+            data = np.ascontiguousarray(array).data.cast("B")
             padding = -len(data) % _ALIGN
             chunks += [data, bytes(padding)]
             at += len(data) + padding
@@ -222,7 +224,9 @@ def _machine(entries: list[tuple[int, list[bytes]]], *, words: bool, longest: bo
         raise MetaclipError(f"an entry has a word of over {kernel.LONGEST} bytes; take it out of the list")
     arrays, seed = _symbol_arrays(ordered)
     ids = {symbol: symbol_id for symbol_id, symbol in enumerate(ordered, 1)}
-    trie, info = _trie_arrays([(entry_id, [ids[s] for s in symbols]) for entry_id, symbols in entries], len(ids), longest)
+    trie, info = _trie_arrays(
+        [(entry_id, [ids[s] for s in symbols]) for entry_id, symbols in entries], len(ids), longest
+    )
     return Machine({**arrays, **trie}, {"words": words, "seed": seed, **info})
 
 
@@ -237,9 +241,7 @@ def _symbol_arrays(ordered: list[bytes]) -> tuple[Arrays, int]:
     heads, tails, hashes = np.zeros(n + 1, np.uint64), np.zeros(n + 1, np.uint32), np.zeros(n + 1, np.uint64)
     for attempt in range(_ATTEMPTS):
         seed = kernel.seed_of(attempt)
-        kernel.compiled("symbol_keys")(
-            blob.ctypes.data, symbols.ctypes.data, n, np.uint64(seed), heads, tails, hashes
-        )
+        kernel.compiled("symbol_keys")(blob.ctypes.data, symbols.ctypes.data, n, np.uint64(seed), heads, tails, hashes)
         placed = _chain_same_keys(symbols, heads, tails)
         slots = _displace(hashes, placed, attempt)
         if slots is not None:

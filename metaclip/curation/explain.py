@@ -57,7 +57,9 @@ def explain(
     list are given, or a rule beside a run.
     """
     if (run is None) == (metadata is None):
-        raise MetaclipError("give a run (--run) to see counts and the draw, or a list (--metadata) to see matches alone")
+        raise MetaclipError(
+            "give a run (--run) to see counts and the draw, or a list (--metadata) to see matches alone"
+        )
     if run is None:
         assert metadata is not None
         entries = metadata if isinstance(metadata, Metadata) else Metadata.read(metadata)
@@ -97,7 +99,9 @@ def render(found: Explanation) -> str:
     width = max(len(_shown(row["entry"])) for row in found.entries)
     if found.t is None:
         lines += [f"  {_shown(row['entry'])}" for row in found.entries]
-        return "\n".join([*lines, "", f"{len(found.entries)} entries match; with --run also counts, probabilities and the draw"])
+        return "\n".join(
+            [*lines, "", f"{len(found.entries)} entries match; with --run also counts, probabilities and the draw"]
+        )
     lines.append(f"  {'entry':{width}}  {'count':>14}  {'min(1, t/count)':>15}")
     for row in found.entries:
         where = "head" if row["count"] >= found.t else "tail"

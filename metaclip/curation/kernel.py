@@ -80,7 +80,7 @@ MACHINE_SIZE: Final = 14
 _TEXT, _START, _BLOCK, _SPACED, _NODE, _RAW, _SYMBOL, _WRITTEN = range(8)
 STATE_SIZE: Final = 8
 
-_inner = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)
+_inner: Any = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)  # type: ignore[call-overload]  # not in numba's stubs
 """For what only kernels call: without the wrappers for Python it compiles in two thirds of the time."""
 
 

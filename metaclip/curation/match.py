@@ -10,8 +10,9 @@ files it stands in do. Memory: one batch of 65,536 rows and one parquet row grou
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,7 +27,7 @@ from metaclip.curation.count import Counts, count_matches
 from metaclip.curation.matcher import MATCHES, Matcher
 from metaclip.curation.pool import BrokenInput, Columns, Losses, PoolFile, Shard
 from metaclip.curation.sorting import merge_runs, repeated, write_run, write_subset
-from metaclip.curation.text_rule import TextRule
+from metaclip.curation.text_rule import PAPER, TextRule
 from metaclip.curation.uid import UID, to_binary, uids_of
 from metaclip.metadata.entries import Metadata
 from metaclip.shard.files import replacing
@@ -62,7 +63,7 @@ class MatchSettings:
     """Read only the first so many rows of the pool."""
     with_text: bool = False
     """Carry url and text in matched/."""
-    rule: TextRule = TextRule()
+    rule: TextRule = PAPER
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
@@ -126,7 +127,7 @@ def match_shard(
     counts = np.zeros(len(matcher.metadata), np.uint64)
     uids: list[npt.NDArray[np.uint64]] = []
     row = shard.first
-    with MatchedWriter(folder / "matched" / f"{shard.name}.parquet", settings.with_text) as writer:
+    with MatchedWriter.to(folder / "matched" / f"{shard.name}.parquet", settings.with_text) as writer:
         for batch in pools.read(shard, list(dict.fromkeys(wanted)), losses):
             texts = _texts(batch, columns, row, losses)
             matches = matcher.match(texts)
@@ -207,59 +208,55 @@ def read_counts(path: Path) -> tuple[Counts, Metadata]:
 
 
 class MatchedWriter:
-    """Writes matched rows to a parquet file that is whole or not there."""
+    """Writes matched rows to a parquet file."""
 
-    def __init__(self, path: Path, with_text: bool) -> None:
-        """Name the file; with url and text on request."""
-        fields = [("row", pa.uint64()), ("uid", UID), ("matches", MATCHES)]
-        if with_text:
-            fields += [("url", pa.large_string()), ("text", pa.large_string())]
-        self.schema = pa.schema(fields)
-        self._replacing = replacing(path)
+    def __init__(self, writer: Any, schema: pa.Schema) -> None:
+        """Take an open ParquetWriter; `MatchedWriter.to` opens one."""
+        self._writer, self._schema = writer, schema
         self._batches: list[pa.RecordBatch] = []
         self._rows = 0
 
-    def __enter__(self) -> MatchedWriter:
-        """Open the temporary file."""
-        self._writer = pq.ParquetWriter(
-            self._replacing.__enter__(),
-            self.schema,
-            compression=COMPRESSION,
-            # uids are random and rows ascend: dictionaries would cost time and save nothing.
-            use_dictionary=["matches.list.element"],
-            write_statistics=["row"],
-            column_encoding={"row": "DELTA_BINARY_PACKED", "uid": "PLAIN"},
-        )
-        return self
+    @classmethod
+    @contextlib.contextmanager
+    def to(cls, path: Path, with_text: bool) -> Iterator[MatchedWriter]:
+        """Open a file that is whole after the block or not there; with url and text on request."""
+        fields = [("row", pa.uint64()), ("uid", UID), ("matches", MATCHES)]
+        if with_text:
+            fields += [("url", pa.large_string()), ("text", pa.large_string())]
+        schema = pa.schema(fields)
+        with (
+            replacing(path) as temporary,
+            pq.ParquetWriter(
+                temporary,
+                schema,
+                compression=COMPRESSION,
+                # uids are random and rows ascend: dictionaries would cost time and save nothing.
+                use_dictionary=["matches.list.element"],
+                write_statistics=["row"],
+                column_encoding={"row": "DELTA_BINARY_PACKED", "uid": "PLAIN"},
+            ) as writer,
+        ):
+            made = cls(writer, schema)
+            yield made
+            made._flush()
 
     def write(
         self, rows: npt.NDArray[np.int64], uids: npt.NDArray[np.uint64], matches: pa.Array, urls: Any, texts: Any
     ) -> None:
         """Add rows."""
         columns = [pa.array(rows.astype(np.uint64)), to_binary(uids), matches]
-        if len(self.schema) > len(columns):
+        if len(self._schema) > len(columns):
             columns.append(pa.nulls(len(rows), pa.large_string()) if urls is None else urls.cast(pa.large_string()))
             columns.append(texts.cast(pa.large_string()))
-        self._batches.append(pa.RecordBatch.from_arrays(columns, schema=self.schema))
+        self._batches.append(pa.RecordBatch.from_arrays(columns, schema=self._schema))
         self._rows += len(rows)
         if self._rows >= _WRITE_ROWS:
             self._flush()
 
     def _flush(self) -> None:
         if self._batches:
-            self._writer.write_table(pa.Table.from_batches(self._batches, self.schema), row_group_size=self._rows)
+            self._writer.write_table(pa.Table.from_batches(self._batches, self._schema), row_group_size=self._rows)
             self._batches, self._rows = [], 0
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        """Close the file and put it in place, or remove it."""
-        try:
-            if error is None:
-                self._flush()
-            self._writer.close()
-        except BaseException as failed:
-            self._replacing.__exit__(type(failed), failed, failed.__traceback__)
-            raise
-        self._replacing.__exit__(kind, error, trace)
 
 
 def _save(path: Path, array: npt.NDArray[Any]) -> None:

@@ -66,8 +66,8 @@ class Matcher:
         """Find the entries in each text.
 
         `texts` is a string, large_string or dictionary-encoded array, a chunked array of these, or a list of strings;
-        slices and nulls are fine, and bytes that are not UTF-8 are characters that no entry holds. Give a ListArray of uint32 (a ChunkedArray for a ChunkedArray): sorted distinct
-        entry ids, null for a null text.
+        slices and nulls are fine, and bytes that are not UTF-8 are characters that no entry holds. Give a ListArray of
+        uint32 (a ChunkedArray for a ChunkedArray): sorted distinct entry ids, null for a null text.
         """
         if isinstance(texts, pa.ChunkedArray):
             return pa.chunked_array([self.match(chunk) for chunk in texts.chunks], MATCHES)
@@ -131,7 +131,8 @@ class KernelEngine:
         values = np.empty(4 * n + 2 * scratch.raw_room, np.uint32)
         while match(
             machine.vector, automaton.rule.fold_spaces, starts.ctypes.data, stops.ctypes.data, n, state,
-            scratch.keys.ctypes.data, scratch.known.ctypes.data, scratch.raw.ctypes.data, scratch.raw_room, scratch.raw_ends.ctypes.data,
+            scratch.keys.ctypes.data, scratch.known.ctypes.data,
+            scratch.raw.ctypes.data, scratch.raw_room, scratch.raw_ends.ctypes.data,
             scratch.firsts.ctypes.data, scratch.sorting.ctypes.data,
             values.ctypes.data, len(values), offsets.ctypes.data,
         ):  # fmt: skip
@@ -167,7 +168,9 @@ def _addresses(texts: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.i
     if len(texts) == 0:
         return np.zeros(0, np.int64), np.zeros(0, np.int64), 0, None
     kind = np.int64 if pa.types.is_large_string(texts.type) else np.int32
-    offsets = np.frombuffer(offset_buffer, kind, len(texts) + 1, texts.offset * np.dtype(kind).itemsize).astype(np.int64)
+    offsets = np.frombuffer(offset_buffer, kind, len(texts) + 1, texts.offset * np.dtype(kind).itemsize).astype(
+        np.int64
+    )
     size = data.size if data is not None else 0
     # Offsets ascend: the texts too near to the end are the last ones.
     first = int(np.searchsorted(offsets[1:], size - READABLE, "right"))
@@ -208,4 +211,6 @@ def clean_texts(texts: pa.Array, rule: TextRule) -> pa.Array:
 def strings(texts: pa.Array) -> list[str | None]:
     """Give texts as Python strings; bytes that are not UTF-8 become lone surrogates, which no entry can hold."""
     binary = pa.large_binary() if pa.types.is_large_string(texts.type) else pa.binary()
-    return [None if text is None else text.decode("utf-8", "surrogateescape") for text in texts.cast(binary).to_pylist()]
+    return [
+        None if text is None else text.decode("utf-8", "surrogateescape") for text in texts.cast(binary).to_pylist()
+    ]

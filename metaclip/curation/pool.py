@@ -116,17 +116,20 @@ class BrokenInput(MetaclipError):
 def find_files(paths: Paths) -> list[PoolFile]:
     """Find the files of a pool: a file, a folder (all below it) or a glob, or several of these, in sorted order."""
     wanted = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    roots, files = [], {}
-    for given in map(os.fspath, wanted):
-        root, found = _find(given)
+    roots: list[list[str]] = []
+    files: dict[str, PoolFile] = {}
+    for given in wanted:
+        root, found = _find(os.fspath(given))
         roots.append(root.split("/"))
         for file in found:
             files.setdefault(file.path, file)
     forms = {file.form for file in files.values()}
     if len(forms) > 1:
-        raise MetaclipError(f"the pool {_shown(wanted)} mixes {' and '.join(sorted(forms))} files; give one kind by a glob")
+        raise MetaclipError(
+            f"the pool {_shown(wanted)} mixes {' and '.join(sorted(forms))} files; give one kind by a glob"
+        )
     # A glob, its folder and its files one by one are one pool; and no two files have one name.
-    above = len("/".join(os.path.commonprefix(roots)))
+    above = len("/".join(os.path.commonprefix(roots)))  # noqa: RUF071 - of lists of folders, not of strings
     return [dataclasses.replace(file, name=file.path[above:].lstrip("/")) for file in files.values()]
 
 
@@ -164,7 +167,9 @@ def _find(given: str) -> tuple[str, list[PoolFile]]:
         raise MetaclipError(f"the pool {given} cannot be listed ({one_line(error)}); check the path") from None
     if not files:
         kinds = ", ".join(_FORMATS)
-        raise MetaclipError(f"there is no pool in {given}: no file that ends in {kinds} (maybe with {', '.join(_CODECS)})")
+        raise MetaclipError(
+            f"there is no pool in {given}: no file that ends in {kinds} (maybe with {', '.join(_CODECS)})"
+        )
     return full(root or "/"), files
 
 
@@ -249,7 +254,9 @@ def _is_text(kind: pa.DataType) -> bool:
 
 def _is_number(kind: pa.DataType) -> bool:
     """Tell whether a column can hold uids that are no text: integers, or 16 bytes."""
-    return pa.types.is_integer(kind) or (pa.types.is_fixed_size_binary(kind) and kind.byte_width == 16)
+    if isinstance(kind, pa.ExtensionType):  # parquet's UUID
+        kind = kind.storage_type
+    return bool(pa.types.is_integer(kind) or (pa.types.is_fixed_size_binary(kind) and kind.byte_width == 16))
 
 
 def schema_of(file: PoolFile) -> pa.Schema:
@@ -333,7 +340,7 @@ def read(shard: Shard, columns: Sequence[str] | None, losses: Losses) -> Iterato
                 return
 
 
-class reading:  # noqa: N801 - reads as a word: with reading(file)
+class reading:
     """Turn what goes wrong while a file is read into a BrokenInput that names it."""
 
     def __init__(self, file: PoolFile) -> None:
@@ -410,7 +417,9 @@ class _Csv:
             rows = csv.reader(io.StringIO(head.decode("latin-1"), newline=""), delimiter=delimiter)
             names = next(filter(None, rows))
         except csv.Error as error:
-            raise BrokenInput(f"{file.path}: the line of column names cannot be read ({one_line(error)}); mend it") from None
+            raise BrokenInput(
+                f"{file.path}: the line of column names cannot be read ({one_line(error)}); mend it"
+            ) from None
         skipped = 0
 
         def bad_row(row: Any) -> str:

@@ -1,6 +1,6 @@
-"""The metadata: the query list, entries in order, each with its source.
+r"""The metadata: the query list, entries in order, each with its source.
 
-Order is identity: `entry_id` is an entry's row, and a list's digest is the sha256 of its entries joined by ``"\\n"`` - of the
+Order is identity: `entry_id` is an entry's row, and a list's digest is the sha256 of its entries joined by ``"\n"`` - of the
 list, not of a file, so that txt, json and parquet forms of one list are one list.
 
 Cost: 500,000 entries are read in 0.1 s (parquet) to 0.5 s (json).
@@ -56,7 +56,9 @@ class Metadata:
             raise MetaclipError(f"{name}, row {row + first_row}: the entry is null; take the row out")
         # The digest joins the entries by "\n": with one inside an entry, two lists could share it.
         if (row := pc.match_substring(array, "\n").index(True).as_py()) >= 0:
-            raise MetaclipError(f"{name}, row {row + first_row}: the entry holds a line end; take it out, no text can match it")
+            raise MetaclipError(
+                f"{name}, row {row + first_row}: the entry holds a line end; take it out, no text can match it"
+            )
         columns = [
             array,
             _column(source, len(array), pa.string()),
@@ -82,7 +84,7 @@ class Metadata:
 
     @functools.cached_property
     def digest(self) -> str:
-        """The identity of the list: sha256 of its entries joined by "\\n", as 64 hex digits."""
+        r"""The identity of the list: sha256 of its entries joined by "\n", as 64 hex digits."""
         return hashlib.sha256("\n".join(self.entries.to_pylist()).encode()).hexdigest()
 
     @classmethod
@@ -122,7 +124,9 @@ def _strings(entries: Sequence[str] | pa.Array, name: str, first_row: int) -> pa
         row = list(entries).index(error.object) + first_row
         raise MetaclipError(f"{name}, row {row}: {error.object!r:.80} holds half a surrogate pair; mend it") from None
     except pa.ArrowInvalid as error:
-        raise MetaclipError(f"{name}: the entries are not valid UTF-8 ({one_line(error)}); write the list again") from None
+        raise MetaclipError(
+            f"{name}: the entries are not valid UTF-8 ({one_line(error)}); write the list again"
+        ) from None
     return array
 
 
@@ -135,9 +139,7 @@ def _column(values: Any, length: int, kind: pa.DataType) -> pa.Array:
     return array.cast(kind)
 
 
-def _without_duplicates(
-    columns: list[pa.Array], encoded: Any, name: str, fold: bool, first_row: int
-) -> list[pa.Array]:
+def _without_duplicates(columns: list[pa.Array], encoded: Any, name: str, fold: bool, first_row: int) -> list[pa.Array]:
     seen: dict[int, int] = {}
     keep = []
     for row, code in enumerate(encoded.indices.to_pylist()):
@@ -158,7 +160,9 @@ def _decode(data: bytes, name: str) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise MetaclipError(f"{name}, line {line}: not valid UTF-8 ({error.reason}); convert the file to UTF-8") from None
+        raise MetaclipError(
+            f"{name}, line {line}: not valid UTF-8 ({error.reason}); convert the file to UTF-8"
+        ) from None
 
 
 def _from_lines(data: bytes, name: str) -> list[str]:
@@ -178,7 +182,9 @@ def _from_json(data: bytes, name: str) -> list[str]:
         raise MetaclipError(f"{name} holds a JSON {type(value).__name__}; a query list is a flat list of strings")
     for row, entry in enumerate(value):
         if not isinstance(entry, str):
-            raise MetaclipError(f"{name}, row {row}: {entry!r:.80} is not a string; a query list is a flat list of strings")
+            raise MetaclipError(
+                f"{name}, row {row}: {entry!r:.80} is not a string; a query list is a flat list of strings"
+            )
     return value
 
 
@@ -191,7 +197,9 @@ def _from_parquet(data: bytes, name: str) -> dict[str, Any]:
         found = ", ".join(table.column_names) or "none"
         raise MetaclipError(f"{name} has no column 'entry' (found: {found}); a query list has entry, source, score")
     entry = table["entry"].combine_chunks()
-    if not (pa.types.is_string(entry.type) or pa.types.is_large_string(entry.type) or pa.types.is_dictionary(entry.type)):
+    if not (
+        pa.types.is_string(entry.type) or pa.types.is_large_string(entry.type) or pa.types.is_dictionary(entry.type)
+    ):
         raise MetaclipError(f"{name}: the column 'entry' is {entry.type}, must be string")
     result: dict[str, Any] = {"entries": _whole(entry.cast(pa.string()))}
     for column, kind in (("source", pa.string()), ("score", pa.float64())):

@@ -1,0 +1,1 @@
+"""Training on curated sets: still to come."""

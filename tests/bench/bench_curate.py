@@ -59,7 +59,9 @@ def main() -> None:
 
         def curate(pool: Path | str, *more: str) -> tuple[float, float]:
             shutil.rmtree(folder / "run", ignore_errors=True)
-            return measured([*metaclip, "curate", str(pool), "--metadata", entries, "--out", str(folder / "run"), *more])
+            return measured(
+                [*metaclip, "curate", str(pool), "--metadata", entries, "--out", str(folder / "run"), *more]
+            )
 
         curate(real, "--t", "20")
         helps = [measured([*metaclip, "--help"])[0] for _ in range(5)]
@@ -82,7 +84,10 @@ def main() -> None:
                 peaks.append(peak)
             copy, run = statistics.median(copies), statistics.median(runs)
             kind = "uid" if uid else "no uid: md5"
-            print(f"| {millions} M pairs, {kind} | {copy:.1f} s | {run:.1f} s | {run / copy:.2f} x | {max(peaks):,.0f} MiB |", flush=True)
+            print(
+                f"| {millions} M pairs, {kind} | {copy:.1f} s | {run:.1f} s | {run / copy:.2f} x | {max(peaks):,.0f} MiB |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -115,7 +115,9 @@ def main() -> None:
         automaton.save(built, path)
         automaton.load(path)
         open_s = statistics.median(timed(lambda: automaton.load(path))[0] for _ in range(5))
-        print(f"automaton: {path.stat().st_size / 2**20:.1f} MiB, built in {build_s:.1f} s, opened in {1000 * open_s:.0f} ms\n")
+        print(
+            f"automaton: {path.stat().st_size / 2**20:.1f} MiB, built in {build_s:.1f} s, opened in {1000 * open_s:.0f} ms\n"
+        )
         matcher = Matcher(metadata, PAPER, cache=Path(folder))
     kernel.compiled("split")
 
@@ -142,7 +144,10 @@ def main() -> None:
     for name in (*peers, "metaclip, 2 threads"):
         other = results[name] if isinstance(results[name], pa.ChunkedArray) else pa.chunked_array([results[name]])
         assert other.equals(expected), f"{name} differs"
-    print(f"{sum(len(chunk.values) for chunk in expected.chunks) / len(expected):.2f} matches a text, equal on all sides\n", file=sys.stderr)
+    print(
+        f"{sum(len(chunk.values) for chunk in expected.chunks) / len(expected):.2f} matches a text, equal on all sides\n",
+        file=sys.stderr,
+    )
 
     base = statistics.median(seconds["pyahocorasick loop"])
     print("| | texts/s | us a text | against the loop over pyahocorasick |\n|---|---:|---:|---:|")
