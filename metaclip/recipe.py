@@ -40,7 +40,7 @@ def tables(recipe: Mapping[str, Any], where: str, known: Mapping[str, type]) -> 
 
     Raise MetaclipError for a table or a key that nobody reads, naming the nearest one.
     """
-    made = {}
+    made: dict[str, Any] = {}
     for name, table in recipe.items():
         if name not in known:
             raise MetaclipError(f"{where}: no verb reads {name!r}{_near(name, known)}; tables: {', '.join(known)}")
