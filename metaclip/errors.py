@@ -40,7 +40,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 def is_full(error: OSError) -> bool:
     """Tell whether `error` says that no more can be written: no space, over quota, file too large."""
-    return error.errno in _FULL
+    return error.errno in _FULL or (error.errno is None and "requested and" in str(error))  # what numpy makes of it
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:

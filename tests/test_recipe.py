@@ -100,12 +100,18 @@ def test_what_does_not_fit_is_named(table: Any, says: str) -> None:
         ("[balance]\ntail_shar = 0.5\n", "[balance]: unknown key 'tail_shar' (did you mean 'tail_share'?)"),
         ("[balance]\nt = '5'\n", "[balance], t is '5', must be float"),
         ("[balance]\nt = nan\n", "[balance]: t is nan, must be a finite number above 0"),
-        ("[balance]\nt = 5\ntail_share = 0.5\n", "[balance]: t = 5.0 and tail_share = 0.5 are given, must be one of them"),
+        (
+            "[balance]\nt = 5\ntail_share = 0.5\n",
+            "[balance]: t = 5.0 and tail_share = 0.5 are given, must be one of them",
+        ),
         ("[balance]\nseed = -1\n", "[balance]: seed is -1, must be at least 0 and below 2**64"),
         ("[match]\nlimit = 0\n", "[match]: limit is 0, must be at least 1"),
         ("[match]\nmetadata = 5\n", "[match], metadata is 5, must be str"),
         ("[match.rule]\nfold_cas = true\n", "[match], rule: unknown key 'fold_cas' (did you mean 'fold_case'?)"),
-        ("[match.rule]\nunspaced_scripts = 'all'\n", "[match], rule, unspaced_scripts is 'all', must be one of 'none',"),
+        (
+            "[match.rule]\nunspaced_scripts = 'all'\n",
+            "[match], rule, unspaced_scripts is 'all', must be one of 'none',",
+        ),
         ("[[match]]\nlimit = 5\n", "[match] is [{'limit': 5}], must be a table"),
     ],
 )
@@ -156,7 +162,9 @@ balances = st.one_of(
 
 
 @given(matches, balances)
-def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, match: MatchSettings, balance: Any) -> None:
+def test_what_is_written_is_read_back(
+    tmp_path_factory: pytest.TempPathFactory, match: MatchSettings, balance: Any
+) -> None:
     """Any settings, written as a recipe, are the same settings when it is read."""
     path = tmp_path_factory.mktemp("recipe") / "r.toml"
     path.write_text(recipe.dump({"match": match, "balance": balance}), encoding="utf-8")

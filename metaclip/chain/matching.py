@@ -232,7 +232,8 @@ def _finish(plan: _Plan) -> None:
     )
     record = stage.finished()
     if record is None or record["identity"] != identity:
-        record = _add_up(plan, {shard.name: finished[shard.name] for shard in read}, files, identity)
+        markers = {shard.name: finished[shard.name] for shard in read}
+        record = _add_up(plan, markers, files, identity, _lost_inputs(plan, finished.keys()))
     elif folder.manifest["inputs"] != files:  # they were moved or touched
         folder.update_manifest(inputs=files)
     if record["complete"]:
@@ -252,11 +253,10 @@ def _lost_inputs(plan: _Plan, finished: Set[str]) -> list[dict[str, Any]]:
 
 
 def _add_up(
-    plan: _Plan, markers: Mapping[str, Mapping[str, Any]], files: list[dict[str, Any]], identity: str
+    plan: _Plan, markers: Mapping[str, Any], files: Sequence[Any], identity: str, lost: Sequence[Any]
 ) -> dict[str, Any]:
     """Write what the stage comes to, and its record. Raise MetaclipError where that is nothing."""
     stage, folder, settings, entries = plan.stage, plan.stage.folder, plan.settings, plan.entries
-    lost = _lost_inputs(plan, {*markers, *(inputs.file_name(file["index"]) for file in files)})
     funnel = funnels.add(marker["funnel"] for marker in markers.values())
     funnels.check(funnel, "rows", funnels.MATCH_REASONS, "matched")
     if not markers and lost:

@@ -39,6 +39,7 @@ STAGE: Final = "match"
 OUTPUTS: Final = ("matched", "counts.parquet", "duplicates.npy")
 PARTIALS: Final = ("*.counts.npy", "*.uids.npy")
 COMPRESSION: Final = "zstd"
+_PATHS: Final = ("row", "matches.list.element", "url", "text")  # of matched/'s columns, as parquet names them
 _WRITE_ROWS: Final = 1 << 17
 
 Advance = Callable[[int, int], None]
@@ -229,8 +230,8 @@ class MatchedWriter:
             pq.ParquetWriter(
                 temporary,
                 schema,
-                compression=COMPRESSION,
-                # uids are random and rows ascend: dictionaries would cost time and save nothing.
+                # uids are random and rows ascend: compression and dictionaries would cost time and save nothing.
+                compression={"uid": "NONE", **{name: COMPRESSION for name in _PATHS}},
                 use_dictionary=["matches.list.element"],
                 write_statistics=["row"],
                 column_encoding={"row": "DELTA_BINARY_PACKED", "uid": "PLAIN"},

@@ -18,33 +18,36 @@ OTHER: Final = 1
 NONE: Final = 2
 """What an upstream id is: up to 32 hex digits, something else, nothing."""
 
+DIGITS: Final = np.full(256, 16, np.uint8)
+"""The value of each byte as a hex digit, 16 for what is none."""
+for _digits, _first in ((b"0123456789", 0), (b"abcdef", 10), (b"ABCDEF", 10)):
+    DIGITS[list(_digits)] = np.arange(_first, _first + len(_digits))
+
 u32, u64 = np.uint32, np.uint64
 
 
-def _hex(address, starts, sizes, uids, kinds):
-    """Read strings of hex digits as numbers of 128 bits; `kinds` says what each string is."""
+def _hex(address, starts, sizes, uids, kinds, values):
+    """Read strings of hex digits as numbers of 128 bits; `kinds` says what each string is.
+
+    `values` has each byte's digit, 16 for what is none: no branch on what the digits are.
+    """
     for i in range(len(starts)):
         size = sizes[i]
-        kind = np.uint8(0)
-        if size == 0:
-            kind = np.uint8(NONE)
-        elif size > 32:
-            kind = np.uint8(OTHER)
-        else:
-            high = np.uint64(0)
-            low = np.uint64(0)
-            for j in range(size):
-                c = np.int64(load8(address + starts[i] + j))
-                letter = c | 32
-                digit = c - 48 if c < 58 else letter - 87
-                if not ((c >= 48 and c < 58) or (letter >= 97 and letter < 103)):
-                    kind = np.uint8(OTHER)
-                    break
-                high = (high << np.uint64(4)) | (low >> np.uint64(60))
-                low = (low << np.uint64(4)) | np.uint64(digit)
-            uids[i, 0] = high
-            uids[i, 1] = low
-        kinds[i] = kind
+        if size == 0 or size > 32:
+            kinds[i] = NONE if size == 0 else OTHER
+            continue
+        high = u64(0)
+        low = u64(0)
+        wrong = u64(0)
+        at = address + starts[i]
+        for j in range(size):
+            value = u64(values[load8(at + j)])
+            wrong |= value
+            high = (high << u64(4)) | (low >> u64(60))
+            low = (low << u64(4)) | (value & u64(15))
+        uids[i, 0] = high
+        uids[i, 1] = low
+        kinds[i] = OTHER if wrong > u64(15) else HEX
 
 
 def _pack(
@@ -167,7 +170,7 @@ _I64S, _U64S, _F64S = types.int64[::1], types.uint64[::1], types.float64[::1]
 _IDS, _UIDS, _WORDS = types.Array(types.uint32, 1, "C", readonly=True), types.uint64[:, ::1], types.uint32[:, ::1]
 _STRINGS = (types.int64, _I64S, _I64S)  # address, starts, sizes
 _SIGNATURES: Final[dict[str, tuple[Any, Any]]] = {
-    "hex": (_hex, types.void(*_STRINGS, _UIDS, types.uint8[::1])),
+    "hex": (_hex, types.void(*_STRINGS, _UIDS, types.uint8[::1], types.uint8[::1])),
     "pack": (_pack, types.void(*_STRINGS, *_STRINGS, types.int64, types.int64)),
     "md5": (_md5, types.void(_WORDS, _WORDS, types.uint32[::1], _WORDS)),
     "draw": (

@@ -116,6 +116,8 @@ class BrokenInput(MetaclipError):
 def find_files(paths: Paths) -> list[PoolFile]:
     """Find the files of a pool: a file, a folder (all below it) or a glob, or several of these, in sorted order."""
     wanted = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    if not wanted:
+        raise MetaclipError("no pool is given; name a file, a folder or a glob")
     roots: list[list[str]] = []
     files: dict[str, PoolFile] = {}
     for given in wanted:

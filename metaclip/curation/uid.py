@@ -93,7 +93,10 @@ def as_written(given: pa.Array, uids: Uids) -> pa.Array:
     ids = _plain(given)
     if _is_binary(ids.type):
         return to_hex(uids)
-    ids = pc.fill_null(ids.cast(pa.string()), "")
+    ids = ids.cast(pa.string())
+    if not ids.null_count and not (pc.min(pc.binary_length(ids)).as_py() == 0):
+        return ids
+    ids = pc.fill_null(ids, "")
     return pc.if_else(pc.equal(ids, ""), to_hex(uids), ids)
 
 
@@ -120,7 +123,7 @@ def _from_strings(column: pa.Array) -> tuple[Uids, npt.NDArray[np.bool_]]:
     """Read upstream ids: (uids, where there is none)."""
     uids, kinds = np.zeros((len(column), 2), np.uint64), np.zeros(len(column), np.uint8)
     address, starts, sizes = _layout(column)
-    pair_kernel.compiled("hex")(address, starts, sizes, uids, kinds)
+    pair_kernel.compiled("hex")(address, starts, sizes, uids, kinds, pair_kernel.DIGITS)
     if (kinds == pair_kernel.OTHER).any():
         rows = np.flatnonzero(kinds == pair_kernel.OTHER)
         uids[rows] = _md5([column.take(pa.array(rows))])

@@ -73,7 +73,7 @@ def problems(draw: Any, rules: st.SearchStrategy[TextRule] = RULES) -> tuple[Tex
 
 
 @given(problems())
-@settings(max_examples=600)
+@settings(max_examples=400)
 def test_engines_agree(problem: tuple[TextRule, list[str], list[str]]) -> None:
     """The kernel and pyahocorasick find exactly what the naive algorithm finds, under every rule."""
     rule, entries, texts = problem
@@ -83,7 +83,7 @@ def test_engines_agree(problem: tuple[TextRule, list[str], list[str]]) -> None:
 
 
 @given(problems(st.just(PAPER)))
-@settings(max_examples=400)
+@settings(max_examples=200)
 def test_both_views_of_the_paper_rule_agree(problem: tuple[TextRule, list[str], list[str]]) -> None:
     """A padded entry is a substring of the padded text exactly where its words stand in a row among the text's."""
     _, entries, texts = problem
@@ -332,6 +332,18 @@ def test_a_row_ends_with_its_text(rule: TextRule) -> None:
     assert found(entries, texts, rule) == rows * 3000
 
 
+def test_longest_only_after_other_texts() -> None:
+    """What a text has found before the end of a chunk keeps its place, whatever texts before it found in that chunk."""
+    rule = TextRule(longest_only=True)
+    entries = ["a", "b", "c", "b u", "u c"]
+    for before in (0, 1, 1000, 3000, 3900):
+        for within in (1, 100, 1500, 4000):
+            texts = ["u " * before + "a", "a", "b v " + "u " * within + "c", "v c b " + "w " * within + "b u", "c"]
+            wanted = [[0], [0], [1, 4], [1, 2, 3], [2]]
+            assert found(entries, texts, rule) == wanted
+            assert found(entries, texts[::-1], rule) == wanted[::-1]
+
+
 def test_many_texts_in_a_chunk() -> None:
     """Texts without symbols, and more texts than a chunk has symbols, are all answered."""
     n = 3 * kernel.CHUNK + 7
@@ -382,19 +394,20 @@ def found_soon(entries: Sequence[str], texts: list[str | None], rule: TextRule =
 )
 def test_ten_megabytes(rule: TextRule, unit: str, entries: list[str]) -> None:
     """A text of 10 MB is one text like any other: one huge word, millions of words, few matches or many."""
-    text = unit * (TEN_MB // len(unit.encode()))
+    # The naive algorithm folds spaces slowly.
+    text = unit * (TEN_MB // len(unit.encode()) // (5 if rule.fold_spaces else 1))
     wanted = oracle.match(entries, text, rule)
     assert found_soon(entries, ["a", text, "b c", None], rule)[1] == wanted
 
 
-def test_ten_megabytes_of_combining_marks() -> None:
+def test_a_megabyte_of_combining_marks() -> None:
     """Bringing marks into order takes no more than linear time, and comes to what Unicode says."""
     rule = TextRule(nfc=True)
     for marks in ("\u0301\u0323", "\u0345\u0f71\u0344", "\u0f73", "e\u0301\u0323"):
         for n in (10, 400, 600):  # by Python, and by ours
             assert rule.text("q" + marks * n) == f" {unicodedata.normalize('NFC', 'q' + marks * n)} "
-    text = "q" + "\u0301\u0323" * (TEN_MB // 4) + " dog"
-    assert found_soon(["q" + "\u0323" * (TEN_MB // 4) + "\u0301" * (TEN_MB // 4), "dog"], [text], rule) == [[0, 1]]
+    text = "q" + "\u0301\u0323" * (TEN_MB // 40) + " dog"
+    assert found_soon(["q" + "\u0323" * (TEN_MB // 40) + "\u0301" * (TEN_MB // 40), "dog"], [text], rule) == [[0, 1]]
 
 
 def test_ten_megabytes_longest_only() -> None:

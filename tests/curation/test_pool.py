@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -14,6 +15,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -141,7 +143,9 @@ def test_a_status_of_ones_own_is_a_column_as_any(tmp_path: Path) -> None:
 TEXT_FORMS = {
     "csv": lambda rows: _csv(rows, ","),
     "tsv": lambda rows: _csv(rows, "\t"),
-    "jsonl": lambda rows: "".join(json.dumps(row, ensure_ascii=i % 2 == 0) + "\n" for i, row in enumerate(rows)).encode(),
+    "jsonl": lambda rows: "".join(
+        json.dumps(row, ensure_ascii=i % 2 == 0) + "\n" for i, row in enumerate(rows)
+    ).encode(),
 }
 
 
@@ -237,7 +241,9 @@ def test_one_pool_however_it_is_named(tmp_path: Path) -> None:
 
 def test_files_of_one_name_are_two(tmp_path: Path) -> None:
     """Files that have one name in two folders stay apart: each curated row comes from its own file."""
-    paths = [write_parquet(tmp_path / year / "p.parquet", {"url": [year], "text": [f"dog {year}"]}) for year in ("1", "2")]
+    paths = [
+        write_parquet(tmp_path / year / "p.parquet", {"url": [year], "text": [f"dog {year}"]}) for year in ("1", "2")
+    ]
     assert [file.name for file in find_files(paths)] == ["1/p.parquet", "2/p.parquet"]
     rows = curated(paths, tmp_path / "run").curated.to_pylist()
     assert sorted((row["url"], row["text"]) for row in rows) == [("1", "dog 1"), ("2", "dog 2")]
@@ -261,8 +267,8 @@ def test_a_pool_behind_fsspec(form: str, tmp_path: Path) -> None:
     with fsspec.open(remote, "wb") as file:
         file.write(local.read_bytes())
     here = curated(local, tmp_path / "here")
-    for i, given in enumerate((remote, remote.rpartition("/")[0], remote.replace("p.", "*."))):
-        there = curated(given, tmp_path / f"there{i}")
+    for i, place in enumerate((remote, remote.rpartition("/")[0], remote.replace("p.", "*."))):
+        there = curated(place, tmp_path / f"there{i}")
         assert there.curated.equals(here.curated)
         assert there.account["result_digest"] == here.account["result_digest"]
         assert [item["name"] for item in there.account["inputs"]] == [f"p.{form}"]
@@ -283,6 +289,27 @@ def test_no_pool(place: str, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("text")
     with pytest.raises(MetaclipError, match=f"there is no pool (at|in) .*{place.replace('*', '.')}"):
         find_files(tmp_path / place)
+
+
+def test_no_path_at_all() -> None:
+    """An empty list of paths is no pool."""
+    with pytest.raises(MetaclipError, match="no pool is given"):
+        find_files([])
+
+
+def test_a_folder_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder below the pool's that may not be read is not left out in silence."""
+    tree(tmp_path)
+    ls = LocalFileSystem.ls
+
+    def denied(self: LocalFileSystem, path: str, *given: Any, **more: Any) -> Any:
+        if path.endswith("/b/d"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return ls(self, path, *given, **more)
+
+    monkeypatch.setattr(LocalFileSystem, "ls", denied)
+    with pytest.raises(MetaclipError, match="cannot be listed .*Permission denied.*/b/d"):
+        find_files(tmp_path)
 
 
 def test_a_store_that_does_not_exist() -> None:
@@ -311,7 +338,9 @@ def test_a_run_folder_is_no_pool(tmp_path: Path) -> None:
     """Who gives a run folder as pool is told of curated/, also where the run was only matched."""
     pool = write_parquet(tmp_path / "p.parquet", {"text": TEXTS})
     curated(pool, tmp_path / "run")
-    with pytest.raises(MetaclipError, match="run is a run folder, not a pool; its curated pairs are the pool .*run/curated"):
+    with pytest.raises(
+        MetaclipError, match="run is a run folder, not a pool; its curated pairs are the pool .*run/curated"
+    ):
         find_files(tmp_path / "run")
     from metaclip import balance, match
 
@@ -352,7 +381,11 @@ def test_columns_are_found(names: list[str], flags: dict[str, str], wanted: Colu
 @pytest.mark.parametrize(
     ("names", "flags", "says"),
     [
-        (["url", "title"], {}, ["p has no text column", "'text' or 'caption' or 'alt'", "'url', 'title'", "--text-column"]),
+        (
+            ["url", "title"],
+            {},
+            ["p has no text column", "'text' or 'caption' or 'alt'", "'url', 'title'", "--text-column"],
+        ),
         ([], {}, ["p has no text column", "found none", "--text-column"]),
         (["text", "Caption"], {}, ["p: 'text', 'Caption' can all be the text column", "--text-column"]),
         (["TEXT", "text"], {}, ["'TEXT', 'text' can all be the text column", "--text-column"]),
@@ -533,7 +566,7 @@ def test_limit_counts_no_malformed_row_beyond(form: str, tmp_path: Path) -> None
 # Rows that cannot be used ---------------------------------------------------------------------------------------------
 
 
-def invalid_strings(values: Sequence[bytes | None], kind: pa.DataType = pa.string()) -> pa.Array:
+def invalid_strings(values: Sequence[bytes | None], kind: pa.DataType) -> pa.Array:
     """Make a string array of bytes that are not all UTF-8, as Arrow reads them from parquet."""
     binary = pa.large_binary() if pa.types.is_large_string(kind) else pa.binary()
     return pa.array(values, binary).view(kind)
@@ -641,7 +674,11 @@ def test_truncated_compression(form: str, codec: str, tmp_path: Path) -> None:
 
 
 JSON_CASES: dict[str, tuple[list[str | bytes], list[str | None], int]] = {
-    "malformed lines": (["{", '{"text": "a"}', "[1]", "5", '"x"', "null", '{"text": "b"}', "{'text': 'c'}"], ["a", "b"], 6),
+    "malformed lines": (
+        ["{", '{"text": "a"}', "[1]", "5", '"x"', "null", '{"text": "b"}', "{'text': 'c'}"],
+        ["a", "b"],
+        6,
+    ),
     "two objects in a line": (['{"text": "a"}{"text": "b"}', '{"text": "c"}'], ["c"], 1),
     "an object over lines": (['{"text":', '"a"}', '{"text": "c"}'], ["c"], 2),
     "blank lines": (["", '{"text": "a"}', "  ", "\t", '{"text": "b"}', ""], ["a", "b"], 0),
@@ -651,7 +688,11 @@ JSON_CASES: dict[str, tuple[list[str | bytes], list[str | None], int]] = {
     "escapes": ([r'{"text": "\u00e9\ud83d\ude00\n"}', r'{"te\u0078t": "b\u0000"}'], ["é😀\n", "b\x00"], 0),
     "control characters": (['{"text": "a\tb\x01"}'], ["a\tb\x01"], 0),
     "a key twice": (['{"text": "a", "text": "b"}'], ["b"], 0),
-    "not JSON by the letter": (['{"text": "a", "n": NaN}', '{"text": "b", "n": Infinity}', '{"text": "c",}'], ["a", "b"], 1),
+    "not JSON by the letter": (
+        ['{"text": "a", "n": NaN}', '{"text": "b", "n": Infinity}', '{"text": "c",}'],
+        ["a", "b"],
+        1,
+    ),
     "dates stay strings": (['{"text": "2020-01-01"}', '{"text": "2021-12-31"}'], ["2020-01-01", "2021-12-31"], 0),
     "a key that is not UTF-8": (['{"text": "a"}', b'{"text": "b", "\xff": 1}'], ["a", "b"], 0),
     "deep": (['{"text": "a"}', '{"text": "b", "n": ' + "[" * 100_000 + "]" * 100_000 + "}"], ["a"], 1),
@@ -678,7 +719,10 @@ def test_jsonl(name: str, other: str, tmp_path: Path) -> None:
 def test_values_of_mixed_types(tmp_path: Path) -> None:
     """A column of one kind of values has its type; of several kinds, each value stands there as its JSON text."""
     mixed = ["s", 1, 2.5, True, None, [1, "a"], {"k": "é"}, 10**30]
-    same = [{"i": i, "f": i / 2 if i % 2 else i, "l": [i], "o": {"a": i}, "d": "2020-01-01", "b": 1 << 70 + i} for i in range(8)]
+    same = [
+        {"i": i, "f": i / 2 if i % 2 else i, "l": [i], "o": {"a": i}, "d": "2020-01-01", "b": 1 << 70 + i}
+        for i in range(8)
+    ]
     rows = [{"text": f"dog {i}", "m": value, "e": {}} for i, value in enumerate(mixed)]
     pool = write_lines(tmp_path / "p.jsonl", [json.dumps(row | others) for row, others in zip(rows, same, strict=True)])
     made = curated(pool, tmp_path / "run").curated
@@ -714,7 +758,9 @@ values = st.one_of(
     st.lists(st.integers(0, 3), max_size=2), st.dictionaries(st.sampled_from("ab"), words, max_size=2),
 )  # fmt: skip
 objects = st.builds(
-    lambda text, others: {"text": text, **others}, words, st.dictionaries(st.sampled_from(["n", "m", "url"]), values, max_size=3)
+    lambda text, others: {"text": text, **others},
+    words,
+    st.dictionaries(st.sampled_from(["n", "m", "url"]), values, max_size=3),
 ).map(lambda row: json.dumps(row, ensure_ascii=False).encode())
 broken = st.sampled_from(
     [b"", b" ", b"{", b"}", b"[]", b"null", b'{"text": "x"} {"text": "y"}', b'{"text":', b'"x"}', b"{\xff}", b"\xff", b'{"a" "b"}',
@@ -741,7 +787,9 @@ def json_oracle(lines: Sequence[bytes]) -> tuple[list[bytes | None], int]:
 
 @settings(max_examples=300)
 @given(json_lines, st.sampled_from([40, 400, 1 << 24]), st.sampled_from([1, 3, 1000]))
-def test_jsonl_agrees_with_plain_python(tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], block: int, rows: int) -> None:
+def test_jsonl_agrees_with_plain_python(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], block: int, rows: int
+) -> None:
     """For any lines, cut into blocks anywhere, both passes over a jsonl file see the rows that plain Python sees."""
     path = write_lines(tmp_path_factory.mktemp("jsonl") / "p.jsonl", lines)
     wanted, malformed = json_oracle(lines)
@@ -751,19 +799,28 @@ def test_jsonl_agrees_with_plain_python(tmp_path_factory: pytest.TempPathFactory
         for columns in (["text"], None):
             losses = Losses()
             batches = [batch for shard in shards_of(path) for batch in read(shard, columns, losses)]
-            texts = [t for batch in batches if "text" in batch.schema.names for t in batch["text"].cast(pa.binary()).to_pylist()]
+            texts = [
+                t
+                for batch in batches
+                if "text" in batch.schema.names
+                for t in batch["text"].cast(pa.binary()).to_pylist()
+            ]
             # Without any row that has a text, there is no such column.
             assert texts == wanted or (columns is None and not any(wanted))
             assert losses.rows.get("malformed_row", 0) == malformed
 
 
-fields = st.sampled_from([b"dog", b"", b"a cat", b'"x, y"', b'"line\nend"', b'say "hi"', b'"caf\xe9"', "é".encode(), b"\xff", b"1", b"#"])
+fields = st.sampled_from(
+    [b"dog", b"", b"a cat", b'"x, y"', b'"line\nend"', b'say "hi"', b'"caf\xe9"', "é".encode(), b"\xff", b"1", b"#"]
+)
 csv_lines = st.lists(st.lists(fields, min_size=1, max_size=4).map(b",".join) | st.just(b""), max_size=40)
 
 
 @settings(max_examples=300)
 @given(csv_lines, st.sampled_from([150, 1 << 24]), st.sampled_from([1, 3, 1000]))
-def test_csv_agrees_with_plain_python(tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], block: int, rows: int) -> None:
+def test_csv_agrees_with_plain_python(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], block: int, rows: int
+) -> None:
     """For any rows, cut into blocks anywhere, both passes over a csv file see the rows of three fields, in order."""
     path = write_lines(tmp_path_factory.mktemp("csv") / "p.csv", [b"url,text,n", *lines])
     plain = list(filter(None, csv.reader(io.StringIO(b"\n".join(lines).decode("latin-1"), newline=""))))
@@ -784,16 +841,35 @@ def test_curated_rows_keep_their_url(form: str, tmp_path: Path) -> None:
     lines: list[bytes] = [b"url,text,n"] if form == "csv" else []
     for i in range(5000):
         if form == "csv":
-            lines.append([b"%d,dog %d,%d" % (i, i, i), b"%d,none,x" % i, b"%d,dog" % i, b"", b"\xff,\xff", b'%d,"dog %d",7' % (i, i)][i * 7 % 6])
+            lines.append(
+                [
+                    b"%d,dog %d,%d" % (i, i, i),
+                    b"%d,none,x" % i,
+                    b"%d,dog" % i,
+                    b"",
+                    b"\xff,\xff",
+                    b'%d,"dog %d",7' % (i, i),
+                ][i * 7 % 6]
+            )
         else:
             n = [b"1", b'"s"', b"[]", b"null"][i * 5 % 4]
-            lines.append([b'{"url": "%d", "text": "dog %d", "n": %s}' % (i, i, n), b'{"url": "%d", "text": "none"}' % i, b"{", b"", b"[%d]" % i][i * 7 % 5])
+            lines.append(
+                [
+                    b'{"url": "%d", "text": "dog %d", "n": %s}' % (i, i, n),
+                    b'{"url": "%d", "text": "none"}' % i,
+                    b"{",
+                    b"",
+                    b"[%d]" % i,
+                ][i * 7 % 5]
+            )
     run = curated(write_lines(tmp_path / f"p.{form}", lines), tmp_path / "run")
     rows = run.curated.to_pylist()
     assert len(rows) == sum(b"dog " in line for line in lines) > 900
     assert all(row["text"] == f"dog {row['url']}" for row in rows)
     assert all(row["uid"] == hashlib.md5((row["text"] + row["url"]).encode()).hexdigest() for row in rows)
-    assert run.account["funnel"]["malformed_row"] == (sum(line.count(b",") == 1 for line in lines) if form == "csv" else 2000)
+    assert run.account["funnel"]["malformed_row"] == (
+        sum(line.count(b",") == 1 for line in lines) if form == "csv" else 2000
+    )
 
 
 def test_malformed_rows_are_noted(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_little_is_under_way(n_workers: int) -> None:
 
     def items() -> Iterator[int]:
         nonlocal drawn
-        for drawn in range(1, 1_000_001):
+        for drawn in range(1, 1_000_001):  # noqa: UP028 - who draws is watched
             yield drawn
 
     furthest = 0
@@ -145,7 +145,7 @@ def test_an_error_of_the_source_leaves_no_threads() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_work_between_batches(number: int) -> None:
-    """Ctrl-C and SIGTERM (as the command line takes it) end long work at once: asked to stop, waited for, no thread left."""
+    """Ctrl-C and SIGTERM (as the command line takes it) end long work: asked to stop, waited for, no thread left."""
     stop, ended = Stop(), []
 
     def step(x: int) -> None:
