@@ -66,7 +66,8 @@ def make_account(run: Run) -> dict[str, Any]:
     balance = run.manifest["stages"]["balance"]
     zero, tail = counts == 0, (counts > 0) & (counts < t)
     head = counts >= t
-    funnel = {**match["funnel"], **{key: balance["funnel"].get(key, 0) for key in (*funnels.BALANCE_REASONS, "kept")}}
+    lost = {**match["funnel"], **balance["funnel"]}
+    funnel = {key: lost.get(key, 0) for key in funnels.MEANING}
     funnels.check(funnel, "rows", funnels.MATCH_REASONS, "matched")
     funnels.check(funnel, "matched", funnels.BALANCE_REASONS, "kept")
     with (run.path / "curated.npy").open("rb") as file:
@@ -95,8 +96,9 @@ def make_account(run: Run) -> dict[str, Any]:
         },
         "digests": {"counts": match["counts_digest"], "curated": curated},
     }
-    # A setting of the rule that is not used is left out, so that one added later changes no digest.
-    identity = {**result, "rule": _used(match["rule"])}
+    # What does not occur is left out, so that a setting or a reason added later changes no digest.
+    occurring = {reason: rows for reason, rows in funnel.items() if rows}
+    identity = {**result, "rule": _used(match["rule"]), "funnel": occurring}
     recipe = {**run.manifest["settings"], "match": {**run.manifest["settings"]["match"], "metadata": match["list"]}}
     order = np.lexsort((np.arange(len(counts)), -counts.astype(np.int64)))[:_TOP]
     return {
@@ -189,16 +191,15 @@ def render(account: Mapping[str, Any]) -> str:
         f"- list: sha256 `{account['list']['digest']}`",
         f"- text rule: {', '.join(rule) if rule else 'as in the paper'}",
         f"- recipe: sha256 `{account['recipe_digest']}`",
-        f"- made {account['created']} with {', '.join(f'{k} {v}' for k, v in account['versions'].items())}",
+        f"- made {account['created']} with {', '.join(f'{k} {v}' for k, v in sorted(account['versions'].items()))}",
         "",
     ]
     return "\n".join(lines)
 
 
 def _funnel_rows(funnel: Mapping[str, int]) -> list[tuple[str, int]]:
-    keys = ["rows", *funnels.MATCH_REASONS, "matched", *funnels.BALANCE_REASONS, "kept"]
     always = {"rows", "no_match", "matched", "not_drawn", "kept"}
-    return [(key, funnel.get(key, 0)) for key in keys if key in always or funnel.get(key, 0)]
+    return [(key, funnel[key]) for key in funnels.MEANING if key in always or funnel[key]]
 
 
 def _number(value: float) -> str:

@@ -10,6 +10,7 @@ The law stands in `metaclip.curation.draw`. t is given, or solved for a share of
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -272,8 +273,8 @@ class CuratedWriter:
     def __init__(self, path: Path) -> None:
         """Name the file."""
         self._path = path
+        self._open = contextlib.ExitStack()
         self._writer: Any = None
-        self._replacing = replacing(path)
         self._tables: list[pa.Table] = []
         self._rows = 0
 
@@ -293,27 +294,22 @@ class CuratedWriter:
             return
         table = pa.concat_tables(self._tables)
         if self._writer is None:
-            self._writer = pq.ParquetWriter(
-                self._replacing.__enter__(), table.schema, compression=COMPRESSION, write_statistics=False,
+            temporary = self._open.enter_context(replacing(self._path))
+            writer = pq.ParquetWriter(
+                temporary, table.schema, compression=COMPRESSION, write_statistics=False,
                 use_dictionary=["matches.list.element"],
             )  # fmt: skip
+            self._writer = self._open.enter_context(writer)
         self._writer.write_table(table, row_group_size=len(table))
         self._tables, self._rows = [], 0
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         """Close the file and put it in place, or remove it."""
-        try:
-            if error is None:
-                self._flush()
-            if self._writer is not None:
-                self._writer.close()
-        except BaseException as failed:
-            if self._writer is not None:
-                self._replacing.__exit__(type(failed), failed, failed.__traceback__)
-            raise
-        if self._writer is not None:
-            self._replacing.__exit__(kind, error, trace)
-        elif error is None:
+        with self._open:
+            if error is not None:
+                raise error
+            self._flush()
+        if self._writer is None:
             self._path.unlink(missing_ok=True)
 
 

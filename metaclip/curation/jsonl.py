@@ -17,17 +17,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.json
 
+from metaclip.curation.delimited import BOM, Lose
 from metaclip.errors import one_line
 
-BOM: Final = "\ufeff".encode()
-"""What some programs begin a file in UTF-8 with."""
 _BLOCK: Final = 1 << 24
 _LEVELS: Final = 100
 """Deeper lines are malformed: Arrow and Python go down a level by a call, and end the process where the stack does."""
 _STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"?')
-
-Lose = Callable[[str, str], None]
-"""Called with a reason and a place for each line that is no row."""
 
 
 def blocks(open_stream: Callable[[Any], Any], file: Any) -> Iterator[tuple[int, bytes]]:

@@ -9,23 +9,18 @@ The unit of work is a shard: a run of row groups of one parquet file, or one fil
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import glob
-import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any, Final
 
 import fsspec
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv
 import pyarrow.parquet as pq
 
-from metaclip.curation import jsonl
+from metaclip.curation import delimited, jsonl
 from metaclip.errors import MetaclipError, one_line
 
 TEXT_NAMES: Final = ("text", "caption", "alt")
@@ -35,12 +30,12 @@ UID_NAMES: Final = ("uid",)
 BATCH_ROWS: Final = 1 << 16
 SHARD_ROWS: Final = 1 << 20
 SHARD_BYTES: Final = 1 << 28
-_BLOCK: Final = 1 << 24
 _BUFFER: Final = 1 << 22  # read by so much, not by whole column chunks: memory does not grow with the row groups
 
 _FORMATS: Final = {
     ".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl",
 }  # fmt: skip
+_DELIMITERS: Final = {"csv": ",", "tsv": "\t"}
 _CODECS: Final = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -147,11 +142,10 @@ def _find(given: str) -> tuple[str, list[PoolFile]]:
         full = fs.unstrip_protocol if remote else os.path.abspath
         if glob.has_magic(path) and not fs.exists(path):
             root = path[: path.index(next(c for c in path if c in "*?["))].rpartition("/")[0]
-            found = {p: i for p, i in fs.glob(path, detail=True).items() if i["type"] == "file"}
+            found = _matching(fs, path) if remote else _matching_here(path)
         elif fs.isdir(path):
             _refuse_run(fs, path, given)
-            # fsspec leaves out folders that it may not read, unless told otherwise.
-            root, found = path, fs.find(path, detail=True, **({} if remote else {"on_error": "raise"}))
+            root, found = path, fs.find(path, detail=True) if remote else _below(path)
         elif fs.exists(path):
             root, found = path.rpartition("/")[0], {path: fs.info(path)}
         else:
@@ -163,8 +157,8 @@ def _find(given: str) -> tuple[str, list[PoolFile]]:
                 continue
             if not jsonl.is_utf8(name):
                 raise MetaclipError(f"the name of {name!a} is not valid UTF-8, so no card can show it; rename the file")
-            stamp = _stamp(found[name]) if remote else str(os.stat(name).st_mtime_ns)
-            files.append(PoolFile(name, full(name), *kind, int(found[name]["size"]), stamp))
+            size, stamp = _size_and_stamp(found[name]) if remote else _size_and_stamp_here(name)
+            files.append(PoolFile(name, full(name), *kind, size, stamp))
     except (OSError, ImportError, ValueError) as error:
         raise MetaclipError(f"the pool {given} cannot be listed ({one_line(error)}); check the path") from None
     if not files:
@@ -173,6 +167,32 @@ def _find(given: str) -> tuple[str, list[PoolFile]]:
             f"there is no pool in {given}: no file that ends in {kinds} (maybe with {', '.join(_CODECS)})"
         )
     return full(root or "/"), files
+
+
+def _matching(fs: Any, pattern: str) -> dict[str, Any]:
+    """Find the files that match a glob in a store, and those below folders that do: what a shell would name."""
+    found: dict[str, Any] = {}
+    for name, info in fs.glob(pattern, detail=True).items():
+        found |= fs.find(name, detail=True) if info["type"] == "directory" else {name: info}
+    return found
+
+
+def _matching_here(pattern: str) -> dict[str, Any]:
+    """Find the same on this machine, through links to folders too, where fsspec does not go."""
+    found: dict[str, Any] = {}
+    for name in glob.glob(pattern, recursive=True):
+        found |= _below(name) if os.path.isdir(name) else {name: None}
+    return found
+
+
+def _below(folder: str) -> dict[str, Any]:
+    """Find the files below a folder on this machine. Raise OSError for one that may not be read: fsspec leaves it out."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    walk = os.walk(folder, onerror=refuse, followlinks=True)
+    return {os.path.join(below, name): None for below, _, names in walk for name in names}
 
 
 def _refuse_run(fs: Any, path: str, given: str) -> None:
@@ -191,8 +211,14 @@ def _form(name: str) -> tuple[str, str | None] | None:
     return None if form is None or (codec and form == "parquet") else (form, codec)
 
 
-def _stamp(info: dict[str, Any]) -> str:
-    return str(info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified") or "")
+def _size_and_stamp(info: dict[str, Any]) -> tuple[int, str]:
+    stamp = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified") or ""
+    return int(info["size"]), str(stamp)
+
+
+def _size_and_stamp_here(path: str) -> tuple[int, str]:
+    status = os.stat(path)
+    return status.st_size, str(status.st_mtime_ns)
 
 
 def open_file(file: PoolFile) -> Any:
@@ -270,10 +296,11 @@ def schema_of(file: PoolFile) -> pa.Schema:
         if file.form == "jsonl":
             found = jsonl.schema(jsonl.blocks(_stream, file), rows=1)
             if not found.names:
-                raise BrokenInput(f"{file.path} is empty: a jsonl pool holds a JSON object a line")
+                raise ValueError("it is empty, without a line that is a JSON object")
             return found
         with _stream(file) as stream:
-            return pa.schema([(name, pa.string()) for name in _Csv(file, stream).names])
+            names = delimited.Reader(stream, _DELIMITERS[file.form], Losses().add).names
+            return pa.schema([(name, pa.string()) for name in names])
 
 
 def cut(file: PoolFile, file_index: int = 0, limit: int | None = None) -> list[Shard]:
@@ -381,7 +408,8 @@ def _batches(shard: Shard, columns: Sequence[str] | None, losses: Losses) -> Ite
             yield from table.to_batches(BATCH_ROWS)
     else:
         with _stream(shard.file) as stream:
-            yield from _Csv(shard.file, stream, shard.rows, losses).batches(columns)
+            reader = delimited.Reader(stream, _DELIMITERS[shard.file.form], losses.add, shard.rows)
+            yield from reader.batches(columns, BATCH_ROWS)
 
 
 def _without_views(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -402,98 +430,3 @@ def _stream(file: PoolFile) -> Any:
         return pa.input_stream(file.path, compression=file.codec)
     raw = pa.PythonFile(open_file(file), mode="r")
     return pa.CompressedInputStream(raw, file.codec) if file.codec else raw
-
-
-class _Csv:
-    """A csv or tsv file with every column as strings: bytes are carried as they stand, nothing is guessed.
-
-    Arrow's parser wants UTF-8 in the rows that it leaves out. So it gets each byte as a character of its own (Latin-1),
-    and what it gives is put back into bytes.
-    """
-
-    def __init__(self, file: PoolFile, stream: Any, limit: int | None = None, losses: Losses | None = None) -> None:
-        """Read the names of the columns; malformed rows among the first `limit` will go to `losses`."""
-        head = _first_line(stream, file).removeprefix(jsonl.BOM)
-        delimiter = "\t" if file.form == "tsv" else ","
-        try:
-            rows = csv.reader(io.StringIO(head.decode("latin-1"), newline=""), delimiter=delimiter)
-            names = next(filter(None, rows))
-        except csv.Error as error:
-            raise BrokenInput(
-                f"{file.path}: the line of column names cannot be read ({one_line(error)}); mend it"
-            ) from None
-        skipped = 0
-
-        def bad_row(row: Any) -> str:
-            nonlocal skipped
-            # Row 1 is the column names; as many well-formed rows stand before this one:
-            before = row.number - 2 - skipped
-            skipped += 1
-            if losses is not None and (limit is None or before < limit):
-                place = f"row {row.number}: {row.expected_columns} columns expected, {row.actual_columns} found"
-                losses.add("malformed_row", place)
-            return "skip"
-
-        self._reader = pyarrow.csv.open_csv(
-            _Latin1(head, stream),
-            read_options=pyarrow.csv.ReadOptions(use_threads=False, block_size=2 * _BLOCK),
-            parse_options=pyarrow.csv.ParseOptions(
-                delimiter=delimiter, newlines_in_values=True, invalid_row_handler=bad_row, ignore_empty_lines=True
-            ),
-            convert_options=pyarrow.csv.ConvertOptions(
-                column_types=dict.fromkeys(names, pa.string()), check_utf8=False, strings_can_be_null=False
-            ),
-        )
-        if self._reader.schema.names != names:
-            raise BrokenInput(f"{file.path}: the line of column names is not plain csv (found {names}); mend it")
-        self.names = [name.encode("latin-1").decode() for name in names]
-
-    def batches(self, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
-        """Read batches of `columns` (None: all)."""
-        names = self.names if columns is None else list(columns)
-        for batch in self._reader:
-            for part in pa.Table.from_batches([batch]).to_batches(BATCH_ROWS):
-                yield pa.record_batch([_bytes_again(part.column(self.names.index(name))) for name in names], names)
-
-
-class _Latin1:
-    """A stream, after what was read of it already, with each byte as the character of that number, in UTF-8."""
-
-    def __init__(self, head: bytes, rest: Any) -> None:
-        self._head, self._rest, self.closed = head, rest, False
-
-    def read(self, size: int) -> bytes:
-        half = max(1, size // 2)  # a character takes up to two bytes
-        read, self._head = self._head[:half], self._head[half:]
-        return (read or bytes(self._rest.read(half))).decode("latin-1").encode()
-
-    def close(self) -> None:
-        self.closed = True
-
-    def readable(self) -> bool:
-        return True
-
-
-def _bytes_again(column: pa.Array) -> pa.Array:
-    """Put a column of characters that stand for bytes back into these; not all of it need be UTF-8."""
-    _, offsets, data = column.buffers()
-    bounds = np.frombuffer(offsets, np.int32, len(column) + 1, 4 * column.offset)
-    text = data.slice(bounds[0], bounds[-1] - bounds[0]).to_pybytes().decode() if data is not None else ""
-    if text.isascii():
-        return column
-    ends = np.concatenate([[0], np.cumsum(pc.utf8_length(column))]).astype(np.int32)
-    return pa.StringArray.from_buffers(len(column), pa.py_buffer(ends), pa.py_buffer(text.encode("latin-1")))
-
-
-def _first_line(stream: Any, file: PoolFile) -> bytes:
-    head = b""
-    while not (b"\n" in head.lstrip() or b"\r" in head.lstrip()):
-        if len(head) > _BLOCK:
-            raise BrokenInput(f"{file.path}: the first line has over {_BLOCK} bytes; is it a {file.form} file?")
-        block = bytes(stream.read(1 << 16))
-        if not block:
-            break
-        head += block
-    if not head.removeprefix(jsonl.BOM).strip():
-        raise BrokenInput(f"{file.path} is empty; a {file.form} pool begins with a line of column names")
-    return head if b"\n" in head or b"\r" in head else head + b"\n"

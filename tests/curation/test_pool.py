@@ -7,6 +7,7 @@ import errno
 import hashlib
 import io
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,11 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fsspec.implementations.local import LocalFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metaclip import MatchSettings, MetaclipError, Run, Work, curate
-from metaclip.curation import jsonl
+from metaclip.curation import delimited, jsonl
 from metaclip.curation import pool as pools
 from metaclip.curation.match import columns_of
 from metaclip.curation.pool import BrokenInput, Columns, Losses, Shard, find_columns, find_files, read
@@ -215,6 +215,20 @@ def test_a_folder_of_hidden_files_is_empty(tmp_path: Path) -> None:
     assert [file.name for file in find_files(hidden)] == ["_a.parquet"]
 
 
+def test_folders_that_are_links(tmp_path: Path) -> None:
+    """Links to files and folders elsewhere are part of a pool; a link to a folder above is named."""
+    write_parquet(tmp_path / "store" / "x" / "a.parquet", {"text": ["a"]})
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    (pool / "folder").symlink_to(tmp_path / "store" / "x")
+    (pool / "link.parquet").symlink_to(tmp_path / "store" / "x" / "a.parquet")
+    assert [file.name for file in find_files(pool)] == ["folder/a.parquet", "link.parquet"]
+    assert [file.name for file in find_files(f"{pool}/*/*.parquet")] == ["folder/a.parquet"]
+    (pool / "folder" / "loop").symlink_to(pool)
+    with pytest.raises(MetaclipError, match="the pool .* cannot be listed"):
+        find_files(pool)
+
+
 def test_globs(tmp_path: Path) -> None:
     """A glob goes as deep as it says."""
     tree(tmp_path)
@@ -222,6 +236,24 @@ def test_globs(tmp_path: Path) -> None:
     assert [file.name for file in find_files(f"{tmp_path}/**/*.parquet")] == ["a.parquet", "b/c.parquet"]
     assert [file.name for file in find_files(f"{tmp_path}/b/?.parquet")] == ["c.parquet"]
     assert [file.name for file in find_files(f"{tmp_path}/[af].p*")] == ["a.parquet", "f.pq"]
+
+
+@pytest.mark.parametrize("store", ["", "memory://"])
+def test_folders_with_the_name_of_a_file(store: str, tmp_path: Path) -> None:
+    """A folder that Spark calls a parquet file is read like one, under a glob too."""
+    data = write_parquet(tmp_path / "p.parquet", {"text": ["a"]}).read_bytes()
+    place = f"{store}{tmp_path}/out"
+    for name in (
+        "x.parquet/part-0.parquet",
+        "x.parquet/_SUCCESS",
+        "y.parquet/z=1/part-0.parquet",
+        "other/part-0.parquet",
+    ):
+        with fsspec.open(f"{place}/{name}", "wb", auto_mkdir=True) as file:
+            file.write(data)
+    wanted = ["x.parquet/part-0.parquet", "y.parquet/z=1/part-0.parquet"]
+    assert [file.name for file in find_files(f"{place}/*.parquet")] == wanted
+    assert [file.name for file in find_files([f"{place}/x.parquet", f"{place}/y.parquet"])] == wanted
 
 
 def test_a_name_that_looks_like_a_glob(tmp_path: Path) -> None:
@@ -300,14 +332,14 @@ def test_no_path_at_all() -> None:
 def test_a_folder_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder below the pool's that may not be read is not left out in silence."""
     tree(tmp_path)
-    ls = LocalFileSystem.ls
+    scan = os.scandir
 
-    def denied(self: LocalFileSystem, path: str, *given: Any, **more: Any) -> Any:
+    def denied(path: str) -> Any:
         if path.endswith("/b/d"):
             raise PermissionError(errno.EACCES, "Permission denied", path)
-        return ls(self, path, *given, **more)
+        return scan(path)
 
-    monkeypatch.setattr(LocalFileSystem, "ls", denied)
+    monkeypatch.setattr(os, "scandir", denied)
     with pytest.raises(MetaclipError, match="cannot be listed .*Permission denied.*/b/d"):
         find_files(tmp_path)
 
@@ -638,17 +670,17 @@ def test_csv(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "data", "says"),
     [
-        ("p.csv", b"", "is empty"),
-        ("p.csv", b"\n\n", "is empty"),
-        ("p.csv.gz", b"", "is empty"),
-        ("p.jsonl", b"", "is empty"),
-        ("p.jsonl", b"not json\n", "is empty"),
-        ("p.csv", b"\xff\xfeu\x00,\x00", "cannot be read as csv"),
-        ("p.csv", b"text\xe9,url\na,b\n", "cannot be read as csv"),
-        ("p.csv", b'"text,url\na,b\n', "cannot be read as csv"),
-        ("p.csv.gz", b"text\na\n", "cannot be read as csv"),
-        ("p.parquet", b"", "cannot be read as parquet"),
-        ("p.parquet", b"PAR1 and more PAR1", "cannot be read as parquet"),
+        ("p.csv", b"", "it is empty"),
+        ("p.csv", b"\n\n", "it is empty"),
+        ("p.csv.gz", b"", "it is empty"),
+        ("p.jsonl", b"", "it is empty"),
+        ("p.jsonl", b"not json\n", "it is empty"),
+        ("p.csv", b"\xff\xfeu\x00,\x00", "'utf-8' codec can't decode"),
+        ("p.csv", b"text\xe9,url\na,b\n", "'utf-8' codec can't decode"),
+        ("p.csv", b'"text,url\na,b\n', "CSV parse error"),
+        ("p.csv.gz", b"text\na\n", "zlib inflate failed"),
+        ("p.parquet", b"", "Parquet file size is 0 bytes"),
+        ("p.parquet", b"PAR1 and more PAR1", ""),
     ],
 )
 def test_files_that_cannot_be_read(name: str, data: bytes, says: str, tmp_path: Path) -> None:
@@ -656,7 +688,8 @@ def test_files_that_cannot_be_read(name: str, data: bytes, says: str, tmp_path: 
     (tmp_path / name).write_bytes(data)
     with pytest.raises(MetaclipError) as error:
         curated(tmp_path / name, tmp_path / "run")
-    assert f"{tmp_path / name} {says}" in str(error.value)
+    form = name.split(".")[1]
+    assert f"{tmp_path / name} cannot be read as {form} ({says}" in str(error.value)
 
 
 @pytest.mark.parametrize("codec", ["gz", "bz2", "zst", "lz4"])
@@ -826,7 +859,7 @@ def test_csv_agrees_with_plain_python(
     plain = list(filter(None, csv.reader(io.StringIO(b"\n".join(lines).decode("latin-1"), newline=""))))
     wanted = [row[1].encode("latin-1") for row in plain if len(row) == 3]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pools, "_BLOCK", block)
+        patch.setattr(delimited, "_BLOCK", block)
         patch.setattr(pools, "BATCH_ROWS", rows)
         for columns in (["text"], None):
             losses = Losses()
