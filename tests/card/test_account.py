@@ -100,9 +100,11 @@ def test_hostile_entries_change_nothing_on_the_page(entry: str, run: metaclip.Ru
     account = run.account
     account["top_entries"] = [{**account["top_entries"][0], "entry": entry, "source": entry}]
     account["inputs"] = [{**account["inputs"][0], "name": entry}]
-    account["lost_inputs"] = [entry]
+    account["lost_inputs"] = [{"name": entry, "first": 0, "rows": None}]
     page = render(account)
-    assert len(page.splitlines()) == len(render({**account, "lost_inputs": ["x"]}).splitlines())
+    assert len(page.splitlines()) == len(
+        render({**account, "lost_inputs": [{"name": "x", "first": 5, "rows": 3}]}).splitlines()
+    )
     assert "<script" not in page
     assert not any(ord(char) < 32 and char != "\n" for char in page)
     assert "\u202e" not in page
