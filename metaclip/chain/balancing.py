@@ -63,9 +63,8 @@ def _balance(source: Run, stage: Stage, elsewhere: bool, settings: BalanceSettin
     """Draw what is not drawn yet, add up, and write the stage's record."""
     folder, counts, matched = stage.folder, source.counts, source.matched
     asked = _asked(settings)
-    settings = dataclasses.replace(
-        settings, **{name: asked[name] for name in ("t", "tail_share") if getattr(settings, name)}
-    )
+    rounded: dict[str, Any] = {name: asked[name] for name in ("t", "tail_share") if getattr(settings, name)}
+    settings = dataclasses.replace(settings, **rounded)
     fingerprint = {
         "semantics": balancing.SEMANTICS,
         "match": source.match["identity"],

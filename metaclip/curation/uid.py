@@ -94,7 +94,7 @@ def as_written(given: pa.Array, uids: Uids) -> pa.Array:
     if _is_binary(ids.type):
         return to_hex(uids)
     ids = ids.cast(pa.string())
-    if not ids.null_count and not (pc.min(pc.binary_length(ids)).as_py() == 0):
+    if not ids.null_count and not pc.equal(pc.min(pc.binary_length(ids)), 0).as_py():
         return ids
     ids = pc.fill_null(ids, "")
     return pc.if_else(pc.equal(ids, ""), to_hex(uids), ids)
