@@ -28,7 +28,7 @@ from metaclip.curation.draw import FIXED_POINT, Tally, draw_rows, expect_rows, p
 from metaclip.curation.match import COMPRESSION, Advance
 from metaclip.curation.matcher import MATCHES
 from metaclip.curation.pool import BrokenInput, Columns, Losses, Shard
-from metaclip.curation.sorting import UidSet, merge_runs, write_run, write_subset
+from metaclip.curation.sorting import UidSet, merge_runs, write_rows, write_run, write_subset
 from metaclip.curation.uid import as_written, from_binary, to_hex
 from metaclip.errors import MetaclipError
 from metaclip.metadata.entries import Metadata
@@ -185,7 +185,9 @@ def balance_shard(
     path = folder / "curated" / f"{shard.name}.parquet"
     _write_curated(path, shard, columns, rows_expected, drawn(), advance)
     entry = np.flatnonzero(tally.expected)
-    _save(stage.path / f"{shard.name}.tally.npy", np.stack([entry, tally.expected[entry], tally.kept[entry]], axis=1))
+    write_rows(
+        stage.path / f"{shard.name}.tally.npy", np.stack([entry, tally.expected[entry], tally.kept[entry]], axis=1)
+    )
     write_run(stage.path / f"{shard.name}.uids.npy", np.concatenate(uids))
     if len(repeats) > 1:
         write_run(stage.path / f"{shard.name}.repeats.npy", np.concatenate(repeats))
@@ -403,8 +405,3 @@ def resolve(
     if settings.target_pairs is not None:
         return solve_target(counts, settings.target_pairs, matched, expect)
     return solve_tail_share(counts, DEFAULT_TAIL_SHARE if settings.tail_share is None else settings.tail_share)
-
-
-def _save(path: Path, array: npt.NDArray[Any]) -> None:
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.save(file, array.astype(np.uint64))

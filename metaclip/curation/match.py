@@ -26,7 +26,7 @@ from metaclip.curation import pool as pools
 from metaclip.curation.count import Counts, count_matches
 from metaclip.curation.matcher import MATCHES, Matcher
 from metaclip.curation.pool import BrokenInput, Columns, Losses, PoolFile, Shard
-from metaclip.curation.sorting import merge_runs, repeated, write_run, write_subset
+from metaclip.curation.sorting import merge_runs, repeated, write_rows, write_run, write_subset
 from metaclip.curation.text_rule import PAPER, TextRule
 from metaclip.curation.uid import UID, to_binary, uids_of
 from metaclip.metadata.entries import Metadata
@@ -156,7 +156,7 @@ def match_shard(
     funnel |= losses.rows
     funnel["no_match"] = funnel["rows"] - funnel["matched"] - sum(losses.rows.values())
     nonzero = np.flatnonzero(counts)
-    _save(stage.path / f"{shard.name}.counts.npy", np.stack([nonzero.astype(np.uint64), counts[nonzero]], axis=1))
+    write_rows(stage.path / f"{shard.name}.counts.npy", np.stack([nonzero.astype(np.uint64), counts[nonzero]], axis=1))
     write_run(stage.path / f"{shard.name}.uids.npy", np.concatenate([np.zeros((0, 2), np.uint64), *uids]))
     return {"shard": shard.identity, "funnel": funnel, "places": losses.places}
 
@@ -258,11 +258,6 @@ class MatchedWriter:
         if self._batches:
             self._writer.write_table(pa.Table.from_batches(self._batches, self._schema), row_group_size=self._rows)
             self._batches, self._rows = [], 0
-
-
-def _save(path: Path, array: npt.NDArray[Any]) -> None:
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.save(file, array)
 
 
 def _texts(batch: pa.RecordBatch, columns: Columns, row: int, losses: Losses) -> pa.Array:

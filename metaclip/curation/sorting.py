@@ -42,8 +42,16 @@ def sort_rows(rows: Rows) -> Rows:
 
 def write_run(path: Path, rows: Rows) -> None:
     """Write a sorted run, whole or not at all."""
+    write_rows(path, sort_rows(rows))
+
+
+def write_rows(path: Path, rows: Rows) -> None:
+    """Write uint64[n, k] as an ``.npy`` file, whole or not at all."""
+    rows = np.ascontiguousarray(rows, np.uint64)
     with replacing(path) as temporary, temporary.open("wb") as file:
-        np.save(file, sort_rows(rows))
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(rows))
+        # np.save writes through C's stdio: its error does not say that the disk is full.
+        file.write(rows.tobytes())
 
 
 def merge_runs(paths: Sequence[Path], block: int = _BLOCK) -> Iterator[Rows]:
