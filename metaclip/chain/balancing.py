@@ -62,13 +62,13 @@ def balance(
 def _balance(source: Run, stage: Stage, elsewhere: bool, settings: BalanceSettings, work: Work) -> None:
     """Draw what is not drawn yet, add up, and write the stage's record."""
     folder, counts, matched = stage.folder, source.counts, source.matched
-    asked = _asked(settings)
-    rounded: dict[str, Any] = {name: asked[name] for name in ("t", "tail_share") if getattr(settings, name)}
-    settings = dataclasses.replace(settings, **rounded)
+    settings = _as_in_recipe(settings)
+    asked = {"t": settings.t, "tail_share": settings.tail_share, "target_pairs": settings.target_pairs}
+    if set(asked.values()) == {None}:
+        asked["tail_share"] = balancing.DEFAULT_TAIL_SHARE
     fingerprint = {
         "semantics": balancing.SEMANTICS,
         "match": source.match["identity"],
-        **dict.fromkeys(("t", "tail_share", "target_pairs")),
         **asked,
         "seed": settings.seed,
     }
@@ -100,7 +100,7 @@ def _balance(source: Run, stage: Stage, elsewhere: bool, settings: BalanceSettin
             "semantics": balancing.SEMANTICS,
             "match": of if elsewhere else dict.fromkeys(of),
             "t": t,
-            "asked": ", ".join(f"{name} = {value:.15g}" for name, value in asked.items()),
+            "asked": next(f"{name} = {value:.15g}" for name, value in asked.items() if value is not None),
             "seed": settings.seed,
             "expected": result.expected,
             "deviation": result.deviation,
@@ -114,11 +114,15 @@ def _balance(source: Run, stage: Stage, elsewhere: bool, settings: BalanceSettin
     )
 
 
-def _asked(settings: BalanceSettings) -> dict[str, float]:
-    """Give what t is solved for, by name: one of t, tail_share and target_pairs."""
-    given = {name: getattr(settings, name) for name in ("t", "tail_share", "target_pairs")}
-    asked = {name: float(value) for name, value in given.items() if value is not None}
-    return asked or {"tail_share": balancing.DEFAULT_TAIL_SHARE}
+def _as_in_recipe(settings: BalanceSettings) -> BalanceSettings:
+    """Give settings with the types that a recipe would have: a notebook's t = 20 is the command line's 20.0."""
+
+    def of(kind: Any, value: Any) -> Any:
+        return None if value is None else kind(value)
+
+    return BalanceSettings(
+        of(float, settings.t), of(float, settings.tail_share), of(int, settings.target_pairs), int(settings.seed)
+    )
 
 
 def _threshold(source: Run, stage: Stage, settings: BalanceSettings, work: Work) -> float:

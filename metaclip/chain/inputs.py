@@ -93,7 +93,7 @@ def finished(
     by_file: dict[int, list[Task]] = {index: [] for index in broken}
     for task in tasks:
         by_file.setdefault(task.file_index, []).append(task)
-    mended = {int(name[:6]) for name in stage.lost()}
+    mended = {int(name.partition("-")[0]) for name in stage.lost()}
     found = {}
     for index, its in by_file.items():
         file = files[index]

@@ -132,9 +132,9 @@ def _keep_apart(folder: Folder, pool: Paths, files: Sequence[PoolFile]) -> None:
             raise MetaclipError(
                 f"{folder.path} lies in the pool {path} and would be read with it; choose another --out"
             )
-    for file in files:
-        if "://" not in file.path and Path(file.path).resolve().is_relative_to(out):
-            raise MetaclipError(f"the pool's file {file.path} lies in {folder.path}; choose another --out")
+    for path in sorted({os.path.dirname(file.path) for file in files if "://" not in file.path}):
+        if Path(path).resolve().is_relative_to(out):
+            raise MetaclipError(f"the pool's files in {path} lie in {folder.path}; choose another --out")
 
 
 def _query(metadata: Query, settings: MatchSettings) -> tuple[Metadata, MatchSettings]:

@@ -114,7 +114,7 @@ class Stage:
     def lost(self) -> dict[str, dict[str, Any]]:
         """Give why shards are lost, by shard."""
         found = {path.name.removesuffix(_LOST): read_json(path) for path in sorted(self.path.glob(f"*{_LOST}"))}
-        return {shard: why for shard, why in found.items() if why is not None and why.pop("fingerprint") == self.digest}
+        return {shard: why for shard, why in found.items() if why and why.pop("fingerprint", None) == self.digest}
 
     def regain(self, shard: str) -> None:
         """Take back that a shard is lost."""
