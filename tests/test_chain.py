@@ -25,6 +25,7 @@ import pytest
 from metaclip import MetaclipError, Run, chain
 from metaclip.curation import balance as balancing
 from metaclip.curation import match as matching
+from metaclip.shard.folder import Folder, Part
 from tests import commands
 from tests.processes import Running, start, until
 
@@ -104,11 +105,16 @@ def markers(run: Path, stage: str) -> set[str]:
     return {path.stem for path in run.glob(f".state/{stage}/*-*.json") if ".lost" not in path.name}
 
 
+def made_as(path: Path) -> tuple[int, int]:
+    """As which file, and when, a file was made."""
+    return path.stat().st_ino, path.stat().st_mtime_ns
+
+
 def made(run: Path, stage: str) -> dict[str, tuple[int, int]]:
-    """When and as which file each finished shard's output was made."""
+    """As which file, and when, the output of each finished shard was made."""
     output = {"match": "matched", "balance": "curated"}[stage]
     paths = {name: run / output / f"{name}.parquet" for name in markers(run, stage)}
-    return {name: (path.stat().st_ino, path.stat().st_mtime_ns) for name, path in paths.items() if path.exists()}
+    return {name: made_as(path) for name, path in paths.items() if path.exists()}
 
 
 def stop(process: Running, run: Path, stage: str, after: int, number: int) -> dict[str, tuple[int, int]]:
@@ -253,6 +259,31 @@ def test_parts_that_end_together_add_up_once(words: Path, tmp_path: Path) -> Non
         assert not list(run.glob(".state/*/*.npy"))
 
 
+def test_the_last_part_waits_for_the_others(words: Path, tmp_path: Path) -> None:
+    """A part that leaves no shard, while another one has not let go of the folder yet, waits and adds up."""
+    pool, run = write_pool(tmp_path / "pool", 4, 20), tmp_path / "run"
+    match = ["match", pool, "--metadata", words, "--out", run]
+    commands.done(*match, "--part", "1/2")
+    with contextlib.ExitStack() as other:
+        other.enter_context(Folder(run).owned(Part(3, 3)))
+        with start(*match, "--part", "2/2", into=tmp_path) as process:
+            until(lambda: len(markers(run, "match")) == 4, "all shards")
+            time.sleep(0.3)
+            assert process.code is None, process.err
+            assert not (run / "manifest.json").exists()
+            other.close()
+            assert process.wait() == 0, process.err
+    assert Run(run).match["funnel"]["rows"] == 80
+
+
+def test_a_part_of_another_run_is_refused(small: Path, words: Path, tmp_path: Path) -> None:
+    """All parts of a job array do the same: one with another setting is refused naming it."""
+    match = ["match", small, "--metadata", words, "--out", tmp_path / "run"]
+    commands.done(*match, "--part", "1/2")
+    assert "holds another run: limit was null, is 10" in commands.refused(*match, "--part", "2/2", "--limit", 10)
+    assert "holds another run: limit was null, is 10" in commands.refused(*match, "--limit", 10)
+
+
 def test_a_part_overwrites_nothing(small: Path, words: Path, tmp_path: Path) -> None:
     """--overwrite would take away what other parts do, so a part refuses it."""
     line = commands.refused(
@@ -272,13 +303,16 @@ def test_a_finished_run_returns_at_once(small: Path, words: Path, tmp_path: Path
     before = stamps(run)
     assert commands.done(*curate(small, words, run)).out == first.out
     assert commands.done(*curate(small, words, run, "--overwrite", "--workers", 1)).out == first.out
+    assert stamps(run) == before
+    (run / "card.md").write_text("someone's own words")
+    before = stamps(run)
     shutil.rmtree(small)
     assert commands.done("balance", run, "--t", T).out == first.out
     assert stamps(run) == before
 
 
 def stamps(run: Path) -> dict[Path, tuple[int, int]]:
-    return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in run.rglob("*") if path.name != "lock"}
+    return {path: made_as(path) for path in run.rglob("*") if path.name != "lock"}
 
 
 CHANGES: dict[str, tuple[list[Any], str]] = {
@@ -409,9 +443,9 @@ def test_a_pool_changed_between_the_stages_is_refused(small: Path, words: Path, 
 
 
 def torn(path: Path) -> None:
-    """Spoil a page inside a file: it opens, and cannot be read."""
+    """Spoil a page inside a file, each time otherwise: it opens, and cannot be read."""
     data = bytearray(path.read_bytes())
-    data[4:200] = b"\xff" * 196
+    data[4:200] = b"\xff" * 180 + os.urandom(16)
     path.write_bytes(data)
 
 
@@ -579,9 +613,12 @@ def test_a_file_of_the_run_is_made_again(
     run, wanted = tmp_path / "run", tmp_path / "wanted"
     for out in (run, wanted):
         commands.done(*curate(small, words, out))
+    card = made_as(run / "card.json")
     damage(run / name)
     commands.done(*curate(small, words, run))
     holds(run, wanted)
+    # What is drawn anew is accounted for anew: other versions may have made it.
+    assert (made_as(run / "card.json") == card) is name.startswith(".state")
 
 
 def test_stopped_between_result_and_account(small: Path, words: Path, tmp_path: Path, monkeypatch: Any) -> None:

@@ -93,10 +93,8 @@ class Stage:
     def marker(self, shard: str) -> dict[str, Any] | None:
         """Give a finished shard's marker; None where it has none of this fingerprint, or a file is not as it was."""
         found = read_json(self.path / f"{shard}.json")
-        if found is None or found.get("fingerprint") != self.digest:
-            return None
-        # What the shards of a complete stage add up to is gone; its record, which stands, speaks for the rest.
-        return found if self._complete or self._stands(found) else None
+        # What the shards of a complete stage add up to is gone; its record, which stands, speaks for them.
+        return found if found is not None and (self._complete or self._stands(found)) else None
 
     def mark(self, shard: str, marker: Mapping[str, Any], files: Iterable[Path] = ()) -> None:
         """Mark a shard as finished; its `files` are in place."""

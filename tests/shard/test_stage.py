@@ -179,6 +179,7 @@ def test_a_kill_while_a_run_is_replaced(tmp_path: Path, kill_at: int) -> None:
     assert process.exitcode == -signal.SIGKILL
     again = begun(tmp_path, {**FINGERPRINT, "list": "xyz"}, overwrite=True)
     assert [again.marker(shard) for shard in "0123"] == [None] * 4
+    assert os.listdir(again.path) == ["fingerprint.json"]
     assert again.finished() is None
     assert again.record is None
 
