@@ -54,4 +54,4 @@ def curate(
     run = match(pool, metadata, out=out, settings=match_settings, work=work)
     if run.match["lost"] and not work.allow_lost:
         raise LostInputs(lost_message(run))
-    return balance(out, settings=settings, work=work)
+    return balance(run, settings=settings, work=work)

@@ -32,7 +32,7 @@ from metaclip.shard.stage import Stage
 
 
 def balance(
-    run: str | os.PathLike[str],
+    run: Run | str | os.PathLike[str],
     *,
     out: str | os.PathLike[str] | None = None,
     settings: BalanceSettings | None = None,
@@ -43,7 +43,8 @@ def balance(
     Raise MetaclipError if the run is not matched, lost inputs (without `work.allow_lost`), or its pool has changed.
     """
     settings, work = settings or BalanceSettings(), work or Work()
-    source, folder = Run(run), Folder(run if out is None else out)
+    source = run if isinstance(run, Run) else Run(run)
+    folder = Folder(source.path if out is None else out)
     elsewhere = folder.path.resolve() != source.matched.path.resolve()
     if elsewhere and folder.stage(matching.STAGE).path.exists():
         raise MetaclipError(f"{folder.path} holds matches of its own; choose another --out")
@@ -52,11 +53,11 @@ def balance(
     with writing(folder), folder.owned(), source.matched.held() if elsewhere else contextlib.nullcontext():
         stage = folder.stage(balancing.STAGE)
         # Opened again, for now no one changes it.
-        _balance(Run(run), stage, elsewhere, settings, work)
+        _balance(Run(source.path, source.counted), stage, elsewhere, settings, work)
         stage.tidy(balancing.PARTIALS)
         if not has_account(folder.path):
-            write_account(Run(folder.path))
-    return Run(folder.path)
+            write_account(Run(folder.path, source.counted))
+    return Run(folder.path, source.counted)
 
 
 def _balance(source: Run, stage: Stage, elsewhere: bool, settings: BalanceSettings, work: Work) -> None:

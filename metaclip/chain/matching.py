@@ -15,6 +15,7 @@ from metaclip.chain.work import Work, write_recipe, writing
 from metaclip.curation import balance as balancing
 from metaclip.curation import match as matching
 from metaclip.curation import pool as pools
+from metaclip.curation.count import Counts
 from metaclip.curation.match import MatchSettings
 from metaclip.curation.matcher import Matcher
 from metaclip.curation.pool import BrokenInput, Paths, PoolFile, Shard
@@ -95,8 +96,7 @@ def match_part(
     with writing(folder), folder.owned(part):
         _work(plan, _begin(plan, work.overwrite), work)
         if part.whole:
-            _finish(plan)
-            return Run(out)
+            return Run(out, _finish(plan))
         left = {task.name for task in plan.tasks} - plan.stage.settled()
         mine = {task.name for task in plan.tasks if part.takes(task.turn)}
         lost = [why for name, why in plan.stage.lost().items() if name in mine]
@@ -105,8 +105,7 @@ def match_part(
         with writing(folder), folder.owned(wait=True):
             settled = _begin(plan, overwrite=False).keys() | plan.stage.lost().keys()
             if all(task.name in settled for task in plan.tasks):
-                _finish(plan)
-                return Run(out)
+                return Run(out, _finish(plan))
     if lost:
         raise LostInputs(_lost_lines(lost, len({task.file_index for task in plan.tasks if part.takes(task.turn)})))
     return None
@@ -216,8 +215,8 @@ def _lost(task: Task, error: BrokenInput) -> dict[str, Any]:
     return {"index": task.file_index, "name": task.file.name, "first": first, "rows": rows, "error": str(error)}
 
 
-def _finish(plan: _Plan) -> None:
-    """Add up what the shards left, unless the record says that it was done."""
+def _finish(plan: _Plan) -> tuple[Counts, Metadata] | None:
+    """Add up what the shards left, unless the record says that it was done; give what was counted."""
     stage, folder, finished = plan.stage, plan.stage.folder, plan.finished()
     digests = {shard.name: inputs.file_name(shard.file_index) for shard in plan.shards}
     read = [shard for shard in plan.shards if {shard.name, digests[shard.name]} <= finished.keys()]
@@ -230,14 +229,15 @@ def _finish(plan: _Plan) -> None:
             "shards": [(shard.name, shard.first, shard.groups, shard.rows) for shard in read],
         }
     )
-    record = stage.finished()
+    record, counted = stage.finished(), None
     if record is None or record["identity"] != identity:
         markers = {shard.name: finished[shard.name] for shard in read}
-        record = _add_up(plan, markers, files, identity, _lost_inputs(plan, finished.keys()))
+        record, counted = _add_up(plan, markers, files, identity, _lost_inputs(plan, finished.keys()))
     elif folder.manifest["inputs"] != files:  # they were moved or touched
         folder.update_manifest(inputs=files)
     if record["complete"]:
         stage.tidy(matching.PARTIALS)
+    return counted
 
 
 def _lost_inputs(plan: _Plan, finished: Set[str]) -> list[dict[str, Any]]:
@@ -254,8 +254,11 @@ def _lost_inputs(plan: _Plan, finished: Set[str]) -> list[dict[str, Any]]:
 
 def _add_up(
     plan: _Plan, markers: Mapping[str, Any], files: Sequence[Any], identity: str, lost: Sequence[Any]
-) -> dict[str, Any]:
-    """Write what the stage comes to, and its record. Raise MetaclipError where that is nothing."""
+) -> tuple[dict[str, Any], tuple[Counts, Metadata]]:
+    """Write what the stage comes to, and its record: (the record, what was counted).
+
+    Raise MetaclipError where that is nothing.
+    """
     stage, folder, settings, entries = plan.stage, plan.stage.folder, plan.settings, plan.entries
     funnel = funnels.add(marker["funnel"] for marker in markers.values())
     funnels.check(funnel, "rows", funnels.MATCH_REASONS, "matched")
@@ -292,8 +295,9 @@ def _add_up(
         ],
     }
     write_recipe(folder, {"match": settings})
-    return stage.finish(
+    finished = stage.finish(
         record, matching.OUTPUTS, complete=not lost,
         schema=1, inputs=files, versions=versions(), list=entries.digest, rule=record["rule"], funnel=funnel,
         settings={"match": dataclasses.asdict(settings)},
     )  # fmt: skip
+    return finished, (counts, entries)

@@ -389,7 +389,7 @@ def write_entries(path: Path, metadata: Metadata, counts: Counts, t: float, bala
         }
     )
     with replacing(path) as temporary:
-        pq.write_table(table, temporary, compression=COMPRESSION)
+        pq.write_table(table, temporary, compression=COMPRESSION, use_dictionary=["source"])
 
 
 def resolve(

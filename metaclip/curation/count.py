@@ -19,19 +19,16 @@ def count_matches(matches: pa.Array | pa.ChunkedArray, n_entries: int) -> npt.ND
     """Count the rows that hold each entry id: uint64[n_entries]."""
     counts = np.zeros(n_entries, np.uint64)
     for chunk in matches.chunks if isinstance(matches, pa.ChunkedArray) else [matches]:
-        add_matches(counts, chunk)
+        # flatten() leaves out what stands under nulls and outside a slice.
+        add_ids(counts, chunk.flatten().to_numpy())
     return counts
 
 
-def add_matches(counts: npt.NDArray[np.uint64], matches: pa.Array) -> None:
-    """Add a column of matches to `counts`, in place."""
-    from metaclip.curation import kernel
-
-    # flatten() leaves out what stands under nulls and outside a slice.
-    values = np.ascontiguousarray(matches.flatten().to_numpy(), np.uint32)
-    if len(values) and int(values.max()) >= len(counts):
-        raise ValueError(f"an entry id of {values.max()} in matches, but the list has {len(counts)} entries")
-    kernel.compiled("count")(values.ctypes.data, len(values), counts.ctypes.data)
+def add_ids(counts: npt.NDArray[np.uint64], ids: npt.NDArray[np.uint32]) -> None:
+    """Add the entry ids of matches to `counts`, in place; as slow for few as for one an entry."""
+    if len(ids) and int(ids.max()) >= len(counts):
+        raise ValueError(f"an entry id of {ids.max()} in matches, but the list has {len(counts)} entries")
+    counts += np.bincount(ids, minlength=len(counts)).astype(np.uint64)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,20 +33,23 @@ import numpy as np
 from numba import njit, types
 
 from metaclip.curation.raw import (
-    load8,
-    load32,
-    load64,
+    at64,
+    get8,
+    get32,
+    get64,
     lowest_bit,
     prefetch,
+    put32,
+    put64,
     separators64,
-    store32,
-    store64,
+    sort4,
+    sort8,
 )
 
 if sys.byteorder != "little":
     raise ImportError("metaclip's matching kernel needs a little-endian machine")
 
-u32, u64, i64 = np.uint32, np.uint64, np.int64
+u64, i64 = np.uint64, np.int64
 
 SHORT: Final = 11
 """Symbols of up to this many bytes are stored whole in their slot."""
@@ -59,12 +62,11 @@ CHUNK: Final = 4096
 _SPLIT_ROOM: Final = 2 * 64 + 2  # symbols that one block of 64 bytes and the end of its text can give
 
 _SHORT: Final = i64(SHORT)
-_LONG: Final = u32(0xFF000000)
-_LENGTH: Final = u32(LONGEST)
-_NONE: Final = u32(0xFFFFFFFF)
+_LONG: Final = u64(0xFF000000)
+_LOW: Final = u64(0xFFFFFFFF)
 _ONE: Final = u64(1)
 _END: Final = u64(1 << 63)  # in a key row's address: the text's last symbol
-_POSITION: Final = u32(0x7FFFFFFF)  # in a known row: the bits of the position; the highest says that the text ends
+_POSITION: Final = i64(0x7FFFFFFF)  # in a known row: the bits of the position; the highest says that the text ends
 _ALL: Final = u64(0xFFFFFFFFFFFFFFFF)
 # Odd 64-bit constants with well mixed bits: SplitMix64's and two of its relatives.
 _A: Final = u64(0xD6E8FEB86659FD93)
@@ -86,15 +88,15 @@ _inner: Any = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)  # type: igno
 
 @_inner
 def _long_hash(start, size):
-    h = load64(start) * _A
+    h = get64(start, 0) * _A
     h ^= h >> u64(32)
     at = start + 8
     end = start + size
     while at + 8 <= end:
-        h = (h ^ load64(at)) * _B
+        h = (h ^ get64(at, 0)) * _B
         h ^= h >> u64(29)
         at += 8
-    h = (h ^ load64(end - 8)) * _C
+    h = (h ^ get64(end - 8, 0)) * _C
     return h ^ (h >> u64(32))
 
 
@@ -102,11 +104,12 @@ def _long_hash(start, size):
 def _key(start, size):
     """Give the key of the symbol of `size` bytes at `start`; reads 12 bytes there, whatever the size."""
     if size > _SHORT:
-        return _long_hash(start, size), u64(_LONG) | u64(min(size, i64(LONGEST)))
+        return _long_hash(start, size), _LONG | u64(size if size < LONGEST else LONGEST)
     # Branch-free: the lengths of words are not predictable.
     bits = 8 * size
-    head = load64(start) & ((_ALL >> u64(max(64 - bits, 0))) if size > 0 else u64(0))
-    tail = u64(load32(start + 8)) & ((_ONE << u64(max(bits - 64, 0))) - _ONE)
+    over = bits - 64
+    head = get64(start, 0) & ((_ALL >> u64(-over if over < 0 else 0)) if size > 0 else u64(0))
+    tail = u64(get32(start, 2)) & ((_ONE << u64(over if over > 0 else 0)) - _ONE)
     return head, tail | u64(size << 24)
 
 
@@ -122,28 +125,29 @@ def _slot(h, displacement, shift):
 
 
 @_inner
+def _put_row(keys, n, head, tail, h, address):
+    row = keys + 32 * n
+    put64(row, 0, head)
+    put64(row, 1, tail)
+    put64(row, 2, h)
+    put64(row, 3, u64(address))
+
+
+@_inner
 def _put(keys, n, start, size, seed):
     """Append the key row {head, tail, hash, address} (32 bytes) of a symbol."""
     head, tail = _key(start, size)
-    row = keys + 32 * n
-    store64(row, head)
-    store64(row + 8, tail)
-    store64(row + 16, _hash(head, tail, seed))
-    store64(row + 24, u64(start))
+    _put_row(keys, n, head, tail, _hash(head, tail, seed), start)
 
 
 @_inner
 def _put_end(keys, n, emitted, seed):
     """Mark the last symbol of a text; where it has none, append a row that no symbol equals and mark that."""
     if not emitted:
-        row = keys + 32 * n
-        store64(row, u64(0))
-        store64(row + 8, _ALL)
-        store64(row + 16, u64(0))
-        store64(row + 24, u64(0))
+        _put_row(keys, n, u64(0), _ALL, u64(0), i64(0))
         n += 1
-    row = keys + 32 * (n - 1)
-    store64(row + 24, load64(row + 24) | _END)
+    last = 4 * n - 1
+    put64(keys, last, get64(keys, last) | _END)
     return n
 
 
@@ -151,14 +155,14 @@ def _put_end(keys, n, emitted, seed):
 def _split_words(machine, starts, stops, n_texts, fold, state, keys):
     """Split texts into words until the chunk is full; give the number of keys."""
     n = i64(0)
-    seed = machine[SEED]
-    t = state[_TEXT]
-    start = state[_START]
-    block = state[_BLOCK]
+    seed = get64(machine, SEED)
+    t = at64(state, _TEXT)
+    start = at64(state, _START)
+    block = at64(state, _BLOCK)
     while t < n_texts:
-        stop = i64(load64(stops + 8 * t))
+        stop = at64(stops, t)
         if block == 0:
-            start = i64(load64(starts + 8 * t))
+            start = at64(starts, t)
             block = start
         while block < stop and n + _SPLIT_ROOM <= CHUNK:
             both, marks = separators64(block)
@@ -185,22 +189,18 @@ def _split_words(machine, starts, stops, n_texts, fold, state, keys):
         n = _put_end(keys, n, emitted, seed)
         t += 1
         block = i64(0)
-    state[_TEXT] = t
-    state[_START] = start
-    state[_BLOCK] = block
+    put64(state, _TEXT, t)
+    put64(state, _START, start)
+    put64(state, _BLOCK, block)
     return n
 
 
 @_inner
 def _put_space(keys, n, unwanted, seed):
     """Append the key of a space, unless it is unwanted."""
-    row = keys + 32 * n
     head = u64(32)
     tail = u64(1 << 24)
-    store64(row, head)
-    store64(row + 8, tail)
-    store64(row + 16, _hash(head, tail, seed))
-    store64(row + 24, u64(0))
+    _put_row(keys, n, head, tail, _hash(head, tail, seed), i64(0))
     return n + i64(not unwanted)
 
 
@@ -208,19 +208,19 @@ def _put_space(keys, n, unwanted, seed):
 def _split_characters(machine, starts, stops, n_texts, fold, state, keys):
     """Split texts into the characters of their padded, spaced form until the chunk is full, as `_split_words` does."""
     n = i64(0)
-    seed = machine[SEED]
-    t = state[_TEXT]
-    at = state[_BLOCK]
-    spaced = state[_SPACED] != 0  # whether the last symbol was a space
+    seed = get64(machine, SEED)
+    t = at64(state, _TEXT)
+    at = at64(state, _BLOCK)
+    spaced = at64(state, _SPACED) != 0  # whether the last symbol was a space
     while t < n_texts and n + 4 <= CHUNK:
-        start = i64(load64(starts + 8 * t))
-        stop = i64(load64(stops + 8 * t))
+        start = at64(starts, t)
+        stop = at64(stops, t)
         if at == 0:
             at = start
             spaced = stop >= start
             n = _put_space(keys, n, not spaced, seed)
         while at < stop and n + 4 <= CHUNK:
-            c = load8(at)
+            c = get8(at, 0)
             if c == 32 or c == 9 or c == 10 or c == 13:
                 n = _put_space(keys, n, fold and spaced, seed)
                 spaced = True
@@ -235,7 +235,7 @@ def _split_characters(machine, starts, stops, n_texts, fold, state, keys):
                 size = i64(1) + i64(c >= 0xC0) + i64(c >= 0xE0) + i64(c >= 0xF0)
                 # What is not UTF-8 must not hide a separator: only continuation bytes belong to a character.
                 follow = i64(1)
-                while follow < size and at + follow < stop and (load8(at + follow) & 0xC0) == 0x80:
+                while follow < size and at + follow < stop and (get8(at, follow) & 0xC0) == 0x80:
                     follow += 1
                 _put(keys, n, at, follow, seed)
                 n += 1
@@ -249,29 +249,27 @@ def _split_characters(machine, starts, stops, n_texts, fold, state, keys):
         n = _put_end(keys, n, emitted, seed)
         t += 1
         at = i64(0)
-    state[_TEXT] = t
-    state[_BLOCK] = at
-    state[_SPACED] = i64(spaced)
+    put64(state, _TEXT, t)
+    put64(state, _BLOCK, at)
+    put64(state, _SPACED, i64(spaced))
     return n
 
 
 @_inner
 def _same_bytes(machine, symbol, start, size):
     """Find the symbol of exactly these bytes among those that share a key with `symbol`; 0 if there is none."""
+    symbols = at64(machine, SYMBOLS)
     while symbol:
-        row = i64(machine[SYMBOLS]) + 8 * i64(symbol)
-        first = i64(load32(row))
-        if i64(load32(row + 8)) - first == size:
-            at = i64(machine[BYTES]) + first
-            same = True
-            for j in range(size):
-                if load8(at + j) != load8(start + j):
-                    same = False
-                    break
-            if same:
+        first = get32(symbols, 2 * symbol)
+        if get32(symbols, 2 * symbol + 2) - first == size:
+            at = at64(machine, BYTES) + first
+            j = i64(0)
+            while j < size and get8(at, j) == get8(start, j):
+                j += 1
+            if j == size:
                 return symbol
-        symbol = load32(row + 4)
-    return u32(0)
+        symbol = get32(symbols, 2 * symbol + 1)
+    return i64(0)
 
 
 @_inner
@@ -280,70 +278,69 @@ def _look_up(machine, keys, n, known):
 
     The last one's position carries the highest bit, and its symbol is 0 where it is not known. Give the number of rows.
     """
-    slots = i64(machine[SLOTS])
-    shift = machine[SHIFT]
-    buckets = machine[BUCKETS]
-    displacements = i64(machine[DISPLACEMENTS])
+    slots = at64(machine, SLOTS)
+    shift = get64(machine, SHIFT)
+    buckets = get64(machine, BUCKETS)
+    displacements = at64(machine, DISPLACEMENTS)
     for i in range(n):
-        row = keys + 32 * i + 16
-        h = load64(row)
-        place = slots + 16 * _slot(h, load8(displacements + i64(h & buckets)), shift)
+        h = get64(keys, 4 * i + 2)
+        place = slots + 16 * _slot(h, get8(displacements, i64(h & buckets)), shift)
         prefetch(place)
-        store64(row, u64(place))
+        put64(keys, 4 * i + 2, u64(place))
     # One flat loop without a branch on the data: by text and with the check of long keys inside, it took four times as long.
     found = i64(0)
     for i in range(n):
         row = keys + 32 * i
-        place = i64(load64(row + 16))
-        word = load64(place + 8)
-        same = u64(((load64(place) ^ load64(row)) | ((word >> u64(32)) ^ load64(row + 8))) == 0)
-        end = load64(row + 24) >> u64(63)
-        store64(known + 8 * found, (word & (same * u64(0xFFFFFFFF))) | ((u64(i) | (end << u64(31))) << u64(32)))
+        place = at64(row, 2)
+        word = get64(place, 1)
+        same = u64(((get64(place, 0) ^ get64(row, 0)) | ((word >> u64(32)) ^ get64(row, 1))) == 0)
+        end = get64(row, 3) >> u64(63)
+        put64(known, found, (word & (same * _LOW)) | ((u64(i) | (end << u64(31))) << u64(32)))
         found += i64(same | end)
     # A long key holds a hash: the bytes decide. What they refute stays as symbol 0, which ends a row of symbols.
     for i in range(found):
-        at = known + 8 * i
-        row = keys + 32 * i64(load32(at + 4) & _POSITION)
-        tail = load64(row + 8)
-        if tail >= u64(_LONG) and load32(at):
-            address = i64(load64(row + 24) & ~_END)
-            store32(at, _same_bytes(machine, load32(at), address, i64(tail & u64(_LENGTH))))
+        symbol = get32(known, 2 * i)
+        row = keys + 32 * (get32(known, 2 * i + 1) & _POSITION)
+        tail = get64(row, 1)
+        if tail >= _LONG and symbol:
+            size = i64(tail & u64(LONGEST))
+            put32(known, 2 * i, _same_bytes(machine, symbol, i64(get64(row, 3) & ~_END), size))
     return found
 
 
 @_inner
 def _child(machine, node, symbol):
     """Find the child of `node` by `symbol`, 0 if there is none."""
-    edges = i64(machine[EDGES])
+    edges = at64(machine, EDGES)
     wanted = u64(node) | (u64(symbol) << u64(32))
-    at = (wanted * _A) >> machine[EDGE_SHIFT]
+    at = (wanted * _A) >> get64(machine, EDGE_SHIFT)
     while True:
         row = edges + 16 * i64(at)
-        child = i64(load32(row + 8))
-        if child == 0 or load64(row) == wanted:
+        child = get32(row, 2)
+        if child == 0 or get64(row, 0) == wanted:
             return child
-        at = (at + _ONE) & machine[EDGE_MASK]
+        at = (at + _ONE) & get64(machine, EDGE_MASK)
 
 
 @_inner
 def _may_lead(machine, node, symbol):
     """Ask the edges' filter: 0 if `node` has no child by `symbol`, else most often 1."""
-    bit = ((u64(node) | (u64(symbol) << u64(32))) * _A) >> machine[FILTER_SHIFT]
-    return (load8(i64(machine[FILTER]) + i64(bit >> u64(3))) >> u32(bit & u64(7))) & u32(1)
+    bit = ((u64(node) | (u64(symbol) << u64(32))) * _A) >> get64(machine, FILTER_SHIFT)
+    return (get8(at64(machine, FILTER), i64(bit >> u64(3))) >> i64(bit & u64(7))) & 1
 
 
 @_inner
 def _step(machine, nodes, node, symbol):
     """Follow goto and fail from `node` by `symbol`."""
     # One test for the root and for the many nodes that lead nowhere by this symbol and have nothing to fall back to.
-    if ((_may_lead(machine, node, symbol) & u32(node != 0)) | load32(nodes + 16 * node)) == 0:
+    if ((_may_lead(machine, node, symbol) & i64(node != 0)) | get32(nodes, 4 * node)) == 0:
         return symbol
     while node:
         if _may_lead(machine, node, symbol):
             child = _child(machine, node, symbol)
             if child:
                 return child
-        node = i64(load32(nodes + 16 * node))
+        node = get32(nodes, 4 * node)
     return symbol
 
 
@@ -353,31 +350,33 @@ def _walk(machine, known, found, n, state, raw, raw_ends):
 
     `raw_ends` gets, for each text that ends in the chunk, the number of ids up to its end.
     """
-    nodes = i64(machine[NODES])
+    nodes = at64(machine, NODES)
     for i in range(found):
-        prefetch(nodes + 16 * i64(load32(known + 8 * i)))
-    out = state[_RAW]
-    node = state[_NODE]
+        prefetch(nodes + 16 * get32(known, 2 * i))
+    out = at64(state, _RAW)
+    node = at64(state, _NODE)
     last = i64(-1)  # position of the symbol before, as far as `node` goes on from it
     done = i64(0)
     for i in range(found):
-        symbol = i64(load32(known + 8 * i))
-        at = i64(load32(known + 8 * i + 4) & _POSITION)
-        end = i64(load32(known + 8 * i + 4) >> u32(31))
-        node = _step(machine, nodes, node * i64(at == last + 1), symbol)
+        place = get32(known, 2 * i + 1)
+        at = place & _POSITION
+        end = place >> 31
+        node = _step(machine, nodes, node * i64(at == last + 1), get32(known, 2 * i))
+        # The first output is taken without asking whether there is one: most often there is (the root's row is empty).
         source = node
-        while source:
-            row = nodes + 16 * source
-            entry = load32(row + 4)
-            store32(raw + 4 * out, entry - u32(1))
+        while True:
+            entry = get32(nodes, 4 * source + 1)
+            put32(raw, out, entry - 1)
             out += i64(entry != 0)
-            source = i64(load32(row + 8))
+            source = get32(nodes, 4 * source + 2)
+            if source == 0:
+                break
         # No branch on where texts end: it could not be predicted.
-        store64(raw_ends + 8 * done, u64(out))
+        put64(raw_ends, done, out)
         done += end
         last = at - end
-    state[_RAW] = out
-    state[_NODE] = node * i64(last == n - 1)
+    put64(state, _RAW, out)
+    put64(state, _NODE, node * i64(last == n - 1))
     return done
 
 
@@ -389,148 +388,75 @@ def _walk_longest(machine, known, found, n, state, raw, raw_ends, firsts):
     occurrence takes all that begin where it begins or later. `firsts` holds the position of each one's first symbol in
     its text.
     """
-    nodes = i64(machine[NODES])
-    out = state[_RAW]
-    node = state[_NODE]
-    base = state[_SYMBOL]  # position in its text of the chunk's first symbol
+    nodes = at64(machine, NODES)
+    out = at64(state, _RAW)
+    node = at64(state, _NODE)
+    base = at64(state, _SYMBOL)  # position in its text of the chunk's first symbol
     bottom = i64(0)  # where the text's ids begin in `raw`
     last = i64(-1)
     done = i64(0)
     for i in range(found):
-        symbol = i64(load32(known + 8 * i))
-        at = i64(load32(known + 8 * i + 4) & _POSITION)
-        end = i64(load32(known + 8 * i + 4) >> u32(31))
-        node = _step(machine, nodes, node * i64(at == last + 1), symbol)
+        place = get32(known, 2 * i + 1)
+        at = place & _POSITION
+        end = place >> 31
+        node = _step(machine, nodes, node * i64(at == last + 1), get32(known, 2 * i))
         source = node
-        while source and load32(nodes + 16 * source + 4) == 0:
-            source = i64(load32(nodes + 16 * source + 8))
+        while source and get32(nodes, 4 * source + 1) == 0:
+            source = get32(nodes, 4 * source + 2)
         if source:
-            depth = load32(nodes + 16 * source + 12)
-            first = base + at + 1 - i64(depth)
-            while out > bottom and i64(load64(firsts + 8 * (out - 1))) >= first:
+            depth = get32(nodes, 4 * source + 3)
+            first = base + at + 1 - depth
+            while out > bottom and at64(firsts, out - 1) >= first:
                 out -= 1
             # Entries that a rule makes equal share their end and their length: all of them are kept.
-            while source and load32(nodes + 16 * source + 12) == depth:
-                store32(raw + 4 * out, load32(nodes + 16 * source + 4) - u32(1))
-                store64(firsts + 8 * out, u64(first))
+            while source and get32(nodes, 4 * source + 3) == depth:
+                put32(raw, out, get32(nodes, 4 * source + 1) - 1)
+                put64(firsts, out, first)
                 out += 1
-                source = i64(load32(nodes + 16 * source + 8))
+                source = get32(nodes, 4 * source + 2)
         if end:
-            store64(raw_ends + 8 * done, u64(out))
+            put64(raw_ends, done, out)
             done += 1
             base = -(at + 1)
             bottom = out
         last = at - end
-    state[_RAW] = out
-    state[_NODE] = node * i64(last == n - 1)
-    state[_SYMBOL] = base + n
+    put64(state, _RAW, out)
+    put64(state, _NODE, node * i64(last == n - 1))
+    put64(state, _SYMBOL, base + n)
     return done
 
 
 @_inner
-def _sort_unique(source, n, target, scratch):
+def _sort_unique(source, n, target):
     """Write the sorted set of `n` uint32 at `source` to `target` (may be `source`); give its size.
 
     Reads and writes up to eight values, whatever `n` is.
     """
     if n <= 4:
-        # Most texts: a sorting network, because how values lie cannot be predicted. No id is _NONE.
-        a = load32(source) if n > 0 else _NONE
-        b = load32(source + 4) if n > 1 else _NONE
-        c = load32(source + 8) if n > 2 else _NONE
-        d = load32(source + 12) if n > 3 else _NONE
-        a, b, c, d = min(a, b), max(a, b), min(c, d), max(c, d)
-        a, b, c, d = min(a, c), min(b, d), max(a, c), max(b, d)
-        b, c = min(b, c), max(b, c)
-        store32(target, a)
-        size = i64(a != _NONE)
-        store32(target + 4 * size, b)
-        size += i64((b != a) & (b != _NONE))
-        store32(target + 4 * size, c)
-        size += i64((c != b) & (c != _NONE))
-        store32(target + 4 * size, d)
-        return size + i64((d != c) & (d != _NONE))
+        return sort4(source, n, target)
     if n <= 8:
-        # The same for two fours, then merged: the odd-even merge sort of Batcher.
-        a, b, c, d = load32(source), load32(source + 4), load32(source + 8), load32(source + 12)
-        e = load32(source + 16)
-        f = load32(source + 20) if n > 5 else _NONE
-        g = load32(source + 24) if n > 6 else _NONE
-        h = load32(source + 28) if n > 7 else _NONE
-        a, b, c, d = min(a, b), max(a, b), min(c, d), max(c, d)
-        e, f, g, h = min(e, f), max(e, f), min(g, h), max(g, h)
-        a, b, c, d = min(a, c), min(b, d), max(a, c), max(b, d)
-        e, f, g, h = min(e, g), min(f, h), max(e, g), max(f, h)
-        b, c, f, g = min(b, c), max(b, c), min(f, g), max(f, g)
-        a, b, c, d, e, f, g, h = min(a, e), min(b, f), min(c, g), min(d, h), max(a, e), max(b, f), max(c, g), max(d, h)
-        c, d, e, f = min(c, e), min(d, f), max(c, e), max(d, f)
-        b, c, d, e, f, g = min(b, c), max(b, c), min(d, e), max(d, e), min(f, g), max(f, g)
-        store32(target, a)
-        size = i64(1)
-        store32(target + 4 * size, b)
-        size += i64(b != a)
-        store32(target + 4 * size, c)
-        size += i64(c != b)
-        store32(target + 4 * size, d)
-        size += i64(d != c)
-        store32(target + 4 * size, e)
-        size += i64(e != d)
-        store32(target + 4 * size, f)
-        size += i64((f != e) & (f != _NONE))
-        store32(target + 4 * size, g)
-        size += i64((g != f) & (g != _NONE))
-        store32(target + 4 * size, h)
-        return size + i64((h != g) & (h != _NONE))
-    if n <= 48:
-        size = i64(0)
-        for i in range(n):
-            value = load32(source + 4 * i)
-            place = size
-            while place > 0 and load32(target + 4 * (place - 1)) > value:
-                place -= 1
-            if place > 0 and load32(target + 4 * (place - 1)) == value:
-                continue
-            for j in range(size, place, -1):
-                store32(target + 4 * j, load32(target + 4 * (j - 1)))
-            store32(target + 4 * place, value)
-            size += 1
-        return size
-    return _radix_unique(source, n, target, scratch)
-
-
-@_inner
-def _radix_pass(source, n, target, counts, shift):
-    for i in range(2048):
-        store64(counts + 8 * i, u64(0))
+        return sort8(source, n, target)
+    # Shell's sort with Sedgewick's gaps: at worst n^(4/3), so that no text of 10 MB can stall it, and little to compile.
     for i in range(n):
-        at = counts + 8 * i64((load32(source + 4 * i) >> shift) & u32(2047))
-        store64(at, load64(at) + _ONE)
-    total = u64(0)
-    for i in range(2048):
-        count = load64(counts + 8 * i)
-        store64(counts + 8 * i, total)
-        total += count
-    for i in range(n):
-        value = load32(source + 4 * i)
-        at = counts + 8 * i64((value >> shift) & u32(2047))
-        store32(target + 4 * i64(load64(at)), value)
-        store64(at, load64(at) + _ONE)
-
-
-@_inner
-def _radix_unique(source, n, target, scratch):
-    """As `_sort_unique`, 11 bits a pass: linear for the matches of a text of 10 MB. `scratch` begins with the counts."""
-    counts = scratch
-    scratch += 8 * 2048
-    _radix_pass(source, n, scratch, counts, u32(0))
-    _radix_pass(scratch, n, target, counts, u32(11))
-    _radix_pass(target, n, scratch, counts, u32(22))
-    size = i64(0)
-    for i in range(n):
-        value = load32(scratch + 4 * i)
-        if size == 0 or load32(target + 4 * (size - 1)) != value:
-            store32(target + 4 * size, value)
-            size += 1
+        put32(target, i, get32(source, i))
+    level = i64(0)
+    while i64(1) << (2 * level) < n:
+        level += 1
+    while level >= 0:
+        gap = (i64(1) << (2 * level)) + 3 * (i64(1) << level >> 1) + i64(level > 0)
+        for i in range(gap, n):
+            value = get32(target, i)
+            place = i
+            while place >= gap and get32(target, place - gap) > value:
+                put32(target, place, get32(target, place - gap))
+                place -= gap
+            put32(target, place, value)
+        level -= 1
+    size = i64(1)
+    for i in range(1, n):
+        value = get32(target, i)
+        put32(target, size, value)
+        size += i64(value != get32(target, size - 1))
     return size
 
 
@@ -540,7 +466,7 @@ def _matcher(words, longest):
 
     def match(
         machine, fold, starts, stops, n_texts, state, keys, known,
-        raw, raw_room, raw_ends, firsts, scratch, values, values_room, offsets,
+        raw, raw_room, raw_ends, firsts, values, values_room, offsets,
     ):  # fmt: skip
         """Match texts until all are done (0) or `values` must grow (1); call again with the same state to go on.
 
@@ -548,13 +474,14 @@ def _matcher(words, longest):
         READABLE bytes to read behind each text; `values` uint32[values_room], `offsets` int64[n_texts + 1] the result
         as Arrow's list layout; the others scratch (`Scratch` has the sizes).
         """
-        burst = CHUNK * i64(machine[OUTPUTS])
-        while state[_TEXT] < n_texts:
-            if state[_WRITTEN] + state[_RAW] + burst > values_room:
+        burst = CHUNK * at64(machine, OUTPUTS)
+        while at64(state, _TEXT) < n_texts:
+            written = at64(state, _WRITTEN)
+            if written + at64(state, _RAW) + burst > values_room:
                 return 1
-            if state[_RAW] + burst > raw_room:  # a long text: its ids so far are at most all entries once
-                state[_RAW] = _sort_unique(raw, state[_RAW], raw, scratch)
-            first = state[_TEXT]
+            if at64(state, _RAW) + burst > raw_room:  # a long text: its ids so far are at most all entries once
+                put64(state, _RAW, _sort_unique(raw, at64(state, _RAW), raw))
+            text = at64(state, _TEXT)
             n = split(machine, starts, stops, n_texts, fold, state, keys)
             found = _look_up(machine, keys, n, known)
             if longest:
@@ -562,19 +489,19 @@ def _matcher(words, longest):
             else:
                 done = _walk(machine, known, found, n, state, raw, raw_ends)
             begin = i64(0)
-            written = state[_WRITTEN]
             for t in range(done):
-                end = i64(load64(raw_ends + 8 * t))
-                written += _sort_unique(raw + 4 * begin, end - begin, values + 4 * written, scratch)
-                store64(offsets + 8 * (first + t + 1), u64(written))
+                end = at64(raw_ends, t)
+                written += _sort_unique(raw + 4 * begin, end - begin, values + 4 * written)
+                put64(offsets, text + t + 1, written)
                 begin = end
-            state[_WRITTEN] = written
-            if begin:  # the ids of the text that goes on in the next chunk move to the front
-                for i in range(state[_RAW] - begin):
-                    store32(raw + 4 * i, load32(raw + 4 * (begin + i)))
-                    if longest:
-                        store64(firsts + 8 * i, load64(firsts + 8 * (begin + i)))
-                state[_RAW] -= begin
+            put64(state, _WRITTEN, written)
+            # The ids of the text that goes on in the next chunk move to the front.
+            left = at64(state, _RAW) - begin
+            for i in range(left):
+                put32(raw, i, get32(raw, begin + i))
+                if longest:
+                    put64(firsts, i, at64(firsts, begin + i))
+            put64(state, _RAW, left)
         return 0
 
     return match
@@ -583,46 +510,39 @@ def _matcher(words, longest):
 def _split_only(machine, starts, stops, n_texts, state, keys):
     """Run the first pass alone, for the benchmark; give the number of words."""
     total = i64(0)
-    while state[_TEXT] < n_texts:
+    while at64(state, _TEXT) < n_texts:
         total += _split_words(machine, starts, stops, n_texts, False, state, keys)
     return total
 
 
-def _count(values, n, counts):
-    """Add 1 to the uint64 at ``counts[v]`` for each of `n` uint32 values."""
-    for i in range(n):
-        at = counts + 8 * i64(load32(values + 4 * i))
-        store64(at, load64(at) + _ONE)
-
-
 def _unite(first, first_offsets, second, second_offsets, n_texts, values, offsets):
-    """Unite the sorted sets of each text of two results into one; all addresses, layouts as in `_match`."""
+    """Unite the sorted sets of each text of two results into one; all addresses, layouts as in `match`."""
     written = i64(0)
-    store64(offsets, u64(0))
+    put64(offsets, 0, written)
     for t in range(n_texts):
-        i = i64(load64(first_offsets + 8 * t))
-        i_end = i64(load64(first_offsets + 8 * t + 8))
-        j = i64(load64(second_offsets + 8 * t))
-        j_end = i64(load64(second_offsets + 8 * t + 8))
+        i = at64(first_offsets, t)
+        i_end = at64(first_offsets, t + 1)
+        j = at64(second_offsets, t)
+        j_end = at64(second_offsets, t + 1)
         while i < i_end or j < j_end:
-            if j == j_end or (i < i_end and load32(first + 4 * i) < load32(second + 4 * j)):
-                store32(values + 4 * written, load32(first + 4 * i))
+            if j == j_end or (i < i_end and get32(first, i) < get32(second, j)):
+                put32(values, written, get32(first, i))
                 i += 1
             else:
-                store32(values + 4 * written, load32(second + 4 * j))
+                put32(values, written, get32(second, j))
                 j += 1
             written += 1
-        store64(offsets + 8 * (t + 1), u64(written))
+        put64(offsets, t + 1, written)
 
 
 def _symbol_keys(blob, symbols, n_symbols, seed, heads, tails, hashes):
     """Compute the keys of an automaton's symbols 1..n_symbols (arrays of n_symbols + 1)."""
     for i in range(1, n_symbols + 1):
-        first = i64(load32(symbols + 8 * i))
-        size = i64(load32(symbols + 8 * i + 8)) - first
+        first = get32(symbols, 2 * i)
+        size = get32(symbols, 2 * i + 2) - first
         head, tail = _key(blob + first, size)
         heads[i] = head
-        tails[i] = u32(tail)
+        tails[i] = np.uint32(tail)
         hashes[i] = _hash(head, tail, seed)
 
 
@@ -677,15 +597,13 @@ def seed_of(attempt: int) -> int:
     return (0x9E3779B97F4A7C15 * (2 * attempt + 1)) & 0xFFFFFFFFFFFFFFFF
 
 
-_A64, _S64, _MACHINE = types.int64, types.int64[::1], types.uint64[::1]
-_MATCH: Final = types.int64(_MACHINE, types.boolean, *[_A64] * 3, _S64, *[_A64] * 10)
+_MATCH: Final = types.int64(types.int64, types.boolean, *[types.int64] * 13)
 _SIGNATURES: Final[dict[str, tuple[Any, Any]]] = {
-    "split": (_split_only, types.int64(_MACHINE, *[_A64] * 3, _S64, _A64)),
-    "count": (_count, types.void(*[_A64] * 3)),
-    "unite": (_unite, types.void(*[_A64] * 7)),
+    "split": (_split_only, types.int64(*[types.int64] * 6)),
+    "unite": (_unite, types.void(*[types.int64] * 7)),
     "symbol_keys": (
         _symbol_keys,
-        types.void(*[_A64] * 3, types.uint64, types.uint64[::1], types.uint32[::1], types.uint64[::1]),
+        types.void(*[types.int64] * 3, types.uint64, types.uint64[::1], types.uint32[::1], types.uint64[::1]),
     ),
     "fill_edges": (
         _fill_edges,
@@ -729,5 +647,5 @@ class Scratch:
         self.raw_ends = np.empty(CHUNK + 8, np.int64)
         self.known = np.empty((CHUNK + 8, 2), np.uint32)
         # Memory that is never touched is never taken.
-        self.raw, self.sorting = np.empty(self.raw_room, np.uint32), np.empty(self.raw_room + 2 * 2048, np.uint32)
+        self.raw = np.empty(self.raw_room, np.uint32)
         self.firsts = np.empty(self.raw_room if longest else 0, np.int64)

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from metaclip.curation import pool as pools
-from metaclip.curation.count import Counts, count_matches
+from metaclip.curation.count import Counts, add_ids
 from metaclip.curation.matcher import MATCHES, Matcher
 from metaclip.curation.pool import BrokenInput, Columns, Losses, PoolFile, Shard
 from metaclip.curation.sorting import merge_runs, repeated, write_rows, write_run, write_subset
@@ -41,6 +41,7 @@ PARTIALS: Final = ("*.counts.npy", "*.uids.npy")
 COMPRESSION: Final = "zstd"
 _PATHS: Final = ("row", "matches.list.element", "url", "text")  # of matched/'s columns, as parquet names them
 _WRITE_ROWS: Final = 1 << 17
+_COUNTED_AT_ONCE: Final = 1 << 20  # matches: counting walks through all entries' counts each time
 
 Advance = Callable[[int, int], None]
 """Called with (rows read, rows that came through) between batches; raises Interrupted to stop."""
@@ -127,6 +128,7 @@ def match_shard(
     funnel = {"rows": 0, "matched": 0}
     counts = np.zeros(len(matcher.metadata), np.uint64)
     uids: list[npt.NDArray[np.uint64]] = []
+    ids: list[npt.NDArray[np.uint32]] = []  # matches that are not counted yet
     row = shard.first
     with MatchedWriter.to(folder / "matched" / f"{shard.name}.parquet", settings.with_text) as writer:
         for batch in pools.read(shard, list(dict.fromkeys(wanted)), losses):
@@ -144,8 +146,11 @@ def match_shard(
                 ends = pa.array(np.concatenate([offsets[:1], offsets[1:][found]]).astype(np.int32))
                 kept = pa.ListArray.from_arrays(ends, matches.values, type=MATCHES)
                 writer.write(row + found, rows_uids, kept, urls, chosen)
-                counts += count_matches(kept, len(counts))
                 uids.append(rows_uids)
+                ids.append(matches.values.to_numpy())
+                if sum(map(len, ids)) > _COUNTED_AT_ONCE:
+                    add_ids(counts, np.concatenate(ids))
+                    ids.clear()
             empty = int(((size == 0) & (pc.fill_null(pc.binary_length(texts), 1).to_numpy() == 0)).sum())
             losses.add("empty_text", f"row {row}", empty)
             funnel["rows"] += len(batch)
@@ -155,6 +160,7 @@ def match_shard(
     funnel["rows"] += losses.rows.get("malformed_row", 0)
     funnel |= losses.rows
     funnel["no_match"] = funnel["rows"] - funnel["matched"] - sum(losses.rows.values())
+    add_ids(counts, np.concatenate([np.zeros(0, np.uint32), *ids]))
     nonzero = np.flatnonzero(counts)
     write_rows(stage.path / f"{shard.name}.counts.npy", np.stack([nonzero.astype(np.uint64), counts[nonzero]], axis=1))
     write_run(stage.path / f"{shard.name}.uids.npy", np.concatenate([np.zeros((0, 2), np.uint64), *uids]))
@@ -196,7 +202,7 @@ def write_counts(path: Path, metadata: Metadata, counts: Counts) -> None:
         }
     ).replace_schema_metadata({"list": counts.list_digest, "rule": counts.rule_identity})
     with replacing(path) as temporary:
-        pq.write_table(table, temporary, compression=COMPRESSION)
+        pq.write_table(table, temporary, compression=COMPRESSION, use_dictionary=["source"])
 
 
 def read_counts(path: Path) -> tuple[Counts, Metadata]:

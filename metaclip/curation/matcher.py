@@ -130,11 +130,11 @@ class KernelEngine:
         # Memory that is never touched is never taken: room for a last chunk beside what is expected.
         values = np.empty(4 * n + 2 * scratch.raw_room, np.uint32)
         while match(
-            machine.vector, automaton.rule.fold_spaces, starts.ctypes.data, stops.ctypes.data, n, state,
+            machine.vector.ctypes.data, automaton.rule.fold_spaces, starts.ctypes.data, stops.ctypes.data, n,
+            state.ctypes.data,
             scratch.keys.ctypes.data, scratch.known.ctypes.data,
             scratch.raw.ctypes.data, scratch.raw_room, scratch.raw_ends.ctypes.data,
-            scratch.firsts.ctypes.data, scratch.sorting.ctypes.data,
-            values.ctypes.data, len(values), offsets.ctypes.data,
+            scratch.firsts.ctypes.data, values.ctypes.data, len(values), offsets.ctypes.data,
         ):  # fmt: skip
             values = np.concatenate([values, np.empty_like(values)])
         return values[: offsets[n]].copy(), offsets  # a slice would keep all the room alive with the result

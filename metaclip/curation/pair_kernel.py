@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numba import njit, types
 
-from metaclip.curation.raw import load8, store8
+from metaclip.curation.raw import get8, put8
 
 HEX: Final = 0
 OTHER: Final = 1
@@ -41,7 +41,7 @@ def _hex(address, starts, sizes, uids, kinds, values):
         wrong = u64(0)
         at = address + starts[i]
         for j in range(size):
-            value = u64(values[load8(at + j)])
+            value = u64(values[get8(at, j)])
             wrong |= value
             high = (high << u64(4)) | (low >> u64(60))
             low = (low << u64(4)) | (value & u64(15))
@@ -64,10 +64,10 @@ def _pack(
     for i in range(len(starts)):
         at = target + width * i
         for j in range(sizes[i]):
-            store8(at + j, load8(address + starts[i] + j))
+            put8(at, j, get8(address + starts[i], j))
         at += sizes[i]
         for j in range(other_sizes[i]):
-            store8(at + j, load8(other_address + other_starts[i] + j))
+            put8(at, j, get8(other_address + other_starts[i], j))
 
 
 def _md5(words, state, constants, turns):

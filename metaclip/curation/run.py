@@ -30,8 +30,11 @@ def counts_digest(counts: npt.NDArray[np.uint64]) -> str:
 class Run:
     """A run folder: what it was made from, its counts, its curated pairs."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Open a run folder. Raise MetaclipError if it is none, or if its first stage is not finished."""
+    def __init__(self, path: str | os.PathLike[str], counted: tuple[Counts, Metadata] | None = None) -> None:
+        """Open a run folder. Raise MetaclipError if it is none, or if its first stage is not finished.
+
+        `counted` are counts and list that were just made or read: where they are this run's, they are not read again.
+        """
         self.folder, self.path = Folder(path), Path(path)
         self.manifest = self.folder.manifest
         stages = self.manifest.get("stages", {})
@@ -42,6 +45,8 @@ class Run:
             begun = "is not finished; run the same command again" if self.folder.state.exists() else "is no run folder"
             raise MetaclipError(f"{path} {begun}")
         self.match: dict[str, Any] = match
+        if counted is not None and self._is_mine(*counted):
+            self.counted = counted
 
     def __repr__(self) -> str:
         """Show the path, the pairs and t."""
@@ -90,7 +95,8 @@ class Run:
         )
 
     @functools.cached_property
-    def _counted(self) -> tuple[Counts, Metadata]:
+    def counted(self) -> tuple[Counts, Metadata]:
+        """The counts, their digest checked, and the query list."""
         path = self.path / ("counts.parquet" if self._owns_matches else "entries.parquet")
         try:
             table = pq.read_table(path, columns=["entry", "source", "count"])
@@ -98,19 +104,23 @@ class Run:
             values = table["count"].to_numpy().astype(np.uint64)
         except (OSError, pa.ArrowException, KeyError) as error:
             raise MetaclipError(f"{path} cannot be read ({one_line(error)}); run the same command again") from None
-        if counts_digest(values) != self.match["counts_digest"] or metadata.digest != self.match["list"]:
+        counted = Counts(values, metadata.digest, self.rule.identity), metadata
+        if not self._is_mine(*counted):
             raise MetaclipError(f"{path} is not what the run wrote; remove it and run the same command again")
-        return Counts(values, metadata.digest, self.rule.identity), metadata
+        return counted
+
+    def _is_mine(self, counts: Counts, metadata: Metadata) -> bool:
+        return (metadata.digest, counts_digest(counts.values)) == (self.match["list"], self.match["counts_digest"])
 
     @property
     def counts(self) -> Counts:
         """The counts, their digest checked."""
-        return self._counted[0]
+        return self.counted[0]
 
     @property
     def metadata(self) -> Metadata:
         """The query list."""
-        return self._counted[1]
+        return self.counted[1]
 
     @property
     def entries(self) -> pa.Table:

@@ -86,7 +86,7 @@ def split_pass(matcher: Matcher, texts: pa.Array) -> None:
         scratch = kernel.Scratch(1, 1, longest, False)
         state = np.zeros(kernel.STATE_SIZE, np.int64)
         kernel.compiled("split")(
-            machine.vector, starts.ctypes.data, stops.ctypes.data, len(starts), state,
+            machine.vector.ctypes.data, starts.ctypes.data, stops.ctypes.data, len(starts), state.ctypes.data,
             scratch.keys.ctypes.data,
         )  # fmt: skip
 
