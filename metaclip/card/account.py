@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import math
 import platform
+import unicodedata
 from collections.abc import Mapping
 from importlib import metadata as installed
 from pathlib import Path
@@ -36,6 +37,7 @@ def versions() -> dict[str, str]:
     return {
         "metaclip": __version__,
         "python": platform.python_version(),
+        "unicode": unicodedata.unidata_version,  # what the text rule's options follow
         **{name: installed.version(name) for name in _PACKAGES},
     }
 

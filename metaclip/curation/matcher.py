@@ -40,7 +40,7 @@ class Matcher:
         rule: TextRule = PAPER,
         *,
         engine: Engine = "kernel",
-        cache: Path | bool = True,
+        cache: str | os.PathLike[str] | bool = True,
     ) -> None:
         """Open the automaton of a list (a Metadata, a path, or strings) under a rule.
 
@@ -55,7 +55,7 @@ class Matcher:
 
             self._find = PyahocorasickEngine(self.metadata, rule)
         elif engine == "kernel":
-            folder = cache if isinstance(cache, Path) else None
+            folder = None if isinstance(cache, bool) else Path(cache)
             self._find = KernelEngine(
                 build(self.metadata, rule) if cache is False else open_automaton(self.metadata, rule, folder)
             )

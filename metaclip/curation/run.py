@@ -42,8 +42,9 @@ class Run:
         self._owns_matches = "match" in stages
         match = stages.get("match") or (self.balance and self.balance["match"]["record"])
         if not match:
-            begun = "is not finished; run the same command again" if self.folder.state.exists() else "is no run folder"
-            raise MetaclipError(f"{path} {begun}")
+            if self.folder.state.exists():
+                raise MetaclipError(f"{path} is not finished; run the same command again")
+            raise MetaclipError(f"{path} is no run folder; metaclip curate and metaclip match make one")
         self.match: dict[str, Any] = match
         if counted is not None and self._is_mine(*counted):
             self.counted = counted

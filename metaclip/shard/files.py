@@ -83,7 +83,7 @@ def read_bytes(name: str, what: str) -> bytes:
         with fsspec.open(name, "rb") as file:
             return bytes(file.read())
     except FileNotFoundError:
-        raise MetaclipError(f"{what}: there is no file {name}") from None
+        raise MetaclipError(f"{what}: there is no file {name}; check the path") from None
     except (OSError, ValueError, ImportError) as error:
         raise MetaclipError(f"{what}: {name} cannot be read ({one_line(error)})") from None
 
