@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from metaclip.curation.count import Counts
     from metaclip.curation.match import MatchSettings
     from metaclip.curation.matcher import Matcher
+    from metaclip.curation.online import Balancer
     from metaclip.curation.run import Run
     from metaclip.curation.text_rule import TextRule
     from metaclip.errors import LostInputs, MetaclipError
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _HOMES: Final = {
     "BalanceSettings": "metaclip.curation.balance",
+    "Balancer": "metaclip.curation.online",
     "Counts": "metaclip.curation.count",
     "LostInputs": "metaclip.errors",
     "MatchSettings": "metaclip.curation.match",
@@ -42,7 +44,7 @@ _HOMES: Final = {
 }
 
 __all__ = [
-    "BalanceSettings", "Counts", "LostInputs", "MatchSettings", "Matcher", "MetaclipError", "Metadata", "Run",
+    "BalanceSettings", "Balancer", "Counts", "LostInputs", "MatchSettings", "Matcher", "MetaclipError", "Metadata", "Run",
     "TextRule", "Work", "__version__", "balance", "curate", "match",
 ]  # fmt: skip
 

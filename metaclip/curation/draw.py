@@ -44,9 +44,20 @@ def stream_key(seed: int, epoch: int) -> int:
 
 def uniform(seed: int, epoch: int, uid: str | int) -> float:
     """Draw u in [0, 1) for one uid, given as up to 32 hex digits or as a 128-bit number."""
+    return (_hash(seed, epoch, uid) >> 11) * 2.0**-53
+
+
+def choice(seed: int, epoch: int, uid: str | int, n: int) -> int:
+    """Draw one of an image's `n` texts for a visit: an index below n, from a hash of its own.
+
+    ``mix(h ^ 0x9E3779B97F4A7C15) * n >> 64``, where h is the hash that u is made of.
+    """
+    return mix(_hash(seed, epoch, uid) ^ _GOLDEN) * n >> 64
+
+
+def _hash(seed: int, epoch: int, uid: str | int) -> int:
     number = int(uid, 16) if isinstance(uid, str) else uid
-    h = mix(mix(stream_key(seed, epoch) ^ (number >> 64 & _WORD)) ^ (number & _WORD))
-    return (h >> 11) * 2.0**-53
+    return mix(mix(stream_key(seed, epoch) ^ (number >> 64 & _WORD)) ^ (number & _WORD))
 
 
 def uniforms(seed: int, epoch: int, uids: Uids) -> npt.NDArray[np.float64]:
@@ -72,6 +83,17 @@ def keep_probability(matches: Any, probability: npt.NDArray[np.float64]) -> floa
     for entry_id in matches:
         dropped *= 1.0 - float(probability[entry_id])
     return 1.0 - dropped
+
+
+def keep_probabilities(
+    values: npt.NDArray[np.uint32], offsets: npt.NDArray[np.int64], probability: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Give P(keep) of rows of matches, as `draw_rows` takes them: float64[n]."""
+    from metaclip.curation import pair_kernel
+
+    result = np.empty(len(offsets) - 1, np.float64)
+    pair_kernel.compiled("chances")(values, offsets, len(result), probability, result)
+    return result
 
 
 class Tally:

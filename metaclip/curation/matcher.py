@@ -10,7 +10,9 @@ is not plain, in Python.
 
 from __future__ import annotations
 
+import functools
 import os
+import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
@@ -26,6 +28,9 @@ from metaclip.metadata.entries import Metadata, as_metadata
 
 MATCHES: Final = pa.list_(pa.field("item", pa.uint32(), nullable=False))
 """The type of a column of matches: sorted, distinct entry ids; null where the text is null."""
+
+_SINGLE: Final = 4096
+"""Texts of up to this many bytes go one by one without memory of their own."""
 
 Engine = Literal["kernel", "pyahocorasick"]
 Texts: TypeAlias = pa.Array | pa.ChunkedArray | Sequence[str | None]
@@ -49,6 +54,7 @@ class Matcher:
         """
         self.metadata = as_metadata(metadata)
         self.rule = rule
+        self._options = (engine, cache)
         self._find: Any
         if engine == "pyahocorasick":
             from metaclip.curation.pyahocorasick_engine import PyahocorasickEngine
@@ -61,6 +67,11 @@ class Matcher:
             )
         else:
             raise ValueError(f"engine is {engine!r}, must be 'kernel' or 'pyahocorasick'")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel as list and rule; the automaton is opened again from the machine's cache."""
+        engine, cache = self._options
+        return functools.partial(Matcher, engine=engine, cache=cache), (self.metadata, self.rule)
 
     def match(self, texts: Texts) -> pa.Array | pa.ChunkedArray:
         """Find the entries in each text.
@@ -82,6 +93,11 @@ class Matcher:
             raise TypeError(f"texts are {array.type}, must be string, large_string or dictionary of these")
         return self._find(array)
 
+    def find(self, text: str) -> list[int]:
+        """Find the entries in one text: ascending entry ids. For loaders that have no batch; 10 us a text."""
+        found: list[int] = self._find.match_text(text)
+        return found
+
     def count(self, matches: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.uint64]:
         """Count the texts that match each entry: uint64[number of entries], from what `match` gave."""
         from metaclip.curation.count import count_matches
@@ -99,6 +115,7 @@ class KernelEngine:
         self.automaton, self._kernel = automaton, kernel
         self._matches = [kernel.compiled_match(m.words, automaton.rule.longest_only) for m in automaton.machines]
         self._unite = kernel.compiled("unite") if len(automaton.machines) > 1 else None
+        self._own = threading.local()
 
     def __call__(self, texts: pa.Array) -> pa.Array:
         """Match a string or large_string array: ListArray of uint32."""
@@ -119,6 +136,18 @@ class KernelEngine:
             values, offsets = merged, merged_offsets
         return list_array(values, offsets, texts)
 
+    def match_text(self, text: str) -> list[int]:
+        """Match one text: ascending entry ids."""
+        rule = self.automaton.rule
+        data = (rule.clean_text(text) if rule.rewrites_text else text).encode("utf-8", "surrogatepass")
+        if len(data) > _SINGLE:
+            return self(pa.array([data], pa.large_binary()).view(pa.large_string()))[0].as_py()  # type: ignore[no-any-return]
+        if not hasattr(self._own, "singles"):
+            pairs = zip(self.automaton.machines, self._matches, strict=True)
+            self._own.singles = [_Single(self.automaton, machine, match) for machine, match in pairs]
+        found = [single(data) for single in self._own.singles]
+        return found[0] if len(found) == 1 else sorted(set().union(*found))
+
     def _run(
         self, machine: Machine, match: Any, starts: Any, stops: Any, longest_text: int
     ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
@@ -138,6 +167,38 @@ class KernelEngine:
         ):  # fmt: skip
             values = np.concatenate([values, np.empty_like(values)])
         return values[: offsets[n]].copy(), offsets  # a slice would keep all the room alive with the result
+
+
+class _Single:
+    """One machine with memory for one text at a time, taken once: for a short text, taking it costs more than matching."""
+
+    def __init__(self, automaton: Automaton, machine: Machine, match: Any) -> None:
+        from metaclip.curation import kernel
+
+        outputs = int(machine.info["outputs"])
+        scratch = kernel.Scratch(automaton.size, outputs, _SINGLE, automaton.rule.longest_only)
+        self._data = np.zeros(_SINGLE + kernel.READABLE, np.uint8)
+        self._state, self._offsets = np.zeros(kernel.STATE_SIZE, np.int64), np.zeros(2, np.int64)
+        self._ends = np.full(2, self._data.ctypes.data, np.int64)
+        # A chunk's room for each chunk that a text of this size can take (a byte gives at most three symbols).
+        self._values = np.empty((2 + 3 * _SINGLE // kernel.CHUNK) * kernel.CHUNK * outputs, np.uint32)
+        self._owners = scratch, machine
+        before = machine.vector.ctypes.data, automaton.rule.fold_spaces, self._ends.ctypes.data
+        self._call = functools.partial(
+            match, *before, self._ends.ctypes.data + 8, 1, self._state.ctypes.data,
+            scratch.keys.ctypes.data, scratch.known.ctypes.data,
+            scratch.raw.ctypes.data, scratch.raw_room, scratch.raw_ends.ctypes.data,
+            scratch.firsts.ctypes.data, self._values.ctypes.data, len(self._values), self._offsets.ctypes.data,
+        )  # fmt: skip
+
+    def __call__(self, data: bytes) -> list[int]:
+        size = len(data)
+        self._data[:size] = np.frombuffer(data, np.uint8)
+        self._state.fill(0)
+        self._ends[1] = self._ends[0] + size
+        self._call()
+        found: list[int] = self._values[: self._offsets[1]].tolist()
+        return found
 
 
 def list_array(values: npt.NDArray[np.uint32], offsets: npt.NDArray[np.int64], texts: pa.Array) -> pa.Array:

@@ -112,6 +112,21 @@ def _md5(words, state, constants, turns):
                     state[i, first + j] += lanes[i, j]
 
 
+@njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)  # type: ignore[call-overload]  # not in numba's stubs
+def _chance(values, begin, end, probability):
+    """Give P(keep) of one row, in the order that the law states."""
+    dropped = 1.0
+    for j in range(begin, end):
+        dropped *= 1.0 - probability[values[j]]
+    return 1.0 - dropped
+
+
+def _chances(values, offsets, n, probability, chances):
+    """Give P(keep) of rows of matches; see `draw.keep_probabilities`."""
+    for i in range(n):
+        chances[i] = _chance(values, offsets[i], offsets[i + 1], probability)
+
+
 def _draw(
     values,
     offsets,
@@ -127,10 +142,7 @@ def _draw(
 ):
     """Draw rows of matches; see `draw.draw_rows`."""
     for i in range(n):
-        dropped = 1.0
-        for j in range(offsets[i], offsets[i + 1]):
-            dropped *= 1.0 - probability[values[j]]
-        p = 1.0 - dropped
+        p = _chance(values, offsets[i], offsets[i + 1], probability)
         x = key ^ uids[i, 0]
         for _ in range(2):
             x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -179,6 +191,7 @@ _SIGNATURES: Final[dict[str, tuple[Any, Any]]] = {
             _IDS, _I64S, types.int64, _F64S, _UIDS, types.uint64, _F64S, types.boolean[::1], _U64S, _U64S, _U64S
         ),
     ),
+    "chances": (_chances, types.void(_IDS, _I64S, types.int64, _F64S, _F64S)),
     "expect": (_expect, types.void(_IDS, _I64S, types.int64, _U64S, _F64S, _U64S)),
 }
 
