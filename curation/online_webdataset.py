@@ -1,0 +1,41 @@
+"""Balance inside a webdataset pipeline: one `.select` behind the tar reader, before anything is decoded.
+
+    python curation/online_webdataset.py "tars/{00000..00003}.tar" --run run/ --epochs 2
+
+The tars are what img2dataset writes with --save_additional_columns '["uid"]'. Epoch 0 is the run's own subset; each
+later epoch is another one, which shows other texts of head entries.
+"""
+
+import argparse
+
+import webdataset as wds
+
+from metaclip import Balancer
+
+
+def pipeline(tars, balancer):
+    """Give the pairs that the balancer keeps, as (image bytes, text, uid)."""
+    return (
+        wds.WebDataset(tars, shardshuffle=False)
+        .select(balancer.takes)
+        .decode()
+        .to_tuple("jpg;png;webp", "txt", "json")
+        .map(lambda sample: (sample[0], sample[1], sample[2]["uid"]))
+    )
+
+
+def main():
+    """Count what each epoch keeps."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tars", help="tars, in webdataset's brace notation")
+    parser.add_argument("--run", required=True, help="a balanced run, or a card")
+    parser.add_argument("--epochs", type=int, default=2)
+    arguments = parser.parse_args()
+    balancer = Balancer(arguments.run)
+    for epoch in range(arguments.epochs):
+        balancer.epoch = epoch
+        print(f"epoch {epoch}: {sum(1 for _ in pipeline(arguments.tars, balancer))} pairs")
+
+
+if __name__ == "__main__":
+    main()
