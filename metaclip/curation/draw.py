@@ -132,6 +132,20 @@ def draw_rows(
     return drawn, keep
 
 
+def expect_entries(
+    values: npt.NDArray[np.uint32],
+    offsets: npt.NDArray[np.int64],
+    counts: npt.NDArray[np.uint64],
+    thresholds: npt.NDArray[np.float64],
+    sums: npt.NDArray[np.uint64],
+    by_entry: npt.NDArray[np.uint64],
+) -> None:
+    """Do as `expect_rows`, and add each row's P(keep) to its entries' sums too (uint64[number of entries, k])."""
+    from metaclip.curation import pair_kernel
+
+    pair_kernel.compiled("expect_entries")(values, offsets, len(offsets) - 1, counts, thresholds, sums, by_entry)
+
+
 def expect_rows(
     values: npt.NDArray[np.uint32],
     offsets: npt.NDArray[np.int64],

@@ -25,6 +25,8 @@ for _digits, _first in ((b"0123456789", 0), (b"abcdef", 10), (b"ABCDEF", 10)):
 
 u32, u64 = np.uint32, np.uint64
 
+_inner: Any = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)  # type: ignore[call-overload]  # not in numba's stubs
+
 
 def _hex(address, starts, sizes, uids, kinds, values):
     """Read strings of hex digits as numbers of 128 bits; `kinds` says what each string is.
@@ -112,7 +114,7 @@ def _md5(words, state, constants, turns):
                     state[i, first + j] += lanes[i, j]
 
 
-@njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)  # type: ignore[call-overload]  # not in numba's stubs
+@_inner
 def _chance(values, begin, end, probability):
     """Give P(keep) of one row, in the order that the law states."""
     dropped = 1.0
@@ -162,20 +164,37 @@ def _draw(
             kept[values[j]] += np.uint64(stays)
 
 
+@_inner
+def _stay(values, begin, end, counts, thresholds, stay):
+    """Give P(keep) of one row under each t, in units of 2^-32."""
+    dropped = np.ones(len(thresholds))
+    for j in range(begin, end):
+        inverse = 1.0 / counts[values[j]]
+        for m in range(len(thresholds)):
+            dropped[m] *= max(0.0, 1.0 - thresholds[m] * inverse)
+    for m in range(len(thresholds)):
+        stay[m] = np.uint64((1.0 - dropped[m]) * 4294967296.0)
+
+
 def _expect(values, offsets, n, counts, thresholds, sums):
     """Sum P(keep) of rows of matches for many t at once; see `draw.expect_rows`."""
-    k = len(thresholds)
-    dropped = np.empty(k)
+    stay = np.empty(len(thresholds), np.uint64)
     for i in range(n):
-        if offsets[i] == offsets[i + 1]:
-            continue
-        dropped[:] = 1.0
+        _stay(values, offsets[i], offsets[i + 1], counts, thresholds, stay)
+        for m in range(len(thresholds)):
+            sums[m] += stay[m]
+
+
+def _expect_entries(values, offsets, n, counts, thresholds, sums, by_entry):
+    """Do as `_expect`, by entry too; see `draw.expect_entries`."""
+    stay = np.empty(len(thresholds), np.uint64)
+    for i in range(n):
+        _stay(values, offsets[i], offsets[i + 1], counts, thresholds, stay)
+        for m in range(len(thresholds)):
+            sums[m] += stay[m]
         for j in range(offsets[i], offsets[i + 1]):
-            inverse = 1.0 / counts[values[j]]
-            for m in range(k):
-                dropped[m] *= max(0.0, 1.0 - thresholds[m] * inverse)
-        for m in range(k):
-            sums[m] += np.uint64((1.0 - dropped[m]) * 4294967296.0)
+            for m in range(len(thresholds)):
+                by_entry[values[j], m] += stay[m]
 
 
 _I64S, _U64S, _F64S = types.int64[::1], types.uint64[::1], types.float64[::1]
@@ -193,6 +212,7 @@ _SIGNATURES: Final[dict[str, tuple[Any, Any]]] = {
     ),
     "chances": (_chances, types.void(_IDS, _I64S, types.int64, _F64S, _F64S)),
     "expect": (_expect, types.void(_IDS, _I64S, types.int64, _U64S, _F64S, _U64S)),
+    "expect_entries": (_expect_entries, types.void(_IDS, _I64S, types.int64, _U64S, _F64S, _U64S, _UIDS)),
 }
 
 

@@ -1,0 +1,89 @@
+"""The grid: what another t would give is what balancing at that t expects."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from curation import naive
+from metaclip import BalanceSettings, Run, balance, curate
+from metaclip.card.grid import Grid, finish, grid_shard, share_of, thresholds_of
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The toy pool, balanced."""
+    out = tmp_path_factory.mktemp("grid") / "run"
+    return curate(ROOT / "curation" / "toy_pool.jsonl", ROOT / "metadata" / "toy.txt", out=out, t=20)
+
+
+def grid_of(run: Run, share: float = 1.0) -> Grid:
+    counts = run.counts.values
+    thresholds = thresholds_of(counts, run.t)
+    parts = [grid_shard(path, counts, thresholds, share) for path in sorted((run.path / "matched").glob("*.parquet"))]
+    return finish(counts, thresholds, share, sum(a for a, _ in parts), sum(b for _, b in parts))
+
+
+def test_each_point_is_the_balance_at_that_t(run: Run, tmp_path: Path) -> None:
+    """Pairs, tail share and each entry's expected number are those of a run balanced at the point's t."""
+    grid = grid_of(run)
+    assert len(grid.thresholds) > 5
+    for i, t in enumerate(grid.thresholds.tolist()):
+        other = balance(run, out=tmp_path / str(i), settings=BalanceSettings(t=t))
+        assert grid.pairs[i] == pytest.approx(other.balance["expected"], abs=1e-5)
+        assert grid.tail_share[i] == other.account["balance"]["tail_share"]
+        np.testing.assert_allclose(grid.expected[i], other.entries["expected"].to_numpy(), atol=1e-6)
+
+
+def test_each_point_is_the_law(run: Run) -> None:
+    """The same in plain Python."""
+    grid = grid_of(run)
+    counts = run.counts.values.tolist()
+    rows = [row for path in sorted((run.path / "matched").glob("*.parquet")) for row in _matches(path)]
+    for i, t in enumerate(grid.thresholds.tolist()):
+        p = [naive.probability(count, t) for count in counts]
+        assert grid.pairs[i] == pytest.approx(sum(naive.keep_probability(ids, p) for ids in rows), abs=1e-5)
+
+
+def _matches(path: Path) -> list[list[int]]:
+    import pyarrow.parquet as pq
+
+    found: list[list[int]] = pq.read_table(path)["matches"].to_pylist()
+    return found
+
+
+def test_the_runs_t_is_a_point_and_points_ascend(run: Run) -> None:
+    """The grid holds t, 1 and the largest count, in order; larger t keeps more."""
+    grid = grid_of(run)
+    assert run.t in grid.thresholds
+    assert grid.thresholds[0] == 1
+    assert grid.thresholds[-1] == run.counts.values.max()
+    for values in (grid.thresholds, grid.pairs, grid.tail_share):
+        assert (np.diff(values) >= 0).all()
+    assert (np.diff(grid.expected, axis=0) >= -1e-6).all()
+
+
+@pytest.mark.parametrize(("counts", "t"), [([0, 0, 1], 1), ([5], 1e9), ([2**40, 3], 0.25), ([1] * 9, 20)])
+def test_grids_of_odd_counts(counts: list[int], t: float) -> None:
+    """A grid holds its t and the largest count, whatever they are."""
+    points = thresholds_of(np.array(counts, np.uint64), t)
+    assert t in points
+    assert points[-1] == max(2, t, *counts)
+    assert len(points) <= 26
+    assert (np.diff(points) > 0).all()
+
+
+def test_a_sample_estimates_the_whole(run: Run) -> None:
+    """Of a large pool a sample by uid is looked at, and scaled."""
+    whole, half = grid_of(run), grid_of(run, 0.5)
+    assert half.share == 0.5
+    n = whole.pairs[-1]
+    assert abs(half.pairs - whole.pairs).max() < 5 * np.sqrt(n)  # 2 * sqrt(n * 0.5 * 0.5) is one deviation
+    assert (half.pairs != whole.pairs).any()
+    assert share_of(1000) == 1
+    assert share_of(0) == 1
+    assert share_of(80_000_000) == 0.25
