@@ -1,0 +1,182 @@
+"""The plots a curator looks at first, as SVG for a card's Markdown and as one interactive page.
+
+    ranks        counts by rank, before and after balancing (both axes logarithmic)
+    cumulative   share of all counts in entries up to a count, with t marked: the paper's figure
+    kept         expected against kept, entry by entry: what the draw did beside what it should
+    sources      share of entries, counts and kept pairs by source of the list
+    funnel       what became of the pool's rows
+    thresholds   t against pairs and tail share, to read another t off
+
+Made by altair and vl-convert (extra `cards`), which need neither a browser nor the network. Long lists are thinned to a
+few hundred points, evenly in the logarithm of the rank.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from metaclip.card.grid import Grid
+from metaclip.errors import MetaclipError
+from metaclip.shard import funnel as funnels
+from metaclip.shard.files import replacing
+
+NAMES: Final = ("ranks", "cumulative", "kept", "sources", "funnel", "thresholds")
+TITLES: Final = {
+    "ranks": "Counts by rank, before and after balancing",
+    "cumulative": "Share of all counts in entries up to a count",
+    "kept": "Pairs kept against pairs expected, by entry",
+    "sources": "Shares by source of the list",
+    "funnel": "What became of the pool's rows",
+    "thresholds": "Pairs and tail share at other t",
+}
+_POINTS: Final = 400
+_WIDTH, _HEIGHT = 560, 320
+
+
+def write_plots(folder: Path, account: Mapping[str, Any], entries: pa.Table, grid: Grid) -> list[str]:
+    """Write ``plots/<name>.svg`` and ``plots/index.html``; give the names of the files."""
+    charts = make_charts(account, entries, grid)
+    written = []
+    for name, chart in charts.items():
+        written.append(f"plots/{name}.svg")
+        with replacing(folder / written[-1]) as temporary:
+            chart.save(str(temporary), format="svg")
+    import altair as alt
+
+    page = alt.vconcat(*(chart.properties(title=TITLES[name]) for name, chart in charts.items()))
+    page = page.resolve_scale(color="independent")
+    written.append("plots/index.html")
+    with replacing(folder / written[-1]) as temporary:
+        page.save(str(temporary), format="html", inline=True, json_kwds={"cls": _WithoutMarkup})
+    return written
+
+
+class _WithoutMarkup(json.JSONEncoder):
+    """JSON that can stand inside a script: altair puts the data there as they are, and an entry may hold markup."""
+
+    def encode(self, o: Any) -> str:
+        return super().encode(o).replace("<", "\\u003c")
+
+
+def make_charts(account: Mapping[str, Any], entries: pa.Table, grid: Grid) -> dict[str, Any]:
+    """Make the charts by name. Raise MetaclipError where altair is not installed."""
+    try:
+        import altair as alt
+    except ImportError:
+        raise MetaclipError("plots need altair; install it with: pip install 'metaclip[cards]'") from None
+    counts, kept = entries["count"].to_numpy(), entries["kept"].to_numpy()
+    expected, t = entries["expected"].to_numpy(), float(account["balance"]["t"])
+
+    def chart(rows: list[dict[str, Any]], **sizes: int) -> Any:
+        return alt.Chart(alt.Data(values=rows)).properties(**{"width": _WIDTH, "height": _HEIGHT, **sizes})
+
+    def at_t() -> Any:
+        line = alt.Chart(alt.Data(values=[{"t": t, "label": f"t = {t:,.15g}"}]))
+        rule = line.mark_rule(strokeDash=[4, 3], color="#666").encode(x="t:Q")
+        return rule + line.mark_text(align="left", dx=4, y=8, color="#666").encode(x="t:Q", text="label:N")
+
+    log = alt.Scale(type="log")
+    ranks = chart(_by_rank({"before": counts, "after (kept)": kept})).mark_line()
+    ranks = ranks.encode(
+        x=alt.X("rank:Q", scale=log, title="rank of the entry"),
+        y=alt.Y("count:Q", scale=log, title="pairs that match it"),
+        color=alt.Color("set:N", title=None, sort=["before", "after (kept)"]),
+        tooltip=["set:N", "rank:Q", "count:Q"],
+    )
+    cumulative = chart(_cumulative(counts)).mark_line(interpolate="step-after")
+    cumulative = cumulative.encode(
+        x=alt.X("count:Q", scale=log, title="count of the entry"),
+        y=alt.Y("share:Q", axis=alt.Axis(format="%"), title="share of all counts in entries up to it"),
+        tooltip=["count:Q", alt.Tooltip("share:Q", format=".2%")],
+    )
+    points = chart(_expected_kept(expected, kept, counts, entries["entry"])).mark_circle(size=22, opacity=0.6)
+    points = points.encode(
+        x=alt.X("expected:Q", scale=log, title="expected"), y=alt.Y("kept:Q", scale=log, title="kept"),
+        tooltip=["entry:N", "count:Q", "expected:Q", "kept:Q"],
+    )  # fmt: skip
+    sources = chart(_by_source(entries), height=36 * len(account["list"]["sources"]) + 40).mark_bar()
+    sources = sources.encode(
+        y=alt.Y("source:N", title=None), yOffset=alt.YOffset("of:N", sort=["entries", "counts", "kept"]),
+        x=alt.X("share:Q", axis=alt.Axis(format="%"), title="share"),
+        color=alt.Color("of:N", title="share of", sort=["entries", "counts", "kept"]),
+        tooltip=["source:N", "of:N", "number:Q", alt.Tooltip("share:Q", format=".2%")],
+    )  # fmt: skip
+    steps = [{"step": name, "rows": account["funnel"][name]} for name in funnels.MEANING if account["funnel"][name]]
+    funnel = chart(steps, height=24 * len(steps)).mark_bar()
+    funnel = funnel.encode(
+        y=alt.Y("step:N", sort=None, title=None), x=alt.X("rows:Q", title="rows"), tooltip=["step:N", "rows:Q"]
+    )
+    other = [
+        {"t": a, "pairs": b, "tail_share": c}
+        for a, b, c in zip(grid.thresholds.tolist(), grid.pairs.tolist(), grid.tail_share.tolist(), strict=True)
+    ]
+    lines = chart(other, height=_HEIGHT // 2).mark_line(point=True).encode(x=alt.X("t:Q", scale=log, title="t"))
+    tips = [alt.Tooltip("t:Q"), alt.Tooltip("pairs:Q", format=",.0f"), alt.Tooltip("tail_share:Q", format=".2%")]
+    pairs = lines.encode(y=alt.Y("pairs:Q", title="pairs expected", axis=alt.Axis(format="~s")), tooltip=tips)
+    shares = lines.encode(y=alt.Y("tail_share:Q", title="tail share", axis=alt.Axis(format="%")), tooltip=tips)
+    return {
+        "ranks": ranks, "cumulative": cumulative + at_t(), "kept": points, "sources": sources, "funnel": funnel,
+        "thresholds": alt.vconcat(pairs + at_t(), shares + at_t()),
+    }  # fmt: skip
+
+
+def _places(n: int) -> npt.NDArray[np.int64]:
+    """Give up to some hundred places below n, evenly in the logarithm."""
+    return np.unique(np.geomspace(1, max(n, 1), _POINTS).astype(np.int64)) - 1
+
+
+def _by_rank(sets: Mapping[str, npt.NDArray[Any]]) -> list[dict[str, Any]]:
+    rows = []
+    for name, values in sets.items():
+        ranked = np.sort(values[values > 0])[::-1]
+        if len(ranked):
+            rows += [{"set": name, "rank": int(i) + 1, "count": int(ranked[i])} for i in _places(len(ranked))]
+    return rows
+
+
+def _cumulative(counts: npt.NDArray[Any]) -> list[dict[str, Any]]:
+    ranked = np.sort(counts[counts > 0])
+    if not len(ranked):
+        return []
+    shares = np.cumsum(ranked) / ranked.sum()
+    # The places are counted from the largest count down: there the curve has its detail.
+    return [
+        {"count": int(ranked[i]), "share": float(shares[i])} for i in (len(ranked) - 1 - _places(len(ranked)))[::-1]
+    ]
+
+
+def _expected_kept(
+    expected: npt.NDArray[Any], kept: npt.NDArray[Any], counts: npt.NDArray[Any], entry: Any
+) -> list[dict[str, Any]]:
+    order = np.lexsort((np.arange(len(counts)), -counts.astype(np.int64)))
+    order = order[(expected[order] > 0) & (kept[order] > 0)]
+    if not len(order):
+        return []
+    chosen = order[_places(len(order))]
+    names = entry.take(pa.array(chosen)).to_pylist()
+    return [
+        {"entry": name, "count": int(counts[i]), "expected": float(expected[i]), "kept": int(kept[i])}
+        for name, i in zip(names, chosen, strict=True)
+    ]
+
+
+def _by_source(entries: pa.Table) -> list[dict[str, Any]]:
+    named = entries["source"].combine_chunks().fill_null("unnamed").to_numpy(zero_copy_only=False)
+    rows = []
+    whole = {
+        "entries": np.ones(len(entries)),
+        "counts": entries["count"].to_numpy(),
+        "kept": entries["kept"].to_numpy(),
+    }
+    for source in sorted(set(named)):
+        for of, values in whole.items():
+            number = int(values[named == source].sum())
+            rows.append({"source": source, "of": of, "number": number, "share": number / max(1, int(values.sum()))})
+    return rows
