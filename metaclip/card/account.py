@@ -156,7 +156,7 @@ def render(account: Mapping[str, Any]) -> str:
         "",
         "| | |",
         "|---|---:|",
-        f"| t (asked: {_plain(balance['asked'])}) | {_number(balance['t'])} |",
+        f"| t (asked: {plain(balance['asked'])}) | {_number(balance['t'])} |",
         f"| tail share at t | {100 * balance['tail_share']:.2f}% |",
         f"| pairs expected | {pairs['expected']:,.1f} ± {pairs['deviation']:,.1f} |",
         f"| pairs kept | {pairs['kept']:,} ({off:+.1f} standard deviations) |",
@@ -179,12 +179,12 @@ def render(account: Mapping[str, Any]) -> str:
     ]
     for row in account["top_entries"]:
         lines.append(
-            f"| {_plain(row['entry'])} | {_plain(row['source'] or '')} | {row['count']:,} | {row['probability']:.4f} "
+            f"| {plain(row['entry'])} | {plain(row['source'] or '')} | {row['count']:,} | {row['probability']:.4f} "
             f"| {row['expected']:,.1f} | {row['kept']:,} |"
         )
     lines += ["", "## Made from", "", "| input | bytes | sha256 |", "|---|---:|---|"]
     shown = account["inputs"][:50]
-    lines += [f"| {_plain(item['name'])} | {item['size']:,} | `{item['sha256']}` |" for item in shown]
+    lines += [f"| {plain(item['name'])} | {item['size']:,} | `{item['sha256']}` |" for item in shown]
     if len(shown) < len(account["inputs"]):
         lines.append(f"| ... and {len(account['inputs']) - len(shown):,} more, in card.json | | |")
     rule = [name if value is True else f"{name} = {value}" for name, value in _used(account["rule"]).items()]
@@ -211,13 +211,13 @@ def _number(value: float) -> str:
 
 def _lost(item: Mapping[str, Any]) -> str:
     if item["rows"] is None:
-        return _plain(item["name"])
-    return f"{_plain(item['name'])} (rows {item['first']:,} to {item['first'] + item['rows'] - 1:,})"
+        return plain(item["name"])
+    return f"{plain(item['name'])} (rows {item['first']:,} to {item['first'] + item['rows'] - 1:,})"
 
 
 _MARKUP: Final = str.maketrans({char: f"&#{ord(char)};" for char in "&<>|`*_[]\\~$:@#"})
 
 
-def _plain(text: Any) -> str:
+def plain(text: Any) -> str:
     """Show text from outside in Markdown: one line, without a character that Markdown, HTML or a terminal acts on."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text)).translate(_MARKUP)

@@ -1,0 +1,117 @@
+"""A card's README.md: what a reader is told, with a head that the Hugging Face Hub reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from metaclip.card.account import plain
+from metaclip.card.plots import TITLES
+from metaclip.shard import funnel as funnels
+
+
+def summary(card: Mapping[str, Any]) -> str:
+    """Say in two sentences what the set is."""
+    pairs, rows = card["pairs"], card["funnel"]["rows"]
+    return (
+        f"{pairs['kept']:,} image-text pairs of {rows:,}, matched against {card['list']['entries']:,} entries and balanced "
+        f"at t = {card['balance']['t']:,.15g}. This card has the count of each entry before and after, and no images."
+    )
+
+
+def _size_category(pairs: int) -> str:
+    """Name the Hub's size category."""
+    steps = [(10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M")]
+    steps += [(10**8, "10M<n<100M"), (10**9, "100M<n<1B"), (10**10, "1B<n<10B"), (10**11, "10B<n<100B")]
+    return next((name for limit, name in [*steps, (10**12, "100B<n<1T")] if pairs < limit), "n>1T")
+
+
+def head(card: Mapping[str, Any]) -> str:
+    """Write the YAML that the Hub reads, as JSON values (YAML holds JSON, and nothing in them can break out)."""
+    fields: dict[str, Any] = {"pretty_name": card["name"]}
+    if card["license"]:
+        fields["license"] = card["license"]
+    fields |= {
+        "tags": ["image-text", "clip", "metaclip", "data-card"],
+        "size_categories": [_size_category(card["pairs"]["kept"])],
+        "configs": [{"config_name": "entries", "data_files": [{"split": "train", "path": "entries.parquet"}]}],
+    }
+    return "\n".join(["---", *(f"{name}: {json.dumps(value)}" for name, value in fields.items()), "---"])
+
+
+def render(card: Mapping[str, Any]) -> str:
+    """Write README.md."""
+    balance, entries, sums, funnel = (card[key] for key in ("balance", "entries", "sums", "funnel"))
+    t = f"{balance['t']:,.15g}"
+    lines = [
+        head(card), "", f"# {plain(card['name'])}", "", summary(card), "",
+        "Open `index.html` to look up an entry, a caption, a url or another t. `card.json` has every figure here for a "
+        "program; its fields are those of metaclip's data_cards/README.md.", "",
+        "## How it was made", "",
+        f"Every caption of the pool was searched for the {card['list']['entries']:,} entries of a query list (sha256 of its "
+        f"entries `{card['list']['digest'][:16]}`). An entry that more than t = {t} captions match keeps each of them with "
+        "probability t / count; a pair stays if any of its entries keeps it. No model judged any pair. Method: "
+        "\"Demystifying CLIP Data\" (arXiv 2309.16671).", "",
+        f"The draw is a hash of the pair's uid with seed {balance['seed']}: with `entries.parquet`, anyone can compute "
+        "whether a pair is in (the page does).", "",
+        "## What was dropped, and why", "", "| rows | | |", "|---:|---|---|",
+    ]  # fmt: skip
+    always = {"rows", "no_match", "matched", "not_drawn", "kept"}
+    lines += [
+        f"| {funnel[key]:,} | {key} | {meaning} |"
+        for key, meaning in funnels.MEANING.items()
+        if key in always or funnel[key]
+    ]
+    if card["lost_inputs"]:
+        lines += [
+            "",
+            f"**{len(card['lost_inputs'])} inputs could not be read**; they are in no figure here (see card.json).",
+        ]
+    lines += [
+        "", _image("funnel"), "",
+        "## Head and tail", "",
+        f"{entries['zero']:,} entries match nothing in this pool, {entries['tail']:,} are in the tail (count below t: all "
+        f"their pairs are kept) and hold {100 * balance['tail_share']:.1f}% of {sums['count']:,} counts, {entries['head']:,} "
+        "are in the head. t does not cap an entry: its pairs stay through their other entries too.", "",
+        *(_image(name) + "\n" for name in ("ranks", "cumulative", "kept", "thresholds")),
+        "| entry | source | count | probability | expected | kept |", "|---|---|---:|---:|---:|---:|",
+    ]  # fmt: skip
+    lines += [
+        f"| {plain(row['entry'])} | {plain(row['source'] or '')} | {row['count']:,} | {row['probability']:.4f} "
+        f"| {row['expected']:,.1f} | {row['kept']:,} |"
+        for row in card["top_entries"]
+    ]
+    lines += ["", "By source of the list:", "", _image("sources"), "", "## Languages and hosts", ""]
+    lines += _origins(card["languages"], "language", "The pool names no languages; none were identified here.")
+    lines += ["", *_origins(card["hosts"], "host", "The pool has no column of urls.")]
+    who = plain(card["contact"]) if card["contact"] else "the publisher of this card (no contact was given to it)"
+    lines += [
+        "", "## What is not in it", "",
+        "No images, and no judgement of them: pairs were chosen by their captions alone. Nothing here says that an image "
+        "shows what its caption says, that a url still answers, or that a pair is safe to look at; filters for that belong "
+        "before and after.", "",
+        "## How to be removed", "",
+        f"Write to {who} with the uid, url or host. Pairs that are taken out do not change the draw of the others.", "",
+        "## Licence", "",
+        f"{plain(card['license'] or 'Not stated.')} This is about the figures and lists here. The images belong to whoever "
+        "made them.", "",
+        "## Citation", "", "```bibtex", "@misc{xu2023demystifying,", "  title = {Demystifying {CLIP} Data},",
+        "  author = {Hu Xu and Saining Xie and others}, year = {2023}, eprint = {2309.16671}, archivePrefix = {arXiv}",
+        "}", "```", "",
+        f"Result digest `{card['result_digest']}`, made with metaclip {plain(card['versions']['metaclip'])}.", "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _image(name: str) -> str:
+    return f"![{TITLES[name]}](plots/{name}.svg)"
+
+
+def _origins(found: Mapping[str, Any] | None, what: str, none: str) -> list[str]:
+    if found is None or not found["top"]:
+        return [none]
+    error = f", each maybe {found['floor']:,} too small" if found["floor"] else ""
+    lines = [f"{found['pairs']:,} kept pairs name a {what}; the {len(found['top'][:20])} most frequent{error}:", ""]
+    lines += [f"| {what} | pairs |", "|---|---:|"]
+    return [*lines, *(f"| {plain(item['name'])} | {item['pairs']:,} |" for item in found["top"][:20])]

@@ -1,0 +1,176 @@
+"""The published card: every field documented, figures those of the run, accepted by the Hub's and Croissant's readers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from metaclip import Balancer, MetaclipError, Metadata, Run, Work, curate, match
+from metaclip.card.publish import About
+from metaclip.chain.publishing import card as make
+
+pytest.importorskip("altair", reason="needs the extra cards: pip install -e '.[cards]'")
+
+ROOT = Path(__file__).parents[2]
+ABOUT = About("A toy", "cc-by-4.0", "data@example.org", "https://example.org/toy")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The toy pool, balanced."""
+    out = tmp_path_factory.mktemp("publish") / "run"
+    return curate(ROOT / "curation" / "toy_pool.jsonl", ROOT / "metadata" / "toy.txt", out=out, t=20)
+
+
+@pytest.fixture(scope="module")
+def card(run: Run) -> Path:
+    """Its card."""
+    folder = run.path.parent / "card"
+    make(run, folder, ABOUT)
+    return folder
+
+
+def fields(value: Any, name: str = "") -> set[str]:
+    if isinstance(value, dict):
+        return set().union(*(fields(inner, f"{name}.{key}".lstrip(".")) for key, inner in value.items()))
+    if isinstance(value, list):
+        return set().union(*(fields(inner, f"{name}[]") for inner in value)) if value else {f"{name}[]"}
+    return {name}
+
+
+def test_every_field_is_documented(card: Path) -> None:
+    """What a card has and an account has not stands in data_cards/README.md, and nothing else does."""
+    page = (ROOT / "data_cards" / "README.md").read_text(encoding="utf-8")
+    section = page[page.index("## The published card") : page.index("## The run folder")]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    documented = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
+    whole = json.loads((card / "card.json").read_text(encoding="utf-8"))
+    own = fields(
+        {key: whole[key] for key in ("name", "license", "contact", "url", "grid", "hosts", "languages", "files")}
+    )
+    assert own - documented == set()
+    assert {name for name in documented - own if not name.startswith(("languages", "hosts"))} == set()
+    assert whole["schema"] == {"name": "metaclip-card", "version": 1}
+
+
+def test_it_has_the_accounts_figures(run: Run, card: Path) -> None:
+    """Nothing of the account is changed but the schema's name."""
+    whole = json.loads((card / "card.json").read_text(encoding="utf-8"))
+    assert {key: value for key, value in whole.items() if key in run.account} == {
+        **run.account,
+        "schema": whole["schema"],
+    }
+    kept = [pair["url"] for pair in run.curated.to_pylist()]
+    assert whole["hosts"]["pairs"] == len(kept)
+    assert sum(item["pairs"] for item in whole["hosts"]["top"]) == len(kept)
+    assert whole["languages"] is None
+    at = whole["grid"]["t"].index(run.t)
+    assert whole["grid"]["pairs"][at] == pytest.approx(run.account["pairs"]["expected"])
+    table = pq.read_table(card / "entries.parquet")
+    assert table.drop_columns(["samples"]).equals(run.entries)
+
+
+def test_its_files_are_those_that_it_names(card: Path) -> None:
+    """By size and sha256; nothing else lies there but card.json and the plots' page."""
+    whole = json.loads((card / "card.json").read_text(encoding="utf-8"))
+    for item in whole["files"]:
+        data = (card / item["name"]).read_bytes()
+        assert (item["size"], item["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
+    there = {str(path.relative_to(card)) for path in card.rglob("*") if path.is_file()}
+    assert {"card.json", "plots/index.html"} <= there
+    assert {item["name"] for item in whole["files"]} <= there
+
+
+def test_it_is_the_same_again(run: Run, card: Path, tmp_path: Path) -> None:
+    """With another number of workers, byte for byte but for when the run's account was made, which is the run's."""
+    make(run, tmp_path / "again", ABOUT, work=Work(workers=3))
+    for path in sorted(card.rglob("*")):
+        if path.is_file() and path.name != "index.html":
+            assert path.read_bytes() == (tmp_path / "again" / path.relative_to(card)).read_bytes(), path.name
+
+
+def test_a_balancer_opens_it(run: Run, card: Path) -> None:
+    """Whoever has the card decides as the run did."""
+    texts = ["a dog", "a cat on a mat", "nothing"]
+    uids = [f"{i:032x}" for i in range(3)]
+    assert (Balancer(card).keep(texts, uids) == Balancer(run).keep(texts, uids)).all()
+
+
+def test_the_hub_reads_its_head(card: Path) -> None:
+    """The YAML has the fields that the Hub knows, and `datasets` loads what it names."""
+    hub = pytest.importorskip("huggingface_hub", reason="needs the package huggingface_hub")
+    data = hub.DatasetCard.load(card / "README.md").data
+    assert (data.license, data.pretty_name) == ("cc-by-4.0", "A toy")
+    assert data.size_categories == ["n<1K"]
+
+
+def test_datasets_loads_it(run: Run, card: Path, tmp_path: Path) -> None:
+    """load_dataset on the folder gives the entries."""
+    datasets = pytest.importorskip("datasets", reason="needs the package datasets")
+    table = datasets.load_dataset(str(card), "entries", split="train", cache_dir=str(tmp_path))
+    assert table["entry"][:] == run.metadata.entries.to_pylist()
+    assert len(table["samples"][0]) == 5
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_croissant_accepts_it(run: Run, card: Path) -> None:
+    """Mlcroissant finds no error, and reads the entries by it."""
+    croissant = pytest.importorskip("mlcroissant", reason="needs the package mlcroissant")
+    data = croissant.Dataset(jsonld=str(card / "croissant.json"))
+    first = next(iter(data.records("entries")))
+    assert first["entries/entry"].decode() == run.metadata[0]
+    assert first["entries/count"] == run.counts.values[0]
+
+
+def test_the_page_says_what_was_dropped(run: Run, card: Path) -> None:
+    """README.md has the funnel's numbers, all plots, and how to be removed."""
+    text = (card / "README.md").read_text(encoding="utf-8")
+    for number in (run.account["funnel"][key] for key in ("rows", "no_match", "matched", "not_drawn", "kept")):
+        assert f"| {number:,} |" in text
+    for image in re.findall(r"\]\((plots/[^)]+)\)", text):
+        assert (card / image).is_file()
+    assert text.count("](plots/") == 6
+    assert "data&#64;example.org" in text
+
+
+def test_hostile_names(run: Run, tmp_path: Path) -> None:
+    """Markup and line ends in what a publisher or a pool names change no line of the page, nor its head."""
+    name = 'A "toy"\n---\n# <script>alert(1)</script> | x'
+    make(run, tmp_path / "card", About(name, contact="[x](javascript:alert(1))"))
+    text = (tmp_path / "card" / "README.md").read_text(encoding="utf-8")
+    assert "<script>" not in text.split("---")[-1]
+    assert "](javascript" not in text
+    assert text.splitlines().count("---") == 2
+    assert json.loads((tmp_path / "card" / "card.json").read_text(encoding="utf-8"))["name"] == name
+
+
+def test_blocked_words(run: Run, tmp_path: Path) -> None:
+    """No sample has one."""
+    make(run, tmp_path / "card", ABOUT, blocked=Metadata(["dog"]))
+    shown = [
+        text for texts in pq.read_table(tmp_path / "card" / "entries.parquet")["samples"].to_pylist() for text in texts
+    ]
+    assert shown
+    assert not any(re.search(r"\bdog\b", text, re.IGNORECASE) for text in shown)
+
+
+def test_refusals(run: Run, card: Path, tmp_path: Path) -> None:
+    """A run that is only matched has no card; a folder of something else is left alone; a card's own is made anew."""
+    matched = match(ROOT / "curation" / "toy_pool.jsonl", ROOT / "metadata" / "toy.txt", out=tmp_path / "matched")
+    with pytest.raises(MetaclipError, match="matched but not balanced; run: metaclip balance"):
+        make(matched, tmp_path / "card", ABOUT)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    with pytest.raises(MetaclipError, match=r"holds notes\.txt, which is of no card"):
+        make(run, tmp_path / "other", ABOUT)
+    with pytest.raises(MetaclipError, match="which is of no card"):
+        make(run, run.path, ABOUT)
+    assert make(run, card, ABOUT)["name"] == "A toy"
+    assert np.load(run.path / "curated.npy").shape == (run.balance["kept"],)
