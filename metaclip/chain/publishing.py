@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from metaclip.card import grid, origins, publish, samples
+from metaclip.card import verify as verifying
 from metaclip.card.publish import About, Findings
 from metaclip.chain.work import Work, writing
 from metaclip.curation.matcher import Matcher
@@ -40,18 +41,42 @@ def card(
     for a folder that holds something else.
     """
     run, work, folder = run if isinstance(run, Run) else Run(run), work or Work(), Folder(out)
-    account = run.account
+    _ = run.account  # there is none of a run that is not balanced
     there = {path.name for path in folder.path.iterdir()} if folder.path.is_dir() else set()
     if strange := sorted(name for name in there - set(publish.NAMES) if not name.startswith(".")):
         raise MetaclipError(f"{folder.path} holds {strange[0]}, which is of no card; choose another --out")
+    with writing(folder):
+        return publish.write_card(folder.path, run, about, find(run, blocked, work))
+
+
+def verify(
+    folder: str | os.PathLike[str],
+    run: Run | str | os.PathLike[str],
+    *,
+    blocked: Metadata | None = None,
+    work: Work | None = None,
+) -> list[str]:
+    """List what in a card does not follow from its run; see `metaclip.card.verify`."""
+    run, work, path = run if isinstance(run, Run) else Run(run), work or Work(), Path(folder)
+    card = verifying.read_card(path)
+    if card["result_digest"] != run.account["result_digest"]:
+        raise MetaclipError(
+            f"{path} is the card of the result {card['result_digest'][:16]}, {run.path} holds "
+            f"{run.account['result_digest'][:16]}; give the run that the card was made from"
+        )
+    return verifying.differences(path, card, run, find(run, blocked, work))
+
+
+def find(run: Run, blocked: Metadata | None, work: Work) -> Findings:
+    """Look up in all shards what a card needs."""
     matcher = None if blocked is None else Matcher(blocked, _BLOCKED_RULE, cache=False)
     counts, t, text = run.counts.values, run.t, run.match["columns"]["text"]
-    thresholds, share = grid.thresholds_of(counts, t), grid.share_of(account["pairs"]["matched"])
+    thresholds, share = grid.thresholds_of(counts, t), grid.share_of(run.match["funnel"]["matched"])
     matched = sorted((run.matched / "matched").glob("*.parquet"))
     curated = sorted((run.path / "curated").glob("*.parquet"))
     sums, by_entry = np.zeros(len(thresholds), np.uint64), np.zeros((len(counts), len(thresholds)), np.uint64)
     found, places = samples.merge([]), origins.Origins()
-    with writing(folder), Progress("card", len(matched) + len(curated), work.progress) as progress:
+    with Progress("card", len(matched) + len(curated), work.progress) as progress:
         for one, each in _each(lambda path: grid.grid_shard(path, counts, thresholds, share), matched, work):
             sums += one
             by_entry += each
@@ -64,8 +89,7 @@ def card(
             found = samples.merge([found, drawn])
             places.add(where)
             progress.advance(1, 0)
-        findings = Findings(grid.finish(counts, thresholds, share, sums, by_entry), found, places)
-        return publish.write_card(folder.path, run, about, findings)
+    return Findings(grid.finish(counts, thresholds, share, sums, by_entry), found, places)
 
 
 def _each(step: Callable[[Path], Result], paths: Sequence[Path], work: Work) -> Any:

@@ -62,14 +62,18 @@ def _hash(seed: int, epoch: int, uid: str | int) -> int:
 
 def uniforms(seed: int, epoch: int, uids: Uids) -> npt.NDArray[np.float64]:
     """Draw u in [0, 1) for uint64[n, 2] uids: float64[n]."""
+    return (hashes(seed, epoch, uids) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def hashes(seed: int, epoch: int, uids: Uids) -> npt.NDArray[np.uint64]:
+    """Give the 64-bit hashes that draws are made of: uint64[n]."""
 
     def mixed(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
         x = (x ^ x >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ x >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
         return x ^ x >> np.uint64(31)
 
-    h = mixed(mixed(np.uint64(stream_key(seed, epoch)) ^ uids[:, 0]) ^ uids[:, 1])
-    return (h >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return mixed(mixed(np.uint64(stream_key(seed, epoch)) ^ uids[:, 0]) ^ uids[:, 1])
 
 
 def probabilities(counts: npt.NDArray[np.uint64], t: float) -> npt.NDArray[np.float64]:
