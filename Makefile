@@ -20,7 +20,7 @@ help: ## show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: .venv/core.stamp ## curate the toy pool into run-demo/, show the account, name the files to look at
-	$(BIN)/metaclip curate curation/toy_pool.jsonl --metadata metadata/toy.txt --t 20 --out run-demo/ --overwrite
+	$(BIN)/metaclip curate curation/toy_pool.jsonl --t 2 --out run-demo/ --overwrite
 	@echo
 	@cat run-demo/card.md
 	@echo
@@ -29,7 +29,7 @@ demo: .venv/core.stamp ## curate the toy pool into run-demo/, show the account, 
 	@echo "  run-demo/entries.parquet   each entry with its count, probability, and pairs expected and kept"
 	@echo "  run-demo/curated/          the pairs that were kept"
 	@echo "  curation/toy_pool.jsonl    the pool they come from"
-	@echo "  metadata/toy.txt           the list of queries"
+	@echo "  metadata/english.parquet   the list of queries; metadata/README.md says where it is from"
 
 test: .venv/test.stamp ## run the suite, except what is marked slow, gpu, network or browser
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
@@ -62,7 +62,7 @@ clean: ## remove .venv and everything made here
 
 .venv/test.stamp: .venv/bin/python pyproject.toml
 	@echo "setting up .venv: the core and what the tests need"
-	@$(INSTALL) -e '.[test]'
+	@$(INSTALL) -e '.[test,build,crawl]'
 	@touch $@ .venv/core.stamp
 
 .venv/lint.stamp: .venv/core.stamp pyproject.toml

@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterable
 
 from metaclip.chain.balancing import balance
-from metaclip.chain.matching import SHIPPED, lost_message, match, match_part
+from metaclip.chain.matching import lost_message, match, match_part
 from metaclip.chain.work import Work
 from metaclip.curation.balance import BalanceSettings
 from metaclip.curation.match import MatchSettings
@@ -23,7 +23,7 @@ from metaclip.curation.run import Run
 from metaclip.errors import LostInputs, MetaclipError
 from metaclip.metadata.entries import Metadata
 
-__all__ = ["SHIPPED", "Work", "balance", "curate", "lost_message", "match", "match_part"]
+__all__ = ["Work", "balance", "curate", "lost_message", "match", "match_part"]
 
 
 def curate(

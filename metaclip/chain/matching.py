@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from metaclip.card.account import versions
 from metaclip.chain import inputs
@@ -24,12 +24,10 @@ from metaclip.engine import local
 from metaclip.engine.progress import Progress
 from metaclip.errors import LostInputs, MetaclipError
 from metaclip.metadata.entries import Metadata, as_metadata
+from metaclip.metadata.shipped import shipped
 from metaclip.shard import funnel as funnels
 from metaclip.shard.folder import ALL, Folder
 from metaclip.shard.stage import Stage, digest_of
-
-SHIPPED: Final = Path(__file__).parents[1] / "metadata" / "english.parquet"
-"""The query list that comes with the package."""
 
 Query = Metadata | str | os.PathLike[str] | Iterable[str] | None
 
@@ -142,9 +140,7 @@ def _query(metadata: Query, settings: MatchSettings) -> tuple[Metadata, MatchSet
         return as_metadata(metadata), settings
     path = os.fspath(metadata) if metadata is not None else settings.metadata
     if path is None:
-        if not SHIPPED.exists():
-            raise MetaclipError("no query list is given and none is shipped; name one with --metadata LIST")
-        return Metadata.read(SHIPPED, fold_duplicates=settings.fold_duplicates), settings
+        return Metadata.read(shipped(), fold_duplicates=settings.fold_duplicates), settings
     # A recipe's paths are relative to its folder, and the run's recipe stands in another.
     named = dataclasses.replace(settings, metadata=path if "://" in path else os.path.abspath(path))
     return Metadata.read(path, fold_duplicates=settings.fold_duplicates), named

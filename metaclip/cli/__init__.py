@@ -16,10 +16,13 @@ from metaclip._version import __version__
 from metaclip.errors import INTERRUPTED, MetaclipError
 
 VERBS: Final = {
+    "build": "Make a query list from WordNet, Wikipedia and others, by a recipe.",
+    "lint": "Look for entries of a query list that can never match.",
     "curate": "Match, balance and account for a pool, in one go.",
     "match": "Find the entries of a query list in a pool, and count them.",
     "balance": "Draw the curated pairs of a matched run, at another t too.",
     "explain": "Show what a text matches, and whether it is kept and why.",
+    "card": "Publish what is in a curated set, or check what was published.",
 }
 """Each verb with its line in the help; the verb `x` is the command of that name in `metaclip.cli.x`."""
 

@@ -47,7 +47,13 @@ def _words(path: str | None) -> Any:
     return None if path is None else Metadata.read(path)
 
 
-@command.command("make")
+@command.command(
+    "make",
+    epilog="""\b
+Examples:
+  metaclip card make run/ --out data_cards/my_set --name "My set" --license cc-by-4.0
+  metaclip card make run/ --out data_cards/my_set --blocked-words blocked.txt --contact data@example.org""",
+)
 @click.argument("run")
 @click.option("--out", required=True, metavar="FOLDER", help="The card's folder.")
 @click.option("--name", metavar="NAME", help="What the set is called.  [default: the folder's name]")
@@ -67,7 +73,13 @@ def make(run: str, out: str, name: str | None, blocked_words: str | None, worker
     click.echo(f"card of {made['pairs']['kept']:,} pairs in {out}: read README.md; result {made['result_digest'][:16]}")
 
 
-@command.command("verify")
+@command.command(
+    "verify",
+    epilog="""\b
+Examples:
+  metaclip card verify data_cards/my_set --run run/
+  metaclip card verify data_cards/my_set --run run/ --blocked-words blocked.txt""",
+)
 @click.argument("folder")
 @click.option("--run", required=True, metavar="RUN", help="The run that the card was made from.")
 @_blocked

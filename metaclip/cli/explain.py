@@ -19,7 +19,7 @@ Examples:
 )
 @click.argument("text")
 @click.option("--run", metavar="FOLDER", help="A balanced run: its list, rule, counts, t and seed.")
-@click.option("--metadata", metavar="LIST", help="A query list, without a run.")
+@click.option("--metadata", metavar="LIST", help="A query list, without a run.  [default: the shipped list]")
 @click.option("--url", help="The pair's url: with the text it makes the uid.")
 @click.option("--uid", help="The pair's uid, where it has one of its own.")
 @click.option("--t", type=float, metavar="T", help="Another t than the run's.")

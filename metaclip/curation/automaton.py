@@ -42,7 +42,7 @@ from metaclip.curation import kernel
 from metaclip.curation.text_rule import PAPER, TextRule
 from metaclip.errors import MetaclipError
 from metaclip.metadata.entries import Metadata
-from metaclip.shard.files import replacing
+from metaclip.shard.files import cache_folder, replacing
 
 VERSION: Final = 1
 """Raised when the arrays or the kernel's use of them change; part of the key."""
@@ -187,13 +187,6 @@ def load(path: Path) -> Automaton:
         }
         machines.append(Machine(arrays, stored["info"]))
     return Automaton(machines, TextRule(**directory["rule"]), directory["size"], directory["list"])
-
-
-def cache_folder() -> Path:
-    """Give the folder of built automata: $METACLIP_CACHE, else metaclip/ in the user's cache folder."""
-    if folder := os.environ.get("METACLIP_CACHE"):
-        return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "metaclip"
 
 
 def open_automaton(metadata: Metadata, rule: TextRule = PAPER, folder: Path | None = None) -> Automaton:

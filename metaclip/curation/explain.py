@@ -14,6 +14,7 @@ from metaclip.curation.text_rule import TextRule
 from metaclip.curation.uid import uid_of
 from metaclip.errors import MetaclipError
 from metaclip.metadata.entries import Metadata
+from metaclip.metadata.shipped import shipped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,18 +52,17 @@ def explain(
     seed: int | None = None,
     epoch: int = 0,
 ) -> Explanation:
-    """Explain a text under a run's list, rule, counts, t and seed, or under a list alone.
+    """Explain a text under a run's list, rule, counts, t and seed, or under a list alone (the shipped one, if none is given).
 
-    The uid is the given one, else md5(text + url), else md5(text). Raise MetaclipError if neither or both of run and
-    list are given, or a rule beside a run.
+    The uid is the given one, else md5(text + url), else md5(text). Raise MetaclipError if both run and list are
+    given, or a rule beside a run.
     """
-    if (run is None) == (metadata is None):
+    if run is not None and metadata is not None:
         raise MetaclipError(
-            "give a run (--run) to see counts and the draw, or a list (--metadata) to see matches alone"
+            "a run has its own list; give --run to see counts and the draw, or --metadata to see matches alone"
         )
     if run is None:
-        assert metadata is not None
-        entries = metadata if isinstance(metadata, Metadata) else Metadata.read(metadata)
+        entries = metadata if isinstance(metadata, Metadata) else Metadata.read(metadata or shipped())
         found_rule = TextRule(**(rule or {}))
         rows = _rows(text, entries, found_rule)
         return Explanation(text, found_rule.text(text), rows)

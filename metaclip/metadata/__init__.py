@@ -1,1 +1,1 @@
-"""The metadata: the query list, how it is read and, later, built."""
+"""The metadata: the query list, how it is read, built and checked."""

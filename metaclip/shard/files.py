@@ -77,6 +77,13 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
+def cache_folder() -> Path:
+    """Give the folder of what can be made or fetched again: $METACLIP_CACHE, else metaclip/ in the user's cache folder."""
+    if folder := os.environ.get("METACLIP_CACHE"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "metaclip"
+
+
 def read_bytes(name: str, what: str) -> bytes:
     """Read a whole file, local or anything fsspec opens; MetaclipError says `what` was wanted."""
     try:

@@ -20,6 +20,7 @@ from metaclip.curation.matcher import Matcher
 from metaclip.curation.text_rule import PAPER, TextRule
 from metaclip.errors import MetaclipError
 from metaclip.metadata.entries import Metadata
+from metaclip.shard.files import cache_folder
 
 ENTRIES = ["dog", "hot dog", "a hot dog stand", "Dog", "猫", "黒猫", "T恤", "a word of thirteenbytes", "", ". dog"]
 LIST = Metadata(ENTRIES)
@@ -125,10 +126,10 @@ def test_default_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert [path.name for path in (tmp_path / "here").iterdir()] == [f"{key(LIST, PAPER)}.automaton"]
     monkeypatch.delenv("METACLIP_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert automaton.cache_folder() == tmp_path / "metaclip"
+    assert cache_folder() == tmp_path / "metaclip"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert automaton.cache_folder() == tmp_path / ".cache" / "metaclip"
+    assert cache_folder() == tmp_path / ".cache" / "metaclip"
 
 
 def test_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

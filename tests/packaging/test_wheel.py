@@ -90,6 +90,22 @@ def test_help(binaries: Path, tmp_path: Path) -> None:
     assert "curate" in run(binaries / "metaclip", "--help", cwd=tmp_path)
 
 
+def test_the_shipped_list_is_in_it(wheel: Path) -> None:
+    """The query list stands in the wheel, byte for byte, so that it can curate without another file."""
+    with zipfile.ZipFile(wheel) as archive:
+        shipped = archive.read("metaclip/metadata/english.parquet")
+        names = {name.rpartition("/")[2] for name in archive.namelist()}
+    assert shipped == (ROOT / "metadata" / "english.parquet").read_bytes()
+    assert "LICENSE.wordnet" in names
+
+
+def test_curate_by_the_shipped_list(binaries: Path, tmp_path: Path) -> None:
+    """Without --metadata the list in the wheel is used."""
+    shutil.copy(ROOT / "curation" / "toy_pool.jsonl", tmp_path)
+    run(binaries / "metaclip", "curate", "toy_pool.jsonl", "--t", "20", "--out", "run", cwd=tmp_path)
+    assert json.loads((tmp_path / "run" / "card.json").read_text(encoding="utf-8"))["list"]["entries"] == 500_000
+
+
 def test_curate(binaries: Path, tmp_path: Path) -> None:
     """The toy pool is curated and accounted for, far from the tree."""
     shutil.copy(ROOT / "curation" / "toy_pool.jsonl", tmp_path)

@@ -1,0 +1,52 @@
+"""`metaclip lint`: look for entries of a query list that can never match, doubles and suspicious ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from typing import Any
+
+import click
+
+from metaclip.cli import options
+from metaclip.errors import FAILED
+
+
+@click.command(
+    "lint",
+    epilog="""\b
+Examples:
+  metaclip lint metadata/english.parquet
+  metaclip lint list.txt --space-entries --json > findings.json
+Exit codes: 0 every entry can match; 2 some cannot, or with --strict
+anything was found but pairs that differ in case.""",
+)
+@click.argument("metadata")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@click.option("--limit", type=options.Number(), default=10, show_default=True, metavar="N", help="Show N of each kind.")
+@click.option("--strict", is_flag=True, help="Exit with 2 for doubles and suspicious entries too.")
+@click.option("--fold-duplicates", is_flag=True, help="Keep the first of entries that stand twice.")
+@options.rule_options
+def command(metadata: str, as_json: bool, limit: int, strict: bool, fold_duplicates: bool, **flags: Any) -> None:
+    """Check METADATA, a query list, under a text rule: the paper's unless flags say otherwise."""
+    from metaclip.curation.text_rule import TextRule
+    from metaclip.metadata import lint
+    from metaclip.metadata.entries import Metadata
+
+    rule = TextRule(**{name: value for name, value in flags.items() if value is not None})
+    entries = Metadata.read(metadata, fold_duplicates=fold_duplicates)
+    settings = dataclasses.asdict(rule)
+    others = {
+        "--" + name.replace("_", "-"): TextRule(**{**settings, name: True})
+        for name in options.RULE_FLAGS
+        if not settings[name]
+    }
+    found = lint.findings(entries, rule, others)
+    if as_json:
+        click.echo(json.dumps(lint.as_json(entries, settings, found), indent=2, ensure_ascii=False))
+    else:
+        click.echo(lint.render(entries, found, limit))
+    kinds = {finding.kind for finding in found}
+    if "dead" in kinds or (strict and kinds - {"case", "one character"}):
+        sys.exit(FAILED)
