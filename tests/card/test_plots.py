@@ -16,6 +16,7 @@ from metaclip.card.grid import finish, grid_shard, thresholds_of
 from metaclip.card.plots import NAMES, make_charts, write_plots
 
 pytest.importorskip("altair", reason="needs the extra cards: pip install -e '.[cards]'")
+pytestmark = pytest.mark.extra
 pytest.importorskip("vl_convert", reason="needs the extra cards: pip install -e '.[cards]'")
 
 ROOT = Path(__file__).parents[2]

@@ -17,6 +17,7 @@ from metaclip.card.publish import About
 from metaclip.chain.publishing import card as make
 
 pytest.importorskip("altair", reason="needs the extra cards: pip install -e '.[cards]'")
+pytestmark = pytest.mark.extra
 
 ROOT = Path(__file__).parents[2]
 ABOUT = About("A toy", "cc-by-4.0", "data@example.org", "https://example.org/toy")

@@ -19,6 +19,7 @@ from metaclip.chain.publishing import card as make
 from metaclip.chain.publishing import verify
 
 pytest.importorskip("altair", reason="needs the extra cards: pip install -e '.[cards]'")
+pytestmark = pytest.mark.extra
 
 ROOT = Path(__file__).parents[2]
 
