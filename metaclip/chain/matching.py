@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from metaclip.card.account import versions
 from metaclip.chain import inputs
@@ -15,19 +15,22 @@ from metaclip.chain.work import Work, write_recipe, writing
 from metaclip.curation import balance as balancing
 from metaclip.curation import match as matching
 from metaclip.curation import pool as pools
+from metaclip.curation.automaton import is_built
 from metaclip.curation.count import Counts
 from metaclip.curation.match import MatchSettings
 from metaclip.curation.matcher import Matcher
 from metaclip.curation.pool import BrokenInput, Paths, PoolFile, Shard
 from metaclip.curation.run import Run, counts_digest
 from metaclip.engine import local
-from metaclip.engine.progress import Progress
+from metaclip.engine.progress import Progress, say
 from metaclip.errors import LostInputs, MetaclipError
 from metaclip.metadata.entries import Metadata, as_metadata
 from metaclip.metadata.shipped import shipped
 from metaclip.shard import funnel as funnels
 from metaclip.shard.folder import ALL, Folder
 from metaclip.shard.stage import Stage, digest_of
+
+_LARGE: Final = 50_000  # entries whose automaton takes a second or more to build
 
 Query = Metadata | str | os.PathLike[str] | Iterable[str] | None
 
@@ -176,6 +179,8 @@ def _work(plan: _Plan, finished: Mapping[str, Any], work: Work) -> None:
     todo = [task for task in plan.tasks if work.part.takes(task.turn) and task.name not in finished]
     if not todo:
         return
+    if len(plan.entries) >= _LARGE and not is_built(plan.entries, settings.rule):
+        say(f"building the automaton of {len(plan.entries):,} entries, once for this list and rule", work.progress)
     matcher = Matcher(plan.entries, settings.rule)
     stop = local.Stop()
     rows = [task.rows for task in todo if isinstance(task, Shard)]

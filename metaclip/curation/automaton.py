@@ -189,9 +189,18 @@ def load(path: Path) -> Automaton:
     return Automaton(machines, TextRule(**directory["rule"]), directory["size"], directory["list"])
 
 
+def is_built(metadata: Metadata, rule: TextRule = PAPER, folder: Path | None = None) -> bool:
+    """Tell whether `open_automaton` would find a file."""
+    return _path(metadata, rule, folder).exists()
+
+
+def _path(metadata: Metadata, rule: TextRule, folder: Path | None) -> Path:
+    return (folder or cache_folder()) / f"{key(metadata, rule)}.automaton"
+
+
 def open_automaton(metadata: Metadata, rule: TextRule = PAPER, folder: Path | None = None) -> Automaton:
     """Open the automaton of a list under a rule from `folder` (default `cache_folder`); build and save it at first."""
-    path = (folder or cache_folder()) / f"{key(metadata, rule)}.automaton"
+    path = _path(metadata, rule, folder)
     # A cache that is damaged, or cannot be read or written, costs time, not the result.
     with contextlib.suppress(OSError, MetaclipError):
         return load(path)

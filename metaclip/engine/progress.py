@@ -7,6 +7,12 @@ import threading
 from typing import Any
 
 
+def say(line: str, shown: bool | None = None) -> None:
+    """Say on standard error what takes a while before rows can be counted; `shown` as in `Progress`."""
+    if sys.stderr.isatty() if shown is None else shown:
+        print(line, file=sys.stderr, flush=True)
+
+
 class Progress:
     """Counts rows from any number of threads."""
 

@@ -84,6 +84,14 @@ def test_another_size_is_noticed(tmp_path: Path) -> None:
         load(path)
 
 
+def test_whether_it_is_built(tmp_path: Path) -> None:
+    """So that a command can say why its first run takes longer."""
+    assert not automaton.is_built(LIST, PAPER, tmp_path)
+    open_automaton(LIST, PAPER, tmp_path)
+    assert automaton.is_built(LIST, PAPER, tmp_path)
+    assert not automaton.is_built(LIST, TextRule(fold_case=True), tmp_path)
+
+
 @pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b"", lambda b: b[:70] + b"\xff" + b[71:]])
 def test_a_damaged_file_is_built_again(tmp_path: Path, damage: Any) -> None:
     """A cache that was damaged costs time, not the result."""
