@@ -28,6 +28,7 @@ class _Card(click.Group):
 Examples:
   metaclip card run/ --out data_cards/my_set --license cc-by-4.0 --contact data@example.org
   metaclip card verify data_cards/my_set --run run/
+  metaclip card diff data_cards/my_set data_cards/another
 Then open data_cards/my_set/README.md, or upload the folder to a static host.""",
 )
 def command() -> None:
@@ -96,3 +97,19 @@ def verify(folder: str, run: str, blocked_words: str | None, workers: int | None
         click.echo(f"metaclip: {len(found)} things in {folder} do not follow from {run}; make the card again", err=True)
         sys.exit(FAILED)
     click.echo(f"every figure of {folder} follows from {run}")
+
+
+@command.command(
+    "diff",
+    epilog="""\b
+Examples:
+  metaclip card diff data_cards/small data_cards/large
+  metaclip card diff data_cards/v1 data_cards/v2 > changes.md""",
+)
+@click.argument("first")
+@click.argument("second")
+def diff(first: str, second: str) -> None:
+    """Show, as Markdown, what differs from card FIRST to card SECOND."""
+    from metaclip.card import diff
+
+    click.echo(diff.render(diff.diff(Path(first), Path(second))))

@@ -47,6 +47,7 @@ VERBS = {
         "RUN", "--blocked-words", "--contact", "--help", "--license", "--name", "--out", "--url", "--workers", "-h"
     },
     "card verify": {"FOLDER", "--blocked-words", "--help", "--run", "--workers", "-h"},
+    "card diff": {"FIRST", "SECOND", "--help", "-h"},
 }  # fmt: skip
 """Frozen: a word that goes, or changes what it means, breaks somebody's script. What is new is written here on purpose."""
 

@@ -1,0 +1,92 @@
+"""The difference of two cards names what was set otherwise, and the entries by what they gained and lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from metaclip import BalanceSettings, MatchSettings, MetaclipError, Run, TextRule, balance, curate
+from metaclip.card.diff import diff, gained, render
+from metaclip.card.publish import About
+from metaclip.chain.publishing import card as make
+from tests import commands
+
+pytest.importorskip("altair", reason="needs the extra cards: pip install -e '.[cards]'")
+pytestmark = pytest.mark.extra
+
+ROOT = Path(__file__).parents[2]
+POOL, LIST = ROOT / "curation" / "toy_pool.jsonl", ROOT / "metadata" / "toy.txt"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Cards of one pool: a at t = 20, b at t = 2, c under another rule by a shorter list."""
+    home = tmp_path_factory.mktemp("diff")
+    run = curate(POOL, LIST, out=home / "run", t=20)
+    balance(run, out=home / "less", settings=BalanceSettings(t=2))
+    (home / "short.txt").write_text("\n".join([*LIST.read_text(encoding="utf-8").splitlines()[:100], "zebra crossing"]))
+    other = MatchSettings(rule=TextRule(fold_case=True))
+    curate(POOL, home / "short.txt", out=home / "other", t=20, match_settings=other)
+    for name, of in (("a", "run"), ("b", "less"), ("c", "other")):
+        make(Run(home / of), home / name, About(f"Card {name}"))
+    return home
+
+
+def test_another_t(home: Path) -> None:
+    """Only t is set otherwise; every entry's figures are those of the two runs."""
+    found = diff(home / "a", home / "b")
+    assert found.names == ("Card a", "Card b")
+    assert found.settings == [("balance.t", 20.0, 2.0)]
+    figures = {name: (one, other) for name, one, other in found.figures}
+    runs = [Run(home / name) for name in ("run", "less")]
+    assert figures["pairs.kept"] == tuple(run.balance["kept"] for run in runs)
+    assert figures["balance.tail_share"] == tuple(run.account["balance"]["tail_share"] for run in runs)
+    assert figures["funnel.rows"] == (400, 400)
+    kept = [dict(zip(run.entries["entry"].to_pylist(), run.entries["kept"].to_pylist(), strict=True)) for run in runs]
+    rows = {row["entry"]: row for row in found.entries.to_pylist()}
+    assert rows.keys() == {entry for entry in kept[0] if kept[0][entry] != kept[1][entry]}
+    for entry, row in rows.items():
+        assert (row["kept"], row["kept_after"]) == (kept[0][entry], kept[1][entry])
+        assert row["share"] == pytest.approx(kept[0][entry] / runs[0].balance["kept"])
+    assert found.only == (0, 0)
+
+
+def test_who_gained_and_lost(home: Path) -> None:
+    """By share of the kept pairs, most first; seen from the other side the same, turned round."""
+    found, back = diff(home / "a", home / "b"), diff(home / "b", home / "a")
+    for lost in (False, True):
+        rows = gained(found, lost=lost)
+        changes = [row["share_after"] - row["share"] for row in rows]
+        assert changes == sorted(changes, reverse=not lost)
+        assert all((change < 0) == lost for change in changes)
+        assert {row["entry"] for row in rows} == {row["entry"] for row in gained(back, lost=not lost)}
+
+
+def test_another_list_and_rule(home: Path) -> None:
+    """Lists are compared by their entries; the rule's setting and the list's digest are named."""
+    found = diff(home / "a", home / "c")
+    assert {name for name, _, _ in found.settings} == {"list.digest", "rule.fold_case"}
+    assert found.only == (57, 1)
+
+
+def test_one_card_beside_itself(home: Path) -> None:
+    """Nothing differs, and the page says so."""
+    found = diff(home / "a", home / "a")
+    assert (found.settings, len(found.entries), gained(found)) == ([], 0, [])
+    assert "Nothing that determines the set was set otherwise." in render(found)
+
+
+def test_the_command(home: Path) -> None:
+    """Markdown on standard output."""
+    shown = commands.done("card", "diff", home / "a", home / "b").out
+    assert shown == render(diff(home / "a", home / "b")) + "\n"
+    assert "| balance.t | 20.0 | 2.0 |" in shown
+    assert "## Lost most" in shown
+
+
+def test_what_is_no_card(home: Path, tmp_path: Path) -> None:
+    """One line that names it."""
+    with pytest.raises(MetaclipError, match="holds no card"):
+        diff(home / "a", tmp_path)
+    assert "is no published card" in commands.refused("card", "diff", home / "run", home / "a")
