@@ -42,7 +42,7 @@ types: .venv/lint.stamp ## check the types of the package
 	$(BIN)/mypy
 
 bench: .venv/test.stamp ## measure speed and memory; METACLIP_DATA names the folder of real data
-	@set -e; for name in match curate dump; do echo "== $$name"; $(BIN)/python -m tests.bench.bench_$$name; done
+	@set -e; for name in match curate extract dump; do echo "== $$name"; $(BIN)/python -m tests.bench.bench_$$name; done
 
 clean: ## remove .venv and everything made here
 	rm -rf .venv run-demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

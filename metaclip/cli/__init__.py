@@ -18,6 +18,7 @@ from metaclip.errors import INTERRUPTED, MetaclipError
 VERBS: Final = {
     "build": "Make a query list from WordNet, Wikipedia and others, by a recipe.",
     "lint": "Look for entries of a query list that can never match.",
+    "extract": "Read the pairs of a crawl's WAT and WARC files: a pool.",
     "curate": "Match, balance and account for a pool, in one go.",
     "match": "Find the entries of a query list in a pool, and count them.",
     "balance": "Draw the curated pairs of a matched run, at another t too.",

@@ -104,10 +104,11 @@ def split_recipe(path: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
         return {}, {}
     from metaclip import recipe
     from metaclip.curation.balance import BalanceSettings
+    from metaclip.curation.extract.settings import ExtractSettings
     from metaclip.curation.match import MatchSettings
 
     tables = recipe.read(path)
-    recipe.tables(tables, path, {"match": MatchSettings, "balance": BalanceSettings})
+    recipe.tables(tables, path, {"extract": ExtractSettings, "match": MatchSettings, "balance": BalanceSettings})
     match = dict(tables.get("match", {}))
     if "metadata" in match and "://" not in match["metadata"]:
         match["metadata"] = os.fspath(Path(path).parent / match["metadata"])

@@ -38,6 +38,11 @@ WORK = {"--engine", "--help", "--out", "--overwrite", "--workers", "-h"}
 VERBS = {
     "build": {"RECIPE", "--help", "--out", "--quiet", "-h"},
     "lint": {"METADATA", "--fold-duplicates", "--help", "--json", "--limit", "--strict", "-h"} | RULE,
+    "extract": {
+        "CRAWL", "--blocked-domains", "--blocked-words", "--captions", "--dedupe", "--first", "--identify", "--lang", "--lazy",
+        "--max-text", "--memory", "--min-lang-score", "--min-text", "--opt-out", "--part", "--prefix", "--recipe", "--sample",
+        "--seed", "--srcset", "--titles", "--tries", "--wait",
+    } | WORK,
     "curate": {"POOL", "--allow-lost"} | MATCH | BALANCE | WORK,
     "match": {"POOL", "--part"} | MATCH | WORK,
     "balance": {"RUN", "--allow-lost", "--recipe"} | BALANCE | WORK,

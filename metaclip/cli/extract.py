@@ -1,0 +1,137 @@
+"""`metaclip extract`: from a crawl's WAT and WARC files to a pool."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from metaclip.cli import options
+from metaclip.errors import LOST
+
+
+class _Size(options.Number):
+    """A number of bytes, maybe with a suffix: 2G."""
+
+    name = "size"
+
+
+@click.command(
+    "extract",
+    epilog="""\b
+Examples:
+  metaclip extract crawl/*.warc.wat.gz --out pool/
+  metaclip extract https://data.commoncrawl.org/crawl-data/CC-MAIN-2024-10/wat.paths.gz --sample 100 --out pool/
+  metaclip extract pages.warc.gz --captions --srcset --lang en --out pool/
+Then metaclip curate pool/ --out run/. No image is fetched: the command for img2dataset is printed.""",
+)
+@click.argument("crawl", nargs=-1, required=True)
+@click.option("--out", required=True, metavar="FOLDER", help="The pool's folder.")
+@click.option("--recipe", metavar="FILE", help="TOML with a table [extract]; flags override it.")
+@click.option("--prefix", metavar="URL", help="What stands before the paths of a list.  [default: Common Crawl's]")
+@click.option("--first", type=options.Number(), metavar="N", help="Take only the first N files.")
+@click.option("--sample", type=options.Number(), metavar="N", help="Take N files, drawn by --seed, each once.")
+@click.option("--seed", type=int, default=None, help="Seed of the sample.  [default: 0]")
+@click.option("--titles", is_flag=True, default=None, help="Take titles of images as texts too.")
+@click.option("--captions", is_flag=True, default=None, help="Take captions of figures as texts too (WARC).")
+@click.option("--lazy", is_flag=True, default=None, help="Take addresses from data-src and the like (WARC).")
+@click.option("--srcset", is_flag=True, default=None, help="Take the largest image of a srcset (WARC).")
+@click.option("--min-text", type=int, default=None, metavar="N", help="Characters a text must have.  [default: 1]")
+@click.option("--max-text", type=int, default=None, metavar="N", help="Characters a text may have.  [default: 1000]")
+@click.option("--identify/--no-identify", default=None, help="Tell languages.  [default: yes]")
+@click.option("--lang", metavar="L", help="Keep only these languages: en, or en,de.")
+@click.option("--min-lang-score", type=float, default=None, metavar="S", help="Keep only what is told with this score.")
+@click.option("--blocked-domains", metavar="FILE", help="Domains to leave out, one a line.")
+@click.option("--opt-out", metavar="FILE", help="Domains and addresses that do not want to be in, one a line.")
+@click.option("--blocked-words", metavar="FILE", help="Words whose texts to leave out, one a line.")
+@click.option(
+    "--dedupe", type=click.Choice(["uid", "url", "none"]), default=None,
+    help="What pairs share of which only the first stays.  [default: uid]",
+)  # fmt: skip
+@options.work_options
+@click.option("--part", metavar="I/N", help="Do only this part of the files: 3/100.")
+@click.option(
+    "--memory", type=_Size(), default="2G", show_default=True, metavar="BYTES", help="For finding duplicates."
+)
+@click.option("--tries", type=click.IntRange(1), default=8, show_default=True, help="Tries of a download.")
+@click.option("--wait", type=click.FloatRange(0), default=1.0, show_default=True, help="Seconds before the second try.")
+def command(crawl: tuple[str, ...], out: str, recipe: str | None, part: str | None, **flags: Any) -> None:
+    """Read the pairs of CRAWL: WAT or WARC files, folders, globs, addresses, or a list of these (wat.paths.gz)."""
+    settings = _settings(flags, _table(recipe))
+    from metaclip.chain import extracting
+    from metaclip.chain.work import Work
+    from metaclip.curation.extract.sources import Patience
+    from metaclip.shard.folder import Part
+
+    made = extracting.extract_part(
+        list(crawl),
+        out=out,
+        settings=settings,
+        work=Work(workers=flags["workers"], part=Part.parse(part) if part else Part(), overwrite=flags["overwrite"]),
+        memory=flags["memory"],
+        patience=Patience(flags["tries"], flags["wait"]),
+    )
+    if made is None:
+        click.echo(f"part {part} is done; when all are, the same command without --part makes the pool")
+        return
+    _show(made.path, made.funnel)
+    if made.lost:
+        click.echo(f"metaclip: {extracting.lost_message(made.lost, made.record['wanted'])}", err=True)
+        sys.exit(LOST)
+
+
+def _table(path: str | None) -> dict[str, Any]:
+    """Read a recipe's table [extract]; paths in it are relative to its folder."""
+    if path is None:
+        return {}
+    from metaclip import recipe
+    from metaclip.curation.balance import BalanceSettings
+    from metaclip.curation.extract.settings import LISTS, ExtractSettings
+    from metaclip.curation.match import MatchSettings
+
+    tables = recipe.read(path)
+    recipe.tables(tables, path, {"extract": ExtractSettings, "match": MatchSettings, "balance": BalanceSettings})
+    table = dict(tables.get("extract", {}))
+    for name in LISTS:
+        if name in table and "://" not in table[name]:
+            table[name] = os.fspath(Path(path).parent / table[name])
+    return table
+
+
+def _settings(flags: Mapping[str, Any], table: Mapping[str, Any]) -> Any:
+    """Put flags over a recipe's table [extract]; one of first and sample replaces the other."""
+    from metaclip import recipe
+    from metaclip.curation.extract.settings import ExtractSettings
+
+    names = {field.name for field in dataclasses.fields(ExtractSettings)}
+    given = {name: flags[name] for name in names if flags.get(name) is not None}
+    sizes = {"first", "sample"}
+    kept = {key: value for key, value in table.items() if not (key in sizes and sizes & given.keys())}
+    return recipe.settings(ExtractSettings, {**kept, **given}, "the command line")
+
+
+def _show(path: Path, funnel: Mapping[str, int]) -> None:
+    """Print what became of the images, and what can be done with the pool."""
+    from metaclip.curation.extract.filters import REASONS
+
+    seen = max(1, funnel["images_seen"])
+    click.echo(f"images    {funnel['images_seen']:>14,}   {funnel['alt_nonempty']:,} with a text in alt")
+    if funnel["more_texts"]:
+        click.echo(f"texts     {funnel['more_texts']:>14,}   further ones of these images")
+    for reason, meaning in REASONS.items():
+        if funnel[reason]:
+            click.echo(f"  -       {funnel[reason]:>14,}   {reason}: {meaning}")
+    click.echo(f"pairs     {funnel['pairs']:>14,}   {100 * funnel['pairs'] / seen:.1f}% of images")
+    pool = shlex.quote(os.fspath(path))
+    images = shlex.quote(os.fspath(path).rstrip("/") + "-images")
+    click.echo(f"\nnext      metaclip curate {pool} --out run/")
+    click.echo(
+        f"images    img2dataset --url_list {pool} --input_format parquet --url_col url --caption_col text "
+        f"--save_additional_columns '[\"uid\"]' --output_format webdataset --output_folder {images}"
+    )

