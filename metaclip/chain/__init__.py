@@ -41,7 +41,7 @@ def curate(
 ) -> Run:
     """Curate a pool into a run folder: match it, balance it, account for it.
 
-    `pool` is a file, folder or glob of parquet, csv or jsonl; `metadata` a query list (default: the shipped one). At
+    `pool` is a file, folder or glob of parquet, csv, jsonl or tars; `metadata` a query list (default: the shipped one). At
     most one of `t`, `tail_share` (default 0.06) and `target_pairs` is given. What an earlier call left in `out`
     is taken up. Raise MetaclipError for what the caller can mend, LostInputs where inputs were lost and
     `work.allow_lost` is not set. `balance_settings` stands for the four numbers, as a recipe has them.

@@ -22,6 +22,7 @@ VERBS: Final = {
     "curate": "Match, balance and account for a pool, in one go.",
     "match": "Find the entries of a query list in a pool, and count them.",
     "balance": "Draw the curated pairs of a matched run, at another t too.",
+    "reshard": "Write the samples of a subset of tars to new tars.",
     "explain": "Show what a text matches, and whether it is kept and why.",
     "card": "Publish what is in a curated set, or check what was published.",
 }

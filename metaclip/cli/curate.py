@@ -27,7 +27,7 @@ Stopped at any point, the same command goes on from there.""",
 @options.work_options
 @click.option("--allow-lost", is_flag=True, help="Go on without inputs that cannot be read.")
 def command(pool: tuple[str, ...], out: str, recipe: str | None, **flags: Any) -> None:
-    """Match, balance and account for POOL: parquet, csv or jsonl files, folders or globs."""
+    """Match, balance and account for POOL: parquet, csv, jsonl or tar files, folders or globs."""
     match_table, balance_table = options.split_recipe(recipe)
     match_settings = options.match_settings(flags, match_table)
     balance_settings = options.balance_settings(flags, balance_table)

@@ -1,8 +1,8 @@
 """A pool: files of image-text pairs, in the forms the neighbours write, read as Arrow batches.
 
-Parquet, csv, tsv and jsonl, each maybe compressed; a file, a folder or a glob, local or anything fsspec opens. Columns
-are found by name without regard to case; all others are carried along. A row is known by its file and its number among
-the file's well-formed rows.
+Parquet, csv, tsv, jsonl and webdataset tars, each maybe compressed; a file, a folder or a glob, local or anything fsspec
+opens. Columns are found by name without regard to case; all others are carried along. A row is known by its file and its
+number among the file's well-formed rows.
 
 The unit of work is a shard: a run of row groups of one parquet file, or one file of another form.
 """
@@ -20,7 +20,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from metaclip.curation import delimited, jsonl
+from metaclip.curation import delimited, jsonl, tars
 from metaclip.errors import MetaclipError, one_line
 
 TEXT_NAMES: Final = ("text", "caption", "alt")
@@ -34,6 +34,7 @@ _BUFFER: Final = 1 << 22  # read by so much, not by whole column chunks: memory 
 
 _FORMATS: Final = {
     ".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl",
+    ".tar": "tar",
 }  # fmt: skip
 _DELIMITERS: Final = {"csv": ",", "tsv": "\t"}
 _CODECS: Final = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}
@@ -108,8 +109,12 @@ class BrokenInput(MetaclipError):
     """An input that cannot be read: the others are still worth reading."""
 
 
-def find_files(paths: Paths) -> list[PoolFile]:
-    """Find the files of a pool: a file, a folder (all below it) or a glob, or several of these, in sorted order."""
+def find_files(paths: Paths, form: str | None = None) -> list[PoolFile]:
+    """Find the files of a pool: a file, a folder (all below it) or a glob, or several of these, in sorted order.
+
+    With a `form` ("tar"), find files of that form alone; else, of a tar with a parquet of its name beside it, the
+    parquet alone is the pool's. Raise MetaclipError where there is none, or where the pool mixes forms.
+    """
     wanted = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     if not wanted:
         raise MetaclipError("no pool is given; name a file, a folder or a glob")
@@ -119,7 +124,13 @@ def find_files(paths: Paths) -> list[PoolFile]:
         root, found = _find(os.fspath(given))
         roots.append(root.split("/"))
         for file in found:
-            files.setdefault(file.path, file)
+            if form is None or file.form == form:
+                files.setdefault(file.path, file)
+    if not files:
+        raise MetaclipError(f"there is no {form} file in {_shown(wanted)}; check the path")
+    tables = {_stem(path) for path, file in files.items() if file.form == "parquet"}
+    # img2dataset writes a parquet beside each tar: it has the same rows, and those that failed.
+    files = {path: file for path, file in files.items() if file.form != "tar" or _stem(path) not in tables}
     forms = {file.form for file in files.values()}
     if len(forms) > 1:
         raise MetaclipError(
@@ -211,6 +222,11 @@ def _form(name: str) -> tuple[str, str | None] | None:
     return None if form is None or (codec and form == "parquet") else (form, codec)
 
 
+def _stem(path: str) -> str:
+    stem, suffix = os.path.splitext(path)
+    return os.path.splitext(stem)[0] if suffix.lower() in _CODECS else stem
+
+
 def _size_and_stamp(info: dict[str, Any]) -> tuple[int, str]:
     stamp = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified") or ""
     return int(info["size"]), str(stamp)
@@ -268,8 +284,9 @@ def find_columns(
 
     found_text = find("text", text, TEXT_NAMES)
     assert found_text is not None
-    # img2dataset's own columns, by which its files are known.
-    ours = {"status", "error_message", "key"} <= set(names) and _is_text(schema.field("status").type)
+    # img2dataset's own columns, by which its tables are known; what is in a tar was downloaded.
+    own = {"status", "error_message", "key"} <= set(names) and tars.KEY not in names
+    ours = own and _is_text(schema.field("status").type)
     return Columns(found_text, find("url", url, URL_NAMES), find("uid", uid, UID_NAMES), "status" if ours else None)
 
 
@@ -288,7 +305,10 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def schema_of(file: PoolFile) -> pa.Schema:
-    """Read the names and types of a file's columns (jsonl: of its first 16 MB). Raise BrokenInput if it cannot be read."""
+    """Read the names and types of a file's columns (jsonl: of its first 16 MB, tar: of its head).
+
+    Raise BrokenInput if it cannot be read.
+    """
     with reading(file):
         if file.form == "parquet":
             with _parquet(file) as parquet:
@@ -298,6 +318,8 @@ def schema_of(file: PoolFile) -> pa.Schema:
             if not found.names:
                 raise ValueError("it is empty, without a line that is a JSON object")
             return found
+        if file.form == "tar":
+            return tars.schema(lambda: tar_stream(file), TEXT_NAMES, rows=1)
         with _stream(file) as stream:
             names = delimited.Reader(stream, _DELIMITERS[file.form], Losses().add).names
             return pa.schema([(name, pa.string()) for name in names])
@@ -406,6 +428,8 @@ def _batches(shard: Shard, columns: Sequence[str] | None, losses: Losses) -> Ite
             table = jsonl.table(block, line, schema, losses.add, left)
             left = None if left is None else max(0, left - len(table))
             yield from table.to_batches(BATCH_ROWS)
+    elif shard.file.form == "tar":
+        yield from tars.batches(lambda: tar_stream(shard.file), columns, TEXT_NAMES, losses.add, shard.rows)
     else:
         with _stream(shard.file) as stream:
             reader = delimited.Reader(stream, _DELIMITERS[shard.file.form], losses.add, shard.rows)
@@ -423,6 +447,11 @@ def _without_views(batch: pa.RecordBatch) -> pa.RecordBatch:
 def _parquet(file: PoolFile) -> Any:
     local = "://" not in file.path
     return pq.ParquetFile(file.path if local else open_file(file), pre_buffer=not local, buffer_size=_BUFFER)
+
+
+def tar_stream(file: PoolFile) -> Any:
+    """Open a tar for reading forwards: with a small buffer where its images can be skipped."""
+    return open(file.path, "rb") if "://" not in file.path and file.codec is None else _stream(file)
 
 
 def _stream(file: PoolFile) -> Any:

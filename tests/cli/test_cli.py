@@ -46,6 +46,10 @@ VERBS = {
     "curate": {"POOL", "--allow-lost"} | MATCH | BALANCE | WORK,
     "match": {"POOL", "--part"} | MATCH | WORK,
     "balance": {"RUN", "--allow-lost", "--recipe"} | BALANCE | WORK,
+    "reshard": {
+        "TARS", "--allow-lost", "--help", "--out", "--overwrite", "--shard-size", "--subset", "--text-column", "--uid-column",
+        "--url-column", "--workers", "-h",
+    },
     "explain": {"TEXT", "--epoch", "--help", "--metadata", "--run", "--seed", "--t", "--uid", "--url", "-h"} | RULE,
     "card": {"--help", "-h"},
     "card make": {

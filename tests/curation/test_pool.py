@@ -194,7 +194,7 @@ def tree(folder: Path) -> list[str]:
     names = ["a.parquet", "b/c.parquet", "b/d/e.PARQUET", "f.pq"]
     for name in (*names, ".hidden.parquet", "_part.parquet", "b/.h/x.parquet", "b/_t/y.parquet"):
         write_parquet(folder / name, {"text": [name]})
-    for name in ("_SUCCESS", "00000_stats.json", "00000.tar", "notes.txt", "z.parquet.gz"):
+    for name in ("_SUCCESS", "00000_stats.json", "notes.txt", "z.parquet.gz"):
         (folder / name).write_text("no pool")
     return names
 

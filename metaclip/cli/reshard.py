@@ -1,0 +1,66 @@
+"""`metaclip reshard`: write the samples of a subset to new tars."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from metaclip.cli import options
+from metaclip.errors import LOST
+
+
+@click.command(
+    "reshard",
+    epilog="""\b
+Examples:
+  metaclip reshard tars/ --subset run/curated.npy --out curated_tars/
+Where many pairs never arrived, balance again on those that did:
+  metaclip curate tars/ --t 20000 --out run_arrived/
+  metaclip reshard tars/ --subset run_arrived/curated.npy --out curated_tars/
+Stopped at any point, the same command goes on from there.""",
+)
+@click.argument("tars", nargs=-1, required=True)
+@click.option("--subset", required=True, metavar="FILE", help="The uids to write: a run's curated.npy, or DataComp's.")
+@click.option("--out", required=True, metavar="FOLDER", help="The folder of the new tars.")
+@click.option("--shard-size", type=options.Number(), metavar="N", help="Samples a tar.  [default: 10000]")
+@click.option("--text-column", metavar="C", help="Where tars have no uid: the text, if not .txt, text, caption or alt.")
+@click.option("--url-column", metavar="C", help="Where tars have no uid: the url, if not url.")
+@click.option("--uid-column", metavar="C", help="The field of .json with the uid, if not uid.")
+@click.option("--workers", type=click.IntRange(1), default=None, help="Processes.  [default: one a processor]")
+@click.option("--overwrite", is_flag=True, help="Replace what was resharded to the output folder before.")
+@click.option("--allow-lost", is_flag=True, help="Go on without tars that cannot be read.")
+def command(
+    tars: tuple[str, ...], subset: str, out: str, workers: int | None, overwrite: bool, allow_lost: bool, **flags: Any
+) -> None:
+    """Write the samples of TARS (tars, folders or globs) that are in a subset to new tars, as DataComp's resharder does."""
+    from metaclip import recipe
+    from metaclip.chain import resharding
+    from metaclip.chain.work import Work
+    from metaclip.training.reshard import ReshardSettings
+
+    given = {name: value for name, value in flags.items() if value is not None}
+    made = resharding.reshard(
+        list(tars),
+        subset=subset,
+        out=out,
+        settings=recipe.settings(ReshardSettings, given, "the command line"),
+        work=Work(workers=workers, overwrite=overwrite, allow_lost=allow_lost),
+    )
+    record = made.record
+    click.echo(f"samples   {record['funnel']['samples']:>14,}")
+    if record["funnel"]["malformed_json"]:
+        click.echo(f"  -       {record['funnel']['malformed_json']:>14,}   their .json is no JSON object")
+    click.echo(f"written   {record['written']:>14,}   of {record['subset']:,} in the subset")
+    if record["odd_suffix"]:
+        click.echo(f"  -       {record['odd_suffix']:>14,}   members left out: their suffix is no plain one")
+    if record["missing"]:
+        click.echo(f"missing   {record['missing']:>14,}   uids that no sample has: {made.path / 'missing.npy'}")
+        if record["without_uid"]:
+            click.echo(f"metaclip: {resharding.NO_UID.format(record['without_uid'])}", err=True)
+    shown = " ".join(tars)
+    click.echo(f"\nnext      tars in {made.path}; to balance what arrived: metaclip curate {shown} --out run_arrived/")
+    if record["lost"]:
+        click.echo(f"metaclip: went on without {len(record['lost'])} tars that cannot be read", err=True)
+        sys.exit(LOST)

@@ -1,0 +1,272 @@
+"""Reshard: the samples of a subset, taken out of the tars they came in and written to new ones, as DataComp does it.
+
+    00000000.tar ...           shards of 10,000 samples; the last has the rest
+    00000000_stats.json ...    {"successes": number of its samples}
+    sizes.json                 {"00000000.tar": number of its samples}
+    meta.json                  what went in and what came out
+    missing.npy                uids of the subset that no sample has, a subset too
+
+Law: a uid that stands m times in the subset is used m times, its samples named ``{uid}-0`` to ``{uid}-{m - 1}``, with
+the uid as 32 hex digits; where s samples have it, each is used m // s times and the first m % s of them once more. The
+samples come in the tars' order, and in a tar's order within it. So the result does not depend on who works.
+
+Members' bytes are copied, not decoded; their headers are made anew (`tar_format.header`), so no name that comes in goes
+out: the suffix alone does, where it has nothing but letters, digits, dots, hyphens and underscores.
+
+Two steps, both pure functions of files: `pick` looks up a tar's samples, `write_shard` writes a new tar.
+Cost: 70 to 95 us of processor a sample of 26 kB (300 MB/s), most of it to look its tar through; `cp` in the page cache
+takes 11 to 18 (tests/bench/bench_reshard.py). So it keeps up with storage of some 200 MB/s a process, not with memory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from metaclip.curation import pool as pools
+from metaclip.curation.draw import Uids
+from metaclip.curation.pool import PoolFile
+from metaclip.curation.sorting import merge_runs, write_rows, write_run, write_subset
+from metaclip.curation.tar_format import BLOCK, END, Forward
+from metaclip.shard.files import replacing, write_json
+from metaclip.training.index import FLAWS, Names, make_index
+from metaclip.training.rename import PLAIN_NOT, Jobs, copies
+from metaclip.training.subset import Subset
+
+SEMANTICS: Final = 1
+"""Raised when the same input would give other shards."""
+SHARD_SIZE: Final = 10_000
+
+PICK_REASONS: Final = ("malformed_json", "not_in_subset")
+"""Why a sample is not used; the rest are `picked`."""
+
+_PLACE_BITS: Final = 40  # of a sample's number, in a place
+_BLOCK: Final = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class ReshardSettings:
+    """What determines the shards, besides tars and subset."""
+
+    shard_size: int = SHARD_SIZE
+    """Samples a shard."""
+    text_column: str | None = None
+    url_column: str | None = None
+    uid_column: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.shard_size < 1:
+            raise ValueError(f"shard_size is {self.shard_size}, must be at least 1")
+
+    @property
+    def names(self) -> Names:
+        """How columns are called."""
+        return Names(self.text_column, self.url_column, self.uid_column)
+
+
+@dataclasses.dataclass(frozen=True)
+class Picked:
+    """The samples of a tar that are in the subset, in the tar's order."""
+
+    uids: Uids
+    spans: npt.NDArray[np.uint64]
+    """uint64[n, 2]: where a sample begins and ends."""
+    places: npt.NDArray[np.uint64]
+    """Tar and number in it, as one number."""
+    kind: npt.NDArray[np.uint64]
+    members: npt.NDArray[np.uint64]
+    """As those of `metaclip.training.rename.Jobs`."""
+
+    @classmethod
+    def read(cls, path: Path) -> Picked:
+        """Read what `pick` left."""
+        rows = np.load(path, allow_pickle=False)
+        return cls(rows[:, :2], rows[:, 2:4], rows[:, 4], rows[:, 5], rows[:, 6:].reshape(-1, 3, 2))
+
+
+def pick(file: PoolFile, number: int, subset: Subset, names: Names, to: Sequence[Path]) -> dict[str, Any]:
+    """Look up the samples of a tar with this number; write them in its order, and sorted by uid, to two files.
+
+    Give {funnel, has_uid, uses: how often its samples would be used if no other had their uids}. Raise BrokenInput for
+    a tar that cannot be read.
+    """
+    index = make_index(file, names)
+    fine = index.flaw != FLAWS.index("malformed_json")
+    counts = np.where(fine, subset.count(index.uids), 0)
+    found = np.flatnonzero(counts)
+    places = (np.uint64(number) << np.uint64(_PLACE_BITS)) + found.astype(np.uint64)
+    uids = index.uids[found]
+    parts = np.stack([index.image, index.txt, index.json], axis=1)[found]
+    whole = np.where(parts[:, :, 0] > 0, BLOCK + -(-parts[:, :, 1].astype(np.int64) // BLOCK) * BLOCK, 0).sum(axis=1)
+    plain = whole == (index.end - index.begin)[found].astype(np.int64)
+    kind = np.where(plain, index.kind[found], PLAIN_NOT).astype(np.uint64)
+    spans = (index.begin[found], index.end[found])
+    write_rows(to[0], np.column_stack([uids, *spans, places, kind, parts.reshape(-1, 6)]))
+    write_run(to[1], np.column_stack([uids, places]))
+    funnel = {
+        "samples": len(index),
+        "malformed_json": int((~fine).sum()),
+        "not_in_subset": int(fine.sum()) - len(found),
+        "picked": len(found),
+    }
+    return {"funnel": funnel, "has_uid": index.has_uid, "uses": int(counts.sum())}
+
+
+@dataclasses.dataclass(frozen=True)
+class Shared:
+    """The samples that have their uid in common with others, by place, ascending: how often each is used."""
+
+    places: npt.NDArray[np.uint64]
+    uses: npt.NDArray[np.int64]
+    first: npt.NDArray[np.int64]
+    """The number of each one's first use among those of its uid."""
+    alone: npt.NDArray[np.int64]
+    """How often each would be used if it had its uid alone."""
+
+    @classmethod
+    def read(cls, path: Path) -> Shared:
+        """Read what `share` left."""
+        rows = np.load(path, allow_pickle=False)
+        return cls(rows[:, 0], *rows[:, 1:].astype(np.int64).T)
+
+    def changes(self) -> dict[int, int]:
+        """Give by tar how its samples' uses differ from those that they would have if they had their uids alone."""
+        tars, which = np.unique(self.places >> np.uint64(_PLACE_BITS), return_inverse=True)
+        changes = np.zeros(len(tars), np.int64)
+        np.add.at(changes, which, self.uses - self.alone)
+        return dict(zip(tars.tolist(), changes.tolist(), strict=True))
+
+    def uses_of(self, picked: Picked, subset: Subset) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Give how often each sample of a tar is used, and the number of its first use."""
+        uses, first = subset.count(picked.uids), np.zeros(len(picked.uids), np.int64)
+        at = np.searchsorted(self.places, picked.places)
+        at = np.minimum(at, max(0, len(self.places) - 1))
+        known = self.places[at] == picked.places if len(self.places) else np.zeros(len(at), np.bool_)
+        uses[known], first[known] = self.uses[at[known]], self.first[at[known]]
+        return uses, first
+
+
+def share(runs: Sequence[Path], subset: Subset, shared_to: Path, missing_to: Path) -> dict[str, int]:
+    """Find, in the sorted runs of all tars, the samples that have a uid in common, and the uids that no sample has.
+
+    Write both; give {arrived, missing: uids, missing_uses: how often these stand in the subset}.
+    """
+    shared = [np.zeros((0, 4), np.uint64)]
+    tally = {"arrived": 0, "missing": 0, "missing_uses": 0}
+
+    def lost() -> Iterator[Uids]:
+        done = 0
+        for block in merge_runs(runs):
+            new = np.concatenate([[True], (block[1:, :2] != block[:-1, :2]).any(axis=1)])
+            first = np.flatnonzero(new)
+            sizes = np.diff([*first.tolist(), len(block)])
+            uids = np.ascontiguousarray(block[first, :2])
+            tally["arrived"] += len(uids)
+            several = sizes > 1
+            counts = subset.count(uids[several])
+            for begin, size, m in zip(first[several], sizes[several], counts, strict=True):
+                places = np.sort(block[begin : begin + size, 2])
+                each = np.full(size, m // size) + (np.arange(size) < m % size)
+                shared.append(
+                    np.column_stack([places, each, np.cumsum(each) - each, np.full(size, m)]).astype(np.uint64)
+                )
+            end = int(subset.place(uids[-1:], after=True)[0])
+            yield from _absent(subset, done, end, uids)
+            done = end
+        yield from _absent(subset, done, len(subset), np.zeros((0, 2), np.uint64))
+
+    # A subset's header says how many there are, so they are spooled first.
+    spool = shared_to.with_name("missing.spool")
+    with spool.open("wb") as file:
+        for block in lost():
+            tally["missing"] += int((block[1:] != block[:-1]).any(axis=1).sum()) + 1 if len(block) else 0
+            tally["missing_uses"] += len(block)
+            file.write(np.ascontiguousarray(block).tobytes())
+    absent = np.fromfile(spool, np.uint64, 0).reshape(-1, 2)
+    if tally["missing_uses"]:
+        absent = np.memmap(spool, np.uint64, "r").reshape(-1, 2)
+    write_subset(missing_to, (absent[at : at + _BLOCK] for at in range(0, len(absent), _BLOCK)), len(absent))
+    spool.unlink()
+    rows = np.concatenate(shared)
+    write_rows(shared_to, rows[np.argsort(rows[:, 0], kind="stable")])
+    return tally
+
+
+def _absent(subset: Subset, begin: int, end: int, found: Uids) -> Iterator[Uids]:
+    """Give the uids of a stretch of the subset that are not among the sorted uids `found`."""
+    for part in subset.blocks(begin, end):
+        both = np.concatenate([found, part])
+        order = np.lexsort((np.arange(len(both)) >= len(found), both[:, 1], both[:, 0]))
+        ours = order < len(found)
+        rows = both[order]
+        group = np.cumsum(np.concatenate([[True], (rows[1:] != rows[:-1]).any(axis=1)])) - 1
+        has = np.zeros(group[-1] + 1, np.bool_)
+        has[group[ours]] = True
+        yield rows[~ours & ~has[group]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """What a shard takes of one tar: its uses with these numbers."""
+
+    tar: int
+    begin: int
+    end: int
+
+
+def cut(uses: Sequence[int], size: int) -> list[list[Piece]]:
+    """Cut all uses, in the tars' order, into shards of `size`; `uses` has the number of each tar."""
+    shards: list[list[Piece]] = []
+    room = 0
+    for tar, total in enumerate(uses):
+        begin = 0
+        while begin < total:
+            if not room:
+                shards.append([])
+                room = size
+            end = min(total, begin + room)
+            shards[-1].append(Piece(tar, begin, end))
+            room -= end - begin
+            begin = end
+    return shards
+
+
+def write_shard(
+    path: Path, pieces: Iterable[tuple[PoolFile, Picked, npt.NDArray[np.int64], npt.NDArray[np.int64], int, int]]
+) -> dict[str, int]:
+    """Write a shard and its stats, from (tar, its samples, uses, first uses, begin and end among its uses).
+
+    Give {samples, members, odd_suffix: members left out}. Raise BrokenInput for a tar that cannot be read.
+    """
+    tally = {"samples": 0, "members": 0, "odd_suffix": 0}
+    with replacing(path) as temporary, temporary.open("wb", buffering=0) as out:
+        for file, picked, uses, first, begin, end in pieces:
+            ends = np.cumsum(uses)
+            low, high = np.searchsorted(ends, begin, side="right"), np.searchsorted(ends, end, side="left") + 1
+            rows = slice(int(low), int(high))
+            starts = (ends - uses)[rows]
+            skipped = np.maximum(begin - starts, 0)  # uses of the first sample that an earlier shard has
+            taken = np.minimum(ends[rows], end) - starts - skipped
+            used = np.flatnonzero(taken > 0)
+            jobs = Jobs(
+                picked.uids[rows][used], picked.spans[rows][used], picked.members[rows][used], picked.kind[rows][used],
+                (first[rows] + skipped)[used], taken[used],
+            )  # fmt: skip
+            with pools.reading(file), pools.tar_stream(file) as stream:
+                for block in copies(Forward(stream), jobs, tally):
+                    _write_all(out, block)
+        _write_all(out, END)
+    write_json(path.with_name(f"{path.stem}_stats.json"), {"successes": tally["samples"]})
+    return tally
+
+
+def _write_all(out: Any, data: Any) -> None:
+    """Write without a buffer, as much at once as the system takes."""
+    view = memoryview(data).cast("B")
+    while len(view):
+        view = view[out.write(view) :]

@@ -1,0 +1,141 @@
+"""A stream: tars in an order, gone through lane by lane. Without torch.
+
+A visit is one sample in one epoch (`metaclip.training.stream.reader` says what becomes of it).
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from metaclip.curation import pool as pools
+from metaclip.curation.pool import BrokenInput, Paths, PoolFile
+from metaclip.errors import LostInputs, MetaclipError
+from metaclip.shard.stage import digest_of
+from metaclip.training.index import Names, open_index
+from metaclip.training.stream.order import Order
+from metaclip.training.stream.plan import At, Plan
+from metaclip.training.stream.reader import Reader, Sample
+from metaclip.training.subset import Subset
+
+MAX_PIXELS: Final = 1 << 26
+
+
+class Keeper(Protocol):
+    """What decides which pairs stay: a `metaclip.curation.online.Balancer`."""
+
+    def keep(self, texts: Any, uids: Any, *, epoch: int) -> npt.NDArray[np.bool_]:
+        """Decide on a batch."""
+        ...
+
+
+class Visited(NamedTuple):
+    """A sample, or None at the end of the lane; where the lane is after it; what did not come through since the last one."""
+
+    sample: Sample | None
+    at: At
+    reasons: Mapping[str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """Image-text tars in an order. It is picklable, and does nothing until a `Loader` (or `visit`) goes through it."""
+
+    tars: Paths
+    """Tars, folders or globs, local or anything fsspec opens; not compressed."""
+    seed: int = 0
+    keep: Keeper | Subset | Callable[[str, str], bool] | None = None
+    """A Balancer, a subset, or a function of (text, uid)."""
+    transform: Callable[[Any], Any] | None = None
+    names: Names = Names()  # noqa: RUF009 - it is frozen
+    max_pixels: int = MAX_PIXELS
+    allow_lost: bool = False
+    """Go on without tars that cannot be read; they are `lost`."""
+    cache: Path | None = None
+    """The folder of indexes; None for the user's cache."""
+
+    @functools.cached_property
+    def _opened(self) -> tuple[tuple[PoolFile, ...], tuple[int, ...], tuple[str, ...]]:
+        files, sizes, lost = [], [], []
+        for file in pools.find_files(self.tars, form="tar"):
+            if file.codec is not None:
+                raise MetaclipError(f"{file.path} is compressed, and a stream reads where it wants; decompress it")
+            try:
+                size = len(open_index(file, self.names, self.cache))
+            except BrokenInput as error:
+                lost.append(str(error))
+                continue
+            files.append(file)
+            sizes.append(size)
+        if lost and not self.allow_lost:
+            raise LostInputs("\n".join([f"{len(lost)} of {len(lost) + len(files)} tars cannot be read:", *lost]))
+        if not sum(sizes):
+            raise MetaclipError(f"there are no samples in {self.tars}; check the path")
+        return tuple(files), tuple(sizes), tuple(lost)
+
+    @property
+    def files(self) -> tuple[PoolFile, ...]:
+        """The tars."""
+        return self._opened[0]
+
+    @property
+    def lost(self) -> tuple[str, ...]:
+        """What is wrong with the tars that cannot be read."""
+        return self._opened[2]
+
+    @functools.cached_property
+    def order(self) -> Order:
+        """The order of its epochs."""
+        return Order(self._opened[1], self.seed)
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """What a saved state must be of: names, sizes and seed."""
+        return digest_of([[file.name for file in self.files], list(self.order.sizes), self.seed])[:16]
+
+    @functools.cached_property
+    def reader(self) -> Reader:
+        """What reads its samples, in this process."""
+        return Reader(self)
+
+    def __len__(self) -> int:
+        """Give the number of samples in the tars, of whatever kind."""
+        return self.order.total
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel without what is open; with what was found out about the tars."""
+        return {name: value for name, value in self.__dict__.items() if name != "reader"}
+
+    def visit(self, plan: Plan, lane: int, at: At, epochs: int | None = None) -> Iterator[Visited]:
+        """Go through a lane's samples from where it is, to the end of the last of so many epochs (None: endless).
+
+        Raise MetaclipError where nothing has come through for as long as ten epochs take.
+        """
+        reasons: collections.Counter[str] = collections.Counter()
+        idle = 0
+        while epochs is None or at.epoch < epochs:
+            pages = plan.pages(self.order, at.epoch, lane)
+            while at.pages < len(pages):
+                page = int(pages[at.pages])
+                tars, rows = self.order.page(at.epoch, page)
+                taken = plan.places(at.epoch, page)
+                places = [place for place in range(at.places, len(tars)) if not taken >> place & 1]
+                for place, sample in self.reader.read(tars, rows, places, at.epoch, reasons):
+                    idle = 0
+                    yield Visited(sample, At(at.epoch, at.pages, place + 1), dict(reasons))
+                    reasons.clear()
+                idle += len(places)
+                at = At(at.epoch, at.pages + 1)
+                if idle > 10 * self.order.total:
+                    raise MetaclipError(
+                        f"none of {idle} samples came through: {dict(reasons)}; check `keep` and the tars"
+                    )
+            at = At(at.epoch + 1)
+        yield Visited(None, at, dict(reasons))
