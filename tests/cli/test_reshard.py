@@ -25,16 +25,7 @@ def test_what_it_prints(tmp_path: Path) -> None:
     write_shards(tmp_path / "tars", [6])
     subset = write_uids(tmp_path / "s.npy", [uid(n) for n in (1, 1, 3, 77)])
     code, out, err = call(
-        tmp_path / "tars",
-        "--subset",
-        subset,
-        "--out",
-        tmp_path / "out",
-        "--shard-size",
-        "2",
-        "--workers",
-        "1",
-        capsys=capsys,
+        tmp_path / "tars", "--subset", subset, "--out", tmp_path / "out", "--shard-size", "2", "--workers", "1"
     )
     assert (code, err) == (0, "")
     assert [line.split()[:2] for line in out.splitlines()[:3]] == [["samples", "6"], ["written", "3"], ["missing", "1"]]

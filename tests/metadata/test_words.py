@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from metaclip.errors import MetaclipError
-from metaclip.metadata import packages, words
-from metaclip.shard.files import cache_folder
+from metaclip.metadata import words
 from metaclip.metadata.explicit import explicit
 from metaclip.metadata.packages import Package
+from metaclip.shard.files import cache_folder
 
 
 @pytest.fixture
