@@ -30,6 +30,7 @@ from metaclip.shard import funnel as funnels
 from metaclip.shard.folder import ALL, Folder
 from metaclip.shard.stage import Stage, digest_of
 
+_FEW: Final = 50_000  # texts that are matched in Python before the kernel would be compiled
 _LARGE: Final = 50_000  # entries whose automaton takes a second or more to build
 
 Query = Metadata | str | os.PathLike[str] | Iterable[str] | None
@@ -181,9 +182,10 @@ def _work(plan: _Plan, finished: Mapping[str, Any], work: Work) -> None:
         return
     if len(plan.entries) >= _LARGE and not is_built(plan.entries, settings.rule):
         say(f"building the automaton of {len(plan.entries):,} entries, once for this list and rule", work.progress)
-    matcher = Matcher(plan.entries, settings.rule)
     stop = local.Stop()
     rows = [task.rows for task in todo if isinstance(task, Shard)]
+    few = None not in rows and sum(filter(None, rows)) <= _FEW
+    matcher = Matcher(plan.entries, settings.rule, engine="plain" if few else "kernel")
     with Progress("match", None if None in rows else sum(filter(None, rows)), work.progress) as progress:
 
         def advance(rows: int, matched: int) -> None:

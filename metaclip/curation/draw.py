@@ -21,6 +21,7 @@ import numpy.typing as npt
 FIXED_POINT: Final = 1 << 32
 """One, in the integers that expected numbers are summed in."""
 
+_FEW: Final = 8192  # rows that are drawn before a kernel would be compiled
 _WORD: Final = (1 << 64) - 1
 _GOLDEN: Final = 0x9E3779B97F4A7C15
 
@@ -67,13 +68,13 @@ def uniforms(seed: int, epoch: int, uids: Uids) -> npt.NDArray[np.float64]:
 
 def hashes(seed: int, epoch: int, uids: Uids) -> npt.NDArray[np.uint64]:
     """Give the 64-bit hashes that draws are made of: uint64[n]."""
+    return _mixed(_mixed(np.uint64(stream_key(seed, epoch)) ^ uids[:, 0]) ^ uids[:, 1])
 
-    def mixed(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-        x = (x ^ x >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ x >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
-        return x ^ x >> np.uint64(31)
 
-    return mixed(mixed(np.uint64(stream_key(seed, epoch)) ^ uids[:, 0]) ^ uids[:, 1])
+def _mixed(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    x = (x ^ x >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ x >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    return x ^ x >> np.uint64(31)
 
 
 def probabilities(counts: npt.NDArray[np.uint64], t: float) -> npt.NDArray[np.float64]:
@@ -126,6 +127,15 @@ def draw_rows(
     Row i matches the entries ``values[offsets[i]:offsets[i + 1]]``, ascending; `key` is `stream_key` of seed and
     epoch. What the rows add up to goes into `tally`.
     """
+    draw = draw_few if len(offsets) <= _FEW else draw_many
+    return draw(values, offsets, probability, uids, key, tally)
+
+
+def draw_many(
+    values: npt.NDArray[np.uint32], offsets: npt.NDArray[np.int64], probability: npt.NDArray[np.float64],
+    uids: Uids, key: int, tally: Tally,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:  # fmt: skip
+    """Draw rows by the kernel."""
     from metaclip.curation import pair_kernel
 
     n = len(offsets) - 1
@@ -133,6 +143,30 @@ def draw_rows(
     pair_kernel.compiled("draw")(
         values, offsets, n, probability, uids, np.uint64(key), drawn, keep, tally.expected, tally.kept, tally.sums
     )
+    return drawn, keep
+
+
+def draw_few(
+    values: npt.NDArray[np.uint32], offsets: npt.NDArray[np.int64], probability: npt.NDArray[np.float64],
+    uids: Uids, key: int, tally: Tally,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:  # fmt: skip
+    """Draw rows in numpy, to the bit as the kernel does: for fewer than it takes to compile that."""
+    sizes = np.diff(offsets)
+    dropped = np.ones(len(sizes))
+    for place in range(int(sizes.max(initial=0))):  # the law's order: of each row the first entry, then the second
+        rows = np.flatnonzero(sizes > place)
+        dropped[rows] *= 1.0 - probability[values[offsets[rows] + place]]
+    drawn = 1.0 - dropped
+    keep = (_mixed(_mixed(np.uint64(key) ^ uids[:, 0]) ^ uids[:, 1]) >> np.uint64(11)).astype(
+        np.float64
+    ) * 2.0**-53 < drawn
+    fixed = (drawn * FIXED_POINT).astype(np.uint64)
+    variance = (drawn * (1.0 - drawn) * FIXED_POINT).astype(np.uint64)
+    tally.sums += np.array([fixed.sum(), variance.sum(), keep.sum()], np.uint64)
+    row = np.repeat(np.arange(len(sizes)), sizes)
+    values = values[offsets[0] : offsets[-1]]
+    np.add.at(tally.expected, values, fixed[row])
+    np.add.at(tally.kept, values, keep[row].astype(np.uint64))
     return drawn, keep
 
 

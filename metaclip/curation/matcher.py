@@ -32,7 +32,7 @@ MATCHES: Final = pa.list_(pa.field("item", pa.uint32(), nullable=False))
 _SINGLE: Final = 4096
 """Texts of up to this many bytes go one by one without memory of their own."""
 
-Engine = Literal["kernel", "pyahocorasick"]
+Engine = Literal["kernel", "plain", "pyahocorasick"]
 Texts: TypeAlias = pa.Array | pa.ChunkedArray | Sequence[str | None]
 
 
@@ -49,8 +49,9 @@ class Matcher:
     ) -> None:
         """Open the automaton of a list (a Metadata, a path, or strings) under a rule.
 
-        `cache` is the folder of built automata, True for the default one, False to build in memory. The engine
-        "pyahocorasick" is plain Python with the same matches, about 20 times slower.
+        `cache` is the folder of built automata, True for the default one, False to build in memory. The engine "plain"
+        walks the automaton in Python where the rule lets it (as longest matches do not), which is the sooner done for up
+        to 100,000 texts; "pyahocorasick" needs no automaton of ours. All give the same matches.
         """
         self.metadata = as_metadata(metadata)
         self.rule = rule
@@ -60,13 +61,15 @@ class Matcher:
             from metaclip.curation.pyahocorasick_engine import PyahocorasickEngine
 
             self._find = PyahocorasickEngine(self.metadata, rule)
-        elif engine == "kernel":
+        elif engine in ("kernel", "plain"):
+            from metaclip.curation.plain_engine import PlainEngine
+
             folder = None if isinstance(cache, bool) else Path(cache)
-            self._find = KernelEngine(
-                build(self.metadata, rule) if cache is False else open_automaton(self.metadata, rule, folder)
-            )
+            automaton = build(self.metadata, rule) if cache is False else open_automaton(self.metadata, rule, folder)
+            plain = engine == "plain" and PlainEngine.walks(automaton)
+            self._find = PlainEngine(automaton) if plain else KernelEngine(automaton)
         else:
-            raise ValueError(f"engine is {engine!r}, must be 'kernel' or 'pyahocorasick'")
+            raise ValueError(f"engine is {engine!r}, must be 'kernel', 'plain' or 'pyahocorasick'")
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel as list and rule; the automaton is opened again from the machine's cache."""

@@ -28,7 +28,7 @@ URL_NAMES: Final = ("url",)
 UID_NAMES: Final = ("uid",)
 
 BATCH_ROWS: Final = 1 << 16
-SHARD_ROWS: Final = 1 << 20
+SHARD_ROWS: Final = 1 << 19
 SHARD_BYTES: Final = 1 << 28
 _BUFFER: Final = 1 << 22  # read by so much, not by whole column chunks: memory does not grow with the row groups
 

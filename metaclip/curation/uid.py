@@ -31,6 +31,7 @@ UID: Final = pa.binary(16)
 
 _K: Final = np.array([int(abs(math.sin(i + 1)) * 2**32) for i in range(64)], np.uint32)  # RFC 1321, section 3.4
 _TURNS: Final = np.array([[7, 12, 17, 22], [5, 9, 14, 20], [4, 11, 16, 23], [6, 10, 15, 21]], np.uint32)
+_HEX: Final = np.frombuffer(b"".join(b"%02x" % byte for byte in range(256)), np.uint16)  # two digits a byte
 _MD5_ROWS: Final = 4096  # packed at a time
 _MD5_FEW: Final = 8192
 _MD5_LONG: Final = 64 * 64  # bytes beyond which a row is left to hashlib
@@ -81,9 +82,7 @@ def to_binary(uids: Uids) -> pa.Array:
 
 def to_hex(uids: Uids) -> pa.Array:
     """Write uint64[n, 2] as a string array of 32 lower-case hex digits."""
-    data = np.ascontiguousarray(uids.astype(">u8")).view(np.uint8).reshape(-1, 16)
-    digits = np.frombuffer(b"0123456789abcdef", np.uint8)
-    text = np.stack([digits[data >> 4], digits[data & 15]], axis=2).reshape(-1)
+    text = _HEX[np.ascontiguousarray(uids.astype(">u8")).view(np.uint8)].view(np.uint8)
     offsets = np.arange(0, 32 * len(uids) + 1, 32, dtype=np.int32)
     return pa.Array.from_buffers(pa.string(), len(uids), [None, pa.py_buffer(offsets), pa.py_buffer(text)])
 
@@ -144,7 +143,8 @@ def _md5(parts: list[pa.Array]) -> Uids:
         pieces = (part.cast(pa.large_binary()).fill_null(b"").to_pylist() for part in parts)
         return _digests(map(b"".join, zip(*pieces, strict=True)))
     blocks = (sizes + 8) // 64 + 1
-    order = np.argsort(blocks, kind="stable")
+    # Of 16 bits numpy makes a radix sort; what is longer is left to hashlib in any order.
+    order = np.argsort(np.minimum(blocks, 0xFFFF).astype(np.uint16), kind="stable")
     bounds = [*np.flatnonzero(np.diff(blocks[order], prepend=-1)).tolist(), len(order)]
     for begin, end in itertools.pairwise(bounds):
         size = 64 * int(blocks[order[begin]])

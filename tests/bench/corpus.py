@@ -68,6 +68,6 @@ def write_pool(path: Path, n: int, *, uid: bool) -> None:
         table = pa.table(columns)
         if writer is None:
             writer = pq.ParquetWriter(path, table.schema, compression="zstd")
-        writer.write_table(table, row_group_size=size)
+        writer.write_table(table, row_group_size=250_000)
     if writer is not None:
         writer.close()

@@ -19,6 +19,8 @@ from curation import naive
 from metaclip.curation.draw import (
     FIXED_POINT,
     Tally,
+    draw_few,
+    draw_many,
     draw_rows,
     expect_rows,
     keep_probability,
@@ -75,7 +77,15 @@ def by_hand(ids: Sequence[int], p: Sequence[float]) -> float:
 
 def drawn(rows: Sequence[Sequence[int]], p: Any, uids: Any, seed: int = 0, epoch: int = 0) -> tuple[Any, Any, Tally]:
     tally = Tally(len(p))
-    p_keep, kept = draw_rows(*ragged(rows), np.asarray(p, np.float64), uids, stream_key(seed, epoch), tally)
+    problem = *ragged(rows), np.asarray(p, np.float64), uids, stream_key(seed, epoch)
+    (p_keep, kept), tally = draw_many(*problem, tally), tally
+    # The other way to draw, for few rows, gives the same to the bit.
+    same = Tally(len(p))
+    few, few_kept = draw_few(*problem, same)
+    assert few.tobytes() == p_keep.tobytes()
+    assert few_kept.tolist() == kept.tolist()
+    for name in ("expected", "kept", "sums"):
+        assert getattr(same, name).tolist() == getattr(tally, name).tolist()
     return p_keep, kept, tally
 
 

@@ -27,7 +27,7 @@ def test_naive(case: Case) -> None:
     assert oracle.match(case.entries, case.text, case.rule) == case.ids
 
 
-@pytest.mark.parametrize("engine", ["kernel", "pyahocorasick"])
+@pytest.mark.parametrize("engine", ["kernel", "plain", "pyahocorasick"])
 @every_case
 def test_engine(case: Case, engine: str) -> None:
     """An engine gives what the table says, also for a text that stands between others."""
@@ -46,7 +46,7 @@ def test_all_lists_of_a_rule_in_one(rule: object) -> None:
     entries = list(dict.fromkeys(entry for case in cases for entry in case.entries if len(case.entries) < 1000))
     texts = [case.text for case in cases]
     wanted = [oracle.match(entries, text, cases[0].rule) for text in texts]
-    for engine in ("kernel", "pyahocorasick"):
+    for engine in ("kernel", "plain", "pyahocorasick"):
         assert Matcher(entries, cases[0].rule, engine=engine, cache=False).match(texts).to_pylist() == wanted
 
 
@@ -75,5 +75,5 @@ def test_another_type_is_refused() -> None:
 
 def test_another_engine_is_refused() -> None:
     """An engine that does not exist is named, with those that do."""
-    with pytest.raises(ValueError, match="'kernel' or 'pyahocorasick'"):
+    with pytest.raises(ValueError, match="'kernel', 'plain' or 'pyahocorasick'"):
         Matcher(["a"], engine="grep", cache=False)  # type: ignore[arg-type]

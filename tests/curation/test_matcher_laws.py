@@ -28,7 +28,7 @@ from metaclip.curation.text_rule import MARKS, PAPER, TextRule
 from metaclip.errors import MetaclipError
 from tests import oracle
 
-ENGINES = ("kernel", "pyahocorasick")
+ENGINES = ("kernel", "plain", "pyahocorasick")
 
 
 def found(entries: Sequence[str], texts: Any, rule: TextRule = PAPER, engine: Any = "kernel") -> Any:

@@ -367,7 +367,7 @@ ENTRIES = ["dog", "hot dog", "a", "カメラ", "写真", "a . b", "é", "x y"]
         ",".join(name for name, value in dataclasses.asdict(rule).items() if value and value != "none") or "paper"
     ),
 )
-@pytest.mark.parametrize("engine", ["kernel", "pyahocorasick"])
+@pytest.mark.parametrize("engine", ["kernel", "plain", "pyahocorasick"])
 def test_find_is_match(rule: TextRule, engine: Any) -> None:
     """One text at a time finds what the oracle finds: short texts, long ones, those about the limit between."""
     matcher = Matcher(ENTRIES, rule, engine=engine, cache=False)
