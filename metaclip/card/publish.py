@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from metaclip.card import croissant, readme
+from metaclip.card.explorer import write_explorer
 from metaclip.card.grid import Grid
 from metaclip.card.origins import Origins, Tally
 from metaclip.card.plots import NAMES as PLOTS
@@ -32,7 +33,7 @@ from metaclip.shard.files import replacing, write_json
 
 SCHEMA: Final = {"name": "metaclip-card", "version": 1}
 NAMES: Final = (
-    "card.json", "README.md", "croissant.json", "entries.parquet", "plots", "index.html", "data"
+    "card.json", "README.md", "croissant.json", "entries.parquet", "plots", "index.html", "explorer"
 )  # fmt: skip
 """All that stands in a card's folder."""
 TOP: Final = 50
@@ -50,6 +51,8 @@ class About:
     """Where somebody asks for a pair to be removed."""
     url: str | None = None
     """Where the card is published."""
+    look_ups: bool | None = None
+    """Whether the page can say if a url or uid is in; None: up to 500,000 matched pairs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +102,9 @@ def write_card(folder: Path, run: Run, about: About, findings: Findings) -> dict
     with replacing(folder / "entries.parquet") as temporary:
         pq.write_table(entries, temporary, compression="zstd", use_dictionary=["source"])
     write_plots(folder, card, entries, findings.grid)
+    write_explorer(
+        folder, name=about.name, account=card, entries=entries, grid=findings.grid, run=run, look_ups=about.look_ups
+    )
     with replacing(folder / "README.md") as temporary:
         temporary.write_text(readme.render(card), encoding="utf-8")
     digest = _sha256(folder / "entries.parquet")

@@ -61,6 +61,9 @@ Examples:
 @click.option("--license", metavar="ID", help="Licence of the card's figures: an SPDX identifier.")
 @click.option("--contact", metavar="TEXT", help="Where somebody asks for a pair to be removed.")
 @click.option("--url", metavar="URL", help="Where the card is published.")
+@click.option(
+    "--look-ups/--no-look-ups", default=None, help="Whether the page can say if a url or uid is in.  [default: small sets]"
+)
 @_blocked
 @_workers
 def make(run: str, out: str, name: str | None, blocked_words: str | None, workers: int | None, **about: Any) -> None:

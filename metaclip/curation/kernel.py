@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import threading
 from typing import Any, Final
 
 import numpy as np
@@ -622,9 +623,18 @@ _SIGNATURES: Final[dict[str, tuple[Any, Any]]] = {
 }  # fmt: skip
 
 
-@functools.cache
+_COMPILING: Final = threading.Lock()
+"""The cache alone would let two threads that come at once both compile."""
+
+
 def compiled(name: str) -> Any:
     """Compile a kernel on first use in this process (a few tenths of a second each)."""
+    with _COMPILING:
+        return _compiled(name)
+
+
+@functools.cache
+def _compiled(name: str) -> Any:
     function, signature = _SIGNATURES[name]
     return njit(signature, nogil=True)(function)
 

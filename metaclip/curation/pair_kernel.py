@@ -6,6 +6,7 @@ The laws stand in `metaclip.curation.uid` and `metaclip.curation.draw`, which ca
 from __future__ import annotations
 
 import functools
+import threading
 from typing import Any, Final
 
 import numpy as np
@@ -216,8 +217,17 @@ _SIGNATURES: Final[dict[str, tuple[Any, Any]]] = {
 }
 
 
-@functools.cache
+_COMPILING: Final = threading.Lock()
+"""The cache alone would let two threads that come at once both compile."""
+
+
 def compiled(name: str) -> Any:
     """Compile a kernel on first use in this process (0.2 to 1 s)."""
+    with _COMPILING:
+        return _compiled(name)
+
+
+@functools.cache
+def _compiled(name: str) -> Any:
     function, signature = _SIGNATURES[name]
     return njit(signature, nogil=True)(function)

@@ -53,7 +53,8 @@ VERBS = {
     "explain": {"TEXT", "--epoch", "--help", "--metadata", "--run", "--seed", "--t", "--uid", "--url", "-h"} | RULE,
     "card": {"--help", "-h"},
     "card make": {
-        "RUN", "--blocked-words", "--contact", "--help", "--license", "--name", "--out", "--url", "--workers", "-h"
+        "RUN", "--blocked-words", "--contact", "--help", "--license", "--look-ups", "--name", "--out", "--url", "--workers",
+        "-h",
     },
     "card verify": {"FOLDER", "--blocked-words", "--help", "--run", "--workers", "-h"},
     "card diff": {"FIRST", "SECOND", "--help", "-h"},

@@ -1,0 +1,134 @@
+"""Neighbours: the entries that occur with an entry, more often than chance would have it.
+
+The law, for an entry e seen in n captions and an entry f that stands in m of these:
+
+    lift(e, f) = (m / n) / (count[f] / pairs)          1: as often as in all matched pairs
+    score      = m * ln(lift)                          what makes f a neighbour: often there, and not just everywhere
+
+The `EACH` best with m >= 2 and lift >= 2 are kept, ties by entry id, without those that contain e or that e contains:
+these occur together by how they are written. An entry is seen in all its captions where it has at most `SEEN`, and else in
+about so many, those whose hash of the uid is lowest: the same ones whatever the shards, and in any order. Captions of more
+than `WIDEST` entries are lists, and are left out.
+
+Out of core: a pass over the matches for each range of entries of which at most `MOST_KEYS` occurrences are expected.
+Cost: 2 us a matched pair and pass; 16 bytes for an occurrence in a pass.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from metaclip.curation.balance import read_matched
+from metaclip.curation.draw import uniforms
+
+EACH: Final = 8
+SEEN: Final = 256
+WIDEST: Final = 64
+MOST_KEYS: Final = 16_000_000
+_TOGETHER: Final = 2
+_LIFT: Final = 2.0  # below it stand the words that are everywhere
+_FELLOWS: Final = 6  # entries beside one in a caption, to plan passes by
+_LOOKED_AT: Final = 4 * EACH  # so many of the best are asked whether they contain the entry
+_SEED: Final = 0x6E656172  # of the sample, not of any draw
+
+
+@dataclasses.dataclass(frozen=True)
+class Neighbours:
+    """The neighbours of entry i are at ``offsets[i]:offsets[i + 1]``, best first."""
+
+    offsets: npt.NDArray[np.int64]
+    entry: npt.NDArray[np.uint32]
+    together: npt.NDArray[np.uint32]
+    """How many of the captions seen hold both."""
+    lift: npt.NDArray[np.float64]
+    seen: npt.NDArray[np.uint32]
+    """uint32[number of entries]: how many captions of the entry were looked at."""
+
+    def of(self, entry_id: int) -> list[tuple[int, int, float]]:
+        """Give (entry, together, lift) of one entry's neighbours."""
+        part = slice(self.offsets[entry_id], self.offsets[entry_id + 1])
+        columns = (column[part].tolist() for column in (self.entry, self.together, self.lift))
+        return list(zip(*columns, strict=True))
+
+
+def find_neighbours(
+    files: Sequence[Path], entries: pa.Array, counts: npt.NDArray[np.uint64], pairs: int, most_keys: int = MOST_KEYS
+) -> Neighbours:
+    """Find the neighbours of every entry in files of ``matched/``; `pairs` is the number of matched pairs."""
+    n, padded = len(counts), [f" {entry} " for entry in entries.to_pylist()]
+    shares = np.minimum(1.0, SEEN / np.maximum(counts, 1).astype(np.float64))
+    seen, found = np.zeros(n, np.uint32), []
+    for low, high in _ranges(np.minimum(counts, SEEN).astype(np.int64) * _FELLOWS, most_keys):
+        keys = [np.zeros(0, np.uint64)]
+        for path in files:
+            keys += _keys(path, shares, low, high, seen)
+        together = np.concatenate(keys)
+        keys.clear()
+        together.sort()
+        found.append(_best(together, n, seen, counts, pairs, padded))
+    owner, entry, times, lift = (np.concatenate(column) for column in zip(*found, strict=True))
+    offsets = np.searchsorted(owner, np.arange(n + 1)).astype(np.int64)
+    return Neighbours(offsets, entry.astype(np.uint32), times.astype(np.uint32), lift, seen)
+
+
+def _ranges(keys: npt.NDArray[np.int64], most: int) -> Iterator[tuple[int, int]]:
+    """Cut the entries into ranges of at most `most` expected keys, or of one entry."""
+    ends = np.cumsum(keys)
+    low = 0
+    while low < len(keys):
+        before = int(ends[low - 1]) if low else 0
+        high = max(low + 1, int(np.searchsorted(ends, before + most, "right")))
+        yield low, high
+        low = high
+
+
+def _keys(
+    path: Path, shares: npt.NDArray[np.float64], low: int, high: int, seen: npt.NDArray[np.uint32]
+) -> Iterator[npt.NDArray[np.uint64]]:
+    """Give owner * n + fellow for each entry of low to high in a caption that is looked at; count these in `seen`."""
+    for _, uids, matches in read_matched(path):
+        offsets, values = np.asarray(matches.offsets).astype(np.int64), matches.values.to_numpy()
+        values, offsets = values[offsets[0] : offsets[-1]], offsets - offsets[0]
+        size = np.diff(offsets)
+        row = np.repeat(np.arange(len(size)), size)
+        looked = (values >= low) & (values < high) & (size <= WIDEST)[row]
+        looked &= uniforms(_SEED, 0, uids)[row] < shares[values]
+        owner, row = values[looked], row[looked]
+        seen += np.bincount(owner, minlength=len(seen)).astype(np.uint32)
+        width = size[row]
+        place = np.arange(int(width.sum())) - np.repeat(np.cumsum(width) - width, width)
+        fellow = values[np.repeat(offsets[:-1][row], width) + place].astype(np.uint64)
+        owner = np.repeat(owner, width).astype(np.uint64)
+        other = fellow != owner
+        yield owner[other] * np.uint64(len(shares)) + fellow[other]
+
+
+def _best(
+    keys: npt.NDArray[np.uint64], n: int, seen: npt.NDArray[np.uint32], counts: npt.NDArray[np.uint64], pairs: int,
+    padded: Sequence[str],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:  # fmt: skip
+    """Choose the neighbours from sorted keys: (owner, entry, together, lift), by owner, best first."""
+    begins = np.flatnonzero(np.diff(keys, prepend=keys[:1] + np.uint64(1))) if len(keys) else np.zeros(0, np.int64)
+    together = np.diff(begins, append=len(keys))
+    owner, entry = (part.astype(np.int64) for part in np.divmod(keys[begins], np.uint64(n)))
+    lift = together / seen[owner] * (pairs / np.maximum(counts[entry], 1).astype(np.float64))
+    good = (together >= _TOGETHER) & (lift >= _LIFT)
+    owner, entry, together, lift = owner[good], entry[good], together[good], lift[good]
+    order = np.lexsort((entry, -together * np.log(lift), owner))
+    owner, entry, together, lift = owner[order], entry[order], together[order], lift[order]
+    chosen, last, taken = [], -1, 0
+    looked = np.flatnonzero(np.arange(len(owner)) - np.searchsorted(owner, owner) < _LOOKED_AT)
+    for at, mine, other in zip(looked.tolist(), owner[looked].tolist(), entry[looked].tolist(), strict=True):
+        last, taken = (last, taken) if mine == last else (mine, 0)
+        if taken < EACH and padded[mine] not in padded[other] and padded[other] not in padded[mine]:
+            chosen.append(at)
+            taken += 1
+    places = np.array(chosen, np.int64)
+    return owner[places], entry[places], together[places], lift[places]

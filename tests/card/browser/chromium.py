@@ -1,0 +1,64 @@
+"""Chromium under playwright, with nothing that would speak to the outside."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+_FLAGS = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+
+
+@contextlib.contextmanager
+def launched() -> Iterator[Any]:
+    """Start Chromium; skip with the reason where it or playwright is not installed."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+    found = next((path for path in map(shutil.which, NAMES) if path), None)
+    if found is None:
+        pytest.skip(f"needs a browser: none of {', '.join(NAMES)} is on the path")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=found, args=list(_FLAGS))
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+class Page:
+    """A page that is watched: what it asks for, what it says on the console, what it throws."""
+
+    def __init__(self, browser: Any, url: str, **context: Any) -> None:
+        """Open an address and wait until the page is ready; `context` are playwright's settings."""
+        self.context = browser.new_context(**context)
+        self.view = self.context.new_page()
+        self.requests: list[str] = []
+        self.said: list[str] = []
+        self.view.on("request", lambda request: self.requests.append(request.url))
+        self.view.on("console", lambda message: self.said.append(f"{message.type}: {message.text}"))
+        self.view.on("pageerror", lambda error: self.said.append(f"error: {error}"))
+        self.view.on("dialog", lambda dialog: (self.said.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        self.view.goto(url)
+        self.view.wait_for_selector("html[data-ready]", timeout=20_000)
+
+    def rows(self, table: str) -> list[list[str]]:
+        """Give the cells of a table's rows, without rows of details."""
+        return self.view.evaluate(
+            """(id) => [...document.querySelectorAll(`${id} tbody tr`)].filter((row) => row.cells.length > 1)
+               .map((row) => [...row.cells].map((cell) => cell.textContent))""",
+            table,
+        )
+
+    def text(self, selector: str) -> str:
+        """Give what an element shows."""
+        return str(self.view.inner_text(selector))
+
+    def close(self) -> None:
+        """Close the page with its context."""
+        self.context.close()
