@@ -146,7 +146,12 @@ def _function(member: Any) -> Any:
 @pytest.mark.parametrize("name", MODULES)
 def test_everything_public_has_a_docstring(name: str) -> None:
     """Each public function, class, method and property says in its first line what it does."""
-    module = importlib.import_module(name)
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("metaclip"):
+            raise
+        pytest.skip(f"needs the extra with {error.name}")
     silent = [who for who, value in named(module) if not (inspect.getdoc(value) or "").strip()]
     # A dataclass without a docstring has its signature for one.
     silent += [who for who, value in named(module) if (value.__doc__ or "").startswith(f"{who}(")]

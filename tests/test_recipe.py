@@ -13,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metaclip import BalanceSettings, MatchSettings, MetaclipError, Run, TextRule, recipe
+from metaclip.curation.extract.settings import ExtractSettings
 from tests import commands
 
 ROOT = Path(__file__).parents[1]
 POOL = ROOT / "curation" / "toy_pool.jsonl"
 LIST = ROOT / "metadata" / "toy.txt"
-KNOWN = {"match": MatchSettings, "balance": BalanceSettings}
+KNOWN = {"extract": ExtractSettings, "match": MatchSettings, "balance": BalanceSettings}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,8 +94,8 @@ def test_what_does_not_fit_is_named(table: Any, says: str) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("[blance]\nt = 5\n", "no verb reads 'blance' (did you mean 'balance'?); tables: match, balance"),
-        ("t = 5\n", "no verb reads 't'; tables: match, balance"),
+        ("[blance]\nt = 5\n", "no verb reads 'blance' (did you mean 'balance'?); tables: extract, match, balance"),
+        ("t = 5\n", "no verb reads 't'; tables: extract, match, balance"),
         ("balance = 5\n", "[balance] is 5, must be a table"),
         ("[balance]\nT = 5\n", "[balance]: unknown key 'T' (did you mean 't'?)"),
         ("[balance]\ntail_shar = 0.5\n", "[balance]: unknown key 'tail_shar' (did you mean 'tail_share'?)"),

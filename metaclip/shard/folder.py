@@ -103,6 +103,8 @@ class Folder:
             else:
                 self._lock(held, _LOCK, fcntl.LOCK_EX, wait=wait)
                 remove_temporaries(self.path)
+                # Again at the end: a worker of a process that was killed may have lived on for a moment.
+                held.callback(remove_temporaries, self.path)
                 for idle in self._part_locks():
                     idle.unlink()
             yield

@@ -459,7 +459,6 @@ def test_a_run_that_is_not_balanced(home: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        ((), "--run"),
         (("--run", "run", "--metadata", "list.txt"), "--metadata"),
         (("--run", "run", "--fold-case"), "fold_case"),
         (("--run", "run", "--t", 0), "t is 0, must be above 0"),
@@ -470,7 +469,7 @@ def test_a_run_that_is_not_balanced(home: Path) -> None:
     ],
 )
 def test_what_explain_cannot_explain(flags: tuple[Any, ...], says: str) -> None:
-    """`explain` without a run or a list, with both, or with numbers out of range says what to give."""
+    """`explain` with both a run and a list, or with numbers out of range says what to give."""
     commands.done(*CURATE)
     assert says in commands.refused("explain", "a dog", *flags)
 
