@@ -9,9 +9,8 @@ a caption, before it decodes; here the balancer is asked too. --train-num-sample
 
 import argparse
 
-from metaclip.training.vision import import_torchvision
-
 from metaclip import Balancer
+from metaclip.training.vision import import_torchvision
 
 
 class Takes:

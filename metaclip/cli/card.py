@@ -62,7 +62,9 @@ Examples:
 @click.option("--contact", metavar="TEXT", help="Where somebody asks for a pair to be removed.")
 @click.option("--url", metavar="URL", help="Where the card is published.")
 @click.option(
-    "--look-ups/--no-look-ups", default=None, help="Whether the page can say if a url or uid is in.  [default: small sets]"
+    "--look-ups/--no-look-ups",
+    default=None,
+    help="Whether the page can say if a url or uid is in.  [default: small sets]",
 )
 @_blocked
 @_workers
