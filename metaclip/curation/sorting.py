@@ -8,22 +8,25 @@ Cost: 0.15 us a uid a pass.
 from __future__ import annotations
 
 import bisect
+import contextlib
 import itertools
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
-from metaclip.shard.files import replacing
+from metaclip.errors import MetaclipError
+from metaclip.shard.files import replacing, temporary_name
 
 SUBSET: Final = np.dtype("u8,u8")
 """DataComp's subset format: (high, low) of each uid, sorted."""
 
 Rows = npt.NDArray[np.uint64]
 _BLOCK: Final = 1 << 20
+_FAN_IN: Final = 128  # runs merged at once: each is an open file, and is read in pieces of _BLOCK / _FAN_IN rows or longer
 
 
 def sort_rows(rows: Rows) -> Rows:
@@ -49,48 +52,71 @@ def write_rows(path: Path, rows: Rows) -> None:
     """Write uint64[n, k] as an ``.npy`` file, whole or not at all."""
     rows = np.ascontiguousarray(rows, np.uint64)
     with replacing(path) as temporary, temporary.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(rows))
+        _write_header(file, rows.shape, rows.dtype)
         # np.save writes through C's stdio: its error does not say that the disk is full.
         file.write(rows.tobytes())
 
 
-def merge_runs(paths: Sequence[Path], block: int = _BLOCK) -> Iterator[Rows]:
-    """Give the rows of sorted runs in order, in blocks of about `block` rows; equal uids stand in one block."""
-    opened = [(path, run) for path, run in zip(paths, map(_open_run, paths), strict=True) if len(run)]
-    if not opened:
-        return
-    runs = [run for _, run in opened]
-    n_blocks = -(-sum(map(len, runs)) // block)
-    samples = sort_rows(_sample(runs, max(1, block // 64)))
-    bounds = [tuple(map(int, samples[len(samples) * i // n_blocks])) for i in range(1, n_blocks)]
-    begins = [0] * len(runs)
-    for bound in [*bounds, None]:
-        starts = zip(runs, begins, strict=True)
-        ends = [len(run) if bound is None else _place(run, bound, begin) for run, begin in starts]
-        spans = zip(opened, begins, ends, strict=True)
-        part = [_read_rows(*item, begin, end) for item, begin, end in spans if end > begin]
-        if part:
-            yield sort_rows(np.concatenate(part))
-        begins = ends
+def _write_header(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    descr = np.lib.format.dtype_to_descr(dtype)
+    np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
 
 
-def _open_run(path: Path) -> Rows:
-    """Map a run into memory. The file is closed at once: there may be more runs than files a process may hold open."""
-    with pa.memory_map(str(path)) as file:
-        np.lib.format.read_magic(file)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        rows: Rows = np.frombuffer(file.read_buffer(), dtype).reshape(shape)
+def merge_runs(paths: Sequence[Path], block: int = _BLOCK, fan_in: int = _FAN_IN) -> Iterator[Rows]:
+    """Give the rows of sorted runs in order, in blocks of about `block` rows; equal uids stand in one block.
+
+    More than `fan_in` runs are merged into longer ones first, under temporary names beside them: so the reads are as few
+    and as long for 100,000 runs as for 100, for one more pass over the disk.
+    """
+    with contextlib.ExitStack() as made:
+        while len(paths) > fan_in:
+            groups = [paths[i : i + fan_in] for i in range(0, len(paths), fan_in)]
+            paths = [_merged(group, block, made) for group in groups]
+        yield from _merge(paths, block)
+
+
+def _merged(paths: Sequence[Path], block: int, made: contextlib.ExitStack) -> Path:
+    """Merge runs into one that is removed with `made`."""
+    path = temporary_name(paths[0])
+    made.callback(path.unlink, missing_ok=True)
+    with path.open("wb") as file:
+        with contextlib.ExitStack() as opened:
+            runs = [opened.enter_context(_Run(path)) for path in paths]
+            shape = (sum(map(len, runs)), max(run.width for run in runs))
+        _write_header(file, shape, np.dtype(np.uint64))
+        for rows in _merge(paths, block):
+            file.write(rows.data)
+    return path
+
+
+def _merge(paths: Sequence[Path], block: int) -> Iterator[Rows]:
+    with contextlib.ExitStack() as opened:
+        runs = [run for path in paths if len(run := opened.enter_context(_Run(path)))]
+        if not runs:
+            return
+        n_blocks = -(-sum(map(len, runs)) // block)
+        samples = sort_rows(_sample(runs, max(1, block // 64)))
+        bounds = [tuple(map(int, samples[len(samples) * i // n_blocks])) for i in range(1, n_blocks)]
+        begins = [0] * len(runs)
+        for bound in [*bounds, None]:
+            starts = zip(runs, begins, strict=True)
+            ends = [len(run) if bound is None else bisect.bisect_left(run, bound, begin) for run, begin in starts]
+            if ends != begins:  # bounds may be equal
+                yield sort_rows(_read(runs, begins, ends))
+            begins = ends
+
+
+def _read(runs: Sequence[_Run], begins: Sequence[int], ends: Sequence[int]) -> Rows:
+    """Read rows [begin, end) of each run, one after the other."""
+    rows = np.empty((sum(ends) - sum(begins), runs[0].width), np.uint64)
+    filled = 0
+    for run, begin, end in zip(runs, begins, ends, strict=True):
+        run.read(begin, rows[filled : filled + end - begin])
+        filled += end - begin
     return rows
 
 
-def _read_rows(path: Path, run: Rows, begin: int, end: int) -> Rows:
-    """Read rows from the file, not through the map: pages of a map that were read count as this process's memory."""
-    header = path.stat().st_size - run.nbytes
-    count, width = end - begin, run.shape[1]
-    return np.fromfile(path, np.uint64, count * width, offset=header + begin * width * 8).reshape(count, width)
-
-
-def _sample(runs: Sequence[Rows], step: int) -> Rows:
+def _sample(runs: Sequence[_Run], step: int) -> Rows:
     """Take one uid of each `step`, counted through all runs, so that many short runs are sampled as one long run is.
 
     Where in each `step` changes by the golden ratio: no length of runs that are each sorted is in step with it.
@@ -101,31 +127,51 @@ def _sample(runs: Sequence[Rows], step: int) -> Rows:
     cuts = np.searchsorted(places, [0, *ends.tolist()])
     begins = ends - [len(run) for run in runs]
     parts = zip(runs, begins, itertools.pairwise(cuts), strict=True)
-    return np.concatenate([run[places[i:j] - begin, :2] for run, begin, (i, j) in parts])
+    return np.array([run[place] for run, begin, (i, j) in parts for place in (places[i:j] - begin).tolist()], np.uint64)
 
 
-def _place(run: Rows, bound: tuple[int, ...], begin: int) -> int:
-    """Find the first row at or after `begin` that is not below `bound`."""
-    return bisect.bisect_left(_Keys(run), bound, begin, len(run))
+class _Run(Sequence[tuple[int, int]]):
+    """A sorted run as the sequence of its uids.
 
+    Read, never mapped: pages of a map that were touched count as this process's memory, and here they come from all over
+    the file.
+    """
 
-class _Keys:
-    def __init__(self, run: Rows) -> None:
-        self.run = run
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = path.open("rb", buffering=0)
+        np.lib.format.read_magic(self._file)
+        (self._rows, self.width), _, _ = np.lib.format.read_array_header_1_0(self._file)
+        self._header = self._file.tell()
+
+    def __enter__(self) -> _Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
     def __len__(self) -> int:
-        return len(self.run)
+        return self._rows
 
-    def __getitem__(self, row: int) -> Any:
-        return (int(self.run[row, 0]), int(self.run[row, 1]))
+    def __getitem__(self, row: Any) -> Any:
+        uid = np.empty((1, 2), np.uint64)
+        self.read(row, uid)
+        return tuple(uid[0].tolist())
+
+    def read(self, begin: int, rows: Rows) -> None:
+        """Fill C-contiguous `rows` (or their first columns, where it is one row) with those from `begin` on."""
+        place, left = self._header + begin * self.width * 8, rows.reshape(-1).view(np.uint8)
+        while len(left):
+            n = os.preadv(self._file.fileno(), [left.data], place)
+            if not n:
+                raise MetaclipError(f"{self._path} is shorter than it was; run the same command again")
+            place, left = place + n, left[n:]
 
 
 def write_subset(path: Path, blocks: Iterator[Rows], rows: int) -> None:
     """Write sorted blocks of uids, `rows` in all, in DataComp's subset format."""
     with replacing(path) as temporary, temporary.open("wb") as file:
-        np.lib.format.write_array_header_1_0(
-            file, {"descr": np.lib.format.dtype_to_descr(SUBSET), "fortran_order": False, "shape": (rows,)}
-        )
+        _write_header(file, (rows,), SUBSET)
         written = 0
         for uids in blocks:
             file.write(np.ascontiguousarray(uids[:, :2]).tobytes())

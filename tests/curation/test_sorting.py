@@ -42,14 +42,21 @@ RUNS = st.one_of(
 )
 
 
-@given(RUNS, st.sampled_from([1, 2, 5, 64, 200, 1 << 20]))
-@example([[], [], []], 4)
-@example([], 4)
+@given(RUNS, st.sampled_from([1, 2, 5, 64, 200, 1 << 20]), st.sampled_from([2, 3, 128]))
+@example([[], [], []], 4, 2)
+@example([], 4, 2)
 @settings(max_examples=150)
-def test_merged_runs_are_sorted(tmp_path_factory: pytest.TempPathFactory, runs: list[Any], block: int) -> None:
-    """Runs of any lengths, skewed or empty, merge to what sorted() gives; equal uids stand in one block."""
-    paths = written(tmp_path_factory.mktemp("runs"), map(rows, runs))
-    blocks = [[tuple(row) for row in part.tolist()] for part in merge_runs(paths, block)]
+def test_merged_runs_are_sorted(
+    tmp_path_factory: pytest.TempPathFactory, runs: list[Any], block: int, fan_in: int
+) -> None:
+    """Runs of any lengths, skewed or empty, merge to what sorted() gives, in any number of passes, and leave nothing.
+
+    Equal uids stand in one block.
+    """
+    folder = tmp_path_factory.mktemp("runs")
+    paths = written(folder, map(rows, runs))
+    blocks = [[tuple(row) for row in part.tolist()] for part in merge_runs(paths, block, fan_in)]
+    assert sorted(folder.iterdir()) == sorted(paths)
     assert [row for part in blocks for row in part] == sorted(row for run in runs for row in run)
     for before, after in itertools.pairwise(blocks):
         assert before[-1] < after[0]
@@ -61,8 +68,8 @@ def test_merged_runs_are_sorted(tmp_path_factory: pytest.TempPathFactory, runs: 
 def test_what_goes_with_a_uid_follows_it(tmp_path_factory: pytest.TempPathFactory, runs: list[Any]) -> None:
     """Further columns stay with their uid and ascend within it, so that the order depends on the rows alone."""
     paths = written(tmp_path_factory.mktemp("runs"), (rows(run, 3) for run in runs))
-    for block in (1, 1 << 20):
-        found = [tuple(row) for part in merge_runs(paths, block) for row in part.tolist()]
+    for block, fan_in in ((1, 2), (1 << 20, 2), (1, 128), (1 << 20, 128)):
+        found = [tuple(row) for part in merge_runs(paths, block, fan_in) for row in part.tolist()]
         assert found == sorted(row for run in runs for row in run)
 
 
@@ -101,7 +108,7 @@ def test_blocks_have_the_size_asked_for(lengths: list[int], tmp_path: Path) -> N
 
 
 def test_more_runs_than_files_may_be_open(tmp_path: Path) -> None:
-    """Merging takes no open file a run: a pool may have more shards than a process may have files."""
+    """Merging opens a bounded number of runs at once: a pool may have more shards than a process may have files."""
     paths = written(tmp_path, (rows([(i, i)]) for i in range(300)))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(200, hard), hard))
