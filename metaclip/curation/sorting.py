@@ -25,7 +25,7 @@ SUBSET: Final = np.dtype("u8,u8")
 """DataComp's subset format: (high, low) of each uid, sorted."""
 
 Rows = npt.NDArray[np.uint64]
-_BLOCK: Final = 1 << 20
+_BLOCK: Final = 1 << 19
 _FAN_IN: Final = 128  # runs merged at once: each is an open file, and is read in pieces of _BLOCK / _FAN_IN rows or longer
 
 
