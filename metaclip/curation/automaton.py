@@ -38,7 +38,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from metaclip.curation import kernel
+from metaclip.curation import kernel, layout, symbol_kernel
 from metaclip.curation.text_rule import PAPER, TextRule
 from metaclip.errors import MetaclipError
 from metaclip.metadata.entries import Metadata
@@ -66,25 +66,29 @@ class Machine:
         """Hold `arrays` (see the module) and `info`: seed, outputs, words."""
         self.arrays, self.info = arrays, info
         self.words: bool = info["words"]
-        vector = np.zeros(kernel.MACHINE_SIZE, np.uint64)
+        vector = np.zeros(layout.MACHINE_SIZE, np.uint64)
         for place, name in (
-            (kernel.SLOTS, "slots"),
-            (kernel.DISPLACEMENTS, "displacements"),
-            (kernel.BYTES, "bytes"),
-            (kernel.SYMBOLS, "symbols"),
-            (kernel.NODES, "nodes"),
-            (kernel.EDGES, "edges"),
-            (kernel.FILTER, "filter"),
+            (layout.SLOTS, "slots"),
+            (layout.DISPLACEMENTS, "displacements"),
+            (layout.BYTES, "bytes"),
+            (layout.SYMBOLS, "symbols"),
+            (layout.NODES, "nodes"),
+            (layout.EDGES, "edges"),
+            (layout.FILTER, "filter"),
         ):
             vector[place] = arrays[name].ctypes.data
-        vector[kernel.SHIFT] = 64 - _bits(len(arrays["slots"]))
-        vector[kernel.BUCKETS] = len(arrays["displacements"]) - 1
-        vector[kernel.EDGE_SHIFT] = 64 - _bits(len(arrays["edges"]))
-        vector[kernel.EDGE_MASK] = len(arrays["edges"]) - 1
-        vector[kernel.FILTER_SHIFT] = 61 - _bits(len(arrays["filter"]))
-        vector[kernel.SEED] = info["seed"]
-        vector[kernel.OUTPUTS] = info["outputs"]
+        vector[layout.SHIFT] = 64 - _bits(len(arrays["slots"]))
+        vector[layout.BUCKETS] = len(arrays["displacements"]) - 1
+        vector[layout.EDGE_SHIFT] = 64 - _bits(len(arrays["edges"]))
+        vector[layout.EDGE_MASK] = len(arrays["edges"]) - 1
+        vector[layout.FILTER_SHIFT] = 61 - _bits(len(arrays["filter"]))
+        vector[layout.SEED] = info["seed"]
+        vector[layout.OUTPUTS] = info["outputs"]
         self.vector = vector
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel without the addresses; by pickle's protocol 5 the arrays are not copied where memory is shared."""
+        return Machine, (self.arrays, self.info)
 
 
 class Automaton:
@@ -222,8 +226,8 @@ def _power(least: float) -> int:
 def _machine(entries: list[tuple[int, list[bytes]]], *, words: bool, longest: bool) -> Machine:
     frequency = collections.Counter(symbol for _, symbols in entries for symbol in symbols)
     ordered = sorted(frequency, key=lambda symbol: (-frequency[symbol], symbol))
-    if ordered and max(map(len, ordered)) >= kernel.LONGEST:
-        raise MetaclipError(f"an entry has a word of over {kernel.LONGEST} bytes; take it out of the list")
+    if ordered and max(map(len, ordered)) >= symbol_kernel.LONGEST:
+        raise MetaclipError(f"an entry has a word of over {symbol_kernel.LONGEST} bytes; take it out of the list")
     arrays, seed = _symbol_arrays(ordered)
     ids = {symbol: symbol_id for symbol_id, symbol in enumerate(ordered, 1)}
     trie, info = _trie_arrays(
@@ -235,15 +239,17 @@ def _machine(entries: list[tuple[int, list[bytes]]], *, words: bool, longest: bo
 def _symbol_arrays(ordered: list[bytes]) -> tuple[Arrays, int]:
     """Lay out the symbols' table; symbol ids are 1-based ranks in `ordered`."""
     n = len(ordered)
-    blob = np.frombuffer(b"".join(ordered) + bytes(kernel.READABLE), np.uint8)
+    blob = np.frombuffer(b"".join(ordered) + bytes(layout.READABLE), np.uint8)
     if len(blob) > 0xFFFFFFFF:
         raise MetaclipError("the list's words take over 4 GiB; split the list")
     symbols = np.zeros((n + 2, 2), np.uint32)
     symbols[2:, 0] = np.cumsum([len(symbol) for symbol in ordered], dtype=np.uint64)
     heads, tails, hashes = np.zeros(n + 1, np.uint64), np.zeros(n + 1, np.uint32), np.zeros(n + 1, np.uint64)
     for attempt in range(_ATTEMPTS):
-        seed = kernel.seed_of(attempt)
-        kernel.compiled("symbol_keys")(blob.ctypes.data, symbols.ctypes.data, n, np.uint64(seed), heads, tails, hashes)
+        seed = symbol_kernel.seed_of(attempt)
+        symbol_kernel.compiled("symbol_keys")(
+            blob.ctypes.data, symbols.ctypes.data, n, np.uint64(seed), heads, tails, hashes
+        )
         placed = _chain_same_keys(symbols, heads, tails)
         slots = _displace(hashes, placed, attempt)
         if slots is not None:
@@ -274,7 +280,7 @@ def _displace(
     bucket = (keys & np.uint64(n_buckets - 1)).astype(np.int64)
     sizes = np.bincount(bucket, minlength=n_buckets)
     displacements, slots = np.zeros(n_buckets, np.uint8), np.zeros(len(placed), np.int64)
-    done = kernel.compiled("displace")(
+    done = symbol_kernel.compiled("displace")(
         keys,
         np.argsort(bucket, kind="stable"),
         np.concatenate([[0], np.cumsum(sizes)]),

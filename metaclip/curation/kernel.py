@@ -19,244 +19,57 @@ flight where one pass would wait for each:
 Cost, one thread, 500,000 entries, web captions of 59 bytes: 0.09 + 0.06 + 0.07 + 0.05 us a text (tests/bench).
 
 The functions are scalar loops over addresses and numbers with explicit signatures: a compiled extension could replace
-them. Nothing is raised inside. Everything is compiled in the process that uses it, on first use (numba's on-disk cache
-is not safe with several processes).
+them. Nothing is raised inside. The first pass stands in `split_kernel`, keys and their table in `symbol_kernel`.
 """
 
 from __future__ import annotations
 
 import functools
 import sys
-import threading
 from typing import Any, Final
 
 import numpy as np
 from numba import njit, types
 
-from metaclip.curation.raw import (
-    at64,
-    get8,
-    get32,
-    get64,
-    lowest_bit,
-    prefetch,
-    put32,
-    put64,
-    separators64,
-    sort4,
-    sort8,
+from metaclip.curation.compiling import inner, on_first_use
+from metaclip.curation.layout import (
+    BUCKETS,
+    BYTES,
+    CHUNK,
+    DISPLACEMENTS,
+    EDGE_MASK,
+    EDGE_SHIFT,
+    EDGES,
+    END_BIT,
+    FILTER,
+    FILTER_SHIFT,
+    NODE,
+    NODES,
+    OUTPUTS,
+    RAW,
+    SHIFT,
+    SLOTS,
+    SYMBOL,
+    SYMBOLS,
+    TEXT,
+    WRITTEN,
 )
+from metaclip.curation.raw import at64, get8, get32, get64, prefetch, put32, put64, sort4, sort8
+from metaclip.curation.split_kernel import split_characters, split_words
+from metaclip.curation.symbol_kernel import LONG, LONGEST, MULTIPLIER, slot_of
 
 if sys.byteorder != "little":
     raise ImportError("metaclip's matching kernel needs a little-endian machine")
 
 u64, i64 = np.uint64, np.int64
 
-SHORT: Final = 11
-"""Symbols of up to this many bytes are stored whole in their slot."""
-LONGEST: Final = 0xFFFFFF
-"""A symbol of an entry must be shorter than this many bytes: 24 bits of a long key hold the length."""
-READABLE: Final = 64
-"""Bytes behind each text, and behind the symbols' bytes, that may be read."""
-CHUNK: Final = 4096
-"""Symbols a pass works on. 1,000 to 16,000 measure alike; the scratch of 4,096 fits a second-level cache."""
-_SPLIT_ROOM: Final = 2 * 64 + 2  # symbols that one block of 64 bytes and the end of its text can give
-
-_SHORT: Final = i64(SHORT)
-_LONG: Final = u64(0xFF000000)
 _LOW: Final = u64(0xFFFFFFFF)
 _ONE: Final = u64(1)
-_END: Final = u64(1 << 63)  # in a key row's address: the text's last symbol
+_END: Final = u64(1 << END_BIT)
 _POSITION: Final = i64(0x7FFFFFFF)  # in a known row: the bits of the position; the highest says that the text ends
-_ALL: Final = u64(0xFFFFFFFFFFFFFFFF)
-# Odd 64-bit constants with well mixed bits: SplitMix64's and two of its relatives.
-_A: Final = u64(0xD6E8FEB86659FD93)
-_B: Final = u64(0xBF58476D1CE4E5B9)
-_C: Final = u64(0x94D049BB133111EB)
-
-# The machine: addresses and sizes of an automaton's arrays, one uint64 vector (see Automaton for the arrays).
-SLOTS, SHIFT, DISPLACEMENTS, BUCKETS, BYTES, SYMBOLS, NODES, EDGES, EDGE_SHIFT, EDGE_MASK = range(10)
-FILTER, FILTER_SHIFT, SEED, OUTPUTS = range(10, 14)
-MACHINE_SIZE: Final = 14
-
-# The state of a call, one int64 vector: where to go on.
-_TEXT, _START, _BLOCK, _SPACED, _NODE, _RAW, _SYMBOL, _WRITTEN = range(8)
-STATE_SIZE: Final = 8
-
-_inner: Any = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)  # type: ignore[call-overload]  # not in numba's stubs
-"""For what only kernels call: without the wrappers for Python it compiles in two thirds of the time."""
 
 
-@_inner
-def _long_hash(start, size):
-    h = get64(start, 0) * _A
-    h ^= h >> u64(32)
-    at = start + 8
-    end = start + size
-    while at + 8 <= end:
-        h = (h ^ get64(at, 0)) * _B
-        h ^= h >> u64(29)
-        at += 8
-    h = (h ^ get64(end - 8, 0)) * _C
-    return h ^ (h >> u64(32))
-
-
-@_inner
-def _key(start, size):
-    """Give the key of the symbol of `size` bytes at `start`; reads 12 bytes there, whatever the size."""
-    if size > _SHORT:
-        return _long_hash(start, size), _LONG | u64(size if size < LONGEST else LONGEST)
-    # Branch-free: the lengths of words are not predictable.
-    bits = 8 * size
-    over = bits - 64
-    head = get64(start, 0) & ((_ALL >> u64(-over if over < 0 else 0)) if size > 0 else u64(0))
-    tail = u64(get32(start, 2)) & ((_ONE << u64(over if over > 0 else 0)) - _ONE)
-    return head, tail | u64(size << 24)
-
-
-@_inner
-def _hash(head, tail, seed):
-    h = (head ^ (tail * seed)) * _A
-    return h ^ (h >> u64(32))
-
-
-@_inner
-def _slot(h, displacement, shift):
-    return i64(((h ^ (u64(displacement) * _B)) * _C) >> shift)
-
-
-@_inner
-def _put_row(keys, n, head, tail, h, address):
-    row = keys + 32 * n
-    put64(row, 0, head)
-    put64(row, 1, tail)
-    put64(row, 2, h)
-    put64(row, 3, u64(address))
-
-
-@_inner
-def _put(keys, n, start, size, seed):
-    """Append the key row {head, tail, hash, address} (32 bytes) of a symbol."""
-    head, tail = _key(start, size)
-    _put_row(keys, n, head, tail, _hash(head, tail, seed), start)
-
-
-@_inner
-def _put_end(keys, n, emitted, seed):
-    """Mark the last symbol of a text; where it has none, append a row that no symbol equals and mark that."""
-    if not emitted:
-        _put_row(keys, n, u64(0), _ALL, u64(0), i64(0))
-        n += 1
-    last = 4 * n - 1
-    put64(keys, last, get64(keys, last) | _END)
-    return n
-
-
-@_inner
-def _split_words(machine, starts, stops, n_texts, fold, state, keys):
-    """Split texts into words until the chunk is full; give the number of keys."""
-    n = i64(0)
-    seed = get64(machine, SEED)
-    t = at64(state, _TEXT)
-    start = at64(state, _START)
-    block = at64(state, _BLOCK)
-    while t < n_texts:
-        stop = at64(stops, t)
-        if block == 0:
-            start = at64(starts, t)
-            block = start
-        while block < stop and n + _SPLIT_ROOM <= CHUNK:
-            both, marks = separators64(block)
-            if stop - block < 64:
-                both &= (_ONE << u64(stop - block)) - _ONE
-            while both:
-                bit = lowest_bit(both)
-                at = block + bit
-                _put(keys, n, start, at - start, seed)
-                n += i64((at != start) | (not fold))
-                # Written always, kept if it is a mark: cheaper than a branch that cannot be predicted.
-                _put(keys, n, at, i64(1), seed)
-                n += i64((marks >> u64(bit)) & _ONE)
-                start = at + 1
-                both &= both - _ONE
-            block += 64
-        if block < stop or n + 2 > CHUNK:
-            break
-        # A null stops before it starts and has no symbol, not even the empty word.
-        emitted = stop > start or (stop == start and not fold)
-        if emitted:
-            _put(keys, n, start, stop - start, seed)
-            n += 1
-        n = _put_end(keys, n, emitted, seed)
-        t += 1
-        block = i64(0)
-    put64(state, _TEXT, t)
-    put64(state, _START, start)
-    put64(state, _BLOCK, block)
-    return n
-
-
-@_inner
-def _put_space(keys, n, unwanted, seed):
-    """Append the key of a space, unless it is unwanted."""
-    head = u64(32)
-    tail = u64(1 << 24)
-    _put_row(keys, n, head, tail, _hash(head, tail, seed), i64(0))
-    return n + i64(not unwanted)
-
-
-@_inner
-def _split_characters(machine, starts, stops, n_texts, fold, state, keys):
-    """Split texts into the characters of their padded, spaced form until the chunk is full, as `_split_words` does."""
-    n = i64(0)
-    seed = get64(machine, SEED)
-    t = at64(state, _TEXT)
-    at = at64(state, _BLOCK)
-    spaced = at64(state, _SPACED) != 0  # whether the last symbol was a space
-    while t < n_texts and n + 4 <= CHUNK:
-        start = at64(starts, t)
-        stop = at64(stops, t)
-        if at == 0:
-            at = start
-            spaced = stop >= start
-            n = _put_space(keys, n, not spaced, seed)
-        while at < stop and n + 4 <= CHUNK:
-            c = get8(at, 0)
-            if c == 32 or c == 9 or c == 10 or c == 13:
-                n = _put_space(keys, n, fold and spaced, seed)
-                spaced = True
-                at += 1
-            elif c == 44 or c == 46 or c == 59 or c == 58 or c == 63 or c == 33 or c == 96:
-                n = _put_space(keys, n, fold and spaced, seed)
-                _put(keys, n, at, i64(1), seed)
-                n = _put_space(keys, n + 1, False, seed)
-                spaced = True
-                at += 1
-            else:
-                size = i64(1) + i64(c >= 0xC0) + i64(c >= 0xE0) + i64(c >= 0xF0)
-                # What is not UTF-8 must not hide a separator: only continuation bytes belong to a character.
-                follow = i64(1)
-                while follow < size and at + follow < stop and (get8(at, follow) & 0xC0) == 0x80:
-                    follow += 1
-                _put(keys, n, at, follow, seed)
-                n += 1
-                spaced = False
-                at += follow
-        if at < stop or n + 2 > CHUNK:
-            break
-        emitted = stop >= start and not (fold and spaced)
-        if emitted:
-            n = _put_space(keys, n, False, seed)
-        n = _put_end(keys, n, emitted, seed)
-        t += 1
-        at = i64(0)
-    put64(state, _TEXT, t)
-    put64(state, _BLOCK, at)
-    put64(state, _SPACED, i64(spaced))
-    return n
-
-
-@_inner
+@inner
 def _same_bytes(machine, symbol, start, size):
     """Find the symbol of exactly these bytes among those that share a key with `symbol`; 0 if there is none."""
     symbols = at64(machine, SYMBOLS)
@@ -273,7 +86,7 @@ def _same_bytes(machine, symbol, start, size):
     return i64(0)
 
 
-@_inner
+@inner
 def _look_up(machine, keys, n, known):
     """Write a row {symbol id, position in the chunk} (2 x uint32) for each known symbol and for each text's last one.
 
@@ -285,7 +98,7 @@ def _look_up(machine, keys, n, known):
     displacements = at64(machine, DISPLACEMENTS)
     for i in range(n):
         h = get64(keys, 4 * i + 2)
-        place = slots + 16 * _slot(h, get8(displacements, i64(h & buckets)), shift)
+        place = slots + 16 * slot_of(h, get8(displacements, i64(h & buckets)), shift)
         prefetch(place)
         put64(keys, 4 * i + 2, u64(place))
     # One flat loop without a branch on the data: by text and with the check of long keys inside, it took four times as long.
@@ -303,18 +116,18 @@ def _look_up(machine, keys, n, known):
         symbol = get32(known, 2 * i)
         row = keys + 32 * (get32(known, 2 * i + 1) & _POSITION)
         tail = get64(row, 1)
-        if tail >= _LONG and symbol:
+        if tail >= LONG and symbol:
             size = i64(tail & u64(LONGEST))
             put32(known, 2 * i, _same_bytes(machine, symbol, i64(get64(row, 3) & ~_END), size))
     return found
 
 
-@_inner
+@inner
 def _child(machine, node, symbol):
     """Find the child of `node` by `symbol`, 0 if there is none."""
     edges = at64(machine, EDGES)
     wanted = u64(node) | (u64(symbol) << u64(32))
-    at = (wanted * _A) >> get64(machine, EDGE_SHIFT)
+    at = (wanted * MULTIPLIER) >> get64(machine, EDGE_SHIFT)
     while True:
         row = edges + 16 * i64(at)
         child = get32(row, 2)
@@ -323,14 +136,14 @@ def _child(machine, node, symbol):
         at = (at + _ONE) & get64(machine, EDGE_MASK)
 
 
-@_inner
+@inner
 def _may_lead(machine, node, symbol):
     """Ask the edges' filter: 0 if `node` has no child by `symbol`, else most often 1."""
-    bit = ((u64(node) | (u64(symbol) << u64(32))) * _A) >> get64(machine, FILTER_SHIFT)
+    bit = ((u64(node) | (u64(symbol) << u64(32))) * MULTIPLIER) >> get64(machine, FILTER_SHIFT)
     return (get8(at64(machine, FILTER), i64(bit >> u64(3))) >> i64(bit & u64(7))) & 1
 
 
-@_inner
+@inner
 def _step(machine, nodes, node, symbol):
     """Follow goto and fail from `node` by `symbol`."""
     # One test for the root and for the many nodes that lead nowhere by this symbol and have nothing to fall back to.
@@ -345,7 +158,7 @@ def _step(machine, nodes, node, symbol):
     return symbol
 
 
-@_inner
+@inner
 def _walk(machine, known, found, n, state, raw, raw_ends):
     """Walk the automaton over the known symbols of a chunk and append entry ids to `raw`; give how many texts ended.
 
@@ -354,8 +167,8 @@ def _walk(machine, known, found, n, state, raw, raw_ends):
     nodes = at64(machine, NODES)
     for i in range(found):
         prefetch(nodes + 16 * get32(known, 2 * i))
-    out = at64(state, _RAW)
-    node = at64(state, _NODE)
+    out = at64(state, RAW)
+    node = at64(state, NODE)
     last = i64(-1)  # position of the symbol before, as far as `node` goes on from it
     done = i64(0)
     for i in range(found):
@@ -376,12 +189,12 @@ def _walk(machine, known, found, n, state, raw, raw_ends):
         put64(raw_ends, done, out)
         done += end
         last = at - end
-    put64(state, _RAW, out)
-    put64(state, _NODE, node * i64(last == n - 1))
+    put64(state, RAW, out)
+    put64(state, NODE, node * i64(last == n - 1))
     return done
 
 
-@_inner
+@inner
 def _walk_longest(machine, known, found, n, state, raw, raw_ends, firsts):
     """As `_walk`, but keep only occurrences that lie inside no longer one.
 
@@ -390,9 +203,9 @@ def _walk_longest(machine, known, found, n, state, raw, raw_ends, firsts):
     its text.
     """
     nodes = at64(machine, NODES)
-    out = at64(state, _RAW)
-    node = at64(state, _NODE)
-    base = at64(state, _SYMBOL)  # position in its text of the chunk's first symbol
+    out = at64(state, RAW)
+    node = at64(state, NODE)
+    base = at64(state, SYMBOL)  # position in its text of the chunk's first symbol
     bottom = i64(0)  # where the text's ids begin in `raw`
     last = i64(-1)
     done = i64(0)
@@ -421,13 +234,13 @@ def _walk_longest(machine, known, found, n, state, raw, raw_ends, firsts):
             base = -(at + 1)
             bottom = out
         last = at - end
-    put64(state, _RAW, out)
-    put64(state, _NODE, node * i64(last == n - 1))
-    put64(state, _SYMBOL, base + n)
+    put64(state, RAW, out)
+    put64(state, NODE, node * i64(last == n - 1))
+    put64(state, SYMBOL, base + n)
     return done
 
 
-@_inner
+@inner
 def _sort_unique(source, n, target):
     """Write the sorted set of `n` uint32 at `source` to `target` (may be `source`); give its size.
 
@@ -463,7 +276,7 @@ def _sort_unique(source, n, target):
 
 def _matcher(words, longest):
     """Give the kernel for one alphabet, with or without hiding shorter matches: only what is used is compiled."""
-    split = _split_words if words else _split_characters
+    split = split_words if words else split_characters
 
     def match(
         machine, fold, starts, stops, n_texts, state, keys, known,
@@ -476,13 +289,13 @@ def _matcher(words, longest):
         as Arrow's list layout; the others scratch (`Scratch` has the sizes).
         """
         burst = CHUNK * at64(machine, OUTPUTS)
-        while at64(state, _TEXT) < n_texts:
-            written = at64(state, _WRITTEN)
-            if written + at64(state, _RAW) + burst > values_room:
+        while at64(state, TEXT) < n_texts:
+            written = at64(state, WRITTEN)
+            if written + at64(state, RAW) + burst > values_room:
                 return 1
-            if at64(state, _RAW) + burst > raw_room:  # a long text: its ids so far are at most all entries once
-                put64(state, _RAW, _sort_unique(raw, at64(state, _RAW), raw))
-            text = at64(state, _TEXT)
+            if at64(state, RAW) + burst > raw_room:  # a long text: its ids so far are at most all entries once
+                put64(state, RAW, _sort_unique(raw, at64(state, RAW), raw))
+            text = at64(state, TEXT)
             n = split(machine, starts, stops, n_texts, fold, state, keys)
             found = _look_up(machine, keys, n, known)
             if longest:
@@ -495,25 +308,17 @@ def _matcher(words, longest):
                 written += _sort_unique(raw + 4 * begin, end - begin, values + 4 * written)
                 put64(offsets, text + t + 1, written)
                 begin = end
-            put64(state, _WRITTEN, written)
+            put64(state, WRITTEN, written)
             # The ids of the text that goes on in the next chunk move to the front.
-            left = at64(state, _RAW) - begin
+            left = at64(state, RAW) - begin
             for i in range(left):
                 put32(raw, i, get32(raw, begin + i))
                 if longest:
                     put64(firsts, i, at64(firsts, begin + i))
-            put64(state, _RAW, left)
+            put64(state, RAW, left)
         return 0
 
     return match
-
-
-def _split_only(machine, starts, stops, n_texts, state, keys):
-    """Run the first pass alone, for the benchmark; give the number of words."""
-    total = i64(0)
-    while at64(state, _TEXT) < n_texts:
-        total += _split_words(machine, starts, stops, n_texts, False, state, keys)
-    return total
 
 
 def _unite(first, first_offsets, second, second_offsets, n_texts, values, offsets):
@@ -536,54 +341,12 @@ def _unite(first, first_offsets, second, second_offsets, n_texts, values, offset
         put64(offsets, t + 1, written)
 
 
-def _symbol_keys(blob, symbols, n_symbols, seed, heads, tails, hashes):
-    """Compute the keys of an automaton's symbols 1..n_symbols (arrays of n_symbols + 1)."""
-    for i in range(1, n_symbols + 1):
-        first = get32(symbols, 2 * i)
-        size = get32(symbols, 2 * i + 2) - first
-        head, tail = _key(blob + first, size)
-        heads[i] = head
-        tails[i] = np.uint32(tail)
-        hashes[i] = _hash(head, tail, seed)
-
-
-def _displace(hashes, order, bucket_starts, buckets, shift, displacements, used, slots):
-    """Find for each bucket the first displacement that sends its keys to free slots; largest buckets come first.
-
-    `order` holds the keys by bucket. False if a bucket finds no place.
-    """
-    for b in buckets:
-        begin = bucket_starts[b]
-        end = bucket_starts[b + 1]
-        if begin == end:
-            break
-        placed = False
-        for displacement in range(256):
-            j = begin
-            while j < end:
-                slot = _slot(hashes[order[j]], displacement, shift)
-                if used[slot]:
-                    break
-                used[slot] = True
-                slots[order[j]] = slot
-                j += 1
-            if j == end:
-                displacements[b] = displacement
-                placed = True
-                break
-            for k in range(begin, j):
-                used[slots[order[k]]] = False
-        if not placed:
-            return False
-    return True
-
-
 def _fill_edges(pairs, children, table, shift, mask, bits, bits_shift):
     """Put {node, symbol, child} rows into the empty hash table that `_child` reads, and their bits into the filter."""
     for i in range(len(children)):
         node = pairs[i, 0]
         symbol = pairs[i, 1]
-        h = (u64(node) | (u64(symbol) << u64(32))) * _A
+        h = (u64(node) | (u64(symbol) << u64(32))) * MULTIPLIER
         bits[i64(h >> (bits_shift + u64(3)))] |= np.uint8(1) << np.uint8((h >> bits_shift) & u64(7))
         at = h >> shift
         while table[at, 2]:
@@ -593,19 +356,8 @@ def _fill_edges(pairs, children, table, shift, mask, bits, bits_shift):
         table[at, 2] = children[i]
 
 
-def seed_of(attempt: int) -> int:
-    """Give the odd multiplier of the key hash for the n-th attempt to build a table."""
-    return (0x9E3779B97F4A7C15 * (2 * attempt + 1)) & 0xFFFFFFFFFFFFFFFF
-
-
-_MATCH: Final = types.int64(types.int64, types.boolean, *[types.int64] * 13)
 _SIGNATURES: Final[dict[str, tuple[Any, Any]]] = {
-    "split": (_split_only, types.int64(*[types.int64] * 6)),
     "unite": (_unite, types.void(*[types.int64] * 7)),
-    "symbol_keys": (
-        _symbol_keys,
-        types.void(*[types.int64] * 3, types.uint64, types.uint64[::1], types.uint32[::1], types.uint64[::1]),
-    ),
     "fill_edges": (
         _fill_edges,
         types.void(
@@ -613,30 +365,10 @@ _SIGNATURES: Final[dict[str, tuple[Any, Any]]] = {
             types.uint8[::1], types.uint64,
         ),
     ),
-    "displace": (
-        _displace,
-        types.boolean(
-            types.uint64[::1], types.int64[::1], types.int64[::1], types.int64[::1], types.uint64,
-            types.uint8[::1], types.boolean[::1], types.int64[::1],
-        ),
-    ),
 }  # fmt: skip
+compiled = on_first_use(_SIGNATURES)
 
-
-_COMPILING: Final = threading.Lock()
-"""The cache alone would let two threads that come at once both compile."""
-
-
-def compiled(name: str) -> Any:
-    """Compile a kernel on first use in this process (a few tenths of a second each)."""
-    with _COMPILING:
-        return _compiled(name)
-
-
-@functools.cache
-def _compiled(name: str) -> Any:
-    function, signature = _SIGNATURES[name]
-    return njit(signature, nogil=True)(function)
+_MATCH: Final = types.int64(types.int64, types.boolean, *[types.int64] * 13)
 
 
 @functools.cache

@@ -22,6 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from metaclip.curation import layout
 from metaclip.curation.automaton import Automaton, Machine, build, open_automaton
 from metaclip.curation.text_rule import PAPER, TextRule
 from metaclip.metadata.entries import Metadata, as_metadata
@@ -62,14 +63,21 @@ class Matcher:
 
             self._find = PyahocorasickEngine(self.metadata, rule)
         elif engine in ("kernel", "plain"):
-            from metaclip.curation.plain_engine import PlainEngine
-
             folder = None if isinstance(cache, bool) else Path(cache)
             automaton = build(self.metadata, rule) if cache is False else open_automaton(self.metadata, rule, folder)
-            plain = engine == "plain" and PlainEngine.walks(automaton)
-            self._find = PlainEngine(automaton) if plain else KernelEngine(automaton)
+            self._find = _finder(automaton, engine)
         else:
             raise ValueError(f"engine is {engine!r}, must be 'kernel', 'plain' or 'pyahocorasick'")
+
+    @classmethod
+    def over(
+        cls, automaton: Automaton, metadata: Metadata, *, engine: Literal["kernel", "plain"] = "kernel"
+    ) -> Matcher:
+        """Take an automaton that is open: that of the list `metadata`."""
+        made = cls.__new__(cls)
+        made.metadata, made.rule, made._options = metadata, automaton.rule, (engine, True)
+        made._find = _finder(automaton, engine)
+        return made
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel as list and rule; the automaton is opened again from the machine's cache."""
@@ -106,6 +114,12 @@ class Matcher:
         from metaclip.curation.count import count_matches
 
         return count_matches(matches, len(self.metadata))
+
+
+def _finder(automaton: Automaton, engine: str) -> Any:
+    from metaclip.curation.plain_engine import PlainEngine
+
+    return PlainEngine(automaton) if engine == "plain" and PlainEngine.walks(automaton) else KernelEngine(automaton)
 
 
 class KernelEngine:
@@ -157,7 +171,7 @@ class KernelEngine:
         kernel, automaton = self._kernel, self.automaton
         n, outputs = len(starts), int(machine.info["outputs"])
         scratch = kernel.Scratch(automaton.size, outputs, longest_text, automaton.rule.longest_only)
-        state = np.zeros(kernel.STATE_SIZE, np.int64)
+        state = np.zeros(layout.STATE_SIZE, np.int64)
         offsets = np.zeros(n + 1, np.int64)
         # Memory that is never touched is never taken: room for a last chunk beside what is expected.
         values = np.empty(4 * n + 2 * scratch.raw_room, np.uint32)
@@ -180,11 +194,11 @@ class _Single:
 
         outputs = int(machine.info["outputs"])
         scratch = kernel.Scratch(automaton.size, outputs, _SINGLE, automaton.rule.longest_only)
-        self._data = np.zeros(_SINGLE + kernel.READABLE, np.uint8)
-        self._state, self._offsets = np.zeros(kernel.STATE_SIZE, np.int64), np.zeros(2, np.int64)
+        self._data = np.zeros(_SINGLE + layout.READABLE, np.uint8)
+        self._state, self._offsets = np.zeros(layout.STATE_SIZE, np.int64), np.zeros(2, np.int64)
         self._ends = np.full(2, self._data.ctypes.data, np.int64)
         # A chunk's room for each chunk that a text of this size can take (a byte gives at most three symbols).
-        self._values = np.empty((2 + 3 * _SINGLE // kernel.CHUNK) * kernel.CHUNK * outputs, np.uint32)
+        self._values = np.empty((2 + 3 * _SINGLE // layout.CHUNK) * layout.CHUNK * outputs, np.uint32)
         self._owners = scratch, machine
         before = machine.vector.ctypes.data, automaton.rule.fold_spaces, self._ends.ctypes.data
         self._call = functools.partial(
@@ -226,8 +240,6 @@ def _addresses(texts: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.i
     The kernel reads some bytes behind a text. Where they would lie behind the buffer, the text is copied; `owner` keeps
     the copies alive.
     """
-    from metaclip.curation.kernel import READABLE
-
     _, offset_buffer, data = texts.buffers()
     if len(texts) == 0:
         return np.zeros(0, np.int64), np.zeros(0, np.int64), 0, None
@@ -237,11 +249,11 @@ def _addresses(texts: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.i
     )
     size = data.size if data is not None else 0
     # Offsets ascend: the texts too near to the end are the last ones.
-    first = int(np.searchsorted(offsets[1:], size - READABLE, "right"))
+    first = int(np.searchsorted(offsets[1:], size - layout.READABLE, "right"))
     begin = int(offsets[first])
-    tail = np.zeros(int(offsets[-1]) - begin + READABLE, np.uint8)
-    if len(tail) > READABLE:
-        tail[:-READABLE] = np.frombuffer(data, np.uint8, len(tail) - READABLE, begin)
+    tail = np.zeros(int(offsets[-1]) - begin + layout.READABLE, np.uint8)
+    if len(tail) > layout.READABLE:
+        tail[: -layout.READABLE] = np.frombuffer(data, np.uint8, len(tail) - layout.READABLE, begin)
     starts, stops = offsets[:-1].copy(), offsets[1:].copy()
     for ends in (starts, stops):
         ends[:first] += data.address if data is not None else 0

@@ -5,13 +5,12 @@ The laws stand in `metaclip.curation.uid` and `metaclip.curation.draw`, which ca
 
 from __future__ import annotations
 
-import functools
-import threading
 from typing import Any, Final
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
+from metaclip.curation.compiling import inner, on_first_use
 from metaclip.curation.raw import get8, put8
 
 HEX: Final = 0
@@ -25,8 +24,6 @@ for _digits, _first in ((b"0123456789", 0), (b"abcdef", 10), (b"ABCDEF", 10)):
     DIGITS[list(_digits)] = np.arange(_first, _first + len(_digits))
 
 u32, u64 = np.uint32, np.uint64
-
-_inner: Any = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)  # type: ignore[call-overload]  # not in numba's stubs
 
 
 def _hex(address, starts, sizes, uids, kinds, values):
@@ -115,7 +112,7 @@ def _md5(words, state, constants, turns):
                     state[i, first + j] += lanes[i, j]
 
 
-@_inner
+@inner
 def _chance(values, begin, end, probability):
     """Give P(keep) of one row, in the order that the law states."""
     dropped = 1.0
@@ -165,7 +162,7 @@ def _draw(
             kept[values[j]] += np.uint64(stays)
 
 
-@_inner
+@inner
 def _stay(values, begin, end, counts, thresholds, stay):
     """Give P(keep) of one row under each t, in units of 2^-32."""
     dropped = np.ones(len(thresholds))
@@ -215,19 +212,4 @@ _SIGNATURES: Final[dict[str, tuple[Any, Any]]] = {
     "expect": (_expect, types.void(_IDS, _I64S, types.int64, _U64S, _F64S, _U64S)),
     "expect_entries": (_expect_entries, types.void(_IDS, _I64S, types.int64, _U64S, _F64S, _U64S, _UIDS)),
 }
-
-
-_COMPILING: Final = threading.Lock()
-"""The cache alone would let two threads that come at once both compile."""
-
-
-def compiled(name: str) -> Any:
-    """Compile a kernel on first use in this process (0.2 to 1 s)."""
-    with _COMPILING:
-        return _compiled(name)
-
-
-@functools.cache
-def _compiled(name: str) -> Any:
-    function, signature = _SIGNATURES[name]
-    return njit(signature, nogil=True)(function)
+compiled = on_first_use(_SIGNATURES)

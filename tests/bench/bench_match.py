@@ -26,7 +26,7 @@ import pyarrow as pa
 
 from curation import naive
 from metaclip import Matcher, Metadata
-from metaclip.curation import automaton, kernel
+from metaclip.curation import automaton, kernel, layout, split_kernel
 from metaclip.curation.matcher import MATCHES, _addresses
 from metaclip.curation.text_rule import PAPER
 from tests.bench import corpus
@@ -84,8 +84,8 @@ def split_pass(matcher: Matcher, texts: pa.Array) -> None:
     for i in range(0, len(texts), 1 << 16):
         starts, stops, longest, _owner = _addresses(texts.slice(i, 1 << 16))
         scratch = kernel.Scratch(1, 1, longest, False)
-        state = np.zeros(kernel.STATE_SIZE, np.int64)
-        kernel.compiled("split")(
+        state = np.zeros(layout.STATE_SIZE, np.int64)
+        split_kernel.compiled("split")(
             machine.vector.ctypes.data, starts.ctypes.data, stops.ctypes.data, len(starts), state.ctypes.data,
             scratch.keys.ctypes.data,
         )  # fmt: skip
@@ -119,7 +119,7 @@ def main() -> None:
             f"automaton: {path.stat().st_size / 2**20:.1f} MiB, built in {build_s:.1f} s, opened in {1000 * open_s:.0f} ms\n"
         )
         matcher = Matcher(metadata, PAPER, cache=Path(folder))
-    kernel.compiled("split")
+    split_kernel.compiled("split")
 
     peers = {"pyahocorasick loop": pyahocorasick_side(entries), "ahocorasick-rs loop": ahocorasick_rs_side(entries)}
     ours: dict[str, Callable[[], Any]] = {

@@ -21,7 +21,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from curation import naive
-from metaclip.curation import kernel
+from metaclip.curation import layout, symbol_kernel
 from metaclip.curation.count import Counts, count_matches
 from metaclip.curation.matcher import MATCHES, Matcher
 from metaclip.curation.text_rule import MARKS, PAPER, TextRule
@@ -274,7 +274,7 @@ def test_result_holds_no_more_than_itself() -> None:
     assert held < 100_000 < peak
 
 
-# --- chunks: the kernel works on kernel.CHUNK symbols at a time
+# --- chunks: the kernel works on layout.CHUNK symbols at a time
 
 
 @pytest.mark.parametrize(
@@ -303,8 +303,8 @@ def test_rows_go_on_over_the_end_of_a_chunk(
     assert wanted
     matcher = Matcher(entries, rule, cache=False)
     # A chunk closes within two blocks of 64 bytes before it is full.
-    first = range((kernel.CHUNK - 200) // symbols, (kernel.CHUNK + 20) // symbols)
-    second = range((2 * kernel.CHUNK - 400) // symbols, (2 * kernel.CHUNK + 20) // symbols)
+    first = range((layout.CHUNK - 200) // symbols, (layout.CHUNK + 20) // symbols)
+    second = range((2 * layout.CHUNK - 400) // symbols, (2 * layout.CHUNK + 20) // symbols)
     texts = [filler * count + middle + filler * 9 for count in (*first, *second)]
     assert [matcher.match([text]).to_pylist() for text in texts] == [[wanted]] * len(texts)
     assert matcher.match(texts).to_pylist() == [wanted] * len(texts)
@@ -346,7 +346,7 @@ def test_longest_only_after_other_texts() -> None:
 
 def test_many_texts_in_a_chunk() -> None:
     """Texts without symbols, and more texts than a chunk has symbols, are all answered."""
-    n = 3 * kernel.CHUNK + 7
+    n = 3 * layout.CHUNK + 7
     assert found(["dog", ""], [""] * n) == [[1]] * n
     assert found(["dog"], [None] * n) == [None] * n
     assert found(["dog"], [" "] * n, TextRule(fold_spaces=True)) == [[]] * n
@@ -356,7 +356,7 @@ def test_many_texts_in_a_chunk() -> None:
 
 def test_an_entry_longer_than_a_chunk() -> None:
     """An entry may have more words than a chunk."""
-    words = [f"w{i % 89}" for i in range(3 * kernel.CHUNK)]
+    words = [f"w{i % 89}" for i in range(3 * layout.CHUNK)]
     entry = " ".join(words)
     texts = [entry, entry + " w0", "w5 " + entry, " ".join(words[1:]), " ".join(words[:-1]), entry + "x"]
     for rule in (PAPER, TextRule(longest_only=True)):
@@ -452,7 +452,7 @@ def test_twins_without_number() -> None:
 # --- planted collisions of the hash
 
 MASK = 2**64 - 1
-A = int(kernel._A)
+A = int(symbol_kernel.MULTIPLIER)
 LETTERS = [c for c in range(0x21, 0x7F) if chr(c) not in MARKS]
 ASCII = 0x8080808080808080  # the bits that are clear in eight bytes of ASCII
 
@@ -472,12 +472,18 @@ def _pair(difference: bytes) -> tuple[bytes, bytes] | None:
 def _keys(words: Sequence[str], attempt: int = 0) -> list[tuple[int, int, int]]:
     """The kernel's own (head, tail, hash) of words."""
     encoded = [word.encode() for word in words]
-    blob = np.frombuffer(b"".join(encoded) + bytes(kernel.READABLE), np.uint8)
+    blob = np.frombuffer(b"".join(encoded) + bytes(layout.READABLE), np.uint8)
     symbols = np.zeros((len(words) + 2, 2), np.uint32)
     symbols[2:, 0] = np.cumsum([len(word) for word in encoded])
     heads, tails, hashes = (np.zeros(len(words) + 1, kind) for kind in (np.uint64, np.uint32, np.uint64))
-    kernel.compiled("symbol_keys")(
-        blob.ctypes.data, symbols.ctypes.data, len(words), np.uint64(kernel.seed_of(attempt)), heads, tails, hashes
+    symbol_kernel.compiled("symbol_keys")(
+        blob.ctypes.data,
+        symbols.ctypes.data,
+        len(words),
+        np.uint64(symbol_kernel.seed_of(attempt)),
+        heads,
+        tails,
+        hashes,
     )
     return list(zip(heads[1:].tolist(), tails[1:].tolist(), hashes[1:].tolist(), strict=True))
 
@@ -544,7 +550,7 @@ def test_many_long_words_with_one_key() -> None:
 
 def _same_short_hashes(attempt: int, n: int) -> list[str]:
     """Pairs of words of 11 bytes whose keys differ and whose hash under a seed is one."""
-    seed = np.uint64(kernel.seed_of(attempt))
+    seed = np.uint64(symbol_kernel.seed_of(attempt))
     endings = [bytes(letters) for letters in itertools.product(LETTERS, repeat=3)]
     # The hash is a bijection of first eight bytes XOR tail * seed: let the first eight undo what the tails differ in.
     products = np.array([int.from_bytes(ending + b"\x0b", "little") for ending in endings], np.uint64) * seed
@@ -568,7 +574,7 @@ def test_short_words_with_one_hash() -> None:
     for attempt, pair in enumerate(crafted):
         words += pair
         matcher = Matcher(words, cache=False)
-        assert matcher._find.automaton.machines[0].info["seed"] == kernel.seed_of(attempt + 1)
+        assert matcher._find.automaton.machines[0].info["seed"] == symbol_kernel.seed_of(attempt + 1)
         texts = [*words, " ".join(words), " ".join(words[1:]), words[0][:-1], words[0] + "x"]
         assert matcher.match(texts).to_pylist() == [naive.match(words, text) for text in texts]
 

@@ -1,0 +1,136 @@
+"""Symbols: what a word or a character becomes in the kernels, and the table in which the known ones stand.
+
+A key is 12 bytes: the symbol's own bytes up to 11 of them and its length; of a longer one a hash and its length. The
+table is a perfect hash by displacement: the bucket of a key's hash names a displacement, and hash and displacement name
+the only slot where the key can be.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numba import types
+
+from metaclip.curation.compiling import inner, on_first_use
+from metaclip.curation.raw import get32, get64
+
+u64, i64 = np.uint64, np.int64
+
+SHORT: Final = 11
+"""Symbols of up to this many bytes are stored whole in their slot."""
+LONGEST: Final = 0xFFFFFF
+"""A symbol of an entry must be shorter than this many bytes: 24 bits of a long key hold the length."""
+LONG: Final = u64(0xFF000000)
+"""The second half of a long key is at least this."""
+
+_SHORT: Final = i64(SHORT)
+_ONE: Final = u64(1)
+_ALL: Final = u64(0xFFFFFFFFFFFFFFFF)
+# Odd 64-bit constants with well mixed bits: SplitMix64's and two of its relatives.
+MULTIPLIER: Final = u64(0xD6E8FEB86659FD93)
+_B: Final = u64(0xBF58476D1CE4E5B9)
+_C: Final = u64(0x94D049BB133111EB)
+
+
+@inner
+def _long_hash(start, size):
+    h = get64(start, 0) * MULTIPLIER
+    h ^= h >> u64(32)
+    at = start + 8
+    end = start + size
+    while at + 8 <= end:
+        h = (h ^ get64(at, 0)) * _B
+        h ^= h >> u64(29)
+        at += 8
+    h = (h ^ get64(end - 8, 0)) * _C
+    return h ^ (h >> u64(32))
+
+
+@inner
+def key(start, size):
+    """Give the key of the symbol of `size` bytes at `start`; reads 12 bytes there, whatever the size."""
+    if size > _SHORT:
+        return _long_hash(start, size), LONG | u64(size if size < LONGEST else LONGEST)
+    # Branch-free: the lengths of words are not predictable.
+    bits = 8 * size
+    over = bits - 64
+    head = get64(start, 0) & ((_ALL >> u64(-over if over < 0 else 0)) if size > 0 else u64(0))
+    tail = u64(get32(start, 2)) & ((_ONE << u64(over if over > 0 else 0)) - _ONE)
+    return head, tail | u64(size << 24)
+
+
+@inner
+def hash_of(head, tail, seed):
+    """Hash a key under a seed."""
+    h = (head ^ (tail * seed)) * MULTIPLIER
+    return h ^ (h >> u64(32))
+
+
+@inner
+def slot_of(h, displacement, shift):
+    """Give the slot that a hash and its bucket's displacement name."""
+    return i64(((h ^ (u64(displacement) * _B)) * _C) >> shift)
+
+
+def _symbol_keys(blob, symbols, n_symbols, seed, heads, tails, hashes):
+    """Compute the keys of an automaton's symbols 1..n_symbols (arrays of n_symbols + 1)."""
+    for i in range(1, n_symbols + 1):
+        first = get32(symbols, 2 * i)
+        size = get32(symbols, 2 * i + 2) - first
+        head, tail = key(blob + first, size)
+        heads[i] = head
+        tails[i] = np.uint32(tail)
+        hashes[i] = hash_of(head, tail, seed)
+
+
+def _displace(hashes, order, bucket_starts, buckets, shift, displacements, used, slots):
+    """Find for each bucket the first displacement that sends its keys to free slots; largest buckets come first.
+
+    `order` holds the keys by bucket. False if a bucket finds no place.
+    """
+    for b in buckets:
+        begin = bucket_starts[b]
+        end = bucket_starts[b + 1]
+        if begin == end:
+            break
+        placed = False
+        for displacement in range(256):
+            j = begin
+            while j < end:
+                slot = slot_of(hashes[order[j]], displacement, shift)
+                if used[slot]:
+                    break
+                used[slot] = True
+                slots[order[j]] = slot
+                j += 1
+            if j == end:
+                displacements[b] = displacement
+                placed = True
+                break
+            for k in range(begin, j):
+                used[slots[order[k]]] = False
+        if not placed:
+            return False
+    return True
+
+
+def seed_of(attempt: int) -> int:
+    """Give the odd multiplier of the key hash for the n-th attempt to build a table."""
+    return (0x9E3779B97F4A7C15 * (2 * attempt + 1)) & 0xFFFFFFFFFFFFFFFF
+
+
+_SIGNATURES: Final[dict[str, tuple[Any, Any]]] = {
+    "symbol_keys": (
+        _symbol_keys,
+        types.void(*[types.int64] * 3, types.uint64, types.uint64[::1], types.uint32[::1], types.uint64[::1]),
+    ),
+    "displace": (
+        _displace,
+        types.boolean(
+            types.uint64[::1], types.int64[::1], types.int64[::1], types.int64[::1], types.uint64,
+            types.uint8[::1], types.boolean[::1], types.int64[::1],
+        ),
+    ),
+}  # fmt: skip
+compiled = on_first_use(_SIGNATURES)
