@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from metaclip.curation.balance import read_matched, tail_share
-from metaclip.curation.draw import FIXED_POINT, expect_entries, uniforms
+from metaclip.curation.draw import FIXED_POINT, expect_rows, uniforms
 
 POINTS: Final = 24
 MOST_PAIRS: Final = 20_000_000
@@ -62,7 +62,7 @@ def grid_shard(
             matches = matches.filter(uniforms(_SEED, 0, uids) < share)
         values = np.ascontiguousarray(matches.values.to_numpy())
         offsets = np.asarray(matches.offsets).astype(np.int64)
-        expect_entries(values, offsets, counts, thresholds, sums, by_entry)
+        expect_rows(values, offsets, counts, thresholds, sums, by_entry)
     return sums, by_entry
 
 

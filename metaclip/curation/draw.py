@@ -21,7 +21,7 @@ import numpy.typing as npt
 FIXED_POINT: Final = 1 << 32
 """One, in the integers that expected numbers are summed in."""
 
-_FEW: Final = 8192  # rows that are drawn before a kernel would be compiled
+_FEW: Final = 8192
 _WORD: Final = (1 << 64) - 1
 _GOLDEN: Final = 0x9E3779B97F4A7C15
 
@@ -63,12 +63,20 @@ def _hash(seed: int, epoch: int, uid: str | int) -> int:
 
 def uniforms(seed: int, epoch: int, uids: Uids) -> npt.NDArray[np.float64]:
     """Draw u in [0, 1) for uint64[n, 2] uids: float64[n]."""
-    return (hashes(seed, epoch, uids) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return _uniforms(stream_key(seed, epoch), uids)
+
+
+def _uniforms(key: int, uids: Uids) -> npt.NDArray[np.float64]:
+    return (_hashes(key, uids) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def hashes(seed: int, epoch: int, uids: Uids) -> npt.NDArray[np.uint64]:
     """Give the 64-bit hashes that draws are made of: uint64[n]."""
-    return _mixed(_mixed(np.uint64(stream_key(seed, epoch)) ^ uids[:, 0]) ^ uids[:, 1])
+    return _hashes(stream_key(seed, epoch), uids)
+
+
+def _hashes(key: int, uids: Uids) -> npt.NDArray[np.uint64]:
+    return _mixed(_mixed(np.uint64(key) ^ uids[:, 0]) ^ uids[:, 1])
 
 
 def _mixed(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
@@ -113,6 +121,20 @@ class Tally:
         self.expected, self.kept = np.zeros(n_entries, np.uint64), np.zeros(n_entries, np.uint64)
         self.sums = np.zeros(3, np.uint64)
 
+    def add(
+        self,
+        values: npt.NDArray[np.uint32],
+        row: npt.NDArray[np.int64],
+        drawn: npt.NDArray[np.float64],
+        keep: npt.NDArray[np.bool_],
+    ) -> None:
+        """Add drawn rows; `row` is the row of each entry id in `values`."""
+        fixed = (drawn * FIXED_POINT).astype(np.uint64)
+        variance = (drawn * (1.0 - drawn) * FIXED_POINT).astype(np.uint64)
+        self.sums += np.array([fixed.sum(), variance.sum(), keep.sum()], np.uint64)
+        np.add.at(self.expected, values, fixed[row])
+        np.add.at(self.kept, values, keep[row].astype(np.uint64))
+
 
 def draw_rows(
     values: npt.NDArray[np.uint32],
@@ -121,67 +143,32 @@ def draw_rows(
     uids: Uids,
     key: int,
     tally: Tally,
+    few: int = _FEW,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     """Draw rows of matches: (P(keep) float64[n], kept bool[n]).
 
     Row i matches the entries ``values[offsets[i]:offsets[i + 1]]``, ascending; `key` is `stream_key` of seed and
-    epoch. What the rows add up to goes into `tally`.
+    epoch. What the rows add up to goes into `tally`. Up to `few` rows are drawn in numpy, to the bit as the kernel does:
+    that takes less than to compile it.
     """
-    draw = draw_few if len(offsets) <= _FEW else draw_many
-    return draw(values, offsets, probability, uids, key, tally)
-
-
-def draw_many(
-    values: npt.NDArray[np.uint32], offsets: npt.NDArray[np.int64], probability: npt.NDArray[np.float64],
-    uids: Uids, key: int, tally: Tally,
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:  # fmt: skip
-    """Draw rows by the kernel."""
-    from metaclip.curation import pair_kernel
-
     n = len(offsets) - 1
-    drawn, keep = np.empty(n, np.float64), np.empty(n, np.bool_)
-    pair_kernel.compiled("draw")(
-        values, offsets, n, probability, uids, np.uint64(key), drawn, keep, tally.expected, tally.kept, tally.sums
-    )
-    return drawn, keep
+    if n > few:
+        from metaclip.curation import pair_kernel
 
-
-def draw_few(
-    values: npt.NDArray[np.uint32], offsets: npt.NDArray[np.int64], probability: npt.NDArray[np.float64],
-    uids: Uids, key: int, tally: Tally,
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:  # fmt: skip
-    """Draw rows in numpy, to the bit as the kernel does: for fewer than it takes to compile that."""
+        drawn, keep = np.empty(n, np.float64), np.empty(n, np.bool_)
+        pair_kernel.compiled("draw")(
+            values, offsets, n, probability, uids, np.uint64(key), drawn, keep, tally.expected, tally.kept, tally.sums
+        )
+        return drawn, keep
     sizes = np.diff(offsets)
-    dropped = np.ones(len(sizes))
+    dropped = np.ones(n)
     for place in range(int(sizes.max(initial=0))):  # the law's order: of each row the first entry, then the second
         rows = np.flatnonzero(sizes > place)
         dropped[rows] *= 1.0 - probability[values[offsets[rows] + place]]
     drawn = 1.0 - dropped
-    keep = (_mixed(_mixed(np.uint64(key) ^ uids[:, 0]) ^ uids[:, 1]) >> np.uint64(11)).astype(
-        np.float64
-    ) * 2.0**-53 < drawn
-    fixed = (drawn * FIXED_POINT).astype(np.uint64)
-    variance = (drawn * (1.0 - drawn) * FIXED_POINT).astype(np.uint64)
-    tally.sums += np.array([fixed.sum(), variance.sum(), keep.sum()], np.uint64)
-    row = np.repeat(np.arange(len(sizes)), sizes)
-    values = values[offsets[0] : offsets[-1]]
-    np.add.at(tally.expected, values, fixed[row])
-    np.add.at(tally.kept, values, keep[row].astype(np.uint64))
+    keep = _uniforms(key, uids) < drawn
+    tally.add(values[offsets[0] : offsets[-1]], np.repeat(np.arange(n), sizes), drawn, keep)
     return drawn, keep
-
-
-def expect_entries(
-    values: npt.NDArray[np.uint32],
-    offsets: npt.NDArray[np.int64],
-    counts: npt.NDArray[np.uint64],
-    thresholds: npt.NDArray[np.float64],
-    sums: npt.NDArray[np.uint64],
-    by_entry: npt.NDArray[np.uint64],
-) -> None:
-    """Do as `expect_rows`, and add each row's P(keep) to its entries' sums too (uint64[number of entries, k])."""
-    from metaclip.curation import pair_kernel
-
-    pair_kernel.compiled("expect_entries")(values, offsets, len(offsets) - 1, counts, thresholds, sums, by_entry)
 
 
 def expect_rows(
@@ -190,11 +177,14 @@ def expect_rows(
     counts: npt.NDArray[np.uint64],
     thresholds: npt.NDArray[np.float64],
     sums: npt.NDArray[np.uint64],
+    by_entry: npt.NDArray[np.uint64] | None = None,
 ) -> None:
-    """Add the P(keep) of rows of matches under each t of `thresholds` to `sums` (uint64, units of 1 / FIXED_POINT).
+    """Add the P(keep) of rows of matches under each of k `thresholds` to `sums` (uint64[k], units of 1 / FIXED_POINT).
 
-    For the search of a t only: the quotient is rounded otherwise than `probabilities` does.
+    With `by_entry` (uint64[number of entries, k]), to the sums of each row's entries too. For the search of a t only: the
+    quotient is rounded otherwise than `probabilities` does.
     """
     from metaclip.curation import pair_kernel
 
-    pair_kernel.compiled("expect")(values, offsets, len(offsets) - 1, counts, thresholds, sums)
+    by_entry = np.zeros((0, 0), np.uint64) if by_entry is None else by_entry
+    pair_kernel.compiled("expect")(values, offsets, len(offsets) - 1, counts, thresholds, sums, by_entry)

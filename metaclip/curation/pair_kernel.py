@@ -162,37 +162,20 @@ def _draw(
             kept[values[j]] += np.uint64(stays)
 
 
-@inner
-def _stay(values, begin, end, counts, thresholds, stay):
-    """Give P(keep) of one row under each t, in units of 2^-32."""
-    dropped = np.ones(len(thresholds))
-    for j in range(begin, end):
-        inverse = 1.0 / counts[values[j]]
-        for m in range(len(thresholds)):
-            dropped[m] *= max(0.0, 1.0 - thresholds[m] * inverse)
-    for m in range(len(thresholds)):
-        stay[m] = np.uint64((1.0 - dropped[m]) * 4294967296.0)
-
-
-def _expect(values, offsets, n, counts, thresholds, sums):
-    """Sum P(keep) of rows of matches for many t at once; see `draw.expect_rows`."""
-    stay = np.empty(len(thresholds), np.uint64)
+def _expect(values, offsets, n, counts, thresholds, sums, by_entry):
+    """Sum P(keep) of rows of matches for many t at once; see `draw.expect_rows`. `by_entry` may have no columns."""
+    dropped = np.empty(len(thresholds))
     for i in range(n):
-        _stay(values, offsets[i], offsets[i + 1], counts, thresholds, stay)
-        for m in range(len(thresholds)):
-            sums[m] += stay[m]
-
-
-def _expect_entries(values, offsets, n, counts, thresholds, sums, by_entry):
-    """Do as `_expect`, by entry too; see `draw.expect_entries`."""
-    stay = np.empty(len(thresholds), np.uint64)
-    for i in range(n):
-        _stay(values, offsets[i], offsets[i + 1], counts, thresholds, stay)
-        for m in range(len(thresholds)):
-            sums[m] += stay[m]
+        dropped[:] = 1.0
         for j in range(offsets[i], offsets[i + 1]):
+            inverse = 1.0 / counts[values[j]]
             for m in range(len(thresholds)):
-                by_entry[values[j], m] += stay[m]
+                dropped[m] *= max(0.0, 1.0 - thresholds[m] * inverse)
+        for m in range(len(thresholds)):
+            sums[m] += np.uint64((1.0 - dropped[m]) * 4294967296.0)
+        for j in range(offsets[i], offsets[i + 1]):
+            for m in range(by_entry.shape[1]):
+                by_entry[values[j], m] += np.uint64((1.0 - dropped[m]) * 4294967296.0)
 
 
 _I64S, _U64S, _F64S = types.int64[::1], types.uint64[::1], types.float64[::1]
@@ -209,7 +192,6 @@ _SIGNATURES: Final[dict[str, tuple[Any, Any]]] = {
         ),
     ),
     "chances": (_chances, types.void(_IDS, _I64S, types.int64, _F64S, _F64S)),
-    "expect": (_expect, types.void(_IDS, _I64S, types.int64, _U64S, _F64S, _U64S)),
-    "expect_entries": (_expect_entries, types.void(_IDS, _I64S, types.int64, _U64S, _F64S, _U64S, _UIDS)),
+    "expect": (_expect, types.void(_IDS, _I64S, types.int64, _U64S, _F64S, _U64S, _UIDS)),
 }
 compiled = on_first_use(_SIGNATURES)

@@ -19,8 +19,6 @@ from curation import naive
 from metaclip.curation.draw import (
     FIXED_POINT,
     Tally,
-    draw_few,
-    draw_many,
     draw_rows,
     expect_rows,
     keep_probability,
@@ -78,10 +76,10 @@ def by_hand(ids: Sequence[int], p: Sequence[float]) -> float:
 def drawn(rows: Sequence[Sequence[int]], p: Any, uids: Any, seed: int = 0, epoch: int = 0) -> tuple[Any, Any, Tally]:
     tally = Tally(len(p))
     problem = *ragged(rows), np.asarray(p, np.float64), uids, stream_key(seed, epoch)
-    (p_keep, kept), tally = draw_many(*problem, tally), tally
+    (p_keep, kept), tally = draw_rows(*problem, tally, few=0), tally
     # The other way to draw, for few rows, gives the same to the bit.
     same = Tally(len(p))
-    few, few_kept = draw_few(*problem, same)
+    few, few_kept = draw_rows(*problem, same, few=len(rows))
     assert few.tobytes() == p_keep.tobytes()
     assert few_kept.tolist() == kept.tolist()
     for name in ("expected", "kept", "sums"):
