@@ -16,18 +16,18 @@ from metaclip._version import __version__
 
 if TYPE_CHECKING:
     from metaclip.chain import Work, balance, curate, match
-    from metaclip.curation.balance import BalanceSettings
     from metaclip.curation.count import Counts
     from metaclip.curation.match import MatchSettings
     from metaclip.curation.matcher import Matcher
     from metaclip.curation.online import Balancer
     from metaclip.curation.run import Run
     from metaclip.curation.text_rule import TextRule
+    from metaclip.curation.threshold import BalanceSettings
     from metaclip.errors import LostInputs, MetaclipError
     from metaclip.metadata.entries import Metadata
 
 _HOMES: Final = {
-    "BalanceSettings": "metaclip.curation.balance",
+    "BalanceSettings": "metaclip.curation.threshold",
     "Balancer": "metaclip.curation.online",
     "Counts": "metaclip.curation.count",
     "LostInputs": "metaclip.errors",

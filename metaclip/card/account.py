@@ -19,8 +19,8 @@ import numpy as np
 import pyarrow.compute as pc
 
 from metaclip._version import __version__
-from metaclip.curation.balance import tail_share
 from metaclip.curation.run import Run
+from metaclip.curation.threshold import tail_share
 from metaclip.shard import funnel as funnels
 from metaclip.shard.files import file_digest, read_json, replacing, write_json
 from metaclip.shard.stage import digest_of

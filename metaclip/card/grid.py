@@ -16,8 +16,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from metaclip.curation.balance import read_matched, tail_share
+from metaclip.curation.balance import read_matched
 from metaclip.curation.draw import FIXED_POINT, expect_rows, uniforms
+from metaclip.curation.threshold import tail_share
 
 POINTS: Final = 24
 MOST_PAIRS: Final = 20_000_000

@@ -16,10 +16,10 @@ from collections.abc import Iterable
 from metaclip.chain.balancing import balance
 from metaclip.chain.matching import lost_message, match, match_part
 from metaclip.chain.work import Work
-from metaclip.curation.balance import BalanceSettings
 from metaclip.curation.match import MatchSettings
 from metaclip.curation.pool import Paths
 from metaclip.curation.run import Run
+from metaclip.curation.threshold import BalanceSettings
 from metaclip.errors import LostInputs, MetaclipError
 from metaclip.metadata.entries import Metadata
 

@@ -18,11 +18,11 @@ from metaclip.chain.work import Work, write_recipe, writing
 from metaclip.curation import balance as balancing
 from metaclip.curation import match as matching
 from metaclip.curation import pool as pools
-from metaclip.curation.balance import BalanceSettings
 from metaclip.curation.draw import FIXED_POINT
 from metaclip.curation.match import MatchSettings
 from metaclip.curation.pool import PoolFile, Shard
 from metaclip.curation.run import Run
+from metaclip.curation.threshold import DEFAULT_TAIL_SHARE, BalanceSettings, resolve
 from metaclip.engine import local
 from metaclip.engine.progress import Progress
 from metaclip.errors import MetaclipError
@@ -66,7 +66,7 @@ def _balance(source: Run, stage: Stage, elsewhere: bool, settings: BalanceSettin
     settings = _as_in_recipe(settings)
     asked = {"t": settings.t, "tail_share": settings.tail_share, "target_pairs": settings.target_pairs}
     if set(asked.values()) == {None}:
-        asked["tail_share"] = balancing.DEFAULT_TAIL_SHARE
+        asked["tail_share"] = DEFAULT_TAIL_SHARE
     fingerprint = {
         "semantics": balancing.SEMANTICS,
         "match": source.match["identity"],
@@ -144,7 +144,7 @@ def _threshold(source: Run, stage: Stage, settings: BalanceSettings, work: Work)
         return [number / FIXED_POINT for number in sums]
 
     if (solved := stage.marker("t")) is None:
-        solved = {"t": balancing.resolve(settings, counts, source.match["funnel"]["matched"], expect)}
+        solved = {"t": resolve(settings, counts, source.match["funnel"]["matched"], expect)}
         stage.mark("t", solved)
     return float(solved["t"])
 

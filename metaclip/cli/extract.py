@@ -91,9 +91,9 @@ def _table(path: str | None) -> dict[str, Any]:
     if path is None:
         return {}
     from metaclip import recipe
-    from metaclip.curation.balance import BalanceSettings
     from metaclip.curation.extract.settings import LISTS, ExtractSettings
     from metaclip.curation.match import MatchSettings
+    from metaclip.curation.threshold import BalanceSettings
 
     tables = recipe.read(path)
     recipe.tables(tables, path, {"extract": ExtractSettings, "match": MatchSettings, "balance": BalanceSettings})

@@ -103,9 +103,9 @@ def split_recipe(path: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
     if path is None:
         return {}, {}
     from metaclip import recipe
-    from metaclip.curation.balance import BalanceSettings
     from metaclip.curation.extract.settings import ExtractSettings
     from metaclip.curation.match import MatchSettings
+    from metaclip.curation.threshold import BalanceSettings
 
     tables = recipe.read(path)
     recipe.tables(tables, path, {"extract": ExtractSettings, "match": MatchSettings, "balance": BalanceSettings})
@@ -131,7 +131,7 @@ def match_settings(flags: Mapping[str, Any], table: Mapping[str, Any]) -> Any:
 def balance_settings(flags: Mapping[str, Any], table: Mapping[str, Any]) -> Any:
     """Put flags over a recipe's table [balance]; a t of one kind replaces one of another."""
     from metaclip import recipe
-    from metaclip.curation.balance import BalanceSettings
+    from metaclip.curation.threshold import BalanceSettings
 
     given = {name: flags[name] for name in ("t", "tail_share", "target_pairs", "seed") if flags.get(name) is not None}
     kinds = {"t", "tail_share", "target_pairs"}

@@ -9,11 +9,9 @@ The law stands in `metaclip.curation.draw`. t is given, or solved for a share of
 
 from __future__ import annotations
 
-import collections
-import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,13 +22,12 @@ import pyarrow.parquet as pq
 
 from metaclip.curation import pool as pools
 from metaclip.curation.count import Counts
+from metaclip.curation.curated import Kept, write_curated
 from metaclip.curation.draw import FIXED_POINT, Tally, draw_rows, expect_rows, probabilities, stream_key
 from metaclip.curation.match import COMPRESSION, Advance
-from metaclip.curation.matcher import MATCHES
-from metaclip.curation.pool import BrokenInput, Columns, Losses, Shard
+from metaclip.curation.pool import Columns, Shard
 from metaclip.curation.sorting import UidSet, merge_runs, write_rows, write_run, write_subset
-from metaclip.curation.uid import as_written, from_binary, to_hex
-from metaclip.errors import MetaclipError
+from metaclip.curation.uid import from_binary
 from metaclip.metadata.entries import Metadata
 from metaclip.shard.files import replacing
 from metaclip.shard.folder import Folder
@@ -40,79 +37,6 @@ SEMANTICS: Final = 1
 STAGE: Final = "balance"
 OUTPUTS: Final = ("entries.parquet", "curated", "curated.npy", "card.json", "card.md")
 PARTIALS: Final = ("*.tally.npy", "*.uids.npy", "*.repeats.npy")
-DEFAULT_TAIL_SHARE: Final = 0.06
-_WRITE_ROWS: Final = 1 << 17
-_THRESHOLDS: Final = 64
-_PASSES: Final = 3
-
-
-@dataclasses.dataclass(frozen=True)
-class BalanceSettings:
-    """What determines the draw: the table [balance] of a recipe; at most one of t, tail_share, target_pairs."""
-
-    t: float | None = None
-    """The threshold: an entry with a larger count is thinned."""
-    tail_share: float | None = None
-    """Solve t so that the entries below it hold this share of all counts (0.06 if nothing is given)."""
-    target_pairs: int | None = None
-    """Solve t so that this many pairs are expected."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        asked = {"t": self.t, "tail_share": self.tail_share, "target_pairs": self.target_pairs}
-        given = [f"{name} = {value}" for name, value in asked.items() if value is not None]
-        if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)} are given, must be one of them")
-        if self.t is not None and not (self.t > 0 and math.isfinite(self.t)):
-            raise ValueError(f"t is {self.t:g}, must be a finite number above 0")
-        if self.tail_share is not None and not 0 <= self.tail_share < 1:
-            raise ValueError(f"tail_share is {self.tail_share:g}, must be at least 0 and below 1")
-        if self.target_pairs is not None and self.target_pairs < 1:
-            raise ValueError(f"target_pairs is {self.target_pairs}, must be at least 1")
-        if not 0 <= self.seed < 1 << 64:
-            raise ValueError(f"seed is {self.seed}, must be at least 0 and below 2**64")
-
-
-def tail_share(counts: npt.NDArray[np.uint64], t: float) -> float:
-    """Give the share of all counts that entries with a count below t hold."""
-    total = int(counts.sum())
-    return int(counts[counts < t].sum()) / total if total else 0.0
-
-
-def solve_tail_share(counts: npt.NDArray[np.uint64], share: float) -> float:
-    """Give the largest value among the counts whose tail share is at most `share`."""
-    values, times = np.unique(counts[counts > 0], return_counts=True)
-    sums = values * times.astype(np.uint64)
-    below = np.cumsum(sums) - sums
-    total = int(sums.sum())
-    # Shares ascend, and that of the smallest count is 0.
-    shares = zip(values.tolist(), below.tolist(), strict=True)
-    return float(max(value for value, under in shares if under / total <= share))
-
-
-def solve_target(
-    counts: npt.NDArray[np.uint64], target: int, matched: int, expect: Callable[[npt.NDArray[np.float64]], list[float]]
-) -> float:
-    """Give a t under which about `target` of the `matched` pairs are expected.
-
-    `expect` makes one pass over the matches: the expected number for each of many t. Three passes narrow t to one part
-    in 10,000 or better; the grid's t that comes nearest is taken.
-    """
-    highest = float(counts.max())
-    if target >= matched:
-        return highest
-    # Each entry adds at most t to what is expected.
-    low, high = min(target / np.count_nonzero(counts), highest), highest
-    best, distance = high, math.inf
-    for _ in range(_PASSES):
-        grid = np.geomspace(low, high, _THRESHOLDS)
-        expected = expect(grid)
-        for t, number in zip(grid.tolist(), expected, strict=True):
-            if abs(number - target) < distance:
-                best, distance = t, abs(number - target)
-        place = min(max(1, int(np.searchsorted(expected, target))), _THRESHOLDS - 1)
-        low, high = float(grid[place - 1]), float(grid[place])
-    return best
 
 
 def read_matched(path: Path) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64], pa.Array]]:
@@ -166,7 +90,7 @@ def balance_shard(
     repeats: list[npt.NDArray[np.uint64]] = [np.zeros((0, 3), np.uint64)]
     n_matched = 0
 
-    def drawn() -> Iterator[_Kept]:
+    def drawn() -> Iterator[Kept]:
         nonlocal n_matched
         for rows, row_uids, matches in read_matched(matched / "matched" / f"{shard.name}.parquet"):
             n_matched += len(rows)
@@ -180,10 +104,10 @@ def balance_shard(
             kept = np.flatnonzero(keep)
             uids.append(row_uids[kept])
             advance(0, len(kept))
-            yield _Kept(rows, int(rows[-1]), kept, row_uids, matches, probability)
+            yield Kept(rows, int(rows[-1]), kept, row_uids, matches, probability)
 
     path = folder / "curated" / f"{shard.name}.parquet"
-    _write_curated(path, shard, columns, rows_expected, drawn(), advance)
+    write_curated(path, shard, columns, rows_expected, drawn(), advance)
     entry = np.flatnonzero(tally.expected)
     write_rows(
         stage.path / f"{shard.name}.tally.npy", np.stack([entry, tally.expected[entry], tally.kept[entry]], axis=1)
@@ -198,121 +122,6 @@ def balance_shard(
         "expected": expected,
         "variance": variance,
     }
-
-
-@dataclasses.dataclass(frozen=True)
-class _Kept:
-    """A drawn batch of matched rows; `kept` are places in it."""
-
-    rows: npt.NDArray[np.int64]
-    last: int
-    kept: npt.NDArray[np.int64]
-    uids: npt.NDArray[np.uint64]
-    matches: pa.Array
-    probability: npt.NDArray[np.float64]
-
-    def between(self, begin: int, end: int) -> npt.NDArray[np.int64]:
-        """Give the kept places whose rows lie in [begin, end)."""
-        rows = self.rows[self.kept]
-        return self.kept[np.searchsorted(rows, begin) : np.searchsorted(rows, end)]
-
-
-def _write_curated(
-    path: Path, shard: Shard, columns: Columns, rows_expected: int, drawn: Iterator[_Kept], advance: Advance
-) -> None:
-    """Go through the pool's rows and the drawn rows side by side, both ascending; write the kept ones."""
-    waiting: collections.deque[_Kept] = collections.deque()
-    begin = shard.first
-    out: list[pa.Table] = []
-    with CuratedWriter(path) as writer:
-        for batch in pools.read(shard, None, Losses()):
-            end = begin + len(batch)
-            while (not waiting or waiting[-1].last < end - 1) and (more := next(drawn, None)) is not None:
-                waiting.append(more)
-            for part in waiting:
-                places = part.between(begin, end)
-                if len(places):
-                    taken = batch.take(pa.array(part.rows[places] - begin))
-                    out.append(_curated(taken, columns, part, places))
-            while waiting and waiting[0].last < end:
-                waiting.popleft()
-            writer.write(out)
-            out = []
-            advance(len(batch), 0)
-            begin = end
-    collections.deque(drawn, 0)
-    if begin - shard.first != rows_expected:
-        path.unlink(missing_ok=True)
-        raise BrokenInput(
-            f"{shard} has {begin - shard.first} rows, had {rows_expected} when it was matched; "
-            "match again with --overwrite"
-        )
-
-
-def _curated(batch: pa.RecordBatch, columns: Columns, part: _Kept, places: npt.NDArray[np.int64]) -> pa.Table:
-    """Put a batch of kept rows in the form of curated/."""
-    # A column UID would stand beside ours as a second one: names are found without regard to case.
-    own = ("matches", "keep_probability")
-    carried = [name for name in batch.schema.names if name not in own and name.lower() != "uid"]
-    given = columns.uid is not None and columns.uid.lower() == "uid"
-    uids = part.uids[places]
-    uid = as_written(batch.column(columns.uid), uids) if given else to_hex(uids)
-    fields = [batch.schema.field(name) for name in carried]
-    fields += [pa.field("uid", pa.string()), pa.field("matches", MATCHES), pa.field("keep_probability", pa.float64())]
-    index = pa.array(places)
-    arrays = [
-        *(batch.column(name) for name in carried),
-        uid,
-        part.matches.take(index),
-        pa.array(part.probability[places]),
-    ]
-    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
-
-
-class CuratedWriter:
-    """Writes curated pairs to a parquet file that is whole or not there; no file where there is no pair."""
-
-    def __init__(self, path: Path) -> None:
-        """Name the file."""
-        self._path = path
-        self._open = contextlib.ExitStack()
-        self._writer: Any = None
-        self._tables: list[pa.Table] = []
-        self._rows = 0
-
-    def __enter__(self) -> CuratedWriter:
-        """Begin; the file is opened with the first pair."""
-        return self
-
-    def write(self, tables: Sequence[pa.Table]) -> None:
-        """Add pairs."""
-        self._tables += tables
-        self._rows += sum(len(table) for table in tables)
-        if self._rows >= _WRITE_ROWS:
-            self._flush()
-
-    def _flush(self) -> None:
-        if not self._tables:
-            return
-        table = pa.concat_tables(self._tables)
-        if self._writer is None:
-            temporary = self._open.enter_context(replacing(self._path))
-            writer = pq.ParquetWriter(
-                temporary, table.schema, compression=COMPRESSION, write_statistics=False,
-                use_dictionary=["matches.list.element"],
-            )  # fmt: skip
-            self._writer = self._open.enter_context(writer)
-        self._writer.write_table(table, row_group_size=len(table))
-        self._tables, self._rows = [], 0
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        """Close the file and put it in place, or remove it."""
-        with self._open:
-            if error is not None:
-                raise error
-            self._flush()
-        if self._writer is None:
-            self._path.unlink(missing_ok=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -390,18 +199,3 @@ def write_entries(path: Path, metadata: Metadata, counts: Counts, t: float, bala
     )
     with replacing(path) as temporary:
         pq.write_table(table, temporary, compression=COMPRESSION, use_dictionary=["source"])
-
-
-def resolve(
-    settings: BalanceSettings, counts: npt.NDArray[np.uint64], matched: int, expect: Callable[[Any], list[float]]
-) -> float:
-    """Give the t that settings ask for. Raise MetaclipError where no text matched."""
-    if not counts.any():
-        raise MetaclipError(
-            "no text matched any entry, so there is nothing to balance; check the list and the text column"
-        )
-    if settings.t is not None:
-        return float(settings.t)
-    if settings.target_pairs is not None:
-        return solve_target(counts, settings.target_pairs, matched, expect)
-    return solve_tail_share(counts, DEFAULT_TAIL_SHARE if settings.tail_share is None else settings.tail_share)

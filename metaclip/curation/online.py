@@ -28,7 +28,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from metaclip.curation.balance import DEFAULT_TAIL_SHARE, solve_tail_share
 from metaclip.curation.count import Counts, count_matches
 from metaclip.curation.draw import (
     Uids,
@@ -42,6 +41,7 @@ from metaclip.curation.draw import (
 from metaclip.curation.matcher import Matcher, Texts
 from metaclip.curation.run import Run, counts_digest
 from metaclip.curation.text_rule import PAPER, TextRule
+from metaclip.curation.threshold import DEFAULT_TAIL_SHARE, solve_tail_share
 from metaclip.curation.uid import uid_of, uids_of
 from metaclip.errors import MetaclipError, one_line
 from metaclip.metadata.entries import Metadata

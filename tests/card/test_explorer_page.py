@@ -18,8 +18,8 @@ import pytest
 
 from metaclip import MatchSettings, Metadata, TextRule
 from metaclip.card.explorer import write_explorer
-from metaclip.curation.balance import tail_share
 from metaclip.curation.explain import explain
+from metaclip.curation.threshold import tail_share
 from metaclip.curation.uid import uid_of
 from tests.card.browser.cards import Made, large_account, large_grid, large_table, make_card, toy_card
 from tests.card.browser.chromium import Page, launched
