@@ -4,7 +4,7 @@ Unigrams: the words of English Wikipedia with their counts, by count, as the pap
 match as a word (the tokeniser's clitics, numbers with a comma), markup and colours that its reader took for words.
 
 Bigrams: pairs of the web with the counts of pairs and words in one corpus, so that PMI = log2(c12 N / (c1 c2)) is
-defined. Ranked by normalised PMI, PMI / -log2(c12 / N) (Bouma 2009), of pairs with at least `min_count`: by count the
+defined. Ranked by normalised PMI (see `metaclip.metadata.pmi`) of pairs with at least `min_count`: by count the
 first ones are "of the" and "in the", by PMI they are typing errors. The paper's PMI >= 30 leaves none here: a pair that
 stands 100,000 times in 588 G words has 23 at most. Left out are pairs with a word that no dictionary has, pairs of a word
 with itself, and spam.
@@ -18,12 +18,12 @@ import collections
 import dataclasses
 import gzip
 import html
-import math
 import re
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+import numpy as np
 import pyarrow as pa
 
 from metaclip.errors import MetaclipError, one_line
@@ -31,6 +31,7 @@ from metaclip.metadata import packages
 from metaclip.metadata.candidates import Candidates
 from metaclip.metadata.explicit import explicit
 from metaclip.metadata.packages import Package
+from metaclip.metadata.pmi import pmi
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +107,7 @@ def bigrams(settings: PairSettings) -> Candidates:
     known = set(read[settings.spelling].decode().split())
     more = packages.read(settings.dictionary, settings.dictionary_words)
     known.update(word for word, _ in counted(more, " ", f"{settings.dictionary}, {settings.dictionary_words}"))
-    left, scores, total = collections.Counter[str](repeated=rows - len(pairs)), dict[str, float](), sum(words.values())
+    left, kept = collections.Counter[str](repeated=rows - len(pairs)), list[tuple[str, int, int, int]]()
     for pair, count in pairs.items():
         first, second = pair.split(" ")
         if count < settings.min_count:
@@ -118,18 +119,12 @@ def bigrams(settings: PairSettings) -> Candidates:
         elif explicit(pair):
             left["explicit"] += 1
         else:
-            scores[pair] = normalised_pmi(count, words[first], words[second], total)
+            kept.append((pair, count, words[first], words[second]))
+    counts = np.array([row[1:] for row in kept], np.int64).reshape(-1, 3)
+    _, normalised = pmi(*counts.T, sum(words.values()))
+    scores = {row[0]: score for row, score in zip(kept, normalised.tolist(), strict=True)}
     ranked = sorted(scores, key=lambda pair: (-scores[pair], -pairs[pair], pair))
     return _candidates(ranked, scores, {"read": where, "rows": rows, "left_out": dict(left)})
-
-
-def normalised_pmi(both: int, first: int, second: int, total: int) -> float:
-    """Give PMI / -log2(both / total), at most 1 where the two always stand together (Bouma 2009).
-
-    Rounded to six digits, so that a machine's logarithm cannot change the order of pairs.
-    """
-    pmi = math.log2(both * total / (first * second))
-    return round(pmi / -math.log2(both / total), 6)
 
 
 def counted(data: bytes, separator: str, where: str) -> Iterator[tuple[str, int]]:

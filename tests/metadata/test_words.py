@@ -9,12 +9,14 @@ import math
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from metaclip.errors import MetaclipError
 from metaclip.metadata import words
 from metaclip.metadata.explicit import explicit
 from metaclip.metadata.packages import Package
+from metaclip.metadata.pmi import pmi
 from metaclip.shard.files import cache_folder
 
 
@@ -123,9 +125,11 @@ def test_what_is_no_bigram(sources: Path) -> None:
 
 def test_normalised_pmi() -> None:
     """It is 1 for words that are never apart, 0 for chance, below it for what avoids each other."""
-    assert words.normalised_pmi(100, 100, 100, 10**6) == 1
-    assert words.normalised_pmi(1, 1000, 1000, 10**6) == 0
-    assert words.normalised_pmi(1, 9000, 9000, 10**6) < 0
+    counts = np.array([[100, 100, 100], [1, 1000, 1000], [1, 9000, 9000]], np.int64)
+    never_apart, chance, avoiding = pmi(*counts.T, 10**6)[1].tolist()
+    assert never_apart == 1
+    assert chance == 0
+    assert avoiding < 0
 
 
 @pytest.mark.parametrize(
