@@ -11,7 +11,7 @@ import numpy as np
 from numba import types
 
 from metaclip.curation.compiling import inner, on_first_use
-from metaclip.curation.raw import get8, put8
+from metaclip.curation.raw import get8, get32
 
 HEX: Final = 0
 OTHER: Final = 1
@@ -23,7 +23,10 @@ DIGITS: Final = np.full(256, 16, np.uint8)
 for _digits, _first in ((b"0123456789", 0), (b"abcdef", 10), (b"ABCDEF", 10)):
     DIGITS[list(_digits)] = np.arange(_first, _first + len(_digits))
 
-u32, u64 = np.uint32, np.uint64
+u32, i64, u64 = np.uint32, np.int64, np.uint64
+
+_LANES: Final = 64
+"""Messages that MD5 takes in step: enough for vector registers, few enough for a first-level cache."""
 
 
 def _hex(address, starts, sizes, uids, kinds, values):
@@ -50,66 +53,97 @@ def _hex(address, starts, sizes, uids, kinds, values):
         kinds[i] = OTHER if wrong > u64(15) else HEX
 
 
-def _pack(
-    address,
-    starts,
-    sizes,
-    other_address,
-    other_starts,
-    other_sizes,
-    target,
-    width,
-):
-    """Put the two pieces of each row one behind the other into a row of `width` bytes."""
-    for i in range(len(starts)):
-        at = target + width * i
-        for j in range(sizes[i]):
-            put8(at, j, get8(address + starts[i], j))
-        at += sizes[i]
-        for j in range(other_sizes[i]):
-            put8(at, j, get8(other_address + other_starts[i], j))
+@inner
+def _word(first, first_size, second, size, at):
+    """Give the four bytes at `at` of MD5's message: two pieces of `size` bytes together, a byte of 0x80, zeros."""
+    word = i64(0)
+    for i in range(4):
+        place = at + i
+        byte = i64(128) if place == size else i64(0)
+        if place < first_size:
+            byte = get8(first, place)
+        elif place < size:
+            byte = get8(second, place - first_size)
+        word |= byte << (8 * i)
+    return word
 
 
-def _md5(words, state, constants, turns):
-    """Run RFC 1321's compression over uint32[16 * blocks, rows], 32 rows in step."""
-    lanes = np.empty((4, 32), np.uint32)
-    for first in range(0, words.shape[1], 32):
-        n = min(32, words.shape[1] - first)
-        for i, start in enumerate((u32(0x67452301), u32(0xEFCDAB89), u32(0x98BADCFE), u32(0x10325476))):
-            for j in range(n):
-                state[i, first + j] = start
-        for block in range(0, words.shape[0], 16):
-            for i in range(4):
-                for j in range(n):
-                    lanes[i, j] = state[i, first + j]
-            for step in range(64):
-                # The four words change their parts at each step instead of their places.
-                a, b, c, d = lanes[-step & 3], lanes[1 - step & 3], lanes[2 - step & 3], lanes[3 - step & 3]
-                turn, place = step >> 4, step & 15
-                times, plus = (1, 0) if turn == 0 else (5, 1) if turn == 1 else (3, 5) if turn == 2 else (7, 0)
-                w = words[block + ((times * place + plus) & 15), first : first + n]
-                k = constants[step]
-                left = turns[turn, step & 3]
-                right = u32(32) - left
-                if turn == 0:
-                    for j in range(n):
-                        x = u32(a[j] + (d[j] ^ (b[j] & (c[j] ^ d[j]))) + k + w[j])
-                        a[j] = b[j] + (u32(x << left) | u32(x >> right))
-                elif turn == 1:
-                    for j in range(n):
-                        x = u32(a[j] + (c[j] ^ (d[j] & (b[j] ^ c[j]))) + k + w[j])
-                        a[j] = b[j] + (u32(x << left) | u32(x >> right))
-                elif turn == 2:
-                    for j in range(n):
-                        x = u32(a[j] + (b[j] ^ c[j] ^ d[j]) + k + w[j])
-                        a[j] = b[j] + (u32(x << left) | u32(x >> right))
-                else:
-                    for j in range(n):
-                        x = u32(a[j] + (c[j] ^ (b[j] | ~d[j])) + k + w[j])
-                        a[j] = b[j] + (u32(x << left) | u32(x >> right))
-            for i in range(4):
-                for j in range(n):
-                    state[i, first + j] += lanes[i, j]
+@inner
+def _fill(words, lane, blocks, first, first_size, second, size):
+    """Write the words of one message, which takes so many blocks, into its lane."""
+    end = 16 * blocks - 2
+    w = 0
+    while 4 * w + 4 <= first_size:
+        words[w * _LANES + lane] = u32(get32(first, w))
+        w += 1
+    if 4 * w < first_size:
+        words[w * _LANES + lane] = u32(_word(first, first_size, second, size, 4 * w))
+        w += 1
+    while 4 * w + 4 <= size:
+        words[w * _LANES + lane] = u32(get32(second + 4 * w - first_size, 0))
+        w += 1
+    words[w * _LANES + lane] = u32(_word(first, first_size, second, size, 4 * w))
+    for rest in range(w + 1, end):
+        words[rest * _LANES + lane] = 0
+    words[end * _LANES + lane] = u32(8 * size)
+    words[(end + 1) * _LANES + lane] = u32(size >> 29)
+
+
+@inner
+def _compress(words, first, state, lanes, constants, turns):
+    """Run RFC 1321's compression over one block, whose words begin at row `first` of uint32[16 * blocks, lanes]."""
+    for i in range(4 * _LANES):
+        lanes[i] = state[i]
+    for step in range(64):
+        # The four words change their parts at each step instead of their places.
+        a, b, c, d = (-step & 3) * _LANES, (1 - step & 3) * _LANES, (2 - step & 3) * _LANES, (3 - step & 3) * _LANES
+        turn, place = step >> 4, step & 15
+        times, plus = (1, 0) if turn == 0 else (5, 1) if turn == 1 else (3, 5) if turn == 2 else (7, 0)
+        w = (first + ((times * place + plus) & 15)) * _LANES
+        k = constants[step]
+        left = turns[turn, step & 3]
+        right = u32(32) - left
+        # Chosen by masks, not by a branch for each turn: four loops take four times as long to compile.
+        x0, x1, x2, x3 = u32(-(turn == 0)), u32(-(turn == 1)), u32(-(turn == 2)), u32(-(turn == 3))
+        for j in range(_LANES):
+            p, q, r = lanes[b + j], lanes[c + j], lanes[d + j]
+            mixed = (x0 & (r ^ (p & (q ^ r)))) | (x1 & (q ^ (r & (p ^ q)))) | (x2 & (p ^ q ^ r)) | (x3 & (q ^ (p | ~r)))
+            x = u32(lanes[a + j] + mixed + k + words[w + j])
+            lanes[a + j] = p + (u32(x << left) | u32(x >> right))
+    for i in range(4 * _LANES):
+        state[i] += lanes[i]
+
+
+@inner
+def _half(high, low):
+    """Put two words, the digest's little-endian ones, together as a number that reads their bytes big-endian."""
+    x = (u64(low) << u64(32)) | u64(high)
+    x = ((x >> u64(8)) & u64(0x00FF00FF00FF00FF)) | ((x & u64(0x00FF00FF00FF00FF)) << u64(8))
+    x = ((x >> u64(16)) & u64(0x0000FFFF0000FFFF)) | ((x & u64(0x0000FFFF0000FFFF)) << u64(16))
+    return (x >> u64(32)) | (x << u64(32))
+
+
+def _md5(first, first_starts, first_sizes, second, second_starts, second_sizes, rows, blocks, constants, turns, uids):
+    """Write md5 of two pieces put together, for the given rows, which all take `blocks` blocks of 64 bytes."""
+    words = np.empty(16 * blocks * _LANES, np.uint32)
+    state = np.empty(4 * _LANES, np.uint32)
+    lanes = np.empty(4 * _LANES, np.uint32)
+    for begin in range(0, len(rows), _LANES):
+        n = min(_LANES, len(rows) - begin)
+        for j in range(n):
+            row = rows[begin + j]
+            size = first_sizes[row] + second_sizes[row]
+            _fill(words, j, blocks, first + first_starts[row], first_sizes[row], second + second_starts[row], size)
+        for j in range(_LANES):
+            state[j] = u32(0x67452301)
+            state[_LANES + j] = u32(0xEFCDAB89)
+            state[2 * _LANES + j] = u32(0x98BADCFE)
+            state[3 * _LANES + j] = u32(0x10325476)
+        for block in range(blocks):
+            _compress(words, 16 * block, state, lanes, constants, turns)
+        for j in range(n):
+            uids[rows[begin + j], 0] = _half(state[j], state[_LANES + j])
+            uids[rows[begin + j], 1] = _half(state[2 * _LANES + j], state[3 * _LANES + j])
 
 
 @inner
@@ -179,12 +213,14 @@ def _expect(values, offsets, n, counts, thresholds, sums, by_entry):
 
 
 _I64S, _U64S, _F64S = types.int64[::1], types.uint64[::1], types.float64[::1]
-_IDS, _UIDS, _WORDS = types.Array(types.uint32, 1, "C", readonly=True), types.uint64[:, ::1], types.uint32[:, ::1]
+_IDS, _UIDS = types.Array(types.uint32, 1, "C", readonly=True), types.uint64[:, ::1]
 _STRINGS = (types.int64, _I64S, _I64S)  # address, starts, sizes
 _SIGNATURES: Final[dict[str, tuple[Any, Any]]] = {
     "hex": (_hex, types.void(*_STRINGS, _UIDS, types.uint8[::1], types.uint8[::1])),
-    "pack": (_pack, types.void(*_STRINGS, *_STRINGS, types.int64, types.int64)),
-    "md5": (_md5, types.void(_WORDS, _WORDS, types.uint32[::1], _WORDS)),
+    "md5": (
+        _md5,
+        types.void(*_STRINGS, *_STRINGS, types.int64[::1], types.int64, types.uint32[::1], types.uint32[:, ::1], _UIDS),
+    ),
     "draw": (
         _draw,
         types.void(
