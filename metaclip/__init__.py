@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Any, Final
 from metaclip._version import __version__
 
 if TYPE_CHECKING:
-    from metaclip.chain import Work, balance, curate, match
+    from metaclip.chain.balancing import balance
+    from metaclip.chain.curating import curate
+    from metaclip.chain.matching import match
+    from metaclip.chain.work import Work
     from metaclip.curation.count import Counts
     from metaclip.curation.match import MatchSettings
     from metaclip.curation.matcher import Matcher
@@ -37,10 +40,10 @@ _HOMES: Final = {
     "MetaclipError": "metaclip.errors",
     "Run": "metaclip.curation.run",
     "TextRule": "metaclip.curation.text_rule",
-    "Work": "metaclip.chain",
-    "balance": "metaclip.chain",
-    "curate": "metaclip.chain",
-    "match": "metaclip.chain",
+    "Work": "metaclip.chain.work",
+    "balance": "metaclip.chain.balancing",
+    "curate": "metaclip.chain.curating",
+    "match": "metaclip.chain.matching",
 }
 
 __all__ = [

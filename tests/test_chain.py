@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import itertools
 import json
 import os
 import random
@@ -16,9 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -28,31 +24,13 @@ from metaclip.curation import match as matching
 from metaclip.shard.folder import Folder, Part
 from tests import commands
 from tests.processes import Running, start, until
-
-FILES, ROWS, T = 40, 6_000, 60
-"""The large pool: shards of some hundredths of a second each, of which a kill leaves some made and some not."""
-WORDS = [f"word{i}" for i in range(2_000)]
-
-
-def write_pool(folder: Path, files: int, rows: int, seed: int = 0) -> Path:
-    """Write a pool of parquet files: texts of six words, rare and frequent ones; uids."""
-    rng = np.random.default_rng(seed)
-    words = pa.array(WORDS)
-    folder.mkdir(parents=True)
-    for i in range(files):
-        columns = [words.take(pa.array((rng.random(rows) ** 3 * len(WORDS)).astype(np.int64))) for _ in range(6)]
-        uids = [f"{seed:08x}{i:012x}{row:012x}" for row in range(rows)]
-        table = pa.table({"text": pc.binary_join_element_wise(*columns, " "), "uid": uids, "row": np.arange(rows)})
-        pq.write_table(table, folder / f"{i:03d}.parquet")
-    return folder
+from tests.runs import FILES, ROWS, T, curate, holds, made, made_as, markers, result, write_list, write_pool
 
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A list of 500 entries, of one word and of two."""
-    path = tmp_path_factory.mktemp("list") / "list.txt"
-    path.write_text("\n".join([*WORDS[::5], *(f"{a} {b}" for a, b in itertools.pairwise(WORDS[:101]))]) + "\n")
-    return path
+    return write_list(tmp_path_factory.mktemp("list") / "list.txt")
 
 
 @pytest.fixture(scope="module")
@@ -74,47 +52,6 @@ def undisturbed(large: Path, words: Path, tmp_path_factory: pytest.TempPathFacto
 def small(tmp_path: Path) -> Path:
     """A pool of 20 small files, for the test that takes it alone."""
     return write_pool(tmp_path / "small", 20, 100, seed=1)
-
-
-def curate(pool: Path, words: Path, out: Path, *more: Any) -> list[Any]:
-    return ["curate", pool, "--metadata", words, "--t", T, "--out", out, *more]
-
-
-# --- what a run is, byte for byte
-
-
-def result(run: Path) -> dict[str, str]:
-    """The sha256 of every file that a run's result stands in, and its account but for when it was made."""
-    files = [*run.glob("*.parquet"), *run.glob("*.npy"), *run.glob("matched/*"), *run.glob("curated/*")]
-    found = {path.relative_to(run).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-    card = json.loads((run / "card.json").read_text())
-    return found | {"card": json.dumps({key: value for key, value in card.items() if key != "created"})}
-
-
-def holds(run: Path, wanted: Path) -> None:
-    """A run equals another one in every byte of its result, and nothing half-made is left of it."""
-    found, other = result(run), result(wanted)
-    assert found.keys() == other.keys()
-    assert {name for name in found if found[name] != other[name]} == set()
-    assert not list(run.rglob("*.tmp"))
-    assert not list(run.glob(".state/*/*.npy"))
-
-
-def markers(run: Path, stage: str) -> set[str]:
-    """The names of a stage's finished shards."""
-    return {path.stem for path in run.glob(f".state/{stage}/*-*.json") if ".lost" not in path.name}
-
-
-def made_as(path: Path) -> tuple[int, int]:
-    """As which file, and when, a file was made."""
-    return path.stat().st_ino, path.stat().st_mtime_ns
-
-
-def made(run: Path, stage: str) -> dict[str, tuple[int, int]]:
-    """As which file, and when, the output of each finished shard was made."""
-    output = {"match": "matched", "balance": "curated"}[stage]
-    paths = {name: run / output / f"{name}.parquet" for name in markers(run, stage)}
-    return {name: made_as(path) for name, path in paths.items() if path.exists()}
 
 
 def stop(process: Running, run: Path, stage: str, after: int, number: int) -> dict[str, tuple[int, int]]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import datetime
 import math
+import os
 import platform
+import time
 import unicodedata
 from collections.abc import Mapping
 from importlib import metadata as installed
@@ -19,16 +21,27 @@ import numpy as np
 import pyarrow.compute as pc
 
 from metaclip._version import __version__
+from metaclip.card import schema as schemas
 from metaclip.curation.run import Run
 from metaclip.curation.threshold import tail_share
 from metaclip.shard import funnel as funnels
 from metaclip.shard.files import file_digest, read_json, replacing, write_json
 from metaclip.shard.stage import digest_of
 
-SCHEMA: Final = {"name": "metaclip-account", "version": 1}
+SCHEMA: Final = {"name": "metaclip-account", "version": schemas.VERSION}
+FIELDS: Final = schemas.ACCOUNT | schemas.REMOVED
+REMOVED: Final = "removed"
+"""The funnel's reason for rows that matched and were taken out later (`metaclip.card.removal`)."""
+MEANING: Final[dict[str, str]] = {
+    name: funnels.MEANING.get(name, "taken out on request")
+    for name in ("rows", *funnels.MATCH_REASONS, REMOVED, "matched", *funnels.BALANCE_REASONS, "kept")
+}
+"""The funnel's steps in their order; `REMOVED` is in the funnel of a set that pairs were taken out of."""
 _CARD: Final = "card.json"
 _PAGE: Final = "card.md"
 _TOP: Final = 25
+_ALWAYS: Final = ("rows", "no_match", "matched", "not_drawn", "kept")
+_WAYS: Final = ("uids", "urls", "domains")
 _PACKAGES: Final = ("numpy", "numba", "pyarrow")
 
 
@@ -45,6 +58,7 @@ def versions() -> dict[str, str]:
 def write_account(run: Run) -> dict[str, Any]:
     """Write card.md and card.json into a balanced run's folder; give the account."""
     account = make_account(run)
+    schemas.check_written(account, FIELDS)
     with replacing(run.path / _PAGE) as temporary:
         temporary.write_text(render(account), encoding="utf-8")
     write_json(run.path / _CARD, account)
@@ -69,8 +83,8 @@ def make_account(run: Run) -> dict[str, Any]:
     zero, tail = counts == 0, (counts > 0) & (counts < t)
     head = counts >= t
     lost = {**match["funnel"], **balance["funnel"]}
-    funnel = {key: lost.get(key, 0) for key in funnels.MEANING}
-    funnels.check(funnel, "rows", funnels.MATCH_REASONS, "matched")
+    funnel = {key: lost.get(key, 0) for key in MEANING if key != REMOVED or key in lost}
+    funnels.check(funnel, "rows", (*funnels.MATCH_REASONS, REMOVED), "matched")
     funnels.check(funnel, "matched", funnels.BALANCE_REASONS, "kept")
     with (run.path / "curated.npy").open("rb") as file:
         curated = file_digest(file)
@@ -98,6 +112,8 @@ def make_account(run: Run) -> dict[str, Any]:
         },
         "digests": {"counts": match["counts_digest"], "curated": curated},
     }
+    if REMOVED in match:
+        result[REMOVED] = match[REMOVED]
     # What does not occur is left out, so that a setting or a reason added later changes no digest.
     occurring = {reason: rows for reason, rows in funnel.items() if rows}
     identity = {**result, "rule": _used(match["rule"]), "funnel": occurring}
@@ -106,7 +122,7 @@ def make_account(run: Run) -> dict[str, Any]:
     return {
         **result,
         "schema": SCHEMA,
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "created": _now().isoformat(timespec="seconds"),
         "versions": versions(),
         "recipe": recipe,
         "recipe_digest": digest_of(recipe),
@@ -117,6 +133,12 @@ def make_account(run: Run) -> dict[str, Any]:
         "top_entries": [row for row in entries.take(order).to_pylist() if row["count"]],
         "result_digest": digest_of(identity),
     }
+
+
+def _now() -> datetime.datetime:
+    """Give the time, or the one in SOURCE_DATE_EPOCH, by which whoever makes a card again gets the same bytes."""
+    given = os.environ.get("SOURCE_DATE_EPOCH", "")
+    return datetime.datetime.fromtimestamp(int(given) if given.isdecimal() else time.time(), datetime.UTC)
 
 
 def _used(rule: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,8 +170,10 @@ def render(account: Mapping[str, Any]) -> str:
         lost = ", ".join(map(_lost, account["lost_inputs"]))
         lines += [f"**Not all inputs could be read.** Missing from every figure here: {lost}", ""]
     lines += ["## Funnel", "", "| rows | | |", "|---:|---|---|"]
-    for key, rows in _funnel_rows(funnel):
-        lines.append(f"| {rows:,} | {key} | {funnels.MEANING.get(key, '')} |")
+    for key, rows in funnel_rows(funnel):
+        lines.append(f"| {rows:,} | {key} | {MEANING.get(key, '')} |")
+    if REMOVED in account:
+        lines += ["", *taken_out(account[REMOVED])]
     lines += [
         "",
         "## Balance",
@@ -199,9 +223,26 @@ def render(account: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _funnel_rows(funnel: Mapping[str, int]) -> list[tuple[str, int]]:
-    always = {"rows", "no_match", "matched", "not_drawn", "kept"}
-    return [(key, funnel[key]) for key in funnels.MEANING if key in always or funnel[key]]
+def funnel_rows(funnel: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Give the funnel's steps that a reader is shown: those of every run, and what occurs."""
+    return [(key, funnel[key]) for key in MEANING if key in _ALWAYS or funnel.get(key)]
+
+
+def taken_out(removed: Mapping[str, Any]) -> list[str]:
+    """Say in Markdown what was taken out of a set, version by version."""
+    lines = [
+        "Counts and probabilities are those of the first version, so that no other pair's draw changes; without the pairs "
+        f"that were taken out, the counts come to {removed['count']:,}.",
+        "",
+        "| taken out of | matched pairs | of them kept | asked: uids, urls, domains | found |",
+        "|---|---:|---:|---|---|",
+    ]
+    for version in removed["versions"]:
+        asked, found = (", ".join(f"{version[which][what]:,}" for what in _WAYS) for which in ("asked", "found"))
+        lines.append(
+            f"| `{plain(version['parent'][:16])}` | {version['pairs']:,} | {version['kept']:,} | {asked} | {found} |"
+        )
+    return lines
 
 
 def _number(value: float) -> str:

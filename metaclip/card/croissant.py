@@ -10,12 +10,13 @@ from metaclip.card.readme import summary
 
 def describe(card: Mapping[str, Any], entries_digest: str) -> dict[str, Any]:
     """Describe entries.parquet in Croissant's JSON-LD."""
-    kinds = {"entry_id": "sc:Integer", "count": "sc:Integer", "kept": "sc:Integer"}
+    columns = COLUMNS | CORRECTED if "removed" in card else COLUMNS
+    kinds = {name: "sc:Integer" for name in ("entry_id", "count", "kept", *CORRECTED)}
     kinds |= {name: "sc:Float" for name in ("probability", "expected")}
 
     def field(name: str) -> dict[str, Any]:
         found = {
-            "@type": "cr:Field", "@id": f"entries/{name}", "name": name, "description": COLUMNS[name],
+            "@type": "cr:Field", "@id": f"entries/{name}", "name": name, "description": columns[name],
             "dataType": kinds.get(name, "sc:Text"),
             "source": {"fileObject": {"@id": "entries.parquet"}, "extract": {"column": name}},
         }  # fmt: skip
@@ -39,7 +40,7 @@ def describe(card: Mapping[str, Any], entries_digest: str) -> dict[str, Any]:
             }
         ],
         "recordSet": [
-            {"@type": "cr:RecordSet", "@id": "entries", "name": "entries", "field": [field(name) for name in COLUMNS]}
+            {"@type": "cr:RecordSet", "@id": "entries", "name": "entries", "field": [field(name) for name in columns]}
         ],
     }  # fmt: skip
     return described
@@ -55,6 +56,8 @@ COLUMNS: Final = {
     "kept": "Pairs that match the entry and were kept.",
     "samples": "Up to five kept captions that match the entry, drawn by a hash and filtered.",
 }
+CORRECTED: Final = {"count_corrected": "What is left of the count without the pairs that were taken out."}
+"""The column that a set has besides where pairs were taken out of it."""
 _CONTEXT: Final = {
     "@language": "en",
     "@vocab": "https://schema.org/",

@@ -16,11 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from metaclip.card.account import plain
+from metaclip.card.account import MEANING, plain
 from metaclip.card.verify import read_card
 from metaclip.errors import MetaclipError, one_line
 
 TOP: Final = 25
+_FIGURES: Final = ("funnel", "entries", "pairs")
+_STEPS: Final = tuple(MEANING)
 _SETTINGS: Final = ("list.digest", "rule", "balance.t", "balance.seed", "recipe.match.limit", "semantics", "versions")
 
 
@@ -37,6 +39,8 @@ class Difference:
     """entry, count, count_after, kept, kept_after, share, share_after of each entry in which either differs."""
     only: tuple[int, int]
     """Entries that stand in the first list alone, and in the second alone."""
+    removed: tuple[int, int] | None = None
+    """(matched pairs, kept pairs) taken out from the first to the second, where that is a later version of the first."""
 
 
 def diff(first: Path, second: Path) -> Difference:
@@ -51,7 +55,7 @@ def diff(first: Path, second: Path) -> Difference:
     settings = [
         (name, flat[0].get(name), flat[1].get(name)) for name in wanted if flat[0].get(name) != flat[1].get(name)
     ]
-    figures = [name for name in flat[0] if name.partition(".")[0] in ("funnel", "entries", "pairs")]
+    figures = sorted({name for card in flat for name in card if name.partition(".")[0] in _FIGURES}, key=_order)
     joined = tables[0].join(tables[1], "entry", join_type="full outer", right_suffix="_after")
     only = tuple(int(pc.sum(pc.is_null(joined[name])).as_py() or 0) for name in ("count_after", "count"))
     columns = {"entry": joined["entry"]}
@@ -64,10 +68,48 @@ def diff(first: Path, second: Path) -> Difference:
         pc.not_equal(table["count"], table["count_after"]), pc.not_equal(table["kept"], table["kept_after"])
     )
     return Difference(
-        (cards[0]["name"], cards[1]["name"]), settings,
-        [(name, flat[0][name], flat[1].get(name, 0)) for name in [*figures, "balance.tail_share"]],
-        table.filter(differs).sort_by("entry"), (only[0], only[1]),
+        _names(*cards), settings,
+        [(name, flat[0].get(name, 0), flat[1].get(name, 0)) for name in [*figures, "balance.tail_share"]],
+        table.filter(differs).sort_by("entry"), (only[0], only[1]), _taken_out(*cards),
     )  # fmt: skip
+
+
+def _names(*cards: Mapping[str, Any]) -> tuple[str, str]:
+    """Name two cards; versions of one set by their results too."""
+    one, other = (str(card["name"]) for card in cards)
+    if one != other:
+        return one, other
+    return tuple(f"{card['name']} {card['result_digest'][:8]}" for card in cards)  # type: ignore[return-value]
+
+
+def _order(name: str) -> tuple[int, int, str]:
+    """Order figures: the funnel in its steps, then entries, then pairs."""
+    of, _, step = name.partition(".")
+    return _FIGURES.index(of), _STEPS.index(step) if step in _STEPS else 0, name
+
+
+def _taken_out(first: Mapping[str, Any], second: Mapping[str, Any]) -> tuple[int, int] | None:
+    versions = second.get("removed", {"versions": []})["versions"]
+    since = [i for i, version in enumerate(versions) if version["parent"] == first["result_digest"]]
+    if not since:
+        return None
+    pairs, kept = (sum(version[name] for version in versions[since[0] :]) for name in ("pairs", "kept"))
+    return pairs, kept
+
+
+def sentences(found: Difference) -> list[str]:
+    """Say in words what tables do not: a later version, lists of other entries, how many entries differ."""
+    said = []
+    if found.removed is not None:
+        pairs, kept = found.removed
+        said.append(
+            f"The second is a later version of the first, with {pairs:,} matched pairs taken out, {kept:,} of them kept "
+            "ones; no other pair's draw changed."
+        )
+    if any(found.only):
+        said.append(f"{found.only[0]:,} entries stand in the first list alone, {found.only[1]:,} in the second alone.")
+    said.append(f"{len(found.entries):,} entries have another count or another number of kept pairs.")
+    return said
 
 
 def _entries(folder: Path) -> pa.Table:
@@ -107,13 +149,9 @@ def render(found: Difference) -> str:
         lines.append("Nothing that determines the set was set otherwise.")
     lines += ["", f"| | {a} | {b} | change |", "|---|---:|---:|---:|"]
     for name, one, other in found.figures:
-        lines.append(f"| {name} | {_number(one)} | {_number(other)} | {_number(other - one, sign=True)} |")
-    if any(found.only):
-        lines += [
-            "",
-            f"{found.only[0]:,} entries stand in the first list alone, {found.only[1]:,} in the second alone.",
-        ]
-    lines += ["", f"{len(found.entries):,} entries have another count or another number of kept pairs."]
+        lines.append(f"| {name} | {number(one)} | {number(other)} | {number(other - one, sign=True)} |")
+    for sentence in sentences(found):
+        lines += ["", sentence]
     for title, rows in (("Gained most", gained(found)), ("Lost most", gained(found, lost=True))):
         if rows:
             lines += [
@@ -131,6 +169,8 @@ def render(found: Difference) -> str:
     return "\n".join([*lines, ""])
 
 
-def _number(value: float, *, sign: bool = False) -> str:
-    plus = "+" if sign else ""
-    return f"{value:{plus},.0f}" if value == int(value) else f"{value:{plus},.4f}"
+def number(value: float, *, sign: bool = False) -> str:
+    """Show a figure: whole ones without a point, shares and other small ones to four digits behind it."""
+    plus = "+" if sign and value else ""
+    digits = 0 if value == int(value) else 1 if abs(value) >= 10 else 4
+    return f"{value:{plus},.{digits}f}"

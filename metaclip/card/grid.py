@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from metaclip.card.rows import ids_of
 from metaclip.curation.balance import read_matched
 from metaclip.curation.draw import FIXED_POINT, expect_rows, uniforms
 from metaclip.curation.threshold import tail_share
@@ -59,10 +60,8 @@ def grid_shard(
     """Sum a file of matched/: (uint64[k] of all pairs, uint64[n, k] by entry), in units of 1 / FIXED_POINT."""
     sums, by_entry = np.zeros(len(thresholds), np.uint64), np.zeros((len(counts), len(thresholds)), np.uint64)
     for _, uids, matches in read_matched(path):
-        if share < 1.0:
-            matches = matches.filter(uniforms(_SEED, 0, uids) < share)
-        values = np.ascontiguousarray(matches.values.to_numpy())
-        offsets = np.asarray(matches.offsets).astype(np.int64)
+        chosen = matches.filter(uniforms(_SEED, 0, uids) < share) if share < 1.0 else matches
+        values, offsets = ids_of(chosen)
         expect_rows(values, offsets, counts, thresholds, sums, by_entry)
     return sums, by_entry
 

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from metaclip.curation.balance import read_matched
+from metaclip.card.rows import matched_rows
 from metaclip.curation.draw import uniforms
 
 EACH: Final = 8
@@ -93,9 +93,7 @@ def _keys(
     path: Path, shares: npt.NDArray[np.float64], low: int, high: int, seen: npt.NDArray[np.uint32]
 ) -> Iterator[npt.NDArray[np.uint64]]:
     """Give owner * n + fellow for each entry of low to high in a caption that is looked at; count these in `seen`."""
-    for _, uids, matches in read_matched(path):
-        offsets, values = np.asarray(matches.offsets).astype(np.int64), matches.values.to_numpy()
-        values, offsets = values[offsets[0] : offsets[-1]], offsets - offsets[0]
+    for uids, values, offsets in matched_rows(path):
         size = np.diff(offsets)
         row = np.repeat(np.arange(len(size)), size)
         looked = (values >= low) & (values < high) & (size <= WIDEST)[row]

@@ -22,9 +22,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from metaclip.card.account import MEANING
 from metaclip.card.grid import Grid
 from metaclip.errors import MetaclipError
-from metaclip.shard import funnel as funnels
 from metaclip.shard.files import replacing
 
 NAMES: Final = ("ranks", "cumulative", "kept", "sources", "funnel", "thresholds")
@@ -40,21 +40,26 @@ _POINTS: Final = 400
 _WIDTH, _HEIGHT = 560, 320
 
 
-def write_plots(folder: Path, account: Mapping[str, Any], entries: pa.Table, grid: Grid) -> list[str]:
-    """Write ``plots/<name>.svg`` and ``plots/index.html``; give the names of the files."""
+def write_plots(
+    folder: Path, account: Mapping[str, Any], entries: pa.Table, grid: Grid, page: bool = True
+) -> list[str]:
+    """Write ``plots/<name>.svg`` and, where `page` is set, ``plots/index.html``; give the names of the files."""
     charts = make_charts(account, entries, grid)
     written = []
     for name, chart in charts.items():
         written.append(f"plots/{name}.svg")
         with replacing(folder / written[-1]) as temporary:
             chart.save(str(temporary), format="svg")
+    if not page:
+        (folder / "plots" / "index.html").unlink(missing_ok=True)  # of an earlier card in this folder
+        return written
     import altair as alt
 
-    page = alt.vconcat(*(chart.properties(title=TITLES[name]) for name, chart in charts.items()))
-    page = page.resolve_scale(color="independent")
+    whole = alt.vconcat(*(chart.properties(title=TITLES[name]) for name, chart in charts.items()))
+    whole = whole.resolve_scale(color="independent")
     written.append("plots/index.html")
     with replacing(folder / written[-1]) as temporary:
-        page.save(str(temporary), format="html", inline=True, json_kwds={"cls": _WithoutMarkup})
+        whole.save(str(temporary), format="html", inline=True, json_kwds={"cls": _WithoutMarkup})
     return written
 
 
@@ -108,7 +113,7 @@ def make_charts(account: Mapping[str, Any], entries: pa.Table, grid: Grid) -> di
         color=alt.Color("of:N", title="share of", sort=["entries", "counts", "kept"]),
         tooltip=["source:N", "of:N", "number:Q", alt.Tooltip("share:Q", format=".2%")],
     )  # fmt: skip
-    steps = [{"step": name, "rows": account["funnel"][name]} for name in funnels.MEANING if account["funnel"][name]]
+    steps = [{"step": name, "rows": account["funnel"][name]} for name in MEANING if account["funnel"].get(name)]
     funnel = chart(steps, height=24 * len(steps)).mark_bar()
     funnel = funnel.encode(
         y=alt.Y("step:N", sort=None, title=None), x=alt.X("rows:Q", title="rows"), tooltip=["step:N", "rows:Q"]

@@ -4,6 +4,7 @@
     README.md          the same for a reader; its head is what the Hub reads
     croissant.json     the same for data set search engines (MLCommons Croissant 1.0)
     entries.parquet    entry_id, entry, source, count, probability, expected, kept, samples
+    removed.parquet    what was taken out since the version before, where pairs were (`metaclip.card.removal`)
     plots/             what a curator looks at first
     index.html         the explorer
 
@@ -21,7 +22,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from metaclip.card import croissant, readme
+from metaclip.card import account, croissant, readme, removal, schema
 from metaclip.card.explorer import write_explorer
 from metaclip.card.grid import Grid
 from metaclip.card.origins import Origins, Tally
@@ -31,9 +32,10 @@ from metaclip.card.samples import Samples
 from metaclip.curation.run import Run
 from metaclip.shard.files import replacing, write_json
 
-SCHEMA: Final = {"name": "metaclip-card", "version": 1}
+SCHEMA: Final = {"name": "metaclip-card", "version": schema.VERSION}
+FIELDS: Final = account.FIELDS | schema.CARD
 NAMES: Final = (
-    "card.json", "README.md", "croissant.json", "entries.parquet", "plots", "index.html", "explorer"
+    "card.json", "README.md", "croissant.json", "entries.parquet", "plots", "index.html", "explorer", removal.NAME
 )  # fmt: skip
 """All that stands in a card's folder."""
 TOP: Final = 50
@@ -53,6 +55,8 @@ class About:
     """Where the card is published."""
     look_ups: bool | None = None
     """Whether the page can say if a url or uid is in; None: up to 500,000 matched pairs."""
+    plots_page: bool = True
+    """Whether the plots are there to be looked at closely too: ``plots/index.html``, a megabyte."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +66,8 @@ class Findings:
     grid: Grid
     samples: Samples
     origins: Origins
+    classes: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    """Coverage of class names (`metaclip.card.classes`)."""
 
 
 def make_card(run: Run, about: About, findings: Findings) -> dict[str, Any]:
@@ -82,6 +88,7 @@ def make_card(run: Run, about: About, findings: Findings) -> dict[str, Any]:
         },
         "hosts": _listed(findings.origins.hosts),
         "languages": _listed(findings.origins.languages),
+        "classes": findings.classes,
     }
 
 
@@ -92,8 +99,12 @@ def _listed(tally: Tally | None) -> dict[str, Any] | None:
 
 
 def entries_table(run: Run, samples: Samples) -> pa.Table:
-    """Make entries.parquet: the run's, with samples."""
-    return run.entries.append_column("samples", samples.by_entry(len(run.metadata)))
+    """Make entries.parquet: the run's, with samples; with corrected counts where pairs were taken out."""
+    table = run.entries
+    if account.REMOVED in run.match:
+        corrected = pq.read_table(run.matched / "counts.parquet", columns=["count_corrected"])["count_corrected"]
+        table = table.append_column("count_corrected", corrected)
+    return table.append_column("samples", samples.by_entry(len(run.metadata)))
 
 
 def write_card(folder: Path, run: Run, about: About, findings: Findings) -> dict[str, Any]:
@@ -101,7 +112,7 @@ def write_card(folder: Path, run: Run, about: About, findings: Findings) -> dict
     card, entries = make_card(run, about, findings), entries_table(run, findings.samples)
     with replacing(folder / "entries.parquet") as temporary:
         pq.write_table(entries, temporary, compression="zstd", use_dictionary=["source"])
-    write_plots(folder, card, entries, findings.grid)
+    write_plots(folder, card, entries, findings.grid, about.plots_page)
     write_explorer(
         folder, name=about.name, account=card, entries=entries, grid=findings.grid, run=run, look_ups=about.look_ups
     )
@@ -110,8 +121,13 @@ def write_card(folder: Path, run: Run, about: About, findings: Findings) -> dict
     digest = _sha256(folder / "entries.parquet")
     write_json(folder / "croissant.json", croissant.describe(card, digest))
     names = ["README.md", "croissant.json", "entries.parquet", *(f"plots/{name}.svg" for name in PLOTS)]
+    (folder / removal.NAME).unlink(missing_ok=True)  # of an earlier card in this folder
+    if account.REMOVED in card:
+        names.append(removal.NAME)
+        removal.write_list(folder / removal.NAME, removal.read_list(run.matched / removal.NAME))
     files = [{"name": n, "size": (folder / n).stat().st_size, "sha256": _sha256(folder / n)} for n in sorted(names)]
     card["files"] = files
+    schema.check_written(card, FIELDS)
     write_json(folder / "card.json", card)
     return card
 

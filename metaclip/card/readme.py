@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
-from metaclip.card.account import plain
+from metaclip.card.account import MEANING, REMOVED, funnel_rows, plain, taken_out
 from metaclip.card.plots import TITLES
-from metaclip.shard import funnel as funnels
 
 
 def summary(card: Mapping[str, Any]) -> str:
@@ -57,12 +56,7 @@ def render(card: Mapping[str, Any]) -> str:
         "whether a pair is in (the page does).", "",
         "## What was dropped, and why", "", "| rows | | |", "|---:|---|---|",
     ]  # fmt: skip
-    always = {"rows", "no_match", "matched", "not_drawn", "kept"}
-    lines += [
-        f"| {funnel[key]:,} | {key} | {meaning} |"
-        for key, meaning in funnels.MEANING.items()
-        if key in always or funnel[key]
-    ]
+    lines += [f"| {rows:,} | {key} | {MEANING[key]} |" for key, rows in funnel_rows(funnel)]
     if card["lost_inputs"]:
         lines += [
             "",
@@ -87,13 +81,14 @@ def render(card: Mapping[str, Any]) -> str:
     lines += ["", *_origins(card["hosts"], "host", "The pool has no column of urls.")]
     who = plain(card["contact"]) if card["contact"] else "the publisher of this card (no contact was given to it)"
     lines += [
+        *_classes(card["classes"]),
         "", "## What is not in it", "",
         "No images, and no judgement of them: pairs were chosen by their captions alone. Nothing here says that an image "
         "shows what its caption says, that a url still answers, or that a pair is safe to look at; filters for that belong "
         "before and after.", "",
         "## How to be removed", "",
         f"Write to {who} with the uid, url or host. Pairs that are taken out do not change the draw of the others.", "",
-        "## Licence", "",
+        *_removed(card), "## Licence", "",
         f"{plain(card['license'] or 'Not stated.')} This is about the figures and lists here. The images belong to whoever "
         "made them.", "",
         "## Citation", "", "```bibtex", "@misc{xu2023demystifying,", "  title = {Demystifying {CLIP} Data},",
@@ -102,6 +97,49 @@ def render(card: Mapping[str, Any]) -> str:
         f"Result digest `{card['result_digest']}`, made with metaclip {plain(card['versions']['metaclip'])}.", "",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _classes(lists: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not lists:
+        return []
+    lines = [
+        "", "## Coverage of class names", "",
+        "A name is counted where a caption holds it, by the text rule. Divergence is from every name being as frequent as "
+        "the others, KL(p, uniform) in nats: 0 is even, ln of the number of names is all in one.", "",
+        "| names | how many | count known | at zero | none kept | divergence before | after |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]  # fmt: skip
+    for one in lists:
+        before, after = ("" if one[k] is None else f"{one[k]:.3f}" for k in ("divergence", "divergence_kept"))
+        lines.append(
+            f"| {plain(one['name'])} | {one['names']:,} | {one['known']:,} | {100 * one['zero']:.1f}% "
+            f"| {100 * one['zero_kept']:.1f}% | {before} | {after} |"
+        )
+    for one in lists:
+        ranked = sorted(one["entries"], key=lambda row: (-row["kept"], row["name"]))
+        few = [row for row in ranked if not row["kept"]]
+        top = ", ".join(f"{plain(row['name'])} ({row['kept']:,})" for row in ranked[:_NAMES] if row["kept"])
+        lines += ["", f"Of {plain(one['name'])}, kept most: {top or 'none'}."]
+        if few:
+            more = f" and {len(few) - _NAMES:,} more (see card.json)" if len(few) > _NAMES else ""
+            lines[-1] += f" None kept: {', '.join(plain(row['name']) for row in few[:_NAMES])}{more}."
+    return lines
+
+
+_NAMES: Final = 20
+"""Class names that README.md lists of each kind."""
+
+
+def _removed(card: Mapping[str, Any]) -> list[str]:
+    if REMOVED not in card:
+        return []
+    return [
+        "## What was taken out since the first version", "",
+        *taken_out(card[REMOVED]), "",
+        "`removed.parquet` lists what went since the version before, by uid and by sha256 of the url. Take it out of a copy "
+        "with `metaclip card apply removed.parquet COPY --out NEW` (a subset file, a parquet file, or a folder of these; "
+        "tars then follow with `metaclip reshard`).", "",
+    ]  # fmt: skip
 
 
 def _image(name: str) -> str:

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from metaclip.card.rows import ids_of
 from metaclip.curation import pool as pools
 from metaclip.curation.match import plain_texts
 from metaclip.curation.matcher import Matcher
@@ -86,8 +87,8 @@ def _batches(path: Path, text_column: str | None, blocked: Matcher | None) -> It
             shown = pa.array(np.flatnonzero(showable(texts, blocked)))
             texts, matches = texts.take(shown), batch.column("matches").take(shown)
             hashes = uids_of(texts, None, None)[:, 0]
-            entry = np.ascontiguousarray(matches.values.to_numpy(), np.uint32)
-            row = np.repeat(np.arange(len(texts)), np.diff(np.asarray(matches.offsets)))
+            entry, offsets = ids_of(matches)
+            row = np.repeat(np.arange(len(texts)), np.diff(offsets))
             rank = _mixed(hashes[row] ^ _mixed(entry.astype(np.uint64) + np.uint64(1)))
             yield Samples(entry, rank, texts.take(pa.array(row))).best()
 

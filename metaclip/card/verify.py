@@ -7,7 +7,7 @@ then the whole card is made again. Cost: 0.5 us a matched pair, and what making 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,13 +16,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from metaclip.card.account import make_account
-from metaclip.card.publish import About, Findings, entries_table, make_card
-from metaclip.curation.balance import read_matched
+from metaclip.card import removal
+from metaclip.card.account import REMOVED, make_account
+from metaclip.card.intact import compare
+from metaclip.card.publish import FIELDS, About, Findings, entries_table, make_card
+from metaclip.card.rows import matched_rows, uids_in
+from metaclip.card.schema import check_read
 from metaclip.curation.count import add_ids
 from metaclip.curation.draw import FIXED_POINT, Tally, draw_rows, hashes, probabilities, stream_key
-from metaclip.curation.run import Run
-from metaclip.curation.uid import uids_of
+from metaclip.curation.run import Run, counts_digest
 from metaclip.errors import MetaclipError
 from metaclip.shard.files import file_digest, read_json
 
@@ -41,10 +43,7 @@ def read_card(folder: Path) -> dict[str, Any]:
         raise MetaclipError(
             f"{folder / 'card.json'} is no published card; make one with: metaclip card RUN --out {folder}"
         )
-    if schema.get("version") != 1:
-        raise MetaclipError(
-            f"{folder / 'card.json'} has schema version {schema.get('version')}, this metaclip reads 1; install a newer one"
-        )
+    check_read(card, "metaclip-card", FIELDS, str(folder / "card.json"), "fetch it again, or make it from its run")
     return card
 
 
@@ -58,7 +57,7 @@ def differences(folder: Path, card: Mapping[str, Any], run: Run, findings: Findi
     found = list(_files(folder, card))
     found += _draw_again(run)
     made = make_card(run, about_of(card), findings)
-    found += [f"card.json, {line}" for line in _compare(made, {k: v for k, v in card.items() if k not in FREE})]
+    found += [f"card.json, {line}" for line in compare(made, {k: v for k, v in card.items() if k not in FREE})]
     table = entries_table(run, findings.samples)
     try:
         theirs = pq.read_table(folder / "entries.parquet")
@@ -88,18 +87,21 @@ def _draw_again(run: Run) -> Iterator[str]:
     counts, n = np.zeros(len(run.metadata), np.uint64), len(run.metadata)
     files = sorted((run.matched / "matched").glob("*.parquet"))
     for path in files:
-        for _, _, matches in read_matched(path):
-            add_ids(counts, np.ascontiguousarray(matches.values.to_numpy()))
+        for _, values, _ in matched_rows(path):
+            add_ids(counts, values)
     fresh = {**make_account(run), "created": run.account["created"], "versions": run.account["versions"]}
-    yield from (f"run: card.json, {line}" for line in _compare(fresh, run.account))
-    if (counts != run.counts.values).any():
-        yield f"run: {int((counts != run.counts.values).sum())} entries have another count than their matches"
+    yield from (f"run: card.json, {line}" for line in compare(fresh, run.account))
+    table = pq.read_table(run.matched / "counts.parquet")
+    stated = table["count" if REMOVED not in run.match else "count_corrected"].to_numpy()
+    if (counts != stated).any():
+        yield f"run: {int((counts != stated).sum())} entries have another count than their matches"
+    if REMOVED in run.match:
+        yield from _removed_again(run, files, counts)
     tally, kept = Tally(n), np.zeros(3, np.uint64)
-    probability, key = probabilities(counts, run.t), stream_key(run.seed, 0)
+    drawn_by = run.counts.values if REMOVED in run.match else counts  # the parent's, which the account's digest holds
+    probability, key = probabilities(drawn_by, run.t), stream_key(run.seed, 0)
     for path in files:
-        for _, uids, matches in read_matched(path):
-            values = np.ascontiguousarray(matches.values.to_numpy())
-            offsets = np.asarray(matches.offsets).astype(np.int64)
+        for uids, values, offsets in matched_rows(path):
             _, keep = draw_rows(values, offsets, probability, uids, key, tally)
             kept += _sums(uids[keep])
     entries = run.entries
@@ -125,25 +127,28 @@ def _draw_again(run: Run) -> Iterator[str]:
     for path in sorted((run.path / "curated").glob("*.parquet")):
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(_BLOCK, columns=["uid"], use_threads=False):
-                written += _sums(uids_of(pa.array([""] * len(batch)), None, batch.column("uid")))
+                written += _sums(uids_in(batch.column("uid")))
     if (written != kept).any():
         yield "run: curated/ does not hold the pairs that the draw keeps"
+
+
+def _removed_again(run: Run, files: Sequence[Path], counts: npt.NDArray[np.uint64]) -> Iterator[str]:
+    """Check what a run says of the pairs that were taken out: none is left, the list is that one, counts are less."""
+    said = run.match[REMOVED]
+    if counts_digest(counts) != said["counts_digest"]:
+        yield "run: the corrected counts are not those of its record"
+    if (counts > run.counts.values).any():
+        yield "run: a corrected count is larger than its count"
+    listed = removal.read_list(run.matched / removal.NAME)
+    if removal.digest(listed) != said["versions"][-1]["digest"]:
+        yield f"run: {removal.NAME} is not the list of its record"
+    gone = removal.uid_set(listed)
+    left = sum(int(gone.contains(uids).sum()) for path in files for uids, _, _ in matched_rows(path))
+    if left:
+        yield f"run: {left} matched rows are left of pairs that {removal.NAME} lists"
 
 
 def _sums(uids: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """Sum up a set of uids, whatever its order: their number, and two hashes of each modulo 2^64."""
     sums = [hashes(seed, 0, uids).sum(dtype=np.uint64) for seed in (1, 2)]
     return np.array([len(uids), *sums], np.uint64)
-
-
-def _compare(mine: Any, theirs: Any, where: str = "") -> Iterator[str]:
-    if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
-        for key in sorted(mine.keys() | theirs.keys()):
-            name = f"{where}.{key}".lstrip(".")
-            if key not in mine or key not in theirs:
-                yield f"{name}: {'missing' if key in mine else 'not of the run'}"
-            else:
-                yield from _compare(mine[key], theirs[key], name)
-    elif mine != theirs:
-        shown = (f"{value!r:.60}" for value in (theirs, mine))
-        yield f"{where}: {' where the run gives '.join(shown)}"

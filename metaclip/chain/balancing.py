@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import operator
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +16,7 @@ import numpy.typing as npt
 from metaclip.card.account import has_account, remove_account, write_account
 from metaclip.chain import inputs
 from metaclip.chain.matching import lost_message
-from metaclip.chain.work import Work, write_recipe, writing
+from metaclip.chain.work import Place, Work, write_recipe, writing
 from metaclip.curation import balance as balancing
 from metaclip.curation import match as matching
 from metaclip.curation import pool as pools
@@ -23,11 +25,13 @@ from metaclip.curation.match import MatchSettings
 from metaclip.curation.pool import PoolFile, Shard
 from metaclip.curation.run import Run
 from metaclip.curation.threshold import DEFAULT_TAIL_SHARE, BalanceSettings, resolve
-from metaclip.engine import local
 from metaclip.engine.progress import Progress
 from metaclip.errors import MetaclipError
 from metaclip.shard import funnel as funnels
+from metaclip.shard.engine import Bound, Tell, fold, map_grouped
+from metaclip.shard.files import here
 from metaclip.shard.folder import Folder
+from metaclip.shard.remote import absolute, beside
 from metaclip.shard.stage import Stage
 
 
@@ -76,9 +80,12 @@ def _balance(source: Run, stage: Stage, elsewhere: bool, settings: BalanceSettin
     stage.begin(fingerprint, balancing.OUTPUTS, work.overwrite)
     if stage.finished() is not None:
         return
+    sizes = matched.sizes(source.match["files"])
     for name, size in source.match["files"].items():
-        if not (path := matched / name).is_file() or path.stat().st_size != size:
-            raise MetaclipError(f"{path} is gone or not what the run wrote; the command that matched the pool mends it")
+        if sizes.get(name) != size:
+            raise MetaclipError(
+                f"{matched / name} is gone or not what the run wrote; the command that matched the pool mends it"
+            )
     remove_account(folder.path)  # of what is made anew now
     t = _threshold(source, stage, settings, work)
     shards = _shards(source)
@@ -94,8 +101,11 @@ def _balance(source: Run, stage: Stage, elsewhere: bool, settings: BalanceSettin
     match_settings = made["settings"]["match"]
     tables = {"match": MatchSettings(**{**match_settings, "rule": source.rule}), "balance": settings}
     write_recipe(folder, tables)
-    beside = os.path.relpath(matched.path, folder.path)
-    of = {"folder": os.path.abspath(matched.path), "beside": beside, "record": source.match}
+    of = {
+        "folder": absolute(matched.path),
+        "beside": beside(folder.path, matched.path),
+        "record": source.match,
+    }
     stage.finish(
         {
             "semantics": balancing.SEMANTICS,
@@ -132,15 +142,10 @@ def _threshold(source: Run, stage: Stage, settings: BalanceSettings, work: Work)
     counts = source.counts.values
 
     def expect(thresholds: npt.NDArray[np.float64]) -> list[float]:
-        sums = [0] * len(thresholds)
-
-        def step(name: str) -> Any:
-            return balancing.expect_shard(name, source.matched, counts, thresholds)
-
-        for _, result in local.run(step, names, work.threads, local.Stop()):
-            if isinstance(result, BaseException):
-                raise result
-            sums = [a + int(b) for a, b in zip(sums, result, strict=True)]
+        matched = Place.of(source.matched.stage(matching.STAGE))
+        step = functools.partial(_expect, matched=matched, counts=counts, thresholds=thresholds)
+        sums = fold(work.carrier, step, names, operator.add)
+        assert sums is not None  # rows matched
         return [number / FIXED_POINT for number in sums]
 
     if (solved := stage.marker("t")) is None:
@@ -149,17 +154,23 @@ def _threshold(source: Run, stage: Stage, settings: BalanceSettings, work: Work)
     return float(solved["t"])
 
 
+def _expect(name: str, matched: Place, counts: Any, thresholds: Any) -> npt.NDArray[np.object_]:
+    # What came through shared memory cannot be written to, and the kernel is compiled for what can.
+    counts, thresholds = (np.require(array, requirements="W") for array in (counts, thresholds))
+    # As Python's integers: the sums of all shards do not fit 64 bits.
+    return balancing.expect_shard(name, matched.stage.folder, counts, thresholds).astype(np.object_)
+
+
 def _shards(source: Run) -> list[Shard]:
     """Cut the pool as it was cut to be matched. Raise MetaclipError if a file of it is gone or has changed."""
     files: dict[int, PoolFile] = {}
-    for known in source.matched.manifest["inputs"]:
-        try:
-            found = pools.find_files(known["path"])[0]
-        except MetaclipError as error:
+    inputs_known = source.matched.manifest["inputs"]
+    for known, found in zip(inputs_known, pools.stat_files([known["path"] for known in inputs_known]), strict=True):
+        if isinstance(found, MetaclipError):
             raise MetaclipError(
-                f"the pool's file {known['path']} is gone ({error}); put it back, or name its new place to "
+                f"the pool's file {known['path']} is gone ({found}); put it back, or name its new place to "
                 f"metaclip match --out {source.matched.path} (which reads nothing twice)"
-            ) from None
+            )
         if not inputs.same(found, known):
             raise MetaclipError(f"{known['path']} has changed since it was matched; match again with --overwrite")
         files[known["index"]] = dataclasses.replace(found, name=known["name"])
@@ -172,26 +183,51 @@ def _shards(source: Run) -> list[Shard]:
 
 
 def _draw(todo: Sequence[Shard], source: Run, stage: Stage, t: float, seed: int, work: Work) -> None:
-    folder, stop = stage.folder, local.Stop()
-    duplicates = np.load(source.matched / "duplicates.npy", allow_pickle=False)
-    draw = balancing.Draw.of(source.counts.values, t, seed, duplicates)
     read = {item["name"]: item["read"] for item in source.match["shards"]}
     columns = source.match["columns"]
     settings = MatchSettings(text_column=columns["text"], url_column=columns["url"], uid_column=columns["uid"])
-    (folder / "curated").mkdir(exist_ok=True)
-    with Progress("balance", sum(read[shard.name] for shard in todo), work.progress) as progress:
-
-        def advance(rows: int, kept: int) -> None:
-            stop.check()
-            progress.advance(rows, kept)
-
-        def step(shard: Shard) -> None:
-            found = matching.columns_of(shard.file, settings)
-            marker = balancing.balance_shard(shard, found, read[shard.name], draw, source.matched, folder, advance)
-            inputs.check_unchanged(shard.file)
-            made = [folder / "curated" / f"{shard.name}.parquet", *stage.partials(shard.name, balancing.PARTIALS)]
-            stage.mark(shard.name, marker, made)
-
-        for _, result in local.run(step, todo, work.threads, stop):
+    matched = Place.of(source.matched.stage(matching.STAGE))
+    step = DrawStep(Place.of(stage), matched, settings, source.counts.values, t, seed)
+    (stage.folder / "curated").mkdir(exist_ok=True)
+    tasks = [(shard, read[shard.name]) for shard in todo]
+    with Progress("balance", sum(rows for _, rows in tasks), work.progress) as progress:
+        carried = map_grouped(
+            work.carrier,
+            step,
+            tasks,
+            progress.advance,
+            weight=lambda task: inputs.weight(task[0]),
+            enough=inputs.ENOUGH,
+        )
+        for (shard, _), result in carried:
             if isinstance(result, BaseException):
                 raise result
+            stage.note(shard.name, result)
+
+
+@dataclasses.dataclass(frozen=True)
+class DrawStep(Bound):
+    """The step: a shard, with the rows it had when it was matched, to its marker, which stands when it is given back."""
+
+    place: Place
+    matched: Place
+    settings: MatchSettings
+    counts: npt.NDArray[np.uint64]
+    t: float
+    seed: int
+
+    @functools.cached_property
+    def draw(self) -> balancing.Draw:
+        """What shards are drawn by."""
+        with here(self.matched.stage.folder / "duplicates.npy") as path:
+            duplicates = np.load(path, allow_pickle=False)
+        return balancing.Draw.of(self.counts, self.t, self.seed, duplicates)
+
+    def __call__(self, task: tuple[Shard, int], tell: Tell) -> dict[str, Any]:
+        """Draw a shard."""
+        (shard, rows), stage = task, self.place.stage
+        found = matching.columns_of(shard.file, self.settings)
+        marker = balancing.balance_shard(shard, found, rows, self.draw, self.matched.stage.folder, stage.folder, tell)
+        inputs.check_unchanged(shard.file)
+        made = [stage.folder / "curated" / f"{shard.name}.parquet", *stage.partials(shard.name, balancing.PARTIALS)]
+        return stage.mark(shard.name, marker, made)

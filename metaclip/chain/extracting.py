@@ -14,26 +14,28 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import functools
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import platform
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from metaclip.card.account import versions
-from metaclip.chain.work import Work, write_recipe, writing
+from metaclip.chain.work import Place, Work, write_recipe, writing
 from metaclip.curation.extract import dedupe, sources, write
 from metaclip.curation.extract.filters import REASONS
 from metaclip.curation.extract.records import LOSSES
 from metaclip.curation.extract.settings import LISTS, ExtractSettings, Lists, fingerprint
 from metaclip.curation.extract.sources import Paths, Patience, Source, Unreadable
 from metaclip.curation.extract.step import RECORD_REASONS, Extractor
-from metaclip.engine import local, processes
-from metaclip.engine.processes import WorkerDied
 from metaclip.engine.progress import Progress
 from metaclip.errors import LostInputs, MetaclipError
 from metaclip.shard import funnel as funnels
+from metaclip.shard.engine import Bound, Step, Tell, WorkerDied
 from metaclip.shard.files import file_digest, remove_temporaries
 from metaclip.shard.folder import ALL, Folder
+from metaclip.shard.remote import absolute, at, is_remote
 from metaclip.shard.stage import Stage, digest_of
 
 STAGE: Final = "extract"
@@ -89,33 +91,33 @@ def extract(
     Files that cannot be read are listed in the result. Raise MetaclipError if none could be, or for what the caller can
     mend.
     """
-    whole = dataclasses.replace(work or Work(), part=ALL)
-    made = extract_part(crawl, out=out, settings=settings, work=whole, memory=memory, patience=patience)
+    crawled = Crawl(crawl, settings or ExtractSettings(), memory, patience or Patience())
+    made = extract_part(crawled, Folder(out), dataclasses.replace(work or Work(), part=ALL))
     assert made is not None
     return made
 
 
-def extract_part(
-    crawl: Paths,
-    *,
-    out: str | os.PathLike[str],
-    settings: ExtractSettings | None = None,
-    work: Work | None = None,
-    memory: int = MEMORY,
-    patience: Patience | None = None,
-) -> Extracted | None:
+@dataclasses.dataclass(frozen=True)
+class Crawl:
+    """What is extracted, and by what means."""
+
+    paths: Paths
+    settings: ExtractSettings
+    memory: int
+    patience: Patience
+
+
+def extract_part(crawl: Crawl, folder: Folder, work: Work) -> Extracted | None:
     """Do one part of `extract` in a job array; None while files are left for other parts.
 
     The part that leaves none makes the pool. Raise LostInputs for a part that is done but for files it could not read.
     """
-    settings, work, folder = settings or ExtractSettings(), work or Work(), Folder(out)
-    part = work.part
+    settings, part = crawl.settings, work.part
     if work.overwrite and not part.whole:
         raise MetaclipError("--overwrite replaces what all parts did, so not with --part; choose another --out")
     _refuse_run(folder)
-    patience = patience or Patience()
-    found, lists = sources.find(crawl, settings, patience), Lists.read(settings)
-    plan = _Plan(folder.stage(STAGE), _absolute(settings), lists, found, memory, patience)
+    found, lists = sources.find(crawl.paths, settings, crawl.patience), Lists.read(settings)
+    plan = _Plan(folder.stage(STAGE), _absolute(settings), lists, found, crawl.memory, crawl.patience)
     with writing(folder), folder.owned(part):
         if part.whole:
             _wait_for_orphans(folder)
@@ -155,6 +157,8 @@ def _workers_lock(folder: Folder) -> Path:
 
 def _wait_for_orphans(folder: Folder) -> None:
     """Wait until the workers of a process that was killed are gone (they see it at once), and remove what they left."""
+    if is_remote(folder.path):
+        return  # there is no lock to wait for; what they still put are files of the same bytes
     with _workers_lock(folder).open("a", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
     remove_temporaries(folder.path)
@@ -178,7 +182,7 @@ def _begin(plan: _Plan, overwrite: bool) -> None:
         with open(source.path, "rb") as file:
             same = source.size == marker["size"] and file_digest(file) == marker["sha256"]
         if same:  # touched, or moved
-            plan.stage.mark(name, {**marker, "stamp": source.stamp}, _kept(plan, name, marker))
+            plan.stage.mark(name, {**marker, "stamp": source.stamp}, _kept(plan.stage, name, marker))
         elif overwrite:
             plan.stage.clear(outputs)
             plan.stage.begin(made, outputs)
@@ -190,13 +194,17 @@ def _begin(plan: _Plan, overwrite: bool) -> None:
             )
 
 
-def _kept(plan: _Plan, name: str, marker: Mapping[str, Any]) -> list[Path]:
+def _kept(stage: Stage, name: str, marker: Mapping[str, Any]) -> list[Path]:
     """Give the files that prove a marker: a file's keys. Its pairs may be in the pool already."""
-    return [path for run in range(len(marker["runs"])) for path in dedupe.run_paths(plan.stage.path, name, run)]
+    return [path for run in range(len(marker["runs"])) for path in dedupe.run_paths(stage.path, name, run)]
 
 
-def _pairs(plan: _Plan, name: str) -> Path:
-    return plan.stage.path / f"{name}.parquet"
+def _pairs(stage: Stage, name: str) -> Path:
+    return stage.path / f"{name}.parquet"
+
+
+def _part_name(part: int) -> str:
+    return f"part-{part:05d}"
 
 
 def _written(name: str) -> str:
@@ -208,9 +216,12 @@ def _extracted(plan: _Plan) -> dict[str, dict[str, Any]]:
     """Give the markers of the files that were extracted and whose pairs are there, or in the pool."""
     stage, found = plan.stage, {}
     complete = stage.finished() is not None and stage.finished()["complete"]  # type: ignore[index]
+    there = set(stage.path.glob("*.parquet")) if stage.path.exists() else set()
     for name in plan.named:
         marker = stage.marker(name)
-        if marker is not None and (complete or _pairs(plan, name).exists() or stage.marker(_written(name)) is not None):
+        if marker is not None and (
+            complete or _pairs(stage, name) in there or stage.marker(_written(name)) is not None
+        ):
             found[name] = marker
     return found
 
@@ -221,18 +232,10 @@ def _work(plan: _Plan, work: Work) -> None:
     todo = [item for turn, item in enumerate(plan.named.items()) if work.part.takes(turn) and item[0] not in done]
     if not todo:
         return
-    stop = local.Stop()
-    workers = min(work.threads, len(todo))
-    by = Extractor(plan.settings, plan.lists, stage.path, plan.patience)
-    alone = workers == 1
-    by = (
-        dataclasses.replace(by, check=stop.check)
-        if alone
-        else dataclasses.replace(by, lock=_workers_lock(stage.folder))
-    )
-    engine = local.run if alone else processes.run
+    by = Extractor(plan.settings, plan.lists, at(absolute(stage.path)), plan.patience)
+    step = ExtractStep(Place.of(stage), by, _here())
     with Progress(STAGE, None, work.progress) as progress:
-        for (name, source), result in engine(by, todo, workers, stop):
+        for (name, source), result in work.carrier.map(step, todo, holds_gil=True):
             if isinstance(result, Unreadable | WorkerDied):
                 error = str(result) if isinstance(result, Unreadable) else f"{source.path}: {result}"
                 stage.lose(name, index=int(name), name=source.name, error=error)
@@ -240,13 +243,43 @@ def _work(plan: _Plan, work: Work) -> None:
             elif isinstance(result, BaseException):
                 raise result
             else:
-                if not source.remote:
-                    result = {**result, "size": source.size, "stamp": source.stamp} | {"size": result["size"]}
-                stage.mark(name, result, _kept(plan, name, result))
+                stage.note(name, result)
                 progress.advance(result["funnel"]["images_seen"], result["funnel"]["rows"])
                 for reason, place in result["places"].items():
                     what = {**LOSSES, **RECORD_REASONS}[reason]
                     progress.note(f"{source.path}: {result['records'][reason]} lost: {what} (first: {place})")
+
+
+@dataclasses.dataclass(frozen=True)
+class ExtractStep(Bound):
+    """The step: a file of the crawl, under the name of its pairs, to its marker, which stands when it is given back."""
+
+    place: Place
+    by: Extractor
+    owner: tuple[str, int]
+    """The process that owns the folder."""
+
+    @functools.cached_property
+    def held(self) -> IO[str] | None:
+        """A lock that is held, shared, as long as this process lives: a worker may outlive who started it."""
+        if self.owner == _here() or is_remote(self.place.out):
+            return None
+        file = _workers_lock(self.place.stage.folder).open("a", encoding="utf-8")
+        fcntl.flock(file, fcntl.LOCK_SH)
+        return file
+
+    def __call__(self, item: tuple[str, Source], tell: Tell) -> dict[str, Any]:
+        """Extract a file."""
+        name, source = item
+        assert self.held is None or not self.held.closed
+        made = self.by(item)
+        if not source.remote:
+            made = {**made, "size": source.size, "stamp": source.stamp} | {"size": made["size"]}
+        return self.place.stage.mark(name, made, _kept(self.place.stage, name, made))
+
+
+def _here() -> tuple[str, int]:
+    return platform.node(), os.getpid()
 
 
 def _finish(plan: _Plan, work: Work) -> dict[str, Any]:
@@ -296,43 +329,70 @@ def _finish(plan: _Plan, work: Work) -> dict[str, Any]:
 def _same(plan: _Plan, made: Mapping[str, Any], identity: str, work: Work) -> int:
     """Find the pairs that stand twice; give the number of parts in which that was done."""
     runs = {int(name): (name, len(marker["runs"])) for name, marker in made.items()}
-    parts = dedupe.parts_for(sum(sum(marker["runs"]) for marker in made.values()), plan.memory, work.threads)
+    parts = dedupe.parts_for(sum(sum(marker["runs"]) for marker in made.values()), plan.memory, work.carrier.workers)
     of = {"of": identity, "parts": parts}
-    names = {part: f"part-{part:05d}" for part in range(parts)}
-    todo = [part for part, name in names.items() if not _is_of(plan.stage.marker(name), of)]
-
-    def find(part: int) -> None:
-        found = dedupe.find_same(plan.stage.path, runs, part, parts)
-        plan.stage.mark(names[part], {**of, "places": found}, [dedupe.part_path(plan.stage.path, part)])
-
-    _each(find, todo, work)
+    todo = [part for part in range(parts) if not _is_of(plan.stage.marker(_part_name(part)), of)]
+    _each(FindStep(Place.of(plan.stage), runs, parts, of), todo, plan.stage, work)
     return parts
+
+
+@dataclasses.dataclass(frozen=True)
+class FindStep(Bound):
+    """The step: a part of the keys to the places of those that stand twice."""
+
+    place: Place
+    runs: Mapping[int, tuple[str, int]]
+    parts: int
+    of: Mapping[str, Any]
+
+    def __call__(self, part: int, tell: Tell) -> tuple[str, dict[str, Any]]:
+        """Look at a part; give its marker with its name."""
+        stage = self.place.stage
+        found = dedupe.find_same(stage.path, self.runs, part, self.parts)
+        name = _part_name(part)
+        return name, stage.mark(name, {**self.of, "places": found}, [dedupe.part_path(stage.path, part)])
 
 
 def _write(plan: _Plan, made: Mapping[str, Any], identity: str, parts: int, lean: bool, work: Work) -> dict[str, int]:
     """Write the pool's files; give how many pairs each has. Where it is `lean`, drop what they were made from."""
-    stage, folder, of = plan.stage, plan.stage.folder, {"of": identity}
+    stage, of = plan.stage, {"of": identity}
     markers = {name: stage.marker(_written(name)) for name in made}
     todo = [name for name, marker in markers.items() if not _is_of(marker, of)]
 
-    def finish(name: str) -> None:
-        path = folder / f"{name}.parquet"
-        lost = dedupe.gather(stage.path, name, int(name), len(made[name]["runs"]), parts)
-        pairs = write.write_pool_file(_pairs(plan, name), path, lost)
-        stage.mark(_written(name), {**of, "pairs": pairs}, [path] if pairs else [])
-        if lean:
-            _pairs(plan, name).unlink()
-
-    _each(finish, todo, work)
+    items = [(name, len(made[name]["runs"])) for name in todo]
+    _each(WriteStep(Place.of(stage), parts, of, lean), items, stage, work)
     return {name: int((stage.marker(_written(name)) or {})["pairs"]) for name in made}
+
+
+@dataclasses.dataclass(frozen=True)
+class WriteStep(Bound):
+    """The step: a file's pairs, and the number of its runs of keys, to a file of the pool."""
+
+    place: Place
+    parts: int
+    of: Mapping[str, Any]
+    lean: bool
+
+    def __call__(self, item: tuple[str, int], tell: Tell) -> tuple[str, dict[str, Any]]:
+        """Write a file, unless a try whose result was lost did: what it was made of may be gone. Give marker and name."""
+        (name, runs), stage = item, self.place.stage
+        marker = stage.marker(_written(name))
+        if marker is None or not _is_of(marker, self.of):
+            path = stage.folder / f"{name}.parquet"
+            lost = dedupe.gather(stage.path, name, int(name), runs, self.parts)
+            pairs = write.write_pool_file(_pairs(stage, name), path, lost)
+            marker = stage.mark(_written(name), {**self.of, "pairs": pairs}, [path] if pairs else [])
+        if self.lean:
+            _pairs(stage, name).unlink(missing_ok=True)
+        return _written(name), marker
 
 
 def _is_of(marker: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> bool:
     return marker is not None and all(marker.get(key) == value for key, value in wanted.items())
 
 
-def _each(function: Callable[[Any], None], items: Iterable[Any], work: Work) -> None:
-    """Call a function with each item, in threads."""
-    for _, result in local.run(function, items, work.threads, local.Stop()):
+def _each(step: Step[Any, tuple[str, dict[str, Any]]], items: Iterable[Any], stage: Stage, work: Work) -> None:
+    for _, result in work.carrier.map(step, items):
         if isinstance(result, BaseException):
             raise result
+        stage.note(*result)

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from metaclip.curation import pool as pools
 from metaclip.curation.pool import BrokenInput, PoolFile, Shard
 from metaclip.errors import MetaclipError
 from metaclip.shard.files import file_digest
 from metaclip.shard.stage import Stage
+
+ENOUGH: Final = 1 << 26
+"""Bytes of input that are worth carrying alone: on one core some tenths of a second of matching."""
+_ROW: Final = 128  # bytes of a pair, about
 
 
 class ChangedInput(MetaclipError):
@@ -62,6 +66,11 @@ def tasks_of(shards: Iterable[Shard]) -> list[Task]:
     return tasks
 
 
+def weight(task: Task) -> int:
+    """Estimate the bytes that a task reads."""
+    return task.file.size if isinstance(task, Digest) or task.rows is None else min(task.file.size, _ROW * task.rows)
+
+
 def sha256(file: PoolFile) -> str:
     """Compute a file's sha256. Raise BrokenInput if it cannot be read."""
     with pools.reading(file), pools.open_file(file) as opened:
@@ -76,7 +85,7 @@ def same(file: PoolFile, known: Mapping[str, Any]) -> bool:
 def check_unchanged(file: PoolFile) -> None:
     """Raise BrokenInput if a file is not any more what it was when the pool was listed."""
     try:
-        now = pools.find_files(file.path)[0]
+        now = pools.stat_file(file.path)
     except MetaclipError:
         raise BrokenInput(f"{file.path} is gone; put it back and run the same command again") from None
     if (now.size, now.stamp) != (file.size, file.stamp):

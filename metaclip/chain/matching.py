@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence, Set
-from pathlib import Path
 from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
 
 from metaclip.card.account import versions
 from metaclip.chain import inputs
 from metaclip.chain.inputs import ChangedInput, Digest, Task
-from metaclip.chain.work import Work, write_recipe, writing
+from metaclip.chain.work import Place, Work, write_recipe, writing
 from metaclip.curation import balance as balancing
 from metaclip.curation import match as matching
 from metaclip.curation import pool as pools
-from metaclip.curation.automaton import is_built
+from metaclip.curation.automaton import Automaton, is_built, open_automaton
 from metaclip.curation.count import Counts
 from metaclip.curation.match import MatchSettings
 from metaclip.curation.matcher import Matcher
 from metaclip.curation.pool import BrokenInput, Paths, PoolFile, Shard
 from metaclip.curation.run import Run, counts_digest
-from metaclip.engine import local
+from metaclip.curation.text_rule import TextRule
 from metaclip.engine.progress import Progress, say
 from metaclip.errors import LostInputs, MetaclipError
 from metaclip.metadata.entries import Metadata, as_metadata
 from metaclip.metadata.shipped import shipped
 from metaclip.shard import funnel as funnels
+from metaclip.shard.engine import Bound, Tell, WorkerDied, fold, map_grouped
 from metaclip.shard.folder import ALL, Folder
+from metaclip.shard.remote import at, is_remote, lies_in
 from metaclip.shard.stage import Stage, digest_of
 
 _FEW: Final = 50_000  # texts that are matched in Python before the kernel would be compiled
@@ -92,13 +98,13 @@ def match_part(
         raise MetaclipError("--overwrite replaces what all parts did, so not with --part; choose another --out")
     files = pools.find_files(pool)
     _keep_apart(folder, pool, files)
-    entries, settings = _query(metadata, settings)
+    entries, settings = read_query(metadata, settings)
     shards, broken = matching.plan(files, settings)
     plan = _Plan(folder.stage(matching.STAGE), entries, settings, files, shards, broken)
     with writing(folder), folder.owned(part):
         _work(plan, _begin(plan, work.overwrite), work)
         if part.whole:
-            return Run(out, _finish(plan))
+            return Run(out, _finish(plan, work))
         left = {task.name for task in plan.tasks} - plan.stage.settled()
         mine = {task.name for task in plan.tasks if part.takes(task.turn)}
         lost = [why for name, why in plan.stage.lost().items() if name in mine]
@@ -107,7 +113,7 @@ def match_part(
         with writing(folder), folder.owned(wait=True):
             settled = _begin(plan, overwrite=False).keys() | plan.stage.lost().keys()
             if all(task.name in settled for task in plan.tasks):
-                return Run(out, _finish(plan))
+                return Run(out, _finish(plan, work))
     if lost:
         raise LostInputs(_lost_lines(lost, len({task.file_index for task in plan.tasks if part.takes(task.turn)})))
     return None
@@ -129,16 +135,16 @@ def _keep_apart(folder: Folder, pool: Paths, files: Sequence[PoolFile]) -> None:
     out = folder.path.resolve()
     given = [pool] if isinstance(pool, str | os.PathLike) else pool
     for path in (os.fspath(path) for path in given):
-        if os.path.isdir(path) and out.is_relative_to(Path(path).resolve()):
+        if (is_remote(path) or os.path.isdir(path)) and lies_in(out, at(path).resolve()):
             raise MetaclipError(
                 f"{folder.path} lies in the pool {path} and would be read with it; choose another --out"
             )
-    for path in sorted({os.path.dirname(file.path) for file in files if "://" not in file.path}):
-        if Path(path).resolve().is_relative_to(out):
+    for path in sorted({os.path.dirname(file.path) for file in files}):
+        if lies_in(at(path).resolve(), out):
             raise MetaclipError(f"the pool's files in {path} lie in {folder.path}; choose another --out")
 
 
-def _query(metadata: Query, settings: MatchSettings) -> tuple[Metadata, MatchSettings]:
+def read_query(metadata: Query, settings: MatchSettings) -> tuple[Metadata, MatchSettings]:
     """Read the query list; give it with the settings that name it."""
     if metadata is not None and not isinstance(metadata, str | os.PathLike):
         return as_metadata(metadata), settings
@@ -176,49 +182,85 @@ def _begin(plan: _Plan, overwrite: bool) -> dict[str, dict[str, Any]]:
 
 def _work(plan: _Plan, finished: Mapping[str, Any], work: Work) -> None:
     """Do the tasks of a part that are not finished; mark those that are, and those whose input cannot be read."""
-    stage, folder, settings = plan.stage, plan.stage.folder, plan.settings
+    stage, settings = plan.stage, plan.settings
     todo = [task for task in plan.tasks if work.part.takes(task.turn) and task.name not in finished]
     if not todo:
         return
     if len(plan.entries) >= _LARGE and not is_built(plan.entries, settings.rule):
         say(f"building the automaton of {len(plan.entries):,} entries, once for this list and rule", work.progress)
-    stop = local.Stop()
     rows = [task.rows for task in todo if isinstance(task, Shard)]
     few = None not in rows and sum(filter(None, rows)) <= _FEW
-    matcher = Matcher(plan.entries, settings.rule, engine="plain" if few else "kernel")
+    automaton = open_automaton(plan.entries, settings.rule)
+    step = MatchStep(Place.of(stage), settings, automaton, plan.entries, plain=few)
     with Progress("match", None if None in rows else sum(filter(None, rows)), work.progress) as progress:
-
-        def advance(rows: int, matched: int) -> None:
-            stop.check()
-            progress.advance(rows, matched)
-
-        def step(task: Task) -> None:
-            if isinstance(task, Digest):
-                marker, made = task.marker(), []
-            else:
-                marker = matching.match_shard(task, matcher, settings, folder, advance)
-                made = [folder / "matched" / f"{task.name}.parquet", *stage.partials(task.name, matching.PARTIALS)]
-            inputs.check_unchanged(task.file)
-            stage.mark(task.name, marker, made)
-            for reason, place in marker.get("places", {}).items():
-                if reason in ("invalid_utf8", "malformed_row"):
-                    n = marker["funnel"][reason]
-                    progress.note(f"{task.file.path}: {n} rows left out: {funnels.MEANING[reason]} (first: {place})")
-
-        for task, result in local.run(step, todo, work.threads, stop):
-            if isinstance(result, BrokenInput):
+        carried = map_grouped(work.carrier, step, todo, progress.advance, weight=inputs.weight, enough=inputs.ENOUGH)
+        for task, result in carried:
+            if isinstance(result, BrokenInput | WorkerDied):
                 stage.lose(task.name, **_lost(task, result))
             elif isinstance(result, BaseException):
                 raise result
+            else:
+                stage.note(task.name, result)
+                _note_losses(task, result, progress)
 
 
-def _lost(task: Task, error: BrokenInput) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class MatchStep(Bound):
+    """The step: a task of a pool to its marker, which stands when it is given back.
+
+    Raise BrokenInput where the input cannot be read. To another machine the automaton travels as the arrays that it is:
+    workers that share memory share one copy.
+    """
+
+    place: Place
+    settings: MatchSettings
+    automaton: Automaton
+    entries: Metadata
+    plain: bool
+
+    @functools.cached_property
+    def matcher(self) -> Matcher:
+        """The matcher."""
+        return Matcher.over(self.automaton, self.entries, engine="plain" if self.plain else "kernel")
+
+    def __call__(self, task: Task, tell: Tell) -> dict[str, Any]:
+        """Do a task."""
+        stage = self.place.stage
+        if isinstance(task, Digest):
+            marker, made = task.marker(), []
+        else:
+            marker = matching.match_shard(task, self.matcher, self.settings, stage.folder, tell)
+            made = [stage.folder / "matched" / f"{task.name}.parquet", *stage.partials(task.name, matching.PARTIALS)]
+        inputs.check_unchanged(task.file)
+        return stage.mark(task.name, marker, made)
+
+
+def count(stage: Stage, shards: Sequence[str], entries: Metadata, rule: TextRule, work: Work) -> Counts:
+    """Add up the counts that finished shards left, in the workers and then once more."""
+    of_shard = functools.partial(_counts_of, place=Place.of(stage), n_entries=len(entries))
+    summed = fold(work.carrier, of_shard, shards, operator.add)
+    return Counts(np.zeros(len(entries), np.uint64) if summed is None else summed, entries.digest, rule.identity)
+
+
+def _counts_of(shard: str, place: Place, n_entries: int) -> npt.NDArray[np.uint64]:
+    return matching.shard_counts(place.stage.folder, shard, n_entries)
+
+
+def _note_losses(task: Task, marker: Mapping[str, Any], progress: Progress) -> None:
+    for reason, place in marker.get("places", {}).items():
+        if reason in ("invalid_utf8", "malformed_row"):
+            n = marker["funnel"][reason]
+            progress.note(f"{task.file.path}: {n} rows left out: {funnels.MEANING[reason]} (first: {place})")
+
+
+def _lost(task: Task, error: BrokenInput | WorkerDied) -> dict[str, Any]:
     """Say what is lost: a whole file, or rows of it, and why."""
     first, rows = (task.first, task.rows) if isinstance(task, Shard) else (0, None)
-    return {"index": task.file_index, "name": task.file.name, "first": first, "rows": rows, "error": str(error)}
+    why = str(error) if isinstance(error, BrokenInput) else f"{task.file.path}: {error}"
+    return {"index": task.file_index, "name": task.file.name, "first": first, "rows": rows, "error": why}
 
 
-def _finish(plan: _Plan) -> tuple[Counts, Metadata] | None:
+def _finish(plan: _Plan, work: Work) -> tuple[Counts, Metadata] | None:
     """Add up what the shards left, unless the record says that it was done; give what was counted."""
     stage, folder, finished = plan.stage, plan.stage.folder, plan.finished()
     digests = {shard.name: inputs.file_name(shard.file_index) for shard in plan.shards}
@@ -235,7 +277,7 @@ def _finish(plan: _Plan) -> tuple[Counts, Metadata] | None:
     record, counted = stage.finished(), None
     if record is None or record["identity"] != identity:
         markers = {shard.name: finished[shard.name] for shard in read}
-        record, counted = _add_up(plan, markers, files, identity, _lost_inputs(plan, finished.keys()))
+        record, counted = _add_up(plan, markers, files, identity, _lost_inputs(plan, finished.keys()), work)
     elif folder.manifest["inputs"] != files:  # they were moved or touched
         folder.update_manifest(inputs=files)
     if record["complete"]:
@@ -256,7 +298,7 @@ def _lost_inputs(plan: _Plan, finished: Set[str]) -> list[dict[str, Any]]:
 
 
 def _add_up(
-    plan: _Plan, markers: Mapping[str, Any], files: Sequence[Any], identity: str, lost: Sequence[Any]
+    plan: _Plan, markers: Mapping[str, Any], files: Sequence[Any], identity: str, lost: Sequence[Any], work: Work
 ) -> tuple[dict[str, Any], tuple[Counts, Metadata]]:
     """Write what the stage comes to, and its record: (the record, what was counted).
 
@@ -276,7 +318,8 @@ def _add_up(
         )
     folder.stage(balancing.STAGE).clear(balancing.OUTPUTS)  # what was drawn from other matches
     stage.remove_strays("matched", markers)
-    counts, uids, repeats = matching.merge(folder, entries, settings.rule, markers)
+    counts = count(stage, list(markers), entries, settings.rule, work)
+    uids, repeats = matching.merge(folder, entries, counts, markers)
     record = {
         "semantics": matching.SEMANTICS,
         "identity": identity,

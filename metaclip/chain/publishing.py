@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import pyarrow as pa
 
 from metaclip.card import grid, origins, publish, samples
 from metaclip.card import verify as verifying
+from metaclip.card.classes import Classes, Coverage
+from metaclip.card.intact import check_intact
 from metaclip.card.publish import About, Findings
 from metaclip.chain.work import Work, writing
 from metaclip.curation.matcher import Matcher
-from metaclip.curation.run import Run
+from metaclip.curation.run import Run, run_here
 from metaclip.curation.text_rule import TextRule
 from metaclip.engine import local
 from metaclip.engine.progress import Progress
-from metaclip.errors import MetaclipError
+from metaclip.errors import MetaclipError, one_line
 from metaclip.metadata.entries import Metadata
+from metaclip.shard.engine import Stop
+from metaclip.shard.files import folder_here, putting
 from metaclip.shard.folder import Folder
+from metaclip.shard.remote import at
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 _BLOCKED_RULE = TextRule(fold_case=True, unicode_separators=True)
 _MOST_WORKERS = 4  # each holds the grid's sums by entry: 100 MB for 500,000 entries
@@ -33,20 +40,44 @@ def card(
     about: About,
     *,
     blocked: Metadata | None = None,
+    classes: Sequence[Classes] = (),
     work: Work | None = None,
 ) -> dict[str, Any]:
     """Make the card of a balanced run in the folder `out`; give card.json.
 
-    Captions with one of the `blocked` words are no samples. Raise MetaclipError for a run that is not balanced, and
-    for a folder that holds something else.
+    Captions with one of the `blocked` words are no samples; the coverage of `classes` is told. Raise MetaclipError for a
+    run that is not balanced, or not as it was written, and for a folder that holds something else.
     """
     run, work, folder = run if isinstance(run, Run) else Run(run), work or Work(), Folder(out)
-    _ = run.account  # there is none of a run that is not balanced
-    there = {path.name for path in folder.path.iterdir()} if folder.path.is_dir() else set()
-    if strange := sorted(name for name in there - set(publish.NAMES) if not name.startswith(".")):
-        raise MetaclipError(f"{folder.path} holds {strange[0]}, which is of no card; choose another --out")
-    with writing(folder):
-        return publish.write_card(folder.path, run, about, find(run, blocked, work))
+    with run_here(run) as near:
+        check_intact(near)
+        there = {path.name for path in folder.path.iterdir()} if folder.path.is_dir() else set()
+        if strange := sorted(name for name in there - set(publish.NAMES) if not name.startswith(".")):
+            raise MetaclipError(f"{folder.path} holds {strange[0]}, which is of no card; choose another --out")
+        with writing(folder), putting(folder.path, last="card.json") as to:
+            return publish.write_card(to, near, about, find(near, blocked, work, classes))
+
+
+def about_next(run: str, card: str | None, out: str) -> About:
+    """Say of a run's next version what its card says. Raise MetaclipError for the card of another run."""
+    if card is None:
+        return About(Path(out).resolve().name)
+    said = verifying.read_card(Path(card))
+    _refuse_other(Path(card), said, Run(run))
+    return verifying.about_of(said)
+
+
+def classes_of(card: str) -> list[Classes]:
+    """Give the class names whose coverage a card tells."""
+    return Classes.of_card(verifying.read_card(Path(card)))
+
+
+def _refuse_other(path: Path, card: Mapping[str, Any], run: Run) -> None:
+    if card["result_digest"] != run.account["result_digest"]:
+        raise MetaclipError(
+            f"{path} is the card of the result {card['result_digest'][:16]}, {run.path} holds "
+            f"{run.account['result_digest'][:16]}; give the run that the card was made from"
+        )
 
 
 def verify(
@@ -57,17 +88,14 @@ def verify(
     work: Work | None = None,
 ) -> list[str]:
     """List what in a card does not follow from its run; see `metaclip.card.verify`."""
-    run, work, path = run if isinstance(run, Run) else Run(run), work or Work(), Path(folder)
+    run, work, path = run if isinstance(run, Run) else Run(run), work or Work(), at(folder)
     card = verifying.read_card(path)
-    if card["result_digest"] != run.account["result_digest"]:
-        raise MetaclipError(
-            f"{path} is the card of the result {card['result_digest'][:16]}, {run.path} holds "
-            f"{run.account['result_digest'][:16]}; give the run that the card was made from"
-        )
-    return verifying.differences(path, card, run, find(run, blocked, work))
+    _refuse_other(path, card, run)
+    with run_here(run) as near, folder_here(path) as read:
+        return verifying.differences(read, card, near, find(near, blocked, work, Classes.of_card(card)))
 
 
-def find(run: Run, blocked: Metadata | None, work: Work) -> Findings:
+def find(run: Run, blocked: Metadata | None, work: Work, classes: Sequence[Classes] = ()) -> Findings:
     """Look up in all shards what a card needs."""
     matcher = None if blocked is None else Matcher(blocked, _BLOCKED_RULE, cache=False)
     counts, t, text = run.counts.values, run.t, run.match["columns"]["text"]
@@ -75,27 +103,38 @@ def find(run: Run, blocked: Metadata | None, work: Work) -> Findings:
     matched = sorted((run.matched / "matched").glob("*.parquet"))
     curated = sorted((run.path / "curated").glob("*.parquet"))
     sums, by_entry = np.zeros(len(thresholds), np.uint64), np.zeros((len(counts), len(thresholds)), np.uint64)
-    found, places = samples.merge([]), origins.Origins()
+    found, places, coverage = samples.merge([]), origins.Origins(), Coverage(run, classes)
     with Progress("card", len(matched) + len(curated), work.progress) as progress:
-        for one, each in _each(lambda path: grid.grid_shard(path, counts, thresholds, share), matched, work):
+
+        def expect(path: Path) -> tuple[Path, Any, Any, Any]:
+            return path, *grid.grid_shard(path, counts, thresholds, share), coverage.search(path)
+
+        def look(path: Path) -> tuple[Path, samples.Samples, origins.Origins, Any]:
+            where = origins.origins_shard(path, run.match["columns"]["url"])
+            return path, samples.sample_shard(path, text, matcher), where, coverage.search(path)
+
+        for path, one, parts, names in each(expect, matched, work):
             sums += one
-            by_entry += each
+            by_entry += parts
+            coverage.add(path, names)
             progress.advance(1, 0)
-
-        def look(path: Path) -> tuple[samples.Samples, origins.Origins]:
-            return samples.sample_shard(path, text, matcher), origins.origins_shard(path, run.match["columns"]["url"])
-
-        for drawn, where in _each(look, curated, work):
+        for path, drawn, where, names in each(look, curated, work):
             found = samples.merge([found, drawn])
             places.add(where)
+            coverage.add(path, names)
             progress.advance(1, 0)
-    return Findings(grid.finish(counts, thresholds, share, sums, by_entry), found, places)
+    return Findings(grid.finish(counts, thresholds, share, sums, by_entry), found, places, coverage.result())
 
 
-def _each(step: Callable[[Path], Result], paths: Sequence[Path], work: Work) -> Any:
-    for path, result in local.run(step, paths, min(work.threads, _MOST_WORKERS), local.Stop()):
-        if isinstance(result, (OSError, ValueError)):
-            raise MetaclipError(f"{path} cannot be read ({result}); balance the run again with --overwrite") from result
+def each(
+    step: Callable[[Item], Result], items: Iterable[Item], work: Work, most: int = _MOST_WORKERS
+) -> Iterator[Result]:
+    """Give what a step makes of each item, in any order. Raise MetaclipError for a file that is not of its form."""
+    for item, result in local.run(step, items, min(work.threads, most), Stop()):
+        if isinstance(result, pa.ArrowException):
+            raise MetaclipError(
+                f"{item} cannot be read ({one_line(result)}); balance the run again with --overwrite"
+            ) from result
         if isinstance(result, BaseException):
             raise result
         yield result

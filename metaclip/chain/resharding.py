@@ -11,18 +11,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from metaclip.chain.work import Work, writing
 from metaclip.curation import pool as pools
 from metaclip.curation.pool import BrokenInput, Paths, PoolFile
-from metaclip.engine import local, processes
-from metaclip.engine.processes import WorkerDied
 from metaclip.engine.progress import Progress
 from metaclip.errors import LostInputs, MetaclipError
 from metaclip.shard import funnel as funnels
+from metaclip.shard.engine import Bound, Tell, WorkerDied
 from metaclip.shard.files import write_json
 from metaclip.shard.folder import Folder
 from metaclip.shard.stage import Stage, digest_of
@@ -57,6 +56,11 @@ class _Plan:
     files: list[PoolFile]
     digest: str
     """Of the subset."""
+
+    @property
+    def walks(self) -> bool:
+        """Whether a tar must be walked header by header, which holds the GIL: one that cannot be read from any place."""
+        return any("://" in file.path or file.codec is not None for file in self.files)
 
     def picked(self, tar: int) -> tuple[Path, Path]:
         return self.stage.path / f"tar-{tar:06d}.picked.npy", self.stage.path / f"tar-{tar:06d}.run.npy"
@@ -121,13 +125,13 @@ class _Picker:
     subset: Subset
     settings: ReshardSettings
 
-    def __call__(self, task: tuple[int, PoolFile, tuple[Path, Path]]) -> dict[str, Any]:
+    def __call__(self, task: tuple[int, PoolFile, tuple[Path, Path]], tell: Tell) -> dict[str, Any]:
         number, file, to = task
         return resharding.pick(file, number, self.subset, self.settings.names, to)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Writer:
+class _Writer(Bound):
     """The step that writes a shard, with what it needs."""
 
     subset: Subset
@@ -139,7 +143,7 @@ class _Writer:
     def _shared(self) -> Shared:
         return Shared.read(self.shared)
 
-    def __call__(self, task: tuple[Path, list[Piece]]) -> dict[str, int]:
+    def __call__(self, task: tuple[Path, list[Piece]], tell: Tell) -> dict[str, int]:
         path, pieces = task
 
         def parts() -> Iterable[Any]:
@@ -149,13 +153,6 @@ class _Writer:
                 yield self.files[piece.tar], picked, uses, first, piece.begin, piece.end
 
         return resharding.write_shard(path, parts())
-
-
-def _run(function: Callable[[Any], Any], tasks: Sequence[Any], work: Work) -> Any:
-    """Give (task, result or error): here where there is one worker, else in processes, since walking holds the GIL."""
-    workers = min(work.threads, len(tasks))
-    engine = local.run if workers <= 1 else processes.run
-    return engine(function, tasks, workers, local.Stop()) if tasks else ()
 
 
 def _pick(plan: _Plan, work: Work) -> tuple[dict[int, dict[str, Any]], list[dict[str, Any]]]:
@@ -174,7 +171,9 @@ def _pick(plan: _Plan, work: Work) -> tuple[dict[int, dict[str, Any]], list[dict
             todo.append((tar, file, plan.picked(tar)))
     lost: list[dict[str, Any]] = []
     with Progress(STAGE, None, work.progress) as progress:
-        for (tar, file, paths), result in _run(_Picker(plan.subset, plan.settings), todo, work):
+        for (tar, file, paths), result in work.carrier.map(
+            _Picker(plan.subset, plan.settings), todo, holds_gil=plan.walks
+        ):
             if isinstance(result, BrokenInput | WorkerDied):
                 error = str(result) if isinstance(result, BrokenInput) else f"{file.path}: {result}"
                 stage.lose(names[tar], index=tar, name=file.name, error=error)
@@ -278,7 +277,8 @@ def _write(plan: _Plan, shards: Sequence[list[Piece]], identity: str, work: Work
     writer = _Writer(plan.subset, plan.files, stage.path, plan.shared)
     total = sum(piece.end - piece.begin for pieces in shards for piece in pieces)
     with Progress("write", total, work.progress) as progress:
-        for (path, _), result in _run(writer, [(path, wanted[name]) for path, name in todo.items()], work):
+        tasks = [(path, wanted[name]) for path, name in todo.items()]
+        for (path, _), result in work.carrier.map(writer, tasks, holds_gil=plan.walks):
             if isinstance(result, BaseException):
                 raise result
             stats = path.with_name(f"{path.stem}_stats.json")

@@ -20,9 +20,12 @@ VERBS: Final = {
     "lint": "Look for entries of a query list that can never match.",
     "extract": "Read the pairs of a crawl's WAT and WARC files: a pool.",
     "curate": "Match, balance and account for a pool, in one go.",
+    "plan": "Measure a few shards, and say what curating a pool takes.",
     "match": "Find the entries of a query list in a pool, and count them.",
     "balance": "Draw the curated pairs of a matched run, at another t too.",
     "reshard": "Write the samples of a subset of tars to new tars.",
+    "train": "Train CLIP by a recipe, on tars, balanced offline or online.",
+    "evaluate": "Measure a model: zero-shot classification, retrieval.",
     "explain": "Show what a text matches, and whether it is kept and why.",
     "card": "Publish what is in a curated set, or check what was published.",
 }

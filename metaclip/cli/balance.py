@@ -27,7 +27,10 @@ def command(run: str, out: str | None, recipe: str | None, **flags: Any) -> None
     """Draw the curated pairs of RUN, a folder that `metaclip match` or `metaclip curate` made."""
     _, table = options.split_recipe(recipe)
     settings = options.balance_settings(flags, table)
-    from metaclip import chain
+    from metaclip.chain.balancing import balance
+    from metaclip.chain.work import Work
 
-    work = chain.Work(workers=flags["workers"], overwrite=flags["overwrite"], allow_lost=flags["allow_lost"])
-    options.show_result(chain.balance(run, out=out, settings=settings, work=work))
+    with options.engine(flags) as engine:
+        work = Work(flags["workers"], overwrite=flags["overwrite"], allow_lost=flags["allow_lost"], engine=engine)
+        made = balance(run, out=out, settings=settings, work=work)
+    options.show_result(made)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
+
+from metaclip.cli import options
 
 
 @click.command(
@@ -16,8 +20,9 @@ put there by hand on a machine without a network.""",
 )
 @click.argument("recipe")
 @click.option("--out", required=True, metavar="FILE", help="The list: a parquet file.")
+@options.engine_options
 @click.option("--quiet", is_flag=True, help="Say nothing of the sources while they run.")
-def command(recipe: str, out: str, quiet: bool) -> None:
+def command(recipe: str, out: str, quiet: bool, **flags: Any) -> None:
     """Make the query list of RECIPE: TOML with a table [build] and its sources."""
     from metaclip.curation.text_rule import PAPER
     from metaclip.metadata import build
@@ -29,6 +34,7 @@ def command(recipe: str, out: str, quiet: bool) -> None:
         if not quiet:
             click.echo(line, err=True)
 
-    table, given = build.build(made, PAPER, note)
+    with options.engine(flags) as engine:
+        table, given = build.build(made, PAPER, note, engine)
     build.write(table, out)
     click.echo(build.render(table, given))

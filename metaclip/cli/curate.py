@@ -31,16 +31,16 @@ def command(pool: tuple[str, ...], out: str, recipe: str | None, **flags: Any) -
     match_table, balance_table = options.split_recipe(recipe)
     match_settings = options.match_settings(flags, match_table)
     balance_settings = options.balance_settings(flags, balance_table)
-    from metaclip import chain
+    from metaclip.chain.curating import curate
+    from metaclip.chain.matching import lost_message
+    from metaclip.chain.work import Work
 
-    run = chain.curate(
-        list(pool),
-        out=out,
-        match_settings=match_settings,
-        balance_settings=balance_settings,
-        work=chain.Work(workers=flags["workers"], overwrite=flags["overwrite"], allow_lost=flags["allow_lost"]),
-    )
+    with options.engine(flags) as engine:
+        work = Work(flags["workers"], overwrite=flags["overwrite"], allow_lost=flags["allow_lost"], engine=engine)
+        run = curate(
+            list(pool), out=out, match_settings=match_settings, balance_settings=balance_settings, work=work
+        )
     options.show_result(run)
     if run.match["lost"]:
-        click.echo(f"metaclip: {chain.lost_message(run)}", err=True)
+        click.echo(f"metaclip: {lost_message(run)}", err=True)
         sys.exit(LOST)

@@ -67,16 +67,13 @@ def command(crawl: tuple[str, ...], out: str, recipe: str | None, part: str | No
     from metaclip.chain import extracting
     from metaclip.chain.work import Work
     from metaclip.curation.extract.sources import Patience
-    from metaclip.shard.folder import Part
+    from metaclip.shard.folder import Folder, Part
 
-    made = extracting.extract_part(
-        list(crawl),
-        out=out,
-        settings=settings,
-        work=Work(workers=flags["workers"], part=Part.parse(part) if part else Part(), overwrite=flags["overwrite"]),
-        memory=flags["memory"],
-        patience=Patience(flags["tries"], flags["wait"]),
-    )
+    crawled = extracting.Crawl(list(crawl), settings, flags["memory"], Patience(flags["tries"], flags["wait"]))
+    parsed = Part.parse(part) if part else Part()
+    with options.engine(flags) as engine:
+        work = Work(workers=flags["workers"], part=parsed, overwrite=flags["overwrite"], engine=engine)
+        made = extracting.extract_part(crawled, Folder(out), work)
     if made is None:
         click.echo(f"part {part} is done; when all are, the same command without --part makes the pool")
         return
@@ -128,8 +125,8 @@ def _show(path: Path, funnel: Mapping[str, int]) -> None:
         if funnel[reason]:
             click.echo(f"  -       {funnel[reason]:>14,}   {reason}: {meaning}")
     click.echo(f"pairs     {funnel['pairs']:>14,}   {100 * funnel['pairs'] / seen:.1f}% of images")
-    pool = shlex.quote(os.fspath(path))
-    images = shlex.quote(os.fspath(path).rstrip("/") + "-images")
+    pool = shlex.quote(str(path))
+    images = shlex.quote(str(path).rstrip("/") + "-images")
     click.echo(f"\nnext      metaclip curate {pool} --out run/")
     click.echo(
         f"images    img2dataset --url_list {pool} --input_format parquet --url_col url --caption_col text "

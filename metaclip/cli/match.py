@@ -29,12 +29,14 @@ def command(pool: tuple[str, ...], out: str, recipe: str | None, part: str | Non
     """Find the entries of a query list in POOL, and count them; `metaclip balance` takes it from there."""
     match_table, _ = options.split_recipe(recipe)
     settings = options.match_settings(flags, match_table)
-    from metaclip import chain
+    from metaclip.chain.matching import lost_message, match_part
+    from metaclip.chain.work import Work
     from metaclip.shard.folder import Part
 
     parsed = Part.parse(part) if part else Part()
-    work = chain.Work(workers=flags["workers"], part=parsed, overwrite=flags["overwrite"])
-    run = chain.match_part(list(pool), out=out, settings=settings, work=work)
+    with options.engine(flags) as engine:
+        work = Work(workers=flags["workers"], part=parsed, overwrite=flags["overwrite"], engine=engine)
+        run = match_part(list(pool), out=out, settings=settings, work=work)
     if run is None:
         click.echo(f"part {part} is done; when all are, the same command without --part adds them up")
         return
@@ -46,5 +48,5 @@ def command(pool: tuple[str, ...], out: str, recipe: str | None, part: str | Non
     click.echo(f"entries   {len(counts):>14,}   {int((counts == 0).sum()):,} at zero")
     click.echo(f"\nnext      metaclip balance {out} --t 20000 (or --tail-share, --target-pairs)")
     if run.match["lost"]:
-        click.echo(f"metaclip: {chain.lost_message(run)}", err=True)
+        click.echo(f"metaclip: {lost_message(run)}", err=True)
         sys.exit(LOST)

@@ -5,13 +5,16 @@ A flag that changes the result has the name of the recipe's key and overrides it
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
+
+from metaclip.errors import MetaclipError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -88,14 +91,45 @@ balance_options = _stack(
 )
 """What determines the draw."""
 
-work_options = _stack(
+carrier_options = _stack(
     click.option(
-        "--engine", type=click.Choice(["local"]), default="local", show_default=True, help="What carries shards."
+        "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="What carries shards."
     ),
-    click.option("--workers", type=click.IntRange(1), default=None, help="Threads.  [default: one a processor]"),
+    click.option(
+        "--address", metavar="A", help="Of a Ray cluster: auto, or host:port.  [default: Ray on this machine]"
+    ),
+)
+"""What carries shards."""
+
+engine_options = _stack(
+    carrier_options,
+    click.option(
+        "--workers", type=click.IntRange(1), default=None, help="Shards at a time.  [default: one a processor]"
+    ),
+)
+"""What carries shards, and how many at a time."""
+
+work_options = _stack(
+    engine_options,
     click.option("--overwrite", is_flag=True, help="Replace another run in the output folder."),
 )
 """What changes nothing in the result."""
+
+
+@contextlib.contextmanager
+def engine(flags: Mapping[str, Any]) -> Iterator[Any]:
+    """Give what `engine_options` name for the length of a block."""
+    if flags["engine"] == "ray":
+        from metaclip.engine.ray import Ray
+
+        with Ray(flags["address"], flags["workers"]) as carrier:
+            yield carrier
+        return
+    if flags["address"] is not None:
+        raise MetaclipError(f"--address {flags['address']} is of a Ray cluster; add --engine ray")
+    from metaclip.engine.local import Local
+
+    yield Local(flags["workers"])
 
 
 def split_recipe(path: str | None) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -29,8 +29,9 @@ from metaclip.curation.pool import Columns, Shard
 from metaclip.curation.sorting import UidSet, merge_runs, write_rows, write_run, write_subset
 from metaclip.curation.uid import from_binary
 from metaclip.metadata.entries import Metadata
-from metaclip.shard.files import replacing
+from metaclip.shard.files import all_here, here, one_after_another, replacing
 from metaclip.shard.folder import Folder
+from metaclip.shard.stage import Stage
 
 SEMANTICS: Final = 1
 """Raised when the same counts and seed would give other pairs."""
@@ -41,7 +42,7 @@ PARTIALS: Final = ("*.tally.npy", "*.uids.npy", "*.repeats.npy")
 
 def read_matched(path: Path) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64], pa.Array]]:
     """Read a file of matched/: batches of (row int64, uid uint64[n, 2], matches)."""
-    with pq.ParquetFile(path) as file:
+    with here(path) as local, pq.ParquetFile(local) as file:
         for batch in file.iter_batches(pools.BATCH_ROWS, columns=["row", "uid", "matches"], use_threads=False):
             rows = batch.column("row").to_numpy().astype(np.int64)
             yield rows, from_binary(batch.column("uid")), batch.column("matches")
@@ -77,6 +78,44 @@ class Draw:
         return cls(probabilities(counts, t), stream_key(seed, 0), UidSet(uids))
 
 
+class ShardDraw:
+    """Draws a shard's rows, and keeps what `merge` adds up."""
+
+    def __init__(self, draw: Draw) -> None:
+        """Begin with no rows."""
+        self._draw, self._tally, self._rows = draw, Tally(len(draw.probability)), 0
+        self._uids: list[npt.NDArray[np.uint64]] = [np.zeros((0, 2), np.uint64)]
+        self._repeats: list[npt.NDArray[np.uint64]] = [np.zeros((0, 3), np.uint64)]
+
+    def rows(
+        self, uids: npt.NDArray[np.uint64], values: npt.NDArray[np.uint32], offsets: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+        """Draw rows of matches, as `metaclip.curation.draw.draw_rows` takes them: (P(keep) float64[n], kept bool[n])."""
+        probability, keep = draw_rows(values, offsets, self._draw.probability, uids, self._draw.key, self._tally)
+        twice = np.flatnonzero(self._draw.duplicates.contains(uids))
+        if len(twice):
+            p = probability[twice]
+            self._tally.sums[1] -= (p * (1.0 - p) * FIXED_POINT).astype(np.uint64).sum()
+            self._repeats.append(np.concatenate([uids[twice], p.view(np.uint64)[:, None]], axis=1))
+        self._uids.append(uids[keep])
+        self._rows += len(uids)
+        return probability, keep
+
+    def write(self, stage: Stage, name: str) -> dict[str, Any]:
+        """Write the shard's sums by entry and its sorted uids; give what its marker says of the draw."""
+        tally = self._tally
+        entry = np.flatnonzero(tally.expected)
+        write_rows(
+            stage.path / f"{name}.tally.npy", np.stack([entry, tally.expected[entry], tally.kept[entry]], axis=1)
+        )
+        write_run(stage.path / f"{name}.uids.npy", np.concatenate(self._uids))
+        if len(self._repeats) > 1:
+            write_run(stage.path / f"{name}.repeats.npy", np.concatenate(self._repeats))
+        expected, variance, kept = map(int, tally.sums)
+        funnel = {"matched": self._rows, "not_drawn": self._rows - kept, "kept": kept}
+        return {"funnel": funnel, "expected": expected, "variance": variance}
+
+
 def balance_shard(
     shard: Shard, columns: Columns, rows_expected: int, draw: Draw, matched: Folder, folder: Folder, advance: Advance
 ) -> dict[str, Any]:
@@ -84,44 +123,18 @@ def balance_shard(
 
     Raise BrokenInput if the pool's file cannot be read, or has other rows than when it was matched.
     """
-    stage = folder.stage(STAGE)
-    tally = Tally(len(draw.probability))
-    uids: list[npt.NDArray[np.uint64]] = [np.zeros((0, 2), np.uint64)]
-    repeats: list[npt.NDArray[np.uint64]] = [np.zeros((0, 3), np.uint64)]
-    n_matched = 0
+    drawing = ShardDraw(draw)
 
     def drawn() -> Iterator[Kept]:
-        nonlocal n_matched
-        for rows, row_uids, matches in read_matched(matched / "matched" / f"{shard.name}.parquet"):
-            n_matched += len(rows)
-            values, offsets = _ids(matches)
-            probability, keep = draw_rows(values, offsets, draw.probability, row_uids, draw.key, tally)
-            twice = np.flatnonzero(draw.duplicates.contains(row_uids))
-            if len(twice):
-                p = probability[twice]
-                tally.sums[1] -= (p * (1.0 - p) * FIXED_POINT).astype(np.uint64).sum()
-                repeats.append(np.concatenate([row_uids[twice], p.view(np.uint64)[:, None]], axis=1))
+        for rows, uids, matches in read_matched(matched / "matched" / f"{shard.name}.parquet"):
+            probability, keep = drawing.rows(uids, *_ids(matches))
             kept = np.flatnonzero(keep)
-            uids.append(row_uids[kept])
             advance(0, len(kept))
-            yield Kept(rows, int(rows[-1]), kept, row_uids, matches, probability)
+            yield Kept(rows, int(rows[-1]), kept, uids, matches, probability)
 
     path = folder / "curated" / f"{shard.name}.parquet"
     write_curated(path, shard, columns, rows_expected, drawn(), advance)
-    entry = np.flatnonzero(tally.expected)
-    write_rows(
-        stage.path / f"{shard.name}.tally.npy", np.stack([entry, tally.expected[entry], tally.kept[entry]], axis=1)
-    )
-    write_run(stage.path / f"{shard.name}.uids.npy", np.concatenate(uids))
-    if len(repeats) > 1:
-        write_run(stage.path / f"{shard.name}.repeats.npy", np.concatenate(repeats))
-    expected, variance, kept = map(int, tally.sums)
-    return {
-        "shard": shard.identity,
-        "funnel": {"matched": n_matched, "not_drawn": n_matched - kept, "kept": kept},
-        "expected": expected,
-        "variance": variance,
-    }
+    return {"shard": shard.identity, **drawing.write(folder.stage(STAGE), shard.name)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,10 +156,11 @@ def merge(
     # Whole pairs and fractions apart: 88 G pairs in units of 2**-32 do not fit 64 bits.
     whole, fraction, kept = (np.zeros(len(metadata), np.uint64) for _ in range(3))
     expected = variance = total = 0
-    names = []
-    for name, marker in shards:
-        names.append(name)
-        tally = np.load(stage.path / f"{name}.tally.npy")
+    markers = dict(shards)
+    names = list(markers)
+    tallies = one_after_another([stage.path / f"{name}.tally.npy" for name in names])
+    for marker, path in zip(markers.values(), tallies, strict=True):
+        tally = np.load(path)
         entry = tally[:, 0].astype(np.int64)
         whole[entry] += tally[:, 1] >> np.uint64(32)
         fraction[entry] += tally[:, 1] & np.uint64(FIXED_POINT - 1)
@@ -154,9 +168,11 @@ def merge(
         expected += marker["expected"]
         variance += marker["variance"]
         total += marker["funnel"]["kept"]
-    runs = [path for name in names if (path := stage.path / f"{name}.repeats.npy").exists()]
-    variance += sum(_repeats_variance(block) for block in merge_runs(runs))
-    write_subset(folder / "curated.npy", merge_runs([stage.path / f"{name}.uids.npy" for name in names]), total)
+    there = set(stage.path.glob("*.repeats.npy"))
+    with all_here([path for name in names if (path := stage.path / f"{name}.repeats.npy") in there]) as runs:
+        variance += sum(_repeats_variance(block) for block in merge_runs(runs))
+    with all_here([stage.path / f"{name}.uids.npy" for name in names]) as runs:
+        write_subset(folder / "curated.npy", merge_runs(runs), total)
     result = Balanced(
         whole.astype(np.float64) + fraction.astype(np.float64) / FIXED_POINT,
         kept, expected / FIXED_POINT, math.sqrt(variance / FIXED_POINT), total,

@@ -30,8 +30,9 @@ from metaclip.curation.sorting import merge_runs, repeated, write_rows, write_ru
 from metaclip.curation.text_rule import PAPER, TextRule
 from metaclip.curation.uid import UID, to_binary, uids_of
 from metaclip.metadata.entries import Metadata
-from metaclip.shard.files import replacing
+from metaclip.shard.files import all_here, here, replacing
 from metaclip.shard.folder import Folder
+from metaclip.shard.remote import each, is_remote
 
 SEMANTICS: Final = 1
 """Raised when the same input would give other matches, counts or uids."""
@@ -41,6 +42,7 @@ PARTIALS: Final = ("*.counts.npy", "*.uids.npy")
 COMPRESSION: Final = "zstd"
 _PATHS: Final = ("row", "matches.list.element", "url", "text")  # of matched/'s columns, as parquet names them
 _WRITE_ROWS: Final = 1 << 17
+_OPENED_AT_ONCE: Final = 16
 _COUNTED_AT_ONCE: Final = 1 << 20  # matches: counting walks through all entries' counts each time
 
 Advance = Callable[[int, int], None]
@@ -91,26 +93,52 @@ def plan(files: Sequence[PoolFile], settings: MatchSettings) -> tuple[list[Shard
     """
     shards: list[Shard] = []
     broken: dict[int, BrokenInput] = {}
-    left = settings.limit
-    for index, file in enumerate(files):
-        if left == 0:
-            break
-        try:
-            columns = columns_of(file, settings)
-            cut = pools.cut(file, index, left)
-            if left is not None:
-                left -= pools.count_rows(file, columns, left)
-            shards += cut
-        except BrokenInput as error:
-            broken[index] = error
+    for index, found in enumerate(_cut_all(files, settings)):
+        if isinstance(found, BrokenInput):
+            broken[index] = found
+        else:
+            shards += found
     if broken and not shards:
         raise next(iter(broken.values()))
     return shards, broken
 
 
+def _cut_all(files: Sequence[PoolFile], settings: MatchSettings) -> Iterable[list[Shard] | BrokenInput]:
+    """Cut each file, as many as the limit reaches, or say what is wrong with it."""
+
+    def cut(item: tuple[int, PoolFile], left: int | None = None) -> tuple[Columns, list[Shard]] | BrokenInput:
+        index, file = item
+        try:
+            schema, shards = pools.open_and_cut(file, index, left)
+            return _columns(schema, file, settings), shards
+        except BrokenInput as error:
+            return error
+
+    if settings.limit is None:
+        # To open a file in a store is to wait for it.
+        many = _OPENED_AT_ONCE if any(is_remote(file.path) for file in files) else 1
+        for found in each(cut, list(enumerate(files)), many):
+            yield found if isinstance(found, BrokenInput) else found[1]
+        return
+    left = settings.limit
+    for index, file in enumerate(files):
+        if left == 0:
+            return
+        found = cut((index, file), left)
+        try:
+            if not isinstance(found, BrokenInput):
+                left -= pools.count_rows(file, found[0], left)
+        except BrokenInput as error:
+            found = error
+        yield found if isinstance(found, BrokenInput) else found[1]
+
+
 def columns_of(file: PoolFile, settings: MatchSettings) -> Columns:
     """Find a file's columns. Raise BrokenInput if the file, or the text column, cannot be read."""
-    schema = pools.schema_of(file)
+    return _columns(pools.schema_of(file), file, settings)
+
+
+def _columns(schema: pa.Schema, file: PoolFile, settings: MatchSettings) -> Columns:
     return pools.find_columns(schema, file.path, settings.text_column, settings.url_column, settings.uid_column)
 
 
@@ -167,28 +195,33 @@ def match_shard(
     return {"shard": shard.identity, "funnel": funnel, "places": losses.places}
 
 
-def merge(folder: Folder, metadata: Metadata, rule: TextRule, shards: Iterable[str]) -> tuple[Counts, int, int]:
-    """Add up what finished shards left, and write counts.parquet and duplicates.npy.
+def shard_counts(folder: Folder, shard: str, n_entries: int) -> npt.NDArray[np.uint64]:
+    """Read the counts that a finished shard left: uint64[n_entries]."""
+    with here(folder.stage(STAGE).path / f"{shard}.counts.npy") as path:
+        partial = np.load(path)
+    counts = np.zeros(n_entries, np.uint64)
+    counts[partial[:, 0].astype(np.int64)] = partial[:, 1]
+    return counts
 
-    Give (counts, uids that stand on more than one matched row, such rows beyond the first of each uid).
+
+def merge(folder: Folder, metadata: Metadata, counts: Counts, shards: Iterable[str]) -> tuple[int, int]:
+    """Write counts.parquet, and, of what finished shards left, duplicates.npy.
+
+    Give (uids that stand on more than one matched row, such rows beyond the first of each uid).
     """
-    stage, names = folder.stage(STAGE), list(shards)
-    counts = Counts(np.zeros(len(metadata), np.uint64), metadata.digest, rule.identity)
-    for name in names:
-        partial = np.load(stage.path / f"{name}.counts.npy")
-        counts.values[partial[:, 0].astype(np.int64)] += partial[:, 1]
-    runs = [stage.path / f"{name}.uids.npy" for name in names]
+    stage = folder.stage(STAGE)
     duplicates, repeats = [np.zeros((0, 2), np.uint64)], 0
-    for block in merge_runs(runs):
-        twice = repeated(block)
-        if len(twice):
-            distinct = 1 + int(((block[1:] != block[:-1]).any(axis=1)).sum())
-            repeats += len(block) - distinct
-            duplicates.append(twice)
+    with all_here([stage.path / f"{name}.uids.npy" for name in shards]) as runs:
+        for block in merge_runs(runs):
+            twice = repeated(block)
+            if len(twice):
+                distinct = 1 + int(((block[1:] != block[:-1]).any(axis=1)).sum())
+                repeats += len(block) - distinct
+                duplicates.append(twice)
     total = sum(len(part) for part in duplicates)
     write_subset(folder / "duplicates.npy", iter(duplicates), total)
     write_counts(folder / "counts.parquet", metadata, counts)
-    return counts, total, repeats
+    return total, repeats
 
 
 def write_counts(path: Path, metadata: Metadata, counts: Counts) -> None:
@@ -207,7 +240,8 @@ def write_counts(path: Path, metadata: Metadata, counts: Counts) -> None:
 
 def read_counts(path: Path) -> tuple[Counts, Metadata]:
     """Read counts.parquet: the counts, and the list they are of."""
-    table = pq.read_table(path)
+    with here(path) as local:
+        table = pq.read_table(local)
     notes = table.schema.metadata or {}
     values = table["count"].to_numpy().astype(np.uint64)
     metadata = Metadata(table["entry"].combine_chunks(), table["source"].combine_chunks())

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,31 @@ from metaclip.curation.matcher import MATCHES
 from metaclip.curation.text_rule import TextRule
 from metaclip.errors import MetaclipError, one_line
 from metaclip.metadata.entries import Metadata
-from metaclip.shard.files import read_json
+from metaclip.shard.files import all_here, folder_here, here, read_json
 from metaclip.shard.folder import Folder
+from metaclip.shard.remote import RemotePath, follow
 
 
 def counts_digest(counts: npt.NDArray[np.uint64]) -> str:
     """Identify counts: sha256 of their values as little-endian uint64, in the list's order."""
     return hashlib.sha256(counts.astype("<u8").tobytes()).hexdigest()
+
+
+@contextlib.contextmanager
+def run_here(run: Run) -> Iterator[Run]:
+    """Give a run whose files are on this machine for the length of a block: itself, or a copy of one in a store.
+
+    For what reads all of a run more than once, as a card does: it takes the disk of matched/ and curated/.
+    """
+    if not isinstance(run.path, RemotePath) and not isinstance(run.matched.path, RemotePath):
+        yield run
+        return
+    with contextlib.ExitStack() as held:
+        path = held.enter_context(folder_here(run.path))
+        copy = Run(path, run.counted)
+        if run.matched.path != run.path:
+            copy.matched = Folder(held.enter_context(folder_here(run.matched.path)))
+        yield copy
 
 
 class Run:
@@ -35,7 +54,8 @@ class Run:
 
         `counted` are counts and list that were just made or read: where they are this run's, they are not read again.
         """
-        self.folder, self.path = Folder(path), Path(path)
+        self.folder = Folder(path)
+        self.path = self.folder.path
         self.manifest = self.folder.manifest
         stages = self.manifest.get("stages", {})
         self.balance: dict[str, Any] | None = stages.get("balance")
@@ -86,7 +106,7 @@ class Run:
         if self._owns_matches:
             return self.folder
         of = self._balanced["match"]
-        for path in (self.path / of["beside"], of["folder"]):  # both may have been moved, or this one alone
+        for path in (follow(self.path, of["beside"]), of["folder"]):  # both may have been moved, or this one alone
             found = Folder(path)
             record = found.stage("match").record
             if record is not None and record["identity"] == self.match["identity"]:
@@ -100,7 +120,8 @@ class Run:
         """The counts, their digest checked, and the query list."""
         path = self.path / ("counts.parquet" if self._owns_matches else "entries.parquet")
         try:
-            table = pq.read_table(path, columns=["entry", "source", "count"])
+            with here(path) as local:
+                table = pq.read_table(local, columns=["entry", "source", "count"])
             metadata = Metadata(table["entry"].combine_chunks(), table["source"].combine_chunks())
             values = table["count"].to_numpy().astype(np.uint64)
         except (OSError, pa.ArrowException, KeyError) as error:
@@ -127,7 +148,8 @@ class Run:
     def entries(self) -> pa.Table:
         """entry_id, entry, source, count, probability, expected, kept."""
         _ = self._balanced
-        return pq.read_table(self.path / "entries.parquet")
+        with here(self.path / "entries.parquet") as path:
+            return pq.read_table(path)
 
     @property
     def curated(self) -> pa.Table:
@@ -139,7 +161,8 @@ class Run:
                 [("uid", pa.string()), ("matches", MATCHES), ("keep_probability", pa.float64())]
             ).empty_table()
         # Files of a pool may have different columns.
-        return pa.concat_tables([pq.ParquetFile(file).read() for file in files], promote_options="permissive")
+        with all_here(files) as paths:
+            return pa.concat_tables([pq.ParquetFile(path).read() for path in paths], promote_options="permissive")
 
     @property
     def account(self) -> dict[str, Any]:

@@ -26,7 +26,8 @@ SUBSET: Final = np.dtype("u8,u8")
 
 Rows = npt.NDArray[np.uint64]
 _BLOCK: Final = 1 << 19
-_FAN_IN: Final = 128  # runs merged at once: each is an open file, and is read in pieces of _BLOCK / _FAN_IN rows or longer
+FAN_IN: Final = 128
+"""Runs merged at once: each is an open file, and is read in pieces of _BLOCK / FAN_IN rows or longer."""
 
 
 def sort_rows(rows: Rows) -> Rows:
@@ -62,7 +63,7 @@ def _write_header(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any])
     np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
 
 
-def merge_runs(paths: Sequence[Path], block: int = _BLOCK, fan_in: int = _FAN_IN) -> Iterator[Rows]:
+def merge_runs(paths: Sequence[Path], block: int = _BLOCK, fan_in: int = FAN_IN) -> Iterator[Rows]:
     """Give the rows of sorted runs in order, in blocks of about `block` rows; equal uids stand in one block.
 
     More than `fan_in` runs are merged into longer ones first, under temporary names beside them: so the reads are as few

@@ -10,6 +10,7 @@ Cost: 6 us a member in the page cache on a busy machine; `tarfile` takes 50 ther
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 from zlib import adler32
@@ -53,15 +54,13 @@ class Forward:
     def __init__(self, stream: Any) -> None:
         """Take a stream that stands at its first byte."""
         self._read, self._seek = stream.read, stream.seek if stream.seekable() else None
+        self._into: Any = stream.readinto if isinstance(stream, io.RawIOBase | io.BufferedIOBase) else None
         self._at = 0  # where the stream stands
 
     def read(self, at: int, size: int) -> bytes:
         """Read `size` bytes from `at`, not before what was read last. Raise ValueError where there are less."""
         if at != self._at:
-            if self._seek is not None:
-                self._seek(at)
-            else:
-                self._discard(at - self._at)
+            self._go(at)
         data: bytes = self._read(size)
         while len(data) < size:
             if not (more := self._read(size - len(data))):
@@ -69,6 +68,25 @@ class Forward:
             data += more
         self._at = at + size
         return data
+
+    def fill(self, at: int, view: memoryview) -> None:
+        """Do as `read`, into `view`: without bytes of its own where the stream can."""
+        if self._into is None:
+            view[:] = self.read(at, len(view))
+            return
+        if at != self._at:
+            self._go(at)
+        self._at = at
+        while len(view):
+            if not (read := self._into(view)):
+                raise ValueError(f"it ends after {self._at} bytes, in the middle of a member")
+            view, self._at = view[read:], self._at + read
+
+    def _go(self, at: int) -> None:
+        if self._seek is not None:
+            self._seek(at)
+        else:
+            self._discard(at - self._at)
 
     def _discard(self, size: int) -> None:
         while size:

@@ -110,11 +110,16 @@ def samples(stream: Any) -> Iterator[Sample]:
 def schema(open_stream: Callable[[], Any], text_names: Sequence[str], rows: int | None = None) -> pa.Schema:
     """Find the columns, and their types in as many blocks of samples as hold `rows` rows (None: in all)."""
     with open_stream() as stream:
-        blocks = _blocks(samples(stream))
-        head = next(blocks, [])
-        by_txt = _by_txt(head)
-        parts = ((0, b"".join(map(_line, block))) for block in itertools.chain([head], blocks))
-        fields = list(jsonl.schema(parts, rows)) if head else []
+        return schema_of(samples(stream), text_names, rows)
+
+
+def schema_of(found: Iterable[Sample], text_names: Sequence[str], rows: int | None = None) -> pa.Schema:
+    """Do as `schema` with samples, which are read as far as that takes."""
+    blocks = _blocks(found)
+    head = next(blocks, [])
+    by_txt = _by_txt(head)
+    parts = ((0, b"".join(map(_line, block))) for block in itertools.chain([head], blocks))
+    fields = list(jsonl.schema(parts, rows)) if head else []
     named = [field.with_name(_column_name(field.name, by_txt, text_names)) for field in fields]
     return pa.schema([*(pa.field(name, pa.string()) for name in _own(head, by_txt)), *named])
 
@@ -195,10 +200,12 @@ def _blocks(found: Iterable[Sample]) -> Iterator[list[Sample]]:
 
 def _line(sample: Sample) -> bytes:
     """Give a sample's fields as a line; what is no JSON stays none."""
-    if b"json" not in sample.members:
-        return b"{}\n"
-    # Between tokens a line break is a blank, and within a string it is no JSON.
-    return (sample.json or b"").strip().translate(_IN_LINE) + b"\n"
+    return line_of(sample.json or b"") if b"json" in sample.members else b"{}\n"
+
+
+def line_of(content: bytes) -> bytes:
+    """Give the content of a `.json` as a line: between tokens a line break is a blank, and in a string it is no JSON."""
+    return content.strip().translate(_IN_LINE) + b"\n"
 
 
 _IN_LINE: Final = bytes.maketrans(b"\r\n", b"  ")

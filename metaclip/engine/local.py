@@ -1,44 +1,36 @@
-"""The local engine: shards to functions on this machine's threads. It knows nothing of matching.
+"""The local engine: shards to steps on this machine. It knows nothing of matching.
 
-Threads, because the kernels, Arrow and hashing run without the GIL. At most two shards a worker are under way, so that
-a pool of any size costs no memory here.
+Threads, because the kernels, Arrow and hashing run without the GIL; processes (`metaclip.shard.processes`) for steps that
+hold it. At most two shards a worker are under way, so that a pool of any size costs no memory here.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import itertools
-import os
-import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
 
-from metaclip.errors import Interrupted
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+from metaclip.shard.engine import Item, Result, Step, Tell, quiet
+from metaclip.shard.engine import Stop as Stop
+from metaclip.shard.processes import Processes
 
 
-class Stop:
-    """Tells running work to stop: a step asks it between batches."""
+class Local(Processes):
+    """An engine of processes where a step holds the GIL, and of threads where it does not."""
 
-    def __init__(self) -> None:
-        """Begin with go."""
-        self._event = threading.Event()
+    def map(
+        self, step: Step[Item, Result], items: Iterable[Item], tell: Tell = quiet, *, holds_gil: bool = False
+    ) -> Iterator[tuple[Item, Result | BaseException]]:
+        """Do as `metaclip.shard.engine.Engine.map`."""
+        if holds_gil:
+            return super().map(step, items, tell)
+        stop = Stop()
 
-    def set(self) -> None:
-        """Ask all work to stop."""
-        self._event.set()
+        def tell_on(rows: int, through: int) -> None:
+            stop.check()
+            tell(rows, through)
 
-    def check(self) -> None:
-        """Raise Interrupted if work is to stop."""
-        if self._event.is_set():
-            raise Interrupted("interrupted; the same command goes on from here")
-
-
-def default_workers() -> int:
-    """Give the number of processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return run(lambda item: step(item, tell_on), items, self.workers, stop)
 
 
 def run(

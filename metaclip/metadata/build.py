@@ -35,6 +35,7 @@ from metaclip.errors import MetaclipError, one_line
 from metaclip.metadata import lint
 from metaclip.metadata.candidates import Candidates
 from metaclip.metadata.merge import Given, Share, merge
+from metaclip.shard.engine import Engine
 from metaclip.shard.files import replacing
 
 
@@ -48,6 +49,8 @@ class Kind:
     arguments: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
     """The settings that are paths relative to the recipe's folder."""
+    carried: bool = False
+    """Whether an engine carries its work."""
 
 
 KINDS: Final = {
@@ -59,8 +62,8 @@ KINDS: Final = {
     "vital titles": Kind("titles", "VitalSettings", "vital"),
     "popular titles": Kind("titles", "PopularSettings", "popular"),
     "places": Kind("titles", "PlaceSettings", "places"),
-    "dump unigrams": Kind("ngrams", "NgramSettings", "candidates", ("unigram",)),
-    "dump bigrams": Kind("ngrams", "NgramSettings", "candidates", ("bigram",)),
+    "dump unigrams": Kind("ngrams", "NgramSettings", "candidates", ("unigram",), carried=True),
+    "dump bigrams": Kind("ngrams", "NgramSettings", "candidates", ("bigram",), carried=True),
     "pageviews": Kind("pageviews", "PageviewSettings", "candidates"),
     "category": Kind("category", "CategorySettings", "candidates"),
 }
@@ -94,11 +97,12 @@ class Source:
     where: str
     """Its place in the recipe, for messages."""
 
-    def candidates(self) -> Candidates:
+    def candidates(self, engine: Engine | None = None) -> Candidates:
         """Run the source."""
         kind = KINDS[self.given.kind]
         make: Callable[..., Candidates] = getattr(_module(kind), kind.function)
-        return make(self.settings, *kind.arguments)
+        carried = {"engine": engine} if kind.carried else {}
+        return make(self.settings, *kind.arguments, **carried)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,19 +171,19 @@ def _module(kind: Kind) -> Any:
 
 
 def build(
-    made: Recipe, rule: lint.Rule, note: Callable[[str], None] = lambda line: None
+    made: Recipe, rule: lint.Rule, note: Callable[[str], None] = lambda line: None, engine: Engine | None = None
 ) -> tuple[pa.Table, list[Given]]:
     """Run a recipe's sources and merge them; `rule` is the text rule under which every entry must be able to match.
 
     Give the list (`metaclip.metadata.merge.SCHEMA`) and what each source gave; `note` is told of each source before it
-    runs. Raise MetaclipError where a source cannot be read, or gives another number of entries than the recipe says, or
-    the list is another than the recipe's.
+    runs; `engine` counts dumps. Raise MetaclipError where a source cannot be read, or gives another number of entries than
+    the recipe says, or the list is another than the recipe's.
     """
 
     def offers() -> Iterator[tuple[Share, Candidates]]:
         for source in made.sources:
             note(f"{source.given.source}: {source.given.kind}")
-            yield Share(source.given.source, source.given.budget, source.given.trusted), source.candidates()
+            yield Share(source.given.source, source.given.budget, source.given.trusted), source.candidates(engine)
 
     table, given = merge(offers(), rule, made.total)
     for source, one in zip(made.sources, given, strict=True):

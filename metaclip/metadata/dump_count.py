@@ -26,11 +26,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from metaclip.errors import MetaclipError
-from metaclip.metadata import dump, processes, spill, wikitext
+from metaclip.metadata import dump, spill, wikitext
 from metaclip.metadata.dump import DumpFile
 from metaclip.shard import funnel as funnels
+from metaclip.shard.engine import Engine, Tell
 from metaclip.shard.files import file_digest, replacing
 from metaclip.shard.folder import Folder
+from metaclip.shard.processes import Processes
 from metaclip.shard.stage import Stage
 
 SEMANTICS: Final = 1
@@ -88,14 +90,16 @@ def count(
     workers: int | None = None,
     memory: int = MEMORY,
     part_bytes: int = PART_BYTES,
+    engine: Engine | None = None,
 ) -> DumpCounts:
     """Count a dump (a file, a folder or a pattern) into a folder, or go on where an earlier call stopped.
 
-    `memory` in bytes bounds what is counted in memory at a time. Raise MetaclipError for what `dump.find` refuses, for a
+    `memory` in bytes bounds what is counted in memory at a time; `engine` carries the parts in place of `workers` processes
+    of this machine. Raise MetaclipError for what `dump.find` refuses, for a
     file that is damaged, for a folder that holds the count of another dump or is in use, and if no article has a word.
     """
     files = dump.find(where, wiki)
-    workers = workers or processes.default_workers()
+    engine = engine or Processes(workers)
     parts = _parts(files, part_bytes)
     folder = Folder(out)
     with spill.on_disk(folder.path), folder.owned():
@@ -103,8 +107,8 @@ def count(
         _begin(stage, _fingerprint(files, wiki, part_bytes))
         record = stage.finished()
         if record is None:
-            bound = max(1, memory // workers // spill.BYTES_A_KEY)
-            _work(stage, files, parts, workers, bound)
+            bound = max(1, memory // engine.workers // spill.BYTES_A_KEY)
+            _work(stage, files, parts, engine, bound)
             record = _add_up(stage, files, parts)
         stage.tidy([f"*.{name}" for name in OUTPUTS])
     return DumpCounts(folder.path, record)
@@ -136,7 +140,7 @@ def _fingerprint(files: Sequence[DumpFile], wiki: str, part_bytes: int) -> dict[
     }
 
 
-def _work(stage: Stage, files: Sequence[DumpFile], parts: Sequence[Part], workers: int, bound: int) -> None:
+def _work(stage: Stage, files: Sequence[DumpFile], parts: Sequence[Part], engine: Engine, bound: int) -> None:
     """Count the parts that are not finished, and mark them."""
     from tqdm import tqdm
 
@@ -145,10 +149,12 @@ def _work(stage: Stage, files: Sequence[DumpFile], parts: Sequence[Part], worker
     index = {file.path: index for index, file in enumerate(files)}
     size = sum(part.stop - part.start for part in parts)
     ahead = size - sum(task.stop - task.start for task in todo if isinstance(task, Part))
-    step = functools.partial(_step, state=stage.path, bound=bound)
+    step = functools.partial(_step, state=stage.path.absolute(), bound=bound)
     # disable=None: silent where standard error is no terminal.
     with tqdm(total=size, initial=ahead, desc="count", unit="B", unit_scale=True, disable=None) as bar:
-        for task, marker in processes.run(step, todo, min(workers, len(todo))):
+        for task, marker in engine.map(step, todo, holds_gil=True):
+            if isinstance(marker, BaseException):
+                raise marker
             if isinstance(task, Part):
                 stage.mark(task.name, marker, _partials(stage.path, task.name))
                 bar.update(task.stop - task.start)
@@ -164,7 +170,7 @@ def _partials(state: Path, name: str) -> list[Path]:
     return [state / f"{name}.{output}" for output in OUTPUTS]
 
 
-def _step(task: Part | DumpFile, state: Path, bound: int) -> dict[str, Any]:
+def _step(task: Part | DumpFile, tell: Tell, state: Path, bound: int) -> dict[str, Any]:
     """Count a part, or digest a file; give what its marker says."""
     if isinstance(task, DumpFile):
         with task.path.open("rb") as file:

@@ -1,13 +1,8 @@
 """Words and pairs of words of a Wikipedia, as candidates: by count, PMI or normalised PMI.
 
-With N the sum of all counts of words, c1 and c2 those of a pair's words and c12 its own:
-
-    PMI  = log2(c12 * N / (c1 * c2))        "Demystifying CLIP Data", section 3.1: bigrams of PMI >= 30
-    NPMI = PMI / -log2(c12 / N)             1 where the two words never stand apart, 0 where they meet by chance
-
-PMI grows as words get rarer: at PMI >= 30 both words occur about 1 to 4 times in all of Wikipedia, and with N < 1.07 G
-nothing can pass. So the default ranks pairs of some count by NPMI; the paper's rule is rank = "pmi", min_pmi = 30,
-min_count = 1.
+PMI (see `metaclip.metadata.pmi`) grows as words get rarer: at PMI >= 30 both words occur about 1 to 4 times in all of
+Wikipedia, and with N < 1.07 G nothing can pass. So the default ranks pairs of some count by NPMI; the paper's rule is
+rank = "pmi", min_pmi = 30, min_count = 1.
 
 Memory: words of the minimum count and 2 M pairs at a time, 2.3 GB for 12 M words; and what
 passes, unless `limit` bounds it.
@@ -29,14 +24,14 @@ from metaclip.errors import MetaclipError
 from metaclip.metadata import download, dump_count, spill
 from metaclip.metadata.candidates import Candidates
 from metaclip.metadata.dump_count import BIGRAMS, UNIGRAMS, DumpCounts
+from metaclip.metadata.pmi import pmi
+from metaclip.shard.engine import Engine
 
 Kind = Literal["unigram", "bigram"]
 
 LICENCE: Final = "CC BY-SA 4.0"
 _PAIRS: Final = 1 << 21
 """Pairs that are looked up at a time: each look-up makes the words' table of hashes anew."""
-_DIGITS: Final = 6
-"""Of a logarithm that is kept: the last bits of log2 differ between processors, and the order must not."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +74,12 @@ class NgramSettings:
 
 
 def candidates(
-    settings: NgramSettings, kind: Kind, *, workers: int | None = None, memory: int = dump_count.MEMORY
+    settings: NgramSettings,
+    kind: Kind,
+    *,
+    workers: int | None = None,
+    memory: int = dump_count.MEMORY,
+    engine: Engine | None = None,
 ) -> Candidates:
     """Give the words or pairs of words of a dump that pass, best first; count the dump first where that is to be done.
 
@@ -93,7 +93,9 @@ def candidates(
     else:
         if settings.url is not None:
             download.fetch_dump(settings.url, Path(settings.dump), contact=settings.contact)
-        counts = dump_count.count(settings.dump, settings.wiki, settings.counts, workers=workers, memory=memory)
+        counts = dump_count.count(
+            settings.dump, settings.wiki, settings.counts, workers=workers, memory=memory, engine=engine
+        )
     tables = _unigrams(counts, settings) if kind == "unigram" else _bigrams(counts, settings)
     best, passed = spill.best_first(tables, settings.limit)
     if not len(best):
@@ -107,18 +109,6 @@ def candidates(
         "pages": record["funnel"],
     }
     return Candidates(spill.whole(best["key"]), spill.whole(best["score"]), facts)
-
-
-def pmi(c12: np.ndarray, c1: np.ndarray, c2: np.ndarray, tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    """Compute PMI and normalised PMI of pairs (float64) from counts (int64) and the sum of all counts of words.
-
-    Rounded to six digits after the point. A pair that is all there is (c12 = N) has NPMI 1.
-    """
-    together, apart = c12.astype(np.float64) * tokens, c1.astype(np.float64) * c2
-    information = np.log2(together / apart)
-    self_information = -np.log2(c12 / tokens)
-    normalised = np.divide(information, self_information, out=np.ones_like(information), where=self_information > 0)
-    return np.round(information, _DIGITS), np.round(normalised, _DIGITS)
 
 
 def _unigrams(counts: DumpCounts, settings: NgramSettings) -> Iterator[pa.Table]:

@@ -37,11 +37,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from metaclip.errors import MetaclipError, one_line
-from metaclip.metadata import download, dump_count, processes, spill
+from metaclip.metadata import download, dump_count, spill
 from metaclip.metadata.candidates import Candidates
 from metaclip.metadata.download import Patience, Remote
 from metaclip.shard import funnel as funnels
+from metaclip.shard.engine import Tell
 from metaclip.shard.files import file_digest
+from metaclip.shard.processes import Processes
 from metaclip.shard.stage import digest_of
 
 LICENCE: Final = "CC0 1.0"
@@ -153,7 +155,7 @@ def candidates(
     paths = _files(settings, patience)
     with spill.on_disk(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory(prefix="metaclip-pageviews-") as name:
         folder = Path(name)
-        funnel, digest = _read_all(paths, settings, folder, workers or processes.default_workers(), memory)
+        funnel, digest = _read_all(paths, settings, folder, Processes(workers), memory)
         summed = spill.Tally(folder / "summed.parquet", max(1, memory // spill.BYTES_A_KEY))
         dropped = 0
         for table in _resolved(spill.gathered(spill.read(folder / _MERGED), _ROWS), settings):
@@ -208,24 +210,30 @@ def _files(settings: PageviewSettings, patience: Patience | None) -> list[Path]:
 
 
 def _read_all(
-    paths: Sequence[Path], settings: PageviewSettings, folder: Path, workers: int, memory: int
+    paths: Sequence[Path], settings: PageviewSettings, folder: Path, engine: Processes, memory: int
 ) -> tuple[dict[str, int], str]:
     """Add all files up into one run in a folder; give the funnel of lines, and a digest of the files."""
     from tqdm import tqdm
 
-    workers = min(workers, len(paths))
+    workers = min(engine.workers, len(paths))
     step = functools.partial(
-        read_file, settings=settings, folder=folder, bound=max(1, memory // workers // spill.BYTES_A_KEY)
+        _step, settings=settings, folder=folder, bound=max(1, memory // workers // spill.BYTES_A_KEY)
     )
     funnels_of, digests = {}, {}
     with tqdm(total=len(paths), desc="pageviews", unit=" files", disable=None) as bar:
-        for path, (funnel, digest) in processes.run(step, paths, workers):
-            funnels_of[path], digests[path] = funnel, digest
+        for path, result in engine.map(step, paths):
+            if isinstance(result, BaseException):
+                raise result
+            funnels_of[path], digests[path] = result
             bar.update(1)
     funnel = funnels.add(funnels_of[path] for path in paths)
     funnels.check(funnel, "lines", REASONS, "counted")
     spill.merge([_run(folder, path) for path in paths], folder / _MERGED)
     return funnel, digest_of([(path.name, digests[path]) for path in paths])
+
+
+def _step(path: Path, tell: Tell, settings: PageviewSettings, folder: Path, bound: int) -> tuple[dict[str, int], str]:
+    return read_file(path, settings, folder, bound)
 
 
 def _run(folder: Path, path: Path) -> Path:

@@ -120,8 +120,8 @@ def bigrams(settings: PairSettings) -> Candidates:
             left["explicit"] += 1
         else:
             kept.append((pair, count, words[first], words[second]))
-    counts = np.array([row[1:] for row in kept], np.int64).reshape(-1, 3)
-    _, normalised = pmi(*counts.T, sum(words.values()))
+    c12, c1, c2 = np.array([row[1:] for row in kept], np.int64).reshape(-1, 3).T
+    _, normalised = pmi(c12, c1, c2, sum(words.values()))
     scores = {row[0]: score for row, score in zip(kept, normalised.tolist(), strict=True)}
     ranked = sorted(scores, key=lambda pair: (-scores[pair], -pairs[pair], pair))
     return _candidates(ranked, scores, {"read": where, "rows": rows, "left_out": dict(left)})

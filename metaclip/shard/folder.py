@@ -7,6 +7,10 @@
 
 Law: one process writes, or the parts of one job array do, each once; who only reads may keep writers out. The kernel
 releases the lock of a process that dies, however it does. No lock's file is removed while it may be held.
+
+In a store a lock is a claim that its owner renews (`metaclip.shard.lease`). Who reads cannot keep writers out there: it
+sees at its end that the manifest changed, and says so. Of all and a part that begin at once, each sees the other's
+claim, and both may be refused.
 """
 
 from __future__ import annotations
@@ -16,17 +20,22 @@ import dataclasses
 import fcntl
 import os
 import platform
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, Final
 
 from metaclip.errors import MetaclipError, one_line
 from metaclip.shard.files import read_json, remove_temporaries, write_json
+from metaclip.shard.lease import Lease, alive
+from metaclip.shard.remote import AnyPath, Exists, RemotePath, at, each
 from metaclip.shard.stage import Stage
 
 MANIFEST: Final = "manifest.json"
 _STATE: Final = ".state"
 _LOCK: Final = "lock"
+_PAUSE: Final = 1.0
+"""Seconds between looks at a folder in a store that is waited for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,17 +71,30 @@ ALL: Final = Part()
 """The only part of work that is not divided."""
 
 
+class InUse(MetaclipError):
+    """A folder that another process has."""
+
+    def __init__(self, path: AnyPath, owner: str) -> None:
+        """Name the folder and the process."""
+        super().__init__(f"{path} is in use by {owner}; wait for it, stop it, or choose another --out")
+
+
 class Folder:
-    """A run folder on this machine."""
+    """A run folder, on this machine or in a store."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str] | RemotePath) -> None:
         """Name the folder; nothing is made yet."""
-        self.path = Path(path)
+        self.path = at(path)
         self.state = self.path / _STATE
+        self._lease: Lease | None = None
 
-    def __truediv__(self, name: str) -> Path:
+    def __truediv__(self, name: str) -> AnyPath:
         """Give the path of something in the folder."""
         return self.path / name
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the claim behind: what travels to a worker is the folder alone."""
+        return {**self.__dict__, "_lease": None}
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -82,6 +104,17 @@ class Folder:
     def update_manifest(self, **changes: Any) -> None:
         """Replace top-level keys of the manifest."""
         write_json(self.path / MANIFEST, {**self.manifest, **changes})
+
+    def sizes(self, names: Iterable[str]) -> dict[str, int]:
+        """Give the sizes of those of the files that are there; one listing of a folder in a store."""
+        if isinstance(self.path, RemotePath):
+            found = self.path.sizes()
+            return {name: found[name] for name in names if name in found}
+        there: dict[str, int] = {}
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                there[name] = (self / name).stat().st_size
+        return there
 
     def stage(self, name: str) -> Stage:
         """Give a stage of the folder."""
@@ -95,6 +128,10 @@ class Folder:
         is not set).
         """
         self._refuse_foreign()
+        if isinstance(self.path, RemotePath):
+            with self._claimed(part, wait):
+                yield
+            return
         self.state.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as held:
             if not part.whole:
@@ -112,22 +149,70 @@ class Folder:
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Keep the folder from being written to for the length of a block; any number of processes may at once."""
+        if isinstance(self.path, RemotePath):
+            if (owner := alive(self.path / _STATE / _LOCK)) is not None:
+                raise InUse(self.path, owner.who)
+            before = self.manifest
+            yield
+            if self.manifest != before:
+                raise MetaclipError(f"{self.path} was written to while it was read; run the same command again")
+            return
         with contextlib.ExitStack() as held:
             if (self.state / _LOCK).exists():  # a published copy may come without its state
                 self._lock(held, _LOCK, fcntl.LOCK_SH, mode="r")
             yield
 
+    def check(self) -> None:
+        """Raise MetaclipError if the folder is not owned any more, as far as this process claimed it."""
+        if self._lease is not None:
+            self._lease.check()
+
+    @contextlib.contextmanager
+    def _claimed(self, part: Part, wait: bool) -> Iterator[None]:
+        """Own a folder in a store."""
+        with contextlib.ExitStack() as held:
+            while True:
+                try:
+                    self._claim(held, part)
+                    break
+                except InUse:
+                    held.close()
+                    if not wait:
+                        raise
+                    time.sleep(_PAUSE)
+            try:
+                yield
+            finally:
+                self._lease = None
+
+    def _claim(self, held: contextlib.ExitStack, part: Part) -> None:
+        assert isinstance(self.path, RemotePath)
+        state = self.path / _STATE
+        name, who = (_LOCK, "") if part.whole else (f"{_LOCK}-{part.number}-of-{part.of}", f"part {part}, ")
+        try:
+            lease = held.enter_context(Lease.held(state / name, who))
+        except Exists as error:
+            raise InUse(self.path, str(error)) from None
+        # Its own claim stands before it looks for others: of two that begin at once, one at least sees the other.
+        others = state.glob(f"{_LOCK}-*") if part.whole else [state / _LOCK]
+        for other in each(alive, others, len(others)):
+            if other is not None:
+                raise InUse(self.path, other.who)
+        self._lease = lease
+        if part.whole:
+            remove_temporaries(self.path)
+            held.callback(remove_temporaries, self.path)
+            for idle in others:
+                idle.unlink(missing_ok=True)
+
     def _lock(
         self, held: contextlib.ExitStack, name: str, kind: int, who: str = "", wait: bool = False, mode: str = "a+"
     ) -> None:
-        file = held.enter_context((self.state / name).open(mode, encoding="utf-8"))
+        file = held.enter_context((self._here / name).open(mode, encoding="utf-8"))
         try:
             fcntl.flock(file, kind if wait else kind | fcntl.LOCK_NB)
         except BlockingIOError:
-            owner = self._owner(file)
-            raise MetaclipError(
-                f"{self.path} is in use by {owner}; wait for it, stop it, or choose another --out"
-            ) from None
+            raise InUse(self.path, self._owner(file)) from None
         except OSError as error:
             raise MetaclipError(
                 f"{self.path} cannot be locked ({one_line(error)}); choose an --out on a file system that has locks"
@@ -152,14 +237,20 @@ class Folder:
         return refused.read() or "another process"
 
     def _part_locks(self) -> list[Path]:
-        return sorted(self.state.glob(f"{_LOCK}-*"))
+        return sorted(self._here.glob(f"{_LOCK}-*"))
+
+    @property
+    def _here(self) -> Path:
+        """The state, of a folder on this machine."""
+        assert isinstance(self.state, Path)
+        return self.state
 
     def _refuse_foreign(self) -> None:
         if not self.path.exists():
             return
         if not self.path.is_dir():
             raise MetaclipError(f"{self.path} is a file; --out must be a folder, new or of an earlier run")
-        names = os.listdir(self.path)
+        names = [path.name for path in self.path.iterdir()]
         if names and _STATE not in names:
             raise MetaclipError(
                 f"{self.path} holds files that are not a metaclip run's ({min(names)}); choose a new or empty folder"

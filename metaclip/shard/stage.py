@@ -9,10 +9,15 @@ Law: a shard's files are renamed into place first, its marker is written last, a
 manifest when all is in place. A marker proves its shard and a record its stage as long as their files have the sizes
 they had then. So a process killed at any point, a power cut, or a file removed later leaves nothing that the same
 command does not finish; a fingerprint that differs refuses to go on, and names what changed.
+
+In a store, a folder is looked at once when a stage begins: one listing, and all markers read many at a time. What this
+process changes is noted beside; what other parts of a job array change is seen by the next look.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import fnmatch
 import hashlib
 import json
 import os
@@ -21,7 +26,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from metaclip.errors import MetaclipError
-from metaclip.shard.files import read_json, remove, temporary_name, write_json
+from metaclip.shard.files import is_temporary, parse_json, read_json, remove, temporary_name, write_json
+from metaclip.shard.remote import AnyPath, RemotePath, read_all, remove_all
 
 if TYPE_CHECKING:
     from metaclip.shard.folder import Folder
@@ -36,6 +42,24 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+@dataclasses.dataclass
+class _Look:
+    """What a folder in a store held when it was looked at, and what this process changed since."""
+
+    sizes: dict[str, int]
+    markers: dict[str, dict[str, Any]]
+
+    @classmethod
+    def at(cls, folder: RemotePath, stage: RemotePath) -> _Look:
+        """Look: one listing, and all markers of a stage."""
+        sizes = folder.sizes()
+        state = f"{stage.relative_to(folder)}/"
+        names = [name for name in sizes if name.startswith(state) and name.endswith(".json")]
+        read = read_all([folder / name for name in names])
+        parsed = {path.name.removesuffix(".json"): parse_json(data) for path, data in read.items()}
+        return cls(sizes, {name: marker for name, marker in parsed.items() if marker is not None})
+
+
 class Stage:
     """One stage of a run folder."""
 
@@ -45,9 +69,14 @@ class Stage:
         self.digest = ""
         """Of the fingerprint; known when the stage was begun."""
         self._complete = False
+        self._look: _Look | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave behind what was seen of a store: it is large, and a worker asks for none of it."""
+        return {**self.__dict__, "_look": None}
 
     @property
-    def path(self) -> Path:
+    def path(self) -> AnyPath:
         """Where the stage's markers stand."""
         return self.folder.state / self.name
 
@@ -63,6 +92,7 @@ class Stage:
         Raise MetaclipError where it was begun under another fingerprint, naming what differs; with `overwrite` remove
         its `outputs` (names in the folder) and begin anew.
         """
+        self.folder.check()
         wanted = json.loads(json.dumps(fingerprint))
         path = self.path / _FINGERPRINT
         before = read_json(path)
@@ -78,6 +108,8 @@ class Stage:
         if another or not path.exists():
             write_json(path, wanted)
         self.digest = digest_of(wanted)
+        if isinstance(self.folder.path, RemotePath) and isinstance(self.path, RemotePath):
+            self._look = _Look.at(self.folder.path, self.path)
         record = self.record
         if record is not None and not self._stands(record):
             self._forget_record()
@@ -92,31 +124,53 @@ class Stage:
 
     def marker(self, shard: str) -> dict[str, Any] | None:
         """Give a finished shard's marker; None where it has none of this fingerprint, or a file is not as it was."""
-        found = read_json(self.path / f"{shard}.json")
+        found = read_json(self.path / f"{shard}.json") if self._look is None else self._look.markers.get(shard)
         # What the shards of a complete stage add up to is gone; its record, which stands, speaks for them.
         return found if found is not None and (self._complete or self._stands(found)) else None
 
-    def mark(self, shard: str, marker: Mapping[str, Any], files: Iterable[Path] = ()) -> None:
-        """Mark a shard as finished; its `files` are in place."""
-        write_json(self.path / f"{shard}.json", {**marker, "fingerprint": self.digest, "files": self._sizes(files)})
+    def mark(self, shard: str, marker: Mapping[str, Any], files: Iterable[Path] = ()) -> dict[str, Any]:
+        """Mark a shard as finished; its `files` are in place. Give the marker as it stands."""
+        made = {**marker, "fingerprint": self.digest, "files": self._sizes(files)}
+        self.folder.check()
+        write_json(self.path / f"{shard}.json", made)
         self.regain(shard)
+        self.note(shard, made)
+        return made
+
+    def note(self, shard: str, made: Mapping[str, Any]) -> None:
+        """Note what `mark` gave in a worker, for this process to know of it."""
+        if self._look is not None:
+            self._look.sizes.update(made["files"])
+            self._look.markers[shard] = json.loads(json.dumps(made))
+            self._look.markers.pop(f"{shard}{_LOST}".removesuffix(".json"), None)
 
     def unmark(self, shard: str) -> None:
         """Take back that a shard is finished."""
         (self.path / f"{shard}.json").unlink(missing_ok=True)
+        if self._look is not None:
+            self._look.markers.pop(shard, None)
 
     def lose(self, shard: str, **why: Any) -> None:
         """Mark a shard as lost: it could not be read, and is tried again by the next process."""
-        write_json(self.path / f"{shard}{_LOST}", {**why, "fingerprint": self.digest})
+        made = {**why, "fingerprint": self.digest}
+        self.folder.check()
+        write_json(self.path / f"{shard}{_LOST}", made)
+        if self._look is not None:
+            self._look.markers[f"{shard}{_LOST}".removesuffix(".json")] = made
 
     def lost(self) -> dict[str, dict[str, Any]]:
         """Give why shards are lost, by shard."""
-        found = {path.name.removesuffix(_LOST): read_json(path) for path in sorted(self.path.glob(f"*{_LOST}"))}
+        paths = sorted(self.path.glob(f"*{_LOST}"))
+        read = read_all([path for path in paths if isinstance(path, RemotePath)])
+        found = {path.name.removesuffix(_LOST): parse_json(data) for path, data in read.items()}
+        found |= {path.name.removesuffix(_LOST): read_json(path) for path in paths if not isinstance(path, RemotePath)}
         return {shard: why for shard, why in found.items() if why and why.pop("fingerprint", None) == self.digest}
 
     def regain(self, shard: str) -> None:
         """Take back that a shard is lost."""
-        (self.path / f"{shard}{_LOST}").unlink(missing_ok=True)
+        name = f"{shard}{_LOST}"
+        if self._look is None or self._look.markers.pop(name.removesuffix(".json"), None) is not None:
+            (self.path / name).unlink(missing_ok=True)
 
     def settled(self) -> set[str]:
         """Give the shards that were finished or lost, by any process, as the names in the folder tell."""
@@ -129,31 +183,33 @@ class Stage:
 
         Where it is `complete`, no one needs again what its shards add up to, and `tidy` may follow.
         """
-        paths = (path for name in outputs for path in (self.folder / name, *(self.folder / name).glob("*")))
-        made = {**record, "fingerprint": self.digest, "files": self._sizes(paths), "complete": complete}
+        made = {**record, "fingerprint": self.digest, "files": self._made(outputs), "complete": complete}
+        self.folder.check()
         self.folder.update_manifest(stages={**self.folder.manifest.get("stages", {}), self.name: made}, **manifest)
         return made
 
     def remove_strays(self, output: str, shards: Container[str]) -> None:
         """Remove from a folder of outputs the files of other shards: of an input that was cut otherwise, or is lost."""
-        for path in (self.folder / output).glob("*.parquet"):
-            if path.stem not in shards:
-                path.unlink()
+        self._remove(path for path in (self.folder / output).glob("*.parquet") if path.stem not in shards)
 
-    def partials(self, shard: str, patterns: Sequence[str]) -> list[Path]:
+    def partials(self, shard: str, patterns: Sequence[str]) -> list[AnyPath]:
         """Give the paths of what a shard adds up to, there or not: `patterns` are of the form ``*.counts.npy``."""
         return [self.path / f"{shard}{pattern.removeprefix('*')}" for pattern in patterns]
 
     def tidy(self, partials: Sequence[str]) -> None:
         """Remove what the shards of a complete stage add up to: patterns of files beside the markers."""
-        for pattern in partials:
-            for path in self.path.glob(pattern):
-                path.unlink()
+        names = list(self.path.iterdir()) if self.path.exists() else []
+        self._remove(path for path in names if any(fnmatch.fnmatchcase(path.name, each) for each in partials))
 
     def clear(self, outputs: Sequence[str]) -> None:
         """Remove the stage: its record, then its state, then its outputs."""
+        self.folder.check()
         self._forget_record()
-        if self.path.exists():
+        self._look = None
+        if isinstance(self.path, RemotePath):
+            # A kill may leave half a state; what is left of markers holds for the fingerprint that they name, and no other.
+            remove(self.path)
+        elif self.path.exists():
             # By one rename, so that no kill leaves half a state.
             os.rename(self.path, gone := temporary_name(self.path))
             remove(gone)
@@ -165,17 +221,41 @@ class Stage:
         if stages.pop(self.name, None) is not None:
             self.folder.update_manifest(stages=stages)
 
-    def _sizes(self, paths: Iterable[Path]) -> dict[str, int]:
-        return {str(path.relative_to(self.folder.path)): path.stat().st_size for path in paths if path.is_file()}
+    def _remove(self, paths: Iterable[AnyPath]) -> None:
+        gone = list(paths)
+        remove_all(path for path in gone if isinstance(path, RemotePath))
+        for path in gone:
+            if not isinstance(path, RemotePath):
+                path.unlink()
+            elif self._look is not None:
+                self._look.sizes.pop(str(path.relative_to(self.folder.path)), None)
+
+    def _made(self, outputs: Sequence[str]) -> dict[str, int]:
+        """Give the sizes of outputs, and of the files in those that are folders, but not of what killed workers left."""
+        if not isinstance(self.folder.path, RemotePath):
+            paths = (path for name in outputs for path in (self.folder / name, *(self.folder / name).glob("*")))
+            return self._sizes(path for path in paths if not is_temporary(path))
+        sizes = self.folder.path.sizes()
+        if self._look is not None:
+            self._look.sizes = sizes
+        wanted = set(outputs)
+        return {name: size for name, size in sizes.items() if {name, name.rpartition("/")[0]} & wanted}
+
+    def _sizes(self, paths: Iterable[AnyPath]) -> dict[str, int]:
+        found = ((path, path.size() if isinstance(path, RemotePath) else _size(path)) for path in paths)
+        return {str(path.relative_to(self.folder.path)): size for path, size in found if size is not None}
 
     def _stands(self, made: Mapping[str, Any]) -> bool:
         """Tell whether a marker's or record's files are there, in the sizes they had."""
         if made.get("fingerprint") != self.digest:
             return False
-        try:
-            return all((self.folder / name).stat().st_size == size for name, size in made["files"].items())
-        except FileNotFoundError:
-            return False
+        files: Mapping[str, int] = made["files"]
+        sizes = self.folder.sizes(files) if self._look is None else self._look.sizes
+        return all(sizes.get(name) == size for name, size in files.items())
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> str:

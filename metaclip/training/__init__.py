@@ -1,1 +1,1 @@
-"""Training on curated sets: still to come."""
+"""Training on curated sets: the stream, resharding, the standardised CLIP run, its evaluation."""

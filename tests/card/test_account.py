@@ -21,7 +21,9 @@ import pytest
 
 from metaclip import BalanceSettings, MatchSettings, Metadata, Run, TextRule, Work, balance, curate, match
 from metaclip.card.account import SCHEMA, make_account, render
-from metaclip.chain import match_part
+from metaclip.card.removal import Wanted
+from metaclip.chain.matching import match_part
+from metaclip.chain.removing import remove
 from metaclip.shard import funnel
 from metaclip.shard.folder import Part
 from metaclip.shard.stage import digest_of
@@ -113,13 +115,17 @@ TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
-def test_every_field_is_documented_and_every_documented_field_is_there(run: Run, worse: list[Run]) -> None:
+def test_every_field_is_documented_and_every_documented_field_is_there(
+    run: Run, worse: list[Run], tmp_path: Path
+) -> None:
     """The page names each field of real accounts with its type, and none that no account has."""
-    fields = {row[0].strip("`"): row[1].split(" or ") for row in tables("card.json")[0]}
+    rows = [*tables("card.json")[0], *tables("A version with pairs taken out")[0]]
+    fields = {name: row[1].split(" or ") for row in rows for name in re.findall("`([^`]+)`", row[0])}
     patterns = {name: re.sub("<[a-z]+>", "[^.]+", re.escape(name)) for name in fields}
     assert len(fields) > 50
     seen = set()
-    for account in (run.account, *(each.account for each in worse)):
+    less = remove(run, Wanted(np.zeros((0, 2), np.uint64), domains=frozenset(["example.org"])), tmp_path / "less", ONE)
+    for account in (run.account, less.account, *(each.account for each in worse)):
         for path, value in paths(account):
             found = [name for name, pattern in patterns.items() if re.fullmatch(pattern, path)]
             assert len(found) == 1, f"{path} is documented {len(found)} times"

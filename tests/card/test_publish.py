@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from metaclip import Balancer, MetaclipError, Metadata, Run, Work, curate, match
+from metaclip.card.classes import Classes
 from metaclip.card.publish import About
 from metaclip.chain.publishing import card as make
 
@@ -20,6 +21,7 @@ pytest.importorskip("altair", reason="needs the extra cards: pip install -e '.[c
 pytestmark = pytest.mark.extra
 
 ROOT = Path(__file__).parents[2]
+NAMES = Classes("animals", ("dog", "unheard of"))
 ABOUT = About("A toy", "cc-by-4.0", "data@example.org", "https://example.org/toy")
 
 
@@ -34,7 +36,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def card(run: Run) -> Path:
     """Its card."""
     folder = run.path.parent / "card"
-    make(run, folder, ABOUT)
+    make(run, folder, ABOUT, classes=[NAMES])
     return folder
 
 
@@ -54,7 +56,10 @@ def test_every_field_is_documented(card: Path) -> None:
     documented = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
     whole = json.loads((card / "card.json").read_text(encoding="utf-8"))
     own = fields(
-        {key: whole[key] for key in ("name", "license", "contact", "url", "grid", "hosts", "languages", "files")}
+        {
+            key: whole[key]
+            for key in ("name", "license", "contact", "url", "grid", "hosts", "languages", "classes", "files")
+        }
     )
     assert own - documented == set()
     assert {name for name in documented - own if not name.startswith(("languages", "hosts"))} == set()
@@ -91,7 +96,7 @@ def test_its_files_are_those_that_it_names(card: Path) -> None:
 
 def test_it_is_the_same_again(run: Run, card: Path, tmp_path: Path) -> None:
     """With another number of workers, byte for byte but for when the run's account was made, which is the run's."""
-    make(run, tmp_path / "again", ABOUT, work=Work(workers=3))
+    make(run, tmp_path / "again", ABOUT, classes=[NAMES], work=Work(workers=3))
     for path in sorted(card.rglob("*")):
         if path.is_file() and path.parent.name != "plots":
             assert path.read_bytes() == (tmp_path / "again" / path.relative_to(card)).read_bytes(), path.name

@@ -70,7 +70,6 @@ def one_more(values: list[Any]) -> list[Any]:
 SPOILED: list[tuple[str, Callable[[Path], None], str]] = [
     ("a figure of the card", lambda h: edit_json(h / "card/card.json", lambda c: c["pairs"].update(kept=7)), "card.json, pairs.kept: 7 where the run"),
     ("a figure more", lambda h: edit_json(h / "card/card.json", lambda c: c.update(extra=1)), "card.json, extra: not of the run"),
-    ("a figure less", lambda h: edit_json(h / "card/card.json", lambda c: c.pop("grid")), "card.json, grid: missing"),
     ("another grid", lambda h: edit_json(h / "card/card.json", lambda c: c["grid"]["pairs"].append(1)), "card.json, grid.pairs"),
     ("the page", lambda h: (h / "card/README.md").write_text("x"), "README.md is not the file"),
     ("a plot gone", lambda h: (h / "card/plots/kept.svg").unlink(), "plots/kept.svg is gone"),
@@ -98,6 +97,8 @@ def test_each_change_is_named(home: Path, spoil: Callable[[Path], None], message
     [
         (lambda h: (h / "card/card.json").unlink(), "holds no card.json that can be read"),
         (lambda h: edit_json(h / "card/card.json", lambda c: c["schema"].update(version=2)), "schema version 2, this metaclip reads 1"),
+        (lambda h: edit_json(h / "card/card.json", lambda c: c.pop("grid")), "card.json: grid is missing"),
+        (lambda h: edit_json(h / "card/card.json", lambda c: c["pairs"].update(kept="7")), "card.json: pairs.kept is '7', must be integer"),
         (lambda h: shutil.copy(h / "run/card.json", h / "card/card.json"), "is no published card"),
         (lambda h: edit_json(h / "card/card.json", lambda c: c.update(result_digest="0" * 64)), "give the run that the card was made from"),
         (lambda h: shutil.rmtree(h / "run"), "is no run folder"),

@@ -34,9 +34,10 @@ MATCH = {
     "--fold-duplicates", "--limit", "--metadata", "--recipe", "--text-column", "--uid-column", "--url-column", "--with-text",
 } | RULE  # fmt: skip
 BALANCE = {"--seed", "--t", "--tail-share", "--target-pairs"}
-WORK = {"--engine", "--help", "--out", "--overwrite", "--workers", "-h"}
+ENGINE = {"--address", "--engine"}
+WORK = {"--help", "--out", "--overwrite", "--workers", "-h"} | ENGINE
 VERBS = {
-    "build": {"RECIPE", "--help", "--out", "--quiet", "-h"},
+    "build": {"RECIPE", "--help", "--out", "--quiet", "--workers", "-h"} | ENGINE,
     "lint": {"METADATA", "--fold-duplicates", "--help", "--json", "--limit", "--strict", "-h"} | RULE,
     "extract": {
         "CRAWL", "--blocked-domains", "--blocked-words", "--captions", "--dedupe", "--first", "--identify", "--lang", "--lazy",
@@ -44,20 +45,35 @@ VERBS = {
         "--seed", "--srcset", "--titles", "--tries", "--wait",
     } | WORK,
     "curate": {"POOL", "--allow-lost"} | MATCH | BALANCE | WORK,
+    "plan": {"POOL", "--help", "--json", "--pairs", "--seed", "--shards", "--workers", "-h"} | MATCH | ENGINE,
     "match": {"POOL", "--part"} | MATCH | WORK,
     "balance": {"RUN", "--allow-lost", "--recipe"} | BALANCE | WORK,
     "reshard": {
         "TARS", "--allow-lost", "--help", "--out", "--overwrite", "--shard-size", "--subset", "--text-column", "--uid-column",
         "--url-column", "--workers", "-h",
     },
+    "train": {
+        "RECIPE", "--accumulate", "--allow-lost", "--balance", "--checkpointing", "--compile", "--device", "--help", "--keep",
+        "--log-every", "--out", "--overwrite", "--save-every", "--subset", "--t", "--tars", "--tensorboard", "--text",
+        "--workers", "-h",
+    },
+    "evaluate": {
+        "MODEL", "--batch", "--checkpoint", "--data", "--device", "--help", "--out", "--precision", "--pretrained", "--split",
+        "--tasks", "--templates", "--workers", "-h",
+    },
     "explain": {"TEXT", "--epoch", "--help", "--metadata", "--run", "--seed", "--t", "--uid", "--url", "-h"} | RULE,
     "card": {"--help", "-h"},
     "card make": {
-        "RUN", "--blocked-words", "--contact", "--help", "--license", "--look-ups", "--name", "--out", "--url", "--workers",
-        "-h",
+        "RUN", "--blocked-words", "--classes", "--contact", "--help", "--license", "--look-ups", "--name", "--no-look-ups",
+        "--no-plots-page", "--out", "--plots-page", "--url", "--workers", "-h",
     },
     "card verify": {"FOLDER", "--blocked-words", "--help", "--run", "--workers", "-h"},
-    "card diff": {"FIRST", "SECOND", "--help", "-h"},
+    "card diff": {"FIRST", "SECOND", "--help", "--page", "-h"},
+    "card remove": {
+        "RUN", "--blocked-words", "--card", "--card-out", "--domains", "--help", "--out", "--overwrite", "--uids", "--urls",
+        "--workers", "-h",
+    },
+    "card apply": {"REMOVED", "COPY", "--help", "--out", "-h"},
 }  # fmt: skip
 """Frozen: a word that goes, or changes what it means, breaks somebody's script. What is new is written here on purpose."""
 

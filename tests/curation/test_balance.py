@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from curation import naive
 from metaclip import BalanceSettings, MatchSettings, MetaclipError, Metadata, Run, Work, balance, curate, match
-from metaclip.chain import match_part
+from metaclip.chain.matching import match_part
 from metaclip.curation import match as matching
 from metaclip.curation import pool as pools
 from metaclip.curation.balance import _repeats_variance
@@ -213,7 +213,7 @@ def test_other_forms_of_a_pool(tmp_path: Path, form: str) -> None:
     table = pool_of(300, 2)
     rows = [{**row, "url": row["url"] or "", "text": row["text"] or "nothing"} for row in table.to_pylist()]
     path = tmp_path / f"pool.{form}"
-    with pa.output_stream(path, compression=pools._CODECS.get(path.suffix)) as stream:
+    with pa.output_stream(path, compression=pools.CODECS.get(path.suffix)) as stream:
         if "jsonl" in form:
             stream.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
         else:

@@ -652,6 +652,11 @@ CSV_CASES: dict[str, tuple[bytes, list[tuple[str, str]], int]] = {
     "nothing guessed": (b"url,text\nNULL,NA\n,\ntrue,nan\n", [("NULL", "NA"), ("", ""), ("true", "nan")], 0),
     "a byte 0": (b"url,text\na,b\x00c\n", [("a", "b\x00c")], 0),
     "names alone": (b"url,text", [], 0),
+    "a quote never closed": (b'url,text\na,b\nc,"d\ne,f\ng,h\n', [("a", "b")], 1),
+    "a quote never closed, earlier": (b'url,text\na,b\n"c,d\ne,f\n', [("a", "b")], 1),
+    "a quote never closed, after worse": (b'url,text\nx\na,b\nx,y,z\nc,"d', [("a", "b")], 3),
+    "a quote never closed, at once": (b'url,text\nc,"', [], 1),
+    "a quote that closes late": (b'url,text\na,"b\nc,d\ne,f"', [("a", "b\nc,d\ne,f")], 0),
 }
 
 
@@ -665,6 +670,24 @@ def test_csv(name: str, tmp_path: Path) -> None:
         losses = Losses()
         assert [(row["url"], row["text"]) for row in rows_of(path, columns, losses)] == rows
         assert losses.rows == ({"malformed_row": malformed} if malformed else {})
+
+
+def test_where_a_quote_was_not_closed(tmp_path: Path) -> None:
+    """The row that swallowed the rest of the file is named; beyond a limit it is nobody's business; a larger rest is refused."""
+    path = tmp_path / "p.csv"
+    lines = [f"http://x/{i},dog {i}\n" for i in range(1000)]
+    lines[500] = 'http://x/500,"dog\n'
+    path.write_text("url,text\n" + "".join(lines))
+    losses = Losses()
+    assert len(rows_of(path, ["text"], losses)) == 500
+    assert losses.places == {
+        "malformed_row": "row 502: a quote that is never closed, so all that follows is in one value"
+    }
+    run = curated(path, tmp_path / "run", MatchSettings(limit=500))
+    assert "malformed_row" not in {reason for reason, rows in run.account["funnel"].items() if rows}
+    path.write_text("url,text\n" + "".join(lines) + "x" * (70 << 20))
+    with pytest.raises(BrokenInput, match=r"p\.csv cannot be read as csv"):
+        rows_of(path, ["text"])
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from metaclip.engine.local import Stop, default_workers, run
+from metaclip.engine.local import run
 from metaclip.errors import Interrupted
+from metaclip.shard.engine import Stop, default_workers
 
 
 def workers() -> set[str]:

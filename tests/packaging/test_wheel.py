@@ -71,7 +71,8 @@ def test_the_wheel_holds_the_whole_package(wheel: Path) -> None:
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "metaclip").rglob("*.py")}
     assert {name for name in names if name.endswith(".py")} == sources
     assert "metaclip/py.typed" in names
-    page = ("index.html", "law.js", "data.js", "chart.js", "page.js", "style.css")
+    scripts = ("law.js", "elements.js", "data.js", "chart.js", "entries.js", "asking.js", "figures.js", "page.js")
+    page = ("index.html", *scripts, "style.css")
     assert {f"metaclip/card/explorer/page/{name}" for name in page} <= set(names)
     assert {name.rpartition("/")[2] for name in names} >= {"LICENSE", "NOTICE"}
 

@@ -300,3 +300,14 @@ def test_a_marker_is_whole_or_not_there(tmp_path: Path) -> None:
         stage.mark("0", {"rows": object()})
     assert os.listdir(stage.path) == ["fingerprint.json"]
     assert read_json(stage.path / "0.json") is None
+
+
+def test_what_a_killed_worker_left_is_not_the_stages(tmp_path: Path) -> None:
+    """A worker that was killed beside a driver that lives leaves a temporary file: the record does not count on it."""
+    stage = begun(tmp_path)
+    make(stage, "0")
+    left = tmp_path / "made" / ".1.parquet.0a1b2c3d.tmp"
+    left.write_text("half")
+    finish(stage, ["0"])
+    left.unlink()
+    assert stage.finished() is not None

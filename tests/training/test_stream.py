@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import itertools
 import json
@@ -35,7 +36,7 @@ from metaclip.training.subset import Subset
 from tests.training.shards import jpeg, sample, uid, write_shards, write_tar
 
 # torch advises on the number of workers, whatever is meant by it.
-pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
+pytestmark = [pytest.mark.extra, pytest.mark.filterwarnings("ignore:This DataLoader will create")]
 
 N = 120
 UIDS = sorted(uid(n) for n in range(N))
@@ -131,24 +132,29 @@ def test_spawned_workers(tars: Path) -> None:
 
 
 KILLED = """
-import json, sys
+import json, sys, time
+from metaclip.curation.online import Balancer
 from metaclip.training.stream import Loader, Stream
-tars, out, workers = sys.argv[1], sys.argv[2], int(sys.argv[3])
+tars, out, workers, batch, most, *run = sys.argv[1:]
 if __name__ == "__main__":
-    loader = Loader(Stream(tars), 8, workers=workers)
+    keep = Balancer(run[0]) if run else None
+    loader = Loader(Stream(tars, keep=keep), int(batch), workers=int(workers))
     with open(out, "w") as file:
-        for batch in loader:
-            print(json.dumps([batch.uids, loader.state()]), file=file, flush=True)
+        for number, made in enumerate(loader, 1):
+            print(json.dumps([made.uids, loader.state()]), file=file, flush=True)
+            if number == int(most):
+                time.sleep(600)  # with workers at work on what comes next
 """
 
 
-def test_killed(tars: Path, tmp_path: Path) -> None:
-    """A process killed at any moment: what was handed out and what the saved state goes on with are each epoch once."""
-    out = tmp_path / "out.jsonl"
-    process = subprocess.Popen([sys.executable, "-c", KILLED, str(tars), str(out), "2"], stderr=subprocess.DEVNULL)
+def kill_after(batches: int, out: Path, *arguments: object) -> tuple[list[list[str]], Any]:
+    """Go through a stream in a process of its own, killed (SIGKILL) after some batches: those that it had, and its last state."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, *map(str, (arguments[0], out, *arguments[1:]))], stderr=subprocess.DEVNULL
+    )
     try:
         end = time.monotonic() + 120
-        while not out.exists() or out.read_bytes().count(b"\n") < 9:
+        while not out.exists() or out.read_bytes().count(b"\n") < batches:
             assert process.poll() is None
             assert time.monotonic() < end
             time.sleep(0.01)
@@ -156,9 +162,15 @@ def test_killed(tars: Path, tmp_path: Path) -> None:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     lines = [json.loads(line) for line in out.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    first = [u for uids, _ in lines for u in uids]
-    epochs = 1 + max(epoch for epoch, _, _ in lines[-1][1]["at"].values())
-    rest = uids_of(Loader(Stream(str(tars)), 8, epochs=epochs, state=[lines[-1][1]]))
+    return [uids for uids, _ in lines], lines[-1][1]
+
+
+def test_killed(tars: Path, tmp_path: Path) -> None:
+    """A process killed at any moment: what was handed out and what the saved state goes on with are each epoch once."""
+    begun, state = kill_after(9, tmp_path / "out.jsonl", tars, 2, 8, 0)
+    first = [u for uids in begun for u in uids]
+    epochs = 1 + max(epoch for epoch, _, _ in state["at"].values())
+    rest = uids_of(Loader(Stream(str(tars)), 8, epochs=epochs, state=[state]))
     assert Counter(first + rest) == Counter({u: epochs for u in UIDS})
 
 
@@ -191,6 +203,19 @@ def test_the_balancer_keeps_the_offline_subset(workers: int, tmp_path: Path) -> 
     assert sorted(expected) != offline
     subset = Subset(run.path / "curated.npy")
     assert sorted(uids_of(Loader(Stream(str(tmp_path / "tars"), keep=subset), 8, workers=workers, epochs=1))) == offline
+
+
+def test_tars_without_uids(tars: Path, tmp_path: Path) -> None:
+    """Where a subset or a Balancer decides and tars have no uid, a warning says what to do, once; the law's uid is used."""
+    row = {"url": "https://example.org/1.jpg"}
+    write_tar(tmp_path / "tars" / "0.tar", [("1.jpg", jpeg(1)), ("1.json", row), ("1.txt", "a dog")])
+    law = hashlib.md5(b"a doghttps://example.org/1.jpg", usedforsecurity=False).hexdigest()
+    subset = Subset(write_subset(tmp_path / "subset.npy", [law]))
+    with pytest.warns(UserWarning, match=r"1 of 1 tars have no uid.*0\.tar.*save_additional_columns") as caught:
+        assert uids_of(Loader(Stream(str(tmp_path / "tars"), keep=subset), 1, epochs=1)) == [law]
+    assert len(caught) == 1
+    assert len(Stream(str(tmp_path / "tars")).files) == 1  # nothing is decided by the uid, so nothing is said
+    assert len(Stream(str(tars), keep=subset).files) == 4
 
 
 def test_a_predicate(tars: Path) -> None:
@@ -373,7 +398,7 @@ def test_an_index_is_made_once(tars: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_real_photos(data_folder: Path, tmp_path: Path) -> None:
-    """Over xm3600 four workers give the offline subset at epoch 0, another one at epoch 1, the same after a stop and a resumption."""
+    """Over xm3600 four workers give the offline subset at epoch 0, another one at epoch 1, the same when killed and resumed."""
     with zipfile.ZipFile(data_folder / "images" / "xm3600_128px.zip") as photos:
         pairs = [json.loads(line) for line in photos.read("pairs.jsonl").splitlines()]
         for shard in range(4):
@@ -390,18 +415,21 @@ def test_real_photos(data_folder: Path, tmp_path: Path) -> None:
         match_settings=MatchSettings(metadata=None),
     )
     offline = sorted(f"{int(u, 16):032x}" for u in run.curated["uid"].to_pylist())
-    stream = Stream(str(tmp_path / "tars"), keep=Balancer(run))
+    balancer = Balancer(run)
+    stream = Stream(str(tmp_path / "tars"), keep=balancer)
     loader = Loader(stream, 32, workers=4, epochs=2)
     whole = take(loader, 10_000)
     first = uids_of(Loader(stream, 32, workers=4, epochs=1))
     assert sorted(first) == offline
     assert 500 < len(offline) < 3600
     second = Counter(u for batch in whole for u in batch) - Counter(first)
-    assert max(second.values()) == 1
+    given = {f"{int(pair['id'], 16):032x}": pair["text"] for pair in pairs}
+    assert second == Counter(u for u, text in given.items() if balancer.keep_one(text, u, epoch=1))
     assert set(second) != set(offline)
-    stopped = Loader(stream, 32, workers=4, epochs=2)
-    begun = take(stopped, 23)
-    assert begun + take(Loader(stream, 32, workers=4, epochs=2, state=[stopped.state()]), 10_000) == whole
-    rest = take(Loader(stream, 32, workers=1, epochs=2, state=[stopped.state()]), 10_000)
-    assert Counter(u for b in begun + rest for u in b) == Counter(u for b in whole for u in b)
+    for batches in (23, len(first) // 32 + 5):  # in epoch 0, and in epoch 1
+        begun, state = kill_after(batches, tmp_path / f"{batches}.jsonl", tmp_path / "tars", 4, 32, batches, run.path)
+        resumed = begun + take(Loader(stream, 32, workers=4, epochs=2, state=[state]), 10_000)
+        assert resumed[: len(whole) - 1] == whole[:-1]
+        rest = take(Loader(stream, 32, workers=1, epochs=2, state=[state]), 10_000)
+        assert Counter(u for b in begun + rest for u in b) == Counter(u for b in whole for u in b)
     assert loader.reasons.total() == 2 * len(pairs)

@@ -22,11 +22,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from metaclip.card.explorer.packing import write_json_data
+from metaclip.card.rows import uids_in
 from metaclip.curation import pool as pools
 from metaclip.curation.balance import read_matched
-from metaclip.curation.draw import Uids
 from metaclip.curation.run import Run
-from metaclip.curation.uid import from_binary, strings, to_hex, uids_of
+from metaclip.curation.uid import strings, to_hex, uids_of
 
 ROWS: Final = 8192
 """About so many rows in a file."""
@@ -44,7 +44,7 @@ def write_look_ups(folder: Path, run: Run, at_once: int = AT_ONCE) -> dict[str, 
     """
     pairs, kept = int(run.match["funnel"]["matched"]), int(run.balance["kept"]) if run.balance else 0
     uid_digits = _write(folder, "uid", pairs, lambda: _uid_rows(run), at_once)
-    urls = _urls_of(run)
+    urls = urls_of(run)
     if urls is None:
         return {"uid_digits": uid_digits, "url_digits": None, "urls": None}
     count = pairs if urls == "matched" else kept
@@ -80,9 +80,9 @@ def _uid_rows(run: Run) -> Iterator[Rows]:
 
 
 def _url_rows(run: Run) -> Iterator[Rows]:
-    for path in _url_files(run):
+    for path in url_files(run):
         with pq.ParquetFile(path) as file:
-            name = _url_column(run, file.schema_arrow, path)
+            name = url_column(run, file.schema_arrow, path)
             if name is None:
                 continue
             for batch in file.iter_batches(pools.BATCH_ROWS, columns=["uid", name], use_threads=False):
@@ -90,7 +90,7 @@ def _url_rows(run: Run) -> Iterator[Rows]:
                 there = pa.array(
                     np.flatnonzero(pc.fill_null(pc.not_equal(urls, ""), False).to_numpy(zero_copy_only=False))
                 )
-                uids = to_hex(_uids(batch.column("uid"))).take(there)
+                uids = to_hex(uids_in(batch.column("uid"))).take(there)
                 yield uids_of(urls.take(there), None, None)[:, 0], _taker(uids)
 
 
@@ -102,26 +102,24 @@ def _taker(column: pa.Array) -> Callable[[npt.NDArray[np.int64]], list[list[Any]
     return take
 
 
-def _uids(column: pa.Array) -> Uids:
-    return from_binary(column) if pa.types.is_fixed_size_binary(column.type) else uids_of(column, None, column)
-
-
-def _urls_of(run: Run) -> str | None:
+def urls_of(run: Run) -> str | None:
     """Tell whose urls a run knows: those of all matched pairs, of the kept ones, or none."""
-    files = _url_files(run)
-    if not any(_url_column(run, pq.read_schema(path), path) for path in files):
+    files = url_files(run)
+    if not any(url_column(run, pq.read_schema(path), path) for path in files):
         return None
     return "matched" if files[0].parent.name == "matched" else "kept"
 
 
-def _url_files(run: Run) -> list[Path]:
+def url_files(run: Run) -> list[Path]:
+    """Give the files that know most urls: of matched/ where it carries them, else of curated/."""
     matched = sorted((run.matched / "matched").glob("*.parquet"))
     if matched and "url" in pq.read_schema(matched[0]).names:
         return matched
     return sorted((run.path / "curated").glob("*.parquet"))
 
 
-def _url_column(run: Run, schema: pa.Schema, path: Path) -> str | None:
+def url_column(run: Run, schema: pa.Schema, path: Path) -> str | None:
+    """Give the name of the column of urls in a file of matched/ or curated/; None where it has none."""
     if path.parent.name == "matched":
         return "url" if "url" in schema.names else None
     names = run.manifest["settings"]["match"]

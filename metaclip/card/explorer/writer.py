@@ -1,7 +1,7 @@
 """The explorer: a page to look inside a card, written as files that open from disk and from any static host.
 
     index.html                     the page
-    explorer/*.js, style.css       law, data, chart, page: classic scripts, in this order
+    explorer/*.js, style.css       law, elements, data, chart, entries, asking, figures, page: classic scripts, in this order
     explorer/data/card.0.js        the account, the grid: what the first view shows
     explorer/data/entries.0.js     the entries, and `numbers`: their counts; the first search needs them
     explorer/data/rule.0.js        what the text rule needs, other than the paper's
@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from metaclip.card.account import MEANING
 from metaclip.card.explorer.look_ups import write_look_ups
 from metaclip.card.explorer.packing import varints, write_data, write_json_data
 from metaclip.card.explorer.rule_tables import tables_of
@@ -30,7 +31,6 @@ from metaclip.card.neighbours import EACH, SEEN, WIDEST, Neighbours, find_neighb
 from metaclip.curation.draw import probabilities
 from metaclip.curation.text_rule import TextRule
 from metaclip.errors import MetaclipError
-from metaclip.shard import funnel
 from metaclip.shard.files import remove, replacing, temporary_name
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ _BLOCK: Final = 1024
 _MOST_BLOCKS: Final = 1024
 _SHOWN_INPUTS: Final = 50
 _RANKS: Final = 200
-_PAGE: Final = ("law.js", "data.js", "chart.js", "page.js", "style.css")
+_SCRIPTS: Final = ("law", "elements", "data", "chart", "entries", "asking", "figures", "page")
+_PAGE: Final = (*(f"{name}.js" for name in _SCRIPTS), "style.css")
 
 Counts = npt.NDArray[np.uint64]
 
@@ -156,7 +157,7 @@ def _write_first_view(
             "bytes": sum(item["size"] for item in account["inputs"]),
             "first": account["inputs"][:_SHOWN_INPUTS],
         },
-        "meaning": funnel.MEANING,
+        "meaning": MEANING,
         "sources": codes.dictionary.to_pylist(),
         "by_source": _by_source(source, count, kept),
         "ranks": _ranks(count, kept),
@@ -196,6 +197,7 @@ def _details(
 ) -> Iterator[list[list[Any]]]:
     """Give the details of each block of entries: [samples, seen, neighbours, expected at the grid's t] of each.
 
+    Where pairs were taken out, an entry whose count differs from the corrected one has that as a fifth.
     Neighbours are [entry, captions together, lift]; of the expected numbers, to a tenth, those at the end that are the
     count are left out.
     """
@@ -203,7 +205,16 @@ def _details(
         part = entries.slice(first, block)
         samples = part["samples"].to_pylist()
         expected = [[]] * len(part) if grid is None else _expected(grid, first, part["count"].to_numpy())
-        yield [[samples[i] or [], *_fellows(neighbours, first + i), expected[i]] for i in range(len(part))]
+        left = _left(part)
+        yield [[samples[i] or [], *_fellows(neighbours, first + i), expected[i], *left[i]] for i in range(len(part))]
+
+
+def _left(part: pa.Table) -> list[list[int]]:
+    """Give [the corrected count] of entries that pairs were taken out of, [] of others."""
+    if "count_corrected" not in part.column_names:
+        return [[]] * len(part)
+    pairs = zip(part["count"].to_pylist(), part["count_corrected"].to_pylist(), strict=True)
+    return [[] if count == left else [left] for count, left in pairs]
 
 
 def _fellows(neighbours: Neighbours | None, entry_id: int) -> tuple[int, list[list[Any]]]:

@@ -4,7 +4,8 @@
     members     the members of a gzip file, whatever is broken between them
     records     the records of a file, likewise
     http        the body of an HTTP response as it was archived
-    pages       the images of a page: of a WAT's JSON, of HTML
+    pages       the images of a page of HTML; the texts of an image
+    wat         the images of a page as a WAT has them
     addresses   where an image is: links resolved, hosts
     language    which language a text is in
     filters     why an image gives no pair

@@ -56,6 +56,8 @@ class Base:
         if link.startswith("data:") and link[5:7] != "//":
             return link
         if self._folder and "/." not in link:
+            if link[:1] == "/" != link[1:2] and _is_plain(link):
+                return self._root + link
             if _ROOTED.match(link):
                 return self._root + link
             if _BELOW.match(link):
@@ -66,6 +68,11 @@ class Base:
             return urljoin(self.url, link)
         except ValueError:  # such as a bracket that is not closed: urllib takes it for an IPv6 address
             return None
+
+
+def _is_plain(link: str) -> bool:
+    """Tell whether a link has nothing in it that urljoin looks for, nor a blank; five looks take less than a pattern."""
+    return link.isprintable() and not (" " in link or ";" in link or "#" in link or "?" in link)
 
 
 def is_web(url: str) -> bool:

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from metaclip.curation.sorting import write_rows
+from metaclip.shard.files import one_after_another
 
 RUN_KEYS: Final = 1 << 20
 KEY_BYTES: Final = 100
@@ -107,14 +108,13 @@ def find_same(state: Path, runs: Mapping[int, tuple[str, int]], part: int, parts
     """
     begin, end = _SPAN * part // parts, _SPAN * (part + 1) // parts
     pieces = [np.zeros((0, 3), np.uint64)]
-    for index, (name, n) in sorted(runs.items()):
-        for run in range(n):
-            path, _ = run_paths(state, name, run)
-            keys = np.load(path, mmap_mode="r")
-            first, last = (bisect.bisect_left(keys[:, 0], at) for at in (begin, end))
-            piece = np.array(keys[first:last])
-            piece[:, 2] |= np.uint64(index << ROW_BITS)
-            pieces.append(piece)
+    wanted = [(index, run_paths(state, name, run)[0]) for index, (name, n) in sorted(runs.items()) for run in range(n)]
+    for (index, _), path in zip(wanted, one_after_another([path for _, path in wanted]), strict=True):
+        keys = np.load(path, mmap_mode="r")
+        first, last = (bisect.bisect_left(keys[:, 0], at) for at in (begin, end))
+        piece = np.array(keys[first:last])
+        piece[:, 2] |= np.uint64(index << ROW_BITS)
+        pieces.append(piece)
     _, same = first_of_each(np.concatenate(pieces))
     write_rows(part_path(state, part), np.sort(same)[:, None])
     return len(same)
@@ -122,9 +122,9 @@ def find_same(state: Path, runs: Mapping[int, tuple[str, int]], part: int, parts
 
 def gather(state: Path, name: str, index: int, runs: int, parts: int) -> Rows:
     """Give the rows of a file that stand earlier: int64[n], sorted."""
-    found = [np.load(run_paths(state, name, run)[1])[:, 0] for run in range(runs)]
+    found = [np.load(path)[:, 0] for path in one_after_another([run_paths(state, name, run)[1] for run in range(runs)])]
     begin, end = index << ROW_BITS, (index + 1) << ROW_BITS
-    for path in (part_path(state, part) for part in range(parts)):
+    for path in one_after_another([part_path(state, part) for part in range(parts)]):
         places = np.load(path, mmap_mode="r")[:, 0]
         first, last = (bisect.bisect_left(places, at) for at in (begin, end))
         found.append(np.array(places[first:last]) & np.uint64((1 << ROW_BITS) - 1))

@@ -1,17 +1,14 @@
-"""The images of a page, in its order: of a WAT's JSON, or of HTML as browsers parse it.
+"""The images of a page, in its order: of HTML as browsers parse it, or of a WAT's JSON (`wat`); their texts.
 
 What a WAT cannot say: captions, ``srcset``, lazy-loading attributes, sizes; it names an image only where ``<img>`` has
 a ``src``. What it says is what HTML says, the same pairs from both (tests: the iana crawl, as both).
 
-WAT: of a record, only its page and the links that are images are decoded (simdjson: 0.1 s for 31 MB, where decoding all
-takes 0.3 s); a record that it refuses is decoded whole and read as far as it can be. HTML: 0.5 ms a page of 30 kB (resiliparse).
+HTML: 0.5 ms a page of 30 kB (resiliparse).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
@@ -19,11 +16,6 @@ from typing import Any, Final, NamedTuple
 from metaclip.curation.extract.addresses import Base
 from metaclip.curation.extract.packages import needed
 
-Buffer = bytes | memoryview
-
-_IMG: Final = "IMG@/src"
-_HTML: Final = "/Envelope/Payload-Metadata/HTTP-Response-Metadata/HTML-Metadata"
-_URI: Final = "/Envelope/WARC-Header-Metadata/WARC-Target-URI"
 LAZY: Final = (
     "data-src", "data-original", "data-lazy-src", "data-lazy", "data-original-src", "data-url", "data-image",
     "data-hi-res-src", "data-full-src", "data-large-file",
@@ -67,77 +59,6 @@ class Page(NamedTuple):
 def text_of(raw: str) -> str:
     """Clean a text as HTML means it: runs of its blanks are one space, none at the ends. Others (U+00A0) are text."""
     return _BLANKS.sub(" ", raw).strip(" ") if _DIRTY.search(raw) else raw
-
-
-def from_wat(block: Buffer, wanted: Wanted = PLAIN) -> Page | None:
-    """Read a WAT record; None where it is of no HTML page. Raise ValueError where it is not JSON."""
-    try:
-        return _from_wat(_parser().parse(block), wanted.titles)
-    except (ValueError, TypeError, AttributeError, RuntimeError):
-        return _from_any_wat(block, wanted)
-
-
-def _from_wat(record: Any, titles: bool) -> Page | None:
-    """Read a record as simdjson shows it: nothing of it is decoded but what is asked for.
-
-    What is shown must be gone when the next record is parsed: so it stays in here.
-    """
-    try:
-        html = record.at_pointer(_HTML)
-        url = record.at_pointer(_URI)
-    except KeyError:
-        return None
-    base = html["Head"].get("Base") if "Head" in html else None
-    images: list[Image] = []
-    for link in html.get("Links", ()):
-        try:
-            if link["path"] == _IMG:
-                found = link.as_dict()
-                more = (title,) if titles and (title := found.get("title")) else ()
-                images.append((found.get("url") or "", found.get("alt") or "", more, False))
-        except KeyError:
-            pass
-    # The quick way to see that all of them are strings; a TypeError where one is not.
-    "".join([image[0] for image in images]), "".join([image[1] for image in images])
-    if not isinstance(url, str):
-        raise TypeError
-    return Page(url, Base.of(url, base), images)
-
-
-@functools.cache
-def _parser() -> Any:
-    """Make the parser; its buffers serve for one record after the other."""
-    return needed("simdjson").Parser()
-
-
-def _from_any_wat(block: Buffer, wanted: Wanted) -> Page | None:
-    """Read what can be read of a WAT record with something unexpected in it (half a surrogate, a number for a text)."""
-    try:
-        found = json.loads(bytes(block))
-    except RecursionError:
-        raise ValueError("nested too deep") from None
-
-    def at(*keys: str) -> Any:
-        value = found
-        for key in keys:
-            value = value.get(key) if isinstance(value, dict) else None
-        return value
-
-    def text(value: Any) -> str:
-        return value if isinstance(value, str) else ""
-
-    html = ("Envelope", "Payload-Metadata", "HTTP-Response-Metadata", "HTML-Metadata")
-    url = text(at("Envelope", "WARC-Header-Metadata", "WARC-Target-URI"))
-    if not url or not isinstance(at(*html), dict):
-        return None
-    listed = at(*html, "Links")
-    links = [link for link in listed if isinstance(link, dict)] if isinstance(listed, list) else []
-    images: list[Image] = [
-        (text(link.get("url")), text(link.get("alt")), tuple(filter(None, [text(link.get("title"))] * wanted.titles)), False)
-        for link in links
-        if link.get("path") == _IMG
-    ]  # fmt: skip
-    return Page(url, Base.of(url, text(at(*html, "Head", "Base"))), images)
 
 
 def from_html(url: str, body: bytes, charset: str | None = None, wanted: Wanted = PLAIN) -> Page:

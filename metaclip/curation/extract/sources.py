@@ -19,12 +19,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
-import fsspec
-
 from metaclip._version import __version__
 from metaclip.curation.extract.settings import ExtractSettings
 from metaclip.errors import MetaclipError, one_line
 from metaclip.shard.files import read_bytes
+from metaclip.shard.remote import StoreError, asking, file_system, is_remote, refuse_secrets
 
 USER_AGENT: Final = f"metaclip/{__version__} (reads web crawls; fsspec)"
 BLOCK: Final = 1 << 23
@@ -119,16 +118,13 @@ def _listed(path: str, prefix: str, patience: Patience) -> Iterator[Source]:
 
 def _at(given: str) -> Iterator[Source]:
     """Give the files of a path, a folder, a glob or an address."""
-    if "://" in given and not given.startswith("file://"):
-        if not glob.has_magic(given.partition("?")[0]) or given.startswith("http"):
+    if is_remote(given):
+        magic = glob.has_magic(refuse_secrets(given).partition("?")[0])
+        if given.startswith("http") or (given.endswith(_ENDS) and not magic):
             yield Source(given, given)
             return
-        try:
-            fs, pattern = fsspec.core.url_to_fs(given)
-            names = [fs.unstrip_protocol(name) for name in sorted(fs.glob(pattern))]
-        except (OSError, ValueError, ImportError) as error:
-            raise MetaclipError(f"the crawl {given} cannot be listed ({one_line(error)}); check the path") from None
-        yield from (Source(name, name) for name in names)
+        for name in _below(given, magic):
+            yield Source(name, name)
         return
     path = given.removeprefix("file://")
     if os.path.isdir(path):
@@ -210,6 +206,8 @@ class Reader:
             except Exception as error:  # what fsspec's stores raise has no common base
                 if isinstance(error, MetaclipError):
                     raise
+                if "Credentials" in type(error).__name__:
+                    raise MetaclipError(f"{self.source.path}: {one_line(error, 160)}; set AWS_PROFILE") from None
                 if self._by_range and isinstance(error, ValueError) and self.source.path.startswith("http"):
                     self._by_range = False  # the server gives only the whole
                     continue
@@ -246,20 +244,35 @@ class Reader:
                 raise OSError(f"it ended after {offset} of {length} bytes")
 
 
+def _below(given: str, magic: bool) -> list[str]:
+    """List the addresses that a glob or a folder in a store stands for; of one that is neither, itself."""
+    try:
+        with asking(given):
+            fs, path = file_system(given)
+            if magic:
+                return [fs.unstrip_protocol(name) for name in sorted(fs.glob(path))]
+            if not fs.isdir(path):
+                return [given]
+            names = [fs.unstrip_protocol(name) for name in sorted(fs.find(path)) if name.endswith(_ENDS)]
+    except (StoreError, FileNotFoundError) as error:
+        raise MetaclipError(f"the crawl {given} cannot be listed: {one_line(error)}") from None
+    if not names:
+        raise MetaclipError(f"there is no crawl in {given}: no file that ends in {', '.join(_ENDS)}")
+    return names
+
+
 class _Gone(Exception):
     """The answer says that there is no such file, or not for us."""
 
 
 def _open(path: str, block: int) -> Any:
     """Open a remote file, to be read by blocks, or through where `block` is 0. Raise _Gone where no try would help."""
-    options: dict[str, Any] = {}
-    if path.startswith("http"):
-        options = {"client_kwargs": {"headers": {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}}}
     try:
-        fs, name = fsspec.core.url_to_fs(path, **options)
+        fs, name = _file_system(path)
         return fs.open(name, "rb", block_size=block, cache_type="none")
-    except ImportError as error:
-        raise MetaclipError(f"{path} needs another package ({one_line(error)})") from None
+    except ImportError:
+        with asking(path):
+            raise
     except (FileNotFoundError, PermissionError) as error:
         cause = getattr(error.__cause__, "status", None)  # fsspec says "not found" for whatever a server answers
         if not path.startswith("http") or cause in _NEVER:
@@ -267,6 +280,16 @@ def _open(path: str, block: int) -> Any:
         if error.__cause__ is not None:
             raise OSError(one_line(error.__cause__)) from None
         raise
+
+
+def _file_system(path: str) -> tuple[Any, str]:
+    if not path.startswith("http"):
+        return file_system(path)
+    import fsspec
+
+    options = {"client_kwargs": {"headers": {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}}}
+    fs, name = fsspec.core.url_to_fs(path, **options)
+    return fs, str(name)
 
 
 def _skip(file: Any, size: int) -> None:

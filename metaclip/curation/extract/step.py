@@ -13,14 +13,13 @@ Memory: one record, 150,000 rows, a million keys; it does not grow with the file
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import functools
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
-from metaclip.curation.extract import addresses, http, pages, records
+from metaclip.curation.extract import addresses, http, pages, records, wat
 from metaclip.curation.extract.dedupe import Keys
 from metaclip.curation.extract.filters import REASONS, Filters
 from metaclip.curation.extract.language import Languages
@@ -31,6 +30,7 @@ from metaclip.curation.extract.sources import Patience, Reader, Source, Unreadab
 from metaclip.curation.extract.write import PoolWriter, Row
 from metaclip.errors import MetaclipError
 from metaclip.shard import funnel as funnels
+from metaclip.shard.engine import Bound
 
 RECORD_REASONS: Final[dict[str, str]] = {
     "other_record": "record that is no response and no WAT record of one",
@@ -42,7 +42,7 @@ RECORD_REASONS: Final[dict[str, str]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Extractor:
+class Extractor(Bound):
     """What a file is extracted by; it travels to workers, and what it takes to begin is made where it arrives."""
 
     settings: ExtractSettings
@@ -50,25 +50,11 @@ class Extractor:
     state: Path
     """The folder that the pairs go to."""
     patience: Patience = dataclasses.field(default_factory=Patience)
-    check: Callable[[], None] | None = None
-    """Called between blocks; raises Interrupted to stop."""
-    lock: Path | None = None
-    """A file that is locked, shared, as long as this process works here: in workers, which may outlive who started them."""
 
     def __call__(self, item: tuple[str, Source]) -> dict[str, Any]:
         """Extract a file under a name; give its marker, without the names of what was written."""
         name, source = item
-        assert self.held is None or not self.held.closed
         return extract_file(source, name, self)
-
-    @functools.cached_property
-    def held(self) -> IO[str] | None:
-        """The open lock."""
-        if self.lock is None:
-            return None
-        file = self.lock.open("a", encoding="utf-8")
-        fcntl.flock(file, fcntl.LOCK_SH)
-        return file
 
     @functools.cached_property
     def filters(self) -> Filters:
@@ -80,11 +66,6 @@ class Extractor:
         """What tells languages, where they are to be told."""
         return Languages() if self.settings.identify else None
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave behind what is made on arrival."""
-        names = {field.name for field in dataclasses.fields(self)}
-        return {name: value for name, value in self.__dict__.items() if name in names}
-
 
 def extract_file(source: Source, name: str, by: Extractor) -> dict[str, Any]:
     """Extract a file and write its pairs and keys; give its marker. Raise Unreadable if nothing of it can be read.
@@ -95,7 +76,7 @@ def extract_file(source: Source, name: str, by: Extractor) -> dict[str, Any]:
     counts = _Counts()
     with PoolWriter.to(by.state / f"{name}.parquet", source.name) as writer:
         keys = Keys(by.state, name)
-        for row in _rows(_pages(_blocks(reader, by.check), by.settings, counts), by, counts):
+        for row in _rows(_pages(reader.blocks(), by.settings, counts), by, counts):
             writer.write(row)
             if by.settings.dedupe != "none":
                 keys.add(bytes.fromhex(row[0]) if by.settings.dedupe == "uid" else _md5(row[1]).digest())
@@ -129,13 +110,6 @@ class _Counts:
             self.places.setdefault(reason, place)
 
 
-def _blocks(reader: Reader, check: Callable[[], None] | None) -> Iterator[bytes]:
-    for block in reader.blocks():
-        if check is not None:
-            check()
-        yield block
-
-
 def _pages(blocks: Iterator[bytes], settings: ExtractSettings, counts: _Counts) -> Iterator[Page]:
     """Give the pages of a file's records."""
     found = records.read(blocks, counts.lose_record)
@@ -161,7 +135,7 @@ def page_of(record: Record, wanted: pages.Wanted) -> Page | str:
     media_type = record.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
     if kind == b"metadata" and media_type == b"application/json":
         try:
-            return pages.from_wat(record.view, wanted) or "other_record"
+            return wat.read(record.view, wanted) or "other_record"
         except ValueError:
             return "bad_json"
     if kind == b"response" and media_type in (b"application/http", b""):

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from metaclip.shard.files import replacing
+from metaclip.shard.files import here, replacing
 
 SCHEMA: Final = pa.schema(
     [
@@ -95,7 +95,7 @@ def write_pool_file(made: Path, path: Path, lost: npt.NDArray[np.int64]) -> int:
     Where none is, no file is written.
     """
     first = kept = 0
-    with pq.ParquetFile(made) as parquet:
+    with here(made) as local, pq.ParquetFile(local) as parquet:
         if parquet.metadata.num_rows == len(lost):
             return 0
         with replacing(path) as temporary, open_parquet(temporary) as writer:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import collections
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch.utils.data import IterableDataset, get_worker_info
 
+from metaclip.errors import MetaclipError
 from metaclip.training.stream.plan import At, Plan, lane_of
 from metaclip.training.stream.reader import Sample
 from metaclip.training.stream.visits import Stream
@@ -16,7 +18,7 @@ Item = tuple[Any, int, At, dict[str, int]]
 """A batch (None for none), its lane, where the lane is after it, and what became of the samples since the last one."""
 
 
-class Lanes(IterableDataset[Item]):
+class Lanes(IterableDataset[Item | MetaclipError]):
     """The lanes of a rank; which of them is that of this worker is found out where it runs."""
 
     def __init__(
@@ -28,10 +30,20 @@ class Lanes(IterableDataset[Item]):
         self._turn, self._rank, self._ranks, self._workers = turn, rank, ranks, workers
         self._collate = collate
 
-    def __iter__(self) -> Iterator[Item]:
-        """Give this worker's batches."""
+    def __iter__(self) -> Iterator[Item | MetaclipError]:
+        """Give this worker's batches; of a worker that is a process an error too, which torch would wrap in a traceback."""
         info = get_worker_info()
-        lane = lane_of(self._rank, self._ranks, ((info.id if info else 0) + self._turn) % self._workers)
+        if info is None:
+            yield from self._batches(0)
+            return
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; when to stop is for the main process to say
+        try:
+            yield from self._batches(info.id)
+        except MetaclipError as error:
+            yield error
+
+    def _batches(self, worker: int) -> Iterator[Item]:
+        lane = lane_of(self._rank, self._ranks, (worker + self._turn) % self._workers)
         at, reasons, samples = self._at[lane], collections.Counter[str](), list[Sample]()
         for visited in self._stream.visit(self._plan, lane, at, self._epochs):
             at = visited.at

@@ -101,7 +101,10 @@ class Loader:
             generator=torch.Generator(),  # else it would draw from the one that the caller's model draws from
             multiprocessing_context=self._context if self.workers else None, **more,
         )  # fmt: skip
-        for made, lane, at, reasons in loader:
+        for item in loader:
+            if isinstance(item, MetaclipError):
+                raise item
+            made, lane, at, reasons = item
             self._at[lane] = at
             self._turn = (lane // self.ranks + 1) % self._own
             self.reasons.update(reasons)

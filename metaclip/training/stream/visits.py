@@ -8,6 +8,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
@@ -26,6 +27,10 @@ from metaclip.training.stream.reader import Reader, Sample
 from metaclip.training.subset import Subset
 
 MAX_PIXELS: Final = 1 << 26
+NO_UID: Final = (
+    "{} of {} tars have no uid in their .json (the first: {}), so md5(text + url) is taken for it; where the offline run had "
+    "uids, download with img2dataset --save_additional_columns '[\"uid\"]'"
+)
 
 
 class Keeper(Protocol):
@@ -63,21 +68,25 @@ class Stream:
 
     @functools.cached_property
     def _opened(self) -> tuple[tuple[PoolFile, ...], tuple[int, ...], tuple[str, ...]]:
-        files, sizes, lost = [], [], []
+        files, sizes, lost, unnamed = [], [], [], []
         for file in pools.find_files(self.tars, form="tar"):
             if file.codec is not None:
                 raise MetaclipError(f"{file.path} is compressed, and a stream reads where it wants; decompress it")
             try:
-                size = len(open_index(file, self.names, self.cache))
+                index = open_index(file, self.names, self.cache)
             except BrokenInput as error:
                 lost.append(str(error))
                 continue
             files.append(file)
-            sizes.append(size)
+            sizes.append(len(index))
+            if len(index) and not index.has_uid:
+                unnamed.append(file.path)
         if lost and not self.allow_lost:
             raise LostInputs("\n".join([f"{len(lost)} of {len(lost) + len(files)} tars cannot be read:", *lost]))
         if not sum(sizes):
             raise MetaclipError(f"there are no samples in {self.tars}; check the path")
+        if unnamed and (isinstance(self.keep, Subset) or hasattr(self.keep, "keep")):
+            warnings.warn(NO_UID.format(len(unnamed), len(files), unnamed[0]), stacklevel=2)
         return tuple(files), tuple(sizes), tuple(lost)
 
     @property

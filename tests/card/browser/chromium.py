@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,3 +64,14 @@ class Page:
     def close(self) -> None:
         """Close the page with its context."""
         self.context.close()
+
+
+def axe_core(folder: Path) -> str:
+    """Give the source of axe-core, from the npm registry, fetched into a folder; skip where that cannot be."""
+    if (npm := shutil.which("npm")) is None:
+        pytest.skip("needs npm, to fetch axe-core: it is not on the path")
+    command = [npm, "install", "--prefix", str(folder), "--no-audit", "--no-fund", "--ignore-scripts", "axe-core@4"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    if done.returncode:
+        pytest.skip(f"needs axe-core from the npm registry: {done.stderr.strip().splitlines()[:1]}")
+    return (folder / "node_modules" / "axe-core" / "axe.min.js").read_text(encoding="utf-8")

@@ -1,8 +1,7 @@
-"""The local engine for work that holds the GIL: shards to functions in processes of this machine.
+"""Processes of this machine, for work that holds the GIL: the engine that is there for every layer.
 
-Law: as `metaclip.engine.local.run`, and besides: a worker that dies (killed, out of memory, a crash in a library) costs
-its item one try, is replaced, and nothing else is disturbed; an item on which workers died three times comes back as a
-`WorkerDied`. Workers end with the process that started them, however that ends.
+Law: that of `metaclip.shard.engine`. A worker that dies (killed, out of memory, a crash in a library) costs its item one
+try, is replaced, and nothing else is disturbed. Workers end with the process that started them, however that ends.
 
 The function, items and results travel by pickle between these processes only; the function once a worker, so that what
 it makes on arrival stays. Cost: 0.5 s a worker to begin (it imports what the function needs). Workers are spawned, so a
@@ -18,23 +17,47 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from multiprocessing.connection import Connection, wait
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic
 
-from metaclip.engine.local import Stop
-from metaclip.errors import MetaclipError
+from metaclip.shard.engine import TRIES, Item, Result, Step, Stop, Tell, Telling, WorkerDied, default_workers, quiet
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-TRIES: Final = 3
-"""How often an item is given to a worker that dies."""
 _LOOK: Final = 0.2  # seconds between looks at whether to stop
 
 
-class WorkerDied(MetaclipError):
-    """An item on which a worker died, each time it was tried."""
+class Processes:
+    """An engine of processes; one worker is this process itself."""
+
+    def __init__(self, workers: int | None = None) -> None:
+        """Take so many workers; None for one a processor."""
+        self.workers = workers or default_workers()
+
+    def map(
+        self, step: Step[Item, Result], items: Iterable[Item], tell: Tell = quiet, *, holds_gil: bool = True
+    ) -> Iterator[tuple[Item, Result | BaseException]]:
+        """Do as `metaclip.shard.engine.Engine.map`: here where one worker is enough, else in processes."""
+        if self.workers == 1 or (isinstance(items, Sized) and len(items) <= 1):
+            yield from _run_here(step, items, tell)
+            return
+        for item, outcome in run(Telling(step), items, self.workers, Stop()):
+            if isinstance(outcome, BaseException):
+                yield item, outcome
+            else:
+                told, result = outcome
+                tell(*told)
+                yield item, result
+
+
+def _run_here(
+    step: Step[Item, Result], items: Iterable[Item], tell: Tell
+) -> Iterator[tuple[Item, Result | BaseException]]:
+    for item in items:
+        try:
+            result: Result | BaseException = step(item, tell)
+        except Exception as error:  # Ctrl-C is the caller's
+            result = error
+        yield item, result
 
 
 def run(

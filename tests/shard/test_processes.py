@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from metaclip.engine.local import Stop
-from metaclip.engine.processes import TRIES, WorkerDied, run
 from metaclip.errors import Interrupted, MetaclipError
+from metaclip.shard.engine import TRIES, Stop, WorkerDied
+from metaclip.shard.processes import run
 
 
 def square(x: int) -> int:
@@ -129,8 +129,8 @@ def test_workers_end_with_who_started_them(tmp_path: Path) -> None:
     """A driver that is killed leaves no worker behind, though they sleep."""
     (tmp_path / "driver.py").write_text(
         "import os, sys, time\n"
-        "from metaclip.engine.local import Stop\n"
-        "from metaclip.engine.processes import run\n"
+        "from metaclip.shard.engine import Stop\n"
+        "from metaclip.shard.processes import run\n"
         "def step(x):\n"
         "    open(sys.argv[1] + f'/{os.getpid()}.pid', 'w').close()\n"
         "    time.sleep(600)\n"

@@ -1,0 +1,90 @@
+"""`metaclip evaluate`: zero-shot classification and retrieval of a model, on any sets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from metaclip.errors import MetaclipError
+
+
+@click.command(
+    "evaluate",
+    epilog="""\b
+Examples:
+  metaclip evaluate model/                       # trained on toy.toml: its own held-out set
+  metaclip evaluate model/ --data cifar10.zip --data imagenet_wds/
+  metaclip evaluate model/ --tasks tasks.toml --out results.jsonl
+  metaclip evaluate ViT-B-32-quickgelu --pretrained weights.pt --data sets/cifar10
+A set is one of
+  [test/]<class>/*.jpg      folders of classes, in a folder or a zip; names for
+                            them in classnames.txt, one a line
+  metadata.jsonl            {"file_name": ..., "text": ... or [...]} a line
+                            beside images: retrieval
+  test/nshards.txt 0.tar    CLIP_benchmark's layout, classes or captions
+A file of tasks has a table for each:
+  [cifar10]
+  data = "cifar10.zip"      # below the file's folder
+  split = "test"
+  classes = "names.txt"     # if not the set's own
+  templates = "photo"       # "name", or a file of lines with {c}
+A task whose result stands in the file is not done again, unless the model,
+the data or the prompts have changed.""",
+)
+@click.argument("model")
+@click.option("--data", multiple=True, metavar="PATH", help="A set: a folder or a zip; may be given again.")
+@click.option("--tasks", metavar="FILE", help="TOML with a table for each task.")
+@click.option(
+    "--out", metavar="FILE", help="The file of results.  [default: results.jsonl in the run's folder, or here]"
+)
+@click.option("--split", default="test", show_default=True, help="The split of --data.")
+@click.option(
+    "--templates", metavar="T", help='Prompts for --data: "name", "photo" or a file.  [default: the set\'s own]'
+)
+@click.option("--pretrained", metavar="W", help="Weights of a model named as open_clip does: a tag or a file.")
+@click.option("--checkpoint", metavar="FILE", help="Other weights of the run than its last ones.")
+@click.option(
+    "--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True, help="Of the model."
+)
+@click.option("--device", help="cpu, cuda, cuda:1.  [default: a GPU where there is one]")
+@click.option("--batch", type=click.IntRange(1), default=256, show_default=True, help="Images at a time.")
+@click.option("--workers", type=click.IntRange(0), default=None, help="Processes that decode.")
+def command(
+    model: str, data: tuple[str, ...], tasks: str | None, out: str | None, split: str, templates: str | None,
+    pretrained: str | None, checkpoint: str | None, precision: Any, device: str | None, batch: int, workers: int | None,
+) -> None:  # fmt: skip
+    """Measure MODEL (a training run's folder, or open_clip's name of one) on sets, to a file of results, a line a task."""
+    from metaclip.training import evaluate as evaluation
+    from metaclip.training.evaluation.opening import open_model
+
+    if data and tasks is not None:
+        raise MetaclipError("--data and --tasks are both given; write the sets of --data into the file of tasks")
+    work = evaluation.EvaluateWork(device, batch, workers)
+    clip = open_model(model, pretrained=pretrained, checkpoint=checkpoint)
+    if tasks is not None:
+        named = evaluation.read_tasks(tasks)
+    elif data:
+        named = evaluation.tasks_of(data, split, templates)
+    elif Path(model).is_dir():
+        named = evaluation.held_out_tasks(model)
+    else:
+        raise MetaclipError("nothing to evaluate on; name sets with --data or --tasks")
+    path = Path(out) if out is not None else Path(model if os.path.isdir(model) else ".") / "results.jsonl"
+    evaluation.evaluate(clip, named, path, precision=precision, work=work, report=_show)
+    click.echo(f"\nresults   {path}")
+
+
+def _show(result: Mapping[str, Any], before: bool) -> None:
+    """Print a result: its figures, and what they are of."""
+    of = f"{result['data']['images']:,} images"
+    if "chance" in result:
+        of += f", {result['classes']:,} classes, {len(result['templates'])} templates; chance {100 * result['chance']:.2f}%"
+    else:
+        of += f", {result['texts']:,} texts"
+    click.echo(f"{result['task']}: {of}{' (done before)' if before else ''}")
+    for name, value in result["metrics"].items():
+        click.echo(f"  {name:<18}{100 * value:>8.2f}%")

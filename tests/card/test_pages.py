@@ -1,0 +1,269 @@
+"""The pages of real cards: what a stranger asks is answered, what went and class names are told, the difference is shown."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from metaclip import Run, Work, curate
+from metaclip.card import diff_page
+from metaclip.card.classes import Classes
+from metaclip.card.diff import Difference, diff, gained
+from metaclip.card.publish import About
+from metaclip.card.removal import Wanted
+from metaclip.chain.publishing import card as make
+from metaclip.chain.removing import remove
+from metaclip.curation.explain import explain
+from tests.card.browser.chromium import Page, axe_core, launched
+
+ROOT = Path(__file__).parents[2]
+ONE = Work(workers=1)
+NAMES = Classes("animals <b>", ("dog", "zebra", "happiest dog", "cat", "<script>alert(1)</script>"))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A published card, its next version, and what they were made from."""
+    pytest.importorskip("altair", reason="needs the extra cards: pip install -e '.[cards]'")
+    home = tmp_path_factory.mktemp("pages")
+    run = curate(ROOT / "curation" / "toy_pool.jsonl", ROOT / "metadata" / "toy.txt", out=home / "run", t=20, work=ONE)
+    make(run, home / "v1", About("A toy"), classes=[NAMES], work=ONE)
+    wanted = Wanted(np.zeros((0, 2), np.uint64), domains=frozenset(["example.net"]))
+    after = remove(run, wanted, home / "run_2", ONE)
+    make(after, home / "v2", About("A toy"), work=ONE)
+    diff_page.write(home / "diff.html", diff(home / "v1", home / "v2"))
+    return home
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """One browser for the file."""
+    with launched() as found:
+        yield found
+
+
+def opened(browser: Any, path: Path, **context: Any) -> Iterator[Page]:
+    page = Page(browser, path.as_uri(), **context)
+    yield page
+    page.close()
+    assert page.said == []
+    assert all(url.startswith((path.parent.as_uri(), "data:,")) for url in page.requests), page.requests
+
+
+@pytest.fixture
+def card(browser: Any, home: Path) -> Iterator[Page]:
+    """The published card's page."""
+    yield from opened(browser, home / "v1" / "index.html")
+
+
+@pytest.fixture
+def later(browser: Any, home: Path) -> Iterator[Page]:
+    """The next version's."""
+    yield from opened(browser, home / "v2" / "index.html")
+
+
+@pytest.fixture
+def difference(browser: Any, home: Path) -> Iterator[Page]:
+    """The page of what differs."""
+    yield from opened(browser, home / "diff.html")
+
+
+# --- done when
+
+
+def labelled(page: Page, role: str, name: str) -> Any:
+    """Give a field as a reader finds it: by what it is, and its label."""
+    return page.view.get_by_role(role, name=name)
+
+
+@pytest.mark.browser
+def test_a_strangers_five_questions(card: Page, home: Path) -> None:
+    """Each is answered from the page alone, by the headings and labels that a reader sees, with the run's own figures."""
+    run, view = Run(home / "run"), card.view
+    account = run.account
+    headings = view.locator("h2").all_inner_texts()
+    # 1. How many pairs have "dog"?
+    assert headings[0] == "How many pairs have an entry"
+    labelled(card, "searchbox", "Entry, or a part of one").fill("dog")
+    dog = next(row for row in run.entries.to_pylist() if row["entry"] == "dog")
+    row = view.locator("#results tbody tr").first
+    assert row.locator("th").inner_text() == "dog"
+    assert row.locator("td").all_inner_texts()[1] == str(dog["count"])
+    # 2. Was this caption likely kept?
+    assert headings[1] == "Was a caption likely kept"
+    text = "is this the happiest dog in the village?"
+    labelled(card, "textbox", "Caption").fill(text)
+    view.wait_for_selector("#matches tbody tr")
+    p = explain(text, run=run).p
+    assert p is not None
+    said = view.inner_text("#verdict")
+    assert float(re.findall(r"P\(keep\) = ([0-9.]*[0-9])", said)[0]) == pytest.approx(p, rel=1e-3)
+    assert f"of 100 pairs with this caption about {100 * p:.1f}".removesuffix(".0") in said
+    # 3. What would t = 50k give?
+    assert headings[3] == "What another t would give"
+    labelled(card, "spinbutton", "t, as a number").fill("50000")
+    assert view.inner_text("#would dd") == f"{account['pairs']['matched']} (100% of the matched)"
+    assert "every entry is kept whole" in view.inner_text("#between")
+    # 4. Is this url in?
+    assert headings[2] == "Is a url or uid in"
+    kept = run.curated.to_pylist()
+    for url, answer in ((kept[0]["url"], "Kept"), ("https://example.org/none.jpg", "Not in")):
+        view.evaluate("document.getElementById('answer').replaceChildren()")
+        labelled(card, "textbox", "Url or uid").fill(url)
+        view.get_by_role("button", name="Look up").click()
+        view.wait_for_selector("#answer p")
+        assert answer in view.inner_text("#answer")
+    # 5. What was dropped, and why?
+    assert headings[4] == "What was dropped, and why"
+    rows = {row[2].split(":")[0]: int(row[0]) for row in card.rows("#rows")}
+    assert rows == {name: n for name, n in account["funnel"].items() if n}
+    assert rows["rows"] == sum(rows[name] for name in ("null_text", "empty_text", "no_match", "not_drawn", "kept"))
+
+
+# --- class names
+
+
+@pytest.mark.browser
+def test_class_names(card: Page, home: Path) -> None:
+    """The section is there where names were given, with the card's figures, in the order that is asked for."""
+    said = json.loads((home / "v1" / "card.json").read_text())["classes"][0]
+    assert card.view.is_visible("#classes")
+    assert card.view.is_visible("#to-classes")
+    rows = {name: (count, kept) for name, count, kept in card.rows("#names")}
+    assert rows == {
+        row["name"]: ("not known" if row["count"] is None else str(row["count"]), str(row["kept"]))
+        for row in said["entries"]
+    }
+    kept = [int(row[2]) for row in card.rows("#names")]
+    assert kept == sorted(kept)
+    card.view.select_option("#class-order", "listed")
+    assert [row[0] for row in card.rows("#names")] == list(NAMES.names)
+    assert f"{said['divergence']:.3f} before, {said['divergence_kept']:.3f} after".replace("0 ", " ") in card.text(
+        "#covered"
+    ).replace("0 ", " ")
+    card.view.click("#names button:has-text('dog')")
+    card.view.wait_for_selector("td.detail h3")
+    assert card.rows("#results")[0][0] == "dog"
+
+
+# --- the next version
+
+
+@pytest.mark.browser
+def test_what_was_taken_out(later: Page, home: Path) -> None:
+    """The funnel has it, an entry tells what is left of its count, a pair that went is not in; there are no class names."""
+    after, before = Run(home / "run_2"), Run(home / "run")
+    assert later.view.is_hidden("#classes")
+    rows = {row[2].split(":")[0]: int(row[0]) for row in later.rows("#rows")}
+    assert rows["removed"] == after.account["removed"]["pairs"]
+    assert before.account["result_digest"][:16] in later.text("#taken")
+    table = {row["entry"]: row for row in pa.Table.to_pylist(_counts(home / "run_2"))}
+    entry = next(name for name, row in table.items() if row["count"] != row["count_corrected"])
+    later.view.fill("#query", entry)
+    later.view.click("#results tbody button")
+    later.view.wait_for_selector("td.detail h3")
+    assert f"{table[entry]['count_corrected']} are left." in later.text("td.detail")
+    gone = next(pair for pair in before.curated.to_pylist() if "example.net" in pair["url"])
+    for key in (gone["url"], gone["uid"]):
+        later.view.evaluate("document.getElementById('answer').replaceChildren()")
+        later.view.fill("#key", key)
+        later.view.press("#key", "Enter")
+        later.view.wait_for_selector("#answer p")
+        assert later.text("#answer").startswith("Not in")
+
+
+def _counts(folder: Path) -> pa.Table:
+    import pyarrow.parquet as pq
+
+    return pq.read_table(folder / "counts.parquet")
+
+
+# --- the difference
+
+
+@pytest.mark.browser
+def test_the_page_of_a_difference(difference: Page, home: Path) -> None:
+    """It has the figures of the Markdown, names two versions apart, and says what the second is."""
+    found = diff(home / "v1", home / "v2")
+    assert difference.text("h1").count("A toy ") == 2
+    assert "a later version of the first" in difference.text("header p")
+    rows = {row[0]: row[1:] for row in difference.rows("#figures")}
+    assert rows["funnel.removed"][0] == "0"
+    assert rows["pairs.kept"] == [f"{Run(home / name).balance['kept']}" for name in ("run", "run_2")] + [
+        str(Run(home / "run_2").balance["kept"] - Run(home / "run").balance["kept"])
+    ]
+    for name, lost in (("#gained", False), ("#lost", True)):
+        shown = [[cell.strip() for cell in row[:3]] for row in difference.rows(name)]
+        assert shown == [[row["entry"], str(row["kept"]), str(row["kept_after"])] for row in gained(found, lost=lost)]
+
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "</style><b>x",
+    "\u202eabc\u202c",
+    "a\x00b\x1b[31m",
+    '"><img src=x onerror=alert(1)>',
+    "\ud800",
+]
+
+
+def test_hostile_names_in_a_difference(tmp_path: Path) -> None:
+    """No text of a card becomes markup, a control character, or half a character."""
+    n = len(HOSTILE)
+    entries = pa.table(
+        {
+            "entry": [*HOSTILE[:-1], "x"], "count": [9] * n, "count_after": [1] * n, "kept": [5] * n,
+            "kept_after": [1] * n, "share": [0.5] * n, "share_after": [0.1 * i for i in range(n)],
+        }
+    )  # fmt: skip
+    settings = [(text, text, [text]) for text in HOSTILE]
+    page = diff_page.render(Difference((HOSTILE[0], HOSTILE[-1]), settings, [(HOSTILE[4], 1, 2)], entries, (0, 1)))
+    diff_page.write(tmp_path / "page.html", Difference((HOSTILE[2], "b"), settings, [], entries, (0, 0)))
+    assert "<script" not in page
+    assert "<img" not in page
+    assert "<b>" not in page
+    assert page.count("</style>") == 1
+    assert not re.search("[\x00-\x08\x0b-\x1f\u202a-\u202e\ud800-\udfff]", page)
+    assert "U+202E" in page
+    policy = re.findall('content="(default-src[^"]*)"', page)
+    assert len(policy) == 1
+    assert "script" not in policy[0]
+
+
+# --- how they look, and to whom
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1280, 360])
+def test_nothing_is_cut_off(browser: Any, home: Path, width: int) -> None:
+    """Neither page is wider than the screen; what is wider scrolls within itself."""
+    for path in (home / "v1" / "index.html", home / "v2" / "index.html", home / "diff.html"):
+        for page in opened(browser, path, viewport={"width": width, "height": 780}):
+            assert page.view.evaluate("document.documentElement.scrollWidth") == width, path
+
+
+@pytest.fixture(scope="module")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The source of axe-core."""
+    return axe_core(tmp_path_factory.mktemp("axe"))
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 360])
+def test_accessibility(browser: Any, home: Path, axe: str, scheme: str, width: int) -> None:
+    """axe-core finds nothing wrong of any weight in class names, in a later version, and in a difference."""
+    context = {"color_scheme": scheme, "viewport": {"width": width, "height": 900}, "bypass_csp": True}
+    for path in (home / "v1" / "index.html", home / "v2" / "index.html", home / "diff.html"):
+        page = Page(browser, path.as_uri(), **context)
+        page.view.evaluate(axe)
+        found = page.view.evaluate("axe.run().then((result) => result.violations)")
+        assert [(item["id"], item["impact"], item["nodes"][0]["html"]) for item in found] == [], path
+        page.close()

@@ -1,0 +1,130 @@
+"""A crawl on S3, and a pool written to S3, are what they are here; stopped, killed and taken up."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metaclip.shard.files import folder_here
+from metaclip.shard.folder import Folder
+from metaclip.shard.remote import RemotePath
+from tests import commands
+from tests.crawls import packed, photos
+from tests.processes import start, until
+from tests.remote.conftest import Through
+from tests.remote.servers import key_of
+
+pytest.importorskip("isal", reason="needs metaclip[crawl]")
+pytestmark = pytest.mark.extra
+
+FILES = 5
+
+
+@pytest.fixture(scope="module")
+def crawl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files of pages whose images partly stand in several of them, here."""
+    folder = tmp_path_factory.mktemp("crawl")
+    for i in range(FILES):
+        pages = [photos(7 * (i + j), 12, "https://example.org/p") for j in range(5)]
+        (folder / f"{i}.warc.wat.gz").write_bytes(packed(pages))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wanted(crawl: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pool of it, here."""
+    commands.done(*extract(crawl, tmp_path_factory.mktemp("wanted") / "pool"))
+    return tmp_path_factory.getbasetemp() / "wanted0" / "pool"
+
+
+@pytest.fixture
+def there(crawl: Path, store: RemotePath) -> RemotePath:
+    """The crawl on S3."""
+    for path in crawl.iterdir():
+        (store / "crawl" / path.name).upload(path)
+    return store / "crawl"
+
+
+def extract(crawl: Any, out: Any, *more: Any) -> list[Any]:
+    return ["extract", "--no-identify", "--workers", 1, str(crawl), "--out", str(out), *more]
+
+
+def pairs(pool: Any) -> dict[str, str]:
+    """The sha256 of each file of a pool, but for the column that names the crawl's file; and the funnel."""
+    import pyarrow.parquet as pq
+
+    with folder_here(Folder(pool).path) as here:
+        tables = {path.name: pq.read_table(path).drop_columns(["source_file"]) for path in here.glob("*.parquet")}
+        found = {name: hashlib.sha256(str(table.to_pylist()).encode()).hexdigest() for name, table in tables.items()}
+        return found | {"funnel": json.dumps(json.loads((here / "manifest.json").read_text())["funnel"])}
+
+
+@pytest.mark.parametrize("how", ["folder", "glob", "list", "here"])
+def test_the_pool_is_the_same(
+    how: str, crawl: Path, there: RemotePath, wanted: Path, store: RemotePath, tmp_path: Path
+) -> None:
+    """A folder, a glob and a list of addresses, to S3; and from here to S3: nothing but the pool is left there."""
+    source: Any = {"folder": there, "glob": there / "*.gz", "list": store / "wat.paths.gz", "here": crawl}[how]
+    if how == "list":
+        names = "".join(f"{there}/{i}.warc.wat.gz\n" for i in range(FILES))
+        (store / "wat.paths.gz").put(gzip.compress(names.encode()))
+    done = commands.done(*extract(source, store / "pool"))
+    assert pairs(store / "pool") == pairs(wanted)
+    left = [name for name in (store / "pool").sizes() if name.startswith(".state") and not name.endswith(".json")]
+    assert left == []
+    assert commands.done(*extract(source, store / "pool")).out == done.out
+    if how == "folder":
+        commands.done(*extract(source, tmp_path / "pool"))
+        assert pairs(tmp_path / "pool") == pairs(wanted)
+        commands.done(
+            "curate", str(store / "pool"), "--metadata", Path(__file__).parents[2] / "metadata" / "toy.txt", "--t", 5,
+            "--out", str(store / "run"),
+        )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_killed_and_run_again(there: RemotePath, wanted: Path, store: RemotePath, tmp_path: Path) -> None:
+    """Kill -9 with some files extracted, then the same command with processes; and in parts: the same pool."""
+    out = store / "pool"
+    with start(*extract(there, out), into=tmp_path) as process:
+
+        def reached() -> bool:
+            assert process.code is None, process.err
+            return len([path for path in (out / ".state" / "extract").glob("0*.json") if "pool" not in path.name]) >= 2
+
+        until(reached, "two files")
+        process.send(signal.SIGKILL)
+        process.wait()
+    assert not (out / "manifest.json").exists()
+    commands.done(*extract(there, out, "--workers", 2))
+    assert pairs(out) == pairs(wanted)
+    for part in ("1/2", "2/2"):
+        commands.done(*extract(there, store / "parts", "--part", part))
+    assert pairs(store / "parts") == pairs(wanted)
+
+
+def test_a_file_that_is_refused_is_lost_and_retried(
+    there: RemotePath, wanted: Path, store: RemotePath, through: Through
+) -> None:
+    """A file that may not be read is listed, exit code 3, at once; the same command reads it when it may be."""
+    with through(lambda request: (403, "AccessDenied") if key_of(request).endswith("/3.warc.wat.gz") else None):
+        done = commands.call(*extract(there, store / "pool"))
+    assert done.code == 3
+    assert "1 of 5 files were lost" in done.err
+    assert f"{there}/3.warc.wat.gz cannot be read" in done.err
+    commands.done(*extract(there, store / "pool"))
+    assert pairs(store / "pool") == pairs(wanted)
+
+
+def test_what_is_wrong_is_one_line(store: RemotePath, crawl: Path) -> None:
+    """A folder without a crawl, a bucket that is not there, an address with a secret."""
+    (store / "x.txt").put(b"x")
+    assert f"there is no crawl in {store}" in commands.refused(*extract(store, store / "pool"))
+    assert "there is no such bucket" in commands.refused(*extract(crawl, "s3://nobucket/pool"))
+    assert "holds a password" in commands.refused(*extract("s3://a:b@bucket/x.wat.gz", store / "pool"))

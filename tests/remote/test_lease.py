@@ -1,0 +1,264 @@
+"""A folder on S3 has one owner, or the parts of one job array; who is silent for too long owns nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import platform
+import re
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metaclip.errors import MetaclipError
+from metaclip.shard import lease as leases
+from metaclip.shard.folder import ALL, Folder, Part
+from metaclip.shard.lease import Claim, Lease, alive, seconds_between_beats
+from metaclip.shard.remote import Exists, RemotePath, each
+from tests.processes import until
+from tests.remote.conftest import Through
+from tests.remote.servers import Answer, Asked
+
+pytestmark = pytest.mark.extra
+
+_spawning = multiprocessing.get_context("forkserver")
+LIVES = 6 * 0.3
+"""Seconds for which a claim holds without a beat, at the beat that tests/remote/servers.py sets."""
+
+
+def _own(path: RemotePath, part: Part, signs: Path, environ: dict[str, str]) -> None:
+    """Own a folder until told to leave, then mark a shard; by files, which a killed process cannot hold up."""
+    os.environ.update(environ)
+    folder = Folder(path)
+    try:
+        with folder.owned(part):
+            stage = folder.stage("match")
+            stage.begin({}, [])
+            signs.with_suffix(".owned").touch()
+            while not signs.with_suffix(".leave").exists():
+                time.sleep(0.005)
+            stage.mark(f"of-{os.getpid()}", {})
+    except MetaclipError as error:
+        signs.with_suffix(".error").write_text(str(error))
+
+
+@contextlib.contextmanager
+def owner(path: RemotePath, part: Part = ALL) -> Iterator[tuple[Any, Path]]:
+    """Another process that owns the folder or a part of it for the length of the block; give it, and its signs."""
+    with tempfile.TemporaryDirectory() as folder:
+        signs = Path(folder, "sign")
+        process = _spawning.Process(target=_own, args=(path, part, signs, dict(os.environ)))
+        process.start()
+        until(lambda: signs.with_suffix(".owned").exists() or not process.is_alive(), "an owner")
+        assert signs.with_suffix(".owned").exists(), signs.with_suffix(".error").read_text()
+        try:
+            yield process, signs
+        finally:
+            signs.with_suffix(".leave").touch()
+            process.join()
+
+
+@contextlib.contextmanager
+def refused(message: str) -> Iterator[None]:
+    with pytest.raises(MetaclipError, match=re.escape(message)):
+        yield
+
+
+def enter(block: contextlib.AbstractContextManager[None]) -> None:
+    with block:
+        pass
+
+
+def test_another_process_is_refused_and_the_owner_named(store: RemotePath) -> None:
+    """While a process owns the folder, a second one learns which, within a beat or two; then nothing is left of it."""
+    folder = Folder(store)
+    with owner(store) as (process, _):
+        time.sleep(1.2 * LIVES)  # it goes on living
+        began = time.monotonic()
+        name = f"process {process.pid} on {platform.node()}"
+        with refused(f"{store} is in use by {name}; wait for it, stop it, or choose another --out"):
+            enter(folder.owned())
+        assert time.monotonic() - began < LIVES
+    assert not (store / ".state" / "lock").exists()
+    enter(folder.owned())
+
+
+def test_a_second_owner_in_one_process_is_refused(store: RemotePath) -> None:
+    """Two threads of a notebook are kept apart like two processes."""
+    with Folder(store).owned(), refused(f"in use by process {os.getpid()}"):
+        enter(Folder(store).owned())
+
+
+@pytest.mark.parametrize("part", [ALL, Part(2, 3)])
+def test_a_dead_owner_blocks_for_as_long_as_its_claim_lives(store: RemotePath, part: Part) -> None:
+    """Kill -9 the owner: the folder is had when it has been silent for six beats, and no sooner."""
+    with owner(store, part) as (process, _):
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        began = time.monotonic()
+        enter(Folder(store).owned())
+        # S3 tells the time in whole seconds, so of a claim's life up to one second may be missing.
+        assert LIVES - 1.5 < time.monotonic() - began < LIVES + 5
+    assert list(store.sizes()) == [".state/match/fingerprint.json"]
+
+
+def test_an_owner_that_slept_finds_its_folder_taken(store: RemotePath) -> None:
+    """Stopped for longer than its claim lives, then woken: it marks nothing, and says who has the folder now."""
+    with owner(store) as (process, signs):
+        os.kill(process.pid, signal.SIGSTOP)
+        with Folder(store).owned():
+            os.kill(process.pid, signal.SIGCONT)
+            signs.with_suffix(".leave").touch()
+            process.join()
+            said = signs.with_suffix(".error").read_text()
+            assert f"is not owned by this process any more but by process {os.getpid()} on" in said
+        assert not [name for name in store.sizes() if f"of-{process.pid}" in name]
+
+
+def test_an_owner_that_slept_alone_goes_on(store: RemotePath) -> None:
+    """Stopped for long, but nobody came: it renews its claim and marks."""
+    with owner(store) as (process, signs):
+        os.kill(process.pid, signal.SIGSTOP)
+        time.sleep(1.5 * LIVES)
+        os.kill(process.pid, signal.SIGCONT)
+        signs.with_suffix(".leave").touch()
+        process.join()
+        assert not signs.with_suffix(".error").exists()
+        assert [name for name in store.sizes() if f"of-{process.pid}" in name]
+
+
+def test_parts_run_beside_each_other_and_keep_all_out(store: RemotePath) -> None:
+    """Parts own the folder together, each its own once; all is refused beside a part, and a part beside all."""
+    folder = Folder(store)
+    with owner(store, Part(1, 3)) as (process, _):
+        enter(folder.owned(Part(2, 3)))
+        for wanted in (Part(1, 3), ALL):
+            with refused(f"in use by part 1/3, process {process.pid} "):
+                enter(folder.owned(wanted))
+    with owner(store) as (process, _), refused(f"in use by process {process.pid} "):
+        enter(folder.owned(Part(1, 2)))
+
+
+def test_who_waits_gets_the_folder(store: RemotePath) -> None:
+    """The part that adds up waits until the others have let go."""
+    with owner(store, Part(1, 2)) as (_, signs):
+        began = time.monotonic()
+        _spawning.Process(target=_touch_later, args=(signs.with_suffix(".leave"), 2.0)).start()
+        enter(Folder(store).owned(wait=True))
+        assert time.monotonic() - began > 1.5
+
+
+def _touch_later(path: Path, seconds: float) -> None:
+    time.sleep(seconds)
+    path.touch()
+
+
+def test_who_reads_sees_that_it_was_written_to(store: RemotePath) -> None:
+    """A reader is refused while one writes; one that a writer overtook is told at its end."""
+    folder = Folder(store)
+    with owner(store) as (process, _), refused(f"in use by process {process.pid} "):
+        enter(folder.held())
+    enter(folder.held())
+
+    def read() -> None:
+        with folder.held():
+            Folder(store).update_manifest(a=1)
+
+    with refused(f"{store} was written to while it was read; run the same command again"):
+        read()
+
+
+def test_a_lock_that_is_no_claim_holds_nothing(store: RemotePath) -> None:
+    """A run folder copied from a disk has a lock of the other kind, or an empty one."""
+    for junk in (b"", b"process 1 on host", b"[]", b'{"owner": 1}'):
+        (store / ".state" / "lock").put(junk)
+        enter(Folder(store).owned())
+
+
+def test_a_claim_removed_by_hand_ends_its_owner(store: RemotePath) -> None:
+    """Who removes the lock takes the folder: its owner finds nobody there, and ends."""
+    with Lease.held(store / "lock") as lease:
+        (store / "lock").unlink()
+        until(lambda: lease._lost is not None, "the loss")
+        with refused("not owned by this process any more but by nobody, its lock was removed"):
+            lease.check()
+
+
+def test_of_many_that_begin_at_once_one_has_it(store: RemotePath) -> None:
+    """Eight threads take one lock that is still, at once: one gets it, seven are refused."""
+    dead = Claim("dead", "process 0 on nowhere", 0.01, 7)
+    (store / "lock").put(dead.dump())
+    time.sleep(1.1)
+    with contextlib.ExitStack() as held:
+
+        def take(_: int) -> bool:
+            try:
+                held.enter_context(Lease.held(store / "lock"))
+            except Exists:
+                return False
+            return True
+
+        assert sum(each(take, range(8), 8)) == 1
+
+
+@pytest.mark.parametrize("how", ["refuses", "ignores"])
+def test_a_store_without_conditional_puts(store: RemotePath, through: Through, how: str) -> None:
+    """Where the store refuses conditions, or does not see them, one owner at a time is what a beat's time gives."""
+
+    def answer(request: Asked) -> Answer:
+        asks = {"if-none-match", "if-match"} & {name.lower() for name in request.headers}
+        return (501, "NotImplemented") if asks and request.method == "PUT" and how == "refuses" else None
+
+    with through(answer, without=("if-none-match", "if-match")) as standing:
+        with Folder(store).owned(), refused(f"in use by process {os.getpid()}"):
+            enter(Folder(store).owned())
+        # One that put its claim over a living one's: the first finds the other's at its next beat.
+        with Lease.held(store / "lock") as lease:
+            (store / "lock").put(Claim("other", "process 1 on elsewhere", 60.0).dump())
+            until(lambda: lease._lost is not None, "the loss")
+            with refused("but by process 1 on elsewhere"):
+                lease.check()
+        assert bool(standing.refused) == (how == "refuses")
+
+
+def test_an_answer_that_got_lost(store: RemotePath, through: Through) -> None:
+    """A claim and each beat arrive, their answers do not, and the client's second try is refused: they are its own."""
+    tried: set[str] = set()
+
+    def answer(request: Asked) -> Answer:
+        condition = request.headers.get("If-None-Match") or request.headers.get("If-Match")
+        if request.method != "PUT" or condition is None or condition in tried:
+            return None
+        tried.add(condition)
+        return 500, "InternalError"
+
+    with through(answer, too_late=True) as standing:
+        with Lease.held(store / "lock") as lease:
+            until(lambda: lease._claim.beat >= 3, "three beats")
+            lease.check()
+        assert len(standing.refused) >= 3
+
+
+@pytest.mark.parametrize("text", ["x", "0", "-1", "nan", "inf"])
+def test_a_beat_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """METACLIP_BEAT is a number of seconds above 0."""
+    monkeypatch.setenv("METACLIP_BEAT", text)
+    with refused(f"METACLIP_BEAT is '{text}', must be a number of seconds above 0"):
+        seconds_between_beats()
+
+
+def test_no_claim_is_alive_where_there_is_none(store: RemotePath) -> None:
+    """None, and one still since long ago."""
+    assert alive(store / "lock") is None
+    (store / "lock").put(Claim("dead", "process 0", 0.01).dump())
+    time.sleep(1.1)
+    began = time.monotonic()
+    assert alive(store / "lock") is None
+    assert time.monotonic() - began < 1
+    assert leases._STILL == 6
