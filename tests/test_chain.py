@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from metaclip import MetaclipError, Run, chain
-from metaclip.curation import balance as balancing
+from metaclip import MetaclipError, Run
+from metaclip import curate as curate_here
 from metaclip.curation import match as matching
 from metaclip.shard.folder import Folder, Part
 from tests import commands
@@ -660,7 +660,7 @@ def test_a_solved_t_is_solved_once(small: Path, words: Path, tmp_path: Path, mon
     commands.done(*curate(small, words, run)[:4], "--target-pairs", 500, "--out", run)
     t = Run(run).t
     assert abs(Run(run).account["pairs"]["expected"] - 500) < 10
-    monkeypatch.setattr(balancing, "resolve", None)
+    monkeypatch.setattr("metaclip.chain.balancing.resolve", None)
     shutil.rmtree(run / "curated")
     commands.done("balance", run, "--target-pairs", 500)
     assert Run(run).t == t
@@ -699,7 +699,7 @@ def _pairs(path: Path) -> Iterator[tuple[str, str]]:
 def test_the_recorded_recipe_makes_the_run_again(small: Path, words: Path, tmp_path: Path, monkeypatch: Any) -> None:
     """The recipe that a run leaves names its list so that it is found from anywhere, also where a notebook gave it."""
     monkeypatch.chdir(words.parent)
-    chain.curate(small, words.name, out=tmp_path / "run", t=T)
+    curate_here(small, words.name, out=tmp_path / "run", t=T)
     monkeypatch.chdir(tmp_path)
     commands.done("curate", small, "--recipe", tmp_path / "run" / "recipe.toml", "--out", tmp_path / "again")
     assert Run(tmp_path / "again").account["result_digest"] == Run(tmp_path / "run").account["result_digest"]

@@ -31,7 +31,7 @@ from metaclip.curation.draw import Uids
 from metaclip.curation.sorting import UidSet
 from metaclip.curation.uid import strings, to_hex
 from metaclip.errors import MetaclipError, one_line
-from metaclip.shard.files import replacing
+from metaclip.shard.files import here, replacing
 from metaclip.shard.stage import digest_of
 
 NAME: Final = "removed.parquet"
@@ -153,7 +153,8 @@ def write_list(path: Path, removed: pa.Table) -> None:
 def read_list(path: Path) -> pa.Table:
     """Read a removed.parquet. Raise MetaclipError for what is none."""
     try:
-        found = pq.read_table(path)
+        with here(path) as local:
+            found = pq.read_table(local)
     except FileNotFoundError:
         raise MetaclipError(f"there is no list {path}; give the {NAME} of a card") from None
     except (OSError, pa.ArrowException) as error:

@@ -94,7 +94,9 @@ def _balance(source: Run, stage: Stage, elsewhere: bool, settings: BalanceSettin
         _draw(todo, source, stage, t, settings.seed, work)
     markers = {shard.name: stage.marker(shard.name) or {} for shard in shards}
     stage.remove_strays("curated", markers)
-    result = balancing.merge(folder, source.metadata, counts, t, markers.items())
+    result = balancing.merge(
+        folder, source.metadata, counts, t, tally(stage, list(markers), len(counts.values), work), markers
+    )
     funnel = funnels.add(marker["funnel"] for marker in markers.values())
     funnels.check(funnel, "matched", funnels.BALANCE_REASONS, "kept")
     made = matched.manifest
@@ -123,6 +125,17 @@ def _balance(source: Run, stage: Stage, elsewhere: bool, settings: BalanceSettin
         settings={"match": match_settings, "balance": dataclasses.asdict(settings)},
         funnel={**source.match["funnel"], **funnel},
     )
+
+
+def tally(stage: Stage, shards: Sequence[str], n_entries: int, work: Work) -> npt.NDArray[np.uint64]:
+    """Add up what drawn shards left by entry (`balancing.shard_tally`), in the workers and then once more."""
+    of_shard = functools.partial(_tally_of, place=Place.of(stage), n_entries=n_entries)
+    summed = fold(work.carrier, of_shard, shards, operator.add)
+    return np.zeros((3, n_entries), np.uint64) if summed is None else summed
+
+
+def _tally_of(shard: str, place: Place, n_entries: int) -> npt.NDArray[np.uint64]:
+    return balancing.shard_tally(place.stage.folder, shard, n_entries)
 
 
 def _as_in_recipe(settings: BalanceSettings) -> BalanceSettings:

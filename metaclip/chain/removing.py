@@ -28,6 +28,7 @@ from metaclip.card.explorer.look_ups import url_column, url_files, urls_of
 from metaclip.card.intact import check_intact
 from metaclip.card.removal import Wanted
 from metaclip.card.rows import ids_of, matched_rows, uids_in
+from metaclip.chain.balancing import tally
 from metaclip.chain.matching import count
 from metaclip.chain.publishing import each
 from metaclip.chain.work import Work, write_recipe, writing
@@ -39,14 +40,14 @@ from metaclip.curation.count import Counts, add_ids
 from metaclip.curation.curated import CuratedWriter
 from metaclip.curation.draw import Tally, Uids, draw_rows
 from metaclip.curation.match import MatchedWriter, MatchSettings
-from metaclip.curation.run import Run, counts_digest
+from metaclip.curation.run import Run, counts_digest, run_here
 from metaclip.curation.sorting import UidSet, write_rows, write_run
 from metaclip.curation.threshold import BalanceSettings
 from metaclip.curation.uid import from_binary, to_hex
 from metaclip.engine.progress import Progress
 from metaclip.errors import MetaclipError
 from metaclip.shard import funnel as funnels
-from metaclip.shard.files import replacing
+from metaclip.shard.files import here, one_after_another, replacing
 from metaclip.shard.folder import Folder
 from metaclip.shard.stage import Stage, digest_of
 
@@ -66,16 +67,16 @@ def remove(
     parent, work, folder = run if isinstance(run, Run) else Run(run), work or Work(), Folder(out)
     if folder.path.resolve() in (parent.path.resolve(), parent.matched.path.resolve()):
         raise MetaclipError(f"{folder.path} is the run itself; choose another --out for its next version")
-    check_intact(parent)
-    with writing(folder), folder.owned(), parent.matched.held():
+    with writing(folder), folder.owned(), parent.matched.held(), run_here(parent) as near:
+        check_intact(near)
         first, second = folder.stage(matching.STAGE), folder.stage(balancing.STAGE)
-        fingerprint = {"semantics": matching.SEMANTICS, "parent": _digest_of(parent), "wanted": wanted.digest}
+        fingerprint = {"semantics": matching.SEMANTICS, "parent": _digest_of(near), "wanted": wanted.digest}
         if first.begin(fingerprint, OUTPUTS, work.overwrite):
             second.clear(balancing.OUTPUTS)
         if first.finished() is None:
-            _match(parent, wanted, first, work)
+            _match(near, wanted, first, work)
         first.tidy(_PARTIALS)
-        _balance(parent, Run(folder.path), second, work)
+        _balance(near, Run(folder.path), second, work)
         second.tidy(balancing.PARTIALS)
         if not has_account(folder.path):
             write_account(Run(folder.path))
@@ -118,7 +119,8 @@ def _match(parent: Run, wanted: Wanted, stage: Stage, work: Work) -> None:
             "as the pool writes them"
         )
     stage.remove_strays("matched", names)
-    removed = removal.merge(pq.read_table(path) for name in names for path in stage.partials(name, _PARTIALS[-1:]))
+    lists = [path for name in names for path in stage.partials(name, _PARTIALS[-1:])]
+    removed = removal.merge(pq.read_table(path) for path in one_after_another(lists))
     removal.write_list(folder / removal.NAME, removed)
     corrected = count(stage, names, parent.metadata, parent.rule, work)
     repeated, repeats = matching.merge(folder, parent.metadata, corrected, names)
@@ -231,7 +233,8 @@ def _went_curated(parent: Run, name: str, going: UidSet) -> Iterable[pa.Table]:
 
 def _write_counts(path: Path, parent: Counts, corrected: Counts) -> None:
     """Write counts.parquet anew: the parent's counts, and the corrected ones beside them."""
-    table = pq.read_table(path).append_column("count_corrected", pa.array(corrected.values))
+    with here(path) as local:
+        table = pq.read_table(local).append_column("count_corrected", pa.array(corrected.values))
     table = table.set_column(table.column_names.index("count"), "count", pa.array(parent.values))
     with replacing(path) as temporary:
         pq.write_table(table, temporary, compression=matching.COMPRESSION, use_dictionary=["source"])
@@ -247,7 +250,8 @@ def _balance(parent: Run, run: Run, stage: Stage, work: Work) -> None:
         return
     remove_account(folder.path)
     going = removal.uid_set(removal.read_list(folder / removal.NAME))
-    draw = Draw.of(run.counts.values, parent.t, parent.seed, np.load(folder / "duplicates.npy", allow_pickle=False))
+    with here(folder / "duplicates.npy") as local:
+        draw = Draw.of(run.counts.values, parent.t, parent.seed, np.load(local, allow_pickle=False))
     (folder / "curated").mkdir(exist_ok=True)
 
     def step(name: str) -> None:
@@ -264,7 +268,9 @@ def _balance(parent: Run, run: Run, stage: Stage, work: Work) -> None:
     names = _names(run)
     markers = _do(step, names, stage, work)
     stage.remove_strays("curated", names)
-    result = balancing.merge(folder, run.metadata, run.counts, parent.t, zip(names, markers, strict=True))
+    summed = tally(stage, names, len(run.counts.values), work)
+    of_shard = dict(zip(names, markers, strict=True))
+    result = balancing.merge(folder, run.metadata, run.counts, parent.t, summed, of_shard)
     funnel = funnels.add(marker["funnel"] for marker in markers)
     match_settings = run.manifest["settings"]["match"]
     write_recipe(folder, {"match": MatchSettings(**{**match_settings, "rule": run.rule}), "balance": settings})

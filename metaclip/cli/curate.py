@@ -37,9 +37,7 @@ def command(pool: tuple[str, ...], out: str, recipe: str | None, **flags: Any) -
 
     with options.engine(flags) as engine:
         work = Work(flags["workers"], overwrite=flags["overwrite"], allow_lost=flags["allow_lost"], engine=engine)
-        run = curate(
-            list(pool), out=out, match_settings=match_settings, balance_settings=balance_settings, work=work
-        )
+        run = curate(list(pool), out=out, match_settings=match_settings, balance_settings=balance_settings, work=work)
     options.show_result(run)
     if run.match["lost"]:
         click.echo(f"metaclip: {lost_message(run)}", err=True)

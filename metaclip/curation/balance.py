@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,7 +29,7 @@ from metaclip.curation.pool import Columns, Shard
 from metaclip.curation.sorting import UidSet, merge_runs, write_rows, write_run, write_subset
 from metaclip.curation.uid import from_binary
 from metaclip.metadata.entries import Metadata
-from metaclip.shard.files import all_here, here, one_after_another, replacing
+from metaclip.shard.files import all_here, here, replacing
 from metaclip.shard.folder import Folder
 from metaclip.shard.stage import Stage
 
@@ -148,26 +148,27 @@ class Balanced:
     kept: int
 
 
+def shard_tally(folder: Folder, shard: str, n_entries: int) -> npt.NDArray[np.uint64]:
+    """Read what a drawn shard left by entry: uint64[3, n_entries], expected in whole pairs, its fraction, kept.
+
+    Whole pairs and fractions (in units of 1 / FIXED_POINT) apart: 88 G pairs in units of 2**-32 do not fit 64 bits.
+    """
+    with here(folder.stage(STAGE).path / f"{shard}.tally.npy") as path:
+        entry, expected, kept = np.load(path).T
+    tally = np.zeros((3, n_entries), np.uint64)
+    tally[:, entry.astype(np.int64)] = expected >> np.uint64(32), expected & np.uint64(FIXED_POINT - 1), kept
+    return tally
+
+
 def merge(
-    folder: Folder, metadata: Metadata, counts: Counts, t: float, shards: Iterable[tuple[str, dict[str, Any]]]
-) -> Balanced:
-    """Add up what finished shards left, and write entries.parquet and curated.npy."""
-    stage = folder.stage(STAGE)
-    # Whole pairs and fractions apart: 88 G pairs in units of 2**-32 do not fit 64 bits.
-    whole, fraction, kept = (np.zeros(len(metadata), np.uint64) for _ in range(3))
-    expected = variance = total = 0
-    markers = dict(shards)
-    names = list(markers)
-    tallies = one_after_another([stage.path / f"{name}.tally.npy" for name in names])
-    for marker, path in zip(markers.values(), tallies, strict=True):
-        tally = np.load(path)
-        entry = tally[:, 0].astype(np.int64)
-        whole[entry] += tally[:, 1] >> np.uint64(32)
-        fraction[entry] += tally[:, 1] & np.uint64(FIXED_POINT - 1)
-        kept[entry] += tally[:, 2]
-        expected += marker["expected"]
-        variance += marker["variance"]
-        total += marker["funnel"]["kept"]
+    folder: Folder, metadata: Metadata, counts: Counts, t: float, tally: npt.NDArray[np.uint64],
+    markers: Mapping[str, Mapping[str, Any]],
+) -> Balanced:  # fmt: skip
+    """Write entries.parquet of the summed `shard_tally`, and curated.npy of what finished shards left."""
+    stage, names = folder.stage(STAGE), list(markers)
+    whole, fraction, kept = tally
+    expected, variance = (sum(marker[key] for marker in markers.values()) for key in ("expected", "variance"))
+    total = sum(marker["funnel"]["kept"] for marker in markers.values())
     there = set(stage.path.glob("*.repeats.npy"))
     with all_here([path for name in names if (path := stage.path / f"{name}.repeats.npy") in there]) as runs:
         variance += sum(_repeats_variance(block) for block in merge_runs(runs))

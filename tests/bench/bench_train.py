@@ -188,7 +188,7 @@ def theirs(case: Case) -> Timed:
         main([
             *source, "--train-num-samples", str(case.batches * case.batch), "--model", models.known(case.model),
             "--batch-size", str(case.batch), "--precision", precision, "--workers", str(case.workers), "--epochs", "1",
-            "--warmup", "10", "--device", case.device, "--logs", "none", "--local-loss", "--gather-with-grad",
+            "--warmup", "10", "--device", case.device, "--logs", tempfile.mkdtemp(dir=case.tars), "--local-loss", "--gather-with-grad",
             "--log-every-n-steps", "1000000", *(["--torchcompile"] if case.compile else []),
         ])  # fmt: skip
     except SystemExit:

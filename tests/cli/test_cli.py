@@ -64,8 +64,8 @@ VERBS = {
     "explain": {"TEXT", "--epoch", "--help", "--metadata", "--run", "--seed", "--t", "--uid", "--url", "-h"} | RULE,
     "card": {"--help", "-h"},
     "card make": {
-        "RUN", "--blocked-words", "--classes", "--contact", "--help", "--license", "--look-ups", "--name", "--no-look-ups",
-        "--no-plots-page", "--out", "--plots-page", "--url", "--workers", "-h",
+        "RUN", "--blocked-words", "--classes", "--contact", "--help", "--license", "--look-ups", "--name", "--out",
+        "--plots-page", "--url", "--workers", "-h",
     },
     "card verify": {"FOLDER", "--blocked-words", "--help", "--run", "--workers", "-h"},
     "card diff": {"FIRST", "SECOND", "--help", "--page", "-h"},

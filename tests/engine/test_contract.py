@@ -39,6 +39,7 @@ RAY = pytest.param(
 @pytest.fixture(scope="module")
 def ray_here() -> Iterator[Ray]:
     """Ray on this machine, for all tests of this module."""
+    pytest.importorskip("ray", reason="needs metaclip[ray]")
     with Ray(None, WORKERS) as engine:
         yield engine
 

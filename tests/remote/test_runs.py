@@ -168,6 +168,22 @@ def test_a_card_of_a_run_on_s3(
             assert {k for k in one if one[k] != other[k]} <= {"created", "files"}
 
 
+def test_the_next_version_of_a_run_on_s3(
+    there: RemotePath, words: Path, undisturbed: Path, store: RemotePath, tmp_path: Path
+) -> None:
+    """A run's next version, from S3 to S3, is the one made here."""
+    commands.done(*curate(there, words, store / "run"))
+    uids = Run(undisturbed).curated["uid"].to_pylist()[:7]
+    (tmp_path / "uids.txt").write_text("\n".join(uids))
+    made = []
+    for run, out in ((undisturbed, tmp_path / "next"), (store / "run", store / "next")):
+        commands.done("card", "remove", str(run), "--uids", str(tmp_path / "uids.txt"), "--out", str(out))
+        made.append(Run(out))
+    assert made[0].account["result_digest"] == made[1].account["result_digest"]
+    assert made[0].account["removed"]["versions"] == made[1].account["removed"]["versions"]
+    assert not set(uids) & set(made[1].curated["uid"].to_pylist())
+
+
 @pytest.mark.parametrize("form", ["csv.gz", "jsonl", "tar", "large.parquet"])
 def test_every_form_of_pool_is_read_from_s3(form: str, words: Path, store: RemotePath, tmp_path: Path) -> None:
     """Delimited, lines of JSON, tars, and one parquet file of several row groups."""

@@ -130,6 +130,7 @@ def test_an_image_that_holds_a_tar(tmp_path: Path) -> None:
 
 def test_real_photos(data_folder: Path, tmp_path: Path) -> None:
     """Tars of real photos with their titles, and one of CC12M as it was downloaded, give what the walk gives."""
+    pytest.importorskip("PIL", reason="needs Pillow: pip install 'metaclip[train]'")
     from tests.bench.bench_reshard import write_tars
 
     write_tars(tmp_path / "tars", 600, 128, size=300)

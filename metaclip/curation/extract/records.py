@@ -190,6 +190,16 @@ class _Splitter:
         if text[last : last + 4] != b"\r\n\r\n" and not (final and not text[last:].strip(b"\r\n")):
             self._lost("wrong_length", begin, stop)
             return None
+        if last + 4 + len(_BEGIN) > len(text) and not final:
+            return _Found.MORE
+        # A record that lost bytes can end where the next one's header does. No page that quotes a header is lost by this.
+        if (
+            not text.startswith(_BEGIN, last + 4)
+            and text.find(b"\r\n\r" + _NEXT, first, last) >= 0
+            and len(text) > last + 4
+        ):
+            self._lost("wrong_length", begin, stop)
+            return None
         self._at = min(last + 4, len(text))
         return Record(self._place + begin * self._moves, headers, text, slice(first, last))
 

@@ -184,6 +184,30 @@ def test_damage_anywhere(data: st.DataObject) -> None:
     assert len(whole - {one.block for one in found}) <= touched
 
 
+@pytest.mark.parametrize("chunk", [64, 5000, 1 << 20])
+def test_a_record_that_ends_where_the_next_header_does(chunk: int) -> None:
+    """A record that lost as many bytes as the next one's header has costs no other, though its length seems right."""
+    text = FORMS["plain"]
+    begin, after, _ = offsets(text)[3:6]
+    header = text.index(b"\r\n\r\n", after) - after + 4
+    damaged = text[: begin + 200] + text[begin + 200 + header :]
+    whole = [one.block for one in read(text)[0]]
+    found, lost = read(damaged, chunk)
+    assert [one.block for one in found] == whole[:3] + whole[4:]
+    assert [reason for reason, _ in lost] == ["wrong_length"]
+
+
+def test_a_page_that_quotes_a_header() -> None:
+    """A record in which the beginning of another one stands is read as it is."""
+    text = FORMS["plain"]
+    quoted = b"WARC/1.0\r\nWARC-Type: response\r\n\r\nWARC/1.0 is\r\n\r\nWARC/1.0 was"
+    record = b"WARC/1.0\r\nWARC-Type: response\r\nContent-Length: %d\r\n\r\n%b\r\n\r\n" % (len(quoted), quoted)
+    for whole in (record, text + record, record + text, text + record + text):
+        found, lost = read(whole, 64)
+        assert quoted in [one.block for one in found]
+        assert not lost
+
+
 def test_streaming() -> None:
     """Records are given as soon as they are read: a file without end costs no memory."""
 
