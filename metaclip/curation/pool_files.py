@@ -134,11 +134,11 @@ def _find_there(given: str) -> tuple[str, list[PoolFile]]:
         fs, path = file_system(given)
         if glob.has_magic(path) and not fs.exists(path):
             root, found = _root_of_glob(path), _matching(fs, path)
-        elif fs.isdir(path):
+        elif (found := fs.find(path, detail=True)).keys() - {path}:  # to ask whether it is a folder would list it too
             _refuse_run(fs.exists, path, given)
-            root, found = path, fs.find(path, detail=True)
-        elif fs.exists(path):
-            root, found = path.rpartition("/")[0], {path: fs.info(path)}
+            root = path
+        elif found:
+            root = path.rpartition("/")[0]
         else:
             at(given).exists()  # which says so where there is no bucket
             raise MetaclipError(f"there is no pool at {given}; check the path")

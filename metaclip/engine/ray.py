@@ -122,6 +122,8 @@ class Ray:
         """Give the module `ray`, connected."""
         if self._ray is None:
             ray = _installed()
+            if self._address is not None:
+                _refuse_silent(self._address)
             if not ray.is_initialized():
                 self._connect(ray)
             self._ray = ray
@@ -139,7 +141,6 @@ class Ray:
                     "object_store_memory": _STORE, "_system_config": {"task_oom_retries": TRIES - 1},
                 }  # fmt: skip
             else:
-                _refuse_silent(self._address)
                 settings["address"] = self._address
             opened.callback(ray.shutdown)
             try:

@@ -298,7 +298,7 @@ def test_the_toy_recipe_rises_over_chance(tmp_path: Path) -> None:
     finally:
         torch.set_num_threads(1)
     (line,) = read_results(tmp_path / "results.jsonl")
-    assert line["metrics"]["accuracy"] > 10 * line["chance"]
+    assert line["metrics"]["accuracy"] > max(0.3, 10 * line["chance"])
 
 
 def test_tasks_by_command(folder: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ Cost of `small`: 1.5 to 2 ms of processor a sample on a busy machine, 32,768 sam
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -62,7 +63,8 @@ STUDIES: Final[dict[Size, Study]] = {
 def write_model(study: Study, folder: Path) -> Path:
     """Write the model's description where metaclip train reads it."""
     text = json.dumps(study.model, indent=2) + "\n"
-    path = folder / "balance_study_vit.json"
+    # One process may know several: each has a name of its own.
+    path = folder / f"balance_study_vit_{hashlib.sha256(text.encode()).hexdigest()[:8]}.json"
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path
