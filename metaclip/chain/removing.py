@@ -67,19 +67,20 @@ def remove(
     parent, work, folder = run if isinstance(run, Run) else Run(run), work or Work(), Folder(out)
     if folder.path.resolve() in (parent.path.resolve(), parent.matched.path.resolve()):
         raise MetaclipError(f"{folder.path} is the run itself; choose another --out for its next version")
-    with writing(folder), folder.owned(), parent.matched.held(), run_here(parent) as near:
+    with writing(folder), run_here(parent) as near:
         check_intact(near)
-        first, second = folder.stage(matching.STAGE), folder.stage(balancing.STAGE)
-        fingerprint = {"semantics": matching.SEMANTICS, "parent": _digest_of(near), "wanted": wanted.digest}
-        if first.begin(fingerprint, OUTPUTS, work.overwrite):
-            second.clear(balancing.OUTPUTS)
-        if first.finished() is None:
-            _match(near, wanted, first, work)
-        first.tidy(_PARTIALS)
-        _balance(near, Run(folder.path), second, work)
-        second.tidy(balancing.PARTIALS)
-        if not has_account(folder.path):
-            write_account(Run(folder.path))
+        with folder.owned(), parent.matched.held():
+            first, second = folder.stage(matching.STAGE), folder.stage(balancing.STAGE)
+            fingerprint = {"semantics": matching.SEMANTICS, "parent": _digest_of(near), "wanted": wanted.digest}
+            if first.begin(fingerprint, OUTPUTS, work.overwrite):
+                second.clear(balancing.OUTPUTS)
+            if first.finished() is None:
+                _match(near, wanted, first, work)
+            first.tidy(_PARTIALS)
+            _balance(near, Run(folder.path), second, work)
+            second.tidy(balancing.PARTIALS)
+            if not has_account(folder.path):
+                write_account(Run(folder.path))
     return Run(folder.path)
 
 
