@@ -8,7 +8,7 @@ says what went, and `count` is the parent's, since it is what probabilities are 
     counts.parquet       with a column `count_corrected`
 
 Urls of pairs that were not drawn are known only in a run ``--with-text``; without, a url or domain is looked for among
-the kept pairs, and the record says so. Cost: 1 us a matched pair.
+the kept pairs, and the record says so. Cost: 3 us a pair, 10 M in 26 s on two cores.
 """
 
 from __future__ import annotations
