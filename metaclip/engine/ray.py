@@ -2,8 +2,8 @@
 
 Without an address Ray is started on this machine for as long as the engine is open, without its dashboard and without its
 reports of use; with one, the cluster there is used as it is. (Of itself Ray keeps others out by the token that it makes in
-~/.ray, from 2.60 on.) metaclip must be installed on its
-nodes, and input and output must have the same paths there (a shared file system, or a store).
+~/.ray, from 2.60 on.) metaclip must be installed on its nodes, and input and output must have the same paths there (a shared
+file system, or a store).
 
 Law: that of `metaclip.shard.engine`. Ray runs a task again where its worker or its node was lost, `TRIES` times in all;
 what a step raises is its result, and is not tried again. At most two tasks a worker are under way, so that 100,000 shards
@@ -26,6 +26,7 @@ import signal
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
@@ -36,6 +37,7 @@ _AHEAD: Final = 2  # tasks under way, for each worker
 _LOOK: Final = 1.0  # seconds between looks at whether the caller was interrupted
 _PATIENCE: Final = 30.0  # seconds for tasks that are stopped to end
 _ANSWER: Final = 10.0  # seconds for a cluster to answer: Ray itself tries for minutes
+_LAST_WORDS: Final = 5.0  # seconds in which Ray's folder may be written to after Ray has stopped
 _STORE: Final = 256 << 20  # bytes of Ray's memory on this machine: an automaton, a list, sums under way
 
 
@@ -50,6 +52,7 @@ class Ray:
         self._address, self._given = address, workers
         self._open = contextlib.ExitStack()
         self._ray: Any = None
+        self._ours = False  # whether the connection was made here, or found
 
     def __enter__(self) -> Ray:
         """Find Ray; nothing is started yet."""
@@ -95,10 +98,20 @@ class Ray:
                     tell(*told)
                     yield running.pop(task), result
         finally:
-            for task in running:
-                ray.cancel(task, force=True)
             if running:
-                ray.wait(list(running), num_returns=len(running), timeout=_PATIENCE)
+                self._end(list(running))
+
+    def _end(self, running: list[Any]) -> None:
+        """End the tasks that run: with the connection, where it is ours, and it is made again for the next work.
+
+        Not by ray.cancel, where that can be avoided: if a task ends just then, Ray may abort this process.
+        """
+        if self._ours:
+            self.__exit__()
+            return
+        for task in running:
+            self._ray.cancel(task, force=True)
+        self._ray.wait(running, num_returns=len(running), timeout=_PATIENCE)
 
     def _outcome(self, task: Any) -> tuple[tuple[int, int], Any]:
         """Give what a finished task told, and its result or what became of it."""
@@ -124,7 +137,8 @@ class Ray:
             ray = _installed()
             if self._address is not None:
                 _refuse_silent(self._address)
-            if not ray.is_initialized():
+            self._ours = not ray.is_initialized()
+            if self._ours:
                 self._connect(ray)
             self._ray = ray
         return self._ray
@@ -134,7 +148,7 @@ class Ray:
             settings: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
             if self._address is None:
                 folder = tempfile.mkdtemp(prefix="metaclip-ray-")
-                opened.callback(shutil.rmtree, folder, ignore_errors=True)
+                opened.callback(_removed, folder)
                 opened.enter_context(_environment(_PRIVATE))
                 settings |= {
                     "address": "local", "num_cpus": self.workers, "include_dashboard": False, "_temp_dir": folder,
@@ -152,6 +166,14 @@ class Ray:
                     f"Ray does not answer on {where} ({one_line(error, 160)}); check --address, or ray status"
                 ) from error
             self._open = opened.pop_all()
+
+
+def _removed(folder: str) -> None:
+    """Remove Ray's folder: its last processes may write there for a moment after Ray has stopped."""
+    end = time.monotonic() + _LAST_WORDS
+    while os.path.lexists(folder) and time.monotonic() < end:
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.02 if os.path.lexists(folder) else 0)
 
 
 _NONE: Any = object()

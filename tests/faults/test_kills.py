@@ -80,8 +80,13 @@ def test_workers_are_killed(crawl: Path, pool: Path, tmp_path: Path, times: int)
             time.sleep(rng.random() / 20)
             hit = workers(process.pid)
             if hit and extracted(out) < 60:
-                killed += kill(hit[0])  # the oldest: a file that is tried again is with a young one
-        assert process.wait() == 0, process.err
+                killed += kill(hit[0])  # the oldest: a file that is tried again is mostly with a young one
+        code = process.wait()
+    if code == 3:  # one file was hit three times: it is left out, and the same command tries it again
+        assert "the worker died 3 times" in process.err
+        with start(*extract(crawl, out, "--workers", 2), into=tmp_path) as process:
+            code = process.wait()
+    assert code == 0, process.err
     assert killed >= times * 3 // 4, "the kills hit no work"
     assert pairs(out) == pairs(pool)
     assert not list(out.rglob("*.tmp"))
