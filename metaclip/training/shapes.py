@@ -23,7 +23,7 @@ from metaclip.shard.files import replacing
 
 COLOURS: Final = {
     "red": (205, 40, 40), "green": (45, 160, 60), "blue": (40, 70, 205), "yellow": (235, 215, 50),
-    "purple": (135, 50, 165), "orange": (240, 135, 30), "white": (248, 248, 248), "black": (12, 12, 12),
+    "purple": (135, 50, 165), "pink": (245, 130, 190), "white": (248, 248, 248), "black": (12, 12, 12),
 }  # fmt: skip
 SHAPES: Final = ("circle", "square", "triangle", "star", "cross", "ring")
 CLASSES: Final = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
