@@ -22,7 +22,7 @@ from metaclip.curation import pool as pools
 from metaclip.curation.automaton import Automaton, is_built, open_automaton
 from metaclip.curation.count import Counts
 from metaclip.curation.match import MatchSettings
-from metaclip.curation.matcher import Matcher
+from metaclip.curation.matcher import KernelEngine, Matcher
 from metaclip.curation.pool import BrokenInput, Paths, PoolFile, Shard
 from metaclip.curation.run import Run, counts_digest
 from metaclip.curation.text_rule import TextRule
@@ -189,8 +189,8 @@ def _work(plan: _Plan, finished: Mapping[str, Any], work: Work) -> None:
     if len(plan.entries) >= _LARGE and not is_built(plan.entries, settings.rule):
         say(f"building the automaton of {len(plan.entries):,} entries, once for this list and rule", work.progress)
     rows = [task.rows for task in todo if isinstance(task, Shard)]
-    few = None not in rows and sum(filter(None, rows)) <= _FEW
     automaton = open_automaton(plan.entries, settings.rule)
+    few = None not in rows and sum(filter(None, rows)) <= _FEW and not KernelEngine.at_hand(automaton)
     step = MatchStep(Place.of(stage), settings, automaton, plan.entries, plain=few)
     with Progress("match", None if None in rows else sum(filter(None, rows)), work.progress) as progress:
         carried = map_grouped(work.carrier, step, todo, progress.advance, weight=inputs.weight, enough=inputs.ENOUGH)

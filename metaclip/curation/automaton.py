@@ -38,7 +38,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from metaclip.curation import kernel, layout, symbol_kernel
+from metaclip.curation import layout
+from metaclip.curation.compiling import compiled
 from metaclip.curation.text_rule import PAPER, TextRule
 from metaclip.errors import MetaclipError
 from metaclip.metadata.entries import Metadata
@@ -226,8 +227,8 @@ def _power(least: float) -> int:
 def _machine(entries: list[tuple[int, list[bytes]]], *, words: bool, longest: bool) -> Machine:
     frequency = collections.Counter(symbol for _, symbols in entries for symbol in symbols)
     ordered = sorted(frequency, key=lambda symbol: (-frequency[symbol], symbol))
-    if ordered and max(map(len, ordered)) >= symbol_kernel.LONGEST:
-        raise MetaclipError(f"an entry has a word of over {symbol_kernel.LONGEST} bytes; take it out of the list")
+    if ordered and max(map(len, ordered)) >= layout.LONGEST:
+        raise MetaclipError(f"an entry has a word of over {layout.LONGEST} bytes; take it out of the list")
     arrays, seed = _symbol_arrays(ordered)
     ids = {symbol: symbol_id for symbol_id, symbol in enumerate(ordered, 1)}
     trie, info = _trie_arrays(
@@ -246,8 +247,8 @@ def _symbol_arrays(ordered: list[bytes]) -> tuple[Arrays, int]:
     symbols[2:, 0] = np.cumsum([len(symbol) for symbol in ordered], dtype=np.uint64)
     heads, tails, hashes = np.zeros(n + 1, np.uint64), np.zeros(n + 1, np.uint32), np.zeros(n + 1, np.uint64)
     for attempt in range(_ATTEMPTS):
-        seed = symbol_kernel.seed_of(attempt)
-        symbol_kernel.compiled("symbol_keys")(
+        seed = layout.seed_of(attempt)
+        compiled("symbol_kernel", "symbol_keys")(
             blob.ctypes.data, symbols.ctypes.data, n, np.uint64(seed), heads, tails, hashes
         )
         placed = _chain_same_keys(symbols, heads, tails)
@@ -280,7 +281,7 @@ def _displace(
     bucket = (keys & np.uint64(n_buckets - 1)).astype(np.int64)
     sizes = np.bincount(bucket, minlength=n_buckets)
     displacements, slots = np.zeros(n_buckets, np.uint8), np.zeros(len(placed), np.int64)
-    done = symbol_kernel.compiled("displace")(
+    done = compiled("symbol_kernel", "displace")(
         keys,
         np.argsort(bucket, kind="stable"),
         np.concatenate([[0], np.cumsum(sizes)]),
@@ -359,7 +360,7 @@ def _edge_tables(
 ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]]:
     table = np.zeros((_power(2 * len(pairs)), 4), np.uint32)
     bits = np.zeros(_power(_FILTER_BITS * len(pairs) / 8), np.uint8)
-    kernel.compiled("fill_edges")(
+    compiled("kernel", "fill_edges")(
         np.ascontiguousarray(pairs), children,
         table, np.uint64(64 - _bits(len(table))), np.uint64(len(table) - 1),
         bits, np.uint64(61 - _bits(len(bits))),

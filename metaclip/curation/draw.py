@@ -102,10 +102,10 @@ def keep_probabilities(
     values: npt.NDArray[np.uint32], offsets: npt.NDArray[np.int64], probability: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
     """Give P(keep) of rows of matches, as `draw_rows` takes them: float64[n]."""
-    from metaclip.curation import pair_kernel
+    from metaclip.curation.compiling import compiled
 
     result = np.empty(len(offsets) - 1, np.float64)
-    pair_kernel.compiled("chances")(values, offsets, len(result), probability, result)
+    compiled("pair_kernel", "chances")(values, offsets, len(result), probability, result)
     return result
 
 
@@ -153,10 +153,10 @@ def draw_rows(
     """
     n = len(offsets) - 1
     if n > few:
-        from metaclip.curation import pair_kernel
+        from metaclip.curation.compiling import compiled
 
         drawn, keep = np.empty(n, np.float64), np.empty(n, np.bool_)
-        pair_kernel.compiled("draw")(
+        compiled("pair_kernel", "draw")(
             values, offsets, n, probability, uids, np.uint64(key), drawn, keep, tally.expected, tally.kept, tally.sums
         )
         return drawn, keep
@@ -184,7 +184,9 @@ def expect_rows(
     With `by_entry` (uint64[number of entries, k]), to the sums of each row's entries too. For the search of a t only: the
     quotient is rounded otherwise than `probabilities` does.
     """
-    from metaclip.curation import pair_kernel
+    from metaclip.curation.compiling import compiled
 
     by_entry = np.zeros((0, 0), np.uint64) if by_entry is None else by_entry
-    pair_kernel.compiled("expect")(values, offsets, len(offsets) - 1, counts, thresholds, sums, by_entry)
+    compiled("pair_kernel", "expect")(
+        values, offsets, len(offsets) - 1, counts, thresholds, sums, by_entry, np.empty(len(thresholds))
+    )

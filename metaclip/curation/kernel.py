@@ -24,14 +24,11 @@ them. Nothing is raised inside. The first pass stands in `split_kernel`, keys an
 
 from __future__ import annotations
 
-import functools
-import sys
 from typing import Any, Final
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
-from metaclip.curation.compiling import inner, on_first_use
 from metaclip.curation.layout import (
     BUCKETS,
     BYTES,
@@ -43,6 +40,8 @@ from metaclip.curation.layout import (
     END_BIT,
     FILTER,
     FILTER_SHIFT,
+    LONGEST,
+    MULTIPLIER,
     NODE,
     NODES,
     OUTPUTS,
@@ -54,12 +53,9 @@ from metaclip.curation.layout import (
     TEXT,
     WRITTEN,
 )
-from metaclip.curation.raw import at64, get8, get32, get64, prefetch, put32, put64, sort4, sort8
+from metaclip.curation.raw import at64, get8, get32, get64, inner, prefetch, put32, put64, sort4, sort8
 from metaclip.curation.split_kernel import split_characters, split_words
-from metaclip.curation.symbol_kernel import LONG, LONGEST, MULTIPLIER, slot_of
-
-if sys.byteorder != "little":
-    raise ImportError("metaclip's matching kernel needs a little-endian machine")
+from metaclip.curation.symbol_kernel import LONG, slot_of
 
 u64, i64 = np.uint64, np.int64
 
@@ -356,7 +352,12 @@ def _fill_edges(pairs, children, table, shift, mask, bits, bits_shift):
         table[at, 2] = children[i]
 
 
-_SIGNATURES: Final[dict[str, tuple[Any, Any]]] = {
+_MATCH: Final = types.int64(types.int64, types.boolean, *[types.int64] * 13)
+KERNELS: Final[dict[str, tuple[Any, Any]]] = {
+    "words": (_matcher(words=True, longest=False), _MATCH),
+    "words_longest": (_matcher(words=True, longest=True), _MATCH),
+    "characters": (_matcher(words=False, longest=False), _MATCH),
+    "characters_longest": (_matcher(words=False, longest=True), _MATCH),
     "unite": (_unite, types.void(*[types.int64] * 7)),
     "fill_edges": (
         _fill_edges,
@@ -366,28 +367,3 @@ _SIGNATURES: Final[dict[str, tuple[Any, Any]]] = {
         ),
     ),
 }  # fmt: skip
-compiled = on_first_use(_SIGNATURES)
-
-_MATCH: Final = types.int64(types.int64, types.boolean, *[types.int64] * 13)
-
-
-@functools.cache
-def compiled_match(words: bool, longest: bool) -> Any:
-    """Compile the matching kernel of one alphabet on first use in this process (2-3 s)."""
-    return njit(_MATCH, nogil=True)(_matcher(words, longest))
-
-
-class Scratch:
-    """The working memory of one call: a few hundred kilobytes in use, more only for texts of megabytes."""
-
-    def __init__(self, n_entries: int, outputs: int, longest_text: int, longest: bool) -> None:
-        """Size it for a list, the most outputs a symbol can have, and the longest text in bytes."""
-        burst = CHUNK * outputs
-        # A byte gives at most three symbols (a mark between two spaces).
-        self.raw_room = burst + (outputs * (3 * longest_text + 4) if longest else n_entries + 64)
-        self.keys = np.empty((CHUNK + 8, 4), np.uint64)
-        self.raw_ends = np.empty(CHUNK + 8, np.int64)
-        self.known = np.empty((CHUNK + 8, 2), np.uint32)
-        # Memory that is never touched is never taken.
-        self.raw = np.empty(self.raw_room, np.uint32)
-        self.firsts = np.empty(self.raw_room if longest else 0, np.int64)

@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 
 from metaclip.curation import layout
 from metaclip.curation.automaton import Automaton, Machine, build, open_automaton
+from metaclip.curation.compiling import at_hand, compiled
 from metaclip.curation.text_rule import PAPER, TextRule
 from metaclip.metadata.entries import Metadata, as_metadata
 
@@ -127,12 +128,20 @@ class KernelEngine:
 
     def __init__(self, automaton: Automaton) -> None:
         """Hold an automaton; the kernel is compiled now, not in a worker thread."""
-        from metaclip.curation import kernel
-
-        self.automaton, self._kernel = automaton, kernel
-        self._matches = [kernel.compiled_match(m.words, automaton.rule.longest_only) for m in automaton.machines]
-        self._unite = kernel.compiled("unite") if len(automaton.machines) > 1 else None
+        self.automaton = automaton
+        self._matches = [compiled("kernel", name) for name in self._names(automaton)]
+        self._unite = compiled("kernel", "unite") if len(automaton.machines) > 1 else None
         self._own = threading.local()
+
+    @staticmethod
+    def _names(automaton: Automaton) -> list[str]:
+        longest = "_longest" if automaton.rule.longest_only else ""
+        return [("words" if machine.words else "characters") + longest for machine in automaton.machines]
+
+    @classmethod
+    def at_hand(cls, automaton: Automaton) -> bool:
+        """Tell whether nothing need be compiled for an automaton."""
+        return all(at_hand("kernel", name) for name in cls._names(automaton))
 
     def __call__(self, texts: pa.Array) -> pa.Array:
         """Match a string or large_string array: ListArray of uint32."""
@@ -168,9 +177,9 @@ class KernelEngine:
     def _run(
         self, machine: Machine, match: Any, starts: Any, stops: Any, longest_text: int
     ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
-        kernel, automaton = self._kernel, self.automaton
+        automaton = self.automaton
         n, outputs = len(starts), int(machine.info["outputs"])
-        scratch = kernel.Scratch(automaton.size, outputs, longest_text, automaton.rule.longest_only)
+        scratch = Scratch(automaton.size, outputs, longest_text, automaton.rule.longest_only)
         state = np.zeros(layout.STATE_SIZE, np.int64)
         offsets = np.zeros(n + 1, np.int64)
         # Memory that is never touched is never taken: room for a last chunk beside what is expected.
@@ -186,14 +195,28 @@ class KernelEngine:
         return values[: offsets[n]].copy(), offsets  # a slice would keep all the room alive with the result
 
 
+class Scratch:
+    """The working memory of one call: a few hundred kilobytes in use, more only for texts of megabytes."""
+
+    def __init__(self, n_entries: int, outputs: int, longest_text: int, longest: bool) -> None:
+        """Size it for a list, the most outputs a symbol can have, and the longest text in bytes."""
+        burst = layout.CHUNK * outputs
+        # A byte gives at most three symbols (a mark between two spaces).
+        self.raw_room = burst + (outputs * (3 * longest_text + 4) if longest else n_entries + 64)
+        self.keys = np.empty((layout.CHUNK + 8, 4), np.uint64)
+        self.raw_ends = np.empty(layout.CHUNK + 8, np.int64)
+        self.known = np.empty((layout.CHUNK + 8, 2), np.uint32)
+        # Memory that is never touched is never taken.
+        self.raw = np.empty(self.raw_room, np.uint32)
+        self.firsts = np.empty(self.raw_room if longest else 0, np.int64)
+
+
 class _Single:
     """One machine with memory for one text at a time, taken once: for a short text, taking it costs more than matching."""
 
     def __init__(self, automaton: Automaton, machine: Machine, match: Any) -> None:
-        from metaclip.curation import kernel
-
         outputs = int(machine.info["outputs"])
-        scratch = kernel.Scratch(automaton.size, outputs, _SINGLE, automaton.rule.longest_only)
+        scratch = Scratch(automaton.size, outputs, _SINGLE, automaton.rule.longest_only)
         self._data = np.zeros(_SINGLE + layout.READABLE, np.uint8)
         self._state, self._offsets = np.zeros(layout.STATE_SIZE, np.int64), np.zeros(2, np.int64)
         self._ends = np.full(2, self._data.ctypes.data, np.int64)

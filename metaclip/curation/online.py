@@ -10,8 +10,8 @@ workers decide alike, in any order, and a loader that is resumed goes on as if i
 
 A Balancer is picklable and safe under fork and spawn: it travels as list, rule and probabilities (12 MB for 500,000
 entries), and the automaton is mapped from the machine's cache.
-Cost, one thread, 500,000 entries: 0.4 us a pair in batches, 12 us one by one (tests/bench/bench_online.py). A new
-process compiles the kernel in 2 s.
+Cost, one thread, 500,000 entries: 0.4 us a pair in batches, 12 us one by one (tests/bench/bench_online.py). On a new machine
+the first process compiles the kernel in 2 s.
 """
 
 from __future__ import annotations

@@ -10,23 +10,10 @@ from typing import Any, Final
 import numpy as np
 from numba import types
 
-from metaclip.curation.compiling import inner, on_first_use
-from metaclip.curation.raw import get8, get32
-
-HEX: Final = 0
-OTHER: Final = 1
-NONE: Final = 2
-"""What an upstream id is: up to 32 hex digits, something else, nothing."""
-
-DIGITS: Final = np.full(256, 16, np.uint8)
-"""The value of each byte as a hex digit, 16 for what is none."""
-for _digits, _first in ((b"0123456789", 0), (b"abcdef", 10), (b"ABCDEF", 10)):
-    DIGITS[list(_digits)] = np.arange(_first, _first + len(_digits))
+from metaclip.curation.layout import HEX, LANES, NONE, OTHER
+from metaclip.curation.raw import get8, get32, inner
 
 u32, i64, u64 = np.uint32, np.int64, np.uint64
-
-_LANES: Final = 64
-"""Messages that MD5 takes in step: enough for vector registers, few enough for a first-level cache."""
 
 
 def _hex(address, starts, sizes, uids, kinds, values):
@@ -74,43 +61,43 @@ def _fill(words, lane, blocks, first, first_size, second, size):
     end = 16 * blocks - 2
     w = 0
     while 4 * w + 4 <= first_size:
-        words[w * _LANES + lane] = u32(get32(first, w))
+        words[w * LANES + lane] = u32(get32(first, w))
         w += 1
     if 4 * w < first_size:
-        words[w * _LANES + lane] = u32(_word(first, first_size, second, size, 4 * w))
+        words[w * LANES + lane] = u32(_word(first, first_size, second, size, 4 * w))
         w += 1
     while 4 * w + 4 <= size:
-        words[w * _LANES + lane] = u32(get32(second + 4 * w - first_size, 0))
+        words[w * LANES + lane] = u32(get32(second + 4 * w - first_size, 0))
         w += 1
-    words[w * _LANES + lane] = u32(_word(first, first_size, second, size, 4 * w))
+    words[w * LANES + lane] = u32(_word(first, first_size, second, size, 4 * w))
     for rest in range(w + 1, end):
-        words[rest * _LANES + lane] = 0
-    words[end * _LANES + lane] = u32(8 * size)
-    words[(end + 1) * _LANES + lane] = u32(size >> 29)
+        words[rest * LANES + lane] = 0
+    words[end * LANES + lane] = u32(8 * size)
+    words[(end + 1) * LANES + lane] = u32(size >> 29)
 
 
 @inner
 def _compress(words, first, state, lanes, constants, turns):
     """Run RFC 1321's compression over one block, whose words begin at row `first` of uint32[16 * blocks, lanes]."""
-    for i in range(4 * _LANES):
+    for i in range(4 * LANES):
         lanes[i] = state[i]
     for step in range(64):
         # The four words change their parts at each step instead of their places.
-        a, b, c, d = (-step & 3) * _LANES, (1 - step & 3) * _LANES, (2 - step & 3) * _LANES, (3 - step & 3) * _LANES
+        a, b, c, d = (-step & 3) * LANES, (1 - step & 3) * LANES, (2 - step & 3) * LANES, (3 - step & 3) * LANES
         turn, place = step >> 4, step & 15
         times, plus = (1, 0) if turn == 0 else (5, 1) if turn == 1 else (3, 5) if turn == 2 else (7, 0)
-        w = (first + ((times * place + plus) & 15)) * _LANES
+        w = (first + ((times * place + plus) & 15)) * LANES
         k = constants[step]
         left = turns[turn, step & 3]
         right = u32(32) - left
         # Chosen by masks, not by a branch for each turn: four loops take four times as long to compile.
         x0, x1, x2, x3 = u32(-(turn == 0)), u32(-(turn == 1)), u32(-(turn == 2)), u32(-(turn == 3))
-        for j in range(_LANES):
+        for j in range(LANES):
             p, q, r = lanes[b + j], lanes[c + j], lanes[d + j]
             mixed = (x0 & (r ^ (p & (q ^ r)))) | (x1 & (q ^ (r & (p ^ q)))) | (x2 & (p ^ q ^ r)) | (x3 & (q ^ (p | ~r)))
             x = u32(lanes[a + j] + mixed + k + words[w + j])
             lanes[a + j] = p + (u32(x << left) | u32(x >> right))
-    for i in range(4 * _LANES):
+    for i in range(4 * LANES):
         state[i] += lanes[i]
 
 
@@ -123,27 +110,30 @@ def _half(high, low):
     return (x >> u64(32)) | (x << u64(32))
 
 
-def _md5(first, first_starts, first_sizes, second, second_starts, second_sizes, rows, blocks, constants, turns, uids):
-    """Write md5 of two pieces put together, for the given rows, which all take `blocks` blocks of 64 bytes."""
-    words = np.empty(16 * blocks * _LANES, np.uint32)
-    state = np.empty(4 * _LANES, np.uint32)
-    lanes = np.empty(4 * _LANES, np.uint32)
-    for begin in range(0, len(rows), _LANES):
-        n = min(_LANES, len(rows) - begin)
+def _md5(
+    first, first_starts, first_sizes, second, second_starts, second_sizes, rows, blocks, constants, turns,
+    words, state, lanes, uids,
+):  # fmt: skip
+    """Write md5 of two pieces put together, for the given rows, which all take `blocks` blocks of 64 bytes.
+
+    Scratch: `words` of 16 * blocks * LANES numbers, `state` and `lanes` of 4 * LANES.
+    """
+    for begin in range(0, len(rows), LANES):
+        n = min(LANES, len(rows) - begin)
         for j in range(n):
             row = rows[begin + j]
             size = first_sizes[row] + second_sizes[row]
             _fill(words, j, blocks, first + first_starts[row], first_sizes[row], second + second_starts[row], size)
-        for j in range(_LANES):
+        for j in range(LANES):
             state[j] = u32(0x67452301)
-            state[_LANES + j] = u32(0xEFCDAB89)
-            state[2 * _LANES + j] = u32(0x98BADCFE)
-            state[3 * _LANES + j] = u32(0x10325476)
+            state[LANES + j] = u32(0xEFCDAB89)
+            state[2 * LANES + j] = u32(0x98BADCFE)
+            state[3 * LANES + j] = u32(0x10325476)
         for block in range(blocks):
             _compress(words, 16 * block, state, lanes, constants, turns)
         for j in range(n):
-            uids[rows[begin + j], 0] = _half(state[j], state[_LANES + j])
-            uids[rows[begin + j], 1] = _half(state[2 * _LANES + j], state[3 * _LANES + j])
+            uids[rows[begin + j], 0] = _half(state[j], state[LANES + j])
+            uids[rows[begin + j], 1] = _half(state[2 * LANES + j], state[3 * LANES + j])
 
 
 @inner
@@ -196,9 +186,11 @@ def _draw(
             kept[values[j]] += np.uint64(stays)
 
 
-def _expect(values, offsets, n, counts, thresholds, sums, by_entry):
-    """Sum P(keep) of rows of matches for many t at once; see `draw.expect_rows`. `by_entry` may have no columns."""
-    dropped = np.empty(len(thresholds))
+def _expect(values, offsets, n, counts, thresholds, sums, by_entry, dropped):
+    """Sum P(keep) of rows of matches for many t at once; see `draw.expect_rows`.
+
+    `by_entry` may have no columns; `dropped` is scratch of a number for each t.
+    """
     for i in range(n):
         dropped[:] = 1.0
         for j in range(offsets[i], offsets[i + 1]):
@@ -215,11 +207,20 @@ def _expect(values, offsets, n, counts, thresholds, sums, by_entry):
 _I64S, _U64S, _F64S = types.int64[::1], types.uint64[::1], types.float64[::1]
 _IDS, _UIDS = types.Array(types.uint32, 1, "C", readonly=True), types.uint64[:, ::1]
 _STRINGS = (types.int64, _I64S, _I64S)  # address, starts, sizes
-_SIGNATURES: Final[dict[str, tuple[Any, Any]]] = {
+KERNELS: Final[dict[str, tuple[Any, Any]]] = {
     "hex": (_hex, types.void(*_STRINGS, _UIDS, types.uint8[::1], types.uint8[::1])),
     "md5": (
         _md5,
-        types.void(*_STRINGS, *_STRINGS, types.int64[::1], types.int64, types.uint32[::1], types.uint32[:, ::1], _UIDS),
+        types.void(
+            *_STRINGS,
+            *_STRINGS,
+            types.int64[::1],
+            types.int64,
+            types.uint32[::1],
+            types.uint32[:, ::1],
+            *[types.uint32[::1]] * 3,
+            _UIDS,
+        ),
     ),
     "draw": (
         _draw,
@@ -228,6 +229,5 @@ _SIGNATURES: Final[dict[str, tuple[Any, Any]]] = {
         ),
     ),
     "chances": (_chances, types.void(_IDS, _I64S, types.int64, _F64S, _F64S)),
-    "expect": (_expect, types.void(_IDS, _I64S, types.int64, _U64S, _F64S, _U64S, _UIDS)),
+    "expect": (_expect, types.void(_IDS, _I64S, types.int64, _U64S, _F64S, _U64S, _UIDS, _F64S)),
 }
-compiled = on_first_use(_SIGNATURES)

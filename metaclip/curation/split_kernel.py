@@ -10,9 +10,8 @@ from typing import Any, Final
 import numpy as np
 from numba import types
 
-from metaclip.curation.compiling import inner, on_first_use
 from metaclip.curation.layout import BLOCK, CHUNK, END_BIT, SEED, SPACED, START, TEXT
-from metaclip.curation.raw import at64, get8, get64, lowest_bit, put64, separators64
+from metaclip.curation.raw import at64, get8, get64, inner, lowest_bit, put64, separators64
 from metaclip.curation.symbol_kernel import hash_of, key
 
 u64, i64 = np.uint64, np.int64
@@ -162,5 +161,4 @@ def _split_only(machine, starts, stops, n_texts, state, keys):
     return total
 
 
-_SIGNATURES: Final[dict[str, tuple[Any, Any]]] = {"split": (_split_only, types.int64(*[types.int64] * 6))}
-compiled = on_first_use(_SIGNATURES)
+KERNELS: Final[dict[str, tuple[Any, Any]]] = {"split": (_split_only, types.int64(*[types.int64] * 6))}

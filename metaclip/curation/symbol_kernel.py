@@ -12,15 +12,11 @@ from typing import Any, Final
 import numpy as np
 from numba import types
 
-from metaclip.curation.compiling import inner, on_first_use
-from metaclip.curation.raw import get32, get64
+from metaclip.curation.layout import LONGEST, MULTIPLIER, SHORT
+from metaclip.curation.raw import get32, get64, inner
 
 u64, i64 = np.uint64, np.int64
 
-SHORT: Final = 11
-"""Symbols of up to this many bytes are stored whole in their slot."""
-LONGEST: Final = 0xFFFFFF
-"""A symbol of an entry must be shorter than this many bytes: 24 bits of a long key hold the length."""
 LONG: Final = u64(0xFF000000)
 """The second half of a long key is at least this."""
 
@@ -28,7 +24,6 @@ _SHORT: Final = i64(SHORT)
 _ONE: Final = u64(1)
 _ALL: Final = u64(0xFFFFFFFFFFFFFFFF)
 # Odd 64-bit constants with well mixed bits: SplitMix64's and two of its relatives.
-MULTIPLIER: Final = u64(0xD6E8FEB86659FD93)
 _B: Final = u64(0xBF58476D1CE4E5B9)
 _C: Final = u64(0x94D049BB133111EB)
 
@@ -115,12 +110,7 @@ def _displace(hashes, order, bucket_starts, buckets, shift, displacements, used,
     return True
 
 
-def seed_of(attempt: int) -> int:
-    """Give the odd multiplier of the key hash for the n-th attempt to build a table."""
-    return (0x9E3779B97F4A7C15 * (2 * attempt + 1)) & 0xFFFFFFFFFFFFFFFF
-
-
-_SIGNATURES: Final[dict[str, tuple[Any, Any]]] = {
+KERNELS: Final[dict[str, tuple[Any, Any]]] = {
     "symbol_keys": (
         _symbol_keys,
         types.void(*[types.int64] * 3, types.uint64, types.uint64[::1], types.uint32[::1], types.uint64[::1]),
@@ -133,4 +123,3 @@ _SIGNATURES: Final[dict[str, tuple[Any, Any]]] = {
         ),
     ),
 }  # fmt: skip
-compiled = on_first_use(_SIGNATURES)

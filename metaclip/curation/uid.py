@@ -22,7 +22,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from metaclip.curation import pair_kernel
+from metaclip.curation import layout
+from metaclip.curation.compiling import compiled
 from metaclip.curation.draw import Uids
 
 UID: Final = pa.binary(16)
@@ -120,11 +121,11 @@ def _from_strings(column: pa.Array) -> tuple[Uids, npt.NDArray[np.bool_]]:
     """Read upstream ids: (uids, where there is none)."""
     uids, kinds = np.zeros((len(column), 2), np.uint64), np.zeros(len(column), np.uint8)
     address, starts, sizes = _layout(column)
-    pair_kernel.compiled("hex")(address, starts, sizes, uids, kinds, pair_kernel.DIGITS)
-    if (kinds == pair_kernel.OTHER).any():
-        rows = np.flatnonzero(kinds == pair_kernel.OTHER)
+    compiled("pair_kernel", "hex")(address, starts, sizes, uids, kinds, layout.DIGITS)
+    if (kinds == layout.OTHER).any():
+        rows = np.flatnonzero(kinds == layout.OTHER)
         uids[rows] = _md5([column.take(pa.array(rows))])
-    return uids, kinds == pair_kernel.NONE
+    return uids, kinds == layout.NONE
 
 
 def _md5(parts: list[pa.Array]) -> Uids:
@@ -146,7 +147,11 @@ def _md5(parts: list[pa.Array]) -> Uids:
     bounds = [*np.flatnonzero(np.diff(blocks[order[:short]], prepend=-1)).tolist(), short]
     for begin, end in itertools.pairwise(bounds):
         n_blocks = int(blocks[order[begin]])
-        pair_kernel.compiled("md5")(*first, *second, order[begin:end], n_blocks, _K, _TURNS, uids)
+        words = np.empty(16 * n_blocks * layout.LANES, np.uint32)
+        state, lanes = np.empty(4 * layout.LANES, np.uint32), np.empty(4 * layout.LANES, np.uint32)
+        compiled("pair_kernel", "md5")(
+            *first, *second, order[begin:end], n_blocks, _K, _TURNS, words, state, lanes, uids
+        )
     if short < len(order):
         index = pa.array(order[short:])
         uids[order[short:]] = _digests([part.take(index) for part in parts])

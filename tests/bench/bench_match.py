@@ -26,8 +26,9 @@ import pyarrow as pa
 
 from curation import naive
 from metaclip import Matcher, Metadata
-from metaclip.curation import automaton, kernel, layout, split_kernel
-from metaclip.curation.matcher import MATCHES, _addresses
+from metaclip.curation import automaton, layout
+from metaclip.curation.compiling import compiled
+from metaclip.curation.matcher import MATCHES, Scratch, _addresses
 from metaclip.curation.text_rule import PAPER
 from tests.bench import corpus
 
@@ -83,9 +84,9 @@ def split_pass(matcher: Matcher, texts: pa.Array) -> None:
     machine = matcher._find.automaton.machines[0]
     for i in range(0, len(texts), 1 << 16):
         starts, stops, longest, _owner = _addresses(texts.slice(i, 1 << 16))
-        scratch = kernel.Scratch(1, 1, longest, False)
+        scratch = Scratch(1, 1, longest, False)
         state = np.zeros(layout.STATE_SIZE, np.int64)
-        split_kernel.compiled("split")(
+        compiled("split_kernel", "split")(
             machine.vector.ctypes.data, starts.ctypes.data, stops.ctypes.data, len(starts), state.ctypes.data,
             scratch.keys.ctypes.data,
         )  # fmt: skip
@@ -109,7 +110,8 @@ def main() -> None:
     print(f"{len(texts):,} texts of {texts.nbytes / len(texts) - 4:.0f} bytes, {len(entries):,} entries\n")
 
     with tempfile.TemporaryDirectory() as folder:
-        kernel.compiled("symbol_keys"), kernel.compiled("displace"), kernel.compiled("fill_edges")
+        for module, name in (("symbol_kernel", "symbol_keys"), ("symbol_kernel", "displace"), ("kernel", "fill_edges")):
+            compiled(module, name)
         build_s, built = timed(lambda: automaton.build(metadata))
         path = Path(folder) / "x.automaton"
         automaton.save(built, path)
@@ -119,7 +121,7 @@ def main() -> None:
             f"automaton: {path.stat().st_size / 2**20:.1f} MiB, built in {build_s:.1f} s, opened in {1000 * open_s:.0f} ms\n"
         )
         matcher = Matcher(metadata, PAPER, cache=Path(folder))
-    split_kernel.compiled("split")
+    compiled("split_kernel", "split")
 
     peers = {"pyahocorasick loop": pyahocorasick_side(entries), "ahocorasick-rs loop": ahocorasick_rs_side(entries)}
     ours: dict[str, Callable[[], Any]] = {

@@ -21,7 +21,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from curation import naive
-from metaclip.curation import layout, symbol_kernel
+from metaclip.curation import layout
+from metaclip.curation.compiling import compiled
 from metaclip.curation.count import Counts, count_matches
 from metaclip.curation.matcher import MATCHES, Matcher
 from metaclip.curation.text_rule import MARKS, PAPER, TextRule
@@ -452,7 +453,7 @@ def test_twins_without_number() -> None:
 # --- planted collisions of the hash
 
 MASK = 2**64 - 1
-A = int(symbol_kernel.MULTIPLIER)
+A = int(layout.MULTIPLIER)
 LETTERS = [c for c in range(0x21, 0x7F) if chr(c) not in MARKS]
 ASCII = 0x8080808080808080  # the bits that are clear in eight bytes of ASCII
 
@@ -476,11 +477,11 @@ def _keys(words: Sequence[str], attempt: int = 0) -> list[tuple[int, int, int]]:
     symbols = np.zeros((len(words) + 2, 2), np.uint32)
     symbols[2:, 0] = np.cumsum([len(word) for word in encoded])
     heads, tails, hashes = (np.zeros(len(words) + 1, kind) for kind in (np.uint64, np.uint32, np.uint64))
-    symbol_kernel.compiled("symbol_keys")(
+    compiled("symbol_kernel", "symbol_keys")(
         blob.ctypes.data,
         symbols.ctypes.data,
         len(words),
-        np.uint64(symbol_kernel.seed_of(attempt)),
+        np.uint64(layout.seed_of(attempt)),
         heads,
         tails,
         hashes,
@@ -550,7 +551,7 @@ def test_many_long_words_with_one_key() -> None:
 
 def _same_short_hashes(attempt: int, n: int) -> list[str]:
     """Pairs of words of 11 bytes whose keys differ and whose hash under a seed is one."""
-    seed = np.uint64(symbol_kernel.seed_of(attempt))
+    seed = np.uint64(layout.seed_of(attempt))
     endings = [bytes(letters) for letters in itertools.product(LETTERS, repeat=3)]
     # The hash is a bijection of first eight bytes XOR tail * seed: let the first eight undo what the tails differ in.
     products = np.array([int.from_bytes(ending + b"\x0b", "little") for ending in endings], np.uint64) * seed
@@ -574,7 +575,7 @@ def test_short_words_with_one_hash() -> None:
     for attempt, pair in enumerate(crafted):
         words += pair
         matcher = Matcher(words, cache=False)
-        assert matcher._find.automaton.machines[0].info["seed"] == symbol_kernel.seed_of(attempt + 1)
+        assert matcher._find.automaton.machines[0].info["seed"] == layout.seed_of(attempt + 1)
         texts = [*words, " ".join(words), " ".join(words[1:]), words[0][:-1], words[0] + "x"]
         assert matcher.match(texts).to_pylist() == [naive.match(words, text) for text in texts]
 

@@ -177,6 +177,26 @@ def test_a_signal_stops_work_between_batches(number: int) -> None:
     assert not workers()
 
 
+def test_a_thread_of_the_pool_may_collect_what_was_left() -> None:
+    """What the caller dropped is closed by whichever thread collects garbage: one of the pool cannot wait for itself."""
+    begun, closed = threading.Event(), []
+
+    def step(x: int) -> int:
+        if x == 1:
+            begun.wait(30)
+            carried.close()  # type: ignore[attr-defined]
+            closed.append(x)
+        return x
+
+    carried = run(step, range(2), 2, Stop())
+    assert next(carried) == (0, 0)
+    begun.set()
+    end = time.monotonic() + 30
+    while workers():
+        assert time.monotonic() < end
+    assert closed == [1]
+
+
 def test_stop_says_that_the_command_goes_on() -> None:
     """Work that is asked to stop raises what the command line knows: code 130, and the next step."""
     stop = Stop()
