@@ -94,9 +94,8 @@ def _balance(source: Run, stage: Stage, elsewhere: bool, settings: BalanceSettin
         _draw(todo, source, stage, t, settings.seed, work)
     markers = {shard.name: stage.marker(shard.name) or {} for shard in shards}
     stage.remove_strays("curated", markers)
-    result = balancing.merge(
-        folder, source.metadata, counts, t, tally(stage, list(markers), len(counts.values), work), markers
-    )
+    summed = tally(stage, list(markers), len(counts.values), work)
+    result = balancing.merge(folder, source.metadata, counts, t, summed, markers, work.threads)
     funnel = funnels.add(marker["funnel"] for marker in markers.values())
     funnels.check(funnel, "matched", funnels.BALANCE_REASONS, "kept")
     made = matched.manifest

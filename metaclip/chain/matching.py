@@ -319,7 +319,7 @@ def _add_up(
     folder.stage(balancing.STAGE).clear(balancing.OUTPUTS)  # what was drawn from other matches
     stage.remove_strays("matched", markers)
     counts = count(stage, list(markers), entries, settings.rule, work)
-    uids, repeats = matching.merge(folder, entries, counts, markers)
+    uids, repeats = matching.merge(folder, entries, counts, markers, work.threads)
     record = {
         "semantics": matching.SEMANTICS,
         "identity": identity,

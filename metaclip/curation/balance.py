@@ -162,7 +162,7 @@ def shard_tally(folder: Folder, shard: str, n_entries: int) -> npt.NDArray[np.ui
 
 def merge(
     folder: Folder, metadata: Metadata, counts: Counts, t: float, tally: npt.NDArray[np.uint64],
-    markers: Mapping[str, Mapping[str, Any]],
+    markers: Mapping[str, Mapping[str, Any]], threads: int = 1,
 ) -> Balanced:  # fmt: skip
     """Write entries.parquet of the summed `shard_tally`, and curated.npy of what finished shards left."""
     stage, names = folder.stage(STAGE), list(markers)
@@ -173,7 +173,7 @@ def merge(
     with all_here([path for name in names if (path := stage.path / f"{name}.repeats.npy") in there]) as runs:
         variance += sum(_repeats_variance(block) for block in merge_runs(runs))
     with all_here([stage.path / f"{name}.uids.npy" for name in names]) as runs:
-        write_subset(folder / "curated.npy", merge_runs(runs), total)
+        write_subset(folder / "curated.npy", merge_runs(runs, threads=threads), total)
     result = Balanced(
         whole.astype(np.float64) + fraction.astype(np.float64) / FIXED_POINT,
         kept, expected / FIXED_POINT, math.sqrt(variance / FIXED_POINT), total,

@@ -204,7 +204,9 @@ def shard_counts(folder: Folder, shard: str, n_entries: int) -> npt.NDArray[np.u
     return counts
 
 
-def merge(folder: Folder, metadata: Metadata, counts: Counts, shards: Iterable[str]) -> tuple[int, int]:
+def merge(
+    folder: Folder, metadata: Metadata, counts: Counts, shards: Iterable[str], threads: int = 1
+) -> tuple[int, int]:
     """Write counts.parquet, and, of what finished shards left, duplicates.npy.
 
     Give (uids that stand on more than one matched row, such rows beyond the first of each uid).
@@ -212,7 +214,7 @@ def merge(folder: Folder, metadata: Metadata, counts: Counts, shards: Iterable[s
     stage = folder.stage(STAGE)
     duplicates, repeats = [np.zeros((0, 2), np.uint64)], 0
     with all_here([stage.path / f"{name}.uids.npy" for name in shards]) as runs:
-        for block in merge_runs(runs):
+        for block in merge_runs(runs, threads=threads):
             twice = repeated(block)
             if len(twice):
                 distinct = 1 + int(((block[1:] != block[:-1]).any(axis=1)).sum())

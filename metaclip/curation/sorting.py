@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from metaclip.errors import MetaclipError
 from metaclip.shard.files import replacing, temporary_name
+from metaclip.shard.threads import in_order
 
 SUBSET: Final = np.dtype("u8,u8")
 """DataComp's subset format: (high, low) of each uid, sorted."""
@@ -63,8 +64,10 @@ def _write_header(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any])
     np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
 
 
-def merge_runs(paths: Sequence[Path], block: int = _BLOCK, fan_in: int = FAN_IN) -> Iterator[Rows]:
+def merge_runs(paths: Sequence[Path], block: int = _BLOCK, fan_in: int = FAN_IN, threads: int = 1) -> Iterator[Rows]:
     """Give the rows of sorted runs in order, in blocks of about `block` rows; equal uids stand in one block.
+
+    `threads` sort blocks ahead of the one that is given, each in its own memory.
 
     More than `fan_in` runs are merged into longer ones first, under temporary names beside them: so the reads are as few
     and as long for 100,000 runs as for 100, for one more pass over the disk.
@@ -72,11 +75,11 @@ def merge_runs(paths: Sequence[Path], block: int = _BLOCK, fan_in: int = FAN_IN)
     with contextlib.ExitStack() as made:
         while len(paths) > fan_in:
             groups = [paths[i : i + fan_in] for i in range(0, len(paths), fan_in)]
-            paths = [_merged(group, block, made) for group in groups]
-        yield from _merge(paths, block)
+            paths = [_merged(group, block, made, threads) for group in groups]
+        yield from _merge(paths, block, threads)
 
 
-def _merged(paths: Sequence[Path], block: int, made: contextlib.ExitStack) -> Path:
+def _merged(paths: Sequence[Path], block: int, made: contextlib.ExitStack, threads: int) -> Path:
     """Merge runs into one that is removed with `made`."""
     path = temporary_name(paths[0])
     made.callback(path.unlink, missing_ok=True)
@@ -85,12 +88,12 @@ def _merged(paths: Sequence[Path], block: int, made: contextlib.ExitStack) -> Pa
             runs = [opened.enter_context(_Run(path)) for path in paths]
             shape = (sum(map(len, runs)), max(run.width for run in runs))
         _write_header(file, shape, np.dtype(np.uint64))
-        for rows in _merge(paths, block):
+        for rows in _merge(paths, block, threads):
             file.write(rows.data)
     return path
 
 
-def _merge(paths: Sequence[Path], block: int) -> Iterator[Rows]:
+def _merge(paths: Sequence[Path], block: int, threads: int) -> Iterator[Rows]:
     with contextlib.ExitStack() as opened:
         runs = [run for path in paths if len(run := opened.enter_context(_Run(path)))]
         if not runs:
@@ -98,13 +101,17 @@ def _merge(paths: Sequence[Path], block: int) -> Iterator[Rows]:
         n_blocks = -(-sum(map(len, runs)) // block)
         samples = sort_rows(_sample(runs, max(1, block // 64)))
         bounds = [tuple(map(int, samples[len(samples) * i // n_blocks])) for i in range(1, n_blocks)]
-        begins = [0] * len(runs)
-        for bound in [*bounds, None]:
-            starts = zip(runs, begins, strict=True)
-            ends = [len(run) if bound is None else bisect.bisect_left(run, bound, begin) for run, begin in starts]
-            if ends != begins:  # bounds may be equal
-                yield sort_rows(_read(runs, begins, ends))
-            begins = ends
+
+        def pieces() -> Iterator[tuple[list[int], list[int]]]:
+            begins = [0] * len(runs)
+            for bound in [*bounds, None]:
+                starts = zip(runs, begins, strict=True)
+                ends = [len(run) if bound is None else bisect.bisect_left(run, bound, begin) for run, begin in starts]
+                if ends != begins:  # bounds may be equal
+                    yield begins, ends
+                begins = ends
+
+        yield from in_order(lambda piece: sort_rows(_read(runs, *piece)), pieces(), threads)
 
 
 def _read(runs: Sequence[_Run], begins: Sequence[int], ends: Sequence[int]) -> Rows:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import concurrent.futures
 import itertools
-import threading
 from collections.abc import Callable, Iterable, Iterator
 
 from metaclip.shard.engine import Item, Result, Step, Tell, quiet
 from metaclip.shard.engine import Stop as Stop
 from metaclip.shard.processes import Processes
+from metaclip.shard.threads import thread_pool
 
 
 class Local(Processes):
@@ -43,22 +43,16 @@ def run(
     """
     source = iter(items)
     running: dict[concurrent.futures.Future[Result], Item] = {}
-    own: set[int] = set()
-    pool = concurrent.futures.ThreadPoolExecutor(
-        workers, thread_name_prefix="shard", initializer=lambda: own.add(threading.get_ident())
-    )
-    try:
-        while True:
-            for item in itertools.islice(source, 2 * workers - len(running)):
-                running[pool.submit(function, item)] = item
-            if not running:
-                return
-            done, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
-            for future in done:
-                error = future.exception()
-                yield running.pop(future), future.result() if error is None else error
-    finally:
-        stop.set()
-        # An error that the caller raised holds what it was raised in, this too: then whichever thread collects garbage next
-        # comes here, and one of the pool cannot wait for itself.
-        pool.shutdown(wait=threading.get_ident() not in own, cancel_futures=True)
+    with thread_pool(workers) as pool:
+        try:
+            while True:
+                for item in itertools.islice(source, 2 * workers - len(running)):
+                    running[pool.submit(function, item)] = item
+                if not running:
+                    return
+                done, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
+                for future in done:
+                    error = future.exception()
+                    yield running.pop(future), future.result() if error is None else error
+        finally:
+            stop.set()

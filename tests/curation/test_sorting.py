@@ -42,20 +42,20 @@ RUNS = st.one_of(
 )
 
 
-@given(RUNS, st.sampled_from([1, 2, 5, 64, 200, 1 << 20]), st.sampled_from([2, 3, 128]))
-@example([[], [], []], 4, 2)
-@example([], 4, 2)
+@given(RUNS, st.sampled_from([1, 2, 5, 64, 200, 1 << 20]), st.sampled_from([2, 3, 128]), st.sampled_from([1, 3]))
+@example([[], [], []], 4, 2, 1)
+@example([], 4, 2, 3)
 @settings(max_examples=150)
 def test_merged_runs_are_sorted(
-    tmp_path_factory: pytest.TempPathFactory, runs: list[Any], block: int, fan_in: int
+    tmp_path_factory: pytest.TempPathFactory, runs: list[Any], block: int, fan_in: int, threads: int
 ) -> None:
     """Runs of any lengths, skewed or empty, merge to what sorted() gives, in any number of passes, and leave nothing.
 
-    Equal uids stand in one block.
+    Equal uids stand in one block; threads change nothing.
     """
     folder = tmp_path_factory.mktemp("runs")
     paths = written(folder, map(rows, runs))
-    blocks = [[tuple(row) for row in part.tolist()] for part in merge_runs(paths, block, fan_in)]
+    blocks = [[tuple(row) for row in part.tolist()] for part in merge_runs(paths, block, fan_in, threads)]
     assert sorted(folder.iterdir()) == sorted(paths)
     assert [row for part in blocks for row in part] == sorted(row for run in runs for row in run)
     for before, after in itertools.pairwise(blocks):
