@@ -245,3 +245,24 @@ def test_the_study_on_a_gpu(data_folder: Path, tmp_path: Path) -> None:
     made = json.loads((tmp_path / "results.json").read_text())["results"]
     assert len(made) == 3 * 8
     assert all(one["all"] > 0.2 for one in made)
+
+
+@pytest.mark.slow
+def test_the_study_learns(data_folder: Path, tmp_path: Path) -> None:
+    """One seed and one t of the small study, cut short, as its own process: every arm is above chance (10%)."""
+    images = data_folder / "images" / "cifar10_jpg.zip"
+    flags = ["--seeds", "1", "--t", "100", "--samples", "12800", "--device", "cpu", "--workers", "1"]
+    command_line = [
+        sys.executable,
+        "-m",
+        "training.balance_study",
+        "--images",
+        os.fspath(images),
+        "--out",
+        os.fspath(tmp_path),
+    ]
+    done = subprocess.run([*command_line, *flags], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    made = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert [one["arm"] for one in made] == ["raw", "matched", "offline 100", "online 100"]
+    assert all(one["all"] > 0.12 for one in made), done.stdout
