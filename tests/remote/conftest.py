@@ -32,8 +32,9 @@ def server() -> Iterator[str]:
 
 @pytest.fixture
 def store(server: str, request: pytest.FixtureRequest) -> RemotePath:
-    """A folder of the bucket that no other test uses."""
-    found = at(f"s3://{BUCKET}") / request.node.name.replace("[", "-").replace("]", "")
+    """A folder of the bucket that no other test uses: tests of two modules may have one name."""
+    name = f"{request.module.__name__.rpartition('.')[2]}-{request.node.name}"
+    found = at(f"s3://{BUCKET}") / name.replace("[", "-").replace("]", "")
     assert isinstance(found, RemotePath)
     return found
 
