@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from tests.processes import start
+
 FILES, ROWS, T = 40, 6_000, 60
 """The large pool: shards of some hundredths of a second each, of which a kill leaves some made and some not."""
 WORDS = [f"word{i}" for i in range(2_000)]
@@ -39,6 +41,13 @@ def write_list(path: Path) -> Path:
 
 def curate(pool: Path, words: Path, out: Path, *more: Any) -> list[Any]:
     return ["curate", pool, "--metadata", words, "--t", T, "--out", out, *more]
+
+
+def undisturbed_run(pool: Path, words: Path, folder: Path) -> Path:
+    """Curate a pool by one process that nobody disturbs."""
+    with start(*curate(pool, words, folder / "run"), into=folder) as process:
+        assert process.wait() == 0, process.err
+    return folder / "run"
 
 
 def result(run: Path) -> dict[str, str]:

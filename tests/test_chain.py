@@ -24,7 +24,20 @@ from metaclip.curation import match as matching
 from metaclip.shard.folder import Folder, Part
 from tests import commands
 from tests.processes import Running, start, until
-from tests.runs import FILES, ROWS, T, curate, holds, made, made_as, markers, result, write_list, write_pool
+from tests.runs import (
+    FILES,
+    ROWS,
+    T,
+    curate,
+    holds,
+    made,
+    made_as,
+    markers,
+    result,
+    undisturbed_run,
+    write_list,
+    write_pool,
+)
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +55,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(large: Path, words: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The large pool curated by one process that nobody disturbed."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    with start(*curate(large, words, folder / "run"), into=folder) as process:
-        assert process.wait() == 0, process.err
-    return folder / "run"
+    return undisturbed_run(large, words, tmp_path_factory.mktemp("undisturbed"))
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ Law: a file of the cache is known by the bytes of all modules that kernels are w
 llvmlite, and the processor with its features. It says the digest of its code. One that is another user's, or that other
 users may write to, is not loaded; a cache that is damaged, or cannot be read or written, costs time, not the result.
 
-Arrays are checked against the signature at each call; kernels raise nothing. A call takes about 3 us, an array 1 us more.
+Arrays are checked against the signature at each call; kernels raise nothing. A call takes microseconds, more for each array:
+they are for batches, and what calls with the same arguments again and again binds them (`Kernel.bind`).
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ _FREED: Final = re.compile(r"^declare void @NRT_MemInfo_call_dtor\((.*?)\).*$", 
 _lock = threading.RLock()
 
 
-def compiled(module: str, name: str) -> Callable[..., Any]:
+def compiled(module: str, name: str) -> Kernel:
     """Give a kernel, from the cache or by compiling it; the same each time in a process. Threads may share it."""
     with _lock:
         return _compiled(module, name)
@@ -136,6 +137,11 @@ def _compile(module: str, name: str) -> tuple[dict[str, Any], bytes, bool]:
     return header, machine, calls <= _GIVEN
 
 
+_RESULTS: Final[dict[str, Callable[[int], int | bool | None]]] = {
+    "none": lambda word: None, "bool": lambda word: bool(word & 1), "int64": lambda word: word,
+}  # fmt: skip
+
+
 class Kernel:
     """Machine code in this process, called with numbers and numpy arrays."""
 
@@ -145,7 +151,7 @@ class Kernel:
         self._engine.add_object_file(llvm.ObjectFileRef.from_data(code))
         self._engine.finalize_object()
         self._arguments = [None if one is None else (np.dtype(one[0]), *one[1:]) for one in header["arguments"]]
-        self._returns = {"none": 0, "bool": 1, "int64": -1}[header["returns"]]  # bits of the result that count
+        self._result = _RESULTS[header["returns"]]
         # Numba's convention: where the result goes, where an error would go; of an array its owner, its parent, the
         # number and the size of its items, its address, its shape and its strides.
         words = sum(1 if one is None else 5 + 2 * one[1] for one in self._arguments)
@@ -163,6 +169,10 @@ class Kernel:
 
     def __call__(self, *given: Any) -> int | bool | None:
         """Call the kernel; other threads run meanwhile. Raise TypeError for what does not fit its signature."""
+        return self.bind(*given)()
+
+    def bind(self, *given: Any) -> Callable[[], int | bool | None]:
+        """Give the call with these arguments, for one thread that makes it many times; arrays must outlive it."""
         if len(given) != len(self._arguments):
             raise TypeError(f"a kernel of {len(self._arguments)} arguments was given {len(given)}")
         words: list[int] = []
@@ -175,8 +185,12 @@ class Kernel:
                 raise TypeError(f"a kernel wants an array of {array}, not {value.dtype} in {value.ndim} dimensions")
             words += (0, 0, value.size, value.itemsize, value.ctypes.data, *value.shape, *value.strides)
         result, error = ctypes.c_int64(), ctypes.c_void_p()
-        if self._function(ctypes.addressof(result), ctypes.addressof(error), *words):
-            raise RuntimeError("a kernel stopped at an error; please report it")
-        if self._returns == 0:
-            return None
-        return bool(result.value & 1) if self._returns == 1 else result.value
+        function, read = self._function, self._result
+        everything = (*map(ctypes.c_void_p, map(ctypes.addressof, (result, error))), *map(ctypes.c_int64, words))
+
+        def call(_held: Any = error) -> int | bool | None:
+            if function(*everything):
+                raise RuntimeError("a kernel stopped at an error; please report it")
+            return read(result.value)
+
+        return call

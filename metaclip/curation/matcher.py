@@ -224,8 +224,8 @@ class _Single:
         self._values = np.empty((2 + 3 * _SINGLE // layout.CHUNK) * layout.CHUNK * outputs, np.uint32)
         self._owners = scratch, machine
         before = machine.vector.ctypes.data, automaton.rule.fold_spaces, self._ends.ctypes.data
-        self._call = functools.partial(
-            match, *before, self._ends.ctypes.data + 8, 1, self._state.ctypes.data,
+        self._call = match.bind(
+            *before, self._ends.ctypes.data + 8, 1, self._state.ctypes.data,
             scratch.keys.ctypes.data, scratch.known.ctypes.data,
             scratch.raw.ctypes.data, scratch.raw_room, scratch.raw_ends.ctypes.data,
             scratch.firsts.ctypes.data, self._values.ctypes.data, len(self._values), self._offsets.ctypes.data,

@@ -145,10 +145,10 @@ def _md5(parts: list[pa.Array]) -> Uids:
     order = np.argsort(np.minimum(blocks, 0xFFFF).astype(np.uint16), kind="stable")
     short = int(np.searchsorted(blocks[order] > _MD5_BLOCKS, True))
     bounds = [*np.flatnonzero(np.diff(blocks[order[:short]], prepend=-1)).tolist(), short]
+    state, lanes = np.empty((2, 4 * layout.LANES), np.uint32)
     for begin, end in itertools.pairwise(bounds):
         n_blocks = int(blocks[order[begin]])
         words = np.empty(16 * n_blocks * layout.LANES, np.uint32)
-        state, lanes = np.empty(4 * layout.LANES, np.uint32), np.empty(4 * layout.LANES, np.uint32)
         compiled("pair_kernel", "md5")(
             *first, *second, order[begin:end], n_blocks, _K, _TURNS, words, state, lanes, uids
         )

@@ -61,8 +61,7 @@ class Ray:
 
     def __exit__(self, *_: object) -> None:
         """Stop what was started."""
-        self._ray = None
-        self._open.close()
+        self._stop()
 
     @property
     def workers(self) -> int:
@@ -107,11 +106,15 @@ class Ray:
         Not by ray.cancel, where that can be avoided: if a task ends just then, Ray may abort this process.
         """
         if self._ours:
-            self.__exit__()
+            self._stop()
             return
         for task in running:
             self._ray.cancel(task, force=True)
         self._ray.wait(running, num_returns=len(running), timeout=_PATIENCE)
+
+    def _stop(self) -> None:
+        self._ray = None
+        self._open.close()
 
     def _outcome(self, task: Any) -> tuple[tuple[int, int], Any]:
         """Give what a finished task told, and its result or what became of it."""
@@ -173,7 +176,7 @@ def _removed(folder: str) -> None:
     end = time.monotonic() + _LAST_WORDS
     while os.path.lexists(folder) and time.monotonic() < end:
         shutil.rmtree(folder, ignore_errors=True)
-        time.sleep(0.02 if os.path.lexists(folder) else 0)
+        time.sleep(0.02)
 
 
 _NONE: Any = object()

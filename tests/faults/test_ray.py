@@ -17,7 +17,7 @@ import pytest
 
 from tests.faults.victims import below, kill, workers
 from tests.processes import Running, start, until
-from tests.runs import curate, holds, made, markers, write_pool
+from tests.runs import curate, holds, made, markers, undisturbed_run, write_pool
 
 pytest.importorskip("ray", reason="needs metaclip[ray]")
 pytestmark = [pytest.mark.extra, pytest.mark.xdist_group("ray")]
@@ -36,10 +36,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(large: Path, words: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of the local engine that nobody disturbed."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    with start(*curate(large, words, folder / "run"), into=folder) as process:
-        assert process.wait() == 0, process.err
-    return folder / "run"
+    return undisturbed_run(large, words, tmp_path_factory.mktemp("undisturbed"))
 
 
 def on_ray(large: Path, words: Path, run: Path, *more: Any) -> list[Any]:
