@@ -87,7 +87,8 @@ class Ray:
         running: dict[Any, Item] = {}
         try:
             while True:
-                for item in itertools.islice(source, ahead * self.workers - len(running)):
+                room = ahead * self.workers - len(running)  # below 0 where a node was lost
+                for item in itertools.islice(source, max(0, room)):
                     running[carry.remote([carried], item)] = item
                 if not running:
                     return

@@ -311,3 +311,15 @@ def test_a_result_that_cannot_travel_is_an_error(engine_of_processes: Engine) ->
     ((_, result),) = (pair for pair in engine_of_processes.map(sealed, iter([1])))
     assert isinstance(result, RuntimeError)
     assert "sealed" in str(result)
+
+
+@pytest.mark.extra
+@pytest.mark.xdist_group("ray")
+def test_a_cluster_that_becomes_smaller(ray_here: Ray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where fewer workers are left than tasks are under way, no more are given until there is room; all are done."""
+    monkeypatch.setattr(Ray, "workers", 4)
+    given = ray_here.map(square, range(30))
+    done = [next(given)]
+    monkeypatch.setattr(Ray, "workers", 1)
+    done += given
+    assert sorted(x for x, _ in done) == list(range(30))
