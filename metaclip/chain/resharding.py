@@ -1,17 +1,19 @@
 """Resharding on an engine: tars and a subset in, curated tars out; resumable at every tar, in and out.
 
-Each tar that comes in is looked through under its marker, then what all have is shared out, and each new tar is written
-under a marker that names what it was made from. Tars are known by size and time of change: to read them for a digest
-would cost as much as the work itself. What could not be read is listed; nothing is written without it unless that is
-allowed.
+Each tar that comes in is looked through under its marker, what all have is shared out, and each new tar is written under a
+marker that names what it was made from. A new tar is begun as soon as those that it is made from were looked through: what
+comes later changes it only where a uid that the subset has several times comes again, and then it is written again. So a
+disk reads and writes at once, and what is read twice is still in memory the second time.
+
+Tars are known by size and time of change: to read them for a digest would cost as much as the work itself. What could not
+be read is listed; nothing that it could be in is written without it unless that is allowed.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,12 +23,12 @@ from metaclip.curation.pool import BrokenInput, Paths, PoolFile
 from metaclip.engine.progress import Progress
 from metaclip.errors import LostInputs, MetaclipError
 from metaclip.shard import funnel as funnels
-from metaclip.shard.engine import Bound, Tell, WorkerDied
+from metaclip.shard.engine import Tell, WorkerDied
 from metaclip.shard.files import write_json
 from metaclip.shard.folder import Folder
 from metaclip.shard.stage import Stage, digest_of
 from metaclip.training import reshard as resharding
-from metaclip.training.reshard import PICK_REASONS, SEMANTICS, Picked, Piece, ReshardSettings, Shared
+from metaclip.training.reshard import PICK_REASONS, SEMANTICS, Arrivals, Cut, Picked, Piece, ReshardSettings, Shared
 from metaclip.training.subset import Subset
 
 STAGE: Final = "reshard"
@@ -69,6 +71,10 @@ class _Plan:
     def shared(self) -> Path:
         return self.stage.path / "shared.npy"
 
+    @property
+    def step(self) -> _Step:
+        return _Step(self.subset, self.settings, self.files, self.stage.path)
+
 
 def reshard(
     tars: Paths,
@@ -97,7 +103,7 @@ def reshard(
     with writing(folder), folder.owned():
         outputs = [path.name for pattern in _GLOBS for path in folder.path.glob(pattern)]
         plan.stage.begin(fingerprint, [*outputs, *_FILES], work.overwrite)
-        markers, lost = _pick(plan, work)
+        markers, lost = _look(plan, work)
         if lost and (not work.allow_lost or not markers):
             raise LostInputs(_lost_lines(lost, len(files))) if markers else MetaclipError(lost[0]["error"])
         return Resharded(folder.path, _finish(plan, markers, lost, work))
@@ -119,47 +125,123 @@ def _lost_lines(lost: Sequence[Mapping[str, Any]], wanted: int) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Picker:
-    """The step that looks through a tar, with what it needs; it may travel to another process."""
+class _Look:
+    """A tar to be looked through."""
 
-    subset: Subset
-    settings: ReshardSettings
-
-    def __call__(self, task: tuple[int, PoolFile, tuple[Path, Path]], tell: Tell) -> dict[str, Any]:
-        number, file, to = task
-        return resharding.pick(file, number, self.subset, self.settings.names, to)
+    tar: int
+    file: PoolFile
+    to: tuple[Path, Path]
 
 
 @dataclasses.dataclass(frozen=True)
-class _Writer(Bound):
-    """The step that writes a shard, with what it needs."""
+class _Shard:
+    """A shard to be written."""
+
+    path: Path
+    pieces: list[tuple[Piece, Shared]]
+    identity: str
+    """Of all that determines it."""
+
+    @property
+    def name(self) -> str:
+        return f"shard-{self.path.stem}"
+
+    @property
+    def uses(self) -> int:
+        return sum(piece.end - piece.begin for piece, _ in self.pieces)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Step:
+    """The step of both kinds of work, with what they need; it may travel to another process."""
 
     subset: Subset
+    settings: ReshardSettings
     files: list[PoolFile]
     state: Path
-    shared: Path
 
-    @functools.cached_property
-    def _shared(self) -> Shared:
-        return Shared.read(self.shared)
-
-    def __call__(self, task: tuple[Path, list[Piece]], tell: Tell) -> dict[str, int]:
-        path, pieces = task
+    def __call__(self, task: _Look | _Shard, tell: Tell) -> dict[str, Any]:
+        if isinstance(task, _Look):
+            return resharding.pick(task.file, task.tar, self.subset, self.settings.names, task.to)
 
         def parts() -> Iterable[Any]:
-            for piece in pieces:
+            for piece, shared in task.pieces:
                 picked = Picked.read(self.state / f"tar-{piece.tar:06d}.picked.npy")
-                uses, first = self._shared.uses_of(picked, self.subset)
-                yield self.files[piece.tar], picked, uses, first, piece.begin, piece.end
+                yield self.files[piece.tar], picked, *shared.uses_of(picked), piece.begin, piece.end
 
-        return resharding.write_shard(path, parts())
+        return resharding.write_shard(task.path, parts())
 
 
-def _pick(plan: _Plan, work: Work) -> tuple[dict[int, dict[str, Any]], list[dict[str, Any]]]:
-    """Look through the tars that were not: (markers by tar, what could not be read)."""
+class _Layout:
+    """The shards that tars make up, as the tars become known in their order."""
+
+    def __init__(self, plan: _Plan) -> None:
+        self._plan, self._cut = plan, Cut(plan.settings.shard_size)
+        self._tars: dict[int, tuple[list[Any], Shared]] = {}
+        self._shards = 0
+
+    def add(self, tar: int, marker: Mapping[str, Any], shared: Shared) -> list[_Shard]:
+        """Take the next tar; give the shards that are whole with it."""
+        self._tars[tar] = [tar, marker["size"], marker["stamp"], shared.digest], shared
+        return [self._shard(pieces) for pieces in self._cut.add(tar, marker["uses"] + shared.change)]
+
+    def rest(self) -> list[_Shard]:
+        """Give the last shard, if it is not whole."""
+        return [self._shard(pieces) for pieces in self._cut.rest()]
+
+    def _shard(self, pieces: list[Piece]) -> _Shard:
+        made_of = [[*self._tars[piece.tar][0], piece.begin, piece.end] for piece in pieces]
+        path = self._plan.stage.folder / f"{self._shards:08d}.tar"
+        self._shards += 1
+        return _Shard(
+            path, [(piece, self._tars[piece.tar][1]) for piece in pieces], digest_of([self._plan.stage.digest, made_of])
+        )
+
+
+class _Ahead:
+    """The work on tars, and between them on the shards that are known by then."""
+
+    def __init__(self, plan: _Plan, lost_too: bool) -> None:
+        """Begin; with `lost_too` a tar that is lost is passed over, else nothing is known behind it."""
+        self._plan, self._lost_too = plan, lost_too
+        self._layout, self._arrivals = _Layout(plan), Arrivals(plan.subset)
+        self._next: int | None = 0
+        """The tar up to which all is known; None where no more can be."""
+        self._seen: dict[int, Mapping[str, Any] | None] = {}
+
+    def see(self, tar: int, marker: Mapping[str, Any] | None) -> None:
+        """Learn what a tar has; None for one that is lost."""
+        self._seen[tar] = marker
+
+    def tasks(self, looks: Iterable[_Look]) -> Iterator[_Look | _Shard]:
+        """Give what is to be done; what it leads to is learnt between one and the next."""
+        for look in looks:
+            yield from self._known()
+            yield look
+        yield from self._known()
+
+    def _known(self) -> Iterator[_Shard]:
+        """Give the shards that became known."""
+        while self._next is not None and self._next in self._seen:
+            tar, marker = self._next, self._seen.pop(self._next)
+            self._next += 1
+            if marker is None:
+                self._next = self._next if self._lost_too else None
+                continue
+            shared = self._arrivals.add(Picked.read(self._plan.picked(tar)[0]))
+            if shared is None:
+                self._next = None
+                return
+            for shard in self._layout.add(tar, marker, shared):
+                if not _stands(self._plan, shard):
+                    yield shard
+
+
+def _look(plan: _Plan, work: Work) -> tuple[dict[int, dict[str, Any]], list[dict[str, Any]]]:
+    """Look through the tars that were not, and write what is known by then: (markers by tar, what could not be read)."""
     stage = plan.stage
     names = {tar: f"tar-{tar:06d}" for tar in range(len(plan.files))}
-    todo = []
+    ahead, looks = _Ahead(plan, work.allow_lost), []
     for tar, file in enumerate(plan.files):
         marker = stage.marker(names[tar])
         if marker is not None and (marker["size"], marker["stamp"]) != (file.size, file.stamp):
@@ -168,24 +250,43 @@ def _pick(plan: _Plan, work: Work) -> tuple[dict[int, dict[str, Any]], list[dict
                 "choose another --out, or replace it with --overwrite"
             )
         if marker is None:
-            todo.append((tar, file, plan.picked(tar)))
+            looks.append(_Look(tar, file, plan.picked(tar)))
+        else:
+            ahead.see(tar, marker)
     lost: list[dict[str, Any]] = []
+    tasks = ahead.tasks(looks) if len(looks) > 1 else looks
     with Progress(STAGE, None, work.progress) as progress:
-        for (tar, file, paths), result in work.carrier.map(
-            _Picker(plan.subset, plan.settings), todo, holds_gil=plan.walks
-        ):
-            if isinstance(result, BrokenInput | WorkerDied):
-                error = str(result) if isinstance(result, BrokenInput) else f"{file.path}: {result}"
-                stage.lose(names[tar], index=tar, name=file.name, error=error)
+        for task, result in work.carrier.map(plan.step, tasks, holds_gil=plan.walks):
+            if isinstance(task, _Shard):
+                _mark(plan, task, result)
+            elif isinstance(result, BrokenInput | WorkerDied):
+                error = str(result) if isinstance(result, BrokenInput) else f"{task.file.path}: {result}"
+                stage.lose(names[task.tar], index=task.tar, name=task.file.name, error=error)
                 progress.note(error)
-                lost.append({"index": tar, "name": file.name, "error": error})
+                lost.append({"index": task.tar, "name": task.file.name, "error": error})
+                ahead.see(task.tar, None)
             elif isinstance(result, BaseException):
                 raise result
             else:
-                stage.mark(names[tar], {"size": file.size, "stamp": file.stamp, **result}, paths)
+                found = {"size": task.file.size, "stamp": task.file.stamp, **result}
+                ahead.see(task.tar, stage.mark(names[task.tar], found, task.to))
                 progress.advance(result["funnel"]["samples"], result["funnel"]["picked"])
-    found = {tar: marker for tar, name in names.items() if (marker := stage.marker(name)) is not None}
-    return found, sorted(lost, key=lambda item: int(item["index"]))
+    markers = {tar: marker for tar, name in names.items() if (marker := stage.marker(name)) is not None}
+    return markers, sorted(lost, key=lambda item: int(item["index"]))
+
+
+def _stands(plan: _Plan, shard: _Shard) -> bool:
+    """Tell whether a shard was written, from just what it is to be made from."""
+    marker = plan.stage.marker(shard.name)
+    return marker is not None and bool(marker["of"] == shard.identity)
+
+
+def _mark(plan: _Plan, shard: _Shard, result: dict[str, Any] | BaseException) -> None:
+    """Mark a shard as written. Raise what it raised."""
+    if isinstance(result, BaseException):
+        raise result
+    stats = shard.path.with_name(f"{shard.path.stem}_stats.json")
+    plan.stage.mark(shard.name, {"of": shard.identity, **result}, [shard.path, stats])
 
 
 def _finish(
@@ -204,11 +305,9 @@ def _finish(
         hint = NO_UID.format(without) if without else "check that the tars are those that the subset was drawn from"
         raise MetaclipError(f"none of the {funnel['samples']} samples is in {plan.subset.path}; {hint}")
     tally = _share(plan, markers, identity)
-    changes = Shared.read(plan.shared).changes()
-    uses = [0] * len(plan.files)
-    for tar, marker in markers.items():
-        uses[tar] = marker["uses"] + changes.get(tar, 0)
-    shards = _write(plan, resharding.cut(uses, plan.settings.shard_size), identity, work)
+    shared, layout = Shared.read(plan.shared), _Layout(plan)
+    wanted = [shard for tar, marker in markers.items() for shard in layout.add(tar, marker, shared.among(tar))]
+    shards = _write(plan, [*wanted, *layout.rest()], work)
     _remove_strays(folder, shards)
     sizes = {name: marker["samples"] for name, marker in shards.items()}
     odd = sum(marker["odd_suffix"] for marker in shards.values())
@@ -263,28 +362,15 @@ def _share(plan: _Plan, markers: Iterable[int], identity: str) -> dict[str, int]
     return dict(marker["tally"])
 
 
-def _write(plan: _Plan, shards: Sequence[list[Piece]], identity: str, work: Work) -> dict[str, dict[str, Any]]:
-    """Write the shards that do not stand; give their markers by name."""
-    stage, folder = plan.stage, plan.stage.folder
-    paths = {f"shard-{number:08d}": folder / f"{number:08d}.tar" for number in range(len(shards))}
-    wanted = dict(zip(paths, shards, strict=True))
-
-    def is_made(name: str) -> bool:
-        marker = stage.marker(name)
-        return marker is not None and bool(marker["of"] == identity)
-
-    todo = {paths[name]: name for name in wanted if not is_made(name)}
-    writer = _Writer(plan.subset, plan.files, stage.path, plan.shared)
-    total = sum(piece.end - piece.begin for pieces in shards for piece in pieces)
-    with Progress("write", total, work.progress) as progress:
-        tasks = [(path, wanted[name]) for path, name in todo.items()]
-        for (path, _), result in work.carrier.map(writer, tasks, holds_gil=plan.walks):
-            if isinstance(result, BaseException):
-                raise result
-            stats = path.with_name(f"{path.stem}_stats.json")
-            stage.mark(todo[path], {"of": identity, **result}, [path, stats])
-            progress.advance(result["samples"], result["samples"])
-    return {paths[name].name: stage.marker(name) or {} for name in wanted}
+def _write(plan: _Plan, shards: Sequence[_Shard], work: Work) -> dict[str, dict[str, Any]]:
+    """Write the shards that do not stand; give the markers of all by file name."""
+    todo = [shard for shard in shards if not _stands(plan, shard)]
+    if todo:
+        with Progress("write", sum(shard.uses for shard in todo), work.progress) as progress:
+            for shard, result in work.carrier.map(plan.step, todo, holds_gil=plan.walks):
+                _mark(plan, shard, result)
+                progress.advance(shard.uses, shard.uses)
+    return {shard.path.name: plan.stage.marker(shard.name) or {} for shard in shards}
 
 
 def _remove_strays(folder: Folder, shards: Iterable[str]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -90,6 +90,14 @@ def _fast(block: bytes, wanted: pa.Schema | None) -> pa.Table:
     if len(table) != lines:
         raise pa.ArrowInvalid(f"{len(table)} objects in {lines} lines")
     return table
+
+
+def may_be_deep(contents: Sequence[bytes]) -> bool:
+    """Tell whether some of these objects may be nested too deep."""
+    opened = sum(map(b"".join(contents).count, (b"{", b"[")))
+    return opened - len(contents) >= _LEVELS and any(
+        content.count(b"{") + content.count(b"[") > _LEVELS for content in contents
+    )
 
 
 def _is_deep(block: bytes) -> bool:

@@ -23,7 +23,7 @@ from metaclip.curation.tars import split_name
 from metaclip.training.index import IMAGES
 
 _SUFFIX: Final = re.compile(rb"[a-z0-9][a-z0-9._-]*")
-_WINDOW: Final = 1 << 22  # bytes that are written at once
+_WINDOW: Final = 1 << 23  # bytes that are written at once
 _SIZE_DIGITS: Final = 11
 _NAME: Final = slice(0, NAME_BYTES)
 _SIZE: Final = slice(124, 124 + _SIZE_DIGITS)

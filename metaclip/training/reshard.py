@@ -14,14 +14,16 @@ Members' bytes are copied, not decoded; their headers are made anew (`tar_format
 out: the suffix alone does, where it has nothing but letters, digits, dots, hyphens and underscores.
 
 Two steps, both pure functions of files: `pick` looks up a tar's samples, `write_shard` writes a new tar.
-Cost: 40 us of processor a sample of 26 kB on a busy machine, half of it to look its tar through and half to write it, where
-`cp` takes 10 in the page cache (tests/bench/bench_reshard.py): the bytes are read twice, since what a sample is called and
-where it goes depends on the uids of all tars. It runs on threads, with no compiler and no process to begin.
+Cost: 40 us of processor a sample of 26 kB, half of it to look its tar through and half to write it, where `cp` takes 10
+(tests/bench/bench_reshard.py): the bytes are read twice, since where a sample goes depends on the tars before it. It runs on
+threads, with no compiler and no process to begin.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -76,12 +78,17 @@ class Picked(Samples):
 
     places: npt.NDArray[np.uint64]
     """Tar and number in it, as one number."""
+    ranks: npt.NDArray[np.int64]
+    """Where the uid of each stands in the subset."""
+    counts: npt.NDArray[np.int64]
+    """How often it stands there."""
 
     @classmethod
     def read(cls, path: Path) -> Picked:
         """Read what `pick` left."""
         rows = np.load(path, allow_pickle=False)
-        return cls(rows[:, :2], rows[:, 2:4], rows[:, 5], rows[:, 6:].reshape(-1, 3, 2), rows[:, 4])
+        ranks, counts = rows[:, 5].astype(np.int64), rows[:, 6].astype(np.int64)
+        return cls(rows[:, :2], rows[:, 2:4], rows[:, 7], rows[:, 8:].reshape(-1, 3, 2), rows[:, 4], ranks, counts)
 
 
 def pick(file: PoolFile, number: int, subset: Subset, names: Names, to: Sequence[Path]) -> dict[str, Any]:
@@ -92,7 +99,8 @@ def pick(file: PoolFile, number: int, subset: Subset, names: Names, to: Sequence
     """
     index = make_index(file, names)
     fine = index.flaw != FLAWS.index("malformed_json")
-    counts = np.where(fine, subset.count(index.uids), 0)
+    ranks = subset.place(index.uids)
+    counts = np.where(fine, subset.place(index.uids, after=True) - ranks, 0)
     found = np.flatnonzero(counts)
     places = (np.uint64(number) << np.uint64(_PLACE_BITS)) + found.astype(np.uint64)
     uids = index.uids[found]
@@ -101,7 +109,8 @@ def pick(file: PoolFile, number: int, subset: Subset, names: Names, to: Sequence
     plain = whole == (index.end - index.begin)[found].astype(np.int64)
     kind = np.where(plain, index.kind[found], PLAIN_NOT).astype(np.uint64)
     spans = (index.begin[found], index.end[found])
-    write_rows(to[0], np.column_stack([uids, *spans, places, kind, parts.reshape(-1, 6)]))
+    stands = np.column_stack([ranks[found], counts[found]]).astype(np.uint64)
+    write_rows(to[0], np.column_stack([uids, *spans, places, stands, kind, parts.reshape(-1, 6)]))
     write_run(to[1], np.column_stack([uids, places]))
     funnel = {
         "samples": len(index),
@@ -114,36 +123,71 @@ def pick(file: PoolFile, number: int, subset: Subset, names: Names, to: Sequence
 
 @dataclasses.dataclass(frozen=True)
 class Shared:
-    """The samples that have their uid in common with others, by place, ascending: how often each is used."""
+    """The samples that are used otherwise than if they had their uids alone, by place, ascending."""
 
-    places: npt.NDArray[np.uint64]
-    uses: npt.NDArray[np.int64]
-    first: npt.NDArray[np.int64]
-    """The number of each one's first use among those of its uid."""
-    alone: npt.NDArray[np.int64]
-    """How often each would be used if it had its uid alone."""
+    rows: npt.NDArray[np.uint64]
+    """uint64[n, 4]: place, how often it is used, the number of its first use, how often it would be used alone."""
+
+    @classmethod
+    def of(cls, rows: npt.NDArray[np.uint64]) -> Shared:
+        """Take rows of samples that have their uids in common, in any order."""
+        rows = rows.copy()
+        rows[rows[:, 1] == 0, 2] = 0
+        rows = rows[(rows[:, 1] != rows[:, 3]) | (rows[:, 2] > 0)]
+        return cls(rows[np.argsort(rows[:, 0], kind="stable")])
 
     @classmethod
     def read(cls, path: Path) -> Shared:
         """Read what `share` left."""
-        rows = np.load(path, allow_pickle=False)
-        return cls(rows[:, 0], *rows[:, 1:].astype(np.int64).T)
+        return cls(np.load(path, allow_pickle=False))
 
-    def changes(self) -> dict[int, int]:
-        """Give by tar how its samples' uses differ from those that they would have if they had their uids alone."""
-        tars, which = np.unique(self.places >> np.uint64(_PLACE_BITS), return_inverse=True)
-        changes = np.zeros(len(tars), np.int64)
-        np.add.at(changes, which, self.uses - self.alone)
-        return dict(zip(tars.tolist(), changes.tolist(), strict=True))
+    def among(self, tar: int) -> Shared:
+        """Give those of one tar."""
+        bounds = np.array([tar, tar + 1], np.uint64) << np.uint64(_PLACE_BITS)
+        begin, end = np.searchsorted(self.rows[:, 0], bounds).tolist()
+        return Shared(self.rows[begin:end])
 
-    def uses_of(self, picked: Picked, subset: Subset) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    @property
+    def digest(self) -> str:
+        """The sha256 of all this."""
+        return hashlib.sha256(np.ascontiguousarray(self.rows, "<u8").tobytes()).hexdigest()
+
+    @property
+    def change(self) -> int:
+        """How many more uses there are than if all had their uids alone."""
+        return int(self.rows[:, 1].sum()) - int(self.rows[:, 3].sum())
+
+    def uses_of(self, picked: Picked) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Give how often each sample of a tar is used, and the number of its first use."""
-        uses, first = subset.count(picked.uids), np.zeros(len(picked.uids), np.int64)
-        at = np.searchsorted(self.places, picked.places)
-        at = np.minimum(at, max(0, len(self.places) - 1))
-        known = self.places[at] == picked.places if len(self.places) else np.zeros(len(at), np.bool_)
-        uses[known], first[known] = self.uses[at[known]], self.first[at[known]]
+        uses, first = picked.counts.copy(), np.zeros(len(picked.uids), np.int64)
+        at = np.searchsorted(picked.places, self.rows[:, 0])
+        uses[at], first[at] = self.rows[:, 1:3].astype(np.int64).T
         return uses, first
+
+
+class Arrivals:
+    """Which uids of a subset have come, tar by tar: so what `share` will find is known before all tars were looked through.
+
+    That is so as long as none comes again that stands in the subset several times. Memory: a bit a uid of the subset.
+    """
+
+    def __init__(self, subset: Subset) -> None:
+        """Begin before the first tar."""
+        self._came = np.zeros(-(-len(subset) // 8), np.uint8)
+
+    def add(self, picked: Picked) -> Shared | None:
+        """Take the next tar, in the tars' order; give its part of what is shared, None where that cannot be known."""
+        place, bit = picked.ranks >> 3, np.uint8(1) << (picked.ranks & 7).astype(np.uint8)
+        again = (self._came[place] & bit) > 0
+        _, first = np.unique(picked.ranks, return_index=True)
+        within = np.ones(len(again), np.bool_)
+        within[first] = False
+        again |= within
+        if (picked.counts[again] > 1).any():
+            return None
+        np.bitwise_or.at(self._came, place, bit)
+        zeros = np.zeros(int(again.sum()), np.uint64)
+        return Shared.of(np.column_stack([picked.places[again], zeros, zeros, zeros + 1]))
 
 
 def share(runs: Sequence[Path], subset: Subset, shared_to: Path, missing_to: Path) -> dict[str, int]:
@@ -187,8 +231,7 @@ def share(runs: Sequence[Path], subset: Subset, shared_to: Path, missing_to: Pat
         absent = np.memmap(spool, np.uint64, "r").reshape(-1, 2)
     write_subset(missing_to, (absent[at : at + _BLOCK] for at in range(0, len(absent), _BLOCK)), len(absent))
     spool.unlink()
-    rows = np.concatenate(shared)
-    write_rows(shared_to, rows[np.argsort(rows[:, 0], kind="stable")])
+    write_rows(shared_to, Shared.of(np.concatenate(shared)).rows)
     return tally
 
 
@@ -214,21 +257,32 @@ class Piece:
     end: int
 
 
-def cut(uses: Sequence[int], size: int) -> list[list[Piece]]:
-    """Cut all uses, in the tars' order, into shards of `size`; `uses` has the number of each tar."""
-    shards: list[list[Piece]] = []
-    room = 0
-    for tar, total in enumerate(uses):
+class Cut:
+    """All uses, in the tars' order, cut into shards."""
+
+    def __init__(self, size: int) -> None:
+        """Begin before the first tar; a shard has `size` uses."""
+        self._size = size
+        self._held: list[Piece] = []
+        self._room = size
+
+    def add(self, tar: int, uses: int) -> list[list[Piece]]:
+        """Take the next tar; give the shards that are whole with it."""
+        whole: list[list[Piece]] = []
         begin = 0
-        while begin < total:
-            if not room:
-                shards.append([])
-                room = size
-            end = min(total, begin + room)
-            shards[-1].append(Piece(tar, begin, end))
-            room -= end - begin
+        while begin < uses:
+            end = min(uses, begin + self._room)
+            self._held.append(Piece(tar, begin, end))
+            self._room -= end - begin
             begin = end
-    return shards
+            if not self._room:
+                whole.append(self._held)
+                self._held, self._room = [], self._size
+        return whole
+
+    def rest(self) -> list[list[Piece]]:
+        """Give the last shard, if it is not whole."""
+        return [self._held] if self._held else []
 
 
 def write_shard(
@@ -255,6 +309,7 @@ def write_shard(
             with pools.reading(file), _opened(file) as stream:
                 for block in copies(Forward(stream), jobs, tally):
                     _write_all(out, block)
+                    _begin_to_store(out, len(block))
         _write_all(out, END)
     write_json(path.with_name(f"{path.stem}_stats.json"), {"successes": tally["samples"]})
     return tally
@@ -264,6 +319,12 @@ def _opened(file: PoolFile) -> Any:
     """Open a tar to read large stretches: without a buffer where that is possible."""
     local = "://" not in file.path and file.codec is None
     return open(file.path, "rb", buffering=0) if local else pools.tar_stream(file)
+
+
+def _begin_to_store(out: Any, size: int) -> None:
+    """Let the disk begin with what was written last: by itself the system waits until there is much more."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(out.fileno(), out.tell() - size, size, os.POSIX_FADV_DONTNEED)
 
 
 def _write_all(out: Any, data: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import random
 import tarfile
 from collections.abc import Callable
@@ -57,7 +58,6 @@ def assert_same_as_walked(path: Path, names: Names | None = None) -> Index | tup
 def test_tars_as_they_are_written(form: int, window: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tar as img2dataset writes it is plain, whoever wrote it, and is found in windows of any size."""
     monkeypatch.setattr(plain, "_WINDOW", window)
-    monkeypatch.setattr(plain, "_AT_ONCE", 7)
     path = write_tar(tmp_path / "x.tar", [file for n in range(50) for file in sample(n)], form)
     found = quick(path)
     assert found is not None
@@ -65,11 +65,33 @@ def test_tars_as_they_are_written(form: int, window: int, tmp_path: Path, monkey
     assert_same(found, walked(find_files(path)[0], Names()))
 
 
-NAMES = st.sampled_from(["0", "1", "00000012", "a b", "é", "__x", "_y", "d/0", "", "n" * 94])
+BITS = [b'"', b"\\", b"{", b"}", b"[", b"]", b",", b":", b"\n", b"\r", b"\t", b"\0", b"\xff", b"\xc3", b"\\ud800", b"\\x", b"1", b"-",
+        b".", b"e", b"NaN", b"null", b" ", b"//", b"\xef\xbb\xbf", b'"uid":"0",', b'"uid": null,', b'"a":' + b"[" * 101 + b"]" * 101 + b","]  # fmt: skip
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> bytes:
+    """Draw fields as they are written, with some bytes put in, replaced or cut out."""
+    row = {
+        "uid": uid(draw(st.integers(0, 9))),
+        "caption": 'a "é"',
+        "width": 3.5,
+        "exif": "{}",
+        "more": [None, {"uid": 1}],
+    }
+    data = json.dumps(row, ensure_ascii=draw(st.booleans()), indent=draw(st.sampled_from([None, 4]))).encode()
+    for _ in range(draw(st.integers(1, 3))):
+        at, cut = draw(st.integers(0, len(data))), draw(st.sampled_from([0, 0, 1, 2, 5]))
+        data = data[:at] + draw(st.sampled_from([b"", *BITS])) + data[at + cut :]
+    return data
+
+
+NAMES = st.sampled_from(["0", "1", "00000012", "a b", "é", "__x", "_y", "d/0", "", "n" * 82])
 SUFFIX = st.sampled_from(["jpg", "JPG", "png", "txt", "json", "cls", "seg.png", "longer.than.eight", "", "webp"])
 ROW: st.SearchStrategy[Content] = st.one_of(
     st.builds(lambda n, **row: {"uid": uid(n), **row}, st.integers(0, 9), caption=st.sampled_from(["c", None, 5])),
     st.sampled_from([{}, {"uid": "7"}, {"uid": None}, {"uid": 3}, {"uid": uid(1).upper()}, "no json", "", '{"uid":', "[]", "{}\n{}"]),
+    damaged(),
 )  # fmt: skip
 WHOLE = st.builds(
     lambda n, row, order, text: [

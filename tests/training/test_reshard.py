@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 
 from metaclip import MetaclipError, Work, curate
 from metaclip.chain import resharding
+from metaclip.curation.pool import find_files
 from metaclip.curation.sorting import SUBSET
 from metaclip.errors import LostInputs
-from metaclip.training.reshard import Piece, ReshardSettings, cut
+from metaclip.training import reshard as steps
+from metaclip.training.reshard import Arrivals, Cut, Picked, Piece, ReshardSettings, Shared
 from metaclip.training.subset import Subset
 from tests.training.shards import read_tar, sample, uid, write_shards, write_tar
 
@@ -125,14 +127,90 @@ def test_each_is_used_as_often_as_the_subset_says(
 @given(uses=st.lists(st.integers(0, 30), max_size=8), size=st.integers(1, 12))
 def test_a_cut_takes_all_uses_once_in_order(uses: list[int], size: int) -> None:
     """Shards are full but for the last, and their pieces put together are all uses."""
-    shards = cut(uses, size)
+    cut = Cut(size)
+    shards = [shard for tar, total in enumerate(uses) for shard in cut.add(tar, total)]
+    assert all(sum(p.end - p.begin for p in pieces) == size for pieces in shards)
+    shards += cut.rest()
     assert [(p.tar, n) for pieces in shards for p in pieces for n in range(p.begin, p.end)] == [
         (tar, n) for tar, total in enumerate(uses) for n in range(total)
     ]
-    sizes = [sum(p.end - p.begin for p in pieces) for pieces in shards]
-    assert all(n == size for n in sizes[:-1])
-    assert all(0 < n <= size for n in sizes[-1:])
-    assert cut([3, 0, 4], 5) == [[Piece(0, 0, 3), Piece(2, 0, 2)], [Piece(2, 2, 4)]]
+    assert all(0 < sum(p.end - p.begin for p in pieces) <= size for pieces in shards[-1:])
+
+
+def test_a_cut_by_hand() -> None:
+    """A shard is given with the tar that fills it, and what is left at the end."""
+    cut = Cut(5)
+    assert cut.add(0, 3) == cut.add(1, 0) == []
+    assert cut.add(2, 4) == [[Piece(0, 0, 3), Piece(2, 0, 2)]]
+    assert cut.rest() == [[Piece(2, 2, 4)]]
+
+
+@settings(max_examples=60)
+@given(
+    have=st.lists(st.lists(st.integers(0, 9), max_size=6), min_size=1, max_size=4),
+    asked=st.lists(st.integers(0, 12), min_size=1, max_size=12),
+)
+def test_what_arrives_is_known_before_the_end(
+    have: list[list[int]], asked: list[int], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Tar by tar what is shared is what is found when all are known; unknown only where a repeated uid comes again."""
+    folder = tmp_path_factory.mktemp("arrivals")
+    subset = Subset(write_uids(folder / "subset.npy", [uid(n) for n in asked]))
+    runs, picked = [], []
+    for tar, numbers in enumerate(have):
+        files = [file for place, n in enumerate(numbers) for file in sample(n, key=f"{place:03d}")]
+        file = find_files(write_tar(folder / "tars" / f"{tar}.tar", files))[0]
+        to = folder / f"{tar}.npy", folder / f"{tar}.run"
+        steps.pick(file, tar, subset, ReshardSettings().names, to)
+        picked.append(Picked.read(to[0]))
+        runs.append(to[1])
+    steps.share(runs, subset, folder / "shared.npy", folder / "missing.npy")
+    truth, arrivals, seen = Shared.read(folder / "shared.npy"), Arrivals(subset), Counter[int]()
+    for tar, numbers in enumerate(have):
+        mine = arrivals.add(picked[tar])
+        before = seen.copy()
+        seen.update(n for n in numbers if n in asked)
+        if any(asked.count(n) > 1 and seen[n] > max(1, before[n]) for n in numbers):
+            assert mine is None
+            return
+        assert mine is not None
+        if all(asked.count(n) == 1 for n in seen if sum(ns.count(n) for ns in have) > 1):
+            assert mine.rows.tolist() == truth.among(tar).rows.tolist()
+
+
+def test_shards_are_written_while_tars_are_looked_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shard is written as soon as its tars are known, and written again only where a later tar changes it."""
+    done: list[str] = []
+
+    def noted(name: str) -> Any:
+        step = getattr(steps, name)
+
+        def call(first: Any, *rest: Any) -> Any:
+            done.append(Path(getattr(first, "path", first)).name)
+            return step(first, *rest)
+
+        return call
+
+    monkeypatch.setattr(steps, "pick", noted("pick"))
+    monkeypatch.setattr(steps, "write_shard", noted("write_shard"))
+    write_shards(tmp_path / "tars", [5, 5, 5])
+    uids = [uid(n) for n in range(15)]
+    tars, shards = [f"{n:05d}.tar" for n in range(4)], [f"{n:08d}.tar" for n in range(4)]
+    alone = files_of(reshard(tmp_path / "tars", uids, tmp_path / "out", 4).path)
+    assert done == [*tars[:2], *shards[:2], tars[2], *shards[2:]]  # one task waits while one is done
+    done.clear()
+    write_tar(tmp_path / "tars" / tars[3], sample(2))  # comes again, and is not used
+    again = files_of(reshard(tmp_path / "tars", uids, tmp_path / "again", 4).path)
+    assert done == [*tars[:2], *shards[:2], *tars[2:], *shards[2:]]
+    assert {**again, "meta.json": b""} == {**alone, "meta.json": b""}
+    done.clear()
+    # To be used twice: of the two uses that the first had been given, the last one takes one.
+    reshard(tmp_path / "tars", [*uids, uid(2)], tmp_path / "twice", 4)
+    assert done == [*tars[:2], *shards[:2], *tars[2:], *shards[2:], *shards]
+    assert [key for key, _ in samples_of(tmp_path / "twice") if key.startswith(uid(2))] == [
+        f"{uid(2)}-0",
+        f"{uid(2)}-1",
+    ]
 
 
 def test_any_number_of_workers(tmp_path: Path) -> None:
@@ -228,7 +306,7 @@ def test_another_subset_or_other_tars_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_broken_tar(tmp_path: Path) -> None:
-    """A truncated tar is named and nothing is written without it, unless that is allowed; mended, it comes in."""
+    """A truncated tar is named, and nothing behind it is written unless that is allowed; mended, it comes in."""
     paths = write_shards(tmp_path / "tars", [4, 4])
     uids = [uid(n) for n in range(8)]
     want = files_of(reshard(tmp_path / "tars", uids, tmp_path / "want", 3).path)
@@ -236,7 +314,9 @@ def test_a_broken_tar(tmp_path: Path) -> None:
     paths[1].write_bytes(whole[:3000])
     with pytest.raises(LostInputs, match=r"(?s)1 of 2 tars were lost.*00001\.tar cannot be read as tar.*--allow-lost"):
         reshard(tmp_path / "tars", uids, tmp_path / "out", 3)
-    assert not list((tmp_path / "out").glob("*.tar"))
+    before = files_of(tmp_path / "out")
+    assert set(before) == {"00000000.tar", "00000000_stats.json"}
+    assert before.items() <= want.items()
     made = reshard(tmp_path / "tars", uids, tmp_path / "out", 3, Work(workers=1, allow_lost=True))
     assert (made.record["written"], made.record["missing"], [item["name"] for item in made.record["lost"]]) == (
         4,

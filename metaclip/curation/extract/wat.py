@@ -11,8 +11,9 @@ import functools
 import json
 from typing import Any, Final
 
+import msgspec
+
 from metaclip.curation.extract.addresses import Base
-from metaclip.curation.extract.packages import needed
 from metaclip.curation.extract.pages import PLAIN, Image, Page, Wanted
 
 _IMG: Final = "IMG@/src"
@@ -42,7 +43,6 @@ def read(block: Buffer, wanted: Wanted = PLAIN) -> Page | None:
 @functools.cache
 def _decoder(titles: bool) -> Any:
     """Make what decodes a record to the fields that are asked for, named as in the WAT but for hyphens."""
-    msgspec = needed("msgspec")
 
     def struct(name: str, *fields: tuple[str, Any]) -> Any:
         given = [(key.replace("-", "_"), kind | None, msgspec.field(default=None, name=key)) for key, kind in fields]

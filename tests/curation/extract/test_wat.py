@@ -13,8 +13,6 @@ from metaclip.curation.extract import wat
 from metaclip.curation.extract.pages import PLAIN, Wanted
 from tests.crawls import image, wat_block
 
-pytest.importorskip("msgspec", reason="needs metaclip[crawl]")
-
 URL = "https://example.org/dir/page.html"
 TITLES = Wanted(titles=True)
 
