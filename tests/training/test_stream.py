@@ -33,6 +33,8 @@ from metaclip.errors import LostInputs
 from metaclip.training.index import Names, make_index
 from metaclip.training.stream import Batch, Loader, Stream
 from metaclip.training.subset import Subset
+from tests.faults.victims import below
+from tests.processes import until
 from tests.training.shards import jpeg, sample, uid, write_shards, write_tar
 
 # torch advises on the number of workers, whatever is meant by it.
@@ -159,10 +161,18 @@ def kill_after(batches: int, out: Path, *arguments: object) -> tuple[list[list[s
             assert time.monotonic() < end
             time.sleep(0.01)
     finally:
+        workers = below(process.pid)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), "the end of its workers")
     lines = [json.loads(line) for line in out.read_text().splitlines(keepends=True) if line.endswith("\n")]
     return [uids for uids, _ in lines], lines[-1][1]
+
+
+def test_who_is_killed_leaves_no_worker(tars: Path, tmp_path: Path) -> None:
+    """Workers whose batches nobody will fetch, larger than what a pipe holds, end with the process that made them."""
+    begun, _ = kill_after(2, tmp_path / "out.jsonl", tars, 2, 500, 2)
+    assert len(begun) == 2
 
 
 def test_killed(tars: Path, tmp_path: Path) -> None:
