@@ -103,7 +103,7 @@ def reshard(
     with writing(folder), folder.owned():
         outputs = [path.name for pattern in _GLOBS for path in folder.path.glob(pattern)]
         plan.stage.begin(fingerprint, [*outputs, *_FILES], work.overwrite)
-        markers, lost = _look(plan, work)
+        markers, lost = _look_through(plan, work)
         if lost and (not work.allow_lost or not markers):
             raise LostInputs(_lost_lines(lost, len(files))) if markers else MetaclipError(lost[0]["error"])
         return Resharded(folder.path, _finish(plan, markers, lost, work))
@@ -237,7 +237,7 @@ class _Ahead:
                     yield shard
 
 
-def _look(plan: _Plan, work: Work) -> tuple[dict[int, dict[str, Any]], list[dict[str, Any]]]:
+def _look_through(plan: _Plan, work: Work) -> tuple[dict[int, dict[str, Any]], list[dict[str, Any]]]:
     """Look through the tars that were not, and write what is known by then: (markers by tar, what could not be read)."""
     stage = plan.stage
     names = {tar: f"tar-{tar:06d}" for tar in range(len(plan.files))}
