@@ -28,7 +28,9 @@ Stopped at any point, the same command goes on from there.""",
 @click.option("--text-column", metavar="C", help="Where tars have no uid: the text, if not .txt, text, caption or alt.")
 @click.option("--url-column", metavar="C", help="Where tars have no uid: the url, if not url.")
 @click.option("--uid-column", metavar="C", help="The field of .json with the uid, if not uid.")
-@click.option("--workers", type=click.IntRange(1), default=None, help="Threads; processes for compressed or remote tars.  [default: one a processor]")
+@click.option(
+    "--workers", type=click.IntRange(1), default=None, help="Threads, or processes.  [default: one a processor]"
+)
 @click.option("--overwrite", is_flag=True, help="Replace what was resharded to the output folder before.")
 @click.option("--allow-lost", is_flag=True, help="Go on without tars that cannot be read.")
 def command(

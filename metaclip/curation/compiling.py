@@ -10,8 +10,8 @@ Law: a file of the cache is known by the bytes of all modules that kernels are w
 llvmlite, and the processor with its features. It says the digest of its code. One that is another user's, or that other
 users may write to, is not loaded; a cache that is damaged, or cannot be read or written, costs time, not the result.
 
-Arrays are checked against the signature at each call; kernels raise nothing. A call takes microseconds, more for each array:
-they are for batches, and what calls with the same arguments again and again binds them (`Kernel.bind`).
+Arrays are checked against the signature at each call; kernels raise nothing. That takes microseconds for each array: calls
+are for batches, and what calls with the same arguments again and again binds them (`Kernel.bind`).
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ MODULES: Final = ("kernel", "pair_kernel", "split_kernel", "symbol_kernel")
 _WRITTEN_IN: Final = (*MODULES, "layout", "raw", "compiling")
 _GIVEN: Final = {"memcpy", "memmove", "memset", "bzero"}
 """What machine code may call: the C library is in every process."""
+_PACKED: Final = "metaclip_packed"
 # Numba would free an array with its last reference. Ours have owners in Python: none comes with one, so none is freed.
 _FREED: Final = re.compile(r"^declare void @NRT_MemInfo_call_dtor\((.*?)\).*$", re.MULTILINE)
 
@@ -124,6 +125,8 @@ def _compile(module: str, name: str) -> tuple[dict[str, Any], bytes, bool]:
     made: Any = njit(signature, **without_wrappers)(function)
     text = made.inspect_llvm(made.signatures[0])
     code = llvm.parse_assembly(_FREED.sub(r"define internal void @NRT_MemInfo_call_dtor(\1 %owner) { ret void }", text))
+    symbol = made.overloads[made.signatures[0]].fndesc.llvm_func_name
+    code.link_in(llvm.parse_assembly(_packed(code.get_function(symbol))))
     calls = {one.name for one in code.functions if one.is_declaration and not one.name.startswith("llvm.")}
     machine = _machine().emit_object(code)
     arrays = [
@@ -131,10 +134,31 @@ def _compile(module: str, name: str) -> tuple[dict[str, Any], bytes, bool]:
         for kind in signature.args
     ]
     header = {
-        "symbol": made.overloads[made.signatures[0]].fndesc.llvm_func_name, "arguments": arrays,
-        "returns": str(signature.return_type), "sha256": hashlib.sha256(machine).hexdigest(),
+        "arguments": arrays, "returns": str(signature.return_type), "sha256": hashlib.sha256(machine).hexdigest(),
     }  # fmt: skip
     return header, machine, calls <= _GIVEN
+
+
+def _packed(kernel: Any) -> str:
+    """Give, in LLVM's language, the function that takes a kernel's arguments from memory, a word each, and calls it.
+
+    To hand a hundred numbers over from Python would take longer than many a call.
+    """
+    kinds = [str(argument.type) for argument in kernel.arguments]
+    words = "ptr" if kinds[0] == "ptr" else "i64*"
+    lines = []
+    for i, kind in enumerate(kinds):
+        cast = "inttoptr" if kind.endswith(("ptr", "*")) else "trunc" if kind != "i64" else "bitcast"
+        lines += [
+            f"%at{i} = getelementptr i64, {words} %words, i64 {i}", f"%word{i} = load i64, {words} %at{i}",
+            f"%v{i} = {cast} i64 %word{i} to {kind}",
+        ]  # fmt: skip
+    given = ", ".join(f"{kind} %v{i}" for i, kind in enumerate(kinds))
+    return "\n".join([
+        f'target triple = "{kernel.module.triple}"', f'target datalayout = "{kernel.module.data_layout}"',
+        f'declare i32 @"{kernel.name}"({", ".join(kinds)})', f"define i32 @{_PACKED}({words} %words) {{", *lines,
+        f'%code = call i32 @"{kernel.name}"({given})', "ret i32 %code", "}",
+    ])  # fmt: skip
 
 
 _RESULTS: Final[dict[str, Callable[[int], int | bool | None]]] = {
@@ -152,11 +176,8 @@ class Kernel:
         self._engine.finalize_object()
         self._arguments = [None if one is None else (np.dtype(one[0]), *one[1:]) for one in header["arguments"]]
         self._result = _RESULTS[header["returns"]]
-        # Numba's convention: where the result goes, where an error would go; of an array its owner, its parent, the
-        # number and the size of its items, its address, its shape and its strides.
-        words = sum(1 if one is None else 5 + 2 * one[1] for one in self._arguments)
-        kind = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * words)
-        self._function = kind(self._engine.get_function_address(header["symbol"]))
+        kind = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)
+        self._function = kind(self._engine.get_function_address(_PACKED))
 
     @classmethod
     def unpacked(cls, data: bytes) -> Kernel:
@@ -175,7 +196,10 @@ class Kernel:
         """Give the call with these arguments, for one thread that makes it many times; arrays must outlive it."""
         if len(given) != len(self._arguments):
             raise TypeError(f"a kernel of {len(self._arguments)} arguments was given {len(given)}")
-        words: list[int] = []
+        # Numba's convention: where the result goes, where an error would go; of an array its owner, its parent, the
+        # number and the size of its items, its address, its shape and its strides.
+        result, error = ctypes.c_int64(), ctypes.c_void_p()
+        words = [ctypes.addressof(result), ctypes.addressof(error)]
         for value, array in zip(given, self._arguments, strict=True):
             if array is None:
                 words.append(int(value))
@@ -184,12 +208,11 @@ class Kernel:
             if (value.dtype, value.ndim) != array[:2] or not flags.c_contiguous or (array[2] and not flags.writeable):
                 raise TypeError(f"a kernel wants an array of {array}, not {value.dtype} in {value.ndim} dimensions")
             words += (0, 0, value.size, value.itemsize, value.ctypes.data, *value.shape, *value.strides)
-        result, error = ctypes.c_int64(), ctypes.c_void_p()
-        function, read = self._function, self._result
-        everything = (*map(ctypes.c_void_p, map(ctypes.addressof, (result, error))), *map(ctypes.c_int64, words))
+        packed = (ctypes.c_int64 * len(words))(*words)
+        function, read, at = self._function, self._result, ctypes.c_void_p(ctypes.addressof(packed))
 
-        def call(_held: Any = error) -> int | bool | None:
-            if function(*everything):
+        def call(_held: Any = (packed, error)) -> int | bool | None:
+            if function(at):
                 raise RuntimeError("a kernel stopped at an error; please report it")
             return read(result.value)
 
