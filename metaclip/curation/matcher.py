@@ -106,7 +106,7 @@ class Matcher:
         return self._find(array)
 
     def find(self, text: str) -> list[int]:
-        """Find the entries in one text: ascending entry ids. For loaders that have no batch; 10 us a text."""
+        """Find the entries in one text: ascending entry ids. For loaders that have no batch; 7 us a text."""
         found: list[int] = self._find.match_text(text)
         return found
 
