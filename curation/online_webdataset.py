@@ -1,9 +1,10 @@
-"""Balance inside a webdataset pipeline: one `.select` behind the tar reader, before anything is decoded.
+"""Balance inside a webdataset pipeline: one stage behind the tar reader, before anything is decoded.
 
     python curation/online_webdataset.py "tars/{00000..00003}.tar" --run run/ --epochs 2
 
 The tars are what img2dataset writes with --save_additional_columns '["uid"]'. Epoch 0 is the run's own subset; each
-later epoch is another one, which shows other texts of head entries.
+later epoch is another one, which shows other texts of head entries. `.select(balancer.takes)` does the same sample by sample,
+with nothing read ahead, and takes 4% of the time of decoding an image, not 0.2%.
 """
 
 import argparse
@@ -17,7 +18,7 @@ def pipeline(tars, balancer):
     """Give the pairs that the balancer keeps, as (image bytes, text, uid)."""
     return (
         wds.WebDataset(tars, shardshuffle=False)
-        .select(balancer.takes)
+        .compose(balancer.kept)
         .decode()
         .to_tuple("jpg;png;webp", "txt", "json")
         .map(lambda sample: (sample[0], sample[1], sample[2]["uid"]))

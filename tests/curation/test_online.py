@@ -8,6 +8,7 @@ import multiprocessing
 import pickle
 import shutil
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from curation import naive
@@ -321,10 +322,58 @@ def test_samples(run: Run, pairs: list[dict[str, str]]) -> None:
         assert [balancer.takes(sample) for sample in samples] == wanted
 
 
+VALUES = st.sampled_from(
+    [None, "", "0", "a dog", "zz", 7, b"a dog", b"\xff", "\ud800", ["a dog"], "f" * 32, "a cat on a mat"]
+)
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    samples=st.lists(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "txt": VALUES,
+                "json": st.one_of(
+                    st.dictionaries(st.sampled_from(["uid", "url", "caption"]), VALUES),
+                    st.sampled_from(
+                        [None, b"{", b"[]", b'{"uid": "1", "caption": "a dog"}', b'{"caption": "\\ud800"}']
+                    ),
+                ),
+            },
+        ),
+        max_size=9,
+    ),
+    ahead=st.integers(1, 4),
+)
+@pytest.mark.filterwarnings("ignore:.*has no uid")
+def test_many_samples_at_a_time(run: Run, samples: list[dict[str, Any]], ahead: int) -> None:
+    """Whatever samples hold, those are kept that are taken one by one, in their order."""
+    balancer = Balancer(run)
+    taken = [sample for sample in samples if balancer.takes(sample)]
+    assert list(balancer.kept(iter(samples), ahead)) == taken
+
+
+def test_samples_are_read_ahead_as_far_as_asked(run: Run) -> None:
+    """Not further: a pipeline's memory is bounded."""
+    read = []
+
+    def source() -> Iterator[dict[str, Any]]:
+        for n in range(1000):
+            read.append(n)
+            yield {"txt": "a dog", "json": {"uid": str(n)}}
+
+    kept = Balancer(run, t=1e30).kept(source(), 10)
+    assert next(kept)["json"]["uid"] == "0"
+    assert len(read) == 10
+
+
 @pytest.mark.parametrize(
     "sample",
     [
         {},
+        {"txt": "a \ud800", "json": {"uid": "0"}},
+        {"txt": "a dog", "json": [1]},
         {"json": {"uid": "0"}},
         {"txt": b"a dog \xff", "json": {"uid": "0"}},
         {"txt": b"a dog", "json": b"{"},
