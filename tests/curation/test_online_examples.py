@@ -85,12 +85,14 @@ def called(name: str, *arguments: object, cwd: Path) -> str:
 
 
 def test_webdataset(run: Run, pairs: list[dict[str, str]], tars: str, tmp_path: Path) -> None:
-    """A pipeline with `.select`: epoch 0 is the offline subset, epoch 1 the law's next."""
-    pytest.importorskip("webdataset", reason=EXTRA)
+    """A stage of a pipeline, `.compose` or `.select`: epoch 0 is the offline subset, epoch 1 the law's next."""
+    wds = pytest.importorskip("webdataset", reason=EXTRA)
     for epoch in (0, 1):
         balancer = Balancer(run, epoch=epoch)
         found = [uid for _, _, uid in example("online_webdataset").pipeline(tars, balancer)]
         assert sorted(found) == wanted(run, pairs, epoch)
+        one_by_one = wds.WebDataset(tars, shardshuffle=False).select(balancer.takes)
+        assert [json.loads(sample["json"])["uid"] for sample in one_by_one] == found
     shown = called("online_webdataset", tars, "--run", run.path, cwd=tmp_path)
     assert re.findall(r"epoch (\d): (\d+) pairs", shown) == [
         (str(epoch), str(len(wanted(run, pairs, epoch)))) for epoch in (0, 1)
