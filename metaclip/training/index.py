@@ -212,7 +212,7 @@ class _Fields:
             return [], np.zeros(0, np.bool_)
         uids, *texts = (column.combine_chunks() for column in table.columns)
         none = [text.is_null().to_numpy(zero_copy_only=False) for text in texts]
-        return uids.to_pylist(), np.concatenate([np.zeros(0, np.bool_), *none])
+        return _strings(uids), np.concatenate([np.zeros(0, np.bool_), *none])
 
 
 def _text_of(columns: Columns, txt: Numbers) -> str:
@@ -238,7 +238,7 @@ def walked(file: PoolFile, names: Names) -> Index:
             if part.good:
                 texts = part.batch.column(columns.text) if columns.text else pa.nulls(len(part.good), pa.string())
                 urls, given = (part.batch.column(name) if name else None for name in (columns.url, columns.uid))
-                whole = None if given is None else _from_hex(given.to_pylist())
+                whole = None if given is None else _from_hex(_strings(given))
                 if whole is None:
                     whole = uids_of(texts.cast(pa.binary()).fill_null(b"").view(pa.string()), urls, given)
                 found[part.good] = whole
@@ -271,6 +271,11 @@ def _columns(schema: pa.Schema, file: PoolFile, names: Names) -> Columns:
         found = pools.find_columns(schema, file.path, None, names.url, names.uid)
         return dataclasses.replace(found, text="")
     return pools.find_columns(schema, file.path, names.text, names.url, names.uid)
+
+
+def _strings(array: pa.Array) -> list[str | None]:
+    """Give strings, in which bytes that are not ASCII are some characters that are no digits."""
+    return [None if one is None else one.decode("latin-1") for one in array.cast(pa.binary()).to_pylist()]
 
 
 def _from_hex(given: Sequence[str | None]) -> Uids | None:

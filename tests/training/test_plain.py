@@ -126,6 +126,17 @@ def test_what_is_found_at_once_is_what_the_walk_finds(
         assert_same(found, expected)
 
 
+@pytest.mark.parametrize("names", [None, Names(text="json.caption"), Names(text="caption")])
+@pytest.mark.parametrize(
+    "bad", [b'"\xff%s"' % uid(1)[1:].encode(), b'"%s\xc3\xa9"' % uid(1)[2:].encode(), b'"\\ud800"']
+)
+def test_a_uid_that_is_no_text(bad: bytes, names: Names | None, tmp_path: Path) -> None:
+    """Bytes that are not UTF-8 in a uid: the walk's index, or its error."""
+    files = [*sample(0), ("1.jpg", jpeg(1)), ("1.txt", "a"), ("1.json", b'{"uid": %s, "caption": "a"}' % bad)]
+    for path in (write_tar(tmp_path / "a.tar", files), write_tar(tmp_path / "b.tar", files[3:])):
+        assert_same_as_walked(path, names)
+
+
 def test_damage_is_left_to_the_walk(tmp_path: Path) -> None:
     """A tar with one byte changed, or cut off, is what the walk makes of it: the same index, or the same error."""
     path = write_shards(tmp_path, [12])[0]
