@@ -65,7 +65,7 @@ class _Plan:
         return any("://" in file.path or file.codec is not None for file in self.files)
 
     def picked(self, tar: int) -> tuple[Path, Path]:
-        return self.stage.path / f"tar-{tar:06d}.picked.npy", self.stage.path / f"tar-{tar:06d}.run.npy"
+        return _picked(self.stage.path, tar), self.stage.path / f"tar-{tar:06d}.run.npy"
 
     @property
     def shared(self) -> Path:
@@ -124,6 +124,10 @@ def _lost_lines(lost: Sequence[Mapping[str, Any]], wanted: int) -> str:
     return "\n".join([*lines, end])
 
 
+def _picked(state: Path, tar: int) -> Path:
+    return state / f"tar-{tar:06d}.picked.npy"
+
+
 @dataclasses.dataclass(frozen=True)
 class _Look:
     """A tar to be looked through."""
@@ -166,7 +170,7 @@ class _Step:
 
         def parts() -> Iterable[Any]:
             for piece, shared in task.pieces:
-                picked = Picked.read(self.state / f"tar-{piece.tar:06d}.picked.npy")
+                picked = Picked.read(_picked(self.state, piece.tar))
                 yield self.files[piece.tar], picked, *shared.uses_of(picked), piece.begin, piece.end
 
         return resharding.write_shard(task.path, parts())

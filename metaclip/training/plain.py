@@ -73,8 +73,6 @@ class Plain:
 class Stretch:
     """Members that follow each other in a plain tar, while the bytes around them are at hand."""
 
-    number: int
-    """Of the first of them in the tar."""
     head: Numbers
     size: Numbers
     tail: Numbers
@@ -105,7 +103,7 @@ def find(file: io.FileIO, look: Look = lambda _: True) -> Plain | None:
     window = np.empty(_WINDOW, np.uint8)
     mark, begin, due = None, 0, 0  # blocks: the first of the window, and where a header is to stand
     parts: list[tuple[Numbers, Numbers, Numbers, npt.NDArray[np.bool_]]] = []
-    number, key = 0, b""
+    key = b""
     while size := _fill(file, window):
         blocks = window[: size - size % BLOCK].reshape(-1, BLOCK)
         marks = blocks[:, _MARK].view("<u4")[:, 0]
@@ -120,10 +118,10 @@ def find(file: io.FileIO, look: Look = lambda _: True) -> Plain | None:
             if at[0] != due or (after[:-1] != at[1:]).any():
                 return None
             tail, new, key = named
-            if not look(Stretch(number, at * BLOCK, sizes, tail, window[:size].data, begin * BLOCK, file)):
+            if not look(Stretch(at * BLOCK, sizes, tail, window[:size].data, begin * BLOCK, file)):
                 return None
             parts.append((at * BLOCK, sizes, tail, new))
-            number, due = number + len(at), int(after[-1])
+            due = int(after[-1])
         begin += len(blocks)
     file.seek(due * BLOCK)
     if not parts or file.read(BLOCK) != bytes(BLOCK):

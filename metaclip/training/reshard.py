@@ -21,6 +21,7 @@ threads, with no compiler and no process to begin.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -323,7 +324,7 @@ def _opened(file: PoolFile) -> Any:
 
 def _begin_to_store(out: Any, size: int) -> None:
     """Let the disk begin with what was written last: by itself the system waits until there is much more."""
-    if hasattr(os, "posix_fadvise"):
+    with contextlib.suppress(AttributeError, OSError):  # a hint: where there is none to give, it is done without
         os.posix_fadvise(out.fileno(), out.tell() - size, size, os.POSIX_FADV_DONTNEED)
 
 
