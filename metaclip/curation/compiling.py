@@ -40,7 +40,7 @@ from metaclip.shard.files import cache_folder, replacing
 if sys.byteorder != "little":
     raise ImportError("metaclip's kernels need a little-endian machine")
 
-MODULES: Final = ("kernel", "pair_kernel", "split_kernel", "symbol_kernel")
+MODULES: Final = ("kernel", "pair_kernel", "split_kernel", "symbol_kernel", "walk_kernel")
 """Where kernels stand, in `metaclip.curation`."""
 _WRITTEN_IN: Final = (*MODULES, "layout", "raw", "compiling")
 _GIVEN: Final = {"memcpy", "memmove", "memset", "bzero"}

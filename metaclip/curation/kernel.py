@@ -6,20 +6,20 @@ Both go the same way, in passes over chunks of a few thousand symbols, because s
 flight where one pass would wait for each:
 
 1. split     find the separators 64 bytes at a time; a symbol becomes a key of 12 bytes that holds its own bytes up to
-             11 of them (a longer one: a hash and its length), and a hash of the key.
+             11 of them (a longer one: a hash and its length), and a hash of the key. Two thirds of real words are not
+             in a real list: a Bloom filter lets nearly none of them further.
 2. look up   a perfect hash (hash and displace): one small read for the displacement, one for the only slot where the
-             key can be. No probing, so no branch that depends on the data: two thirds of real words are not in a
-             real list. A hit on a short key compares the bytes themselves; a long one is confirmed on its bytes.
-             Known symbols are packed together with their positions: the rest costs nothing further.
-3. walk      Aho-Corasick: goto, fail and output over symbol ids. The node at depth 1 of a symbol has the symbol's own
-             id, so that the root has no table; a filter of one bit an edge, small enough for a second-level cache,
-             answers for nearly all words without a continuation before the edge table is read.
+             key can be. No probing, so no branch that depends on the data. A hit on a short key compares the bytes
+             themselves; a long one is confirmed on its bytes. The slot names the symbol's own entry, which is given at
+             once: most matches are of one word, and need no automaton.
+3. walk      Aho-Corasick over symbol ids, where a known symbol follows another and a filter of one bit an edge lets it.
 4. collect   sort and deduplicate the ids of each text.
 
-Cost, one thread, 500,000 entries, web captions of 59 bytes: 0.09 + 0.06 + 0.07 + 0.05 us a text (tests/bench).
+Cost, one thread, 500,000 entries, web captions of 59 bytes: 0.13 + 0.04 + 0.03 + 0.04 us a text (tests/bench).
 
 The functions are scalar loops over addresses and numbers with explicit signatures: a compiled extension could replace
-them. Nothing is raised inside. The first pass stands in `split_kernel`, keys and their table in `symbol_kernel`.
+them. Nothing is raised inside. Each of the first three passes has its module: `split_kernel`, `symbol_kernel` for keys and
+their table, `walk_kernel`.
 """
 
 from __future__ import annotations
@@ -30,222 +30,112 @@ import numpy as np
 from numba import types
 
 from metaclip.curation.layout import (
+    BEFORE,
     BUCKETS,
-    BYTES,
+    CANDIDATES,
     CHUNK,
+    DEEPER,
     DISPLACEMENTS,
-    EDGE_MASK,
-    EDGE_SHIFT,
-    EDGES,
-    END_BIT,
-    FILTER,
-    FILTER_SHIFT,
+    ENDS,
+    FIRSTS,
+    IN_ONE,
+    KEYS,
+    KNOWN,
     LONGEST,
-    MULTIPLIER,
-    NODE,
+    N_RAW,
     NODES,
     OUTPUTS,
     RAW,
+    RAW_ROOM,
     SHIFT,
     SLOTS,
-    SYMBOL,
-    SYMBOLS,
     TEXT,
     WRITTEN,
 )
-from metaclip.curation.raw import at64, get8, get32, get64, inner, prefetch, put32, put64, sort4, sort8
+from metaclip.curation.raw import at64, get8, get32, get64, inner, prefetch, put32, put64, sort8, sort16
 from metaclip.curation.split_kernel import split_characters, split_words
-from metaclip.curation.symbol_kernel import LONG, slot_of
+from metaclip.curation.symbol_kernel import LONG, same_bytes, slot_of
+from metaclip.curation.walk_kernel import NEVER, walk, walk_longest
 
 u64, i64 = np.uint64, np.int64
 
 _LOW: Final = u64(0xFFFFFFFF)
-_ONE: Final = u64(1)
-_END: Final = u64(1 << END_BIT)
-_POSITION: Final = i64(0x7FFFFFFF)  # in a known row: the bits of the position; the highest says that the text ends
+_LONG: Final = LONG << u64(32)
 
 
 @inner
-def _same_bytes(machine, symbol, start, size):
-    """Find the symbol of exactly these bytes among those that share a key with `symbol`; 0 if there is none."""
-    symbols = at64(machine, SYMBOLS)
-    while symbol:
-        first = get32(symbols, 2 * symbol)
-        if get32(symbols, 2 * symbol + 2) - first == size:
-            at = at64(machine, BYTES) + first
-            j = i64(0)
-            while j < size and get8(at, j) == get8(start, j):
-                j += 1
-            if j == size:
-                return symbol
-        symbol = get32(symbols, 2 * symbol + 1)
-    return i64(0)
+def _put_outputs(nodes, source, raw, out):
+    """Append the entry ids of `source` and what follows it; give the number of ids."""
+    while source:
+        entry = get32(nodes, 4 * source + 1)
+        put32(raw, out, entry - 1)
+        out += i64(entry != 0)
+        source = get32(nodes, 4 * source + 2)
+    return out
 
 
-@inner
-def _look_up(machine, keys, n, known):
-    """Write a row {symbol id, position in the chunk} (2 x uint32) for each known symbol and for each text's last one.
+def _look_up(entries):
+    """Give the second pass, with or without the `entries` of single symbols."""
 
-    The last one's position carries the highest bit, and its symbol is 0 where it is not known. Give the number of rows.
-    """
-    slots = at64(machine, SLOTS)
-    shift = get64(machine, SHIFT)
-    buckets = get64(machine, BUCKETS)
-    displacements = at64(machine, DISPLACEMENTS)
-    for i in range(n):
-        h = get64(keys, 4 * i + 2)
-        place = slots + 16 * slot_of(h, get8(displacements, i64(h & buckets)), shift)
-        prefetch(place)
-        put64(keys, 4 * i + 2, u64(place))
-    # One flat loop without a branch on the data: by text and with the check of long keys inside, it took four times as long.
-    found = i64(0)
-    for i in range(n):
-        row = keys + 32 * i
-        place = at64(row, 2)
-        word = get64(place, 1)
-        same = u64(((get64(place, 0) ^ get64(row, 0)) | ((word >> u64(32)) ^ get64(row, 1))) == 0)
-        end = get64(row, 3) >> u64(63)
-        put64(known, found, (word & (same * _LOW)) | ((u64(i) | (end << u64(31))) << u64(32)))
-        found += i64(same | end)
-    # A long key holds a hash: the bytes decide. What they refute stays as symbol 0, which ends a row of symbols.
-    for i in range(found):
-        symbol = get32(known, 2 * i)
-        row = keys + 32 * (get32(known, 2 * i + 1) & _POSITION)
-        tail = get64(row, 1)
-        if tail >= LONG and symbol:
-            size = i64(tail & u64(LONGEST))
-            put32(known, 2 * i, _same_bytes(machine, symbol, i64(get64(row, 3) & ~_END), size))
-    return found
+    @inner
+    def look_up(machine, keys, n, known, before, state, raw):
+        """Write a row {symbol id, position} (2 x uint32) for each known symbol; give their number.
 
+        With entries, `raw` gets the ids of the entries that are one known symbol, and `before` for each key row (and
+        behind the last) how many ids stood in `raw` before it; without entries, how many known rows.
+        """
+        slots = at64(machine, SLOTS)
+        shift = get64(machine, SHIFT)
+        buckets = get64(machine, BUCKETS)
+        displacements = at64(machine, DISPLACEMENTS)
+        for i in range(n):
+            h = get64(keys, 4 * i + 2)
+            place = slots + 32 * slot_of(h, get8(displacements, i64(h & buckets)), shift)
+            prefetch(place)
+            put64(keys, 4 * i + 2, u64(place))
+        found = i64(0)
+        out = at64(state, N_RAW)
+        for i in range(n):
+            put32(before, i, out if entries else found)
+            row = keys + 32 * i
+            place = at64(row, 2)
+            word = get64(place, 1)
+            tail = get64(row, 1)
+            same = i64(((get64(place, 0) ^ get64(row, 0)) | ((word ^ tail) >> u64(32))) == 0)
+            symbol = word & _LOW
+            outputs = get64(place, 2)
+            if word >= _LONG and same:  # the key holds a hash: the bytes decide
+                symbol = u64(same_bytes(machine, i64(symbol), at64(row, 3), i64((tail >> u64(32)) & u64(LONGEST))))
+                outputs = get64(at64(machine, NODES) + 16 * i64(symbol) + 4, 0)
+                same = i64(symbol != 0)
+            # Written always, kept if it is known: no branch, for it could not be predicted.
+            put64(known, found, symbol | (tail << u64(32)))
+            found += same
+            if entries:
+                put32(raw, out, (outputs & _LOW) - u64(1))
+                out += i64((outputs & _LOW) != 0) & same
+                if outputs > _LOW and same:
+                    out = _put_outputs(at64(machine, NODES), i64(outputs >> u64(32)), raw, out)
+        put32(before, n, out if entries else found)
+        put64(state, N_RAW, out)
+        return found
 
-@inner
-def _child(machine, node, symbol):
-    """Find the child of `node` by `symbol`, 0 if there is none."""
-    edges = at64(machine, EDGES)
-    wanted = u64(node) | (u64(symbol) << u64(32))
-    at = (wanted * MULTIPLIER) >> get64(machine, EDGE_SHIFT)
-    while True:
-        row = edges + 16 * i64(at)
-        child = get32(row, 2)
-        if child == 0 or get64(row, 0) == wanted:
-            return child
-        at = (at + _ONE) & get64(machine, EDGE_MASK)
-
-
-@inner
-def _may_lead(machine, node, symbol):
-    """Ask the edges' filter: 0 if `node` has no child by `symbol`, else most often 1."""
-    bit = ((u64(node) | (u64(symbol) << u64(32))) * MULTIPLIER) >> get64(machine, FILTER_SHIFT)
-    return (get8(at64(machine, FILTER), i64(bit >> u64(3))) >> i64(bit & u64(7))) & 1
+    return look_up
 
 
-@inner
-def _step(machine, nodes, node, symbol):
-    """Follow goto and fail from `node` by `symbol`."""
-    # One test for the root and for the many nodes that lead nowhere by this symbol and have nothing to fall back to.
-    if ((_may_lead(machine, node, symbol) & i64(node != 0)) | get32(nodes, 4 * node)) == 0:
-        return symbol
-    while node:
-        if _may_lead(machine, node, symbol):
-            child = _child(machine, node, symbol)
-            if child:
-                return child
-        node = get32(nodes, 4 * node)
-    return symbol
-
-
-@inner
-def _walk(machine, known, found, n, state, raw, raw_ends):
-    """Walk the automaton over the known symbols of a chunk and append entry ids to `raw`; give how many texts ended.
-
-    `raw_ends` gets, for each text that ends in the chunk, the number of ids up to its end.
-    """
-    nodes = at64(machine, NODES)
-    for i in range(found):
-        prefetch(nodes + 16 * get32(known, 2 * i))
-    out = at64(state, RAW)
-    node = at64(state, NODE)
-    last = i64(-1)  # position of the symbol before, as far as `node` goes on from it
-    done = i64(0)
-    for i in range(found):
-        place = get32(known, 2 * i + 1)
-        at = place & _POSITION
-        end = place >> 31
-        node = _step(machine, nodes, node * i64(at == last + 1), get32(known, 2 * i))
-        # The first output is taken without asking whether there is one: most often there is (the root's row is empty).
-        source = node
-        while True:
-            entry = get32(nodes, 4 * source + 1)
-            put32(raw, out, entry - 1)
-            out += i64(entry != 0)
-            source = get32(nodes, 4 * source + 2)
-            if source == 0:
-                break
-        # No branch on where texts end: it could not be predicted.
-        put64(raw_ends, done, out)
-        done += end
-        last = at - end
-    put64(state, RAW, out)
-    put64(state, NODE, node * i64(last == n - 1))
-    return done
-
-
-@inner
-def _walk_longest(machine, known, found, n, state, raw, raw_ends, firsts):
-    """As `_walk`, but keep only occurrences that lie inside no longer one.
-
-    Ends come in ascending order, so an occurrence can only be inside a later one: `raw` is a stack from which a new
-    occurrence takes all that begin where it begins or later. `firsts` holds the position of each one's first symbol in
-    its text.
-    """
-    nodes = at64(machine, NODES)
-    out = at64(state, RAW)
-    node = at64(state, NODE)
-    base = at64(state, SYMBOL)  # position in its text of the chunk's first symbol
-    bottom = i64(0)  # where the text's ids begin in `raw`
-    last = i64(-1)
-    done = i64(0)
-    for i in range(found):
-        place = get32(known, 2 * i + 1)
-        at = place & _POSITION
-        end = place >> 31
-        node = _step(machine, nodes, node * i64(at == last + 1), get32(known, 2 * i))
-        source = node
-        while source and get32(nodes, 4 * source + 1) == 0:
-            source = get32(nodes, 4 * source + 2)
-        if source:
-            depth = get32(nodes, 4 * source + 3)
-            first = base + at + 1 - depth
-            while out > bottom and at64(firsts, out - 1) >= first:
-                out -= 1
-            # Entries that a rule makes equal share their end and their length: all of them are kept.
-            while source and get32(nodes, 4 * source + 3) == depth:
-                put32(raw, out, get32(nodes, 4 * source + 1) - 1)
-                put64(firsts, out, first)
-                out += 1
-                source = get32(nodes, 4 * source + 2)
-        if end:
-            put64(raw_ends, done, out)
-            done += 1
-            base = -(at + 1)
-            bottom = out
-        last = at - end
-    put64(state, RAW, out)
-    put64(state, NODE, node * i64(last == n - 1))
-    put64(state, SYMBOL, base + n)
-    return done
+_look_up_entries, _look_up_symbols = _look_up(entries=True), _look_up(entries=False)
 
 
 @inner
 def _sort_unique(source, n, target):
     """Write the sorted set of `n` uint32 at `source` to `target` (may be `source`); give its size.
 
-    Reads and writes up to eight values, whatever `n` is.
+    Reads and writes up to IN_ONE values, whatever `n` is.
     """
-    if n <= 4:
-        return sort4(source, n, target)
     if n <= 8:
         return sort8(source, n, target)
+    if n <= IN_ONE:
+        return sort16(source, n, target)
     # Shell's sort with Sedgewick's gaps: at worst n^(4/3), so that no text of 10 MB can stall it, and little to compile.
     for i in range(n):
         put32(target, i, get32(source, i))
@@ -273,45 +163,71 @@ def _sort_unique(source, n, target):
 def _matcher(words, longest):
     """Give the kernel for one alphabet, with or without hiding shorter matches: only what is used is compiled."""
     split = split_words if words else split_characters
+    look_up = _look_up_symbols if longest else _look_up_entries
 
-    def match(
-        machine, fold, starts, stops, n_texts, state, keys, known,
-        raw, raw_room, raw_ends, firsts, values, values_room, offsets,
-    ):  # fmt: skip
+    def match(machine, fold, starts, stops, n_texts, state, scratch, values, values_room, offsets):
         """Match texts until all are done (0) or `values` must grow (1); call again with the same state to go on.
 
         Addresses: `starts`, `stops` int64[n_texts], the texts' addresses (a null's stop lies before its start), with
         READABLE bytes to read behind each text; `values` uint32[values_room], `offsets` int64[n_texts + 1] the result
-        as Arrow's list layout; the others scratch (`Scratch` has the sizes).
+        as Arrow's list layout; `machine`, `state` and `scratch` vectors as `layout` says.
         """
-        burst = CHUNK * at64(machine, OUTPUTS)
+        keys = at64(scratch, KEYS)
+        known = at64(scratch, KNOWN)
+        before = at64(scratch, BEFORE)
+        ends = at64(scratch, ENDS)
+        raw = at64(scratch, RAW)
+        firsts = at64(scratch, FIRSTS)
+        burst = CHUNK * at64(machine, OUTPUTS) + IN_ONE
         while at64(state, TEXT) < n_texts:
             written = at64(state, WRITTEN)
-            if written + at64(state, RAW) + burst > values_room:
+            if written + at64(state, N_RAW) + burst > values_room:
                 return 1
-            if at64(state, RAW) + burst > raw_room:  # a long text: its ids so far are at most all entries once
-                put64(state, RAW, _sort_unique(raw, at64(state, RAW), raw))
+            # A long text: its ids so far are at most all entries once.
+            if at64(state, N_RAW) + burst > at64(scratch, RAW_ROOM):
+                put64(state, N_RAW, _sort_unique(raw, at64(state, N_RAW), raw))
             text = at64(state, TEXT)
-            n = split(machine, starts, stops, n_texts, fold, state, keys)
-            found = _look_up(machine, keys, n, known)
+            deeper = at64(scratch, DEEPER)
+            n = split(machine, starts, stops, n_texts, fold, state, keys, ends)
+            done = at64(state, TEXT) - text
+            found = look_up(machine, keys, n, known, before, state, raw)
             if longest:
-                done = _walk_longest(machine, known, found, n, state, raw, raw_ends, firsts)
+                walk_longest(machine, known, before, ends, done, found, state, raw, firsts)
+                put32(deeper, 0, NEVER)
             else:
-                done = _walk(machine, known, found, n, state, raw, raw_ends)
+                walk(machine, known, found, state, at64(scratch, CANDIDATES), deeper)
             begin = i64(0)
+            more = get32(deeper, 0)  # position of the next id that the walk has found
             for t in range(done):
-                end = at64(raw_ends, t)
-                written += _sort_unique(raw + 4 * begin, end - begin, values + 4 * written)
+                end = at64(ends, 2 * t) if longest else get32(before, at64(ends, 2 * t))
+                behind = at64(ends, 2 * t + 1)
+                source = raw + 4 * begin
+                size = end - begin
+                if more < behind:
+                    for i in range(size):
+                        put32(values, written + i, get32(source, i))
+                    source = values + 4 * written
+                    while more < behind:
+                        put32(source, size, get32(deeper, 1))
+                        size += 1
+                        deeper += 8
+                        more = get32(deeper, 0)
+                written += _sort_unique(source, size, values + 4 * written)
                 put64(offsets, text + t + 1, written)
                 begin = end
             put64(state, WRITTEN, written)
             # The ids of the text that goes on in the next chunk move to the front.
-            left = at64(state, RAW) - begin
+            left = at64(state, N_RAW) - begin
             for i in range(left):
                 put32(raw, i, get32(raw, begin + i))
                 if longest:
                     put64(firsts, i, at64(firsts, begin + i))
-            put64(state, RAW, left)
+            while more != NEVER:
+                put32(raw, left, get32(deeper, 1))
+                left += 1
+                deeper += 8
+                more = get32(deeper, 0)
+            put64(state, N_RAW, left)
         return 0
 
     return match
@@ -337,33 +253,11 @@ def _unite(first, first_offsets, second, second_offsets, n_texts, values, offset
         put64(offsets, t + 1, written)
 
 
-def _fill_edges(pairs, children, table, shift, mask, bits, bits_shift):
-    """Put {node, symbol, child} rows into the empty hash table that `_child` reads, and their bits into the filter."""
-    for i in range(len(children)):
-        node = pairs[i, 0]
-        symbol = pairs[i, 1]
-        h = (u64(node) | (u64(symbol) << u64(32))) * MULTIPLIER
-        bits[i64(h >> (bits_shift + u64(3)))] |= np.uint8(1) << np.uint8((h >> bits_shift) & u64(7))
-        at = h >> shift
-        while table[at, 2]:
-            at = (at + _ONE) & mask
-        table[at, 0] = node
-        table[at, 1] = symbol
-        table[at, 2] = children[i]
-
-
-_MATCH: Final = types.int64(types.int64, types.boolean, *[types.int64] * 13)
+_MATCH: Final = types.int64(types.int64, types.boolean, *[types.int64] * 8)
 KERNELS: Final[dict[str, tuple[Any, Any]]] = {
     "words": (_matcher(words=True, longest=False), _MATCH),
     "words_longest": (_matcher(words=True, longest=True), _MATCH),
     "characters": (_matcher(words=False, longest=False), _MATCH),
     "characters_longest": (_matcher(words=False, longest=True), _MATCH),
     "unite": (_unite, types.void(*[types.int64] * 7)),
-    "fill_edges": (
-        _fill_edges,
-        types.void(
-            types.uint32[:, ::1], types.uint32[::1], types.uint32[:, ::1], types.uint64, types.uint64,
-            types.uint8[::1], types.uint64,
-        ),
-    ),
-}  # fmt: skip
+}

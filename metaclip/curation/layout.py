@@ -9,16 +9,22 @@ import numpy as np
 READABLE: Final = 64
 """Bytes behind each text, and behind the symbols' bytes, that may be read."""
 CHUNK: Final = 4096
-"""Symbols a pass works on. 1,000 to 16,000 measure alike; the scratch of 4,096 fits a second-level cache."""
+"""Positions a pass works on. 1,000 to 8,000 measure alike; the scratch of 4,096 fits a second-level cache."""
+IN_ONE: Final = 16
+"""Ids that are sorted in one vector: so many are read and written, whatever the number."""
 
 # The machine: addresses and sizes of an automaton's arrays, one uint64 vector (see Automaton for the arrays).
 SLOTS, SHIFT, DISPLACEMENTS, BUCKETS, BYTES, SYMBOLS, NODES, EDGES, EDGE_SHIFT, EDGE_MASK = range(10)
-FILTER, FILTER_SHIFT, SEED, OUTPUTS = range(10, 14)
-MACHINE_SIZE: Final = 14
+FILTER, FILTER_SHIFT, SEED, OUTPUTS, BLOOM, BLOOM_SHIFT = range(10, 16)
+MACHINE_SIZE: Final = 16
 
 # The state of a call, one int64 vector: where to go on.
-TEXT, START, BLOCK, SPACED, NODE, RAW, SYMBOL, WRITTEN = range(8)
-STATE_SIZE: Final = 8
+TEXT, START, BLOCK, SPACED, NODE, N_RAW, POSITIONS, SYMBOL, WRITTEN = range(9)
+STATE_SIZE: Final = 9
+
+# The scratch: addresses of a call's working memory, one int64 vector (see Scratch for the arrays).
+KEYS, KNOWN, BEFORE, ENDS, CANDIDATES, DEEPER, RAW, RAW_ROOM, FIRSTS = range(9)
+SCRATCH_SIZE: Final = 9
 
 # Symbols.
 SHORT: Final = 11
@@ -33,9 +39,6 @@ def seed_of(attempt: int) -> int:
     """Give the odd multiplier of the key hash for the n-th attempt to build a table."""
     return (0x9E3779B97F4A7C15 * (2 * attempt + 1)) & 0xFFFFFFFFFFFFFFFF
 
-
-# Of a key row's address: the bit that says that the symbol is its text's last one.
-END_BIT: Final = 63
 
 # Uids.
 HEX: Final = 0

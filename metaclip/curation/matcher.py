@@ -186,10 +186,7 @@ class KernelEngine:
         values = np.empty(4 * n + 2 * scratch.raw_room, np.uint32)
         while match(
             machine.vector.ctypes.data, automaton.rule.fold_spaces, starts.ctypes.data, stops.ctypes.data, n,
-            state.ctypes.data,
-            scratch.keys.ctypes.data, scratch.known.ctypes.data,
-            scratch.raw.ctypes.data, scratch.raw_room, scratch.raw_ends.ctypes.data,
-            scratch.firsts.ctypes.data, values.ctypes.data, len(values), offsets.ctypes.data,
+            state.ctypes.data, scratch.vector.ctypes.data, values.ctypes.data, len(values), offsets.ctypes.data,
         ):  # fmt: skip
             values = np.concatenate([values, np.empty_like(values)])
         return values[: offsets[n]].copy(), offsets  # a slice would keep all the room alive with the result
@@ -200,15 +197,25 @@ class Scratch:
 
     def __init__(self, n_entries: int, outputs: int, longest_text: int, longest: bool) -> None:
         """Size it for a list, the most outputs a symbol can have, and the longest text in bytes."""
-        burst = layout.CHUNK * outputs
+        burst = layout.CHUNK * outputs + layout.IN_ONE
         # A byte gives at most three symbols (a mark between two spaces).
-        self.raw_room = burst + (outputs * (3 * longest_text + 4) if longest else n_entries + 64)
-        self.keys = np.empty((layout.CHUNK + 8, 4), np.uint64)
-        self.raw_ends = np.empty(layout.CHUNK + 8, np.int64)
-        self.known = np.empty((layout.CHUNK + 8, 2), np.uint32)
+        self.raw_room = burst + (outputs * (3 * longest_text + 4) if longest else n_entries)
+        rows = layout.CHUNK + 8
         # Memory that is never touched is never taken.
-        self.raw = np.empty(self.raw_room, np.uint32)
-        self.firsts = np.empty(self.raw_room if longest else 0, np.int64)
+        self._arrays: dict[int, npt.NDArray[Any]] = {
+            layout.KEYS: np.empty((rows, 4), np.uint64),  # see split_kernel
+            layout.KNOWN: np.empty((rows, 2), np.uint32),  # see walk_kernel
+            layout.BEFORE: np.empty(rows, np.uint32),  # ids, or known rows, before each key row
+            layout.ENDS: np.empty((rows, 2), np.int64),  # key rows and positions up to the end of each text
+            layout.CANDIDATES: np.empty((rows, 2), np.int64),  # see walk_kernel
+            layout.DEEPER: np.empty((burst, 2), np.uint32),  # see walk_kernel
+            layout.RAW: np.empty(self.raw_room + layout.IN_ONE, np.uint32),  # ids of each text, not yet a set
+            layout.FIRSTS: np.empty(self.raw_room if longest else 0, np.int64),  # where each match begins
+        }
+        self.vector = np.zeros(layout.SCRATCH_SIZE, np.int64)
+        self.vector[layout.RAW_ROOM] = self.raw_room
+        for place, array in self._arrays.items():
+            self.vector[place] = array.ctypes.data
 
 
 class _Single:
@@ -221,14 +228,12 @@ class _Single:
         self._state, self._offsets = np.zeros(layout.STATE_SIZE, np.int64), np.zeros(2, np.int64)
         self._ends = np.full(2, self._data.ctypes.data, np.int64)
         # A chunk's room for each chunk that a text of this size can take (a byte gives at most three symbols).
-        self._values = np.empty((2 + 3 * _SINGLE // layout.CHUNK) * layout.CHUNK * outputs, np.uint32)
+        self._values = np.empty((2 + 3 * _SINGLE // layout.CHUNK) * (layout.CHUNK * outputs + 64), np.uint32)
         self._owners = scratch, machine
-        before = machine.vector.ctypes.data, automaton.rule.fold_spaces, self._ends.ctypes.data
         self._call = match.bind(
-            *before, self._ends.ctypes.data + 8, 1, self._state.ctypes.data,
-            scratch.keys.ctypes.data, scratch.known.ctypes.data,
-            scratch.raw.ctypes.data, scratch.raw_room, scratch.raw_ends.ctypes.data,
-            scratch.firsts.ctypes.data, self._values.ctypes.data, len(self._values), self._offsets.ctypes.data,
+            machine.vector.ctypes.data, automaton.rule.fold_spaces, self._ends.ctypes.data, self._ends.ctypes.data + 8, 1,
+            self._state.ctypes.data, scratch.vector.ctypes.data,
+            self._values.ctypes.data, len(self._values), self._offsets.ctypes.data,
         )  # fmt: skip
 
     def __call__(self, data: bytes) -> list[int]:

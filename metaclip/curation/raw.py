@@ -109,11 +109,11 @@ def _sort(room: int) -> Any:
     return sort
 
 
-sort4, sort8 = _sort(4), _sort(8)
-"""Write the sorted set of the up to 4 (8) uint32 at `source` to `target`, and give its size.
+sort8, sort16 = _sort(8), _sort(16)
+"""Write the sorted set of the up to 8 (16) uint32 at `source` to `target`, and give its size.
 
 A sorting network in one vector: how a text's matches lie cannot be predicted, so no branch asks. Reads and writes all
-4 (8) places, whatever `n` is; no value may be 2^32 - 1.
+8 (16) places, whatever `n` is; no value may be 2^32 - 1.
 """
 
 

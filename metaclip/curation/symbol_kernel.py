@@ -1,8 +1,9 @@
 """Symbols: what a word or a character becomes in the kernels, and the table in which the known ones stand.
 
-A key is 12 bytes: the symbol's own bytes up to 11 of them and its length; of a longer one a hash and its length. The
-table is a perfect hash by displacement: the bucket of a key's hash names a displacement, and hash and displacement name
-the only slot where the key can be.
+A key is 12 bytes: the symbol's own bytes up to 11 of them and its length; of a longer one a hash and its length. A
+Bloom filter, small enough for a second-level cache, knows most of the others. The table is a perfect hash by
+displacement: the bucket of a key's hash names a displacement, and hash and displacement name the only slot where the key
+can be.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import Any, Final
 import numpy as np
 from numba import types
 
-from metaclip.curation.layout import LONGEST, MULTIPLIER, SHORT
-from metaclip.curation.raw import get32, get64, inner
+from metaclip.curation.layout import BYTES, LONGEST, MULTIPLIER, SHORT, SYMBOLS
+from metaclip.curation.raw import at64, get8, get32, get64, inner
 
 u64, i64 = np.uint64, np.int64
 
@@ -22,6 +23,7 @@ LONG: Final = u64(0xFF000000)
 
 _SHORT: Final = i64(SHORT)
 _ONE: Final = u64(1)
+_BIT: Final = u64(63)
 _ALL: Final = u64(0xFFFFFFFFFFFFFFFF)
 # Odd 64-bit constants with well mixed bits: SplitMix64's and two of its relatives.
 _B: Final = u64(0xBF58476D1CE4E5B9)
@@ -66,6 +68,36 @@ def hash_of(head, tail, seed):
 def slot_of(h, displacement, shift):
     """Give the slot that a hash and its bucket's displacement name."""
     return i64(((h ^ (u64(displacement) * _B)) * _C) >> shift)
+
+
+@inner
+def may_be_known(bloom, shift, h):
+    """Ask the Bloom filter for a hash: 0 if no symbol has it, else most often 1 (as uint64)."""
+    word = get64(bloom, i64(h >> shift))
+    return (word >> (h & _BIT)) & (word >> ((h >> u64(6)) & _BIT)) & _ONE
+
+
+@inner
+def same_bytes(machine, symbol, start, size):
+    """Find the symbol of exactly these bytes among those that share a key with `symbol`; 0 if there is none."""
+    symbols = at64(machine, SYMBOLS)
+    while symbol:
+        first = get32(symbols, 2 * symbol)
+        if get32(symbols, 2 * symbol + 2) - first == size:
+            at = at64(machine, BYTES) + first
+            j = i64(0)
+            while j < size and get8(at, j) == get8(start, j):
+                j += 1
+            if j == size:
+                return symbol
+        symbol = get32(symbols, 2 * symbol + 1)
+    return i64(0)
+
+
+def _fill_bloom(hashes, words, shift):
+    """Put hashes into the empty Bloom filter that `may_be_known` reads."""
+    for h in hashes:
+        words[h >> shift] |= (_ONE << (h & _BIT)) | (_ONE << ((h >> u64(6)) & _BIT))
 
 
 def _symbol_keys(blob, symbols, n_symbols, seed, heads, tails, hashes):
@@ -115,6 +147,7 @@ KERNELS: Final[dict[str, tuple[Any, Any]]] = {
         _symbol_keys,
         types.void(*[types.int64] * 3, types.uint64, types.uint64[::1], types.uint32[::1], types.uint64[::1]),
     ),
+    "fill_bloom": (_fill_bloom, types.void(types.uint64[::1], types.uint64[::1], types.uint64)),
     "displace": (
         _displace,
         types.boolean(

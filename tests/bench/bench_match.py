@@ -88,7 +88,7 @@ def split_pass(matcher: Matcher, texts: pa.Array) -> None:
         state = np.zeros(layout.STATE_SIZE, np.int64)
         compiled("split_kernel", "split")(
             machine.vector.ctypes.data, starts.ctypes.data, stops.ctypes.data, len(starts), state.ctypes.data,
-            scratch.keys.ctypes.data,
+            scratch.vector[layout.KEYS], scratch.vector[layout.ENDS],
         )  # fmt: skip
 
 
@@ -110,7 +110,11 @@ def main() -> None:
     print(f"{len(texts):,} texts of {texts.nbytes / len(texts) - 4:.0f} bytes, {len(entries):,} entries\n")
 
     with tempfile.TemporaryDirectory() as folder:
-        for module, name in (("symbol_kernel", "symbol_keys"), ("symbol_kernel", "displace"), ("kernel", "fill_edges")):
+        for module, name in (
+            ("symbol_kernel", "symbol_keys"),
+            ("symbol_kernel", "displace"),
+            ("walk_kernel", "fill_edges"),
+        ):
             compiled(module, name)
         build_s, built = timed(lambda: automaton.build(metadata))
         path = Path(folder) / "x.automaton"

@@ -596,6 +596,27 @@ def test_text_words_with_the_slot_of_an_entry() -> None:
         assert found(entries, words) == [naive.match(entries, word) for word in words]
 
 
+def test_words_that_the_bloom_filter_lets_through() -> None:
+    """The filter knows each word of the list, lets few others through, and those match nothing."""
+    entries = [f"w{i}" for i in range(3000)] + ["w1 w2", "a_word_of_more_than_eleven_bytes", ""]
+    matcher = Matcher(entries, cache=False)
+    arrays = matcher._find.automaton.machines[0].arrays
+    bloom, shift = arrays["bloom"].tolist(), 65 - len(arrays["bloom"]).bit_length()
+
+    def passes(word: str) -> bool:
+        h = _keys([word])[0][2]
+        return bool(bloom[h >> shift] >> (h & 63) & bloom[h >> shift] >> (h >> 6 & 63) & 1)
+
+    others = [f"u{i}" for i in range(3000)]
+    through = [word for word in others if passes(word)]
+    assert all(passes(word) for entry in entries for word in entry.split(" "))
+    assert 0 < len(through) < 300
+    for word in through:
+        texts = [word, f"w1 {word} w2", f"{word} w1 w2 {word}", f"w2 {word}", word + ".w3"]
+        assert matcher.match(texts).to_pylist() == [[], [1, 2], [1, 2, 3000], [2], [3]]
+    assert matcher.match(others).to_pylist() == [[]] * len(others)
+
+
 # --- counts
 
 
