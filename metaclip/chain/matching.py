@@ -19,10 +19,12 @@ from metaclip.chain.work import Place, Work, write_recipe, writing
 from metaclip.curation import balance as balancing
 from metaclip.curation import match as matching
 from metaclip.curation import pool as pools
-from metaclip.curation.automaton import Automaton, is_built, open_automaton
+from metaclip.curation.automaton import Automaton
+from metaclip.curation.automaton_file import is_built, open_automaton
 from metaclip.curation.count import Counts
+from metaclip.curation.kernel_engine import KernelEngine
 from metaclip.curation.match import MatchSettings
-from metaclip.curation.matcher import KernelEngine, Matcher
+from metaclip.curation.matcher import Matcher
 from metaclip.curation.pool import BrokenInput, Paths, PoolFile, Shard
 from metaclip.curation.run import Run, counts_digest
 from metaclip.curation.text_rule import TextRule

@@ -29,7 +29,8 @@ from metaclip.chain.work import Work
 from metaclip.curation import balance as balancing
 from metaclip.curation import match as matching
 from metaclip.curation import pool as pools
-from metaclip.curation.automaton import Automaton, open_automaton
+from metaclip.curation.automaton import Automaton
+from metaclip.curation.automaton_file import open_automaton
 from metaclip.curation.match import MatchSettings
 from metaclip.curation.matcher import Matcher
 from metaclip.curation.pool import Paths, Shard

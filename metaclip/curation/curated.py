@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from metaclip.curation import pool as pools
 from metaclip.curation.match import COMPRESSION, Advance
-from metaclip.curation.matcher import MATCHES
+from metaclip.curation.matches import MATCHES
 from metaclip.curation.pool import BrokenInput, Columns, Losses, Shard
 from metaclip.curation.uid import as_written, to_hex
 from metaclip.shard.files import replacing

@@ -24,7 +24,8 @@ import pyarrow.parquet as pq
 
 from metaclip.curation import pool as pools
 from metaclip.curation.count import Counts, add_ids
-from metaclip.curation.matcher import MATCHES, Matcher
+from metaclip.curation.matcher import Matcher
+from metaclip.curation.matches import MATCHES
 from metaclip.curation.pool import BrokenInput, Columns, Losses, PoolFile, Shard
 from metaclip.curation.sorting import merge_runs, repeated, write_rows, write_run, write_subset
 from metaclip.curation.text_rule import PAPER, TextRule

@@ -11,6 +11,7 @@ import itertools
 import pyarrow as pa
 
 from metaclip.curation.automaton import Automaton
+from metaclip.curation.matches import MATCHES, strings
 
 
 class PlainEngine:
@@ -34,8 +35,6 @@ class PlainEngine:
 
     def __call__(self, texts: pa.Array) -> pa.Array:
         """Match a string or large_string array: ListArray of uint32."""
-        from metaclip.curation.matcher import MATCHES, strings
-
         return pa.array([None if text is None else self.match_text(text) for text in strings(texts)], MATCHES)
 
     def match_text(self, text: str) -> list[int]:

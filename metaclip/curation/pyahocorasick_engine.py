@@ -10,6 +10,7 @@ import collections
 import ahocorasick
 import pyarrow as pa
 
+from metaclip.curation.matches import MATCHES, strings
 from metaclip.curation.text_rule import TextRule
 from metaclip.metadata.entries import Metadata
 
@@ -32,8 +33,6 @@ class PyahocorasickEngine:
 
     def __call__(self, texts: pa.Array) -> pa.Array:
         """Match a string or large_string array: ListArray of uint32."""
-        from metaclip.curation.matcher import MATCHES, strings
-
         found = [None if text is None else self.match_text(text) for text in strings(texts)]
         return pa.array(found, MATCHES)
 

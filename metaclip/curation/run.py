@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from metaclip.curation.count import Counts
-from metaclip.curation.matcher import MATCHES
+from metaclip.curation.matches import MATCHES
 from metaclip.curation.text_rule import TextRule
 from metaclip.errors import MetaclipError, one_line
 from metaclip.metadata.entries import Metadata

@@ -26,9 +26,11 @@ import pyarrow as pa
 
 from curation import naive
 from metaclip import Matcher, Metadata
-from metaclip.curation import automaton, layout
+from metaclip.curation import automaton_file, layout
+from metaclip.curation.automaton import build
 from metaclip.curation.compiling import compiled
-from metaclip.curation.matcher import MATCHES, Scratch, _addresses
+from metaclip.curation.kernel_engine import Scratch, addresses
+from metaclip.curation.matches import MATCHES
 from metaclip.curation.text_rule import PAPER
 from tests.bench import corpus
 
@@ -83,7 +85,7 @@ def split_pass(matcher: Matcher, texts: pa.Array) -> None:
     """Run the kernel's first pass alone, in the same batches."""
     machine = matcher._find.automaton.machines[0]
     for i in range(0, len(texts), 1 << 16):
-        starts, stops, longest, _owner = _addresses(texts.slice(i, 1 << 16))
+        starts, stops, longest, _owner = addresses(texts.slice(i, 1 << 16))
         scratch = Scratch(1, 1, longest, False)
         state = np.zeros(layout.STATE_SIZE, np.int64)
         compiled("split_kernel", "split")(
@@ -113,14 +115,15 @@ def main() -> None:
         for module, name in (
             ("symbol_kernel", "symbol_keys"),
             ("symbol_kernel", "displace"),
+            ("symbol_kernel", "fill_bloom"),
             ("walk_kernel", "fill_edges"),
         ):
             compiled(module, name)
-        build_s, built = timed(lambda: automaton.build(metadata))
+        build_s, built = timed(lambda: build(metadata))
         path = Path(folder) / "x.automaton"
-        automaton.save(built, path)
-        automaton.load(path)
-        open_s = statistics.median(timed(lambda: automaton.load(path))[0] for _ in range(5))
+        automaton_file.save(built, path)
+        automaton_file.load(path)
+        open_s = statistics.median(timed(lambda: automaton_file.load(path))[0] for _ in range(5))
         print(
             f"automaton: {path.stat().st_size / 2**20:.1f} MiB, built in {build_s:.1f} s, opened in {1000 * open_s:.0f} ms\n"
         )

@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from metaclip.curation import automaton
-from metaclip.curation.automaton import build, key, load, open_automaton, save
+from metaclip.curation import automaton_file
+from metaclip.curation.automaton import Automaton, build
+from metaclip.curation.automaton_file import key, load, open_automaton, save
 from metaclip.curation.matcher import Matcher
 from metaclip.curation.text_rule import PAPER, TextRule
 from metaclip.errors import MetaclipError
@@ -33,7 +34,7 @@ RULES = [
 TEXTS = ["a hot dog stand", "大黒猫.dog", "白 T恤衫", "", "a word of thirteenbytes"]
 
 
-def _arrays(of: automaton.Automaton) -> list[dict[str, Any]]:
+def _arrays(of: Automaton) -> list[dict[str, Any]]:
     return [machine.arrays for machine in of.machines]
 
 
@@ -86,10 +87,10 @@ def test_another_size_is_noticed(tmp_path: Path) -> None:
 
 def test_whether_it_is_built(tmp_path: Path) -> None:
     """So that a command can say why its first run takes longer."""
-    assert not automaton.is_built(LIST, PAPER, tmp_path)
+    assert not automaton_file.is_built(LIST, PAPER, tmp_path)
     open_automaton(LIST, PAPER, tmp_path)
-    assert automaton.is_built(LIST, PAPER, tmp_path)
-    assert not automaton.is_built(LIST, TextRule(fold_case=True), tmp_path)
+    assert automaton_file.is_built(LIST, PAPER, tmp_path)
+    assert not automaton_file.is_built(LIST, TextRule(fold_case=True), tmp_path)
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b"", lambda b: b[:70] + b"\xff" + b[71:]])
@@ -119,7 +120,7 @@ def test_file_is_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     open_automaton(LIST, PAPER, tmp_path)
     (path,) = tmp_path.iterdir()
     before = path.stat()
-    monkeypatch.setattr(automaton, "build", lambda *_: pytest.fail("built again"))
+    monkeypatch.setattr(automaton_file, "build", lambda *_: pytest.fail("built again"))
     again = open_automaton(LIST, PAPER, tmp_path)
     after = path.stat()
     assert (before.st_mtime_ns, before.st_ino) == (after.st_mtime_ns, after.st_ino)
@@ -151,7 +152,7 @@ def test_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monke
 
     for function in ("save", "load"):
         with monkeypatch.context() as patch:
-            patch.setattr(automaton, function, refuse)
+            patch.setattr(automaton_file, function, refuse)
             assert Matcher(LIST, cache=tmp_path / function).match(["hot dog"]).to_pylist() == [[0, 1]]
 
 
@@ -181,7 +182,8 @@ def test_bytes_do_not_depend_on_the_hash_seed(tmp_path: Path) -> None:
     """Two processes with different hashes of strings write the same bytes."""
     program = """
 import sys, hashlib, pathlib
-from metaclip.curation.automaton import build, save
+from metaclip.curation.automaton import build
+from metaclip.curation.automaton_file import save
 from metaclip.curation.text_rule import TextRule
 from metaclip.metadata.entries import Metadata
 entries = [f"{a}{b} {b}{a}" for a in "abcdefg" for b in "hijklm"] + [f"猫{a}" for a in "abc犬鳥"]

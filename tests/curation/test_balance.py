@@ -30,7 +30,7 @@ from metaclip.curation import match as matching
 from metaclip.curation import pool as pools
 from metaclip.curation.balance import _repeats_variance
 from metaclip.curation.draw import FIXED_POINT
-from metaclip.curation.matcher import MATCHES
+from metaclip.curation.matches import MATCHES
 from metaclip.curation.threshold import resolve, solve_tail_share, solve_target, tail_share
 from metaclip.shard.folder import Part
 

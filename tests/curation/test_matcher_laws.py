@@ -24,7 +24,8 @@ from curation import naive
 from metaclip.curation import layout
 from metaclip.curation.compiling import compiled
 from metaclip.curation.count import Counts, count_matches
-from metaclip.curation.matcher import MATCHES, Matcher
+from metaclip.curation.matcher import Matcher
+from metaclip.curation.matches import MATCHES
 from metaclip.curation.text_rule import MARKS, PAPER, TextRule
 from metaclip.errors import MetaclipError
 from tests import oracle
