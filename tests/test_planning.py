@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -158,3 +161,12 @@ def test_on_the_command_line(pool: Path, words: Path) -> None:
     found = json.loads(commands.done("plan", pool, "--metadata", words, *flags, "--json").out)
     assert [one["pairs"] for one in found["estimates"]] == [128_000_000] * 2 + [88_000_000_000] * 2
     assert len(found["assumptions"]) >= 4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not know a process's own peak")
+def test_the_memory_of_who_asks_is_not_a_workers(pool: Path, words: Path) -> None:
+    """A plan that is asked for from a large process, as a notebook is, measures what it takes itself."""
+    ballast = np.ones(800 << 20, np.uint8)
+    asked = [sys.executable, "-m", "metaclip", "plan", pool, "--metadata", words, "--shards", "1", "--json"]
+    done = subprocess.run(list(map(str, asked)), check=True, capture_output=True, text=True)
+    assert 50e6 < json.loads(done.stdout)["estimates"][0]["worker_memory"] < 0.75 * ballast.nbytes

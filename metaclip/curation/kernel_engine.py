@@ -96,7 +96,7 @@ class Scratch:
 
     def __init__(self, n_entries: int, outputs: int, longest_text: int, longest: bool) -> None:
         """Size it for a list, the most outputs a symbol can have, and the longest text in bytes."""
-        burst = layout.CHUNK * outputs + layout.IN_ONE
+        self.burst = burst = layout.CHUNK * outputs + layout.IN_ONE  # ids that a chunk may give
         # A byte gives at most three symbols (a mark between two spaces).
         self.raw_room = burst + (outputs * (3 * longest_text + 4) if longest else n_entries)
         rows = layout.CHUNK + 8
@@ -127,7 +127,7 @@ class _Single:
         self._state, self._offsets = np.zeros(layout.STATE_SIZE, np.int64), np.zeros(2, np.int64)
         self._ends = np.full(2, self._data.ctypes.data, np.int64)
         # A chunk's room for each chunk that a text of this size can take (a byte gives at most three symbols).
-        self._values = np.empty((2 + 3 * _SINGLE // layout.CHUNK) * (layout.CHUNK * outputs + 64), np.uint32)
+        self._values = np.empty((2 + 3 * _SINGLE // layout.CHUNK) * scratch.burst, np.uint32)
         self._owners = scratch, machine
         self._call = match.bind(
             machine.vector.ctypes.data, automaton.rule.fold_spaces, self._ends.ctypes.data, self._ends.ctypes.data + 8, 1,

@@ -12,7 +12,7 @@ A Balancer is picklable and safe under fork and spawn: it travels as list, rule 
 entries), and the automaton is mapped from the machine's cache.
 Cost, one thread, 500,000 entries: 0.6 us a pair in batches, 10 us one by one, and 140 us alone between two images, which
 leave nothing of it in the processor's caches: 4% of the loader's time, where 256 decided together take 0.2%
-(tests/bench/bench_online.py). On a new machine the first process compiles the kernel in 2 s.
+(tests/bench/bench_online.py). On a new machine the first process compiles the kernel in 3 s.
 """
 
 from __future__ import annotations

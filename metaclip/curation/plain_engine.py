@@ -1,6 +1,6 @@
 """The same automaton walked in plain Python: for a few thousand texts sooner done than the kernel is compiled.
 
-Cost: 0.3 s to turn 500,000 entries' tables into dictionaries, then 10 us a text; the kernel takes 2 s to compile where
+Cost: 0.3 s to turn 500,000 entries' tables into dictionaries, then 10 us a text; the kernel takes 3 s to compile where
 the machine has not done so before, then 0.3 us a text.
 """
 

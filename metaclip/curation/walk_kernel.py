@@ -39,10 +39,16 @@ _ONE: Final = u64(1)
 
 
 @inner
+def _edge(node, symbol):
+    """Give the key of an edge; of both, the low 32 bits count."""
+    return (u64(node) & _LOW) | (u64(symbol) << u64(32))
+
+
+@inner
 def _child(machine, node, symbol):
     """Find the child of `node` by `symbol`, 0 if there is none."""
     edges = at64(machine, EDGES)
-    wanted = u64(node) | (u64(symbol) << u64(32))
+    wanted = _edge(node, symbol)
     at = (wanted * MULTIPLIER) >> get64(machine, EDGE_SHIFT)
     while True:
         row = edges + 16 * i64(at)
@@ -63,7 +69,7 @@ def _may_lead(machine, h):
 def _step(machine, nodes, node, symbol):
     """Follow goto and fail from `node` by `symbol`."""
     while node:
-        if _may_lead(machine, (u64(node) | (u64(symbol) << u64(32))) * MULTIPLIER):
+        if _may_lead(machine, _edge(node, symbol) * MULTIPLIER):
             child = _child(machine, node, symbol)
             if child:
                 return child
@@ -87,7 +93,7 @@ def _candidates(machine, known, found, candidates):
         row = get64(known, i)
         position = row >> u64(32)
         # Written always, kept if they follow each other: no branch, for it could not be predicted.
-        put64(candidates, 2 * n, ((before & _LOW) | (row << u64(32))) * MULTIPLIER)
+        put64(candidates, 2 * n, _edge(before, row) * MULTIPLIER)
         put64(candidates, 2 * n + 1, i)
         n += i64(position == expected)
         before = row
@@ -198,7 +204,7 @@ def _fill_edges(pairs, children, table, shift, mask, bits, bits_shift):
     for i in range(len(children)):
         node = pairs[i, 0]
         symbol = pairs[i, 1]
-        h = (u64(node) | (u64(symbol) << u64(32))) * MULTIPLIER
+        h = _edge(node, symbol) * MULTIPLIER
         bits[i64(h >> (bits_shift + u64(3)))] |= np.uint8(1) << np.uint8((h >> bits_shift) & u64(7))
         at = h >> shift
         while table[at, 2]:

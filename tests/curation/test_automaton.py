@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import gc
 import os
 import subprocess
 import sys
@@ -36,6 +37,20 @@ TEXTS = ["a hot dog stand", "大黒猫.dog", "白 T恤衫", "", "a word of thirt
 
 def _arrays(of: Automaton) -> list[dict[str, Any]]:
     return [machine.arrays for machine in of.machines]
+
+
+def test_the_garbage_collector_is_left_as_it_was() -> None:
+    """Building turns Python's collector off, and on again only where it was on, also where building fails."""
+    try:
+        for turn, on in ((gc.enable, True), (gc.disable, False)):
+            turn()
+            build(LIST)
+            assert gc.isenabled() is on
+            with pytest.raises(AttributeError):
+                build(None)  # type: ignore[arg-type]
+            assert gc.isenabled() is on
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("rule", RULES)
