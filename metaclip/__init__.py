@@ -15,41 +15,47 @@ from typing import TYPE_CHECKING, Any, Final
 from metaclip._version import __version__
 
 if TYPE_CHECKING:
-    from metaclip.chain.balancing import balance
-    from metaclip.chain.curating import curate
-    from metaclip.chain.matching import match
-    from metaclip.chain.work import Work
-    from metaclip.curation.count import Counts
-    from metaclip.curation.match import MatchSettings
-    from metaclip.curation.matcher import Matcher
-    from metaclip.curation.online import Balancer
-    from metaclip.curation.run import Run
-    from metaclip.curation.text_rule import TextRule
-    from metaclip.curation.threshold import BalanceSettings
+    from metaclip.curate.balance import balance
+    from metaclip.curate.balancer import Balancer
+    from metaclip.curate.curate import curate
+    from metaclip.curate.match import match
+    from metaclip.curate.run import Run
+    from metaclip.curate.settings import BalanceSettings, MatchSettings
     from metaclip.errors import LostInputs, MetaclipError
+    from metaclip.matching.count import Counts
+    from metaclip.matching.matcher import Matcher
+    from metaclip.matching.text_rule import TextRule
     from metaclip.metadata.entries import Metadata
+    from metaclip.stage.options import RunOptions
 
 _HOMES: Final = {
-    "BalanceSettings": "metaclip.curation.threshold",
-    "Balancer": "metaclip.curation.online",
-    "Counts": "metaclip.curation.count",
+    "BalanceSettings": "metaclip.curate.settings",
+    "Balancer": "metaclip.curate.balancer",
+    "Counts": "metaclip.matching.count",
     "LostInputs": "metaclip.errors",
-    "MatchSettings": "metaclip.curation.match",
-    "Matcher": "metaclip.curation.matcher",
+    "MatchSettings": "metaclip.curate.settings",
+    "Matcher": "metaclip.matching.matcher",
     "Metadata": "metaclip.metadata.entries",
     "MetaclipError": "metaclip.errors",
-    "Run": "metaclip.curation.run",
-    "TextRule": "metaclip.curation.text_rule",
-    "Work": "metaclip.chain.work",
-    "balance": "metaclip.chain.balancing",
-    "curate": "metaclip.chain.curating",
-    "match": "metaclip.chain.matching",
+    "Run": "metaclip.curate.run",
+    "TextRule": "metaclip.matching.text_rule",
+    "RunOptions": "metaclip.stage.options",
+    "balance": "metaclip.curate.balance",
+    "curate": "metaclip.curate.curate",
+    "match": "metaclip.curate.match",
 }
 
 __all__ = [
     "BalanceSettings", "Balancer", "Counts", "LostInputs", "MatchSettings", "Matcher", "MetaclipError", "Metadata", "Run",
-    "TextRule", "Work", "__version__", "balance", "curate", "match",
+    "RunOptions", "TextRule", "__version__", "balance", "curate", "match",
 ]  # fmt: skip
+
+
+# The import system binds a sub-package to its parent once, when it is first imported. These share their names with
+# functions, so they are imported here (they are empty) and unbound: `metaclip.curate` stays the function.
+for _verb in ("curate",):
+    importlib.import_module(f"metaclip.{_verb}")
+    del globals()[_verb]
 
 
 def __getattr__(name: str) -> Any:

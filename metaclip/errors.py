@@ -23,6 +23,10 @@ class MetaclipError(Exception):
     exit_code: int = FAILED
 
 
+class BrokenInput(MetaclipError):
+    """An input that cannot be read, while the others are still worth reading."""
+
+
 class LostInputs(MetaclipError):
     """The work is finished except for some inputs; the message lists them."""
 
@@ -38,7 +42,7 @@ class Interrupted(MetaclipError):
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-def is_full(error: OSError) -> bool:
+def is_disk_full(error: OSError) -> bool:
     """Tell whether `error` says that no more can be written: no space, over quota, file too large."""
     return error.errno in _FULL or (error.errno is None and "requested and" in str(error))  # what numpy makes of it
 

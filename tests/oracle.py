@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from curation import naive
-from metaclip.curation.text_rule import PAPER, TextRule
+from metaclip.matching.text_rule import PAPER, TextRule
 
 
 def match(entries: Sequence[str], text: str, rule: TextRule = PAPER) -> list[int]:

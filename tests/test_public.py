@@ -71,7 +71,7 @@ def test_a_notebook(tmp_path: Path) -> None:
 def test_in_steps(tmp_path: Path) -> None:
     """The steps are functions too: match once, balance twice; a larger t keeps a superset."""
     from metaclip import balance, match
-    from metaclip.curation.threshold import BalanceSettings
+    from metaclip.curate.settings import BalanceSettings
 
     pool = ROOT / "curation" / "toy_pool.jsonl"
     match(pool, ["dog", "cat", "photo", "a"], out=tmp_path / "run")

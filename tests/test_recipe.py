@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metaclip import BalanceSettings, MatchSettings, MetaclipError, Run, TextRule, recipe
-from metaclip.curation.extract.settings import ExtractSettings
+from metaclip.extract.settings import ExtractSettings
 from tests import commands
 
 ROOT = Path(__file__).parents[1]

@@ -18,12 +18,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from metaclip.card.removal import read_list, sha256, uid_set
-from metaclip.card.rows import uids_in
-from metaclip.curation import pool as pools
-from metaclip.curation.sorting import SUBSET, write_subset
-from metaclip.curation.uid import strings
-from metaclip.errors import MetaclipError, is_full, one_line
-from metaclip.shard.files import replacing
+from metaclip.errors import MetaclipError, is_disk_full, one_line
+from metaclip.pool import pool as pools
+from metaclip.pool.sorted_uids import SUBSET, write_subset
+from metaclip.pool.uid import column_uids, strings
+from metaclip.storage.files import atomic_write
 
 _BLOCK = 1 << 20
 
@@ -43,7 +42,7 @@ class Removed:
         if uids is None:
             return np.array(by_url, np.bool_)
         named = (pc.fill_null(pc.binary_length(strings(uids)), 0).to_numpy() > 0) if urls is not None else None
-        goes = self.uids.contains(uids_in(uids))
+        goes = self.uids.contains(column_uids(uids))
         return goes if named is None else np.where(named, goes, by_url)
 
 
@@ -98,7 +97,7 @@ def _apply_table(listed: Removed, path: Path, out: Path) -> tuple[int, int]:
             if uid is None and url is None:
                 raise MetaclipError(f"{path} has neither a column uid nor url; found {', '.join(names.values())}")
             with (
-                replacing(out) as temporary,
+                atomic_write(out) as temporary,
                 pq.ParquetWriter(temporary, file.schema_arrow, compression="zstd") as writer,
             ):
                 for batch in file.iter_batches(pools.BATCH_ROWS, use_threads=False):
@@ -106,7 +105,7 @@ def _apply_table(listed: Removed, path: Path, out: Path) -> tuple[int, int]:
                     writer.write_batch(batch.filter(pa.array(~goes)))
                     went, stays = went + int(goes.sum()), stays + int((~goes).sum())
     except (OSError, pa.ArrowException) as error:
-        if isinstance(error, OSError) and is_full(error):
+        if isinstance(error, OSError) and is_disk_full(error):
             raise
         raise MetaclipError(f"{path} cannot be read ({one_line(error)}); fetch it again") from None
     return went, stays

@@ -23,12 +23,12 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from metaclip.card.lines import read_lines
-from metaclip.curation import pool as pools
-from metaclip.curation.match import plain_texts
-from metaclip.curation.matcher import Matcher
-from metaclip.curation.run import Run
-from metaclip.curation.text_rule import PAPER
+from metaclip.curate.run import Run
+from metaclip.matching.matcher import Matcher
+from metaclip.matching.text_rule import PAPER
 from metaclip.metadata.entries import Metadata
+from metaclip.pool import pool as pools
+from metaclip.pool.texts import plain_texts
 
 Counts = npt.NDArray[np.uint64]
 

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from metaclip.card.account import MEANING, plain
 from metaclip.card.verify import read_card
+from metaclip.curate.account import MEANING, plain
 from metaclip.errors import MetaclipError, one_line
 
 TOP: Final = 25

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from metaclip.card.diff import Difference, gained, number, sentences
 from metaclip.errors import MetaclipError, one_line
-from metaclip.shard.files import replacing
+from metaclip.storage.files import atomic_write
 
 _UNSEEN: Final = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u115f\u1160\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff"
@@ -44,7 +44,7 @@ _KEPT: Final = (1, 2)
 def write(path: Path, found: Difference) -> None:
     """Write the page. Raise MetaclipError where it cannot be written."""
     try:
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text(render(found), encoding="utf-8")
     except OSError as error:
         raise MetaclipError(f"{path} cannot be written ({one_line(error)}); choose another --page") from None

@@ -16,10 +16,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from metaclip.card.rows import ids_of
-from metaclip.curation.balance import read_matched
-from metaclip.curation.draw import FIXED_POINT, expect_rows, uniforms
-from metaclip.curation.threshold import tail_share
+from metaclip.curate.draw import FIXED_POINT, expect_rows, uniforms
+from metaclip.curate.matched_files import read_matched
+from metaclip.curate.threshold import tail_share
+from metaclip.matching.matches import ids_of
 
 POINTS: Final = 24
 MOST_PAIRS: Final = 20_000_000

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from metaclip.card import schema
-from metaclip.card.account import FIELDS, SCHEMA, make_account
-from metaclip.curation.run import Run
+from metaclip.curate import schema
+from metaclip.curate.account import FIELDS, SCHEMA, make_account
+from metaclip.curate.run import Run
 from metaclip.errors import MetaclipError
 
 MANIFEST_VERSION: Final = 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from metaclip.errors import MetaclipError
-from metaclip.shard.files import read_bytes
+from metaclip.storage.files import read_bytes
 
 
 def read_lines(path: str, what: str) -> list[str]:

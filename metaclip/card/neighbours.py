@@ -25,8 +25,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from metaclip.card.rows import matched_rows
-from metaclip.curation.draw import uniforms
+from metaclip.curate.draw import uniforms
+from metaclip.curate.matched_files import matched_rows
 
 EACH: Final = 8
 SEEN: Final = 256

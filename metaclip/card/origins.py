@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from metaclip.curation import pool as pools
+from metaclip.pool import pool as pools
 
 MOST: Final = 1_000_000
 LANGUAGES: Final = ("lang", "language")

@@ -22,10 +22,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from metaclip.card.account import MEANING
 from metaclip.card.grid import Grid
+from metaclip.curate.account import MEANING
 from metaclip.errors import MetaclipError
-from metaclip.shard.files import replacing
+from metaclip.storage.files import atomic_write
 
 NAMES: Final = ("ranks", "cumulative", "kept", "sources", "funnel", "thresholds")
 TITLES: Final = {
@@ -48,7 +48,7 @@ def write_plots(
     written = []
     for name, chart in charts.items():
         written.append(f"plots/{name}.svg")
-        with replacing(folder / written[-1]) as temporary:
+        with atomic_write(folder / written[-1]) as temporary:
             chart.save(str(temporary), format="svg")
     if not page:
         (folder / "plots" / "index.html").unlink(missing_ok=True)  # of an earlier card in this folder
@@ -58,7 +58,7 @@ def write_plots(
     whole = alt.vconcat(*(chart.properties(title=TITLES[name]) for name, chart in charts.items()))
     whole = whole.resolve_scale(color="independent")
     written.append("plots/index.html")
-    with replacing(folder / written[-1]) as temporary:
+    with atomic_write(folder / written[-1]) as temporary:
         whole.save(str(temporary), format="html", inline=True, json_kwds={"cls": _WithoutMarkup})
     return written
 

@@ -22,15 +22,16 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from metaclip.card import account, croissant, readme, removal, schema
+from metaclip.card import croissant, readme, removal
 from metaclip.card.explorer import write_explorer
 from metaclip.card.grid import Grid
 from metaclip.card.origins import Origins, Tally
 from metaclip.card.plots import NAMES as PLOTS
 from metaclip.card.plots import write_plots
 from metaclip.card.samples import Samples
-from metaclip.curation.run import Run
-from metaclip.shard.files import replacing, write_json
+from metaclip.curate import account, schema
+from metaclip.curate.run import Run
+from metaclip.storage.files import atomic_write, write_json
 
 SCHEMA: Final = {"name": "metaclip-card", "version": schema.VERSION}
 FIELDS: Final = account.FIELDS | schema.CARD
@@ -110,13 +111,13 @@ def entries_table(run: Run, samples: Samples) -> pa.Table:
 def write_card(folder: Path, run: Run, about: About, findings: Findings) -> dict[str, Any]:
     """Write a card's files into a folder, card.json last; give card.json."""
     card, entries = make_card(run, about, findings), entries_table(run, findings.samples)
-    with replacing(folder / "entries.parquet") as temporary:
+    with atomic_write(folder / "entries.parquet") as temporary:
         pq.write_table(entries, temporary, compression="zstd", use_dictionary=["source"])
     write_plots(folder, card, entries, findings.grid, about.plots_page)
     write_explorer(
         folder, name=about.name, account=card, entries=entries, grid=findings.grid, run=run, look_ups=about.look_ups
     )
-    with replacing(folder / "README.md") as temporary:
+    with atomic_write(folder / "README.md") as temporary:
         temporary.write_text(readme.render(card), encoding="utf-8")
     digest = _sha256(folder / "entries.parquet")
     write_json(folder / "croissant.json", croissant.describe(card, digest))

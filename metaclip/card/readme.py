@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from metaclip.card.account import MEANING, REMOVED, funnel_rows, plain, taken_out
 from metaclip.card.plots import TITLES
+from metaclip.curate.account import MEANING, REMOVED, funnel_rows, plain, taken_out
 
 
 def summary(card: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@
 Law: a pair goes with its uid. A url or domain names the uids of its pairs, and all rows of these go. The next version
 keeps the parent's counts as what probabilities are made of, so no other pair's P or draw changes; corrected counts stand
 beside them. Urls stand here as sha256 of their UTF-8 bytes, so whoever has a copy can find a pair in it, and who has none
-learns no address. `metaclip.card.applying` takes the list out of a copy; `metaclip.chain.removing` makes the next version.
+learns no address. `metaclip.card.applying` takes the list out of a copy; `metaclip.card.remove` makes the next version.
 """
 
 from __future__ import annotations
@@ -25,13 +25,11 @@ import pyarrow.parquet as pq
 
 from metaclip.card.lines import read_lines
 from metaclip.card.origins import hosts
-from metaclip.card.rows import uids_in
-from metaclip.curation.draw import Uids
-from metaclip.curation.sorting import UidSet
-from metaclip.curation.uid import strings, to_hex
 from metaclip.errors import MetaclipError, one_line
-from metaclip.shard.files import here, replacing
-from metaclip.shard.stage import digest_of
+from metaclip.pool.sorted_uids import UidSet
+from metaclip.pool.uid import Uids, column_uids, strings, to_hex
+from metaclip.stage.stage import digest_of
+from metaclip.storage.files import atomic_write, local_copy
 
 NAME: Final = "removed.parquet"
 SCHEMA: Final = pa.schema([("uid", pa.string()), ("url_sha256", pa.string()), ("kept", pa.bool_())])
@@ -84,7 +82,7 @@ def read_wanted(uids: str | None = None, urls: str | None = None, domains: str |
         if not _DOMAIN.fullmatch(host):
             raise MetaclipError(f"{domains}: {line!r:.80} is no domain, such as example.org; urls go into --urls")
     ids = pa.array(lines["uids"], pa.string())
-    numbers = uids_in(ids)
+    numbers = column_uids(ids)
     return Wanted(np.unique(numbers, axis=0), frozenset(lines["urls"]), frozenset(hosts))
 
 
@@ -140,19 +138,19 @@ def digest(removed: pa.Table) -> str:
 
 def uid_set(removed: pa.Table) -> UidSet:
     """Give the uids of a list."""
-    return UidSet(np.unique(uids_in(removed["uid"].combine_chunks()), axis=0))
+    return UidSet(np.unique(column_uids(removed["uid"].combine_chunks()), axis=0))
 
 
 def write_list(path: Path, removed: pa.Table) -> None:
     """Write removed.parquet."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         pq.write_table(removed, temporary, compression="zstd")
 
 
 def read_list(path: Path) -> pa.Table:
     """Read a removed.parquet. Raise MetaclipError for what is none."""
     try:
-        with here(path) as local:
+        with local_copy(path) as local:
             found = pq.read_table(local)
     except FileNotFoundError:
         raise MetaclipError(f"there is no list {path}; give the {NAME} of a card") from None

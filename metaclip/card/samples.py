@@ -19,11 +19,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from metaclip.card.rows import ids_of
-from metaclip.curation import pool as pools
-from metaclip.curation.match import plain_texts
-from metaclip.curation.matcher import Matcher
-from metaclip.curation.uid import uids_of
+from metaclip.matching.matcher import Matcher
+from metaclip.matching.matches import ids_of
+from metaclip.pool import pool as pools
+from metaclip.pool.texts import plain_texts
+from metaclip.pool.uid import uids_of
 
 EACH: Final = 5
 _LONGEST: Final = 300

@@ -17,16 +17,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from metaclip.card import removal
-from metaclip.card.account import REMOVED, make_account
 from metaclip.card.intact import compare
 from metaclip.card.publish import FIELDS, About, Findings, entries_table, make_card
-from metaclip.card.rows import matched_rows, uids_in
-from metaclip.card.schema import check_read
-from metaclip.curation.count import add_ids
-from metaclip.curation.draw import FIXED_POINT, Tally, draw_rows, hashes, probabilities, stream_key
-from metaclip.curation.run import Run, counts_digest
+from metaclip.curate.account import REMOVED, make_account
+from metaclip.curate.draw import FIXED_POINT, Tally, draw_rows, hashes, probabilities, stream_key
+from metaclip.curate.matched_files import matched_rows
+from metaclip.curate.run import Run, counts_digest
+from metaclip.curate.schema import check_read
 from metaclip.errors import MetaclipError
-from metaclip.shard.files import file_digest, read_json
+from metaclip.matching.count import add_ids
+from metaclip.pool.uid import column_uids
+from metaclip.storage.files import file_digest, read_json
 
 FREE: Final = ("files",)
 """Keys of card.json that are not of the run; `files` is compared with the files themselves."""
@@ -127,7 +128,7 @@ def _draw_again(run: Run) -> Iterator[str]:
     for path in sorted((run.path / "curated").glob("*.parquet")):
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(_BLOCK, columns=["uid"], use_threads=False):
-                written += _sums(uids_in(batch.column("uid")))
+                written += _sums(column_uids(batch.column("uid")))
     if (written != kept).any():
         yield "run: curated/ does not hold the pairs that the draw keeps"
 

@@ -21,16 +21,18 @@ Examples:
 @click.option("--out", metavar="FOLDER", help="Another folder for the result.  [default: the run's own]")
 @click.option("--recipe", metavar="FILE", help="TOML with a table [balance]; flags override it.")
 @options.balance_options
-@options.work_options
+@options.run_option_flags
 @click.option("--allow-lost", is_flag=True, help="Balance although the run lost inputs.")
 def command(run: str, out: str | None, recipe: str | None, **flags: Any) -> None:
     """Draw the curated pairs of RUN, a folder that `metaclip match` or `metaclip curate` made."""
     _, table = options.split_recipe(recipe)
     settings = options.balance_settings(flags, table)
-    from metaclip.chain.balancing import balance
-    from metaclip.chain.work import Work
+    from metaclip.curate.balance import balance
+    from metaclip.stage.options import RunOptions
 
     with options.engine(flags) as engine:
-        work = Work(flags["workers"], overwrite=flags["overwrite"], allow_lost=flags["allow_lost"], engine=engine)
-        made = balance(run, out=out, settings=settings, work=work)
+        run_options = RunOptions(
+            flags["workers"], overwrite=flags["overwrite"], allow_lost=flags["allow_lost"], engine=engine
+        )
+        made = balance(run, out=out, settings=settings, options=run_options)
     options.show_result(made)

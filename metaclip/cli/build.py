@@ -24,7 +24,7 @@ put there by hand on a machine without a network.""",
 @click.option("--quiet", is_flag=True, help="Say nothing of the sources while they run.")
 def command(recipe: str, out: str, quiet: bool, **flags: Any) -> None:
     """Make the query list of RECIPE: TOML with a table [build] and its sources."""
-    from metaclip.curation.text_rule import PAPER
+    from metaclip.matching.text_rule import PAPER
     from metaclip.metadata import build
 
     made = build.read(recipe)

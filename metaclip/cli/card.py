@@ -86,14 +86,14 @@ def make(
     **about: Any,
 ) -> None:  # fmt: skip
     """Make the card of RUN, a balanced run."""
+    from metaclip.card.card import card
     from metaclip.card.classes import Classes
     from metaclip.card.publish import About
-    from metaclip.chain.publishing import card
-    from metaclip.chain.work import Work
+    from metaclip.stage.options import RunOptions
 
     said = About(name or Path(out).resolve().name, **about)
     lists = [Classes.read(path) for path in classes]
-    made = card(run, out, said, blocked=_words(blocked_words), classes=lists, work=Work(workers=workers))
+    made = card(run, out, said, blocked=_words(blocked_words), classes=lists, options=RunOptions(workers=workers))
     click.echo(f"card of {made['pairs']['kept']:,} pairs in {out}: read README.md; result {made['result_digest'][:16]}")
 
 
@@ -110,10 +110,10 @@ Examples:
 @_workers
 def verify(folder: str, run: str, blocked_words: str | None, workers: int | None) -> None:
     """Make every figure of a card again, from the run's matches up; exit with 2 where one differs."""
-    from metaclip.chain.publishing import verify
-    from metaclip.chain.work import Work
+    from metaclip.card.card import verify
+    from metaclip.stage.options import RunOptions
 
-    found = verify(folder, run, blocked=_words(blocked_words), work=Work(workers=workers))
+    found = verify(folder, run, blocked=_words(blocked_words), options=RunOptions(workers=workers))
     for line in found:
         click.echo(line, err=True)
     if found:
@@ -173,16 +173,17 @@ def remove(
     blocked_words: str | None, workers: int | None, overwrite: bool,
 ) -> None:  # fmt: skip
     """Make the next version of RUN, and of its card, without some pairs; no other pair's draw changes."""
+    from metaclip.card import card as publishing
+    from metaclip.card import remove as removing
     from metaclip.card.removal import NAME, read_wanted
-    from metaclip.chain import publishing, removing
-    from metaclip.chain.work import Work
+    from metaclip.stage.options import RunOptions
 
-    work = Work(workers=workers, overwrite=overwrite)
+    run_options = RunOptions(workers=workers, overwrite=overwrite)
     if card is not None and card_out is None:
         raise click.UsageError("--card names the card of RUN; name the folder of the next one too: --card-out")
     wanted = read_wanted(uids, urls, domains)
     about = None if card_out is None else publishing.about_next(run, card, card_out)
-    made = removing.remove(run, wanted, out, work)
+    made = removing.remove(run, wanted, out, run_options)
     last = made.account["removed"]["versions"][-1]
     click.echo(f"taken out {last['pairs']:>10,}   matched pairs, {last['kept']:,} of them kept")
     for what, n in last["asked"].items():
@@ -194,8 +195,8 @@ def remove(
     )
     if about is not None and card_out is not None:
         lists = [] if card is None else publishing.classes_of(card)
-        again = Work(workers=workers)
-        publishing.card(made, card_out, about, blocked=_words(blocked_words), classes=lists, work=again)
+        again = RunOptions(workers=workers)
+        publishing.card(made, card_out, about, blocked=_words(blocked_words), classes=lists, options=again)
         click.echo(f"card      {card_out}: {NAME} in it is what others take out of a copy, with metaclip card apply")
 
 
@@ -218,7 +219,7 @@ Examples:
 @click.option("--out", required=True, metavar="PATH", help="Where the copy without these pairs is written.")
 def apply(removed: str, copy: str, out: str) -> None:
     """Take what REMOVED lists (a card's removed.parquet) out of COPY, a subset file, a parquet file or a folder of them."""
-    from metaclip.chain import removing
+    from metaclip.card import remove as removing
 
     went, stay = removing.apply(removed, copy, out)
     click.echo(f"{went:,} rows went, {stay:,} stay in {out}")

@@ -63,7 +63,7 @@ def command(
 
     if data and tasks is not None:
         raise MetaclipError("--data and --tasks are both given; write the sets of --data into the file of tasks")
-    work = evaluation.EvaluateWork(device, batch, workers)
+    run_options = evaluation.EvaluateOptions(device, batch, workers)
     clip = open_model(model, pretrained=pretrained, checkpoint=checkpoint)
     if tasks is not None:
         named = evaluation.read_tasks(tasks)
@@ -74,7 +74,7 @@ def command(
     else:
         raise MetaclipError("nothing to evaluate on; name sets with --data or --tasks")
     path = Path(out) if out is not None else Path(model if os.path.isdir(model) else ".") / "results.jsonl"
-    evaluation.evaluate(clip, named, path, precision=precision, work=work, report=_show)
+    evaluation.evaluate(clip, named, path, precision=precision, options=run_options, report=_show)
     click.echo(f"\nresults   {path}")
 
 

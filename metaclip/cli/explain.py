@@ -28,7 +28,7 @@ Examples:
 @options.rule_options
 def command(text: str, run: str | None, metadata: str | None, url: str | None, uid: str | None, **flags: Any) -> None:
     """Show what TEXT matches, with counts and probabilities, and whether the pair is kept and why."""
-    from metaclip.curation import explain
+    from metaclip.curate import explain
 
     rule = {name: flags[name] for name in (*options.RULE_FLAGS, "unspaced_scripts") if flags[name] is not None}
     found = explain.explain(

@@ -54,7 +54,7 @@ Then metaclip curate pool/ --out run/. No image is fetched: the command for img2
     "--dedupe", type=click.Choice(["uid", "url", "none"]), default=None,
     help="What pairs share of which only the first stays.  [default: uid]",
 )  # fmt: skip
-@options.work_options
+@options.run_option_flags
 @click.option("--part", metavar="I/N", help="Do only this part of the files: 3/100.")
 @click.option(
     "--memory", type=_Size(), default="2G", show_default=True, metavar="BYTES", help="For finding duplicates."
@@ -64,22 +64,23 @@ Then metaclip curate pool/ --out run/. No image is fetched: the command for img2
 def command(crawl: tuple[str, ...], out: str, recipe: str | None, part: str | None, **flags: Any) -> None:
     """Read the pairs of CRAWL: WAT or WARC files, folders, globs, addresses, or a list of these (wat.paths.gz)."""
     settings = _settings(flags, _table(recipe))
-    from metaclip.chain import extracting
-    from metaclip.chain.work import Work
-    from metaclip.curation.extract.sources import Patience
-    from metaclip.shard.folder import Folder, Part
+    from metaclip.extract import extract as extracting
+    from metaclip.extract.sources import RetryPolicy
+    from metaclip.stage.folder import Folder, Part
+    from metaclip.stage.options import RunOptions
+    from metaclip.stage.runner import lost_message
 
-    crawled = extracting.Crawl(list(crawl), settings, flags["memory"], Patience(flags["tries"], flags["wait"]))
+    crawled = extracting.Crawl(list(crawl), settings, flags["memory"], RetryPolicy(flags["tries"], flags["wait"]))
     parsed = Part.parse(part) if part else Part()
     with options.engine(flags) as engine:
-        work = Work(workers=flags["workers"], part=parsed, overwrite=flags["overwrite"], engine=engine)
-        made = extracting.extract_part(crawled, Folder(out), work)
+        run_options = RunOptions(workers=flags["workers"], part=parsed, overwrite=flags["overwrite"], engine=engine)
+        made = extracting.extract_part(crawled, Folder(out), run_options)
     if made is None:
         click.echo(f"part {part} is done; when all are, the same command without --part makes the pool")
         return
     _show(made.path, made.funnel)
     if made.lost:
-        click.echo(f"metaclip: {extracting.lost_message(made.lost, made.record['wanted'])}", err=True)
+        click.echo(f"metaclip: {lost_message(made.lost, made.record['wanted'])}", err=True)
         sys.exit(LOST)
 
 
@@ -88,9 +89,8 @@ def _table(path: str | None) -> dict[str, Any]:
     if path is None:
         return {}
     from metaclip import recipe
-    from metaclip.curation.extract.settings import LISTS, ExtractSettings
-    from metaclip.curation.match import MatchSettings
-    from metaclip.curation.threshold import BalanceSettings
+    from metaclip.curate.settings import BalanceSettings, MatchSettings
+    from metaclip.extract.settings import LISTS, ExtractSettings
 
     tables = recipe.read(path)
     recipe.tables(tables, path, {"extract": ExtractSettings, "match": MatchSettings, "balance": BalanceSettings})
@@ -104,7 +104,7 @@ def _table(path: str | None) -> dict[str, Any]:
 def _settings(flags: Mapping[str, Any], table: Mapping[str, Any]) -> Any:
     """Put flags over a recipe's table [extract]; one of first and sample replaces the other."""
     from metaclip import recipe
-    from metaclip.curation.extract.settings import ExtractSettings
+    from metaclip.extract.settings import ExtractSettings
 
     names = {field.name for field in dataclasses.fields(ExtractSettings)}
     given = {name: flags[name] for name in names if flags.get(name) is not None}
@@ -115,7 +115,7 @@ def _settings(flags: Mapping[str, Any], table: Mapping[str, Any]) -> Any:
 
 def _show(path: Path, funnel: Mapping[str, int]) -> None:
     """Print what became of the images, and what can be done with the pool."""
-    from metaclip.curation.extract.filters import REASONS
+    from metaclip.extract.filters import REASONS
 
     seen = max(1, funnel["images_seen"])
     click.echo(f"images    {funnel['images_seen']:>14,}   {funnel['alt_nonempty']:,} with a text in alt")

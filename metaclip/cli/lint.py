@@ -30,7 +30,7 @@ anything was found but pairs that differ in case.""",
 @options.rule_options
 def command(metadata: str, as_json: bool, limit: int, strict: bool, fold_duplicates: bool, **flags: Any) -> None:
     """Check METADATA, a query list, under a text rule: the paper's unless flags say otherwise."""
-    from metaclip.curation.text_rule import TextRule
+    from metaclip.matching.text_rule import TextRule
     from metaclip.metadata import lint
     from metaclip.metadata.entries import Metadata
 

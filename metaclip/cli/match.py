@@ -23,20 +23,20 @@ As a job array of 100, then once without --part to add up:
 @click.argument("pool", nargs=-1, required=True)
 @click.option("--out", required=True, metavar="FOLDER", help="The run folder.")
 @options.match_options
-@options.work_options
+@options.run_option_flags
 @click.option("--part", metavar="I/N", help="Do only this part of the shards: 3/100.")
 def command(pool: tuple[str, ...], out: str, recipe: str | None, part: str | None, **flags: Any) -> None:
     """Find the entries of a query list in POOL, and count them; `metaclip balance` takes it from there."""
     match_table, _ = options.split_recipe(recipe)
     settings = options.match_settings(flags, match_table)
-    from metaclip.chain.matching import lost_message, match_part
-    from metaclip.chain.work import Work
-    from metaclip.shard.folder import Part
+    from metaclip.curate.match import lost_inputs_message, match_part
+    from metaclip.stage.folder import Part
+    from metaclip.stage.options import RunOptions
 
     parsed = Part.parse(part) if part else Part()
     with options.engine(flags) as engine:
-        work = Work(workers=flags["workers"], part=parsed, overwrite=flags["overwrite"], engine=engine)
-        run = match_part(list(pool), out=out, settings=settings, work=work)
+        run_options = RunOptions(workers=flags["workers"], part=parsed, overwrite=flags["overwrite"], engine=engine)
+        run = match_part(list(pool), out=out, settings=settings, options=run_options)
     if run is None:
         click.echo(f"part {part} is done; when all are, the same command without --part adds them up")
         return
@@ -48,5 +48,5 @@ def command(pool: tuple[str, ...], out: str, recipe: str | None, part: str | Non
     click.echo(f"entries   {len(counts):>14,}   {int((counts == 0).sum()):,} at zero")
     click.echo(f"\nnext      metaclip balance {out} --t 20000 (or --tail-share, --target-pairs)")
     if run.match["lost"]:
-        click.echo(f"metaclip: {lost_message(run)}", err=True)
+        click.echo(f"metaclip: {lost_inputs_message(run)}", err=True)
         sys.exit(LOST)

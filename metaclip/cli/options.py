@@ -91,7 +91,7 @@ balance_options = _stack(
 )
 """What determines the draw."""
 
-carrier_options = _stack(
+engine_name_options = _stack(
     click.option(
         "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="What carries shards."
     ),
@@ -102,14 +102,14 @@ carrier_options = _stack(
 """What carries shards."""
 
 engine_options = _stack(
-    carrier_options,
+    engine_name_options,
     click.option(
         "--workers", type=click.IntRange(1), default=None, help="Shards at a time.  [default: one a processor]"
     ),
 )
 """What carries shards, and how many at a time."""
 
-work_options = _stack(
+run_option_flags = _stack(
     engine_options,
     click.option("--overwrite", is_flag=True, help="Replace another run in the output folder."),
 )
@@ -122,8 +122,8 @@ def engine(flags: Mapping[str, Any]) -> Iterator[Any]:
     if flags["engine"] == "ray":
         from metaclip.engine.ray import Ray
 
-        with Ray(flags["address"], flags["workers"]) as carrier:
-            yield carrier
+        with Ray(flags["address"], flags["workers"]) as active_engine:
+            yield active_engine
         return
     if flags["address"] is not None:
         raise MetaclipError(f"--address {flags['address']} is of a Ray cluster; add --engine ray")
@@ -137,9 +137,8 @@ def split_recipe(path: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
     if path is None:
         return {}, {}
     from metaclip import recipe
-    from metaclip.curation.extract.settings import ExtractSettings
-    from metaclip.curation.match import MatchSettings
-    from metaclip.curation.threshold import BalanceSettings
+    from metaclip.curate.settings import BalanceSettings, MatchSettings
+    from metaclip.extract.settings import ExtractSettings
 
     tables = recipe.read(path)
     recipe.tables(tables, path, {"extract": ExtractSettings, "match": MatchSettings, "balance": BalanceSettings})
@@ -152,7 +151,7 @@ def split_recipe(path: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
 def match_settings(flags: Mapping[str, Any], table: Mapping[str, Any]) -> Any:
     """Put flags over a recipe's table [match]."""
     from metaclip import recipe
-    from metaclip.curation.match import MatchSettings
+    from metaclip.curate.settings import MatchSettings
 
     names = {field.name for field in dataclasses.fields(MatchSettings)}
     merged = {**table, **{name: value for name, value in flags.items() if name in names and value is not None}}
@@ -165,7 +164,7 @@ def match_settings(flags: Mapping[str, Any], table: Mapping[str, Any]) -> Any:
 def balance_settings(flags: Mapping[str, Any], table: Mapping[str, Any]) -> Any:
     """Put flags over a recipe's table [balance]; a t of one kind replaces one of another."""
     from metaclip import recipe
-    from metaclip.curation.threshold import BalanceSettings
+    from metaclip.curate.settings import BalanceSettings
 
     given = {name: flags[name] for name in ("t", "tail_share", "target_pairs", "seed") if flags.get(name) is not None}
     kinds = {"t", "tail_share", "target_pairs"}

@@ -27,7 +27,7 @@ Nothing is kept: curate does the work.""",
 @click.option(
     "--workers", type=click.IntRange(1), multiple=True, metavar="N", help="On so many.  [default: the engine's]"
 )
-@options.carrier_options
+@options.engine_name_options
 @click.option("--shards", type=click.IntRange(1), default=3, show_default=True, help="How many to measure.")
 @click.option("--seed", type=int, default=0, show_default=True, help="By which they are drawn.")
 @click.option("--json", "as_json", is_flag=True, help="Give seconds, bytes and pairs as JSON.")
@@ -38,8 +38,8 @@ def command(
     """Measure a few shards of POOL, and say what it takes to curate it: core hours, time, memory, disk."""
     match_table, _ = options.split_recipe(recipe)
     settings = options.match_settings(flags, match_table)
-    from metaclip.chain import planning
-    from metaclip.chain.work import Work
+    from metaclip.curate import plan as planning
+    from metaclip.stage.options import RunOptions
 
     with options.engine({**flags, "workers": None}) as engine:
         found = planning.plan(
@@ -49,7 +49,7 @@ def command(
             workers=workers,
             shards=shards,
             seed=seed,
-            work=Work(engine=engine),
+            options=RunOptions(engine=engine),
         )
     if as_json:
         click.echo(json.dumps(planning.as_json(found), indent=2))

@@ -38,9 +38,9 @@ def command(
 ) -> None:
     """Write the samples of TARS (tars, folders or globs) that are in a subset to new tars, as DataComp's resharder does."""
     from metaclip import recipe
-    from metaclip.chain import resharding
-    from metaclip.chain.work import Work
-    from metaclip.training.reshard import ReshardSettings
+    from metaclip.reshard import reshard as resharding
+    from metaclip.reshard.shards import ReshardSettings
+    from metaclip.stage.options import RunOptions
 
     given = {name: value for name, value in flags.items() if value is not None}
     made = resharding.reshard(
@@ -48,7 +48,7 @@ def command(
         subset=subset,
         out=out,
         settings=recipe.settings(ReshardSettings, given, "the command line"),
-        work=Work(workers=workers, overwrite=overwrite, allow_lost=allow_lost),
+        options=RunOptions(workers=workers, overwrite=overwrite, allow_lost=allow_lost),
     )
     record = made.record
     click.echo(f"samples   {record['funnel']['samples']:>14,}")

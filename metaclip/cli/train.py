@@ -45,16 +45,18 @@ def command(recipe: str, out: str, **flags: Any) -> None:
     # A thread of torch's that has nothing to do turns for a while, which costs those of others (or its own, where there are
     # more of them than processors) up to four times as long; asked for before torch is there, it sleeps.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    from metaclip.chain.work import writing
-    from metaclip.shard.folder import Folder
+    from metaclip.storage.files import disk_errors
+    from metaclip.storage.remote import as_path
     from metaclip.training.train import train
-    from metaclip.training.train_recipe import TrainWork, read_recipe
+    from metaclip.training.train_recipe import TrainOptions, read_recipe
 
     over = {name: flags.pop(name) for name in ("tars", "subset", "balance", "t", "text")}
     made = read_recipe(recipe, **over)
-    work = TrainWork(**{name: value for name, value in flags.items() if value is not None})
-    with writing(Folder(out)):
-        run = train(made, out, work=work, report=_show, say=lambda line: click.echo(f"metaclip: {line}", err=True))
+    run_options = TrainOptions(**{name: value for name, value in flags.items() if value is not None})
+    with disk_errors(as_path(out)):
+        run = train(
+            made, out, options=run_options, report=_show, say=lambda line: click.echo(f"metaclip: {line}", err=True)
+        )
     if os.environ.get("RANK", "0") == "0":
         click.echo(f"\nmodel     {run.path / 'model.pth'}; next: metaclip evaluate {run.path}")
 

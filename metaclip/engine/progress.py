@@ -16,9 +16,9 @@ def say(line: str, shown: bool | None = None) -> None:
 class Progress:
     """Counts rows from any number of threads."""
 
-    def __init__(self, verb: str, total: int | None, shown: bool | None = None) -> None:
-        """Count up to `total` rows (None: not known); `shown` None means: if standard error is a terminal."""
-        self._verb, self._total = verb, total
+    def __init__(self, verb: str, total: int | None, shown: bool | None = None, unit: str = "rows") -> None:
+        """Count up to `total` units (None: unknown); `shown` None shows the bar if standard error is a terminal."""
+        self._verb, self._total, self._unit = verb, total, unit
         self._shown = sys.stderr.isatty() if shown is None else shown
         self._lock, self._through = threading.Lock(), 0
         self._word = "matched" if verb == "match" else "kept"
@@ -30,7 +30,12 @@ class Progress:
             from tqdm import tqdm
 
             self._bar = tqdm(
-                desc=self._verb, total=self._total, unit=" rows", unit_scale=True, smoothing=0.1, file=sys.stderr
+                desc=self._verb,
+                total=self._total,
+                unit=f" {self._unit}",
+                unit_scale=True,
+                smoothing=0.1,
+                file=sys.stderr,
             )
         return self
 
@@ -40,7 +45,13 @@ class Progress:
             self._through += through
             if self._bar is not None:
                 self._bar.update(rows)
-                self._bar.set_postfix_str(f"{self._through:,} {self._word}", refresh=False)
+                if self._through:
+                    self._bar.set_postfix_str(f"{self._through:,} {self._word}", refresh=False)
+
+    def show(self, line: str) -> None:
+        """Print a line above the bar, if a bar is shown."""
+        if self._shown:
+            self.note(line)
 
     def note(self, line: str) -> None:
         """Say something on a line of its own, on standard error."""

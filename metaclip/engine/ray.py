@@ -5,7 +5,7 @@ reports of use; with one, the cluster there is used as it is. (Of itself Ray kee
 ~/.ray, from 2.60 on.) metaclip must be installed on its nodes, and input and output must have the same paths there (a shared
 file system, or a store).
 
-Law: that of `metaclip.shard.engine`. Ray runs a task again where its worker or its node was lost, `TRIES` times in all;
+Law: that of `metaclip.engine.contract`. Ray runs a task again where its worker or its node was lost, `TRIES` times in all;
 what a step raises is its result, and is not tried again. At most two tasks a worker are under way, so that 100,000 shards
 do not lie in the scheduler; they are spread over the nodes. The step is put into Ray's memory once: a node fetches it once,
 and arrays in it are shared by its workers without a copy. A driver that ends, however it does, takes its tasks along.
@@ -30,8 +30,19 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
+from metaclip.engine.contract import (
+    TRIES,
+    Item,
+    ProgressCallback,
+    ReportingStep,
+    Result,
+    Results,
+    Step,
+    WorkerDied,
+    default_workers,
+    ignore_progress,
+)
 from metaclip.errors import MetaclipError, one_line
-from metaclip.shard.engine import TRIES, Item, Result, Step, Tell, Telling, WorkerDied, default_workers, quiet
 
 _AHEAD: Final = 2  # tasks under way, for each worker
 _LOOK: Final = 1.0  # seconds between looks at whether the caller was interrupted
@@ -71,15 +82,20 @@ class Ray:
         return max(1, int(self._started().cluster_resources().get("CPU", 1)))
 
     def map(
-        self, step: Step[Item, Result], items: Iterable[Item], tell: Tell = quiet, *, holds_gil: bool = False
-    ) -> Iterator[tuple[Item, Result | BaseException]]:
-        """Do as `metaclip.shard.engine.Engine.map`."""
+        self,
+        step: Step[Item, Result],
+        items: Iterable[Item],
+        progress: ProgressCallback = ignore_progress,
+        *,
+        holds_gil: bool = False,
+    ) -> Results[Item, Result]:
+        """Do as `metaclip.engine.contract.Engine.map`."""
         source = iter(items)
         if (first := next(source, _NONE)) is _NONE:
             return
         source = itertools.chain([first], source)
         ray = self._started()
-        carried = ray.put(Telling(step))
+        carried = ray.put(ReportingStep(step))
         carry = ray.remote(_carry).options(
             num_cpus=1, max_retries=TRIES - 1, retry_exceptions=False, scheduling_strategy="SPREAD"
         )
@@ -95,7 +111,7 @@ class Ray:
                 done, _ = ray.wait(list(running), timeout=_LOOK)
                 for task in done:
                     told, result = self._outcome(task)
-                    tell(*told)
+                    progress(*told)
                     yield running.pop(task), result
         finally:
             if running:

@@ -31,12 +31,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from metaclip import recipe
+from metaclip.engine.contract import Engine
 from metaclip.errors import MetaclipError, one_line
 from metaclip.metadata import lint
 from metaclip.metadata.candidates import Candidates
 from metaclip.metadata.merge import Given, Share, merge
-from metaclip.shard.engine import Engine
-from metaclip.shard.files import replacing
+from metaclip.storage.files import atomic_write
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +167,7 @@ def _source(table: Any, where: str, folder: Path) -> Source:
 
 
 def _module(kind: Kind) -> Any:
-    return importlib.import_module(f"metaclip.metadata.{kind.module}")
+    return importlib.import_module(f"metaclip.metadata.sources.{kind.module}")
 
 
 def build(
@@ -216,7 +216,7 @@ def write(table: pa.Table, path: str | os.PathLike[str]) -> None:
     check_out(path)
     out = Path(path)
     try:
-        with replacing(out) as temporary:
+        with atomic_write(out) as temporary:
             pq.write_table(
                 table, temporary, compression="zstd", compression_level=19, use_dictionary=["source"],
                 column_encoding={"entry": "DELTA_LENGTH_BYTE_ARRAY", "score": "BYTE_STREAM_SPLIT", "rank": "DELTA_BINARY_PACKED"},

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from metaclip.errors import MetaclipError, one_line
-from metaclip.shard.files import read_bytes
+from metaclip.storage.files import read_bytes
 
 
 class Metadata:

@@ -30,7 +30,7 @@ LONGEST: Final = 100
 
 
 class Rule(Protocol):
-    """What is asked of a text rule (`metaclip.curation.text_rule.TextRule`, which stands above this layer)."""
+    """What is asked of a text rule (`metaclip.matching.text_rule.TextRule`, which stands above this layer)."""
 
     def text(self, text: str) -> str:
         """Give the form of a text in which entries are looked for."""

@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from metaclip.errors import MetaclipError, is_full, one_line
-from metaclip.shard.files import replacing
+from metaclip.errors import MetaclipError, is_disk_full, one_line
+from metaclip.storage.files import atomic_write
 from metaclip.training.models import CHECKPOINTS, load_tensors, put_weights
 from metaclip.training.ranks import Ranks
 
@@ -53,11 +53,11 @@ def write_tensors(path: Path, content: Any, else_: str) -> None:
     import torch
 
     try:
-        with replacing(path) as temporary, temporary.open("wb") as file:
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
             torch.save(content, file)
     except (OSError, RuntimeError) as error:
         cause = error if isinstance(error, OSError) else error.__context__
-        what = "no room left" if isinstance(cause, OSError) and is_full(cause) else "it cannot be written"
+        what = "no room left" if isinstance(cause, OSError) and is_disk_full(cause) else "it cannot be written"
         raise MetaclipError(
             f"{path}: {what} ({one_line(cause or error, 120)}); {else_}: free some room, and the same command goes on"
         ) from error

@@ -26,7 +26,7 @@ import numpy as np
 from metaclip import recipe
 from metaclip._version import __version__
 from metaclip.errors import LostInputs, MetaclipError, one_line
-from metaclip.shard.stage import digest_of
+from metaclip.stage.stage import digest_of
 from metaclip.training.evaluation import prompts, retrieval, zero_shot
 from metaclip.training.evaluation.features import Precision, encode_images, encode_texts
 from metaclip.training.evaluation.opening import model_digest
@@ -58,7 +58,7 @@ class Task:
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluateWork:
+class EvaluateOptions:
     """How an evaluation is carried out; nothing here changes a result but for rounding."""
 
     device: str | None = None
@@ -148,7 +148,7 @@ def evaluate(
     out: str | os.PathLike[str],
     *,
     precision: Precision = "fp32",
-    work: EvaluateWork | None = None,
+    options: EvaluateOptions | None = None,
     report: Report | None = None,
 ) -> list[dict[str, Any]]:
     """Do the tasks that have no result yet; give the results of all, in order, as they stand in the file `out`.
@@ -156,9 +156,9 @@ def evaluate(
     Raise LostInputs after the rest where some tasks cannot be done, MetaclipError where none can.
     """
     import_open_clip()
-    path, work = Path(out), work or EvaluateWork()
+    path, options = Path(out), options or EvaluateOptions()
     before = {one[IDENTITY]: one for one in read_results(path)}
-    device = work.settled_device()
+    device = options.settled_device()
     clip.model.to(device)
     model = model_digest(clip)
     results, wrong = [], []
@@ -166,7 +166,7 @@ def evaluate(
         try:
             asked = _ask(name, task, model, precision)
             found = before.get(asked.identity)
-            made = found or _result(clip, asked, device, work)
+            made = found or _result(clip, asked, device, options)
         except MetaclipError as error:
             wrong.append(f"{name}: {error}")
             continue
@@ -234,19 +234,19 @@ def _ask(name: str, task: Task, model: str, precision: Precision) -> _Asked:
     return _Asked(name, task, opened, templates, model, precision)
 
 
-def _result(clip: Clip, asked: _Asked, device: str, work: EvaluateWork) -> dict[str, Any]:
+def _result(clip: Clip, asked: _Asked, device: str, options: EvaluateOptions) -> dict[str, Any]:
     """Do a task."""
     import torch
 
     begin = time.monotonic()
     try:
         figures = measure(
-            clip, asked.opened, asked.templates, device=device, precision=asked.precision, batch=work.batch,
-            workers=work.settled_workers(device),
+            clip, asked.opened, asked.templates, device=device, precision=asked.precision, batch=options.batch,
+            workers=options.settled_workers(device),
         )  # fmt: skip
     except torch.OutOfMemoryError:
         raise MetaclipError(
-            f"{device} has no memory for {work.batch} images at a time; give a smaller --batch"
+            f"{device} has no memory for {options.batch} images at a time; give a smaller --batch"
         ) from None
     peers = {peer: importlib.metadata.version(peer) for peer in ("open_clip_torch", "torch")}
     opened, path = asked.opened, asked.task.data

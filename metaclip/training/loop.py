@@ -19,7 +19,7 @@ from metaclip.errors import Interrupted
 from metaclip.training import checkpoint, feed, flops, metrics, models, optimiser
 from metaclip.training.ranks import Ranks
 from metaclip.training.stream import Loader, Stream
-from metaclip.training.train_recipe import TrainRecipe, TrainWork
+from metaclip.training.train_recipe import TrainOptions, TrainRecipe
 
 Report = Callable[[Mapping[str, Any]], None]
 Say = Callable[[str], None]
@@ -29,17 +29,17 @@ class Loop:
     """A run that is under way: a model, its optimiser, its data, and what was told of it."""
 
     def __init__(
-        self, recipe: TrainRecipe, work: TrainWork, ranks: Ranks, folder: Path, name: str, stream: Stream, size: int,
+        self, recipe: TrainRecipe, options: TrainOptions, ranks: Ranks, folder: Path, name: str, stream: Stream, size: int,
         report: Report, say: Say,
     ) -> None:  # fmt: skip
         """Make all, or take it up from the last checkpoint; `size` is the number of samples of a part."""
         import torch
 
-        self.recipe, self.work, self.ranks, self.folder, self.name = recipe, work, ranks, folder, name
+        self.recipe, self.options, self.ranks, self.folder, self.name = recipe, options, ranks, folder, name
         self.report: Report = report
         torch.manual_seed(recipe.seed)
         self.model = models.create(name)
-        if work.checkpointing:
+        if options.checkpointing:
             self.model.set_grad_checkpointing()
         if ranks.first:
             models.write_config(folder, name, self.model)
@@ -58,9 +58,9 @@ class Loop:
         on_gpu = ranks.device.type == "cuda"
         self.loader = Loader(
             dataclasses.replace(stream, transform=feed.Pixels(crop)), size, rank=ranks.rank, ranks=ranks.ranks, state=state,
-            workers=_workers(work, on_gpu), collate=feed.Tokens(models.tokenizer(name)), pin_memory=on_gpu,
+            workers=_workers(options, on_gpu), collate=feed.Tokens(models.tokenizer(name)), pin_memory=on_gpu,
         )  # fmt: skip
-        self.feed = feed.Feed(self.loader, ranks.device, work.accumulate)
+        self.feed = feed.Feed(self.loader, ranks.device, options.accumulate)
         shape = [torch.tensor(values, device=ranks.device).view(3, 1, 1) for values in (mean, deviation)]
         self.numbers = functools.partial(feed.numbers, mean=shape[0], deviation=shape[1])
 
@@ -70,7 +70,7 @@ class Loop:
 
         step = self._step()
         window = metrics.Window(self.ranks, self.recipe.batch, self.flops)
-        journal = metrics.Journal(self.folder, self.step, self.work.tensorboard) if self.ranks.first else None
+        journal = metrics.Journal(self.folder, self.step, self.options.tensorboard) if self.ranks.first else None
         make_event: Any = torch.cuda.Event  # it has no annotations
         behind: list[Any] = []
         with contextlib.closing(self.feed.steps()) as batches, contextlib.closing(journal or contextlib.ExitStack()):
@@ -90,8 +90,8 @@ class Loop:
                 window.add(loss, [uid for one in parts for uid in one.uids])
                 self.step += 1
                 ending = self.step == self.recipe.steps
-                due = ending or self.step % self.work.save_every == 0
-                told = due or self.step % self.work.log_every == 0
+                due = ending or self.step % self.options.save_every == 0
+                told = due or self.step % self.options.log_every == 0
                 # One process may stop at any step, many only where they talk anyway.
                 stop = asked.is_set() and self.ranks.ranks == 1
                 if told or stop:
@@ -112,7 +112,7 @@ class Loop:
 
         from metaclip.training.step import Step
 
-        model = torch.compile(self.model) if self.work.compile else self.model
+        model = torch.compile(self.model) if self.options.compile else self.model
         loss = models.import_open_clip().ClipLoss(
             local_loss=True, gather_with_grad=True, cache_labels=True, rank=self.ranks.rank, world_size=self.ranks.ranks
         )
@@ -127,13 +127,13 @@ class Loop:
         norms = torch.stack(torch._foreach_norm([p.detach() for p in self.model.parameters()]))
         if not bool(norms.isfinite().all()):
             window.stop(self.step - 1, "finite, but the weights are not after it,", self.folder)
-        place, keep = self.loader.state(), self.work.keep
+        place, keep = self.loader.state(), self.options.keep
         checkpoint.save(self.folder, self.step, self.name, self.model, self.optimiser, place, self.ranks, keep)
 
 
-def _workers(work: TrainWork, on_gpu: bool) -> int:
-    if work.workers is not None:
-        return work.workers
+def _workers(options: TrainOptions, on_gpu: bool) -> int:
+    if options.workers is not None:
+        return options.workers
     return min(8, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) if on_gpu else 0
 
 

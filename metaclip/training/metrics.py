@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from metaclip.errors import MetaclipError
-from metaclip.shard.files import replacing, write_json
+from metaclip.storage.files import atomic_write, write_json
 from metaclip.training.ranks import Ranks
 
 METRICS: Final = "metrics.jsonl"
@@ -103,7 +103,7 @@ class Journal:
         """Go on after a step: lines of later ones, which are trained again, are taken out."""
         self._path = folder / METRICS
         kept = [line for line in read_lines(self._path) if line["step"] <= step]
-        with replacing(self._path) as temporary:
+        with atomic_write(self._path) as temporary:
             temporary.write_text("".join(map(_text, kept)), encoding="utf-8")
         self._writer = _writer(folder / TENSORBOARD, step) if tensorboard else None
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from metaclip.errors import MetaclipError, one_line
-from metaclip.shard.files import read_json, write_json
+from metaclip.storage.files import read_json, write_json
 from metaclip.training.vision import import_torchvision
 
 WEIGHTS: Final = "model.pth"

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from metaclip.errors import MetaclipError
-from metaclip.shard.files import replacing
+from metaclip.storage.files import atomic_write
 
 COLOURS: Final = {
     "red": (205, 40, 40), "green": (45, 160, 60), "blue": (40, 70, 205), "yellow": (235, 215, 50),
@@ -115,7 +115,7 @@ def write_classes(folder: Path, n: int, seed: int = 1) -> Path:
     _write_tar(folder / "test" / "0.tar", members())
     texts = {"test/nshards.txt": ["1"], "classnames.txt": CLASSES, "zeroshot_classification_templates.txt": TEMPLATES}
     for name, lines in texts.items():
-        with replacing(folder / name) as temporary:
+        with atomic_write(folder / name) as temporary:
             temporary.write_text("\n".join(lines).replace("{}", "{c}") + "\n", encoding="utf-8")
     return folder
 
@@ -129,7 +129,7 @@ def _png(image: Any) -> bytes:
 def _write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> Path:
     if path.exists():
         return path
-    with replacing(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
+    with atomic_write(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
         for name, data in members:
             info = tarfile.TarInfo(name)
             info.size = len(data)

@@ -7,17 +7,17 @@ import os
 from pathlib import Path
 from typing import Any, Final
 
-from metaclip.curation.online import Balancer
+from metaclip.curate.balancer import Balancer
 from metaclip.errors import MetaclipError
 from metaclip.recipe import dump
-from metaclip.shard.files import replacing
-from metaclip.shard.folder import Folder
-from metaclip.shard.stage import digest_of
+from metaclip.reshard.index import Names
+from metaclip.reshard.subset import Subset
+from metaclip.stage.folder import Folder
+from metaclip.stage.stage import digest_of
+from metaclip.storage.files import atomic_write
 from metaclip.training import models, shapes
-from metaclip.training.index import Names
 from metaclip.training.ranks import Ranks
 from metaclip.training.stream import Stream
-from metaclip.training.subset import Subset
 from metaclip.training.train_recipe import TABLE, TrainRecipe
 
 SEMANTICS: Final = 1
@@ -75,5 +75,5 @@ def write_recipe(folder: Folder, recipe: TrainRecipe) -> None:
     data: dict[str, Any] = {key: whole(getattr(recipe.data, key)) for key in ("tars", "subset", "balance")}
     model = os.path.abspath(recipe.model) if recipe.model.endswith(".json") else recipe.model
     used = dataclasses.replace(recipe, model=model, data=dataclasses.replace(recipe.data, **data))
-    with replacing(folder / RECIPE) as temporary:
+    with atomic_write(folder / RECIPE) as temporary:
         temporary.write_text(dump({TABLE: used}), encoding="utf-8")

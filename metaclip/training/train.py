@@ -28,18 +28,17 @@ from typing import Any, Final
 
 from metaclip._version import __version__
 from metaclip.errors import MetaclipError
-from metaclip.shard.folder import Folder
-from metaclip.shard.stage import Stage
+from metaclip.stage.folder import Folder
+from metaclip.stage.stage import Stage, StageSpec
 from metaclip.training import checkpoint, metrics, models, sources
 from metaclip.training.loop import Loop, Report, Say, fast, nothing
 from metaclip.training.ranks import joined
-from metaclip.training.train_recipe import TrainRecipe, TrainWork
+from metaclip.training.train_recipe import TrainOptions, TrainRecipe
 
-STAGE: Final = "train"
-_OUTPUTS: Final = (
+TRAIN: Final = StageSpec("train", (
     models.CHECKPOINTS, models.CONFIG, "model", models.WEIGHTS, metrics.METRICS, metrics.TENSORBOARD, metrics.NOT_FINITE,
     sources.RECIPE,
-)  # fmt: skip
+))  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +57,7 @@ def train(
     recipe: TrainRecipe,
     out: str | os.PathLike[str],
     *,
-    work: TrainWork | None = None,
+    options: TrainOptions | None = None,
     report: Report | None = None,
     say: Say | None = None,
 ) -> TrainRun:
@@ -68,28 +67,28 @@ def train(
     what else is worth a line. Raise MetaclipError for what the caller can mend, Interrupted after Ctrl-C or SIGTERM,
     when a checkpoint is written.
     """
-    work, folder = work or TrainWork(), Folder(out)
+    options, folder = options or TrainOptions(), Folder(out)
     models.import_open_clip()
-    with joined(work.device) as ranks, contextlib.ExitStack() as held:
-        size, rest = divmod(recipe.batch, ranks.ranks * work.accumulate)
+    with joined(options.device) as ranks, contextlib.ExitStack() as held:
+        size, rest = divmod(recipe.batch, ranks.ranks * options.accumulate)
         if rest:
             raise MetaclipError(
-                f"a batch of {recipe.batch} cannot be shared out to {ranks.ranks} ranks in {work.accumulate} parts each; "
+                f"a batch of {recipe.batch} cannot be shared out to {ranks.ranks} ranks in {options.accumulate} parts each; "
                 "change batch, the number of processes, or --accumulate"
             )
         name = models.known(recipe.model)
         if ranks.first:
             held.enter_context(folder.owned())
         held.enter_context(fast(ranks.device))
-        stream = sources.open_stream(recipe, folder, ranks, work.allow_lost)
-        stage = folder.stage(STAGE)
+        stream = sources.open_stream(recipe, folder, ranks, options.allow_lost)
+        stage = Stage(folder, TRAIN)
         if ranks.first:
-            stage.begin(sources.fingerprint(recipe, name, stream), _OUTPUTS, work.overwrite)
+            stage.begin(sources.fingerprint(recipe, name, stream), options.overwrite)
             sources.write_recipe(folder, recipe)
         ranks.gather(None)
         if ranks.gather(bool(ranks.first and stage.finished()))[0]:
             return TrainRun(folder.path)
-        made = Loop(recipe, work, ranks, folder.path, name, stream, size, report or nothing, say or nothing)
+        made = Loop(recipe, options, ranks, folder.path, name, stream, size, report or nothing, say or nothing)
         made.run(held.enter_context(_stopping()))
         if ranks.first:
             _finish(stage, folder, recipe, made)
@@ -105,7 +104,7 @@ def _finish(stage: Stage, folder: Folder, recipe: TrainRecipe, made: Loop) -> No
     record = {"model": made.name, "steps": recipe.steps, "samples": recipe.steps * recipe.batch}
     versions = {"metaclip": __version__, "torch": str(torch.__version__), "open_clip": open_clip.__version__}
     reasons = dict(made.loader.reasons)  # of the first rank's samples
-    stage.finish({**record, "reasons": reasons, "versions": versions}, [models.WEIGHTS, models.CONFIG])
+    stage.finish({**record, "reasons": reasons, "versions": versions}, proof=(models.WEIGHTS, models.CONFIG))
 
 
 @contextlib.contextmanager

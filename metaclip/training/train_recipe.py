@@ -110,7 +110,7 @@ class TrainRecipe:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainWork:
+class TrainOptions:
     """How a run is carried out; nothing here changes its result but for rounding."""
 
     device: str | None = None

@@ -29,9 +29,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from mwparserfromhell.parser import CTokenizer
-
-from metaclip.metadata import bzip2, dump, spill, wikitext
 from tests.metadata.test_wikitext import from_tree
+
+from metaclip.metadata.sources import bzip2, dump, spill, wikitext
 
 FULL_BZ2 = 24.0e9
 """Bytes of the multistream dump of English Wikipedia: our assumption for the arithmetic."""

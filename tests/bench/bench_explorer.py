@@ -22,8 +22,8 @@ import pyarrow as pa
 from metaclip import Matcher, Metadata
 from metaclip.card.explorer import write_explorer
 from metaclip.card.neighbours import find_neighbours
-from metaclip.curation.match import MatchedWriter
-from metaclip.curation.uid import uids_of
+from metaclip.curate.matched_files import MatchedWriter
+from metaclip.pool.uid import uids_of
 from tests.bench import corpus
 from tests.card.browser.cards import large_account, large_grid, large_table
 from tests.card.browser.chromium import Page, launched

@@ -24,8 +24,8 @@ from tests.bench.peers import CC2DATASET, CC2DATASET_DRIVER, Driver, environment
 OURS = """
 import json, sys, tempfile, time
 from pathlib import Path
-from metaclip.curation.extract import records, step
-from metaclip.curation.extract.pages import Wanted
+from metaclip.extract import records, step
+from metaclip.extract.pages import Wanted
 
 path = sys.argv[1]
 data = open(path, "rb").read()
@@ -44,9 +44,9 @@ def pairs():
     return found
 
 def whole(identify):
-    from metaclip.chain.extracting import extract
-    from metaclip.chain.work import Work
-    from metaclip.curation.extract.settings import ExtractSettings
+    from metaclip.extract.extract import extract
+    from metaclip.stage.options import Work
+    from metaclip.extract.settings import ExtractSettings
     with tempfile.TemporaryDirectory() as folder:
         made = extract(path, out=Path(folder, "pool"), settings=ExtractSettings(identify=identify), work=Work(workers=1))
         return range(made.funnel["pairs"])

@@ -26,12 +26,13 @@ import pyarrow as pa
 
 from curation import naive
 from metaclip import Matcher, Metadata
-from metaclip.curation import automaton_file, layout
-from metaclip.curation.automaton import build
-from metaclip.curation.compiling import compiled
-from metaclip.curation.kernel_engine import Scratch, addresses
-from metaclip.curation.matches import MATCHES
-from metaclip.curation.text_rule import PAPER
+from metaclip.matching import automaton_file
+from metaclip.matching.automaton import build
+from metaclip.matching.matches import MATCHES
+from metaclip.matching.native_backend import Scratch, addresses
+from metaclip.matching.text_rule import PAPER
+from metaclip.native import layout
+from metaclip.native.compiling import compiled
 from tests.bench import corpus
 
 SPACED = {mark: f" {mark} " for mark in ",.;:?!`"}

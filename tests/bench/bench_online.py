@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from metaclip import Balancer, Matcher, Metadata
-from metaclip.curation.online import AHEAD, count_texts
+from metaclip.curate.balancer import AHEAD, count_texts
 from metaclip.training.vision import import_torchvision
 from tests.bench import corpus
 

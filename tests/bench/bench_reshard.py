@@ -28,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 
-from metaclip.curation.sorting import SUBSET
+from metaclip.pool.sorted_uids import SUBSET
 from tests.bench.corpus import data_folder
 
 WEBDATASET = """

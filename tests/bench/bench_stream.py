@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from metaclip.curation.sorting import SUBSET
-from metaclip.training.index import open_index
+from metaclip.pool.sorted_uids import SUBSET
+from metaclip.reshard.index import open_index
+from metaclip.reshard.subset import Subset
 from metaclip.training.stream import Batch, Loader, Stream
-from metaclip.training.subset import Subset
 from metaclip.training.vision import import_torchvision
 from tests.bench.bench_reshard import write_tars
 

@@ -33,7 +33,7 @@ from metaclip.training import feed, flops, models, shapes
 from metaclip.training import loop as looping
 from metaclip.training.stream import Stream
 from metaclip.training.train import train
-from metaclip.training.train_recipe import DataRecipe, TrainRecipe, TrainWork
+from metaclip.training.train_recipe import DataRecipe, TrainOptions, TrainRecipe
 from tests.training.shards import write_tar
 
 SIDES = ("open_clip_train", "metaclip")
@@ -45,7 +45,7 @@ class Case:
     """What a process measures."""
 
     side: str
-    work: str
+    options: str
     model: str
     batch: int
     precision: str
@@ -116,7 +116,7 @@ def ours(case: Case) -> Timed:
     true = looping.Loader
 
     def loader(*given: Any, **more: Any) -> Timed:
-        if case.work == "step":
+        if case.options == "step":
             size = image_size(case.model)
             images = torch.randint(0, 256, (case.batch, size, size, 3), dtype=torch.uint8)
             tokens = models.tokenizer(models.known(case.model))(["a photo of a dog"] * case.batch)
@@ -130,9 +130,11 @@ def ours(case: Case) -> Timed:
         model=case.model, samples=case.batches * case.batch, batch=case.batch, warmup=10,
         precision="bf16" if case.precision == "bf16" else "fp32", data=DataRecipe(tars=case.tars),
     )  # fmt: skip
-    work = TrainWork(device=case.device, workers=case.workers, compile=case.compile, log_every=10**6, save_every=10**6)
+    options = TrainOptions(
+        device=case.device, workers=case.workers, compile=case.compile, log_every=10**6, save_every=10**6
+    )
     with tempfile.TemporaryDirectory() as out:
-        if case.work == "load":
+        if case.options == "load":
             name = models.known(case.model)
             crop, _, _ = models.training_crop(models.create(name), recipe.crop)
             stream = Stream(case.tars, transform=feed.Pixels(crop))
@@ -144,7 +146,7 @@ def ours(case: Case) -> Timed:
                 pass
         else:
             looping.Loader = loader  # type: ignore[assignment, misc]
-            train(recipe, Path(out) / "run", work=work)
+            train(recipe, Path(out) / "run", options=options)
     return made[-1]
 
 
@@ -171,7 +173,7 @@ def theirs(case: Case) -> Timed:
         found = true(*given, **more)
         made.append(Timed(found.dataloader, case))
         found.dataloader = made[-1]
-        if case.work == "load":
+        if case.options == "load":
             for _ in made[-1]:
                 pass
             raise SystemExit
@@ -179,7 +181,7 @@ def theirs(case: Case) -> Timed:
 
     data.get_synthetic_dataset, data.get_wds_dataset = same, timed
     source = (
-        ["--dataset-type", "synthetic"] if case.work == "step"
+        ["--dataset-type", "synthetic"] if case.options == "step"
         else ["--train-data", f"{case.tars}/{{00000..{len(list(Path(case.tars).glob('*.tar'))) - 1:05d}}}.tar",
               "--dataset-type", "webdataset", "--dataset-resampled"]
     )  # fmt: skip
@@ -192,7 +194,7 @@ def theirs(case: Case) -> Timed:
             "--log-every-n-steps", "1000000", *(["--torchcompile"] if case.compile else []),
         ])  # fmt: skip
     except SystemExit:
-        if case.work != "load":
+        if case.options != "load":
             raise
     return made[-1]
 
@@ -265,9 +267,9 @@ def main() -> None:
         for model in a.models:
             cost = flops.sample_flops(models.create(models.known(model)), torch.device("cpu"))
 
-            def case(side: str, work: str, batch: int, warm: int, steps: int, model: str = model) -> Case:
+            def case(side: str, options: str, batch: int, warm: int, steps: int, model: str = model) -> Case:
                 return Case(
-                    side, work, model, batch, a.precision, a.device, a.workers, a.compile, warm, steps, tars
+                    side, options, model, batch, a.precision, a.device, a.workers, a.compile, warm, steps, tars
                 )  # fmt: skip
 
             batch = a.batch or a.largest
@@ -277,21 +279,22 @@ def main() -> None:
                 and any(measure(case(side, "step", batch, 1, 1)) is None for side in SIDES)
             ):
                 batch //= 2
-            for work in a.works:
+            for options in a.works:
                 rates: dict[str, list[float]] = {side: [] for side in SIDES}
                 for _ in range(a.rounds):
                     for side in SIDES:
-                        rates[side].append(measure(case(side, work, batch, a.warm, a.steps)) or float("nan"))
+                        rates[side].append(measure(case(side, options, batch, a.warm, a.steps)) or float("nan"))
                 one, other = (statistics.median(rates[side]) for side in SIDES)
                 shown = [f"{statistics.median(r):,.0f} ({min(r):,.0f}, {max(r):,.0f})" for r in rates.values()]
                 mfu = (
                     ""
-                    if peak is None or work == "load"
+                    if peak is None or options == "load"
                     else f"{100 * one * cost / peak:.1f}%, {100 * other * cost / peak:.1f}%"
                 )
                 name = Path(model).stem if model.endswith(".json") else model
                 print(
-                    f"| {name} | {batch} | {work} | {shown[0]} | {shown[1]} | {other / one:.2f} x | {mfu} |", flush=True
+                    f"| {name} | {batch} | {options} | {shown[0]} | {shown[1]} | {other / one:.2f} x | {mfu} |",
+                    flush=True,
                 )
 
 

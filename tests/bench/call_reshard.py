@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from metaclip.chain.resharding import reshard
-from metaclip.chain.work import Work
+from metaclip.reshard.reshard import reshard
+from metaclip.stage.options import RunOptions
 
 if __name__ == "__main__":
     tars, subset, out, workers = sys.argv[1:]
-    reshard(tars, subset=subset, out=out, work=Work(workers=int(workers)))
+    reshard(tars, subset=subset, out=out, options=RunOptions(workers=int(workers)))

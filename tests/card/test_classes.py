@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metaclip import MatchSettings, Run, TextRule, Work, curate
+from metaclip import MatchSettings, Run, RunOptions, TextRule, curate
+from metaclip.card.card import card as make
+from metaclip.card.card import find, verify
 from metaclip.card.classes import Classes, Coverage, divergence
 from metaclip.card.publish import About
-from metaclip.chain.publishing import card as make
-from metaclip.chain.publishing import find, verify
-from metaclip.curation.matcher import Matcher
+from metaclip.matching.matcher import Matcher
 from tests import commands
 
 ROOT = Path(__file__).parents[2]
@@ -26,14 +26,14 @@ NAMES = ("dog", "hot dog", "telephone", "cat", "St. Bernard", "unicorn", "dog", 
 def run_of(folder: Path, *, with_text: bool, rule: TextRule | None = None) -> Run:
     settings = MatchSettings(with_text=with_text, rule=rule or TextRule())
     pool, entries = ROOT / "curation" / "toy_pool.jsonl", ROOT / "metadata" / "toy.txt"
-    return curate(pool, entries, out=folder, t=20, match_settings=settings, work=Work(workers=1))
+    return curate(pool, entries, out=folder, t=20, match_settings=settings, options=RunOptions(workers=1))
 
 
 @pytest.mark.parametrize("rule", [TextRule(), TextRule(fold_case=True, space_entries=True)], ids=["paper", "folded"])
 def test_counts_are_those_of_the_captions(tmp_path: Path, rule: TextRule) -> None:
     """Each name's count and kept are the captions that it matches, one by one, whether it is an entry or not."""
     run = run_of(tmp_path / "run", with_text=True, rule=rule)
-    found = find(run, None, Work(workers=1), [Classes("toy", NAMES)]).classes[0]
+    found = find(run, None, RunOptions(workers=1), [Classes("toy", NAMES)]).classes[0]
     pool = [json.loads(line) for line in (ROOT / "curation" / "toy_pool.jsonl").read_text().splitlines()]
     texts = [pair["text"] for pair in pool if pair.get("text")]
     matched = [text for text in texts if Matcher(run.metadata, rule).match([text])[0].as_py()]
@@ -55,7 +55,7 @@ def test_counts_are_those_of_the_captions(tmp_path: Path, rule: TextRule) -> Non
 def test_without_texts_a_count_may_be_unknown(tmp_path: Path) -> None:
     """Then names that are no entries have their kept pairs alone, and stand outside of the shares."""
     run = run_of(tmp_path / "run", with_text=False)
-    found = find(run, None, Work(workers=1), [Classes("toy", NAMES)]).classes[0]
+    found = find(run, None, RunOptions(workers=1), [Classes("toy", NAMES)]).classes[0]
     rows = {row["name"]: row for row in found["entries"]}
     assert rows["happiest dog"]["count"] is None
     assert rows["happiest dog"]["kept"] == sum(

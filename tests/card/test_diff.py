@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from metaclip import BalanceSettings, MatchSettings, MetaclipError, Run, TextRule, balance, curate
+from metaclip.card.card import card as make
 from metaclip.card.diff import diff, gained, render
 from metaclip.card.publish import About
-from metaclip.chain.publishing import card as make
 from tests import commands
 
 pytest.importorskip("altair", reason="needs the extra cards: pip install -e '.[cards]'")

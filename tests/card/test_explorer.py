@@ -16,9 +16,9 @@ from metaclip import BalanceSettings, MatchSettings, Metadata, Run, balance
 from metaclip.card.explorer import packing, write_explorer
 from metaclip.card.explorer.look_ups import write_look_ups
 from metaclip.card.explorer.packing import FILE_BYTES, read_data, varints, write_data
-from metaclip.curation.draw import keep_probability, uniform
-from metaclip.curation.uid import uid_of
+from metaclip.curate.draw import keep_probability, uniform
 from metaclip.errors import MetaclipError
+from metaclip.pool.uid import uid_of
 from tests.card.browser.cards import (
     ONE,
     Made,
@@ -159,7 +159,7 @@ def test_look_ups(toy: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wi
 
 def test_a_run_balanced_elsewhere(toy: Made, tmp_path: Path) -> None:
     """A second stage on its own finds its matches in the first one's folder."""
-    run = balance(toy.run.path, settings=BalanceSettings(t=5), out=tmp_path / "run", work=ONE)
+    run = balance(toy.run.path, settings=BalanceSettings(t=5), out=tmp_path / "run", options=ONE)
     write_explorer(tmp_path / "card", name="x", account=run.account, entries=with_samples(run), grid=None, run=run)
     card = data_of(tmp_path / "card", "card")
     assert card["grid"] is None

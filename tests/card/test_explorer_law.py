@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 
 from metaclip import Matcher, Metadata, TextRule
 from metaclip.card.explorer.rule_tables import tables_of
-from metaclip.curation.draw import keep_probability, probabilities, uniform
-from metaclip.curation.text_rule import PAPER
-from metaclip.curation.uid import uid_of
+from metaclip.curate.draw import keep_probability, probabilities, uniform
+from metaclip.matching.text_rule import PAPER
+from metaclip.pool.uid import uid_of
 from tests import oracle
 from tests.bench import corpus
 from tests.cases.matching import CASES

@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from metaclip.card import neighbours
 from metaclip.card.neighbours import EACH, SEEN, WIDEST, find_neighbours
-from metaclip.curation.match import MatchedWriter
-from metaclip.curation.matches import MATCHES
+from metaclip.curate.matched_files import MatchedWriter
+from metaclip.matching.matches import MATCHES
 
 
 def write(folder: Path, rows: Sequence[Sequence[int]], files: int = 1, order: int = 1) -> list[Path]:

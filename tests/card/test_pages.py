@@ -12,19 +12,19 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from metaclip import Run, Work, curate
+from metaclip import Run, RunOptions, curate
 from metaclip.card import diff_page
+from metaclip.card.card import card as make
 from metaclip.card.classes import Classes
 from metaclip.card.diff import Difference, diff, gained
 from metaclip.card.publish import About
 from metaclip.card.removal import Wanted
-from metaclip.chain.publishing import card as make
-from metaclip.chain.removing import remove
-from metaclip.curation.explain import explain
+from metaclip.card.remove import remove
+from metaclip.curate.explain import explain
 from tests.card.browser.chromium import Page, axe_core, launched
 
 ROOT = Path(__file__).parents[2]
-ONE = Work(workers=1)
+ONE = RunOptions(workers=1)
 NAMES = Classes("animals <b>", ("dog", "zebra", "happiest dog", "cat", "<script>alert(1)</script>"))
 
 
@@ -33,11 +33,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A published card, its next version, and what they were made from."""
     pytest.importorskip("altair", reason="needs the extra cards: pip install -e '.[cards]'")
     home = tmp_path_factory.mktemp("pages")
-    run = curate(ROOT / "curation" / "toy_pool.jsonl", ROOT / "metadata" / "toy.txt", out=home / "run", t=20, work=ONE)
-    make(run, home / "v1", About("A toy"), classes=[NAMES], work=ONE)
+    run = curate(
+        ROOT / "curation" / "toy_pool.jsonl", ROOT / "metadata" / "toy.txt", out=home / "run", t=20, options=ONE
+    )
+    make(run, home / "v1", About("A toy"), classes=[NAMES], options=ONE)
     wanted = Wanted(np.zeros((0, 2), np.uint64), domains=frozenset(["example.net"]))
     after = remove(run, wanted, home / "run_2", ONE)
-    make(after, home / "v2", About("A toy"), work=ONE)
+    make(after, home / "v2", About("A toy"), options=ONE)
     diff_page.write(home / "diff.html", diff(home / "v1", home / "v2"))
     return home
 

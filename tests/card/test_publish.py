@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from metaclip import Balancer, MetaclipError, Metadata, Run, Work, curate, match
+from metaclip import Balancer, MetaclipError, Metadata, Run, RunOptions, curate, match
+from metaclip.card.card import card as make
 from metaclip.card.classes import Classes
 from metaclip.card.publish import About
-from metaclip.chain.publishing import card as make
 
 pytest.importorskip("altair", reason="needs the extra cards: pip install -e '.[cards]'")
 pytestmark = pytest.mark.extra
@@ -96,7 +96,7 @@ def test_its_files_are_those_that_it_names(card: Path) -> None:
 
 def test_it_is_the_same_again(run: Run, card: Path, tmp_path: Path) -> None:
     """With another number of workers, byte for byte but for when the run's account was made, which is the run's."""
-    make(run, tmp_path / "again", ABOUT, classes=[NAMES], work=Work(workers=3))
+    make(run, tmp_path / "again", ABOUT, classes=[NAMES], options=RunOptions(workers=3))
     for path in sorted(card.rglob("*")):
         if path.is_file() and path.parent.name != "plots":
             assert path.read_bytes() == (tmp_path / "again" / path.relative_to(card)).read_bytes(), path.name

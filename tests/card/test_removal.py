@@ -17,24 +17,24 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from metaclip import Balancer, BalanceSettings, MatchSettings, MetaclipError, Metadata, Run, Work, balance, curate
+from metaclip import Balancer, BalanceSettings, MatchSettings, MetaclipError, Metadata, Run, RunOptions, balance, curate
 from metaclip.card import removal
 from metaclip.card.applying import apply
+from metaclip.card.card import card as make
+from metaclip.card.card import verify
 from metaclip.card.origins import hosts
 from metaclip.card.publish import About
 from metaclip.card.removal import Wanted, read_wanted
-from metaclip.chain.publishing import card as make
-from metaclip.chain.publishing import verify
-from metaclip.chain.removing import remove
-from metaclip.curation.sorting import SUBSET
-from metaclip.shard import files
+from metaclip.card.remove import remove
+from metaclip.pool.sorted_uids import SUBSET
+from metaclip.storage import files
 from tests import commands
 
 ROOT = Path(__file__).parents[2]
 WORDS = ["a", "a", "a", "the", "of", "dog", "cat", "ski", "none", "nothing"]
 METADATA = Metadata(["a", "the", "of", "dog", "cat", "ski", "a dog", "unseen"])
 HOSTS = ["example.org", "img.example.org", "www.example.com", "cdn.example.net"]
-ONE = Work(workers=1)
+ONE = RunOptions(workers=1)
 
 
 def pool_of(folder: Path, n: int = 600, uid: bool = False) -> list[dict[str, Any]]:
@@ -58,7 +58,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pool_of(home / "pool")
     pool_of(home / "named", uid=True)
     for name, pool, text in (("with_text", "pool", True), ("without", "pool", False), ("given", "named", True)):
-        curate(home / pool, METADATA, out=home / name, t=40, match_settings=MatchSettings(with_text=text), work=ONE)
+        curate(home / pool, METADATA, out=home / name, t=40, match_settings=MatchSettings(with_text=text), options=ONE)
     return home
 
 
@@ -141,7 +141,7 @@ def uid_hex(uid: str) -> str:
 def test_the_law_does_not_depend_on_workers(home: Path, tmp_path: Path) -> None:
     """One result, however many threads; and another run of the same request is the same result."""
     asked = wanted(domains=["example.net"])
-    made = [remove(home / "with_text", asked, tmp_path / str(n), Work(workers=n)) for n in (1, 3)]
+    made = [remove(home / "with_text", asked, tmp_path / str(n), RunOptions(workers=n)) for n in (1, 3)]
     assert made[0].account["result_digest"] == made[1].account["result_digest"]
 
 
@@ -175,8 +175,8 @@ def test_the_next_version_is_a_run(home: Path, tmp_path: Path) -> None:
     """It is balanced at another t without what went, decides as the parent does, and has next versions of its own."""
     run = Run(home / "with_text")
     second = remove(run, wanted(domains=["example.net"]), tmp_path / "v2", ONE)
-    whole = balance(run, out=tmp_path / "whole", settings=BalanceSettings(t=5), work=ONE).curated.to_pylist()
-    less = balance(second, out=tmp_path / "less", settings=BalanceSettings(t=5), work=ONE)
+    whole = balance(run, out=tmp_path / "whole", settings=BalanceSettings(t=5), options=ONE).curated.to_pylist()
+    less = balance(second, out=tmp_path / "less", settings=BalanceSettings(t=5), options=ONE)
     assert less.curated.to_pylist() == [row for row in whole if "example.net" not in row["url"]]
     assert less.account["removed"] == second.account["removed"]
     texts, uids = ["a dog", "the cat of a ski"], ["0" * 32, "f" * 32]
@@ -239,7 +239,7 @@ def test_another_request_is_refused(home: Path, tmp_path: Path) -> None:
     remove(home / "with_text", wanted(domains=["example.net"]), tmp_path / "next", ONE)
     with pytest.raises(MetaclipError, match="holds another run: wanted was .* --overwrite"):
         remove(home / "with_text", wanted(domains=["example.org"]), tmp_path / "next", ONE)
-    made = remove(home / "with_text", wanted(domains=["example.org"]), tmp_path / "next", Work(overwrite=True))
+    made = remove(home / "with_text", wanted(domains=["example.org"]), tmp_path / "next", RunOptions(overwrite=True))
     assert made.account["removed"]["versions"][0]["found"]["domains"] == 1
     with pytest.raises(MetaclipError, match="is the run itself"):
         remove(home / "with_text", wanted(domains=["example.net"]), home / "with_text", ONE)

@@ -12,7 +12,7 @@ import pytest
 
 from metaclip import Matcher, Run, TextRule, curate
 from metaclip.card.samples import EACH, Samples, merge, sample_shard, showable
-from metaclip.curation.matches import MATCHES
+from metaclip.matching.matches import MATCHES
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from metaclip import BalanceSettings, MetaclipError, balance, curate
+from metaclip.card.card import card as make
+from metaclip.card.card import verify
 from metaclip.card.publish import About
-from metaclip.chain.publishing import card as make
-from metaclip.chain.publishing import verify
 
 pytest.importorskip("altair", reason="needs the extra cards: pip install -e '.[cards]'")
 pytestmark = pytest.mark.extra

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Final
 
-from metaclip.curation.text_rule import TextRule
+from metaclip.matching.text_rule import TextRule
 
 
 @dataclasses.dataclass(frozen=True)

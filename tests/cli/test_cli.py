@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from metaclip import Run, __version__, cli
-from metaclip.curation import explain
+from metaclip.curate import explain
 from tests import commands
 
 ROOT = Path(__file__).parents[2]

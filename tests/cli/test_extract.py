@@ -19,11 +19,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from metaclip.chain.extracting import extract
-from metaclip.chain.work import Work
-from metaclip.curation.extract.filters import REASONS
-from metaclip.curation.extract.settings import ExtractSettings
-from metaclip.curation.pool import find_files
+from metaclip.extract.extract import extract
+from metaclip.extract.filters import REASONS
+from metaclip.extract.settings import ExtractSettings
+from metaclip.pool.pool import find_files
+from metaclip.stage.options import RunOptions
 from tests import commands
 from tests.crawls import image, packed, photos, served, wat
 
@@ -246,7 +246,7 @@ def test_a_lost_file_is_retried(crawl: Path, tmp_path: Path) -> None:
     for _ in range(2):
         done = commands.call(*command)
         assert done.code == 3
-        assert "1 of 6 files were lost:" in done.err
+        assert "1 of 6 inputs were lost:" in done.err
         assert str(bad) in done.err
         assert manifest(pool)["lost"][0]["name"] == bad.name
     assert shown(pool)[0][2] == "0.warc.wat.gz"
@@ -352,7 +352,7 @@ def test_stopped_in_the_middle(tmp_path: Path, number: int) -> None:
 
 def test_one_owner(crawl: Path, tmp_path: Path) -> None:
     """Two processes do not write one pool."""
-    from metaclip.shard.folder import Folder
+    from metaclip.stage.folder import Folder
 
     with Folder(tmp_path / "pool").owned():
         assert "is in use by" in commands.refused("extract", "--no-identify", crawl, "--out", tmp_path / "pool")
@@ -410,7 +410,9 @@ def test_real_pages_to_a_card(data_folder: Path, tmp_path: Path) -> None:
 
 def test_in_a_notebook(crawl: Path, tmp_path: Path) -> None:
     """The same from Python."""
-    pool = extract(crawl, out=tmp_path / "pool", settings=ExtractSettings(identify=False), work=Work(workers=1))
+    pool = extract(
+        crawl, out=tmp_path / "pool", settings=ExtractSettings(identify=False), options=RunOptions(workers=1)
+    )
     assert pool.funnel["pairs"] == 75
     assert pool.lost == []
     assert random.Random(0).choice(rows(pool.path))["uid"]

@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 from tests import commands
+from tests.reshard.test_reshard import files_of, samples_of, write_uids
 from tests.training.shards import sample, uid, write_shards, write_tar
-from tests.training.test_reshard import files_of, samples_of, write_uids
 
 
 def call(*arguments: str | Path) -> tuple[int, str, str]:

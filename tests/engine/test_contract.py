@@ -19,11 +19,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+from metaclip.engine.contract import (
+    TRIES,
+    Engine,
+    PortableStep,
+    ProgressCallback,
+    WorkerDied,
+    fold,
+    grouped,
+    map_grouped,
+)
 from metaclip.engine.local import Local
+from metaclip.engine.processes import Processes
 from metaclip.engine.ray import Ray
 from metaclip.errors import MetaclipError
-from metaclip.shard.engine import TRIES, Bound, Engine, Tell, WorkerDied, fold, grouped, map_grouped
-from metaclip.shard.processes import Processes
 
 WORKERS = 2
 RAY = pytest.param(
@@ -58,10 +67,10 @@ def engine_of_processes(request: pytest.FixtureRequest) -> Engine:
     return Processes(WORKERS) if request.param == "processes" else request.getfixturevalue("ray_here")  # type: ignore[no-any-return]
 
 
-def square(x: int | None, tell: Tell) -> int | None:
+def square(x: int | None, progress: ProgressCallback) -> int | None:
     if x is None:
         return None
-    tell(x, 1)
+    progress(x, 1)
     if x == 13:
         raise MetaclipError("thirteen")
     return x * x
@@ -92,11 +101,11 @@ def test_little_is_under_way(engine: Engine) -> None:
         assert drawn - done <= 2 * WORKERS + 1
 
 
-def beginning(x: int, tell: Tell, folder: Path) -> None:
+def beginning(x: int, progress: ProgressCallback, folder: Path) -> None:
     (folder / f"{x}.begun").touch()
     for _ in range(600):
         time.sleep(0.05)
-        tell(0, 0)
+        progress(0, 0)
         (folder / "alive").touch()
 
 
@@ -114,9 +123,9 @@ def test_who_leaves_leaves_nothing_running(engine: Engine, tmp_path: Path) -> No
     assert len(list(tmp_path.glob("*.begun"))) == begun <= 2 * WORKERS
 
 
-def _quick_once(x: int, tell: Tell, folder: Path) -> None:
+def _quick_once(x: int, progress: ProgressCallback, folder: Path) -> None:
     if x:
-        beginning(x, tell, folder)
+        beginning(x, progress, folder)
 
 
 def _until(true: Callable[[], bool]) -> None:
@@ -127,7 +136,7 @@ def _until(true: Callable[[], bool]) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Fragile(Bound):
+class Fragile(PortableStep):
     """Dies on some items: always, or the first so many times; says how often it arrived, and how often it was tried."""
 
     folder: Path
@@ -139,7 +148,7 @@ class Fragile(Bound):
         self._note("arrived")
         return True
 
-    def __call__(self, x: int, tell: Tell) -> int:
+    def __call__(self, x: int, progress: ProgressCallback) -> int:
         assert self.arrived
         if self._note(str(x)) <= self.deaths.get(x, 0):
             os.kill(os.getpid(), signal.SIGKILL)
@@ -264,7 +273,7 @@ def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
 
 
-def variable(name: str, tell: Tell) -> str | None:
+def variable(name: str, progress: ProgressCallback) -> str | None:
     return os.environ.get(name)
 
 
@@ -302,7 +311,7 @@ class Sealed:
         raise TypeError("sealed")
 
 
-def sealed(x: int, tell: Tell) -> Sealed:
+def sealed(x: int, progress: ProgressCallback) -> Sealed:
     return Sealed()
 
 

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from metaclip.engine.contract import Stop, default_workers
 from metaclip.engine.local import run
 from metaclip.errors import Interrupted
-from metaclip.shard.engine import Stop, default_workers
 
 
 def workers() -> set[str]:
@@ -121,12 +121,12 @@ def test_a_caller_that_leaves_leaves_no_threads() -> None:
         finally:
             ended.append(x)
 
-    def work() -> None:
+    def options() -> None:
         for _ in run(step, range(100), 2, stop):
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        work()
+        options()
     assert sorted(begun) == sorted(ended)
     assert len(begun) <= 4
     assert not workers()

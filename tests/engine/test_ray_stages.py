@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from metaclip import Work, balance, match
-from metaclip.chain.extracting import extract
-from metaclip.chain.planning import plan
-from metaclip.curation.extract.settings import ExtractSettings
-from metaclip.curation.threshold import BalanceSettings
+from metaclip import RunOptions, balance, match
+from metaclip.curate.plan import plan
+from metaclip.curate.settings import BalanceSettings
+from metaclip.engine.contract import Engine
 from metaclip.engine.local import Local
 from metaclip.engine.ray import Ray
-from metaclip.metadata import dump_count
-from metaclip.shard.engine import Engine
+from metaclip.extract.extract import extract
+from metaclip.extract.settings import ExtractSettings
+from metaclip.metadata.sources import dump_count
 from tests import dumps
 from tests.crawls import packed, photos
 from tests.runs import holds, write_list, write_pool
@@ -41,11 +41,11 @@ def test_match_and_balance(ray_here: Ray, tmp_path: Path, monkeypatch: pytest.Mo
     write_pool(Path("pool"), 6, 400)
     write_list(Path("list.txt"))
     for name, engine in (("local", Local(1)), ("ray", ray_here)):
-        work = Work(engine=engine)
-        run = match("pool", "list.txt", out=name, work=work)
-        balance(run, settings=BalanceSettings(target_pairs=700), work=work)
+        options = RunOptions(engine=engine)
+        run = match("pool", "list.txt", out=name, options=options)
+        balance(run, settings=BalanceSettings(target_pairs=700), options=options)
     holds(Path("ray"), Path("local"))
-    (whole,) = plan("pool", "list.txt", shards=1, work=Work(engine=ray_here)).estimates
+    (whole,) = plan("pool", "list.txt", shards=1, options=RunOptions(engine=ray_here)).estimates
     assert (whole.pairs, whole.workers) == (2400, 2)
 
 
@@ -59,7 +59,9 @@ def test_extract(ray_here: Ray, tmp_path: Path) -> None:
             packed(photos(7 * (i + j), 12, "https://example.org/p") for j in range(3))
         )
     made = {
-        name: extract(crawl, out=tmp_path / name, settings=ExtractSettings(identify=False), work=Work(engine=engine))
+        name: extract(
+            crawl, out=tmp_path / name, settings=ExtractSettings(identify=False), options=RunOptions(engine=engine)
+        )
         for name, engine in (("local", Local(1)), ("ray", ray_here))
     }
     assert made["ray"].funnel == made["local"].funnel

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.crawls import packed, photos
-from tests.test_chain import large, undisturbed, words
+from tests.curate.test_restart import large, undisturbed, words
 
 __all__ = ["crawl", "large", "undisturbed", "words"]
 

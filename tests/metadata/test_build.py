@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from metaclip import Metadata
-from metaclip.curation.text_rule import PAPER
 from metaclip.errors import MetaclipError
+from metaclip.matching.text_rule import PAPER
 from metaclip.metadata import build
 from metaclip.metadata.merge import SCHEMA
 

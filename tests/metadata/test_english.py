@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from metaclip import Matcher, Metadata
-from metaclip.curation.text_rule import PAPER, TextRule
+from metaclip.matching.text_rule import PAPER, TextRule
 from metaclip.metadata import build, lint
-from metaclip.metadata.explicit import explicit
 from metaclip.metadata.shipped import shipped
+from metaclip.metadata.sources.explicit import explicit
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "metadata" / "english.toml"

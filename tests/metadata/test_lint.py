@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from curation import naive
 from metaclip import Metadata
-from metaclip.curation.text_rule import PAPER, TextRule
+from metaclip.matching.text_rule import PAPER, TextRule
 from metaclip.metadata import clean, lint
 from tests import oracle
 

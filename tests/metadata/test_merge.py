@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metaclip.curation.text_rule import PAPER, TextRule
 from metaclip.errors import MetaclipError
+from metaclip.matching.text_rule import PAPER, TextRule
 from metaclip.metadata.candidates import Candidates
 from metaclip.metadata.merge import SCHEMA, Share, merge
 

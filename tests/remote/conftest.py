@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from metaclip.shard import store as stores
-from metaclip.shard.remote import RemotePath, at, file_system
+from metaclip.storage import object_store as stores
+from metaclip.storage.remote import RemotePath, as_path, file_system
 from tests.remote.servers import BUCKET, ENVIRONMENT, Answer, Asked, moto, proxy
 
 Through = Callable[..., contextlib.AbstractContextManager[Any]]
@@ -34,7 +34,7 @@ def server() -> Iterator[str]:
 def store(server: str, request: pytest.FixtureRequest) -> RemotePath:
     """A folder of the bucket that no other test uses: tests of two modules may have one name."""
     name = f"{request.module.__name__.rpartition('.')[2]}-{request.node.name}"
-    found = at(f"s3://{BUCKET}") / name.replace("[", "-").replace("]", "")
+    found = as_path(f"s3://{BUCKET}") / name.replace("[", "-").replace("]", "")
     assert isinstance(found, RemotePath)
     return found
 

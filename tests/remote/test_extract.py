@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from metaclip.shard.files import folder_here
-from metaclip.shard.folder import Folder
-from metaclip.shard.remote import RemotePath
+from metaclip.stage.folder import Folder
+from metaclip.storage.files import local_folder
+from metaclip.storage.remote import RemotePath
 from tests import commands
 from tests.crawls import packed, photos
 from tests.processes import start, until
@@ -59,7 +59,7 @@ def pairs(pool: Any) -> dict[str, str]:
     """The sha256 of each file of a pool, but for the column that names the crawl's file; and the funnel."""
     import pyarrow.parquet as pq
 
-    with folder_here(Folder(pool).path) as here:
+    with local_folder(Folder(pool).path) as here:
         tables = {path.name: pq.read_table(path).drop_columns(["source_file"]) for path in here.glob("*.parquet")}
         found = {name: hashlib.sha256(str(table.to_pylist()).encode()).hexdigest() for name, table in tables.items()}
         return found | {"funnel": json.dumps(json.loads((here / "manifest.json").read_text())["funnel"])}
@@ -116,7 +116,7 @@ def test_a_file_that_is_refused_is_lost_and_retried(
     with through(lambda request: (403, "AccessDenied") if key_of(request).endswith("/3.warc.wat.gz") else None):
         done = commands.call(*extract(there, store / "pool"))
     assert done.code == 3
-    assert "1 of 5 files were lost" in done.err
+    assert "1 of 5 inputs were lost" in done.err
     assert f"{there}/3.warc.wat.gz cannot be read" in done.err
     commands.done(*extract(there, store / "pool"))
     assert pairs(store / "pool") == pairs(wanted)

@@ -16,11 +16,13 @@ from typing import Any
 
 import pytest
 
+from metaclip.curate.stages import MATCH
 from metaclip.errors import MetaclipError
-from metaclip.shard import lease as leases
-from metaclip.shard.folder import ALL, Folder, Part
-from metaclip.shard.lease import Claim, Lease, alive, seconds_between_beats
-from metaclip.shard.remote import Exists, RemotePath, each
+from metaclip.stage.folder import ALL, Folder, Part
+from metaclip.stage.stage import Stage
+from metaclip.storage import lease as leases
+from metaclip.storage.lease import Claim, Lease, live_claim, seconds_between_beats
+from metaclip.storage.remote import AlreadyExists, RemotePath, map_parallel
 from tests.processes import until
 from tests.remote.conftest import Through
 from tests.remote.servers import Answer, Asked
@@ -38,8 +40,8 @@ def _own(path: RemotePath, part: Part, signs: Path, environ: dict[str, str]) -> 
     folder = Folder(path)
     try:
         with folder.owned(part):
-            stage = folder.stage("match")
-            stage.begin({}, [])
+            stage = Stage(folder, MATCH)
+            stage.begin({})
             signs.with_suffix(".owned").touch()
             while not signs.with_suffix(".leave").exists():
                 time.sleep(0.005)
@@ -200,11 +202,11 @@ def test_of_many_that_begin_at_once_one_has_it(store: RemotePath) -> None:
         def take(_: int) -> bool:
             try:
                 held.enter_context(Lease.held(store / "lock"))
-            except Exists:
+            except AlreadyExists:
                 return False
             return True
 
-        assert sum(each(take, range(8), 8)) == 1
+        assert sum(map_parallel(take, range(8), 8)) == 1
 
 
 @pytest.mark.parametrize("how", ["refuses", "ignores"])
@@ -255,10 +257,10 @@ def test_a_beat_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, text: s
 
 def test_no_claim_is_alive_where_there_is_none(store: RemotePath) -> None:
     """None, and one still since long ago."""
-    assert alive(store / "lock") is None
+    assert live_claim(store / "lock") is None
     (store / "lock").put(Claim("dead", "process 0", 0.01).dump())
     time.sleep(1.1)
     began = time.monotonic()
-    assert alive(store / "lock") is None
+    assert live_claim(store / "lock") is None
     assert time.monotonic() - began < 1
     assert leases._STILL == 6

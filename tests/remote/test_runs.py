@@ -23,10 +23,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from metaclip import Run
-from metaclip.curation.pool_files import find_files
-from metaclip.shard.files import folder_here, remove
-from metaclip.shard.folder import Folder
-from metaclip.shard.remote import RemotePath, each, file_system
+from metaclip.curate.stages import MATCH
+from metaclip.pool.files import find_files
+from metaclip.stage.folder import Folder
+from metaclip.stage.stage import Stage
+from metaclip.storage.files import local_folder, remove
+from metaclip.storage.remote import RemotePath, file_system, map_parallel
 from tests import commands, runs
 from tests.processes import start, until
 from tests.remote.conftest import Through
@@ -90,7 +92,7 @@ def curate(pool: Any, words: Path, out: Any, *more: Any) -> list[Any]:
 
 def result(run: Any) -> dict[str, str]:
     """What a run is, byte for byte."""
-    with folder_here(Folder(run).path) as here:
+    with local_folder(Folder(run).path) as here:
         return runs.result(here)
 
 
@@ -163,7 +165,7 @@ def test_a_card_of_a_run_on_s3(
     for out in (tmp_path / "card2", store / "card"):
         commands.done("card", str(store / "run"), "--out", str(out), "--name", "x")
         commands.done("card", "verify", str(out), "--run", str(store / "run"))
-        with folder_here(Folder(out).path) as found:
+        with local_folder(Folder(out).path) as found:
             one, other = (json.loads((folder / "card.json").read_text()) for folder in (found, tmp_path / "card"))
             assert {k for k in one if one[k] != other[k]} <= {"created", "files"}
 
@@ -419,7 +421,7 @@ def test_no_secret_is_written(
     done = commands.done(*curate(there, words, store))
     with through(lambda request: (403, "SignatureDoesNotMatch") if request.method == "PUT" else None):
         said = done.out + done.err + commands.refused(*curate(there, words, store / "other"))
-    with folder_here(store) as run:
+    with local_folder(store) as run:
         data = [path.read_bytes() for path in run.rglob("*") if path.is_file()]
     data += [(store / name).read_bytes() for name in store.sizes() if name.startswith(".state")]
     assert len(data) > 20
@@ -443,15 +445,15 @@ def test_ten_thousand_shards(store: RemotePath, through: Through) -> None:
         (store / "run" / ".state" / "match" / f"{i:06d}-0000.json").put(marker(i))
 
     folder = Folder(store / "run")
-    stage = folder.stage("match")
-    stage.begin({"list": "a"}, ["matched"])
+    stage = Stage(folder, MATCH)
+    stage.begin({"list": "a"})
     digest = stage.digest
 
     def marker(i: int) -> bytes:
         return json.dumps({"fingerprint": digest, "files": {f".state/match/{i:06d}-0000.json": 0}, "i": i}).encode()
 
-    each(write, range(n), 16)
-    each(mark, range(marked), 16)
+    map_parallel(write, range(n), 16)
+    map_parallel(mark, range(marked), 16)
     with through(lambda request: None) as standing:
         began = time.monotonic()
         files = find_files(str(store / "pool"))
@@ -459,7 +461,7 @@ def test_ten_thousand_shards(store: RemotePath, through: Through) -> None:
         assert [file.name for file in files] == [f"{i:05d}.jsonl" for i in range(n)]
         assert requests <= n / 1000 + 10
     began = time.monotonic()
-    stage.begin({"list": "a"}, ["matched"])
+    stage.begin({"list": "a"})
     looked = time.monotonic() - began
     assert stage.settled() >= {f"{i:06d}-0000" for i in range(marked)}
     assert stage._look is not None

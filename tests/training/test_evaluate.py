@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from metaclip.errors import LostInputs, MetaclipError
-from metaclip.training.evaluate import HELD_OUT, EvaluateWork, Task, evaluate, measure, read_tasks, tasks_of
+from metaclip.training.evaluate import HELD_OUT, EvaluateOptions, Task, evaluate, measure, read_tasks, tasks_of
 from metaclip.training.evaluation import prompts
 from metaclip.training.evaluation.images import Files
 from metaclip.training.evaluation.opening import model_digest, open_model
@@ -31,7 +31,7 @@ from metaclip.training.evaluation.results import read_results
 from metaclip.training.evaluation.sets import open_set
 from metaclip.training.shapes import CLASSES
 from metaclip.training.train import train
-from metaclip.training.train_recipe import DataRecipe, TrainRecipe, TrainWork
+from metaclip.training.train_recipe import DataRecipe, TrainOptions, TrainRecipe
 from metaclip.training.vision import import_torchvision
 from tests import commands
 from tests.training.clips import CONFIG, make_clip, write_clip
@@ -44,7 +44,7 @@ pytestmark = [
 
 torch.set_num_threads(1)  # the models are too small to share, and other tests run beside these
 
-CPU = EvaluateWork("cpu", batch=16)
+CPU = EvaluateOptions("cpu", batch=16)
 IMAGES = labelled(60, 8)
 FILES = dict(class_files(IMAGES))
 
@@ -125,7 +125,7 @@ def test_retrieval_over_several_texts(tmp_path: Path) -> None:
 
 def test_a_result_says_what_it_is_of(folder: Path, tmp_path: Path) -> None:
     """A line has figures, chance, classes, prompts, model, data, precision and versions."""
-    (made,) = evaluate(make_clip(), tasks_of([str(folder)], templates="name"), tmp_path / "r.jsonl", work=CPU)
+    (made,) = evaluate(make_clip(), tasks_of([str(folder)], templates="name"), tmp_path / "r.jsonl", options=CPU)
     assert read_results(tmp_path / "r.jsonl") == [made]
     assert (made["task"], made["kind"], made["chance"], made["templates"]) == (
         "shapes",
@@ -146,7 +146,7 @@ def test_what_is_done_is_not_done_again(folder: Path, tmp_path: Path) -> None:
 
     def run(clip: Any = None, task: Task | None = None, **more: Any) -> None:
         evaluate(
-            clip or make_clip(), {"shapes": task or Task(str(folder), templates="name")}, out, work=CPU,
+            clip or make_clip(), {"shapes": task or Task(str(folder), templates="name")}, out, options=CPU,
             report=lambda _, before: seen.append(before), **more,
         )  # fmt: skip
 
@@ -167,7 +167,7 @@ def test_a_task_that_cannot_be_done(folder: Path, tmp_path: Path) -> None:
     broken = write_zip(tmp_path / "b.zip", {**FILES, sorted(FILES)[20]: png(0)[:200]})
     tasks = {"broken": Task(str(broken)), "good": Task(str(folder)), "absent": Task(str(tmp_path / "no"))}
     with pytest.raises(LostInputs) as lost:
-        evaluate(make_clip(), tasks, tmp_path / "r.jsonl", work=CPU)
+        evaluate(make_clip(), tasks, tmp_path / "r.jsonl", options=CPU)
     lines = str(lost.value).split("\n")
     assert lines[0] == "2 of 3 tasks cannot be done:"
     assert lines[1].startswith(f"broken: the image {broken}, {sorted(FILES)[20]} cannot be decoded (")
@@ -175,7 +175,9 @@ def test_a_task_that_cannot_be_done(folder: Path, tmp_path: Path) -> None:
     assert lines[2].startswith("absent: there is no evaluation set")
     assert [line["task"] for line in read_results(tmp_path / "r.jsonl")] == ["good"]
     with pytest.raises(MetaclipError, match=r"^broken: the image .* cannot be decoded") as failed:
-        evaluate(make_clip(), {"broken": Task(str(broken))}, tmp_path / "r.jsonl", work=EvaluateWork("cpu", 16, 1))
+        evaluate(
+            make_clip(), {"broken": Task(str(broken))}, tmp_path / "r.jsonl", options=EvaluateOptions("cpu", 16, 1)
+        )
     assert not isinstance(failed.value, LostInputs)
     assert "\n" not in str(failed.value)
 
@@ -263,7 +265,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model=os.fspath(folder / "small_vit.json"), samples=64, batch=32, warmup=1, precision="fp32",
         data=DataRecipe(shapes=64),
     )  # fmt: skip
-    return train(recipe, folder / "run", work=TrainWork(device="cpu")).path
+    return train(recipe, folder / "run", options=TrainOptions(device="cpu")).path
 
 
 def test_a_trained_run_is_evaluated_on_its_own_set(trained: Path) -> None:

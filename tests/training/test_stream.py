@@ -26,13 +26,13 @@ pytest.importorskip("torch", reason="needs torch: pip install 'metaclip[train]'"
 pytest.importorskip("PIL", reason="needs Pillow: pip install 'metaclip[train]'")
 
 from metaclip import MatchSettings, MetaclipError, curate
-from metaclip.curation.draw import choice
-from metaclip.curation.online import Balancer
-from metaclip.curation.sorting import SUBSET
+from metaclip.curate.balancer import Balancer
+from metaclip.curate.draw import choice
 from metaclip.errors import LostInputs
-from metaclip.training.index import Names, make_index
+from metaclip.pool.sorted_uids import SUBSET
+from metaclip.reshard.index import Names, make_index
+from metaclip.reshard.subset import Subset
 from metaclip.training.stream import Batch, Loader, Stream
-from metaclip.training.subset import Subset
 from tests.faults.victims import below
 from tests.processes import until
 from tests.training.shards import jpeg, sample, uid, write_shards, write_tar
@@ -135,7 +135,7 @@ def test_spawned_workers(tars: Path) -> None:
 
 KILLED = """
 import json, sys, time
-from metaclip.curation.online import Balancer
+from metaclip.curate.balancer import Balancer
 from metaclip.training.stream import Loader, Stream
 tars, out, workers, batch, most, *run = sys.argv[1:]
 if __name__ == "__main__":
@@ -389,8 +389,8 @@ def test_a_transform_draws_by_uid_and_epoch(tars: Path) -> None:
 
 def test_an_index_is_made_once(tars: Path, tmp_path: Path) -> None:
     """An index in the cache is what a walk gives; a damaged one is made again, and one of a changed tar is not used."""
-    from metaclip.curation.pool import find_files
-    from metaclip.training.index import open_index
+    from metaclip.pool.pool import find_files
+    from metaclip.reshard.index import open_index
 
     file = find_files(tars, form="tar")[0]
     made = make_index(file)

@@ -25,13 +25,13 @@ pytest.importorskip("PIL", reason="needs Pillow: pip install 'metaclip[train]'")
 import torch
 
 from metaclip import MetaclipError, curate
-from metaclip.curation.sorting import SUBSET
 from metaclip.errors import Interrupted, LostInputs
-from metaclip.shard.folder import Folder
+from metaclip.pool.sorted_uids import SUBSET
+from metaclip.stage.folder import Folder
 from metaclip.training import checkpoint, models
 from metaclip.training.stream import Loader, Stream
 from metaclip.training.train import TrainRun, train
-from metaclip.training.train_recipe import TrainWork
+from metaclip.training.train_recipe import TrainOptions
 from tests.commands import call, refused
 from tests.processes import until
 from tests.training import tiny
@@ -40,7 +40,7 @@ from tests.training.shards import write_shards
 # torch advises on the number of workers, whatever is meant by it.
 pytestmark = [pytest.mark.extra, pytest.mark.filterwarnings("ignore:This DataLoader will create")]
 
-CPU = TrainWork(device="cpu", log_every=1)
+CPU = TrainOptions(device="cpu", log_every=1)
 ALONE = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
@@ -102,7 +102,9 @@ def test_a_run(tars: str, tmp_path: Path) -> None:
     """A run learns, tells what it does, and leaves what its README names; the same command has nothing to do then."""
     made = tiny.recipe(tmp_path, tars, steps=30, batch=32, lr=3e-3)
     told: list[Any] = []
-    run = train(made, tmp_path / "run", work=dataclasses.replace(CPU, log_every=3, save_every=10), report=told.append)
+    run = train(
+        made, tmp_path / "run", options=dataclasses.replace(CPU, log_every=3, save_every=10), report=told.append
+    )
     lines = run.metrics
     assert [line["step"] for line in lines] == sorted({*range(3, 31, 3), 10, 20})
     assert [{key: line[key] for key in lines[0]} for line in told] == lines
@@ -126,14 +128,14 @@ def test_a_run(tars: str, tmp_path: Path) -> None:
     record = json.loads((run.path / "manifest.json").read_text())["stages"]["train"]
     assert (record["steps"], record["samples"], record["reasons"]) == (30, 960, {"yielded": 960})
     before = (run.path / "model.pth").stat().st_mtime_ns
-    assert train(made, tmp_path / "run", work=CPU).metrics == lines
+    assert train(made, tmp_path / "run", options=CPU).metrics == lines
     assert (run.path / "model.pth").stat().st_mtime_ns == before
 
 
 def test_plain_open_clip_loads_it(tars: str, tmp_path: Path) -> None:
     """A checkpoint and the final weights load in open_clip, by the model's name or from the folder, and give our features."""
     open_clip = models.import_open_clip()
-    run = train(tiny.recipe(tmp_path, tars), tmp_path / "run", work=CPU)
+    run = train(tiny.recipe(tmp_path, tars), tmp_path / "run", options=CPU)
     ours = models.open_clip_of(run.path)
     from metaclip.training import shapes
 
@@ -155,7 +157,7 @@ def test_plain_open_clip_loads_it(tars: str, tmp_path: Path) -> None:
 
 def test_a_fresh_process_loads_it(tars: str, tmp_path: Path) -> None:
     """A process that never saw the model's file opens a run by its folder alone."""
-    run = train(tiny.recipe(tmp_path / "gone", tars), tmp_path / "run", work=CPU)
+    run = train(tiny.recipe(tmp_path / "gone", tars), tmp_path / "run", options=CPU)
     (tmp_path / "gone" / "tiny.json").unlink()
     code = "import sys; from metaclip.training.models import open_clip_of; print(open_clip_of(sys.argv[1]).name)"
     done = subprocess.run([sys.executable, "-c", code, run.path], capture_output=True, text=True, check=False)
@@ -175,11 +177,11 @@ def test_what_is_no_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("work", [{"accumulate": 2}, {"checkpointing": True}, {"workers": 1}], ids=str)
-def test_work_changes_nothing(work: dict[str, Any], tars: str, tmp_path: Path) -> None:
+def test_work_changes_nothing(options: dict[str, Any], tars: str, tmp_path: Path) -> None:
     """In parts, with activations computed twice, with a loading process: the same model but for rounding."""
     made = tiny.recipe(tmp_path, tars, steps=5)
-    one = train(made, tmp_path / "one", work=CPU)
-    other = train(made, tmp_path / "other", work=dataclasses.replace(CPU, **work))
+    one = train(made, tmp_path / "one", options=CPU)
+    other = train(made, tmp_path / "other", options=dataclasses.replace(CPU, **options))
     assert losses(other) == pytest.approx(losses(one), rel=1e-4)
     assert apart(weights(one), weights(other)) < 5e-3
 
@@ -187,9 +189,9 @@ def test_work_changes_nothing(work: dict[str, Any], tars: str, tmp_path: Path) -
 def compiled(tars: str, folder: Path, device: str) -> None:
     """Train plainly and compiled; compare."""
     made = tiny.recipe(folder, tars, steps=4)
-    work = dataclasses.replace(CPU, device=device)
-    one = train(made, folder / "one", work=work)
-    other = train(made, folder / "other", work=dataclasses.replace(work, compile=True))
+    options = dataclasses.replace(CPU, device=device)
+    one = train(made, folder / "one", options=options)
+    other = train(made, folder / "other", options=dataclasses.replace(options, compile=True))
     assert losses(other) == pytest.approx(losses(one), rel=1e-3)
     assert weights(one).keys() == weights(other).keys()
 
@@ -213,19 +215,21 @@ def test_compiled_for_a_gpu(tars: str, tmp_path: Path) -> None:
 def test_on_a_gpu(tars: str, tmp_path: Path) -> None:
     """A GPU trains what a processor trains, but for rounding."""
     made = tiny.recipe(tmp_path, tars, steps=5)
-    one = train(made, tmp_path / "one", work=CPU)
-    other = train(made, tmp_path / "other", work=dataclasses.replace(CPU, device="cuda", workers=0))
+    one = train(made, tmp_path / "one", options=CPU)
+    other = train(made, tmp_path / "other", options=dataclasses.replace(CPU, device="cuda", workers=0))
     assert losses(other) == pytest.approx(losses(one), rel=1e-2)
 
 
 def test_bf16(tars: str, tmp_path: Path) -> None:
     """bf16 by autocast: other losses, though close, and weights that stay float32."""
-    one = train(tiny.recipe(tmp_path, tars), tmp_path / "one", work=CPU)
-    other = train(tiny.recipe(tmp_path, tars, precision="bf16"), tmp_path / "other", work=CPU)
+    one = train(tiny.recipe(tmp_path, tars), tmp_path / "one", options=CPU)
+    other = train(tiny.recipe(tmp_path, tars, precision="bf16"), tmp_path / "other", options=CPU)
     assert losses(one) != losses(other)
     assert losses(other) == pytest.approx(losses(one), rel=0.05)
     parts = train(
-        tiny.recipe(tmp_path, tars, precision="bf16"), tmp_path / "parts", work=dataclasses.replace(CPU, accumulate=2)
+        tiny.recipe(tmp_path, tars, precision="bf16"),
+        tmp_path / "parts",
+        options=dataclasses.replace(CPU, accumulate=2),
     )
     assert losses(parts) == pytest.approx(losses(other), rel=0.05)
     assert {tensor.dtype for tensor in weights(other).values()} == {torch.float32}
@@ -234,7 +238,7 @@ def test_bf16(tars: str, tmp_path: Path) -> None:
 def test_seeds(tars: str, tmp_path: Path) -> None:
     """One seed is of the first weights, another of the data's order; both change the run."""
     runs = [tiny.recipe(tmp_path, tars, steps=2, **more) for more in ({}, {"seed": 1}, {"data": {"seed": 1}})]
-    found = [losses(train(made, tmp_path / str(n), work=CPU)) for n, made in enumerate(runs)]
+    found = [losses(train(made, tmp_path / str(n), options=CPU)) for n, made in enumerate(runs)]
     assert len({tuple(one) for one in found}) == 3
 
 
@@ -247,7 +251,7 @@ def test_balance(tars: str, tmp_path: Path) -> None:
     size = len(kept) // 4
 
     def trained(name: str, **data: Any) -> TrainRun:
-        return train(tiny.recipe(tmp_path, tars, steps=4, batch=size, data=data), tmp_path / name, work=CPU)
+        return train(tiny.recipe(tmp_path, tars, steps=4, batch=size, data=data), tmp_path / name, options=CPU)
 
     offline = trained("offline", subset=str(run.path / "curated.npy"))
     online = trained("online", balance=str(run.path))
@@ -274,7 +278,7 @@ def start(recipe: Path, out: Path, *more: str, ranks: int = 0) -> subprocess.Pop
 def test_killed_and_taken_up(tars: str, tmp_path: Path) -> None:
     """Killed by SIGKILL between two checkpoints and taken up, a run ends with the same bytes as one that was not."""
     made = tiny.recipe(tmp_path, tars, steps=40)
-    straight = train(made, tmp_path / "straight", work=CPU)
+    straight = train(made, tmp_path / "straight", options=CPU)
     out = tmp_path / "killed"
     process = start(tiny.toml(made, tmp_path / "r.toml"), out, "--save-every", "3")
     until(lambda: bool(checkpoint.saved(out)) or process.poll() is not None, "a checkpoint")
@@ -284,7 +288,7 @@ def test_killed_and_taken_up(tars: str, tmp_path: Path) -> None:
     assert checkpoint.saved(out)
     assert not (out / "model.pth").exists()
     said: list[str] = []
-    train(made, out, work=CPU, say=said.append)
+    train(made, out, options=CPU, say=said.append)
     assert [line.startswith("going on after step") for line in said] == [True]
     assert same(weights(out), weights(straight))
     last = [models.load_tensors(checkpoint.saved(folder)[-1]) for folder in (out, straight.path)]
@@ -298,17 +302,17 @@ def test_killed_and_taken_up(tars: str, tmp_path: Path) -> None:
 def test_stopped_and_taken_up(workers: int, accumulate: int, tars: str, tmp_path: Path) -> None:
     """Asked to stop, a run ends after the step with a checkpoint; taken up, to the bit the same, data included."""
     made = tiny.recipe(tmp_path, tars, steps=7)
-    work = dataclasses.replace(CPU, workers=workers, accumulate=accumulate)
-    straight = train(made, tmp_path / "straight", work=work)
+    options = dataclasses.replace(CPU, workers=workers, accumulate=accumulate)
+    straight = train(made, tmp_path / "straight", options=options)
 
     def stop(line: Any) -> None:
         if line["step"] == 3:
             os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(Interrupted, match="stopped after step 3, with a checkpoint"):
-        train(made, tmp_path / "run", work=work, report=stop)
+        train(made, tmp_path / "run", options=options, report=stop)
     assert [path.name for path in checkpoint.saved(tmp_path / "run")] == ["00000003.pt"]
-    again = train(made, tmp_path / "run", work=work)
+    again = train(made, tmp_path / "run", options=options)
     assert same(weights(again), weights(straight))
     assert losses(again) == losses(straight)
 
@@ -316,13 +320,13 @@ def test_stopped_and_taken_up(workers: int, accumulate: int, tars: str, tmp_path
 def test_a_damaged_checkpoint(tars: str, tmp_path: Path) -> None:
     """A checkpoint that was cut off is passed over for the one before; where all are, that is said."""
     made = tiny.recipe(tmp_path, tars, steps=4)
-    straight = train(made, tmp_path / "run", work=dataclasses.replace(CPU, save_every=2))
+    straight = train(made, tmp_path / "run", options=dataclasses.replace(CPU, save_every=2))
     expected = weights(straight)
     (straight.path / "model.pth").unlink()
     second, fourth = checkpoint.saved(straight.path)
     fourth.write_bytes(fourth.read_bytes()[:-5000])
     said: list[str] = []
-    again = train(made, tmp_path / "run", work=CPU, say=said.append)
+    again = train(made, tmp_path / "run", options=CPU, say=said.append)
     assert "00000004.pt cannot be read as a checkpoint" in said[0]
     assert said[1] == "going on after step 2"
     assert same(weights(again), expected)
@@ -331,13 +335,13 @@ def test_a_damaged_checkpoint(tars: str, tmp_path: Path) -> None:
         path.write_bytes(b"")
     assert second.exists()
     with pytest.raises(MetaclipError, match="no checkpoint in .* can be read; begin anew with --overwrite"):
-        train(made, tmp_path / "run", work=CPU)
+        train(made, tmp_path / "run", options=CPU)
 
 
 def test_another_run_is_refused(tars: str, tmp_path: Path) -> None:
     """A folder goes on only as it was begun: another model, recipe or data is named; with overwrite it is replaced."""
     out = tmp_path / "run"
-    train(tiny.recipe(tmp_path, tars, steps=2), out, work=CPU)
+    train(tiny.recipe(tmp_path, tars, steps=2), out, options=CPU)
     other = tiny.recipe(tmp_path, tars, steps=2)
     wider = dataclasses.replace(other, model=tiny.write_model(tmp_path, "tiny_wide", text_cfg={"width": 32}))
     more = tiny.write_pairs(tmp_path / "more", 40)
@@ -347,10 +351,12 @@ def test_another_run_is_refused(tars: str, tmp_path: Path) -> None:
         (dataclasses.replace(other, data=dataclasses.replace(other.data, tars=more)), r"data\.samples was 128, is 40"),
     ):
         with pytest.raises(MetaclipError, match=f"holds another run: {message}.*--overwrite"):
-            train(changed, out, work=CPU)
+            train(changed, out, options=CPU)
     (tmp_path / "moved").symlink_to(tars)
-    train(dataclasses.replace(other, data=dataclasses.replace(other.data, tars=str(tmp_path / "moved"))), out, work=CPU)
-    run = train(wider, out, work=dataclasses.replace(CPU, overwrite=True))
+    train(
+        dataclasses.replace(other, data=dataclasses.replace(other.data, tars=str(tmp_path / "moved"))), out, options=CPU
+    )
+    run = train(wider, out, options=dataclasses.replace(CPU, overwrite=True))
     assert models.open_clip_of(run.path).name == "tiny_wide"
     assert len(run.metrics) == 2
 
@@ -370,7 +376,7 @@ def test_a_full_disk(tars: str, tmp_path: Path) -> None:
     """Where a checkpoint finds no room, one line says so, the last good one stays, and with room the run goes on."""
     made = tiny.recipe(tmp_path, tars, steps=4)
     out = tmp_path / "run"
-    run = train(made, out, work=dataclasses.replace(CPU, save_every=2))
+    run = train(made, out, options=dataclasses.replace(CPU, save_every=2))
     expected = weights(run)
     for path in (out / "model.pth", out / "checkpoints" / "00000004.pt"):
         path.unlink()
@@ -383,7 +389,7 @@ def test_a_full_disk(tars: str, tmp_path: Path) -> None:
     assert f"the last good checkpoint is {out}/checkpoints/00000002.pt" in line
     assert [path.name for path in checkpoint.saved(out)] == ["00000002.pt"]
     assert not list(out.rglob("*.tmp"))
-    assert same(weights(train(made, out, work=CPU)), expected)
+    assert same(weights(train(made, out, options=CPU)), expected)
 
 
 # Many ranks -----------------------------------------------------------------------------------------------------------
@@ -399,20 +405,20 @@ def test_two_processes(parts: int, tars: str, tmp_path: Path) -> None:
     assert process.returncode == 0, err
     assert text.count("step ") == 5, "one rank speaks"
     # A lane for each rank: loading processes here, whose batches come in turn.
-    one = train(made, tmp_path / "one", work=dataclasses.replace(CPU, workers=2, accumulate=2 * parts))
+    one = train(made, tmp_path / "one", options=dataclasses.replace(CPU, workers=2, accumulate=2 * parts))
     assert losses(TrainRun(out)) == pytest.approx(losses(one), rel=1e-4)
     assert apart(weights(one), weights(out)) < 5e-3
     state = json.loads(models.load_tensors(checkpoint.saved(out)[-1])["loader"])
     assert [(rank["rank"], rank["ranks"]) for rank in state] == [(0, 2), (1, 2)]
     # One process opens the checkpoint of two.
     (out / "model.pth").unlink()
-    assert same(weights(train(made, out, work=CPU)), models.load_tensors(checkpoint.saved(out)[-1])["state_dict"])
+    assert same(weights(train(made, out, options=CPU)), models.load_tensors(checkpoint.saved(out)[-1])["state_dict"])
 
 
 def test_a_batch_that_cannot_be_shared(tars: str, tmp_path: Path) -> None:
     """A batch that ranks and parts do not divide is refused."""
     with pytest.raises(MetaclipError, match="a batch of 16 cannot be shared out to 1 ranks in 3 parts each"):
-        train(tiny.recipe(tmp_path, tars), tmp_path / "run", work=dataclasses.replace(CPU, accumulate=3))
+        train(tiny.recipe(tmp_path, tars), tmp_path / "run", options=dataclasses.replace(CPU, accumulate=3))
 
 
 # What goes wrong ------------------------------------------------------------------------------------------------------
@@ -422,9 +428,9 @@ def test_a_loss_that_is_no_number(tars: str, tmp_path: Path) -> None:
     """It stops the run with the uids of its batch, wherever a line is due; checkpoints are from before."""
     made = tiny.recipe(tmp_path, tars, steps=30, lr=3e2, warmup=20)
 
-    def stopped(name: str, **work: int) -> tuple[str, dict[str, Any]]:
+    def stopped(name: str, **options: int) -> tuple[str, dict[str, Any]]:
         with pytest.raises(MetaclipError) as raised:
-            train(made, tmp_path / name, work=dataclasses.replace(CPU, **work))
+            train(made, tmp_path / name, options=dataclasses.replace(CPU, **options))
         return str(raised.value), json.loads((tmp_path / name / "not_finite.json").read_text())
 
     line, report = stopped("each", log_every=1, save_every=1000)
@@ -492,15 +498,15 @@ def test_tars_that_cannot_be_read(tmp_path: Path) -> None:
     paths[1].write_bytes(paths[1].read_bytes()[:9000])
     made = tiny.recipe(tmp_path, str(tmp_path / "tars"), steps=2)
     with pytest.raises(LostInputs, match="1 of 2 tars cannot be read"):
-        train(made, tmp_path / "run", work=CPU)
-    run = train(made, tmp_path / "run", work=dataclasses.replace(CPU, allow_lost=True))
+        train(made, tmp_path / "run", options=CPU)
+    run = train(made, tmp_path / "run", options=dataclasses.replace(CPU, allow_lost=True))
     assert len(run.metrics) == 2
 
 
 def test_two_at_once(tars: str, tmp_path: Path) -> None:
     """A folder in which a run is under way is refused."""
     with Folder(tmp_path / "run").owned(), pytest.raises(MetaclipError, match="is in use by process"):
-        train(tiny.recipe(tmp_path, tars), tmp_path / "run", work=CPU)
+        train(tiny.recipe(tmp_path, tars), tmp_path / "run", options=CPU)
 
 
 def test_ctrl_c(tars: str, tmp_path: Path) -> None:
@@ -527,7 +533,7 @@ def test_in_a_thread(tars: str, tmp_path: Path) -> None:
     """Off the main thread, where no signal can be taken, a run is a run."""
     found: list[TrainRun] = []
     made = tiny.recipe(tmp_path, tars, steps=2)
-    thread = threading.Thread(target=lambda: found.append(train(made, tmp_path / "run", work=CPU)))
+    thread = threading.Thread(target=lambda: found.append(train(made, tmp_path / "run", options=CPU)))
     thread.start()
     thread.join()
     assert len(found[0].metrics) == 2
@@ -538,8 +544,8 @@ def test_tensorboard(tars: str, tmp_path: Path) -> None:
     events = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator", reason="needs tensorboard: metaclip[tensorboard]"
     )
-    work = dataclasses.replace(CPU, tensorboard=True)
-    run = train(tiny.recipe(tmp_path, tars, steps=3), tmp_path / "run", work=work)
+    options = dataclasses.replace(CPU, tensorboard=True)
+    run = train(tiny.recipe(tmp_path, tars, steps=3), tmp_path / "run", options=options)
     read = events.EventAccumulator(str(run.path / "tensorboard"))
     read.Reload()
     assert [(e.step, pytest.approx(e.value)) for e in read.Scalars("train/loss")] == list(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from metaclip.errors import MetaclipError
-from metaclip.training.train_recipe import DataRecipe, TrainRecipe, TrainWork, read_recipe
+from metaclip.training.train_recipe import DataRecipe, TrainOptions, TrainRecipe, read_recipe
 
 FOLDER = Path(__file__).parents[2] / "training"
 SHIPPED = sorted(FOLDER.glob("*.toml"))
@@ -104,4 +104,4 @@ def test_steps_and_work() -> None:
     """What is left after the last whole batch is not seen; work has its limits."""
     assert TrainRecipe(samples=100, batch=32).steps == 3
     with pytest.raises(ValueError, match="accumulate is 0, must be at least 1"):
-        TrainWork(accumulate=0)
+        TrainOptions(accumulate=0)

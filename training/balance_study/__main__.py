@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 
 from metaclip.errors import INTERRUPTED, MetaclipError
-from metaclip.shard.files import replacing, write_json
+from metaclip.storage.files import atomic_write, write_json
 from metaclip.training.evaluation.sets import open_set
 from training.balance_study.arms import Place, arms_of, do_arm
 from training.balance_study.plot import write_plot
@@ -53,7 +53,7 @@ def command(
             results.append(do_arm(arm, study, place, pool, seed, click.echo))
     rows = summarise(results)
     text = table(rows, study.seeds)
-    with replacing(folder / "table.md") as temporary:
+    with atomic_write(folder / "table.md") as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
     write_json(folder / "results.json", {"study": dataclasses.asdict(study), "results": results})
     click.echo(f"\n{text}\n\nresults   {folder / 'table.md'}, plot.svg, results.json")

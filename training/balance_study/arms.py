@@ -22,16 +22,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from metaclip import BalanceSettings, Work, balance, match
-from metaclip.curation.run import Run
+from metaclip import BalanceSettings, RunOptions, balance, match
+from metaclip.curate.run import Run
 from metaclip.errors import MetaclipError
-from metaclip.shard.files import read_json, remove, write_json
-from metaclip.shard.stage import digest_of
-from metaclip.training.evaluate import EvaluateWork, Task, evaluate
+from metaclip.reshard.subset import Subset
+from metaclip.stage.stage import digest_of
+from metaclip.storage.files import read_json, remove, write_json
+from metaclip.training.evaluate import EvaluateOptions, Task, evaluate
 from metaclip.training.models import CHECKPOINTS, WEIGHTS, open_clip_of
-from metaclip.training.subset import Subset
 from metaclip.training.train import train
-from metaclip.training.train_recipe import DataRecipe, TrainRecipe, TrainWork
+from metaclip.training.train_recipe import DataRecipe, TrainOptions, TrainRecipe
 from training.balance_study.pool import KINDS, Pool
 from training.balance_study.sizes import Study
 from training.balance_study.summary import FIGURES
@@ -79,9 +79,9 @@ class Place:
 def curated(place: Place, pool: Pool, seed: int, t: float) -> Run:
     """Balance the pool at a t, matching it first where that is not done."""
     folder = place.folder / f"seed-{seed}"
-    matched = match(os.fspath(pool.tars), place.metadata, out=folder / "matched", work=Work())
+    matched = match(os.fspath(pool.tars), place.metadata, out=folder / "matched", options=RunOptions())
     name = "all" if t == EVERYTHING else f"t-{t:g}"
-    return balance(matched, out=folder / name, settings=BalanceSettings(t=t, seed=seed), work=Work())
+    return balance(matched, out=folder / name, settings=BalanceSettings(t=t, seed=seed), options=RunOptions())
 
 
 def recipe_of(arm: Arm, study: Study, place: Place, pool: Pool, seed: int, run: Run | None) -> TrainRecipe:
@@ -113,11 +113,14 @@ def do_arm(arm: Arm, study: Study, place: Place, pool: Pool, seed: int, say: Say
         return found
     begin = time.monotonic()
     model = folder / "model"
-    work = TrainWork(device=place.device, workers=place.workers, log_every=100, save_every=500, keep=1)
-    trained = train(recipe_of(arm, study, place, pool, seed, run), model, work=work)
+    options = TrainOptions(device=place.device, workers=place.workers, log_every=100, save_every=500, keep=1)
+    trained = train(recipe_of(arm, study, place, pool, seed, run), model, options=options)
     tasks = {"zero_shot": Task(place.images)}
     (result,) = evaluate(
-        open_clip_of(model), tasks, folder / "results.jsonl", work=EvaluateWork(place.device, workers=place.workers)
+        open_clip_of(model),
+        tasks,
+        folder / "results.jsonl",
+        options=EvaluateOptions(place.device, workers=place.workers),
     )
     made = {
         "arm": arm.name, "way": arm.way, "t": arm.t, "seed": seed, "identity": identity,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from metaclip.errors import MetaclipError
-from metaclip.shard.files import replacing
+from metaclip.storage.files import atomic_write
 from training.balance_study.summary import FIGURES, Row
 
 _TITLES = {"all": "all classes", "head": "head classes", "tail": "tail classes"}
@@ -42,5 +42,5 @@ def write_plot(path: Path, rows: Sequence[Row], chance: float) -> None:
         )
         line = alt.Chart(alt.Data(values=[{"x": chance}])).mark_rule(strokeDash=[4, 3], color="#888").encode(x="x:Q")
         panels.append((line + bars + seeds + points).properties(title=title, width=220, height=24 * len(rows)))
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         alt.hconcat(*panels).save(str(temporary), format="svg")

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 from metaclip.errors import MetaclipError
-from metaclip.shard.files import read_json, replacing, write_json
+from metaclip.storage.files import atomic_write, read_json, write_json
 from metaclip.training.evaluation.sets import EvaluationSet
 
 Kind = Literal["class", "unmatched", "junk"]
@@ -153,7 +153,7 @@ def write_pool(folder: Path, opened: EvaluationSet, settings: PoolSettings, seed
             )
         return pool
     for first in range(0, len(pairs), _PER_TAR):
-        with replacing(pool.tars / f"{first // _PER_TAR:05d}.tar") as temporary:
+        with atomic_write(pool.tars / f"{first // _PER_TAR:05d}.tar") as temporary:
             _write_tar(temporary, opened, pairs[first : first + _PER_TAR], first, seed)
     write_json(folder / "pool.json", made)
     return pool

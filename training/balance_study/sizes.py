@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from metaclip.shard.files import replacing
+from metaclip.storage.files import atomic_write
 from training.balance_study.pool import PoolSettings
 
 Size = Literal["tiny", "small", "gpu"]
@@ -65,6 +65,6 @@ def write_model(study: Study, folder: Path) -> Path:
     text = json.dumps(study.model, indent=2) + "\n"
     # One process may know several: each has a name of its own.
     path = folder / f"balance_study_vit_{hashlib.sha256(text.encode()).hexdigest()[:8]}.json"
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path

@@ -22,11 +22,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from metaclip.card.explorer.packing import write_json_data
-from metaclip.card.rows import uids_in
-from metaclip.curation import pool as pools
-from metaclip.curation.balance import read_matched
-from metaclip.curation.run import Run
-from metaclip.curation.uid import strings, to_hex, uids_of
+from metaclip.curate.matched_files import read_matched
+from metaclip.curate.run import Run
+from metaclip.pool import pool as pools
+from metaclip.pool.uid import column_uids, strings, to_hex, uids_of
 
 ROWS: Final = 8192
 """About so many rows in a file."""
@@ -90,7 +89,7 @@ def _url_rows(run: Run) -> Iterator[Rows]:
                 there = pa.array(
                     np.flatnonzero(pc.fill_null(pc.not_equal(urls, ""), False).to_numpy(zero_copy_only=False))
                 )
-                uids = to_hex(uids_in(batch.column("uid"))).take(there)
+                uids = to_hex(column_uids(batch.column("uid"))).take(there)
                 yield uids_of(urls.take(there), None, None)[:, 0], _taker(uids)
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from metaclip.errors import MetaclipError
-from metaclip.shard.files import replacing
+from metaclip.storage.files import atomic_write
 
 FILE_BYTES: Final = 5_000_000
 _LEVEL: Final = 6  # 9 takes three times as long and saves 2%
@@ -33,7 +33,7 @@ def write_data(folder: Path, name: str, data: bytes) -> None:
     text = base64.b64encode(gzip.compress(data, compresslevel=_LEVEL, mtime=0)).decode("ascii")
     pieces = [text[i : i + _PIECE] for i in range(0, len(text), _PIECE)]
     for i, piece in enumerate(pieces):
-        with replacing(folder / f"{name}.{i}.js") as temporary:
+        with atomic_write(folder / f"{name}.{i}.js") as temporary:
             temporary.write_text(f'metaclip({len(pieces)}, "{piece}");\n', encoding="ascii")
 
 

@@ -15,7 +15,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from metaclip.curation.text_rule import MARKS, PAPER, TextRule
+from metaclip.matching.text_rule import MARKS, PAPER, TextRule
 
 _BLANKS = "\t\n\r "
 

@@ -23,19 +23,19 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from metaclip.card.account import MEANING
 from metaclip.card.explorer.look_ups import write_look_ups
 from metaclip.card.explorer.packing import varints, write_data, write_json_data
 from metaclip.card.explorer.rule_tables import tables_of
 from metaclip.card.neighbours import EACH, SEEN, WIDEST, Neighbours, find_neighbours
-from metaclip.curation.draw import probabilities
-from metaclip.curation.text_rule import TextRule
+from metaclip.curate.account import MEANING
+from metaclip.curate.draw import probabilities
 from metaclip.errors import MetaclipError
-from metaclip.shard.files import remove, replacing, temporary_name
+from metaclip.matching.text_rule import TextRule
+from metaclip.storage.files import atomic_write, remove, temporary_path
 
 if TYPE_CHECKING:
     from metaclip.card.grid import Grid
-    from metaclip.curation.run import Run
+    from metaclip.curate.run import Run
 
 FORMAT: Final = 1
 """Raised when an older page could not read newer data."""
@@ -64,7 +64,7 @@ def write_explorer(
     """
     _check(entries, account)
     folder.mkdir(parents=True, exist_ok=True)
-    new = temporary_name(folder / "explorer")
+    new = temporary_path(folder / "explorer")
     try:
         new.mkdir()
         data = new / "data"
@@ -109,7 +109,7 @@ def _known(rule: Mapping[str, Any]) -> bool:
 
 def _copy(name: str, path: Path) -> None:
     source = resources.files("metaclip.card.explorer") / "page" / name
-    with replacing(path) as temporary, source.open("rb") as file, temporary.open("wb") as out:
+    with atomic_write(path) as temporary, source.open("rb") as file, temporary.open("wb") as out:
         shutil.copyfileobj(file, out)
 
 

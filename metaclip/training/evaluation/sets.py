@@ -23,9 +23,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal
 
-from metaclip.curation.tar_format import Forward, members
 from metaclip.errors import MetaclipError, one_line
-from metaclip.shard.stage import digest_of
+from metaclip.pool.tar_format import Forward, members
+from metaclip.stage.stage import digest_of
 from metaclip.training.evaluation.images import SUFFIXES, Files, Images, Spans, Zipped
 from metaclip.training.evaluation.prompts import checked_lines, checked_templates
 

@@ -5,7 +5,7 @@ a store is asked for few ranges), are shuffled run by run and dealt out in pages
 page is what one lane of a loader takes, so for small sets it is smaller: there are at least 64 pages where there are
 64 samples.
 
-Shuffling sorts by the frozen hash of `metaclip.curation.draw`, not by a library's generator: a state that was saved
+Shuffling sorts by the frozen hash of `metaclip.curate.draw`, not by a library's generator: a state that was saved
 holds for any version of numpy.
 Cost: 40 ns a sample; memory by the 16 tars, not by the set.
 """
@@ -19,7 +19,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from metaclip.curation.draw import uniforms
+from metaclip.curate.draw import uniforms
 
 PAGE: Final = 256
 RUN: Final = 16

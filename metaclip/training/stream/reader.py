@@ -25,11 +25,11 @@ import fsspec
 import numpy as np
 import numpy.typing as npt
 
-from metaclip.curation.draw import choice, mix, stream_key
+from metaclip.curate.draw import choice, mix, stream_key
 from metaclip.errors import MetaclipError, one_line
-from metaclip.training.index import FLAWS, TXT, Index, open_index
+from metaclip.reshard.index import FLAWS, TXT, Index, open_index
+from metaclip.reshard.subset import Subset
 from metaclip.training.stream.order import Ints
-from metaclip.training.subset import Subset
 
 if TYPE_CHECKING:
     from metaclip.training.stream.visits import Stream

@@ -16,15 +16,15 @@ from typing import Any, Final, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from metaclip.curation import pool as pools
-from metaclip.curation.pool import BrokenInput, Paths, PoolFile
-from metaclip.errors import LostInputs, MetaclipError
-from metaclip.shard.stage import digest_of
-from metaclip.training.index import Names, open_index
+from metaclip.errors import BrokenInput, LostInputs, MetaclipError
+from metaclip.pool import pool as pools
+from metaclip.pool.pool import Paths, PoolFile
+from metaclip.reshard.index import Names, open_index
+from metaclip.reshard.subset import Subset
+from metaclip.stage.stage import digest_of
 from metaclip.training.stream.order import Order
 from metaclip.training.stream.plan import At, Plan
 from metaclip.training.stream.reader import Reader, Sample
-from metaclip.training.subset import Subset
 
 MAX_PIXELS: Final = 1 << 26
 NO_UID: Final = (
@@ -34,7 +34,7 @@ NO_UID: Final = (
 
 
 class Keeper(Protocol):
-    """What decides which pairs stay: a `metaclip.curation.online.Balancer`."""
+    """What decides which pairs stay: a `metaclip.curate.balancer.Balancer`."""
 
     def keep(self, texts: Any, uids: Any, *, epoch: int) -> npt.NDArray[np.bool_]:
         """Decide on a batch."""

@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from metaclip import MatchSettings, Metadata, Run, Work, curate
+from metaclip import MatchSettings, Metadata, Run, RunOptions, curate
 from metaclip.card.explorer import write_explorer
 from metaclip.card.grid import Grid, finish, grid_shard, thresholds_of
-from metaclip.curation.draw import probabilities
-from metaclip.shard import funnel
+from metaclip.curate.draw import probabilities
+from metaclip.stage import funnel
 
 ROOT = Path(__file__).parents[3]
-ONE = Work(workers=1)
+ONE = RunOptions(workers=1)
 
 
 class Made(NamedTuple):
@@ -57,7 +57,7 @@ def make_card(
     folder.mkdir(parents=True, exist_ok=True)
     pool = folder / "pool.jsonl"
     pool.write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
-    run = curate(pool, metadata, t=t, seed=seed, out=folder / "run", match_settings=settings, work=ONE)
+    run = curate(pool, metadata, t=t, seed=seed, out=folder / "run", match_settings=settings, options=ONE)
     entries, grid = with_samples(run), grid_of(run)
     write_explorer(
         folder / "card", name=name, account=run.account, entries=entries, grid=grid, run=run, look_ups=look_ups

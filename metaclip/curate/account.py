@@ -1,0 +1,250 @@
+"""The account of a run: card.json, and card.md for a reader.
+
+Every field is documented in data_cards/README.md. The result digest identifies what came out - not when, where, by
+which engine, or in how many files it went in.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow.compute as pc
+
+from metaclip.curate import schema as schemas
+from metaclip.curate.run import Run
+from metaclip.curate.threshold import tail_share
+from metaclip.stage import funnel as funnels
+from metaclip.stage.stage import digest_of
+from metaclip.stage.versions import versions
+from metaclip.storage.files import atomic_write, file_digest, read_json, write_json
+
+SCHEMA: Final = {"name": "metaclip-account", "version": schemas.VERSION}
+FIELDS: Final = schemas.ACCOUNT | schemas.REMOVED
+REMOVED: Final = "removed"
+"""The funnel's reason for rows that matched and were taken out later (`metaclip.card.removal`)."""
+MEANING: Final[dict[str, str]] = {
+    name: funnels.MEANING.get(name, "taken out on request")
+    for name in ("rows", *funnels.MATCH_REASONS, REMOVED, "matched", *funnels.BALANCE_REASONS, "kept")
+}
+"""The funnel's steps in their order; `REMOVED` is in the funnel of a set that pairs were taken out of."""
+_CARD: Final = "card.json"
+_PAGE: Final = "card.md"
+_TOP: Final = 25
+_ALWAYS: Final = ("rows", "no_match", "matched", "not_drawn", "kept")
+_WAYS: Final = ("uids", "urls", "domains")
+
+
+def write_account(run: Run) -> dict[str, Any]:
+    """Write card.md and card.json into a balanced run's folder; give the account."""
+    account = make_account(run)
+    schemas.check_written(account, FIELDS)
+    with atomic_write(run.path / _PAGE) as temporary:
+        temporary.write_text(render(account), encoding="utf-8")
+    write_json(run.path / _CARD, account)
+    return account
+
+
+def has_account(folder: Path) -> bool:
+    """Tell whether a run's folder holds its account."""
+    return read_json(folder / _CARD) is not None
+
+
+def remove_account(folder: Path) -> None:
+    """Remove the account from a run's folder."""
+    for name in (_CARD, _PAGE):
+        (folder / name).unlink(missing_ok=True)
+
+
+def make_account(run: Run) -> dict[str, Any]:
+    """Make the account of a balanced run from its files."""
+    counts, t, seed, match, entries = run.counts.values, run.t, run.seed, run.match, run.entries
+    balance = run.manifest["stages"]["balance"]
+    zero, tail = counts == 0, (counts > 0) & (counts < t)
+    head = counts >= t
+    lost = {**match["funnel"], **balance["funnel"]}
+    funnel = {key: lost.get(key, 0) for key in MEANING if key != REMOVED or key in lost}
+    funnels.check(funnel, "rows", (*funnels.MATCH_REASONS, REMOVED), "matched")
+    funnels.check(funnel, "matched", funnels.BALANCE_REASONS, "kept")
+    with (run.path / "curated.npy").open("rb") as file:
+        curated = file_digest(file)
+    result = {
+        "semantics": {"match": match["semantics"], "balance": balance["semantics"]},
+        "list": {"digest": match["list"], "entries": len(counts)},
+        "rule": match["rule"],
+        "balance": {"t": t, "tail_share": tail_share(counts, t), "seed": seed, "epoch": 0},
+        "funnel": funnel,
+        "entries": {"zero": int(zero.sum()), "tail": int(tail.sum()), "head": int(head.sum())},
+        "sums": {
+            "count": int(counts.sum()),
+            "count_tail": int(counts[tail].sum()),
+            "count_head": int(counts[head].sum()),
+            "expected": math.fsum(entries["expected"].to_pylist()),  # rounded once, in whatever order
+            "kept": int(pc.sum(entries["kept"]).as_py()),
+        },
+        "pairs": {
+            "matched": funnel["matched"],
+            "expected": balance["expected"],
+            "deviation": balance["deviation"],
+            "kept": balance["kept"],
+            "repeated_uids": match["duplicates"]["uids"],
+            "repeated_rows": match["duplicates"]["rows"],
+        },
+        "digests": {"counts": match["counts_digest"], "curated": curated},
+    }
+    if REMOVED in match:
+        result[REMOVED] = match[REMOVED]
+    # What does not occur is left out, so that a setting or a reason added later changes no digest.
+    occurring = {reason: rows for reason, rows in funnel.items() if rows}
+    identity = {**result, "rule": _used(match["rule"]), "funnel": occurring}
+    recipe = {**run.manifest["settings"], "match": {**run.manifest["settings"]["match"], "metadata": match["list"]}}
+    order = np.lexsort((np.arange(len(counts)), -counts.astype(np.int64)))[:_TOP]
+    return {
+        **result,
+        "schema": SCHEMA,
+        "created": _now().isoformat(timespec="seconds"),
+        "versions": versions(),
+        "recipe": recipe,
+        "recipe_digest": digest_of(recipe),
+        "inputs": [{key: item[key] for key in ("name", "size", "sha256")} for item in run.manifest["inputs"]],
+        "lost_inputs": [{key: item[key] for key in ("name", "first", "rows")} for item in match["lost"]],
+        "list": {**result["list"], "sources": _by_source(entries)},
+        "balance": {**result["balance"], "asked": balance["asked"]},
+        "top_entries": [row for row in entries.take(order).to_pylist() if row["count"]],
+        "result_digest": digest_of(identity),
+    }
+
+
+def _now() -> datetime.datetime:
+    """Give the time, or the one in SOURCE_DATE_EPOCH, by which whoever makes a card again gets the same bytes."""
+    given = os.environ.get("SOURCE_DATE_EPOCH", "")
+    return datetime.datetime.fromtimestamp(int(given) if given.isdecimal() else time.time(), datetime.UTC)
+
+
+def _used(rule: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the settings of a text rule that are not as in the paper."""
+    return {name: value for name, value in rule.items() if value not in (False, "none")}
+
+
+def _by_source(entries: Any) -> dict[str, int]:
+    sources = entries["source"].combine_chunks().fill_null("unnamed").value_counts().to_pylist()
+    return {item["values"]: item["counts"] for item in sorted(sources, key=lambda item: str(item["values"]))}
+
+
+def render(account: Mapping[str, Any]) -> str:
+    """Write the account as a page of Markdown."""
+    balance, pairs, entries, sums = account["balance"], account["pairs"], account["entries"], account["sums"]
+    funnel = account["funnel"]
+    share = 100 * pairs["kept"] / max(1, funnel["rows"])
+    off = (pairs["kept"] - pairs["expected"]) / pairs["deviation"] if pairs["deviation"] else 0.0
+    lines = [
+        "# Account of a curated set",
+        "",
+        f"**{pairs['kept']:,} pairs** kept of {funnel['rows']:,} rows ({share:.1f}%): matched against "
+        f"{account['list']['entries']:,} entries, balanced at t = {_number(balance['t'])}.",
+        "",
+        f"Result digest `{account['result_digest']}`",
+        "",
+    ]
+    if account["lost_inputs"]:
+        lost = ", ".join(map(_lost, account["lost_inputs"]))
+        lines += [f"**Not all inputs could be read.** Missing from every figure here: {lost}", ""]
+    lines += ["## Funnel", "", "| rows | | |", "|---:|---|---|"]
+    for key, rows in funnel_rows(funnel):
+        lines.append(f"| {rows:,} | {key} | {MEANING.get(key, '')} |")
+    if REMOVED in account:
+        lines += ["", *taken_out(account[REMOVED])]
+    lines += [
+        "",
+        "## Balance",
+        "",
+        "| | |",
+        "|---|---:|",
+        f"| t (asked: {plain(balance['asked'])}) | {_number(balance['t'])} |",
+        f"| tail share at t | {100 * balance['tail_share']:.2f}% |",
+        f"| pairs expected | {pairs['expected']:,.1f} ± {pairs['deviation']:,.1f} |",
+        f"| pairs kept | {pairs['kept']:,} ({off:+.1f} standard deviations) |",
+        f"| seed, epoch | {balance['seed']}, {balance['epoch']} |",
+        f"| uids on several matched rows | {pairs['repeated_uids']:,}, on {pairs['repeated_rows']:,} rows too many |",
+        "",
+        "## Entries",
+        "",
+        "| | entries | count | |",
+        "|---|---:|---:|---|",
+        f"| zero | {entries['zero']:,} | 0 | match nothing in this pool |",
+        f"| tail | {entries['tail']:,} | {sums['count_tail']:,} | count below t: every pair is kept |",
+        f"| head | {entries['head']:,} | {sums['count_head']:,} | count of t or more: thinned, where it exceeds t |",
+        "",
+        "Count is pairs in the pool that match an entry; expected is the sum of P(keep) over them; kept is what the",
+        "draw kept. A head entry keeps more than t where its pairs match other entries too.",
+        "",
+        "| entry | source | count | probability | expected | kept |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for row in account["top_entries"]:
+        lines.append(
+            f"| {plain(row['entry'])} | {plain(row['source'] or '')} | {row['count']:,} | {row['probability']:.4f} "
+            f"| {row['expected']:,.1f} | {row['kept']:,} |"
+        )
+    lines += ["", "## Made from", "", "| input | bytes | sha256 |", "|---|---:|---|"]
+    shown = account["inputs"][:50]
+    lines += [f"| {plain(item['name'])} | {item['size']:,} | `{item['sha256']}` |" for item in shown]
+    if len(shown) < len(account["inputs"]):
+        lines.append(f"| ... and {len(account['inputs']) - len(shown):,} more, in card.json | | |")
+    rule = [name if value is True else f"{name} = {value}" for name, value in _used(account["rule"]).items()]
+    lines += [
+        "",
+        f"- list: sha256 `{account['list']['digest']}`",
+        f"- text rule: {', '.join(rule) if rule else 'as in the paper'}",
+        f"- recipe: sha256 `{account['recipe_digest']}`",
+        f"- made {account['created']} with {', '.join(f'{k} {v}' for k, v in sorted(account['versions'].items()))}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def funnel_rows(funnel: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Give the funnel's steps that a reader is shown: those of every run, and what occurs."""
+    return [(key, funnel[key]) for key in MEANING if key in _ALWAYS or funnel.get(key)]
+
+
+def taken_out(removed: Mapping[str, Any]) -> list[str]:
+    """Say in Markdown what was taken out of a set, version by version."""
+    lines = [
+        "Counts and probabilities are those of the first version, so that no other pair's draw changes; without the pairs "
+        f"that were taken out, the counts come to {removed['count']:,}.",
+        "",
+        "| taken out of | matched pairs | of them kept | asked: uids, urls, domains | found |",
+        "|---|---:|---:|---|---|",
+    ]
+    for version in removed["versions"]:
+        asked, found = (", ".join(f"{version[which][what]:,}" for what in _WAYS) for which in ("asked", "found"))
+        lines.append(
+            f"| `{plain(version['parent'][:16])}` | {version['pairs']:,} | {version['kept']:,} | {asked} | {found} |"
+        )
+    return lines
+
+
+def _number(value: float) -> str:
+    """Write a number so that it reads back as it is, whole ones without a point."""
+    return f"{value:,.0f}" if value == int(value) else repr(value)
+
+
+def _lost(item: Mapping[str, Any]) -> str:
+    if item["rows"] is None:
+        return plain(item["name"])
+    return f"{plain(item['name'])} (rows {item['first']:,} to {item['first'] + item['rows'] - 1:,})"
+
+
+_MARKUP: Final = str.maketrans({char: f"&#{ord(char)};" for char in "&<>|`*_[]\\~$:@#"})
+
+
+def plain(text: Any) -> str:
+    """Show text from outside in Markdown: one line, without a character that Markdown, HTML or a terminal acts on."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text)).translate(_MARKUP)

@@ -1,0 +1,191 @@
+"""The draw: which pairs stay. Frozen: a published card is checked with it years later.
+
+    p[e]    = min(1, t / count[e])                          float64; 1 where count is 0
+    P(keep) = 1 - product over matched e of (1 - p[e])      ascending entry_id, float64, no reordering
+    keep      iff u(seed, epoch, uid) < P(keep)
+
+u is a hash of its arguments, not a generator: order, sharding, number of workers and engine cannot change the result,
+the same draw made online at epoch 0 gives the same pairs, and a larger t keeps a superset.
+
+Sums are identities of a run, so they are made of integers, ``floor(x * 2**32)``, and do not depend on grouping.
+Cost: 0.05 us a pair.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from metaclip.pool.uid import Uids
+
+FIXED_POINT: Final = 1 << 32
+"""One, in the integers that expected numbers are summed in."""
+
+_FEW: Final = 8192
+_WORD: Final = (1 << 64) - 1
+_GOLDEN: Final = 0x9E3779B97F4A7C15
+
+
+def mix(x: int) -> int:
+    """Mix 64 bits: the finaliser of SplitMix64."""
+    x ^= x >> 30
+    x = x * 0xBF58476D1CE4E5B9 & _WORD
+    x ^= x >> 27
+    x = x * 0x94D049BB133111EB & _WORD
+    return x ^ x >> 31
+
+
+def stream_key(seed: int, epoch: int) -> int:
+    """Mix seed and epoch (each taken modulo 2**64) into the 64-bit start of every draw of that epoch."""
+    return mix((seed + _GOLDEN * (epoch + 1)) & _WORD)
+
+
+def uniform(seed: int, epoch: int, uid: str | int) -> float:
+    """Draw u in [0, 1) for one uid, given as up to 32 hex digits or as a 128-bit number."""
+    return (_hash(seed, epoch, uid) >> 11) * 2.0**-53
+
+
+def choice(seed: int, epoch: int, uid: str | int, n: int) -> int:
+    """Draw one of an image's `n` texts for a visit: an index below n, from a hash of its own.
+
+    ``mix(h ^ 0x9E3779B97F4A7C15) * n >> 64``, where h is the hash that u is made of.
+    """
+    return mix(_hash(seed, epoch, uid) ^ _GOLDEN) * n >> 64
+
+
+def _hash(seed: int, epoch: int, uid: str | int) -> int:
+    number = int(uid, 16) if isinstance(uid, str) else uid
+    return mix(mix(stream_key(seed, epoch) ^ (number >> 64 & _WORD)) ^ (number & _WORD))
+
+
+def uniforms(seed: int, epoch: int, uids: Uids) -> npt.NDArray[np.float64]:
+    """Draw u in [0, 1) for uint64[n, 2] uids: float64[n]."""
+    return _uniforms(stream_key(seed, epoch), uids)
+
+
+def _uniforms(key: int, uids: Uids) -> npt.NDArray[np.float64]:
+    return (_hashes(key, uids) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def hashes(seed: int, epoch: int, uids: Uids) -> npt.NDArray[np.uint64]:
+    """Give the 64-bit hashes that draws are made of: uint64[n]."""
+    return _hashes(stream_key(seed, epoch), uids)
+
+
+def _hashes(key: int, uids: Uids) -> npt.NDArray[np.uint64]:
+    return _mixed(_mixed(np.uint64(key) ^ uids[:, 0]) ^ uids[:, 1])
+
+
+def _mixed(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    x = (x ^ x >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ x >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    return x ^ x >> np.uint64(31)
+
+
+def probabilities(counts: npt.NDArray[np.uint64], t: float) -> npt.NDArray[np.float64]:
+    """Give each entry's probability min(1, t / count), 1 where the count is 0: float64[number of entries]."""
+    return np.minimum(1.0, t / np.maximum(counts, 1).astype(np.float64), where=counts > 0, out=np.ones(len(counts)))
+
+
+def keep_probability(matches: Any, probability: npt.NDArray[np.float64]) -> float:
+    """Give P(keep) of one text from its ascending entry ids; 0 for a text that matches nothing."""
+    dropped = 1.0
+    for entry_id in matches:
+        dropped *= 1.0 - float(probability[entry_id])
+    return 1.0 - dropped
+
+
+def keep_probabilities(
+    values: npt.NDArray[np.uint32], offsets: npt.NDArray[np.int64], probability: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Give P(keep) of rows of matches, as `draw_rows` takes them: float64[n]."""
+    from metaclip.native.compiling import compiled
+
+    result = np.empty(len(offsets) - 1, np.float64)
+    compiled("pair_kernel", "chances")(values, offsets, len(result), probability, result)
+    return result
+
+
+class Tally:
+    """What the draw of many rows adds up to; tallies of shards are added in any order with one result.
+
+    `expected` and `kept` are by entry (uint64); `rows_expected`, `rows_variance` and `rows_kept` are of all rows;
+    expected numbers and the variance are in units of 1 / FIXED_POINT, in shards of less than 2**32 rows.
+    """
+
+    def __init__(self, n_entries: int) -> None:
+        """Begin at zero."""
+        self.expected, self.kept = np.zeros(n_entries, np.uint64), np.zeros(n_entries, np.uint64)
+        self.sums = np.zeros(3, np.uint64)
+
+    def add(
+        self,
+        values: npt.NDArray[np.uint32],
+        row: npt.NDArray[np.int64],
+        drawn: npt.NDArray[np.float64],
+        keep: npt.NDArray[np.bool_],
+    ) -> None:
+        """Add drawn rows; `row` is the row of each entry id in `values`."""
+        fixed = (drawn * FIXED_POINT).astype(np.uint64)
+        variance = (drawn * (1.0 - drawn) * FIXED_POINT).astype(np.uint64)
+        self.sums += np.array([fixed.sum(), variance.sum(), keep.sum()], np.uint64)
+        np.add.at(self.expected, values, fixed[row])
+        np.add.at(self.kept, values, keep[row].astype(np.uint64))
+
+
+def draw_rows(
+    values: npt.NDArray[np.uint32],
+    offsets: npt.NDArray[np.int64],
+    probability: npt.NDArray[np.float64],
+    uids: Uids,
+    key: int,
+    tally: Tally,
+    few: int = _FEW,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Draw rows of matches: (P(keep) float64[n], kept bool[n]).
+
+    Row i matches the entries ``values[offsets[i]:offsets[i + 1]]``, ascending; `key` is `stream_key` of seed and
+    epoch. What the rows add up to goes into `tally`. Up to `few` rows are drawn in numpy, to the bit as the kernel does:
+    that takes less than to compile it.
+    """
+    n = len(offsets) - 1
+    if n > few:
+        from metaclip.native.compiling import compiled
+
+        drawn, keep = np.empty(n, np.float64), np.empty(n, np.bool_)
+        compiled("pair_kernel", "draw")(
+            values, offsets, n, probability, uids, np.uint64(key), drawn, keep, tally.expected, tally.kept, tally.sums
+        )
+        return drawn, keep
+    sizes = np.diff(offsets)
+    dropped = np.ones(n)
+    for place in range(int(sizes.max(initial=0))):  # the law's order: of each row the first entry, then the second
+        rows = np.flatnonzero(sizes > place)
+        dropped[rows] *= 1.0 - probability[values[offsets[rows] + place]]
+    drawn = 1.0 - dropped
+    keep = _uniforms(key, uids) < drawn
+    tally.add(values[offsets[0] : offsets[-1]], np.repeat(np.arange(n), sizes), drawn, keep)
+    return drawn, keep
+
+
+def expect_rows(
+    values: npt.NDArray[np.uint32],
+    offsets: npt.NDArray[np.int64],
+    counts: npt.NDArray[np.uint64],
+    thresholds: npt.NDArray[np.float64],
+    sums: npt.NDArray[np.uint64],
+    by_entry: npt.NDArray[np.uint64] | None = None,
+) -> None:
+    """Add the P(keep) of rows of matches under each of k `thresholds` to `sums` (uint64[k], units of 1 / FIXED_POINT).
+
+    With `by_entry` (uint64[number of entries, k]), to the sums of each row's entries too. For the search of a t only: the
+    quotient is rounded otherwise than `probabilities` does.
+    """
+    from metaclip.native.compiling import compiled
+
+    by_entry = np.zeros((0, 0), np.uint64) if by_entry is None else by_entry
+    compiled("pair_kernel", "expect")(
+        values, offsets, len(offsets) - 1, counts, thresholds, sums, by_entry, np.empty(len(thresholds))
+    )

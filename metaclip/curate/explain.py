@@ -1,0 +1,123 @@
+"""Explain: what one text matches, and whether its pair is kept and why - the law, step by step."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from metaclip.curate.draw import keep_probability, probabilities, uniform
+from metaclip.curate.run import Run
+from metaclip.errors import MetaclipError
+from metaclip.matching.matcher import Matcher
+from metaclip.matching.text_rule import TextRule
+from metaclip.metadata.entries import Metadata
+from metaclip.metadata.shipped import shipped
+from metaclip.pool.uid import uid_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Explanation:
+    """What was found; without a run, entries alone."""
+
+    text: str
+    padded: str
+    entries: list[dict[str, Any]]
+    """entry_id, entry, source; with a run: count, probability."""
+    t: float | None = None
+    p: float | None = None
+    """P(keep)."""
+    uid: str | None = None
+    uid_from: str | None = None
+    u: float | None = None
+    seed: int | None = None
+    epoch: int = 0
+
+    @property
+    def kept(self) -> bool | None:
+        """Whether the draw keeps the pair; None without a run."""
+        return None if self.u is None or self.p is None else self.u < self.p
+
+
+def explain(
+    text: str,
+    *,
+    run: Run | str | os.PathLike[str] | None = None,
+    metadata: Metadata | str | os.PathLike[str] | None = None,
+    rule: Mapping[str, Any] | None = None,
+    url: str | None = None,
+    uid: str | None = None,
+    t: float | None = None,
+    seed: int | None = None,
+    epoch: int = 0,
+) -> Explanation:
+    """Explain a text under a run's list, rule, counts, t and seed, or under a list alone (the shipped one, if none is given).
+
+    The uid is the given one, else md5(text + url), else md5(text). Raise MetaclipError if both run and list are
+    given, or a rule beside a run.
+    """
+    if run is not None and metadata is not None:
+        raise MetaclipError(
+            "a run has its own list; give --run to see counts and the draw, or --metadata to see matches alone"
+        )
+    if run is None:
+        entries = metadata if isinstance(metadata, Metadata) else Metadata.read(metadata or shipped())
+        found_rule = TextRule(**(rule or {}))
+        rows = _rows(text, entries, found_rule)
+        return Explanation(text, found_rule.text(text), rows)
+    if rule:
+        raise MetaclipError(f"{', '.join(rule)}: a run has its own text rule; leave the flags out, or give --metadata")
+    opened = run if isinstance(run, Run) else Run(run)
+    if t is not None and not t > 0:
+        raise MetaclipError(f"t is {t:g}, must be above 0")
+    threshold = opened.t if t is None else t
+    chosen = (opened.seed if opened.balance else 0) if seed is None else seed
+    rows = _rows(text, opened.metadata, opened.rule)
+    counts = opened.counts.values
+    probability = probabilities(counts, threshold)
+    for row in rows:
+        row |= {"count": int(counts[row["entry_id"]]), "probability": float(probability[row["entry_id"]])}
+    source = "given" if uid else "md5 of text and url" if url else "md5 of the text, for no url is given"
+    number = uid_of(text, url, uid)
+    return Explanation(
+        text, opened.rule.text(text), rows, threshold, keep_probability([row["entry_id"] for row in rows], probability),
+        number, source, uniform(chosen, epoch, number), chosen, epoch,
+    )  # fmt: skip
+
+
+def _rows(text: str, metadata: Metadata, rule: TextRule) -> list[dict[str, Any]]:
+    ids = Matcher(metadata, rule).match([text])[0].as_py()
+    return [{"entry_id": i, "entry": metadata[i], "source": metadata.source[i].as_py()} for i in ids]
+
+
+def render(found: Explanation) -> str:
+    """Show an explanation to a reader at a terminal."""
+    lines = [f"looked in  {_shown(found.padded)}", ""]
+    if not found.entries:
+        return "\n".join([*lines, "no entry matches, so the pair is dropped"])
+    width = max(len(_shown(row["entry"])) for row in found.entries)
+    if found.t is None:
+        lines += [f"  {_shown(row['entry'])}" for row in found.entries]
+        return "\n".join(
+            [*lines, "", f"{len(found.entries)} entries match; with --run also counts, probabilities and the draw"]
+        )
+    lines.append(f"  {'entry':{width}}  {'count':>14}  {'min(1, t/count)':>15}")
+    for row in found.entries:
+        where = "head" if row["count"] >= found.t else "tail"
+        lines.append(f"  {_shown(row['entry']):{width}}  {row['count']:>14,}  {row['probability']:>15.6f}  {where}")
+    verdict = "kept" if found.kept else "dropped"
+    sign = "<" if found.kept else ">="
+    lines += [
+        "",
+        f"P(keep) = 1 - product of (1 - probability) = {found.p:.6f}   (t = {found.t:g})",
+        f"uid     = {found.uid}   ({found.uid_from})",
+        f"u       = {found.u:.6f}   (seed {found.seed}, epoch {found.epoch})",
+        f"{verdict}: u {sign} P(keep)",
+    ]
+    return "\n".join(lines)
+
+
+def _shown(text: str) -> str:
+    """Show a string from outside on one terminal line: control characters escaped."""
+    return repr(text)

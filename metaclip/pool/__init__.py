@@ -1,0 +1,1 @@
+"""Pools of image-text pairs: their files, columns, shards, readers and uids."""

@@ -1,0 +1,1 @@
+"""Stages of work over many items: run folders, fingerprints, markers, the funnel and the runner."""

@@ -1,0 +1,137 @@
+"""The stage runner: run a step on the items that are not finished, mark them, record losses, split work into parts.
+
+A stage is a function ``step(item, progress) -> (marker, files)``, a `Stage` (its name and fingerprint in a folder) and
+what combines the results, which is plain code of the stage. Every verb that can be interrupted runs on these functions:
+
+    run            run a step on tasks, on any engine; yield each task with its marker
+    run_in_parts   the course of a stage that a job array may share: begin, run, and combine when nothing is left
+
+Law: a step writes its files whole (`metaclip.storage.files.atomic_write`) and depends on the fingerprint and its item
+alone. The worker writes the marker, after the files: it sees the sizes of what it has just written, and a driver that
+dies loses no finished item. So a killed process, a lost worker or a lost machine cost only items without a marker, and
+running the same command again gives the same bytes as a run that was never interrupted.
+
+An item whose input cannot be read (`BrokenInput`), or on which workers died (`WorkerDied`), is recorded as lost, costs no
+other item, and is tried again by the next run. Any other error ends the run; finished items stay.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from metaclip.engine.contract import Item, ProgressCallback, WorkerDied, map_grouped
+from metaclip.engine.progress import Progress
+from metaclip.errors import BrokenInput, LostInputs, MetaclipError
+from metaclip.stage.options import RunOptions
+from metaclip.stage.stage import Stage
+
+Outcome = TypeVar("Outcome")
+
+Marker = dict[str, Any]
+StageStep = Callable[[Item, ProgressCallback], tuple[Marker, Sequence[Path]]]
+"""Returns what the marker of an item says, and the files that prove it; they are in place."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Task(Generic[Item]):
+    """An item of a stage, and what the runner needs to know of it."""
+
+    name: str
+    """The name of its marker."""
+    item: Item
+    source: str = ""
+    """The path that messages name."""
+    turn: int = 0
+    """Decides to which part of a job array the task belongs."""
+    lost: Mapping[str, Any] | None = None
+    """What is recorded, beside the error, if the input cannot be read; None if that ends the run."""
+    weight: int = 0
+    """Bytes of input, roughly: small tasks are sent to workers in groups."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _MarkedStep(Generic[Item]):
+    """Runs a step in a worker and marks the task as finished; returns the marker as it was written."""
+
+    stage: Stage
+    step: StageStep[Item]
+
+    def __call__(self, task: Task[Item], progress: ProgressCallback) -> Marker:
+        marker, files = self.step(task.item, progress)
+        return self.stage.mark(task.name, marker, files)
+
+
+def run(
+    stage: Stage, step: StageStep[Item], tasks: Iterable[Task[Item]], options: RunOptions, progress: Progress, *,
+    group: int = 0, holds_gil: bool = False,
+) -> Iterator[tuple[Task[Item], Marker | None]]:  # fmt: skip
+    """Run a step on tasks; yield each task with its marker as it is finished, or with None if its input was lost.
+
+    Tasks may be a generator that continues as results are yielded. With `group`, tasks of together at most so many bytes
+    are sent to a worker at once; `tasks` is a sequence then. `holds_gil` says that the step does not run in parallel
+    threads. Raise what a step raises, except for inputs of tasks that may be lost.
+    """
+    engine, marked = options.active_engine, _MarkedStep(stage, step)
+    if group:
+        results = map_grouped(
+            engine, marked, list(tasks), progress.advance, weight=lambda task: task.weight, enough=group
+        )
+    else:
+        results = engine.map(marked, tasks, progress.advance, holds_gil=holds_gil)
+    # Closed here, not when a traceback lets go of this frame: workers must have ended before the caller continues.
+    with contextlib.closing(results):
+        for task, result in results:
+            if task.lost is not None and isinstance(result, BrokenInput | WorkerDied):
+                error = str(result) if isinstance(result, BrokenInput) else f"{task.source}: {result}"
+                stage.lose(task.name, **task.lost, error=error)
+                progress.show(error)
+                yield task, None
+            elif isinstance(result, BaseException):
+                raise result
+            else:
+                stage.note(task.name, result)
+                yield task, result
+
+
+def run_in_parts(
+    stage: Stage, tasks: Sequence[Task[Any]], options: RunOptions, *,
+    begin: Callable[[bool], Mapping[str, Marker]],
+    work: Callable[[Sequence[Task[Any]]], None],
+    finish: Callable[[], Outcome],
+) -> Outcome | None:  # fmt: skip
+    """Run a stage, or one part of it in a job array; return what `finish` returns, None while other parts have work left.
+
+    ``begin(overwrite)`` begins or resumes the stage and returns the markers of finished tasks by name; ``work(tasks)`` runs
+    those of this part that are left; ``finish()`` combines the results. The part that leaves no task unfinished calls it.
+    Raise LostInputs for a part that is finished except for inputs that it could not read.
+    """
+    part, names = options.part, {task.name for task in tasks}
+    if options.overwrite and not part.whole:
+        raise MetaclipError("--overwrite replaces what all parts did, so not with --part; choose another --out")
+    with stage.folder.owned(part):
+        done = begin(options.overwrite)
+        mine = [task for task in tasks if part.takes(task.turn)]
+        work([task for task in mine if task.name not in done])
+        if part.whole:
+            return finish()
+        left, lost = names - stage.settled(), stage.lost()
+    if not left:
+        # Other parts may arrive here too: the first combines the results, the next ones find them.
+        with stage.folder.owned(wait=True):
+            if names <= begin(False).keys() | stage.lost().keys():
+                return finish()
+    if of_this_part := [lost[task.name] for task in mine if task.name in lost]:
+        raise LostInputs(lost_message(of_this_part, len({task.lost["index"] for task in mine if task.lost})))
+    return None
+
+
+def lost_message(lost: Sequence[Mapping[str, Any]], wanted: int, can_skip: bool = False) -> str:
+    """List inputs that were lost, of so many, and the next step; `can_skip` names the flag that leaves them out."""
+    lines = [f"{len({item['index'] for item in lost})} of {wanted} inputs were lost:"]
+    lines += [f"  {item['error']}" for item in lost]
+    last = "mend them and run the same command again (it reads just these)"
+    return "\n".join([*lines, last + (", or go on without them: --allow-lost" if can_skip else "")])

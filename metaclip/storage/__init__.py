@@ -1,0 +1,1 @@
+"""Storage: local and remote paths, whole-file writes, leases and resumable downloads."""

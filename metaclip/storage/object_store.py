@@ -1,0 +1,151 @@
+"""Asking a store: clients, errors in one line, and no secrets in what is written or said.
+
+Addresses and credentials are found as every AWS tool finds them (AWS_ENDPOINT_URL, AWS_PROFILE, ~/.aws); no path may
+hold a secret, because paths stand in manifests and messages. Requests that fail for a moment are tried again by the
+client, six times in all over a quarter of a minute.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import functools
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, TypeVar
+
+from metaclip.errors import MetaclipError, one_line
+
+_PACKAGES: Final = {"s3": "s3", "s3a": "s3"}
+"""The extra that each scheme needs."""
+_RETRIES: Final = {"mode": "standard", "max_attempts": 6}
+_LOGIN: Final = re.compile(r"//[^/\s@]+@")
+_SIGNED: Final = re.compile(r"[?&](?:x-amz-[a-z-]+|awsaccesskeyid|signature|sig|token|key|secret)=", re.I)
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class StoreError(MetaclipError):
+    """What a store refuses, or cannot be asked."""
+
+
+class AlreadyExists(StoreError):
+    """An object that was to be new is there, or is not any more the one that was to be replaced."""
+
+
+def refuse_secrets(url: str) -> str:
+    """Give an address back. Raise MetaclipError for one that holds a password or a signature."""
+    if "://" in url and (_LOGIN.search(url) or _SIGNED.search(url)):
+        raise MetaclipError(
+            f"the address {without_secrets(url)} holds a password or a signature, and would stand in manifests; give it "
+            "without, and name credentials in the environment or in ~/.aws/credentials"
+        )
+    return url
+
+
+def without_secrets(text: str) -> str:
+    """Take passwords and signatures out of addresses in a text."""
+    text = _LOGIN.sub("//", text)
+    return re.sub(r"(://[^\s?\"']+)\?[^\s\"']*", r"\1", text) if _SIGNED.search(text) else text
+
+
+@contextlib.contextmanager
+def translate_errors(url: str) -> Iterator[None]:
+    """Turn what a client of a store raises into a StoreError of one line; FileNotFoundError for what is not there."""
+    try:
+        yield
+    except (MetaclipError, KeyboardInterrupt):
+        raise
+    except ImportError as error:
+        extra = _PACKAGES.get(url.partition("://")[0])
+        how = f"pip install 'metaclip[{extra}]'" if extra else f"install it ({one_line(error, 120)})"
+        raise StoreError(f"{url} needs a package that is not installed; {how}") from None
+    except FileNotFoundError as error:
+        if has_no_bucket(error):
+            raise StoreError(
+                f"{url}: there is no such bucket; make it, or check its name and AWS_ENDPOINT_URL"
+            ) from None
+        raise
+    except PermissionError as error:
+        raise StoreError(
+            f"{url}: access is refused ({_summary(error)}); check the credentials (AWS_PROFILE or AWS_ACCESS_KEY_ID) and the "
+            "bucket's policy"
+        ) from None
+    # The clients of stores have exceptions of their own, and which ones depends on what is installed.
+    except Exception as error:
+        kind = type(error).__name__
+        if "Credentials" in kind:
+            raise StoreError(
+                f"{url}: no credentials are found ({_summary(error)}); set AWS_PROFILE or AWS_ACCESS_KEY_ID"
+            ) from None
+        if "Connect" in kind or "Timeout" in kind:
+            raise StoreError(
+                f"{url}: the store cannot be reached ({_summary(error)}); check AWS_ENDPOINT_URL and the network, and run the "
+                "same command again"
+            ) from None
+        if _is_taken(error):
+            raise AlreadyExists(f"{url} was written by another process") from None
+        raise StoreError(f"{url} cannot be read or written ({_summary(error)}); run the same command again") from error
+
+
+def _summary(error: BaseException) -> str:
+    return without_secrets(one_line(error, 160)).rstrip(".")
+
+
+def error_code(error: BaseException | None) -> str:
+    """Give what S3 calls an error; "" where it says nothing."""
+    while error is not None:
+        if code := getattr(error, "response", {}).get("Error", {}).get("Code"):
+            return str(code)
+        error = error.__cause__ or error.__context__
+    return ""
+
+
+def has_no_bucket(error: FileNotFoundError) -> bool:
+    """Tell whether what is not there is the bucket."""
+    return error_code(error) == "NoSuchBucket"
+
+
+def _is_taken(error: BaseException) -> bool:
+    """Tell whether a conditional put was refused because of its condition."""
+    taken = ("PreconditionFailed", "412", "ConditionalRequestConflict", "409")
+    return isinstance(error, FileExistsError) or error_code(error) in taken
+
+
+def file_system(url: str) -> tuple[Any, str]:
+    """Give fsspec's file system for an address, and the path in it."""
+    if "::" in url:  # a chain, such as simplecache::s3://
+        import fsspec
+
+        fs, path = fsspec.core.url_to_fs(url)
+        return fs, str(path)
+    scheme, _, rest = url.partition("://")
+    # One for all threads of a process: fsspec would make one for each, and a client of S3 takes 0.3 s to make.
+    fs = _opened(scheme, os.getpid())
+    return fs, str(fs._strip_protocol(url)) if scheme not in _PACKAGES else rest.rstrip("/")
+
+
+@functools.lru_cache
+def _opened(scheme: str, pid: int) -> Any:
+    import fsspec
+
+    options: dict[str, Any] = {}
+    if scheme in _PACKAGES:
+        config = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
+        options = {"use_listings_cache": False, "config_kwargs": {"retries": _RETRIES, **config}}
+        return fsspec.filesystem(scheme, skip_instance_cache=True, **options)
+    return fsspec.filesystem(scheme)
+
+
+def map_parallel(function: Callable[[Item], Result], items: Sequence[Item], at_once: int) -> list[Result]:
+    """Call a function that waits for a store with each item, so many at a time; give the results in order."""
+    if min(len(items), at_once) < 2:
+        return [function(item) for item in items]
+    with concurrent.futures.ThreadPoolExecutor(min(at_once, len(items)), thread_name_prefix="store") as pool:
+        try:
+            return list(pool.map(function, items))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

@@ -1,0 +1,71 @@
+"""Threads: results in the order of their items, few calls ahead, an error where its item stands, no thread left."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import threading
+import time
+
+import pytest
+
+from metaclip.engine.threads import in_order, thread_pool
+
+
+def left() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("shard")]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 7])
+@pytest.mark.parametrize("n", [0, 1, 5, 200])
+def test_results_come_in_order(n: int, threads: int) -> None:
+    """As of `map`, however long each call takes."""
+
+    def square(x: int) -> int:
+        time.sleep(random.random() / 2000)
+        return x * x
+
+    assert list(in_order(square, range(n), threads)) == [x * x for x in range(n)]
+    assert not left()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_little_is_ahead(threads: int) -> None:
+    """Endless items are drawn from only as results are taken."""
+    drawn: list[int] = []
+
+    def items() -> itertools.chain[int]:
+        return itertools.chain.from_iterable([drawn.append(x) or x] for x in itertools.count())  # type: ignore[func-returns-value]
+
+    results = in_order(lambda x: x, items(), threads)
+    for taken in range(1, 20):
+        next(results)
+        assert len(drawn) <= taken + threads
+    results.close()  # type: ignore[attr-defined]
+    assert not left()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_an_error_comes_in_its_place(threads: int) -> None:
+    """What came before it is given first."""
+
+    def step(x: int) -> int:
+        if x == 5:
+            raise ValueError("five")
+        return x
+
+    results = in_order(step, range(50), threads)
+    assert [next(results) for _ in range(5)] == [0, 1, 2, 3, 4]
+    with pytest.raises(ValueError, match="five"):
+        next(results)
+    assert not left()
+
+
+def test_a_thread_of_the_pool_may_end_it() -> None:
+    """It does not wait for itself; the others are waited for by whoever opened the pool, or at the process's end."""
+    opened = thread_pool(2)
+    pool = opened.__enter__()
+    assert pool.submit(opened.__exit__, None, None, None).result(30) is False
+    end = time.monotonic() + 30
+    while left():
+        assert time.monotonic() < end

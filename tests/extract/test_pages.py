@@ -1,0 +1,152 @@
+"""Pages: images as browsers see them, and the same from WATs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metaclip.extract import pages, records, step
+from metaclip.extract.pages import PLAIN, Page, Wanted
+
+pytest.importorskip("resiliparse", reason="needs metaclip[crawl]")
+
+URL = "https://example.org/dir/page.html"
+ALL = Wanted(titles=True, captions=True, lazy=True, srcset=True)
+
+
+def of_html(html: str | bytes, wanted: Wanted = PLAIN, charset: str | None = None) -> list[pages.Image]:
+    return pages.from_html(URL, html.encode() if isinstance(html, str) else html, charset, wanted).images
+
+
+# HTML -----------------------------------------------------------------------------------------------------------------
+
+
+def test_images_of_html() -> None:
+    """Images are found as browsers find them: entities resolved, in broken markup, without regard to case; not in comments."""
+    html = """<!DOCTYPE html><base href=/b/><p><IMG SRC=1.jpg ALT='Tom &amp; J&eacute;r&ocirc;me'><img src="2.jpg"
+      alt=" two&nbsp;"><!-- <img src=no.jpg alt=no> --><script>"<img src=no.jpg>"</script><table><img src=3.jpg alt=three><tr>
+      <noscript><img src=4.jpg alt=four></noscript><img alt=none><img src=5.gif width=1 height=1 alt=dot><img"""
+    page = pages.from_html(URL, html.encode())
+    assert page.base.url == "https://example.org/b/"
+    assert page.images == [
+        ("1.jpg", "Tom & Jérôme", (), False), ("2.jpg", " two\xa0", (), False), ("3.jpg", "three", (), False),
+        ("4.jpg", "four", (), False), ("", "none", (), False), ("5.gif", "dot", (), True),
+    ]  # fmt: skip
+
+
+def test_titles_and_captions() -> None:
+    """Titles and captions are taken on request only; a caption is that of the nearest figure."""
+    html = """<figure><figcaption>outer</figcaption><figure><a><img src=1.jpg alt=a title=t></a><figcaption>in <b>bold</b>
+    </figcaption></figure></figure><img src=2.jpg alt=b>"""
+    assert [more for _, _, more, _ in of_html(html)] == [(), ()]
+    assert [more for _, _, more, _ in of_html(html, Wanted(titles=True))] == [("t",), ()]
+    (_, _, more, _), (_, _, none, _) = of_html(html, Wanted(captions=True))
+    assert [pages.text_of(text) for text in more] == ["in bold"]
+    assert none == ()
+
+
+def test_lazy_images() -> None:
+    """On request the address is that which a script would load, the first of the known attributes that is not empty."""
+    html = "<img src=dot.gif data-original=o.jpg data-src=' s.jpg ' alt=a><img src=2.jpg data-src='' alt=b>"
+    assert [link for link, *_ in of_html(html)] == ["dot.gif", "2.jpg"]
+    assert [link for link, *_ in of_html(html, Wanted(lazy=True))] == ["s.jpg", "2.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("srcset", "link"),
+    [
+        ("a.jpg 100w, b.jpg 300w, c.jpg 200w", "b.jpg"), ("a.jpg, b.jpg 2x", "b.jpg"), ("a.jpg 1x,b.jpg 1.5x", "b.jpg"), ("", ""),
+        ("a,b.jpg 2w,c,d.jpg 1w", "a,b.jpg"), (" , ", ""), ("a.jpg 1w, b.jpg 1w", "a.jpg"), ("a.jpg 1..2w, b.jpg 1w", "b.jpg"),
+    ],
+)  # fmt: skip
+def test_srcset(srcset: str, link: str) -> None:
+    """The largest of a srcset is taken, commas in addresses are no separators; without one the src stays."""
+    assert pages.largest(srcset) == link
+    html = f'<img src=s.jpg srcset="{srcset}" alt=x>'
+    assert of_html(html)[0][0] == "s.jpg"
+    assert of_html(html, Wanted(srcset=True))[0][0] == (link or "s.jpg")
+
+
+@pytest.mark.parametrize(
+    ("head", "declared", "encoding"),
+    [
+        ("", "iso-8859-1", "cp1252"), ("", "koi8-r", "koi8-r"), ('<meta charset="windows-1251">', None, "cp1251"), ("", None, "utf-8"),
+        ('<meta http-equiv=Content-Type content="text/html; charset=Shift_JIS">', None, "shift_jis"),
+        ('<meta charset="shift_jis">', "utf-8", "utf-8"), ('<meta charset="utf-16">', None, "utf-8"), ("", "no-such-set", "utf-8"),
+        ('<meta charset="latin1">', "no-such-set", "cp1252"),
+    ],
+)  # fmt: skip
+def test_character_sets(head: str, declared: str | None, encoding: str) -> None:
+    """A page is read as HTTP says, else as it says itself, else by its bytes; latin-1 means Windows-1252."""
+    alt = {"koi8-r": "кошка", "cp1251": "собака", "shift_jis": "カメラ"}.get(encoding, "café")
+    assert (
+        of_html(f"<html><head>{head}</head><img src=1.jpg alt='{alt}'>".encode(encoding), charset=declared)[0][1] == alt
+    )
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_marks_at_the_beginning(encoding: str) -> None:
+    """The mark at the beginning of a page is above what HTTP says."""
+    assert of_html("<img src=1.jpg alt='café カメラ'>".encode(encoding), charset="koi8-r")[0][1] == "café カメラ"
+
+
+@given(st.binary(max_size=200), st.sampled_from([None, "utf-8", "utf-16", "x"]))
+def test_any_bytes_are_a_page(body: bytes, charset: str | None) -> None:
+    """No bytes crash the parser."""
+    assert isinstance(pages.from_html(URL, b"<img alt=a src=" + body, charset, ALL), Page)
+
+
+# Texts ----------------------------------------------------------------------------------------------------------------
+
+
+@given(st.text(alphabet=" \t\n\f\r\v\xa0\u3000ab", max_size=12))
+def test_text_is_cleaned_as_html_means_it(raw: str) -> None:
+    """Runs of HTML's five blanks are one space, none at the ends; all else, blank or not, is text."""
+    words = [
+        word
+        for word in raw.replace("\t", " ").replace("\n", " ").replace("\f", " ").replace("\r", " ").split(" ")
+        if word
+    ]
+    assert pages.text_of(raw) == " ".join(words)
+
+
+def test_texts_of_an_image() -> None:
+    """Texts that are empty, or equal to an earlier one when cleaned, are left out; they stay as written."""
+    assert list(pages.texts(" a  b ", ())) == [" a  b "]
+    assert list(pages.texts(" \n", ())) == []
+    assert list(pages.texts("", ("t", " t", "c"))) == ["t", "c"]
+    assert list(pages.texts("a b", (" a\tb",))) == ["a b"]
+
+
+# Real crawls ----------------------------------------------------------------------------------------------------------
+
+
+def pairs(path: Path) -> Counter[tuple[str, str, str | None]]:
+    found: Counter[tuple[str, str, str | None]] = Counter()
+    with path.open("rb") as file:
+        for record in records.read(iter(lambda: file.read(1 << 16), b""), lambda reason, place: pytest.fail(place)):
+            page = step.page_of(record, PLAIN)
+            if not isinstance(page, str):
+                found.update((page.url, alt, page.base.resolve(link)) for link, alt, _, _ in page.images)
+    return found
+
+
+def test_the_iana_crawl_as_wat_and_as_warc(data_folder: Path) -> None:
+    """One crawl, read as WAT and as WARC (chunked headers on bodies that are not, revisits, redirects): the same images."""
+    wat, warc = pairs(data_folder / "wat" / "iana.warc.wat.gz"), pairs(data_folder / "warc" / "iana.warc.gz")
+    assert wat == warc
+    assert wat.total() == 32
+
+
+def test_a_page_of_common_crawl(data_folder: Path) -> None:
+    """A page of 2024's crawl is read: from WARC 1.0 as its crawler writes it."""
+    assert pairs(data_folder / "warc" / "whirlwind.warc.gz").total() > 0
+
+
+def test_genuine_wat(data_folder: Path) -> None:
+    """Common Crawl's own WAT of 2019, whose keys stand in other order, is read by the same way."""
+    assert isinstance(pairs(data_folder / "wat" / "cc-main-2019-22-sample.warc.wat"), Counter)

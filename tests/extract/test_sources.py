@@ -1,0 +1,201 @@
+"""Sources: which files a crawl has, and bytes that are fetched until they are there or never will be."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metaclip.errors import BrokenInput, MetaclipError
+from metaclip.extract import sources
+from metaclip.extract.settings import ExtractSettings
+from metaclip.extract.sources import Reader, RetryPolicy, Source
+from tests.crawls import served
+
+pytest.importorskip("aiohttp", reason="needs metaclip[crawl]")
+
+PLAIN = ExtractSettings()
+
+
+def find(*given: Any, **settings: Any) -> list[tuple[str, str]]:
+    return [(source.name, source.path) for source in sources.find(list(given), ExtractSettings(**settings))]
+
+
+# Which files ----------------------------------------------------------------------------------------------------------
+
+
+def test_files_folders_and_globs(tmp_path: Path) -> None:
+    """A folder has its WAT and WARC files, sorted, each once, named by the path below the folder of all."""
+    for name in ("b.warc.wat.gz", "a/x.warc.gz", "a/notes.txt", "c.warc"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    names = ["a/x.warc.gz", "b.warc.wat.gz", "c.warc"]
+    assert find(tmp_path) == [(name, str(tmp_path / name)) for name in names]
+    assert find(tmp_path / "*.gz", tmp_path / "a", tmp_path / "b.warc.wat.gz") == [
+        (name, str(tmp_path / name)) for name in ("b.warc.wat.gz", "a/x.warc.gz")
+    ]
+    assert find(tmp_path / "a" / "notes.txt") == [
+        ("notes.txt", str(tmp_path / "a" / "notes.txt"))
+    ]  # by name, whatever it is
+    source = sources.find(tmp_path / "c.warc", PLAIN)[0]
+    assert source.size == 1
+    assert source.stamp == str((tmp_path / "c.warc").stat().st_mtime_ns)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_lists(tmp_path: Path, packed: bool) -> None:
+    """A list names files by paths below a prefix, or by addresses; nothing of what is remote is asked about."""
+    text = b"crawl-data/CC/1.warc.wat.gz\n\ncrawl-data/CC/2.warc.wat.gz\r\nhttps://e.org/3.warc.gz\n"
+    path = tmp_path / ("wat.paths.gz" if packed else "wat.paths")
+    path.write_bytes(gzip.compress(text) if packed else text)
+    first, second = "crawl-data/CC/1.warc.wat.gz", "crawl-data/CC/2.warc.wat.gz"
+    expected = [(name, "https://data.commoncrawl.org/" + name) for name in (first, second)]
+    assert find(path) == [*expected, ("https://e.org/3.warc.gz", "https://e.org/3.warc.gz")]
+    assert find(path, prefix="s3://commoncrawl")[0] == (first, "s3://commoncrawl/" + first)
+    assert find(path, first=1) == expected[:1]
+    (tmp_path / "crawl-data" / "CC").mkdir(parents=True)
+    for name in (first, second):
+        (tmp_path / name).write_bytes(b"x")
+    assert find(path, prefix=str(tmp_path), first=2)[1] == (second, str(tmp_path / second))
+
+
+def test_samples() -> None:
+    """A sample is drawn without replacement, by seed alone, in the order given; a larger one holds a smaller."""
+    files = [Source(f"{i}.warc.gz", f"/{i}") for i in range(1000)]
+    drawn = sources.sample(files, 100, 0)
+    assert len({source.name for source in drawn}) == 100
+    assert drawn == sorted(drawn, key=files.index)
+    assert set(drawn) < set(sources.sample(files, 200, 0))
+    assert sources.sample(files, 100, 1) != drawn
+    assert set(sources.sample(files[::-1], 100, 0)) == set(drawn)
+    assert sources.sample(files, 2000, 0) == files
+    assert 30 < sum(files.index(source) < 500 for source in drawn) < 70
+
+
+@pytest.mark.parametrize("given", ["none.warc.gz", "*.warc.gz", "none.paths", "."])
+def test_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    """A path, glob, list or folder without a file is refused, with its name."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MetaclipError) as raised:
+        sources.find(given, PLAIN)
+    assert given in str(raised.value)
+
+
+def test_a_list_that_is_damaged(tmp_path: Path) -> None:
+    """A list that is cut off is refused, not read as a shorter one."""
+    path = tmp_path / "wat.paths.gz"
+    path.write_bytes(gzip.compress(b"a\n" * 10_000)[:-20])
+    with pytest.raises(MetaclipError, match="cannot be read"):
+        sources.find(path, PLAIN)
+
+
+# Reading --------------------------------------------------------------------------------------------------------------
+
+DATA = random.Random(0).randbytes(300_000)
+
+
+def read(source: Source, tries: int = 4) -> tuple[bytes, Reader, list[float]]:
+    """Read a file: (bytes, reader, seconds that it wanted to wait)."""
+    waits: list[float] = []
+    reader = Reader(source, RetryPolicy(tries, 1.0), waits.append)
+    return b"".join(reader.blocks()), reader, waits
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fetch by 50,000 bytes, so that a file takes several requests."""
+    monkeypatch.setattr(sources, "BLOCK", 50_000)
+
+
+@pytest.fixture
+def crawl(tmp_path: Path) -> Path:
+    (tmp_path / "a.warc.gz").write_bytes(DATA)
+    return tmp_path
+
+
+def test_a_local_file(crawl: Path) -> None:
+    """A local file is read, with its digest and size."""
+    data, reader, _ = read(sources.find(crawl, PLAIN)[0])
+    assert data == DATA
+    assert (reader.size, reader.sha256) == (len(DATA), hashlib.sha256(DATA).hexdigest())
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_an_address_is_read_by_ranges(crawl: Path) -> None:
+    """A remote file is read by ranges, one request each, under an honest name."""
+    with served(crawl) as (address, requests):
+        data, reader, waits = read(Source("a", address + "a.warc.gz"))
+    assert (data, reader.tried, waits) == (DATA, 0, [])
+    ranges = [headers["Range"] for method, _, headers in requests if method == "GET" and "Range" in headers]
+    assert len(ranges) == 6
+    assert {headers["User-Agent"] for *_, headers in requests} == {sources.USER_AGENT}
+    assert "metaclip/" in sources.USER_AGENT
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("refusal", [500, 503, 429, -1])
+def test_failures_are_tried_again(crawl: Path, refusal: int) -> None:
+    """An error of the server, or a connection that breaks in the middle, is tried again from the byte that was reached."""
+    with served(crawl, lambda request, n: refusal if n % 3 == 0 else None) as (address, _):
+        data, reader, waits = read(Source("a", address + "a.warc.gz"))
+    assert data == DATA
+    assert reader.sha256 == hashlib.sha256(DATA).hexdigest()
+    assert reader.tried == len(waits) > 0
+
+
+def test_waits_grow(crawl: Path) -> None:
+    """A file that never comes is given up after the tries, with waits that double up to the longest."""
+    with served(crawl, lambda request, n: 503) as (address, _):
+        waits: list[float] = []
+        reader = Reader(Source("a", address + "a.warc.gz"), RetryPolicy(6, 1.0, 10.0), waits.append)
+        with pytest.raises(BrokenInput, match=r"a\.warc\.gz.*tried 6 times; run the same command again later"):
+            list(reader.blocks())
+    assert waits == [1, 2, 4, 8, 10]
+
+
+@pytest.mark.parametrize("status", [404, 403, 410])
+def test_what_will_never_be_there_is_asked_for_once(crawl: Path, status: int) -> None:
+    """Not found, or not for us, is believed at once."""
+    with served(crawl, lambda request, n: status) as (address, requests):
+        with pytest.raises(BrokenInput, match=str(status)):
+            read(Source("a", address + "a.warc.gz"))
+    assert len(requests) <= 2  # HEAD and GET
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_server_without_ranges(crawl: Path) -> None:
+    """A server that gives only the whole is read through, after a failure again from the start."""
+    with served(crawl, lambda request, n: 0 if n != 2 else -1) as (address, _):
+        data, _, _ = read(Source("a", address + "a.warc.gz"))
+    assert data == DATA
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_file_that_changes_between_tries(crawl: Path) -> None:
+    """A remote file that is another one after a failure is not put together of both."""
+
+    def answer(request: Any, n: int) -> int | None:
+        if n == 4:
+            (crawl / "a.warc.gz").write_bytes(DATA + b"more")
+            return 503
+        return None
+
+    with served(crawl, answer) as (address, _):
+        with pytest.raises(BrokenInput, match="300000 bytes and has 300004"):
+            read(Source("a", address + "a.warc.gz"))
+
+
+def test_nobody_listens() -> None:
+    """A host that is not there is tried again, then named."""
+    with pytest.raises(BrokenInput, match=r"127\.0\.0\.1.*tried 2 times"):
+        read(Source("a", "http://127.0.0.1:9/a.warc.gz"), tries=2)
+
+
+def test_a_store_that_is_not_installed() -> None:
+    """A protocol that no package serves is refused with what is missing."""
+    with pytest.raises(MetaclipError, match="nostore"):
+        read(Source("a", "nostore://x/a.warc.gz"), tries=1)

@@ -1,0 +1,87 @@
+"""WATs: the images of a record, whatever stands in it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metaclip.extract import wat
+from metaclip.extract.pages import PLAIN, Wanted
+from tests.crawls import image, wat_block
+
+URL = "https://example.org/dir/page.html"
+TITLES = Wanted(titles=True)
+
+
+def test_images_of_a_wat() -> None:
+    """Images come in their order, with what is not there as ""; other links are not images."""
+    links = [
+        {"path": "A@/href", "url": "/a", "text": "x"}, image("/1.jpg", "one", "t"), image("/2.jpg"), image("", ""),
+        {"path": "IMG@/longdesc", "url": "/d"}, {"url": "/no-path"}, image(None, "alt only"),
+    ]  # fmt: skip
+    page = wat.read(wat_block(URL, links, "/base/"))
+    assert page is not None
+    assert (page.url, page.base.url) == (URL, "https://example.org/base/")
+    assert page.images == [
+        ("/1.jpg", "one", (), False),
+        ("/2.jpg", "", (), False),
+        ("", "", (), False),
+        ("", "alt only", (), False),
+    ]
+    titled = wat.read(wat_block(URL, links), TITLES)
+    assert titled is not None
+    assert titled.images[0] == ("/1.jpg", "one", ("t",), False)
+
+
+TEXT = st.one_of(
+    st.text(max_size=8), st.sampled_from(['"IMG@/src"', "},{", "\\", '\\"path":"IMG@/src"', "\ud800", "{{alt}}"])
+)
+LINK = st.dictionaries(
+    st.sampled_from(["path", "url", "alt", "title", "rel"]),
+    st.one_of(TEXT, st.just("IMG@/src"), st.none(), st.integers(), st.lists(st.integers(), max_size=2)),
+)
+
+
+@given(
+    st.lists(st.one_of(LINK, st.builds(image, TEXT, TEXT, TEXT), st.integers()), max_size=5),
+    st.one_of(st.none(), TEXT),
+    st.booleans(),
+)
+def test_the_quick_way_reads_what_the_tolerant_way_reads(links: list[Any], base: str | None, ascii_only: bool) -> None:
+    """The fields that are asked for are what decoding all gives; what is refused is read as far as it can be, without a crash."""
+    record = json.loads(wat_block(URL, [], base).decode("utf-8", "surrogatepass"))
+    record["Envelope"]["Payload-Metadata"]["HTTP-Response-Metadata"]["HTML-Metadata"]["Links"] = links
+    block = json.dumps(record, ensure_ascii=True).encode()
+    for wanted in (PLAIN, TITLES):
+        quick, tolerant = wat.read(block, wanted), wat.read_any(block, wanted.titles)
+        assert quick is not None
+        assert tolerant is not None
+        assert (quick.url, quick.base.url, quick.images) == (tolerant.url, tolerant.base.url, tolerant.images)
+
+
+@pytest.mark.parametrize("record", [{}, {"Envelope": 1}, {"Envelope": {"Payload-Metadata": {}}}, [], 7, None])
+def test_a_wat_of_no_page(record: Any) -> None:
+    """A record of a request, or of anything that is no page, has none."""
+    assert wat.read(json.dumps(record).encode()) is None
+
+
+@pytest.mark.parametrize("block", [b"", b"{", b'{"a":1}x', b"\xff", b'{"Envelope":"\xff"}', b"[" * 100_000])
+def test_a_wat_that_is_no_json(block: bytes) -> None:
+    """What is not JSON, or not UTF-8, is a ValueError, also when it is nested deep; the parser is fit for the next."""
+    with pytest.raises(ValueError):  # noqa: PT011 - whatever it says, the record is counted
+        wat.read(block)
+    assert wat.read(wat_block(URL, [image("/1.jpg", "one")])) is not None
+
+
+def test_half_a_surrogate_costs_its_pair_alone() -> None:
+    """A record with half a surrogate in an alt, which is no Unicode, still gives its other images."""
+    block = wat_block(URL, [image("/1.jpg", "one"), image("/2.jpg", "HALF"), image("/3.jpg", "three")]).replace(
+        b"HALF", b"\\ud83d"
+    )
+    page = wat.read(block)
+    assert page is not None
+    assert [alt for _, alt, _, _ in page.images] == ["one", "\ud83d", "three"]

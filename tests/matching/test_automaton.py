@@ -1,0 +1,274 @@
+"""The automaton's file: the same for everyone, whole or rebuilt, small enough, and right on real captions."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import gc
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from metaclip.errors import MetaclipError
+from metaclip.matching import automaton_file
+from metaclip.matching.automaton import Automaton, build
+from metaclip.matching.automaton_file import key, load, open_automaton, save
+from metaclip.matching.matcher import Matcher
+from metaclip.matching.text_rule import PAPER, TextRule
+from metaclip.metadata.entries import Metadata
+from metaclip.storage.files import cache_folder
+
+ENTRIES = ["dog", "hot dog", "a hot dog stand", "Dog", "猫", "黒猫", "T恤", "a word of thirteenbytes", "", ". dog"]
+LIST = Metadata(ENTRIES)
+RULES = [
+    PAPER,
+    TextRule(unspaced_scripts="fixed"),
+    TextRule(longest_only=True, fold_case=True),
+    TextRule(longest_only=True, unspaced_scripts="published"),
+]
+TEXTS = ["a hot dog stand", "大黒猫.dog", "白 T恤衫", "", "a word of thirteenbytes"]
+
+
+def _arrays(of: Automaton) -> list[dict[str, Any]]:
+    return [machine.arrays for machine in of.machines]
+
+
+def test_the_garbage_collector_is_left_as_it_was() -> None:
+    """Building turns Python's collector off, and on again only where it was on, also where building fails."""
+    try:
+        for turn, on in ((gc.enable, True), (gc.disable, False)):
+            turn()
+            build(LIST)
+            assert gc.isenabled() is on
+            with pytest.raises(AttributeError):
+                build(None)  # type: ignore[arg-type]
+            assert gc.isenabled() is on
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_file_holds_the_same_arrays(tmp_path: Path, rule: TextRule) -> None:
+    """What is saved and opened again is what was built, read-only."""
+    built = build(LIST, rule)
+    save(built, tmp_path / "file")
+    opened = load(tmp_path / "file")
+    assert (opened.rule, opened.size, opened.list_digest) == (rule, len(LIST), LIST.digest)
+    assert opened.nbytes == built.nbytes
+    assert [machine.info for machine in opened.machines] == [machine.info for machine in built.machines]
+    for before, after in zip(_arrays(built), _arrays(opened), strict=True):
+        assert before.keys() == after.keys()
+        for name, array in after.items():
+            assert array.dtype == before[name].dtype
+            assert np.array_equal(array, before[name])
+            assert not array.flags.writeable
+            assert array.ctypes.data % 64 == 0
+    for folder in (tmp_path, False):
+        assert Matcher(LIST, rule, cache=folder).match(TEXTS) == Matcher(LIST, rule, engine="pyahocorasick").match(
+            TEXTS
+        )
+
+
+def test_every_flipped_byte_is_noticed(tmp_path: Path) -> None:
+    """A file in which any one byte is another is refused."""
+    path = tmp_path / "file"
+    save(build(LIST, TextRule(unspaced_scripts="fixed")), path)
+    whole = path.read_bytes()
+    for at in [*range(1000), *range(1000, len(whole), 13)]:
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << at % 8)]) + whole[at + 1 :])
+        with pytest.raises(MetaclipError, match="not a whole automaton"):
+            load(path)
+
+
+def test_another_size_is_noticed(tmp_path: Path) -> None:
+    """A file that is cut off anywhere, empty, or longer than it was is refused."""
+    path = tmp_path / "file"
+    save(build(LIST), path)
+    whole = path.read_bytes()
+    for size in [0, 1, 20, 63, 64, 65, 200, *range(300, len(whole), 101), len(whole) - 1]:
+        path.write_bytes(whole[:size])
+        with pytest.raises(MetaclipError, match="not a whole automaton"):
+            load(path)
+    path.write_bytes(whole + b"\0")
+    with pytest.raises(MetaclipError, match="not a whole automaton"):
+        load(path)
+
+
+def test_whether_it_is_built(tmp_path: Path) -> None:
+    """So that a command can say why its first run takes longer."""
+    assert not automaton_file.is_built(LIST, PAPER, tmp_path)
+    open_automaton(LIST, PAPER, tmp_path)
+    assert automaton_file.is_built(LIST, PAPER, tmp_path)
+    assert not automaton_file.is_built(LIST, TextRule(fold_case=True), tmp_path)
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b"", lambda b: b[:70] + b"\xff" + b[71:]])
+def test_a_damaged_file_is_built_again(tmp_path: Path, damage: Any) -> None:
+    """A cache that was damaged costs time, not the result."""
+    open_automaton(LIST, PAPER, tmp_path)
+    path = tmp_path / f"{key(LIST, PAPER)}.automaton"
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    assert Matcher(LIST, cache=str(tmp_path)).match(["hot dog"]).to_pylist() == [[0, 1]]  # a path in either form
+    assert path.read_bytes() == whole
+
+
+def test_key_is_of_list_order_and_every_setting() -> None:
+    """Another list, another order, or another value of any setting is another automaton."""
+    lists = [LIST, Metadata(ENTRIES[:-1]), Metadata(ENTRIES[::-1]), Metadata([*ENTRIES, "cat"]), Metadata(["x"])]
+    rules = [PAPER, TextRule(unspaced_scripts="published"), TextRule(unspaced_scripts="fixed")]
+    flags = [field.name for field in dataclasses.fields(TextRule) if field.name != "unspaced_scripts"]
+    assert len(flags) == 7
+    rules += [TextRule(**{flag: True}) for flag in flags]
+    assert len({key(metadata, rule) for metadata in lists for rule in rules}) == len(lists) * len(rules)
+    assert key(Metadata(list(ENTRIES)), TextRule()) == key(LIST, PAPER)
+
+
+def test_file_is_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second opening neither builds nor writes."""
+    open_automaton(LIST, PAPER, tmp_path)
+    (path,) = tmp_path.iterdir()
+    before = path.stat()
+    monkeypatch.setattr(automaton_file, "build", lambda *_: pytest.fail("built again"))
+    again = open_automaton(LIST, PAPER, tmp_path)
+    after = path.stat()
+    assert (before.st_mtime_ns, before.st_ino) == (after.st_mtime_ns, after.st_ino)
+    assert again.list_digest == LIST.digest
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_default_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """METACLIP_CACHE names the folder; else it is metaclip/ in the user's cache folder."""
+    monkeypatch.setenv("METACLIP_CACHE", str(tmp_path / "here"))
+    Matcher(LIST)
+    assert [path.name for path in (tmp_path / "here").iterdir()] == [f"{key(LIST, PAPER)}.automaton"]
+    monkeypatch.delenv("METACLIP_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "metaclip"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / ".cache" / "metaclip"
+
+
+def test_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache folder that cannot be made, written or read costs time, not the result."""
+    (tmp_path / "file").write_text("no folder")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert Matcher(LIST, cache=folder).match(["hot dog"]).to_pylist() == [[0, 1]]
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    for function in ("save", "load"):
+        with monkeypatch.context() as patch:
+            patch.setattr(automaton_file, function, refuse)
+            assert Matcher(LIST, cache=tmp_path / function).match(["hot dog"]).to_pylist() == [[0, 1]]
+
+
+def test_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that could not be written whole is not there."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    assert Matcher(LIST, cache=tmp_path).match(["hot dog"]).to_pylist() == [[0, 1]]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_built_by_several_at_once(tmp_path: Path) -> None:
+    """Threads that find no file at the same time all get the automaton, and one whole file is left."""
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for number in range(20):
+            folders = [tmp_path / str(number)] * 4
+            for opened in pool.map(lambda folder: open_automaton(LIST, PAPER, folder), folders):
+                assert opened.list_digest == LIST.digest
+            (path,) = folders[0].iterdir()
+            load(path)
+
+
+def test_bytes_do_not_depend_on_the_hash_seed(tmp_path: Path) -> None:
+    """Two processes with different hashes of strings write the same bytes."""
+    program = """
+import sys, hashlib, pathlib
+from metaclip.matching.automaton import build
+from metaclip.matching.automaton_file import save
+from metaclip.matching.text_rule import TextRule
+from metaclip.metadata.entries import Metadata
+entries = [f"{a}{b} {b}{a}" for a in "abcdefg" for b in "hijklm"] + [f"猫{a}" for a in "abc犬鳥"]
+for rule in (TextRule(), TextRule(unspaced_scripts="fixed", longest_only=True)):
+    path = pathlib.Path(sys.argv[1])
+    save(build(Metadata(entries), rule), path)
+    print(hashlib.sha256(path.read_bytes()).hexdigest())
+"""
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(tmp_path / seed)],
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for seed in ("1", "2")
+    ]
+    one, two = (process.communicate()[0].split() for process in running)
+    assert [process.returncode for process in running] == [0, 0]
+    assert len(set(one)) == 2
+    assert one == two
+
+
+def test_word_beyond_the_limit_is_refused() -> None:
+    """An entry whose word is longer than a key can say is refused with the limit."""
+    with pytest.raises(MetaclipError, match="16777215 bytes"):
+        build(Metadata(["dog", "x" * 0xFFFFFF]))
+
+
+def test_longest_word_of_a_text() -> None:
+    """A word of a text may be longer than any entry's can be."""
+    assert Matcher(["dog", "x" * 100], cache=False).match(["x" * 0x1000005 + " dog"]).to_pylist() == [[0]]
+
+
+def test_real_list_on_real_captions(data_folder: Path, tmp_path: Path) -> None:
+    """500,000 real entries take at most 64 MiB, and find in 10,000 real captions what pyahocorasick finds."""
+    metadata = Metadata.read(data_folder / "entries_500k.txt.gz")
+    texts = pq.read_table(data_folder / "alt_text_10k.parquet")["TEXT"]
+    matcher = Matcher(metadata, cache=tmp_path)
+    (path,) = tmp_path.iterdir()
+    assert path.stat().st_size <= 64 * 2**20
+    assert load(path).nbytes <= 64 * 2**20
+    found = matcher.match(texts).combine_chunks()
+    wanted = Matcher(metadata, engine="pyahocorasick").match(texts).combine_chunks()
+    assert found.equals(wanted)
+    sizes = [len(ids) for ids in found.to_pylist()]
+    assert (len(sizes), sum(size > 0 for size in sizes), sum(sizes)) == (10_000, 6_588, 32_049)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        TextRule(
+            space_entries=True,
+            fold_spaces=True,
+            unicode_separators=True,
+            nfc=True,
+            unescape_html=True,
+            fold_case=True,
+        ),
+        TextRule(longest_only=True, fold_case=True, fold_spaces=True),
+        TextRule(unspaced_scripts="fixed", nfc=True),
+        TextRule(unspaced_scripts="published", longest_only=True),
+    ],
+)
+def test_rules_on_real_captions(data_folder: Path, rule: TextRule) -> None:
+    """Under rules with every option, real entries find in real captions what pyahocorasick finds."""
+    entries = Metadata.read(data_folder / "entries_500k.txt.gz").entries.to_pylist()[::12]
+    metadata = Metadata([*entries, "猫", "日本", "写真", "ー"])
+    texts = pq.read_table(data_folder / "alt_text_10k.parquet")["TEXT"]
+    found = Matcher(metadata, rule, cache=False).match(texts)
+    assert found.equals(Matcher(metadata, rule, engine="pyahocorasick").match(texts))
+    assert sum(bool(ids) for ids in found.to_pylist()) > 2000

@@ -1,0 +1,950 @@
+"""Pools in the forms the neighbours write: found, read whole, in order, and every row that is left out counted."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import hashlib
+import io
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metaclip import MatchSettings, MetaclipError, Run, RunOptions, curate
+from metaclip.curate.inputs import columns_of
+from metaclip.errors import BrokenInput
+from metaclip.pool import delimited, jsonl
+from metaclip.pool import pool as pools
+from metaclip.pool.pool import Columns, Losses, Shard, find_columns, find_files, read
+from tests import commands
+
+LIST = ["dog", "cat", "photo", "é"]
+TEXTS = ["a photo of a dog", "a cat, asleep", "nothing of note", "un café é", "dog dog dog", "two\tcats"]
+MATCHING = [0, 1, 3, 4]
+"""The rows of TEXTS that match anything in LIST."""
+URLS = [f"https://example.org/{i}.jpg?a=b&c=d" for i in range(len(TEXTS))]
+MD5 = [hashlib.md5((text + url).encode()).hexdigest() for text, url in zip(TEXTS, URLS, strict=True)]
+N = len(TEXTS)
+
+
+def curated(pool: Any, out: Path, settings: MatchSettings | None = None, metadata: Sequence[str] = LIST) -> Run:
+    """Curate a pool at a t that keeps all pairs that match."""
+    return curate(pool, metadata, out=out, t=1e9, match_settings=settings)
+
+
+def shards_of(pool: Any, limit: int | None = None) -> list[Shard]:
+    """Cut a pool into shards."""
+    return [shard for i, file in enumerate(find_files(pool)) for shard in pools.cut(file, i, limit)]
+
+
+def rows_of(pool: Any, columns: Sequence[str] | None = None, losses: Losses | None = None) -> list[dict[str, Any]]:
+    """Read a pool's rows."""
+    found = losses or Losses()
+    return [row for shard in shards_of(pool) for batch in read(shard, columns, found) for row in batch.to_pylist()]
+
+
+def write_lines(path: Path, lines: Sequence[str | bytes]) -> Path:
+    """Write lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"".join((line.encode() if isinstance(line, str) else line) + b"\n" for line in lines))
+    return path
+
+
+def write_parquet(path: Path, columns: dict[str, Any], **options: Any) -> Path:
+    """Write a parquet file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path, **options)
+    return path
+
+
+# The neighbours' forms ------------------------------------------------------------------------------------------------
+
+FORMATS: dict[str, tuple[dict[str, Any], Columns]] = {
+    "laion-400m": (
+        {"SAMPLE_ID": pa.array(range(N), pa.int64()), "URL": URLS, "TEXT": TEXTS, "HEIGHT": pa.array([100] * N, pa.int32()),
+         "WIDTH": pa.array([200] * N, pa.int32()), "LICENSE": ["?"] * N, "NSFW": ["UNLIKELY"] * N, "similarity": [0.3] * N},
+        Columns("TEXT", "URL", None),
+    ),
+    "laion-5b": (
+        {"URL": URLS, "TEXT": TEXTS, "WIDTH": [1] * N, "HEIGHT": [2] * N, "similarity": [0.3] * N,
+         "hash": pa.array([-(1 << 62) + i for i in range(N)], pa.int64()), "punsafe": pa.array([0.1] * N, pa.float32()),
+         "pwatermark": pa.array([0.2] * N, pa.float32()), "LANGUAGE": ["en"] * N},
+        Columns("TEXT", "URL", None),
+    ),
+    "datacomp": (
+        {"uid": [f"{i:x}" for i in range(10, 10 + N)], "url": URLS, "text": TEXTS, "original_width": [1] * N,
+         "original_height": [2] * N, "clip_b32_similarity_score": [0.2] * N, "clip_l14_similarity_score": [0.3] * N,
+         "face_bboxes": [[[0.0, 0.1, 0.2, 0.3]]] * N, "sha256": ["ab" * 32] * N},
+        Columns("text", "url", "uid"),
+    ),
+    "cc2dataset": (
+        {"uid": MD5, "url": URLS, "alt": TEXTS, "cc_filename": ["crawl-data/x.wat.gz"] * N, "page_url": ["https://example.org"] * N},
+        Columns("alt", "url", "uid"),
+    ),
+    "img2dataset": (
+        {"caption": TEXTS, "url": URLS, "key": [f"{i:09d}" for i in range(N)], "status": ["success"] * N,
+         "error_message": pa.nulls(N, pa.string()), "width": [256] * N, "height": [256] * N, "original_width": [500] * N,
+         "original_height": [500] * N, "exif": ["{}"] * N, "sha256": ["cd" * 32] * N},
+        Columns("caption", "url", None, "status"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_neighbours_form(name: str, tmp_path: Path) -> None:
+    """A neighbour's parquet is read as it is: its columns are found, all others come through, uids fit its own."""
+    columns, found = FORMATS[name]
+    pool = write_parquet(tmp_path / "part-0.parquet", columns)
+    assert columns_of(find_files(pool)[0], MatchSettings()) == found
+    table = curated(pool, tmp_path / "run").curated
+    assert table.drop_columns(["uid", "matches", "keep_probability"]).equals(
+        pa.table(columns).take(MATCHING).drop_columns([] if found.uid is None else ["uid"])
+    )
+    uids = MD5 if found.uid is None else columns["uid"]
+    assert table["uid"].to_pylist() == [uids[i] for i in MATCHING]
+
+
+def test_uids_join_with_cc2datasets(tmp_path: Path) -> None:
+    """A pool without uids gets those that cc2dataset gives: md5 of alt and url."""
+    columns, _ = FORMATS["cc2dataset"]
+    with_uid = write_parquet(tmp_path / "with.parquet", columns)
+    without = write_parquet(tmp_path / "without.parquet", {k: v for k, v in columns.items() if k != "uid"})
+    one, other = curated(with_uid, tmp_path / "one"), curated(without, tmp_path / "other")
+    assert one.curated["uid"].to_pylist() == other.curated["uid"].to_pylist()
+
+
+def test_failed_downloads_are_counted(tmp_path: Path) -> None:
+    """Rows of which img2dataset says that they were not fetched are left out and counted, also where they have no text."""
+    columns = dict(FORMATS["img2dataset"][0])
+    columns["status"] = ["success", "failed_to_download", "success", "failed_to_resize", None, "success"]
+    columns["caption"] = [*TEXTS[:4], None, None]
+    run = curated(write_parquet(tmp_path / "p.parquet", columns), tmp_path / "run")
+    funnel = run.account["funnel"]
+    assert {k: v for k, v in funnel.items() if v} == {
+        "rows": 6, "not_downloaded": 3, "null_text": 1, "no_match": 1, "matched": 1, "kept": 1,
+    }  # fmt: skip
+    assert run.curated["caption"].to_pylist() == TEXTS[:1]
+
+
+def test_a_status_of_ones_own_is_a_column_as_any(tmp_path: Path) -> None:
+    """Without img2dataset's other columns, `status` means nothing."""
+    pool = write_parquet(tmp_path / "p.parquet", {"text": TEXTS, "status": ["draft"] * N})
+    assert len(curated(pool, tmp_path / "run").curated) == len(MATCHING)
+
+
+TEXT_FORMS = {
+    "csv": lambda rows: _csv(rows, ","),
+    "tsv": lambda rows: _csv(rows, "\t"),
+    "jsonl": lambda rows: "".join(
+        json.dumps(row, ensure_ascii=i % 2 == 0) + "\n" for i, row in enumerate(rows)
+    ).encode(),
+}
+
+
+def _csv(rows: Sequence[dict[str, str]], delimiter: str) -> bytes:
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(rows[0]), delimiter=delimiter, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue().encode()
+
+
+ROWS = [{"url": url, "text": text, "n": str(i)} for i, (url, text) in enumerate(zip(URLS, TEXTS, strict=True))]
+
+
+@pytest.mark.parametrize("codec", ["", "gz", "bz2", "zst", "lz4"])
+@pytest.mark.parametrize("form", TEXT_FORMS)
+def test_texts_of_every_form_and_codec(form: str, codec: str, tmp_path: Path) -> None:
+    """csv, tsv and jsonl are read, each compressed in any way, as what was written."""
+    path = tmp_path / f"pairs.{form}{codec and f'.{codec}'}"
+    with pa.output_stream(str(path), compression="detect") as file:
+        file.write(TEXT_FORMS[form](ROWS))
+    assert rows_of(path) == ROWS
+    assert rows_of(path, ["text", "url"]) == [{"text": row["text"], "url": row["url"]} for row in ROWS]
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv", "jsonl.gz"])
+def test_a_curated_folder_is_a_pool(form: str, tmp_path: Path) -> None:
+    """What was curated from any form is curated again with the same uids."""
+    path = tmp_path / f"pairs.{form}"
+    if form == "parquet":
+        write_parquet(path, {"url": URLS, "text": TEXTS})
+    else:
+        with pa.output_stream(str(path), compression="detect") as file:
+            file.write(TEXT_FORMS[form.split(".")[0]](ROWS))
+    first = curated(path, tmp_path / "run")
+    again = curated(tmp_path / "run" / "curated", tmp_path / "again")
+    assert again.curated.equals(first.curated)
+    assert [MD5[i] for i in MATCHING] == again.curated["uid"].to_pylist()
+
+
+# Where a pool is ------------------------------------------------------------------------------------------------------
+
+
+def tree(folder: Path) -> list[str]:
+    """Write one row into each of many files; give those that are the pool's, in order."""
+    names = ["a.parquet", "b/c.parquet", "b/d/e.PARQUET", "f.pq"]
+    for name in (*names, ".hidden.parquet", "_part.parquet", "b/.h/x.parquet", "b/_t/y.parquet"):
+        write_parquet(folder / name, {"text": [name]})
+    for name in ("_SUCCESS", "00000_stats.json", "notes.txt", "z.parquet.gz"):
+        (folder / name).write_text("no pool")
+    return names
+
+
+def test_a_folder(tmp_path: Path) -> None:
+    """A folder is all files of a pool's kind below it, sorted, without those hidden by a dot or an underscore."""
+    names = tree(tmp_path)
+    assert [file.name for file in find_files(tmp_path)] == names
+    assert [row["text"] for row in rows_of(tmp_path)] == names
+    assert [file.name for file in find_files(f"{tmp_path}/")] == names
+
+
+def test_a_folder_of_hidden_files_is_empty(tmp_path: Path) -> None:
+    """One hidden file makes no pool of a folder, but may be named itself."""
+    hidden = write_parquet(tmp_path / "_a.parquet", {"text": ["a"]})
+    with pytest.raises(MetaclipError, match="there is no pool in .*parquet.*jsonl"):
+        find_files(tmp_path)
+    assert [file.name for file in find_files(hidden)] == ["_a.parquet"]
+
+
+def test_folders_that_are_links(tmp_path: Path) -> None:
+    """Links to files and folders elsewhere are part of a pool; a link to a folder above is named."""
+    write_parquet(tmp_path / "store" / "x" / "a.parquet", {"text": ["a"]})
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    (pool / "folder").symlink_to(tmp_path / "store" / "x")
+    (pool / "link.parquet").symlink_to(tmp_path / "store" / "x" / "a.parquet")
+    assert [file.name for file in find_files(pool)] == ["folder/a.parquet", "link.parquet"]
+    assert [file.name for file in find_files(f"{pool}/*/*.parquet")] == ["folder/a.parquet"]
+    (pool / "folder" / "loop").symlink_to(pool)
+    with pytest.raises(MetaclipError, match="the pool .* cannot be listed"):
+        find_files(pool)
+
+
+def test_globs(tmp_path: Path) -> None:
+    """A glob goes as deep as it says."""
+    tree(tmp_path)
+    assert [file.name for file in find_files(f"{tmp_path}/*.parquet")] == ["a.parquet"]
+    assert [file.name for file in find_files(f"{tmp_path}/**/*.parquet")] == ["a.parquet", "b/c.parquet"]
+    assert [file.name for file in find_files(f"{tmp_path}/b/?.parquet")] == ["c.parquet"]
+    assert [file.name for file in find_files(f"{tmp_path}/[af].p*")] == ["a.parquet", "f.pq"]
+
+
+@pytest.mark.parametrize("store", ["", "memory://"])
+def test_folders_with_the_name_of_a_file(store: str, tmp_path: Path) -> None:
+    """A folder that Spark calls a parquet file is read like one, under a glob too."""
+    data = write_parquet(tmp_path / "p.parquet", {"text": ["a"]}).read_bytes()
+    place = f"{store}{tmp_path}/out"
+    for name in (
+        "x.parquet/part-0.parquet",
+        "x.parquet/_SUCCESS",
+        "y.parquet/z=1/part-0.parquet",
+        "other/part-0.parquet",
+    ):
+        with fsspec.open(f"{place}/{name}", "wb", auto_mkdir=True) as file:
+            file.write(data)
+    wanted = ["x.parquet/part-0.parquet", "y.parquet/z=1/part-0.parquet"]
+    assert [file.name for file in find_files(f"{place}/*.parquet")] == wanted
+    assert [file.name for file in find_files([f"{place}/x.parquet", f"{place}/y.parquet"])] == wanted
+
+
+def test_a_name_that_looks_like_a_glob(tmp_path: Path) -> None:
+    """A file with brackets in its name is that file."""
+    path = write_parquet(tmp_path / "a[1].parquet", {"text": ["a"]})
+    assert [file.path for file in find_files(path)] == [str(path)]
+
+
+def test_one_pool_however_it_is_named(tmp_path: Path) -> None:
+    """A folder, a glob of it and its files one by one are the same pool, by names, paths and order."""
+    folder = tmp_path / "pool"
+    paths = [write_parquet(folder / f"{name}.parquet", {"text": [name]}) for name in "abc"]
+    wanted = find_files(folder)
+    assert find_files(paths) == find_files(f"{folder}/*.parquet") == find_files(f"file://{folder}") == wanted
+    assert [file.name for file in wanted] == ["a.parquet", "b.parquet", "c.parquet"]
+
+
+def test_files_of_one_name_are_two(tmp_path: Path) -> None:
+    """Files that have one name in two folders stay apart: each curated row comes from its own file."""
+    paths = [
+        write_parquet(tmp_path / year / "p.parquet", {"url": [year], "text": [f"dog {year}"]}) for year in ("1", "2")
+    ]
+    assert [file.name for file in find_files(paths)] == ["1/p.parquet", "2/p.parquet"]
+    rows = curated(paths, tmp_path / "run").curated.to_pylist()
+    assert sorted((row["url"], row["text"]) for row in rows) == [("1", "dog 1"), ("2", "dog 2")]
+
+
+def test_a_file_given_twice_is_read_once(tmp_path: Path) -> None:
+    """A file that stands in two of the paths is one file of the pool."""
+    path = write_parquet(tmp_path / "p.parquet", {"text": ["dog"]})
+    assert len(find_files([path, tmp_path, f"{tmp_path}/*.parquet"])) == 1
+
+
+@pytest.mark.parametrize("form", ["parquet", "jsonl", "jsonl.gz", "csv"])
+def test_a_pool_behind_fsspec(form: str, tmp_path: Path) -> None:
+    """A pool in a store that fsspec opens is curated to the same pairs as a local one."""
+    local, remote = tmp_path / f"p.{form}", f"memory://{tmp_path.name}/deep/p.{form}"
+    if form == "parquet":
+        write_parquet(local, {"url": URLS, "text": TEXTS}, row_group_size=2)
+    else:
+        with pa.output_stream(str(local), compression="detect") as file:
+            file.write(TEXT_FORMS[form.split(".")[0]](ROWS))
+    with fsspec.open(remote, "wb") as file:
+        file.write(local.read_bytes())
+    here = curated(local, tmp_path / "here")
+    for i, place in enumerate((remote, remote.rpartition("/")[0], remote.replace("p.", "*."))):
+        there = curated(place, tmp_path / f"there{i}")
+        assert there.curated.equals(here.curated)
+        assert there.account["result_digest"] == here.account["result_digest"]
+        assert [item["name"] for item in there.account["inputs"]] == [f"p.{form}"]
+
+
+def test_mixed_forms_are_refused(tmp_path: Path) -> None:
+    """A pool of several forms is refused, naming them."""
+    write_parquet(tmp_path / "a.parquet", {"text": ["a"]})
+    write_lines(tmp_path / "b.jsonl", ['{"text": "b"}'])
+    with pytest.raises(MetaclipError, match="mixes jsonl and parquet files; give one kind by a glob"):
+        find_files(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["nowhere", "nowhere.parquet", "nowhere/*.parquet", "empty", "notes.txt"])
+def test_no_pool(place: str, tmp_path: Path) -> None:
+    """A path where no pool is, is named."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("text")
+    with pytest.raises(MetaclipError, match=f"there is no pool (at|in) .*{place.replace('*', '.')}"):
+        find_files(tmp_path / place)
+
+
+def test_no_path_at_all() -> None:
+    """An empty list of paths is no pool."""
+    with pytest.raises(MetaclipError, match="no pool is given"):
+        find_files([])
+
+
+def test_a_folder_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder below the pool's that may not be read is not left out in silence."""
+    tree(tmp_path)
+    scan = os.scandir
+
+    def denied(path: str) -> Any:
+        if path.endswith("/b/d"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(MetaclipError, match="cannot be listed .*Permission denied.*/b/d"):
+        find_files(tmp_path)
+
+
+def test_a_store_that_does_not_exist() -> None:
+    """A protocol that fsspec does not know is one line that names the pool."""
+    with pytest.raises(MetaclipError, match=r"the pool nosuch://x/y\.parquet cannot be listed"):
+        find_files("nosuch://x/y.parquet")
+
+
+def test_a_dangling_link(tmp_path: Path) -> None:
+    """A link to a file that is gone is not left out in silence."""
+    write_parquet(tmp_path / "a.parquet", {"text": ["a"]})
+    (tmp_path / "b.parquet").symlink_to(tmp_path / "gone.parquet")
+    with pytest.raises(MetaclipError, match=r"cannot be listed .*b\.parquet"):
+        find_files(tmp_path)
+
+
+def test_a_file_name_that_is_not_utf8(tmp_path: Path) -> None:
+    """A file whose name no card can hold is named."""
+    path = write_parquet(tmp_path / "caf.parquet", {"text": ["a"]})
+    path.rename(tmp_path / b"caf\xe9.parquet".decode("utf-8", "surrogateescape"))
+    with pytest.raises(MetaclipError, match=r"caf\\udce9\.parquet' is not valid UTF-8.*rename"):
+        find_files(tmp_path)
+
+
+def test_a_run_folder_is_no_pool(tmp_path: Path) -> None:
+    """Who gives a run folder as pool is told of curated/, also where the run was only matched."""
+    pool = write_parquet(tmp_path / "p.parquet", {"text": TEXTS})
+    curated(pool, tmp_path / "run")
+    with pytest.raises(
+        MetaclipError, match="run is a run folder, not a pool; its curated pairs are the pool .*run/curated"
+    ):
+        find_files(tmp_path / "run")
+    from metaclip import balance, match
+
+    match(pool, LIST, out=tmp_path / "matched")
+    with pytest.raises(MetaclipError, match="matched is a run folder, not a pool; balance it first"):
+        find_files(tmp_path / "matched")
+    balance(tmp_path / "matched", out=tmp_path / "elsewhere")
+    with pytest.raises(MetaclipError, match="the pool .*elsewhere/curated"):
+        find_files(tmp_path / "elsewhere")
+
+
+# Columns --------------------------------------------------------------------------------------------------------------
+
+
+def schema(*names: str, **kinds: pa.DataType) -> pa.Schema:
+    """Give a schema of string columns, and of columns of other types."""
+    return pa.schema([(name, pa.string()) for name in names] + list(kinds.items()))
+
+
+@pytest.mark.parametrize(
+    ("names", "flags", "wanted"),
+    [
+        (["url", "text"], {}, Columns("text", "url", None)),
+        (["Caption"], {}, Columns("Caption", None, None)),
+        (["ALT", "Uid", "uRl"], {}, Columns("ALT", "uRl", "Uid")),
+        (["texts", "alt_text", "text"], {}, Columns("text", None, None)),
+        (["text", "caption"], {"text": "caption"}, Columns("caption", None, None)),
+        (["text", "caption"], {"text": "CAPTION"}, Columns("caption", None, None)),
+        (["title", "image", "id"], {"text": "title", "url": "image", "uid": "id"}, Columns("title", "image", "id")),
+        (["Text", "text"], {"text": "text"}, Columns("text", None, None)),
+    ],
+)
+def test_columns_are_found(names: list[str], flags: dict[str, str], wanted: Columns) -> None:
+    """Columns are found by name in any case of letters, or as the flags say."""
+    assert find_columns(schema(*names), "p", **flags) == wanted
+
+
+@pytest.mark.parametrize(
+    ("names", "flags", "says"),
+    [
+        (
+            ["url", "title"],
+            {},
+            ["p has no text column", "'text' or 'caption' or 'alt'", "'url', 'title'", "--text-column"],
+        ),
+        ([], {}, ["p has no text column", "found none", "--text-column"]),
+        (["text", "Caption"], {}, ["p: 'text', 'Caption' can all be the text column", "--text-column"]),
+        (["TEXT", "text"], {}, ["'TEXT', 'text' can all be the text column", "--text-column"]),
+        (["TEXT", "Text"], {"text": "text"}, ["'TEXT', 'Text' can all be the text column"]),
+        (["text", "url", "URL"], {}, ["'url', 'URL' can all be the url column", "--url-column"]),
+        (["text"], {"text": "title"}, ["p has no text column", "'title'", "found 'text'", "--text-column"]),
+        (["text"], {"url": "link"}, ["p has no url column", "'link'", "found 'text'", "--url-column"]),
+        (["text"], {"uid": "id"}, ["p has no uid column", "'id'", "found 'text'", "--uid-column"]),
+        (["text", "text"], {"text": "text"}, ["p has 2 columns with the name 'text'", "rename"]),
+        (["text", "x", "x"], {}, ["p has 2 columns with the name 'x'", "rename"]),
+    ],
+)
+def test_columns_that_are_not_found(names: list[str], flags: dict[str, str], says: list[str]) -> None:
+    """A column that is missing, or one of several, is refused with what was found, looked for, and the flag."""
+    with pytest.raises(BrokenInput) as error:
+        find_columns(schema(*names), "p", **flags)
+    for words in says:
+        assert words in str(error.value)
+
+
+INTEGERS = [pa.int8(), pa.int32(), pa.int64(), pa.uint64()]
+STRINGS = [pa.string(), pa.large_string(), pa.string_view(), pa.null(), pa.dictionary(pa.int32(), pa.large_string())]
+OTHERS = [
+    pa.float64(), pa.bool_(), pa.binary(), pa.binary(8), pa.list_(pa.string()), pa.timestamp("s"),
+    pa.struct([("a", pa.string())]), pa.dictionary(pa.int32(), pa.int64()),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("role", ["text", "url", "uid"])
+def test_types_of_columns(role: str) -> None:
+    """Texts and urls are strings of any kind, uids maybe integers or 16 bytes; other types are named with the flag."""
+    fits = STRINGS if role != "uid" else [*STRINGS, *INTEGERS, pa.binary(16)]
+    for kind in (*STRINGS, *INTEGERS, *OTHERS, pa.binary(16)):
+        columns = schema(**{"text": pa.string(), role: kind})
+        if kind in fits:
+            assert getattr(find_columns(columns, "p"), role) == role
+            continue
+        with pytest.raises(BrokenInput) as error:
+            find_columns(columns, "p")
+        assert f"p: the {role} column '{role}' is {kind}, must be string" in str(error.value)
+        assert f"--{role}-column" in str(error.value)
+
+
+TEXT_TYPES = {
+    "string": pa.array([*TEXTS, None, ""]),
+    "large_string": pa.array([*TEXTS, None, ""], pa.large_string()),
+    "string_view": pa.array([*TEXTS, None, ""], pa.string_view()),
+    "dictionary": pa.array([*TEXTS, None, ""]).dictionary_encode(),
+    "dictionary of large": pa.array([*TEXTS, None, ""], pa.large_string()).dictionary_encode(),
+}
+
+
+@pytest.mark.parametrize("name", TEXT_TYPES)
+def test_every_type_of_text(name: str, tmp_path: Path) -> None:
+    """Text and url columns of every string type give the same pairs; null and empty texts are counted apart."""
+    texts = TEXT_TYPES[name]
+    urls = pa.array([*URLS, "u", "v"]).cast(texts.type)
+    pool = write_parquet(tmp_path / "p.parquet", {"text": texts, "url": urls})
+    run = curated(pool, tmp_path / "run", MatchSettings(with_text=True))
+    assert run.curated["uid"].to_pylist() == [MD5[i] for i in MATCHING]
+    assert run.curated["text"].to_pylist() == [TEXTS[i] for i in MATCHING]
+    assert run.curated["url"].to_pylist() == [URLS[i] for i in MATCHING]
+    funnel = run.account["funnel"]
+    assert (funnel["rows"], funnel["null_text"], funnel["empty_text"], funnel["no_match"]) == (N + 2, 1, 1, 2)
+    matched = pa.concat_tables([pq.read_table(path) for path in sorted((tmp_path / "run" / "matched").iterdir())])
+    assert matched["text"].to_pylist() == [TEXTS[i] for i in MATCHING]
+    assert matched["url"].to_pylist() == [URLS[i] for i in MATCHING]
+
+
+UIDS: dict[str, tuple[Any, list[str]]] = {
+    "int64": (pa.array([1, 2, None, 0]), ["1", "2", "", "0"]),
+    "16 bytes": (pa.array([bytes(16), b"\xff" * 16, None, bytes(15) + b"\x07"], pa.binary(16)),
+                 ["0" * 32, "f" * 32, "", f"{7:032x}"]),
+    "null": (pa.nulls(4), [""] * 4),
+    "dictionary": (pa.array(["AB", "x", None, ""]).dictionary_encode(),
+                   ["AB", "x", "", ""]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UIDS)
+def test_every_type_of_uid(name: str, tmp_path: Path) -> None:
+    """Upstream ids of every type are kept as they were written; a row without one gets md5 of text and url."""
+    uids, wanted = UIDS[name]
+    texts = [f"dog {i}" for i in range(4)]
+    pool = write_parquet(tmp_path / "p.parquet", {"text": texts, "uid": uids})
+    made = [uid or hashlib.md5(text.encode()).hexdigest() for uid, text in zip(wanted, texts, strict=True)]
+    assert curated(pool, tmp_path / "run").curated["uid"].to_pylist() == made
+
+
+@pytest.mark.parametrize("values", ["[1, 2]", "[true]", '[["a"]]', '[{"a": "b"}]'])
+def test_a_jsonl_text_column_that_is_not_string(values: str, tmp_path: Path) -> None:
+    """A jsonl column that holds no strings is no text column."""
+    pool = write_lines(tmp_path / "p.jsonl", [json.dumps({"text": value}) for value in json.loads(values)])
+    with pytest.raises(MetaclipError, match=r"p\.jsonl: the text column 'text' is .*, must be string"):
+        curated(pool, tmp_path / "run")
+
+
+def test_columns_of_ours_are_replaced(tmp_path: Path) -> None:
+    """Columns that a curated set has of its own are made anew, others keep their order."""
+    columns = {"keep_probability": [9.0] * N, "text": TEXTS, "matches": ["?"] * N, "x": list(range(N))}
+    made = curated(write_parquet(tmp_path / "p.parquet", columns), tmp_path / "run").curated
+    assert made.column_names == ["text", "x", "uid", "matches", "keep_probability"]
+    assert made["keep_probability"].to_pylist() == [1.0] * len(MATCHING)
+
+
+# Reading --------------------------------------------------------------------------------------------------------------
+
+
+def test_batches_are_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards read in batches, one after the other, are the file as pyarrow reads it, whole or some columns of it."""
+    monkeypatch.setattr(pools, "BATCH_ROWS", 7)
+    monkeypatch.setattr(pools, "SHARD_ROWS", 50)
+    columns = {
+        "text": [f"text {i}" for i in range(203)],
+        "l": [[i] * (i % 4) for i in range(203)],
+        "s": [{"a": i, "b": None} for i in range(203)],
+        "d": pa.array([str(i % 3) for i in range(203)]).dictionary_encode(),
+    }
+    path = write_parquet(tmp_path / "p.parquet", columns, row_group_size=20)
+    shards = shards_of(path)
+    assert [(shard.first, shard.rows) for shard in shards] == [(0, 40), (40, 40), (80, 40), (120, 40), (160, 43)]
+    for some in (None, ["text"], ["s", "text"]):
+        batches = [batch for shard in shards for batch in read(shard, some, Losses())]
+        assert max(map(len, batches)) <= 7
+        plain = pq.read_table(path, columns=some)
+        assert pa.Table.from_batches(batches).select(plain.column_names).equals(plain)
+
+
+def test_real_pairs(data_folder: Path) -> None:
+    """Real pairs are read as pyarrow reads them."""
+    path = data_folder / "alt_text_10k.parquet"
+    (shard,) = shards_of(path)
+    assert pa.Table.from_batches(list(read(shard, None, Losses()))).equals(pq.read_table(path))
+
+
+def test_large_texts(tmp_path: Path) -> None:
+    """A text of 10 MB, of characters of several bytes too, is a row as any in every form."""
+    texts = ["dog", "犬 dog " * 1_250_000, "dog"]
+    rows = [{"text": text, "n": str(i)} for i, text in enumerate(texts)]
+    write_parquet(tmp_path / "p.parquet", {"text": texts, "n": ["0", "1", "2"]})
+    for form, write in TEXT_FORMS.items():
+        (tmp_path / f"p.{form}").write_bytes(write(rows))
+    for form in ("parquet", *TEXT_FORMS):
+        assert rows_of(tmp_path / f"p.{form}") == rows
+
+
+@pytest.mark.parametrize("limit", [1, 29, 30, 31, 99, 100, 101, 250, 300, 1000])
+@pytest.mark.parametrize("form", ["parquet", "csv", "jsonl"])
+def test_limit(form: str, limit: int, tmp_path: Path) -> None:
+    """A limit takes the first rows of the pool, over files and row groups, and none beyond."""
+    rows = [{"url": str(i), "text": f"dog {i}"} for i in range(300)]
+    for i in range(3):
+        part = rows[100 * i : 100 * (i + 1)]
+        path = tmp_path / "pool" / f"{i}.{form}"
+        if form == "parquet":
+            write_parquet(path, pa.Table.from_pylist(part).to_pydict(), row_group_size=30)
+        else:
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(TEXT_FORMS[form](part))
+    run = curated(tmp_path / "pool", tmp_path / "run", MatchSettings(limit=limit))
+    assert run.account["funnel"]["rows"] == min(limit, 300)
+    assert sorted(map(int, run.curated["url"].to_pylist())) == list(range(min(limit, 300)))
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_limit_counts_no_malformed_row_beyond(form: str, tmp_path: Path) -> None:
+    """Under a limit, only the malformed rows before its last row are counted."""
+    good, bad = ("u,dog", "u") if form == "csv" else ('{"url": "u", "text": "dog"}', "{")
+    lines = ["url,text"] * (form == "csv") + [bad, good, good, bad, bad, good, bad, good]
+    pool = write_lines(tmp_path / f"p.{form}", lines)
+    for limit, malformed in ((1, 1), (2, 1), (3, 3), (4, 4), (9, 4)):
+        run = curated(pool, tmp_path / f"run{limit}", MatchSettings(limit=limit))
+        funnel = run.account["funnel"]
+        assert (funnel["rows"], funnel["malformed_row"]) == (min(4, limit) + malformed, malformed)
+        assert len(run.curated) == min(4, limit)
+
+
+# Rows that cannot be used ---------------------------------------------------------------------------------------------
+
+
+def invalid_strings(values: Sequence[bytes | None], kind: pa.DataType) -> pa.Array:
+    """Make a string array of bytes that are not all UTF-8, as Arrow reads them from parquet."""
+    binary = pa.large_binary() if pa.types.is_large_string(kind) else pa.binary()
+    return pa.array(values, binary).view(kind)
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), "dictionary"], ids=str)
+def test_invalid_utf8_in_parquet(kind: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Texts in parquet that are not UTF-8 are counted and named on standard error; the rows around them stay."""
+    values = [b"dog 0", b"dog \xff", None, b"dog 3", b"", b"\xc3(dog ", b"caf\xc3\xa9 dog"]
+    texts = invalid_strings(values, pa.string() if kind == "dictionary" else kind)
+    if kind == "dictionary":
+        indices = pa.array([None if value is None else i for i, value in enumerate(values)], pa.int32())
+        texts = pa.DictionaryArray.from_arrays(indices, texts.fill_null("never"))
+    pool = write_parquet(tmp_path / "p.parquet", {"text": texts, "url": [str(i) for i in range(7)]})
+    run = curated(pool, tmp_path / "run")
+    assert run.curated["url"].to_pylist() == ["0", "3", "6"]
+    funnel = run.account["funnel"]
+    assert (funnel["invalid_utf8"], funnel["null_text"], funnel["empty_text"]) == (2, 1, 1)
+    assert f"{pool}: 2 rows left out: text that is not valid UTF-8 (first: row 1)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv", "jsonl", "jsonl with mixed types"])
+def test_invalid_utf8_in_text_files(form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Lines of text files that are not UTF-8 are counted; the rows around them stay, other columns as they were."""
+    rows = [(b"dog \xff", b"0"), (b"dog", b"1"), (b"dog", b"\xff"), (b"caf\xe9 dog", b"3"), ("café dog".encode(), b"4")]
+    if form.startswith("jsonl"):
+        extra = [b"1", b'"x"'] if "mixed" in form else [b"1", b"2"]
+        lines = [b'{"text": "%s", "url": "%s", "n": %s}' % (*row, extra[i % 2]) for i, row in enumerate(rows)]
+    else:
+        tab = b"\t" if form == "tsv" else b","
+        lines = [tab.join(row) for row in ((b"text", b"url"), *rows)]
+    pool = write_lines(tmp_path / f"p.{form.split()[0]}", lines)
+    run = curated(pool, tmp_path / "run")
+    assert run.curated["url"].cast(pa.binary()).to_pylist() == [b"1", b"\xff", b"4"]
+    assert run.account["funnel"]["invalid_utf8"] == 2
+    assert f"{pool}: 2 rows left out" in capsys.readouterr().err
+
+
+CSV_CASES: dict[str, tuple[bytes, list[tuple[str, str]], int]] = {
+    "plain": (b"url,text\na,b\nc,d\n", [("a", "b"), ("c", "d")], 0),
+    "windows": (b"\xef\xbb\xbfurl,text\r\na,b\r\nc,d\r\n", [("a", "b"), ("c", "d")], 0),
+    "old macs": (b"url,text\ra,b\rc,d\r", [("a", "b"), ("c", "d")], 0),
+    "no last line end": (b"url,text\na,b", [("a", "b")], 0),
+    "quotes": (b'"url","text"\n"a,1","b ""c"" d"\ne,f "g" h\n', [("a,1", 'b "c" d'), ("e", 'f "g" h')], 0),
+    "lines inside": (b'url,text\na,"b\r\n\nc"\nd,e\n', [("a", "b\r\n\nc"), ("d", "e")], 0),
+    "names with lines": (b'"u\nv",url,text\n1,a,b\n2,c,d\n', [("a", "b"), ("c", "d")], 0),
+    "blank lines": (b"\n\nurl,text\n\na,b\n\n\nc,d\n\n", [("a", "b"), ("c", "d")], 0),
+    "too few, too many": (b"url,text\nx\na,b\nx,y,z\nc,d\n", [("a", "b"), ("c", "d")], 2),
+    "malformed and not UTF-8": (b"url,text\n\xff\na,b\n\xe9,\xe9,\xe9\nc,d\n", [("a", "b"), ("c", "d")], 2),
+    "numbers and dates": (b"url,text\n1,2020-01-01\n02,3.50\n", [("1", "2020-01-01"), ("02", "3.50")], 0),
+    "nothing guessed": (b"url,text\nNULL,NA\n,\ntrue,nan\n", [("NULL", "NA"), ("", ""), ("true", "nan")], 0),
+    "a byte 0": (b"url,text\na,b\x00c\n", [("a", "b\x00c")], 0),
+    "names alone": (b"url,text", [], 0),
+    "a quote never closed": (b'url,text\na,b\nc,"d\ne,f\ng,h\n', [("a", "b")], 1),
+    "a quote never closed, earlier": (b'url,text\na,b\n"c,d\ne,f\n', [("a", "b")], 1),
+    "a quote never closed, after worse": (b'url,text\nx\na,b\nx,y,z\nc,"d', [("a", "b")], 3),
+    "a quote never closed, at once": (b'url,text\nc,"', [], 1),
+    "a quote that closes late": (b'url,text\na,"b\nc,d\ne,f"', [("a", "b\nc,d\ne,f")], 0),
+}
+
+
+@pytest.mark.parametrize("name", CSV_CASES)
+def test_csv(name: str, tmp_path: Path) -> None:
+    """Every csv that programs write is read as it was meant, as strings; malformed rows are counted."""
+    data, rows, malformed = CSV_CASES[name]
+    path = tmp_path / "p.csv"
+    path.write_bytes(data)
+    for columns in (["url", "text"], None):
+        losses = Losses()
+        assert [(row["url"], row["text"]) for row in rows_of(path, columns, losses)] == rows
+        assert losses.rows == ({"malformed_row": malformed} if malformed else {})
+
+
+def test_where_a_quote_was_not_closed(tmp_path: Path) -> None:
+    """The row that swallowed the rest of the file is named; beyond a limit it is nobody's business; a larger rest is refused."""
+    path = tmp_path / "p.csv"
+    lines = [f"http://x/{i},dog {i}\n" for i in range(1000)]
+    lines[500] = 'http://x/500,"dog\n'
+    path.write_text("url,text\n" + "".join(lines))
+    losses = Losses()
+    assert len(rows_of(path, ["text"], losses)) == 500
+    assert losses.places == {
+        "malformed_row": "row 502: a quote that is never closed, so all that follows is in one value"
+    }
+    run = curated(path, tmp_path / "run", MatchSettings(limit=500))
+    assert "malformed_row" not in {reason for reason, rows in run.account["funnel"].items() if rows}
+    path.write_text("url,text\n" + "".join(lines) + "x" * (70 << 20))
+    with pytest.raises(BrokenInput, match=r"p\.csv cannot be read as csv"):
+        rows_of(path, ["text"])
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "says"),
+    [
+        ("p.csv", b"", "it is empty"),
+        ("p.csv", b"\n\n", "it is empty"),
+        ("p.csv.gz", b"", "it is empty"),
+        ("p.jsonl", b"", "it is empty"),
+        ("p.jsonl", b"not json\n", "it is empty"),
+        ("p.csv", b"\xff\xfeu\x00,\x00", "'utf-8' codec can't decode"),
+        ("p.csv", b"text\xe9,url\na,b\n", "'utf-8' codec can't decode"),
+        ("p.csv", b'"text,url\na,b\n', "CSV parse error"),
+        ("p.csv.gz", b"text\na\n", "zlib inflate failed"),
+        ("p.parquet", b"", "Parquet file size is 0 bytes"),
+        ("p.parquet", b"PAR1 and more PAR1", ""),
+    ],
+)
+def test_files_that_cannot_be_read(name: str, data: bytes, says: str, tmp_path: Path) -> None:
+    """A file that is empty or of another form is named with what is wrong."""
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(MetaclipError) as error:
+        curated(tmp_path / name, tmp_path / "run")
+    form = name.split(".")[1]
+    assert f"{tmp_path / name} cannot be read as {form} ({says}" in str(error.value)
+
+
+@pytest.mark.parametrize("codec", ["gz", "bz2", "zst", "lz4"])
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_truncated_compression(form: str, codec: str, tmp_path: Path) -> None:
+    """A compressed file that ends too soon, wherever, is refused; what was read of it counts for nothing."""
+    path = tmp_path / f"p.{form}.{codec}"
+    with pa.output_stream(str(path), compression="detect") as file:
+        file.write(TEXT_FORMS[form](ROWS * 200))
+    whole = path.read_bytes()
+    for size in (len(whole) - 1, len(whole) - 5, len(whole) // 2, 30, 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(BrokenInput, match=rf"p\.{form}\.{codec} cannot be read"):
+            rows_of(path)
+
+
+JSON_CASES: dict[str, tuple[list[str | bytes], list[str | None], int]] = {
+    "malformed lines": (
+        ["{", '{"text": "a"}', "[1]", "5", '"x"', "null", '{"text": "b"}', "{'text': 'c'}"],
+        ["a", "b"],
+        6,
+    ),
+    "two objects in a line": (['{"text": "a"}{"text": "b"}', '{"text": "c"}'], ["c"], 1),
+    "an object over lines": (['{"text":', '"a"}', '{"text": "c"}'], ["c"], 2),
+    "blank lines": (["", '{"text": "a"}', "  ", "\t", '{"text": "b"}', ""], ["a", "b"], 0),
+    "windows": ([b'\xef\xbb\xbf{"text": "a"}\r', b'{"text": "b"}\r'], ["a", "b"], 0),
+    "a text is missing": (['{"n": 1}', '{"text": null}', '{"text": "a"}', "{}"], [None, None, "a", None], 0),
+    "a text is a number": (['{"text": "a"}', '{"text": 5}', '{"text": [1, "é"]}'], ["a", "5", '[1, "é"]'], 0),
+    "escapes": ([r'{"text": "\u00e9\ud83d\ude00\n"}', r'{"te\u0078t": "b\u0000"}'], ["é😀\n", "b\x00"], 0),
+    "control characters": (['{"text": "a\tb\x01"}'], ["a\tb\x01"], 0),
+    "a key twice": (['{"text": "a", "text": "b"}'], ["b"], 0),
+    "not JSON by the letter": (
+        ['{"text": "a", "n": NaN}', '{"text": "b", "n": Infinity}', '{"text": "c",}'],
+        ["a", "b"],
+        1,
+    ),
+    "dates stay strings": (['{"text": "2020-01-01"}', '{"text": "2021-12-31"}'], ["2020-01-01", "2021-12-31"], 0),
+    "a key that is not UTF-8": (['{"text": "a"}', b'{"text": "b", "\xff": 1}'], ["a", "b"], 0),
+    "deep": (['{"text": "a"}', '{"text": "b", "n": ' + "[" * 100_000 + "]" * 100_000 + "}"], ["a"], 1),
+    "deep enough": (['{"text": "a", "n": ' + '{"n": ' * 99 + "1" + "}" * 99 + "}"], ["a"], 0),
+    "brackets in a text": (['{"text": "' + "[{" * 500 + '"}'], ["[{" * 500], 0),
+    "large numbers": (['{"text": "a", "n": ' + "9" * 5000 + "}", '{"text": "b", "n": 1e999}'], ["a", "b"], 0),
+}
+
+
+@pytest.mark.parametrize("name", JSON_CASES)
+@pytest.mark.parametrize("other", ["", '{"text": "z", "n": "s"}', '{"text": "z", "n": [1]}', "{"])
+def test_jsonl(name: str, other: str, tmp_path: Path) -> None:
+    """A line is a row exactly if it is an object, whatever stands in other columns and lines, and whichever are read."""
+    lines, texts, malformed = JSON_CASES[name]
+    if other:
+        lines, texts, malformed = [*lines, other], [*texts, *["z"][: other != "{"]], malformed + (other == "{")
+    path = write_lines(tmp_path / "p.jsonl", lines)
+    for columns in (["text"], None):
+        losses = Losses()
+        assert [row["text"] for row in rows_of(path, columns, losses)] == texts
+        assert losses.rows.get("malformed_row", 0) == malformed
+
+
+def test_values_of_mixed_types(tmp_path: Path) -> None:
+    """A column of one kind of values has its type; of several kinds, each value stands there as its JSON text."""
+    mixed = ["s", 1, 2.5, True, None, [1, "a"], {"k": "é"}, 10**30]
+    same = [
+        {"i": i, "f": i / 2 if i % 2 else i, "l": [i], "o": {"a": i}, "d": "2020-01-01", "b": 1 << 70 + i}
+        for i in range(8)
+    ]
+    rows = [{"text": f"dog {i}", "m": value, "e": {}} for i, value in enumerate(mixed)]
+    pool = write_lines(tmp_path / "p.jsonl", [json.dumps(row | others) for row, others in zip(rows, same, strict=True)])
+    made = curated(pool, tmp_path / "run").curated
+    assert made["m"].to_pylist() == ["s", "1", "2.5", "true", None, '[1, "a"]', '{"k": "é"}', str(10**30)]
+    assert made.select(list(same[0])).to_pylist() == same
+    assert made["e"].to_pylist() == ["{}"] * 8
+
+
+def test_types_do_not_depend_on_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A value has one form, whether its block was read by Arrow or line by line."""
+    lines = [json.dumps({"text": f"dog {i}", "l": [i / 2], "o": {"a": [{}]}, "d": ["2020-01-01"]}) for i in range(10)]
+    lines += ["{", '{"text": "dog", "l": [5]}', '{"text": 5, "l": [], "d": ["x"]}', '{"text": "dog", "new": {"x": 1}}']
+    pool = write_lines(tmp_path / "p.jsonl", lines)
+    (shard,) = shards_of(pool)
+    whole = pa.Table.from_batches(list(read(shard, None, Losses())))
+    for size in (100, 200, 500):
+        monkeypatch.setattr(jsonl, "_BLOCK", size)
+        assert pa.Table.from_batches(list(read(shard, None, Losses()))).equals(whole)
+    assert whole.schema.field("l").type == pa.list_(pa.float64())
+    assert whole["o"].to_pylist()[0] == '{"a": [{}]}'
+
+
+def test_an_integer_in_a_column_of_floats() -> None:
+    """An integer that no float is exactly becomes the nearest one, inside a list too."""
+    wanted = pa.schema([("x", pa.float64()), ("l", pa.list_(pa.float64()))])
+    block = b'{"x": 1.5, "l": [1.5]}\n{\n{"x": %d, "l": [%d]}\n' % (1 << 70, (1 << 60) + 1)
+    assert jsonl.table(block, 0, wanted, lambda reason, place: None).to_pylist()[1] == {"x": 2.0**70, "l": [2.0**60]}
+
+
+words = st.sampled_from(["dog", "a cat", "none", "", "é photo", 'say "dog"', "dog\\n", "2020-01-01", "[[", "}{"])
+values = st.one_of(
+    st.none(), st.booleans(), st.integers(-(1 << 70), 1 << 70), st.floats(allow_nan=False), words,
+    st.lists(st.integers(0, 3), max_size=2), st.dictionaries(st.sampled_from("ab"), words, max_size=2),
+)  # fmt: skip
+objects = st.builds(
+    lambda text, others: {"text": text, **others},
+    words,
+    st.dictionaries(st.sampled_from(["n", "m", "url"]), values, max_size=3),
+).map(lambda row: json.dumps(row, ensure_ascii=False).encode())
+broken = st.sampled_from(
+    [b"", b" ", b"{", b"}", b"[]", b"null", b'{"text": "x"} {"text": "y"}', b'{"text":', b'"x"}', b"{\xff}", b"\xff", b'{"a" "b"}',
+     b'{"text": "caf\xe9"}', b"\r", b'{"text": "x"}\r', b'  {"text": "x"} ', b'{"n": 01}']
+)  # fmt: skip
+json_lines = st.lists(st.one_of(objects, objects, broken), max_size=25)
+
+
+def json_oracle(lines: Sequence[bytes]) -> tuple[list[bytes | None], int]:
+    """Read lines of JSON in plain Python: (texts, malformed lines)."""
+    texts: list[bytes | None] = []
+    malformed = 0
+    for line in lines:
+        try:
+            row = json.loads(line.decode("utf-8", "surrogateescape"), strict=False) if line.strip() else None
+            if row is not None:
+                texts.append(None if row.get("text") is None else row["text"].encode("utf-8", "surrogateescape"))
+            else:
+                malformed += bool(line.strip())
+        except (ValueError, AttributeError):
+            malformed += 1
+    return texts, malformed
+
+
+@settings(max_examples=300)
+@given(json_lines, st.sampled_from([40, 400, 1 << 24]), st.sampled_from([1, 3, 1000]))
+def test_jsonl_agrees_with_plain_python(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], block: int, rows: int
+) -> None:
+    """For any lines, cut into blocks anywhere, both passes over a jsonl file see the rows that plain Python sees."""
+    path = write_lines(tmp_path_factory.mktemp("jsonl") / "p.jsonl", lines)
+    wanted, malformed = json_oracle(lines)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jsonl, "_BLOCK", block)
+        patch.setattr(pools, "BATCH_ROWS", rows)
+        for columns in (["text"], None):
+            losses = Losses()
+            batches = [batch for shard in shards_of(path) for batch in read(shard, columns, losses)]
+            texts = [
+                t
+                for batch in batches
+                if "text" in batch.schema.names
+                for t in batch["text"].cast(pa.binary()).to_pylist()
+            ]
+            # Without any row that has a text, there is no such column.
+            assert texts == wanted or (columns is None and not any(wanted))
+            assert losses.rows.get("malformed_row", 0) == malformed
+
+
+fields = st.sampled_from(
+    [b"dog", b"", b"a cat", b'"x, y"', b'"line\nend"', b'say "hi"', b'"caf\xe9"', "é".encode(), b"\xff", b"1", b"#"]
+)
+csv_lines = st.lists(st.lists(fields, min_size=1, max_size=4).map(b",".join) | st.just(b""), max_size=40)
+
+
+@settings(max_examples=300)
+@given(csv_lines, st.sampled_from([150, 1 << 24]), st.sampled_from([1, 3, 1000]))
+def test_csv_agrees_with_plain_python(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], block: int, rows: int
+) -> None:
+    """For any rows, cut into blocks anywhere, both passes over a csv file see the rows of three fields, in order."""
+    path = write_lines(tmp_path_factory.mktemp("csv") / "p.csv", [b"url,text,n", *lines])
+    plain = list(filter(None, csv.reader(io.StringIO(b"\n".join(lines).decode("latin-1"), newline=""))))
+    wanted = [row[1].encode("latin-1") for row in plain if len(row) == 3]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(delimited, "_BLOCK", block)
+        patch.setattr(pools, "BATCH_ROWS", rows)
+        for columns in (["text"], None):
+            losses = Losses()
+            batches = [batch for shard in shards_of(path) for batch in read(shard, columns, losses)]
+            assert [t for batch in batches for t in batch["text"].cast(pa.binary()).to_pylist()] == wanted
+            assert losses.rows.get("malformed_row", 0) == len(plain) - len(wanted)
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_curated_rows_keep_their_url(form: str, tmp_path: Path) -> None:
+    """Among thousands of malformed rows, every curated row has the url and the other columns of its own text."""
+    lines: list[bytes] = [b"url,text,n"] if form == "csv" else []
+    for i in range(5000):
+        if form == "csv":
+            lines.append(
+                [
+                    b"%d,dog %d,%d" % (i, i, i),
+                    b"%d,none,x" % i,
+                    b"%d,dog" % i,
+                    b"",
+                    b"\xff,\xff",
+                    b'%d,"dog %d",7' % (i, i),
+                ][i * 7 % 6]
+            )
+        else:
+            n = [b"1", b'"s"', b"[]", b"null"][i * 5 % 4]
+            lines.append(
+                [
+                    b'{"url": "%d", "text": "dog %d", "n": %s}' % (i, i, n),
+                    b'{"url": "%d", "text": "none"}' % i,
+                    b"{",
+                    b"",
+                    b"[%d]" % i,
+                ][i * 7 % 5]
+            )
+    run = curated(write_lines(tmp_path / f"p.{form}", lines), tmp_path / "run")
+    rows = run.curated.to_pylist()
+    assert len(rows) == sum(b"dog " in line for line in lines) > 900
+    assert all(row["text"] == f"dog {row['url']}" for row in rows)
+    assert all(row["uid"] == hashlib.md5((row["text"] + row["url"]).encode()).hexdigest() for row in rows)
+    assert run.account["funnel"]["malformed_row"] == (
+        sum(line.count(b",") == 1 for line in lines) if form == "csv" else 2000
+    )
+
+
+def test_malformed_rows_are_noted(tmp_path: Path) -> None:
+    """Malformed rows are named on standard error, with file, number and the first place; the command ends well."""
+    (tmp_path / "list.txt").write_text("dog\n")
+    pool = write_lines(tmp_path / "p.csv", ["url,text", "a,dog", "b", "c,dog", "d,e,f"])
+    result = commands.done("curate", pool, "--metadata", tmp_path / "list.txt", "--t", 5, "--out", tmp_path / "run")
+    assert result.err.splitlines() == [
+        f"{pool}: 2 rows left out: line or row that is not of the file's form (first: row 3: 2 columns expected, 1 found)"
+    ]
+
+
+def test_files_of_different_columns(tmp_path: Path) -> None:
+    """Each file's columns are found on their own; a file without a text column is lost, the others are not."""
+    write_parquet(tmp_path / "pool" / "a.parquet", {"TEXT": ["dog a"], "URL": ["a"]})
+    write_parquet(tmp_path / "pool" / "b.parquet", {"caption": ["dog b"]})
+    write_parquet(tmp_path / "pool" / "c.parquet", {"title": ["dog c"]})
+    run = curate(tmp_path / "pool", LIST, out=tmp_path / "run", t=5, options=RunOptions(allow_lost=True))
+    assert run.account["funnel"]["kept"] == 2
+    assert [item["name"] for item in run.match["lost"]] == ["c.parquet"]
+    assert "c.parquet has no text column" in run.match["lost"][0]["error"]

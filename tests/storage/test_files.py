@@ -1,0 +1,171 @@
+"""Files are whole or not there."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from metaclip.errors import MetaclipError
+from metaclip.storage.files import (
+    atomic_write,
+    file_digest,
+    read_bytes,
+    read_json,
+    remove,
+    remove_temporaries,
+    temporary_path,
+    write_json,
+)
+
+
+def files_below(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+def test_a_file_appears_when_the_block_ends(tmp_path: Path) -> None:
+    """Inside the block there is only a temporary, after it only the file; folders on the way are made."""
+    path = tmp_path / "a" / "file"
+    with atomic_write(path) as temporary:
+        temporary.write_text("new")
+        assert not path.exists()
+        assert temporary.parent == path.parent
+    assert path.read_text() == "new"
+    assert files_below(tmp_path) == ["a", "a/file"]
+
+
+@pytest.mark.parametrize("error", [ValueError, OSError, KeyboardInterrupt, SystemExit])
+def test_an_exception_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
+    """Whatever escapes the block, the file that was there stays and the temporary goes."""
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def write_half() -> None:
+        with atomic_write(path) as temporary:
+            temporary.write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        write_half()
+    assert path.read_text() == "old"
+    assert files_below(tmp_path) == ["file"]
+
+
+def test_a_block_that_writes_nothing_is_an_error(tmp_path: Path) -> None:
+    """There is no file to put in place, and none appears."""
+    with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "file"):
+        pass
+    assert files_below(tmp_path) == []
+
+
+def _write_half_and_die(path: Path) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text("half")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_kill_leaves_only_a_temporary(tmp_path: Path) -> None:
+    """Kill -9 inside the block: the old file stands, and what lies beside it is taken for no other file's."""
+    path = tmp_path / "file"
+    path.write_text("old")
+    process = multiprocessing.get_context("fork").Process(target=_write_half_and_die, args=(path,))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert path.read_text() == "old"
+    (left,) = set(files_below(tmp_path)) - {"file"}
+    assert left.startswith(".file.")
+    assert left.endswith(".tmp")
+    remove_temporaries(tmp_path)
+    assert files_below(tmp_path) == ["file"]
+
+
+def test_temporaries_go_at_any_depth_and_nothing_else(tmp_path: Path) -> None:
+    """Temporary files and folders are removed below hidden folders too; a name that only looks alike stays."""
+    for name in ("a.tmp", ".hidden", ".state/stage/000.json", "matched/.x.parquet"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    stay = files_below(tmp_path)
+    temporary_path(tmp_path / ".state" / "stage" / "000.json").touch()
+    gone = temporary_path(tmp_path / ".state" / "stage")
+    (gone / "in").mkdir(parents=True)
+    (gone / "in" / ".000.json.0.tmp").touch()
+    remove_temporaries(tmp_path)
+    assert files_below(tmp_path) == stay
+
+
+def test_no_two_temporary_names_are_equal(tmp_path: Path) -> None:
+    """Two processes that write one file, on one machine or on two with equal pids, do not meet in its temporary."""
+    assert len({temporary_path(tmp_path / "file") for _ in range(1000)}) == 1000
+
+
+def test_remove_takes_anything(tmp_path: Path) -> None:
+    """A file, a folder with what is in it, a link but not what it points to, and nothing at all."""
+    (tmp_path / "folder" / "in").mkdir(parents=True)
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    for name in ("file", "link", "nothing"):
+        remove(tmp_path / name)
+    assert files_below(tmp_path) == ["folder", "folder/in"]
+    remove(tmp_path / "folder")
+    assert files_below(tmp_path) == []
+
+
+def test_json_comes_back(tmp_path: Path) -> None:
+    """What is written is read, and equal values make equal bytes."""
+    path, other = tmp_path / "a.json", tmp_path / "b.json"
+    write_json(path, {"b": [1, None, 0.1], "a": "猫 \u2028"})
+    write_json(other, {"a": "猫 \u2028", "b": [1, None, 0.1]})
+    assert read_json(path) == {"b": [1, None, 0.1], "a": "猫 \u2028"}
+    assert path.read_bytes() == other.read_bytes()
+
+
+def test_json_that_has_no_value_is_not_written(tmp_path: Path) -> None:
+    """NaN is no JSON: the file that was there stays."""
+    write_json(tmp_path / "a.json", {"a": 1})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"a": float("nan")})
+    assert read_json(tmp_path / "a.json") == {"a": 1}
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\0" * 100, b'{"a": 1', b"[1]", b"\xff\xfe", b'"a"'])
+def test_damaged_json_is_as_good_as_none(tmp_path: Path, content: bytes | None) -> None:
+    """What a power cut leaves of a file, and what was never ours, is not there."""
+    if content is not None:
+        (tmp_path / "a.json").write_bytes(content)
+    assert read_json(tmp_path / "a.json") is None
+
+
+def test_json_that_may_not_be_read_is_an_error(tmp_path: Path) -> None:
+    """A folder where a file should be is named."""
+    (tmp_path / "a.json").mkdir()
+    with pytest.raises(MetaclipError, match=r"a\.json cannot be read"):
+        read_json(tmp_path / "a.json")
+
+
+def test_digest_is_that_of_sha256sum(tmp_path: Path) -> None:
+    """A file of several blocks has the sha256 of its bytes."""
+    data = bytes(range(256)) * 40_000
+    (tmp_path / "file").write_bytes(data)
+    with (tmp_path / "file").open("rb") as file:
+        assert file_digest(file) == hashlib.sha256(data).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("nothing", "the list: there is no file"), (".", "the list: .* cannot be read")]
+)
+def test_read_bytes_says_what_was_wanted(tmp_path: Path, name: str, message: str) -> None:
+    """A file that is missing or is none is named with its role."""
+    with pytest.raises(MetaclipError, match=message):
+        read_bytes(str(tmp_path / name), "the list")
+
+
+def test_read_bytes_reads(tmp_path: Path) -> None:
+    """A local file and one that fsspec opens."""
+    (tmp_path / "file").write_bytes(b"\0x")
+    assert read_bytes(str(tmp_path / "file"), "") == read_bytes(f"file://{tmp_path}/file", "") == b"\0x"
