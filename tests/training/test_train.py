@@ -176,7 +176,7 @@ def test_what_is_no_run(tmp_path: Path) -> None:
 # The same model -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("work", [{"accumulate": 2}, {"checkpointing": True}, {"workers": 1}], ids=str)
+@pytest.mark.parametrize("options", [{"accumulate": 2}, {"checkpointing": True}, {"workers": 1}], ids=str)
 def test_work_changes_nothing(options: dict[str, Any], tars: str, tmp_path: Path) -> None:
     """In parts, with activations computed twice, with a loading process: the same model but for rounding."""
     made = tiny.recipe(tmp_path, tars, steps=5)
