@@ -23,7 +23,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from metaclip.native import layout
-from metaclip.native.compiling import compiled
 
 Uids = npt.NDArray[np.uint64]
 """Uids as uint64[n, 2]: high and low half of the 128-bit number."""
@@ -122,6 +121,8 @@ def _from_strings(column: pa.Array) -> tuple[Uids, npt.NDArray[np.bool_]]:
     """Read upstream ids: (uids, where there is none)."""
     uids, kinds = np.zeros((len(column), 2), np.uint64), np.zeros(len(column), np.uint8)
     address, starts, sizes = _layout(column)
+    from metaclip.native.compiling import compiled  # loads a compiler
+
     compiled("pair_kernel", "hex")(address, starts, sizes, uids, kinds, layout.DIGITS)
     if (kinds == layout.OTHER).any():
         rows = np.flatnonzero(kinds == layout.OTHER)
@@ -146,6 +147,8 @@ def _md5(parts: list[pa.Array]) -> Uids:
     order = np.argsort(np.minimum(blocks, 0xFFFF).astype(np.uint16), kind="stable")
     short = int(np.searchsorted(blocks[order] > _MD5_BLOCKS, True))
     bounds = [*np.flatnonzero(np.diff(blocks[order[:short]], prepend=-1)).tolist(), short]
+    from metaclip.native.compiling import compiled  # loads a compiler
+
     state, lanes = np.empty((2, 4 * layout.LANES), np.uint32)
     for begin, end in itertools.pairwise(bounds):
         n_blocks = int(blocks[order[begin]])

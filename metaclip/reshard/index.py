@@ -27,7 +27,7 @@ from metaclip.pool import jsonl, tars
 from metaclip.pool import pool as pools
 from metaclip.pool.pool import Columns, PoolFile
 from metaclip.pool.tar_format import Member
-from metaclip.pool.uid import Uids
+from metaclip.pool.uid import Uids, uids_of
 from metaclip.reshard.headers import Stretch, tail_of
 from metaclip.reshard.headers import find as find_plain
 from metaclip.storage.files import atomic_write, cache_folder
@@ -222,8 +222,6 @@ def _text_of(columns: Columns, txt: Numbers) -> str:
 
 def walked(file: PoolFile, names: Names) -> Index:
     """Walk a tar header by header."""
-    from metaclip.pool.uid import uids_of  # brings a compiler
-
     columns = _columns(pools.schema_of(file), file, names)
     wanted = list(dict.fromkeys(name for name in (columns.text, columns.url, columns.uid) if name))
     spans: list[int] = []
