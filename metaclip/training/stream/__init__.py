@@ -9,12 +9,13 @@ Loader(stream, ..., state=[state of each rank])        # goes on, with other ran
 
 order       the order of an epoch: pages of samples, a pure function of seed and epoch
 plan        who takes which page, what has been taken, and how that is saved and put together again
-visits      the samples of pages: read, chosen, kept, decoded; or the reason why not
+stream      tars in an order, and what of them is kept
+reader      the samples of pages: read, chosen, kept, decoded; or the reason why not
 loader      batches by torch's DataLoader, and the state after each
 """
 
 from metaclip.training.stream.loader import Batch, Loader
 from metaclip.training.stream.reader import Sample
-from metaclip.training.stream.visits import Stream
+from metaclip.training.stream.stream import Stream
 
 __all__ = ["Batch", "Loader", "Sample", "Stream"]

@@ -11,8 +11,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from metaclip.errors import MetaclipError
 from metaclip.training.stream.plan import At, Plan, lane_of
-from metaclip.training.stream.reader import Sample
-from metaclip.training.stream.visits import Stream
+from metaclip.training.stream.reader import Sample, read_lane
+from metaclip.training.stream.stream import Stream
 
 Item = tuple[Any, int, At, dict[str, int]]
 """A batch (None for none), its lane, where the lane is after it, and what became of the samples since the last one."""
@@ -45,7 +45,7 @@ class Lanes(IterableDataset[Item | MetaclipError]):
     def _batches(self, worker: int) -> Iterator[Item]:
         lane = lane_of(self._rank, self._ranks, (worker + self._turn) % self._workers)
         at, reasons, samples = self._at[lane], collections.Counter[str](), list[Sample]()
-        for visited in self._stream.visit(self._plan, lane, at, self._epochs):
+        for visited in read_lane(self._stream, self._plan, lane, at, self._epochs):
             at = visited.at
             reasons.update(visited.reasons)
             if visited.sample is not None:

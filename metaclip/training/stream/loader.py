@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 from metaclip.errors import MetaclipError
 from metaclip.training.stream.plan import lane_of, resume
 from metaclip.training.stream.reader import Sample
-from metaclip.training.stream.visits import Stream
+from metaclip.training.stream.stream import Stream
 
 _LOOK: Final = 1.0  # seconds between two looks of a worker at whether its parent is there
 

@@ -19,7 +19,7 @@ import os
 import random
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import fsspec
 import numpy as np
@@ -30,9 +30,8 @@ from metaclip.errors import MetaclipError, one_line
 from metaclip.reshard.index import FLAWS, TXT, Index, open_index
 from metaclip.reshard.subset import Subset
 from metaclip.training.stream.order import Ints
-
-if TYPE_CHECKING:
-    from metaclip.training.stream.visits import Stream
+from metaclip.training.stream.plan import At, Plan
+from metaclip.training.stream.stream import Stream
 
 REASONS: Final = (*FLAWS[1:], "invalid_utf8", "not_kept", "oversized_image", "broken_image")
 """Why a sample does not come through; the rest are `yielded`."""
@@ -53,6 +52,14 @@ class Sample(NamedTuple):
     """What the transform made of a PIL image in RGB; that image where there is none."""
 
 
+class Visited(NamedTuple):
+    """A sample, or None at the end of the lane; where the lane is after it; what did not come through since the last one."""
+
+    sample: Sample | None
+    at: At
+    reasons: Mapping[str, int]
+
+
 class Reader:
     """Reads the samples of a stream; holds its tars open, in one process."""
 
@@ -64,6 +71,11 @@ class Reader:
         keep = stream.keep
         self._needs_texts = keep is not None and not hasattr(keep, "contains")
         self._seed = int(getattr(keep, "seed", stream.seed))
+
+    def close(self) -> None:
+        """Close the tars that are open."""
+        while self._open:
+            os.close(self._open.popitem()[1])
 
     def read(
         self, tars: Ints, rows: Ints, places: Sequence[int], epoch: int, reasons: collections.Counter[str]
@@ -268,3 +280,32 @@ def _generators(seed: int) -> Iterator[None]:
             random.setstate(state[0])
             if torch is not None:
                 torch.default_generator.set_state(state[1])
+
+
+def read_lane(stream: Stream, plan: Plan, lane: int, at: At, epochs: int | None = None) -> Iterator[Visited]:
+    """Go through a lane's samples from where it is, to the end of the last of so many epochs (None: endless).
+
+    Raise MetaclipError where nothing has come through for as long as ten epochs take.
+    """
+    reasons = collections.Counter[str]()
+    idle = 0
+    with contextlib.closing(Reader(stream)) as reader:
+        while epochs is None or at.epoch < epochs:
+            pages = plan.pages(stream.order, at.epoch, lane)
+            while at.pages < len(pages):
+                page = int(pages[at.pages])
+                tars, rows = stream.order.page(at.epoch, page)
+                taken = plan.places(at.epoch, page)
+                places = [place for place in range(at.places, len(tars)) if not taken >> place & 1]
+                for place, sample in reader.read(tars, rows, places, at.epoch, reasons):
+                    idle = 0
+                    yield Visited(sample, At(at.epoch, at.pages, place + 1), dict(reasons))
+                    reasons.clear()
+                idle += len(places)
+                at = At(at.epoch, at.pages + 1)
+                if idle > 10 * stream.order.total:
+                    raise MetaclipError(
+                        f"none of {idle} samples came through: {dict(reasons)}; check `keep` and the tars"
+                    )
+            at = At(at.epoch + 1)
+        yield Visited(None, at, dict(reasons))

@@ -1,17 +1,16 @@
-"""A stream: tars in an order, gone through lane by lane. Without torch.
+"""A stream: image-text tars in an order, and which of their samples are kept. It needs no torch.
 
-A visit is one sample in one epoch (`metaclip.training.stream.reader` says what becomes of it).
+Samples are read by `metaclip.training.stream.reader`.
 """
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +22,6 @@ from metaclip.reshard.index import Names, open_index
 from metaclip.reshard.subset import Subset
 from metaclip.stage.stage import digest_of
 from metaclip.training.stream.order import Order
-from metaclip.training.stream.plan import At, Plan
-from metaclip.training.stream.reader import Reader, Sample
 
 MAX_PIXELS: Final = 1 << 26
 NO_UID: Final = (
@@ -41,17 +38,9 @@ class Keeper(Protocol):
         ...
 
 
-class Visited(NamedTuple):
-    """A sample, or None at the end of the lane; where the lane is after it; what did not come through since the last one."""
-
-    sample: Sample | None
-    at: At
-    reasons: Mapping[str, int]
-
-
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """Image-text tars in an order. It is picklable, and does nothing until a `Loader` (or `visit`) goes through it."""
+    """Image-text tars in an order. It is picklable, and does nothing until a `Loader` (or `read_lane`) reads it."""
 
     tars: Paths
     """Tars, folders or globs, local or anything fsspec opens; not compressed."""
@@ -109,42 +98,6 @@ class Stream:
         """What a saved state must be of: names, sizes and seed."""
         return digest_of([[file.name for file in self.files], list(self.order.sizes), self.seed])[:16]
 
-    @functools.cached_property
-    def reader(self) -> Reader:
-        """What reads its samples, in this process."""
-        return Reader(self)
-
     def __len__(self) -> int:
         """Give the number of samples in the tars, of whatever kind."""
         return self.order.total
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Travel without what is open; with what was found out about the tars."""
-        return {name: value for name, value in self.__dict__.items() if name != "reader"}
-
-    def visit(self, plan: Plan, lane: int, at: At, epochs: int | None = None) -> Iterator[Visited]:
-        """Go through a lane's samples from where it is, to the end of the last of so many epochs (None: endless).
-
-        Raise MetaclipError where nothing has come through for as long as ten epochs take.
-        """
-        reasons: collections.Counter[str] = collections.Counter()
-        idle = 0
-        while epochs is None or at.epoch < epochs:
-            pages = plan.pages(self.order, at.epoch, lane)
-            while at.pages < len(pages):
-                page = int(pages[at.pages])
-                tars, rows = self.order.page(at.epoch, page)
-                taken = plan.places(at.epoch, page)
-                places = [place for place in range(at.places, len(tars)) if not taken >> place & 1]
-                for place, sample in self.reader.read(tars, rows, places, at.epoch, reasons):
-                    idle = 0
-                    yield Visited(sample, At(at.epoch, at.pages, place + 1), dict(reasons))
-                    reasons.clear()
-                idle += len(places)
-                at = At(at.epoch, at.pages + 1)
-                if idle > 10 * self.order.total:
-                    raise MetaclipError(
-                        f"none of {idle} samples came through: {dict(reasons)}; check `keep` and the tars"
-                    )
-            at = At(at.epoch + 1)
-        yield Visited(None, at, dict(reasons))
