@@ -16,4 +16,4 @@ metaclip() { "${PYTHON:-python3}" -m metaclip "$@"; }
 
 metaclip curate "$here/curation/toy_pool.jsonl" --recipe "$here/curation/toy.toml" --with-text --out "$run/toy"
 metaclip card "$run/toy" --out "$out" --name "Toy pool" --license apache-2.0 --contact "the project's issue tracker" \
-  --classes "$here/data_cards/cifar10.txt" --no-plots-page
+  --classes "$here/data_cards/cifar10.txt"

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from metaclip.card.verify import read_card
+from metaclip.card.publish import read_card
 from metaclip.curate.account import MEANING, plain
 from metaclip.errors import MetaclipError, one_line
 

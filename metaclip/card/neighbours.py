@@ -1,14 +1,14 @@
-"""Neighbours: the entries that occur with an entry, more often than chance would have it.
+"""Neighbours: the entries that occur with an entry more often than chance would have it.
 
-The law, for an entry e seen in n captions and an entry f that stands in m of these:
+The law, for an entry e seen in n captions and an entry f that occurs in m of these:
 
     lift(e, f) = (m / n) / (count[f] / pairs)          1: as often as in all matched pairs
-    score      = m * ln(lift)                          what makes f a neighbour: often there, and not just everywhere
+    score      = m * ln(lift)                          high for entries that are frequent there, and not just everywhere
 
-The `EACH` best with m >= 2 and lift >= 2 are kept, ties by entry id, without those that contain e or that e contains:
-these occur together by how they are written. An entry is seen in all its captions where it has at most `SEEN`, and else in
-about so many, those whose hash of the uid is lowest: the same ones whatever the shards, and in any order. Captions of more
-than `WIDEST` entries are lists, and are left out.
+The `MOST_NEIGHBOURS` best with m >= 2 and lift >= 2 are kept, ties by entry id, without those that contain e or that e
+contains: these occur together by how they are written. An entry is seen in all its captions if it has at most
+`MOST_SEEN`, and else in about `MOST_SEEN` of them, those whose hash of the uid is lowest: the same ones whatever the
+shards, and in any order. Captions of more than `MOST_ENTRIES` entries are lists, and are left out.
 
 Out of core: a pass over the matches for each range of entries of which at most `MOST_KEYS` occurrences are expected.
 Cost: 2 us a matched pair and pass; 16 bytes for an occurrence in a pass.
@@ -28,15 +28,15 @@ import pyarrow as pa
 from metaclip.curate.draw import uniforms
 from metaclip.curate.matched_files import matched_rows
 
-EACH: Final = 8
-SEEN: Final = 256
-WIDEST: Final = 64
+MOST_NEIGHBOURS: Final = 8
+MOST_SEEN: Final = 256
+MOST_ENTRIES: Final = 64
 MOST_KEYS: Final = 16_000_000
-_TOGETHER: Final = 2
-_LIFT: Final = 2.0  # below it stand the words that are everywhere
-_FELLOWS: Final = 6  # entries beside one in a caption, to plan passes by
-_LOOKED_AT: Final = 4 * EACH  # so many of the best are asked whether they contain the entry
-_SEED: Final = 0x6E656172  # of the sample, not of any draw
+_LEAST_TOGETHER: Final = 2
+_LEAST_LIFT: Final = 2.0  # words that occur everywhere have less
+_OTHERS_EXPECTED: Final = 6  # other entries in a caption, for an estimate of the number of keys
+_CANDIDATES: Final = 4 * MOST_NEIGHBOURS  # of the best neighbours, tested for containing the entry
+_SAMPLE_SEED: Final = 0x6E656172  # independent of any draw
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +46,13 @@ class Neighbours:
     offsets: npt.NDArray[np.int64]
     entry: npt.NDArray[np.uint32]
     together: npt.NDArray[np.uint32]
-    """How many of the captions seen hold both."""
+    """Number of the captions seen that contain both."""
     lift: npt.NDArray[np.float64]
     seen: npt.NDArray[np.uint32]
-    """uint32[number of entries]: how many captions of the entry were looked at."""
+    """uint32[number of entries]: number of captions of the entry that were seen."""
 
     def of(self, entry_id: int) -> list[tuple[int, int, float]]:
-        """Give (entry, together, lift) of one entry's neighbours."""
+        """Return (entry, together, lift) of one entry's neighbours."""
         part = slice(self.offsets[entry_id], self.offsets[entry_id + 1])
         columns = (column[part].tolist() for column in (self.entry, self.together, self.lift))
         return list(zip(*columns, strict=True))
@@ -63,23 +63,23 @@ def find_neighbours(
 ) -> Neighbours:
     """Find the neighbours of every entry in files of ``matched/``; `pairs` is the number of matched pairs."""
     n, padded = len(counts), [f" {entry} " for entry in entries.to_pylist()]
-    shares = np.minimum(1.0, SEEN / np.maximum(counts, 1).astype(np.float64))
+    shares = np.minimum(1.0, MOST_SEEN / np.maximum(counts, 1).astype(np.float64))
     seen, found = np.zeros(n, np.uint32), []
-    for low, high in _ranges(np.minimum(counts, SEEN).astype(np.int64) * _FELLOWS, most_keys):
-        keys = [np.zeros(0, np.uint64)]
+    for low, high in _ranges(np.minimum(counts, MOST_SEEN).astype(np.int64) * _OTHERS_EXPECTED, most_keys):
+        parts = [np.zeros(0, np.uint64)]
         for path in files:
-            keys += _keys(path, shares, low, high, seen)
-        together = np.concatenate(keys)
-        keys.clear()
-        together.sort()
-        found.append(_best(together, n, seen, counts, pairs, padded))
-    owner, entry, times, lift = (np.concatenate(column) for column in zip(*found, strict=True))
+            parts += _pair_keys(path, shares, low, high, seen)
+        keys = np.concatenate(parts)
+        parts.clear()
+        keys.sort()
+        found.append(_best(keys, n, seen, counts, pairs, padded))
+    owner, entry, together, lift = (np.concatenate(column) for column in zip(*found, strict=True))
     offsets = np.searchsorted(owner, np.arange(n + 1)).astype(np.int64)
-    return Neighbours(offsets, entry.astype(np.uint32), times.astype(np.uint32), lift, seen)
+    return Neighbours(offsets, entry.astype(np.uint32), together.astype(np.uint32), lift, seen)
 
 
 def _ranges(keys: npt.NDArray[np.int64], most: int) -> Iterator[tuple[int, int]]:
-    """Cut the entries into ranges of at most `most` expected keys, or of one entry."""
+    """Split the entries into ranges of at most `most` expected keys, or of one entry."""
     ends = np.cumsum(keys)
     low = 0
     while low < len(keys):
@@ -89,23 +89,23 @@ def _ranges(keys: npt.NDArray[np.int64], most: int) -> Iterator[tuple[int, int]]
         low = high
 
 
-def _keys(
+def _pair_keys(
     path: Path, shares: npt.NDArray[np.float64], low: int, high: int, seen: npt.NDArray[np.uint32]
 ) -> Iterator[npt.NDArray[np.uint64]]:
-    """Give owner * n + fellow for each entry of low to high in a caption that is looked at; count these in `seen`."""
+    """Yield owner * n + other for each pair of entries in a caption, owners low to high; count captions in `seen`."""
     for uids, values, offsets in matched_rows(path):
         size = np.diff(offsets)
         row = np.repeat(np.arange(len(size)), size)
-        looked = (values >= low) & (values < high) & (size <= WIDEST)[row]
-        looked &= uniforms(_SEED, 0, uids)[row] < shares[values]
-        owner, row = values[looked], row[looked]
+        sampled = (values >= low) & (values < high) & (size <= MOST_ENTRIES)[row]
+        sampled &= uniforms(_SAMPLE_SEED, 0, uids)[row] < shares[values]
+        owner, row = values[sampled], row[sampled]
         seen += np.bincount(owner, minlength=len(seen)).astype(np.uint32)
         width = size[row]
         place = np.arange(int(width.sum())) - np.repeat(np.cumsum(width) - width, width)
-        fellow = values[np.repeat(offsets[:-1][row], width) + place].astype(np.uint64)
+        other = values[np.repeat(offsets[:-1][row], width) + place].astype(np.uint64)
         owner = np.repeat(owner, width).astype(np.uint64)
-        other = fellow != owner
-        yield owner[other] * np.uint64(len(shares)) + fellow[other]
+        differs = other != owner
+        yield owner[differs] * np.uint64(len(shares)) + other[differs]
 
 
 def _best(
@@ -117,16 +117,15 @@ def _best(
     together = np.diff(begins, append=len(keys))
     owner, entry = (part.astype(np.int64) for part in np.divmod(keys[begins], np.uint64(n)))
     lift = together / seen[owner] * (pairs / np.maximum(counts[entry], 1).astype(np.float64))
-    good = (together >= _TOGETHER) & (lift >= _LIFT)
-    owner, entry, together, lift = owner[good], entry[good], together[good], lift[good]
-    order = np.lexsort((entry, -together * np.log(lift), owner))
+    good = np.flatnonzero((together >= _LEAST_TOGETHER) & (lift >= _LEAST_LIFT))
+    order = good[np.lexsort((entry[good], -together[good] * np.log(lift[good]), owner[good]))]
     owner, entry, together, lift = owner[order], entry[order], together[order], lift[order]
     chosen, last, taken = [], -1, 0
-    looked = np.flatnonzero(np.arange(len(owner)) - np.searchsorted(owner, owner) < _LOOKED_AT)
-    for at, mine, other in zip(looked.tolist(), owner[looked].tolist(), entry[looked].tolist(), strict=True):
+    candidates = np.flatnonzero(np.arange(len(owner)) - np.searchsorted(owner, owner) < _CANDIDATES)
+    for i, mine, other in zip(candidates.tolist(), owner[candidates].tolist(), entry[candidates].tolist(), strict=True):
         last, taken = (last, taken) if mine == last else (mine, 0)
-        if taken < EACH and padded[mine] not in padded[other] and padded[other] not in padded[mine]:
-            chosen.append(at)
+        if taken < MOST_NEIGHBOURS and padded[mine] not in padded[other] and padded[other] not in padded[mine]:
+            chosen.append(i)
             taken += 1
-    places = np.array(chosen, np.int64)
-    return owner[places], entry[places], together[places], lift[places]
+    rows = np.array(chosen, np.int64)
+    return owner[rows], entry[rows], together[rows], lift[rows]

@@ -1,19 +1,18 @@
-"""The plots a curator looks at first, as SVG for a card's Markdown and as one interactive page.
+"""The plots of a card, as SVG for its README.md.
 
     ranks        counts by rank, before and after balancing (both axes logarithmic)
     cumulative   share of all counts in entries up to a count, with t marked: the paper's figure
-    kept         expected against kept, entry by entry: what the draw did beside what it should
+    kept         pairs kept against pairs expected, by entry
     sources      share of entries, counts and kept pairs by source of the list
-    funnel       what became of the pool's rows
-    thresholds   t against pairs and tail share, to read another t off
+    funnel       the pool's rows by what became of them
+    thresholds   pairs and tail share against t
 
 Made by altair and vl-convert (extra `cards`), which need neither a browser nor the network. Long lists are thinned to a
-few hundred points, evenly in the logarithm of the rank.
+few hundred points, evenly spaced in the logarithm of the rank.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from metaclip.card.grid import Grid
+from metaclip.card.threshold_grid import ThresholdGrid
 from metaclip.curate.account import MEANING
 from metaclip.errors import MetaclipError
 from metaclip.storage.files import atomic_write
@@ -40,38 +39,19 @@ _POINTS: Final = 400
 _WIDTH, _HEIGHT = 560, 320
 
 
-def write_plots(
-    folder: Path, account: Mapping[str, Any], entries: pa.Table, grid: Grid, page: bool = True
-) -> list[str]:
-    """Write ``plots/<name>.svg`` and, where `page` is set, ``plots/index.html``; give the names of the files."""
-    charts = make_charts(account, entries, grid)
+def write_plots(folder: Path, account: Mapping[str, Any], entries: pa.Table, grid: ThresholdGrid) -> list[str]:
+    """Write ``plots/<name>.svg``; return the names of the files."""
+    (folder / "plots" / "index.html").unlink(missing_ok=True)  # of a card made by an earlier version
     written = []
-    for name, chart in charts.items():
+    for name, chart in make_charts(account, entries, grid).items():
         written.append(f"plots/{name}.svg")
         with atomic_write(folder / written[-1]) as temporary:
             chart.save(str(temporary), format="svg")
-    if not page:
-        (folder / "plots" / "index.html").unlink(missing_ok=True)  # of an earlier card in this folder
-        return written
-    import altair as alt
-
-    whole = alt.vconcat(*(chart.properties(title=TITLES[name]) for name, chart in charts.items()))
-    whole = whole.resolve_scale(color="independent")
-    written.append("plots/index.html")
-    with atomic_write(folder / written[-1]) as temporary:
-        whole.save(str(temporary), format="html", inline=True, json_kwds={"cls": _WithoutMarkup})
     return written
 
 
-class _WithoutMarkup(json.JSONEncoder):
-    """JSON that can stand inside a script: altair puts the data there as they are, and an entry may hold markup."""
-
-    def encode(self, o: Any) -> str:
-        return super().encode(o).replace("<", "\\u003c")
-
-
-def make_charts(account: Mapping[str, Any], entries: pa.Table, grid: Grid) -> dict[str, Any]:
-    """Make the charts by name. Raise MetaclipError where altair is not installed."""
+def make_charts(account: Mapping[str, Any], entries: pa.Table, grid: ThresholdGrid) -> dict[str, Any]:
+    """Return the charts by name. Raise MetaclipError where altair is not installed."""
     try:
         import altair as alt
     except ImportError:
@@ -132,8 +112,8 @@ def make_charts(account: Mapping[str, Any], entries: pa.Table, grid: Grid) -> di
     }  # fmt: skip
 
 
-def _places(n: int) -> npt.NDArray[np.int64]:
-    """Give up to some hundred places below n, evenly in the logarithm."""
+def _thinned(n: int) -> npt.NDArray[np.int64]:
+    """Return up to `_POINTS` indices below n, evenly spaced in the logarithm."""
     return np.unique(np.geomspace(1, max(n, 1), _POINTS).astype(np.int64)) - 1
 
 
@@ -142,7 +122,7 @@ def _by_rank(sets: Mapping[str, npt.NDArray[Any]]) -> list[dict[str, Any]]:
     for name, values in sets.items():
         ranked = np.sort(values[values > 0])[::-1]
         if len(ranked):
-            rows += [{"set": name, "rank": int(i) + 1, "count": int(ranked[i])} for i in _places(len(ranked))]
+            rows += [{"set": name, "rank": int(i) + 1, "count": int(ranked[i])} for i in _thinned(len(ranked))]
     return rows
 
 
@@ -151,10 +131,9 @@ def _cumulative(counts: npt.NDArray[Any]) -> list[dict[str, Any]]:
     if not len(ranked):
         return []
     shares = np.cumsum(ranked) / ranked.sum()
-    # The places are counted from the largest count down: there the curve has its detail.
-    return [
-        {"count": int(ranked[i]), "share": float(shares[i])} for i in (len(ranked) - 1 - _places(len(ranked)))[::-1]
-    ]
+    # Thinned from the largest count down: there the curve has its detail.
+    chosen = (len(ranked) - 1 - _thinned(len(ranked)))[::-1]
+    return [{"count": int(ranked[i]), "share": float(shares[i])} for i in chosen]
 
 
 def _expected_kept(
@@ -164,7 +143,7 @@ def _expected_kept(
     order = order[(expected[order] > 0) & (kept[order] > 0)]
     if not len(order):
         return []
-    chosen = order[_places(len(order))]
+    chosen = order[_thinned(len(order))]
     names = entry.take(pa.array(chosen)).to_pylist()
     return [
         {"entry": name, "count": int(counts[i]), "expected": float(expected[i]), "kept": int(kept[i])}
@@ -175,13 +154,13 @@ def _expected_kept(
 def _by_source(entries: pa.Table) -> list[dict[str, Any]]:
     named = entries["source"].combine_chunks().fill_null("unnamed").to_numpy(zero_copy_only=False)
     rows = []
-    whole = {
+    columns = {
         "entries": np.ones(len(entries)),
         "counts": entries["count"].to_numpy(),
         "kept": entries["kept"].to_numpy(),
     }
     for source in sorted(set(named)):
-        for of, values in whole.items():
+        for of, values in columns.items():
             number = int(values[named == source].sum())
             rows.append({"source": source, "of": of, "number": number, "share": number / max(1, int(values.sum()))})
     return rows

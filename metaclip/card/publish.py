@@ -1,106 +1,149 @@
-"""The published card of a run: a folder that stands alone, on a static host or on the Hugging Face Hub.
+"""Make the published card of a run: a folder that stands alone, on a static host or on the Hugging Face Hub.
 
     card.json          the account, and what only a card has: name, licence, grid of t, hosts and languages, files
-    README.md          the same for a reader; its head is what the Hub reads
+    README.md          the same for a reader; the Hub reads its head
     croissant.json     the same for data set search engines (MLCommons Croissant 1.0)
     entries.parquet    entry_id, entry, source, count, probability, expected, kept, samples
-    removed.parquet    what was taken out since the version before, where pairs were (`metaclip.card.removal`)
-    plots/             what a curator looks at first
-    index.html         the explorer
+    removed.parquet    the pairs taken out since the version before, if any (`metaclip.card.removal`)
+    plots/             the plots of README.md
+    index.html         the explorer page, with explorer/ beside it
 
-Every figure can be made again from the run (`metaclip.card.verify`); nothing but `created`, `versions` and `name` is
-not of the run.
+Every figure can be made again from the run (`metaclip.card.verify`), except `created`, `versions` and `name`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from metaclip.card import croissant, readme, removal
-from metaclip.card.explorer import write_explorer
-from metaclip.card.grid import Grid
-from metaclip.card.origins import Origins, Tally
-from metaclip.card.plots import NAMES as PLOTS
+from metaclip.card import croissant, readme
+from metaclip.card.class_coverage import ClassNames
+from metaclip.card.explorer.writer import write_explorer
+from metaclip.card.integrity import check_unedited
 from metaclip.card.plots import write_plots
+from metaclip.card.removal.removed_list import REMOVED_LIST, read_list, write_list
 from metaclip.card.samples import Samples
+from metaclip.card.scan import RunScan, scan_run
 from metaclip.curate import account, schema
-from metaclip.curate.run import Run
-from metaclip.storage.files import atomic_write, write_json
+from metaclip.curate.run import Run, local_run
+from metaclip.errors import MetaclipError
+from metaclip.metadata.entries import Metadata
+from metaclip.stage.folder import Folder
+from metaclip.stage.options import RunOptions
+from metaclip.storage.files import atomic_write, disk_errors, file_digest, read_json, uploaded_folder, write_json
 
 SCHEMA: Final = {"name": "metaclip-card", "version": schema.VERSION}
 FIELDS: Final = account.FIELDS | schema.CARD
-NAMES: Final = (
-    "card.json", "README.md", "croissant.json", "entries.parquet", "plots", "index.html", "explorer", removal.NAME
+CARD_FILES: Final = (
+    "card.json", "README.md", "croissant.json", "entries.parquet", "plots", "index.html", "explorer", REMOVED_LIST
 )  # fmt: skip
-"""All that stands in a card's folder."""
-TOP: Final = 50
+"""All files and folders in a card's folder."""
+_MOST_LISTED: Final = 50
 """Hosts and languages that a card lists."""
 
 
 @dataclasses.dataclass(frozen=True)
-class About:
-    """What a run does not know of itself."""
+class CardInfo:
+    """What the publisher states of a set; the run does not know it."""
 
     name: str
     license: str | None = None
     """An SPDX identifier or a Hub licence name, of the card's own figures and of the list of pairs; not of images."""
     contact: str | None = None
-    """Where somebody asks for a pair to be removed."""
+    """Where to ask for the removal of a pair."""
     url: str | None = None
     """Where the card is published."""
     look_ups: bool | None = None
-    """Whether the page can say if a url or uid is in; None: up to 500,000 matched pairs."""
-    plots_page: bool = True
-    """Whether the plots are there to be looked at closely too: ``plots/index.html``, a megabyte."""
+    """Whether the page can look up urls and uids; None: for up to 500,000 matched pairs."""
+
+    @classmethod
+    def of_card(cls, card: Mapping[str, Any]) -> CardInfo:
+        """Return what the publisher of a card stated."""
+        return cls(card["name"], card["license"], card["contact"], card["url"])
 
 
-@dataclasses.dataclass(frozen=True)
-class Findings:
-    """What was looked up in a run for its card."""
+def make_card(
+    run: Run | str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    info: CardInfo,
+    *,
+    blocked: Metadata | None = None,
+    classes: Sequence[ClassNames] = (),
+    options: RunOptions | None = None,
+) -> dict[str, Any]:
+    """Make the card of a balanced run in the folder `out`; return card.json.
 
-    grid: Grid
-    samples: Samples
-    origins: Origins
-    classes: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    """Coverage of class names (`metaclip.card.classes`)."""
+    Captions with one of the `blocked` words are no samples; the coverage of `classes` is computed. Raise MetaclipError for
+    a run that is not balanced or was edited, and for a folder that holds something else.
+    """
+    run, options, folder = run if isinstance(run, Run) else Run(run), options or RunOptions(), Folder(out)
+    with local_run(run) as near:
+        check_unedited(near)
+        names = {path.name for path in folder.path.iterdir()} if folder.path.is_dir() else set()
+        if strange := sorted(name for name in names - set(CARD_FILES) if not name.startswith(".")):
+            raise MetaclipError(f"{folder.path} holds {strange[0]}, which is of no card; choose another --out")
+        with disk_errors(folder.path), uploaded_folder(folder.path, last="card.json") as local:
+            return _write_card(local, near, info, scan_run(near, options, classes, blocked))
 
 
-def make_card(run: Run, about: About, findings: Findings) -> dict[str, Any]:
-    """Make card.json, but for the digests of the files beside it."""
-    grid = findings.grid
+def read_card(folder: Path) -> dict[str, Any]:
+    """Read a card's card.json. Raise MetaclipError if there is none, or one of a newer schema."""
+    path = folder / "card.json"
+    card = read_json(path)
+    if card is None:
+        raise MetaclipError(f"{folder} holds no card.json that can be read; metaclip card makes one")
+    stated = card.get("schema")
+    if not isinstance(stated, dict) or stated.get("name") != SCHEMA["name"]:
+        raise MetaclipError(f"{path} is no published card; make one with: metaclip card RUN --out {folder}")
+    schema.check_read(card, str(SCHEMA["name"]), FIELDS, str(path), "fetch it again, or make it from its run")
+    return card
+
+
+def read_card_of(folder: Path, run: Run) -> dict[str, Any]:
+    """Read a card's card.json. Raise MetaclipError if it is not the card of `run`."""
+    card = read_card(folder)
+    if card["result_digest"] != run.account["result_digest"]:
+        raise MetaclipError(
+            f"{folder} is the card of the result {card['result_digest'][:16]}, {run.path} holds "
+            f"{run.account['result_digest'][:16]}; give the run that the card was made from"
+        )
+    return card
+
+
+def card_json(run: Run, info: CardInfo, scan: RunScan) -> dict[str, Any]:
+    """Return card.json without the digests of the files beside it."""
+    grid, listed = scan.grid, {}
+    for name in ("hosts", "languages"):
+        counter = scan.hosts.get(name)
+        listed[name] = None if counter is None else {
+            "pairs": counter.total, "names": len(counter.counts), "floor": counter.floor, "top": counter.top(_MOST_LISTED)
+        }  # fmt: skip
     return {
         **run.account,
         "schema": SCHEMA,
-        "name": about.name,
-        "license": about.license,
-        "contact": about.contact,
-        "url": about.url,
+        "name": info.name,
+        "license": info.license,
+        "contact": info.contact,
+        "url": info.url,
         "grid": {
             "t": grid.thresholds.tolist(),
             "pairs": grid.pairs.tolist(),
             "tail_share": grid.tail_share.tolist(),
             "share": grid.share,
         },
-        "hosts": _listed(findings.origins.hosts),
-        "languages": _listed(findings.origins.languages),
-        "classes": findings.classes,
+        **listed,
+        "classes": scan.classes,
     }
 
 
-def _listed(tally: Tally | None) -> dict[str, Any] | None:
-    if tally is None:
-        return None
-    return {"pairs": tally.total, "names": len(tally.counts), "floor": tally.floor, "top": tally.top(TOP)}
-
-
 def entries_table(run: Run, samples: Samples) -> pa.Table:
-    """Make entries.parquet: the run's, with samples; with corrected counts where pairs were taken out."""
+    """Return the table of entries.parquet: the run's, with samples; with corrected counts where pairs were taken out."""
     table = run.entries
     if account.REMOVED in run.match:
         corrected = pq.read_table(run.matched / "counts.parquet", columns=["count_corrected"])["count_corrected"]
@@ -108,31 +151,32 @@ def entries_table(run: Run, samples: Samples) -> pa.Table:
     return table.append_column("samples", samples.by_entry(len(run.metadata)))
 
 
-def write_card(folder: Path, run: Run, about: About, findings: Findings) -> dict[str, Any]:
-    """Write a card's files into a folder, card.json last; give card.json."""
-    card, entries = make_card(run, about, findings), entries_table(run, findings.samples)
+def _write_card(folder: Path, run: Run, info: CardInfo, scan: RunScan) -> dict[str, Any]:
+    """Write a card's files into a folder, card.json last; return card.json."""
+    card, entries = card_json(run, info, scan), entries_table(run, scan.samples)
     with atomic_write(folder / "entries.parquet") as temporary:
         pq.write_table(entries, temporary, compression="zstd", use_dictionary=["source"])
-    write_plots(folder, card, entries, findings.grid, about.plots_page)
+    names = ["README.md", "croissant.json", "entries.parquet", *write_plots(folder, card, entries, scan.grid)]
     write_explorer(
-        folder, name=about.name, account=card, entries=entries, grid=findings.grid, run=run, look_ups=about.look_ups
+        folder, name=info.name, account=card, entries=entries, grid=scan.grid, run=run, look_ups=info.look_ups
     )
     with atomic_write(folder / "README.md") as temporary:
         temporary.write_text(readme.render(card), encoding="utf-8")
-    digest = _sha256(folder / "entries.parquet")
-    write_json(folder / "croissant.json", croissant.describe(card, digest))
-    names = ["README.md", "croissant.json", "entries.parquet", *(f"plots/{name}.svg" for name in PLOTS)]
-    (folder / removal.NAME).unlink(missing_ok=True)  # of an earlier card in this folder
+    write_json(folder / "croissant.json", croissant.describe(card, sha256_of(folder / "entries.parquet")))
+    (folder / REMOVED_LIST).unlink(missing_ok=True)  # of an earlier card in this folder
     if account.REMOVED in card:
-        names.append(removal.NAME)
-        removal.write_list(folder / removal.NAME, removal.read_list(run.matched / removal.NAME))
-    files = [{"name": n, "size": (folder / n).stat().st_size, "sha256": _sha256(folder / n)} for n in sorted(names)]
-    card["files"] = files
+        names.append(REMOVED_LIST)
+        write_list(folder / REMOVED_LIST, read_list(run.matched / REMOVED_LIST))
+    card["files"] = [
+        {"name": name, "size": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)}
+        for name in sorted(names)
+    ]
     schema.check_written(card, FIELDS)
     write_json(folder / "card.json", card)
     return card
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Compute the sha256 of a file, as 64 hex digits."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_digest(file)

@@ -1,8 +1,8 @@
 """Sample captions: up to five kept captions for each entry, so that a reader sees what a number is made of.
 
-Drawn by a hash of entry and caption, so the same whatever the shards and workers; a caption that stands on many pairs
-is one caption. What a published page must not show is left out before the draw: captions with urls, e-mail addresses
-or telephone numbers (patterns that rather drop too much), with blocked words, control characters, or over 300 bytes.
+Drawn by a hash of entry and caption, so the same whatever the shards and workers; a caption of several pairs is one
+caption. What a published page must not show is left out before the draw: captions with urls, e-mail addresses or
+telephone numbers (patterns that rather drop too much), with blocked words, control characters, or over 300 bytes.
 Cost: 3 us a kept pair; memory for five captions an entry.
 """
 
@@ -25,8 +25,8 @@ from metaclip.pool import pool as pools
 from metaclip.pool.texts import plain_texts
 from metaclip.pool.uid import uids_of
 
-EACH: Final = 5
-_LONGEST: Final = 300
+SAMPLES_PER_ENTRY: Final = 5
+_MOST_BYTES: Final = 300
 _PRIVATE: Final = "|".join(
     [
         r"(?i)[a-z][a-z0-9+.-]*://|\bwww\d?\.",
@@ -40,70 +40,69 @@ _PRIVATE: Final = "|".join(
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-    """Captions drawn for entries, by entry and rank; `rank` orders the captions of one entry."""
+    """Captions drawn for entries; row i is caption `text[i]` for entry `entry[i]`."""
 
     entry: npt.NDArray[np.uint32]
     rank: npt.NDArray[np.uint64]
+    """Hashes that order the captions of one entry."""
     text: pa.Array
     """large_string."""
 
-    def best(self) -> Samples:
-        """Keep the first captions of each entry, each once."""
+    def lowest_ranks(self) -> Samples:
+        """Return up to `SAMPLES_PER_ENTRY` captions of lowest rank for each entry, without repetitions, in order."""
         order = np.lexsort((self.rank, self.entry))
         entry, rank = self.entry[order], self.rank[order]
         new = np.ones(len(order), np.bool_)
         new[1:] = (entry[1:] != entry[:-1]) | (rank[1:] != rank[:-1])
         order, entry, rank = order[new], entry[new], rank[new]
-        begins = np.searchsorted(entry, entry)
-        first = np.arange(len(entry)) - begins < EACH
+        first = np.arange(len(entry)) - np.searchsorted(entry, entry) < SAMPLES_PER_ENTRY
         return Samples(entry[first], rank[first], self.text.take(pa.array(order[first])))
 
     def by_entry(self, n_entries: int) -> pa.Array:
-        """Give list<string>[n_entries]."""
+        """Return the captions of each entry: list<string>[n_entries]."""
         offsets = np.searchsorted(self.entry, np.arange(n_entries + 1)).astype(np.int32)
         return pa.ListArray.from_arrays(pa.array(offsets), self.text.cast(pa.string()))
 
 
-def merge(parts: Iterable[Samples]) -> Samples:
-    """Put the samples of shards together."""
+def merge_samples(parts: Iterable[Samples]) -> Samples:
+    """Merge the samples of files or batches into one."""
     whole = Samples(np.zeros(0, np.uint32), np.zeros(0, np.uint64), pa.array([], pa.large_string()))
     for part in parts:
         texts = pa.concat_arrays([whole.text, part.text])
         entry = np.concatenate([whole.entry, part.entry])
-        whole = Samples(entry, np.concatenate([whole.rank, part.rank]), texts).best()
+        whole = Samples(entry, np.concatenate([whole.rank, part.rank]), texts).lowest_ranks()
     return whole
 
 
-def sample_shard(path: Path, text_column: str | None, blocked: Matcher | None) -> Samples:
+def draw_samples(path: Path, text_column: str | None, blocked: Matcher | None) -> Samples:
     """Draw samples from one file of curated/."""
-    return merge(_batches(path, text_column, blocked))
 
+    def batches() -> Iterator[Samples]:
+        with pq.ParquetFile(path) as file:
+            name = pools.find_columns(file.schema_arrow, str(path), text_column).text
+            for batch in file.iter_batches(pools.BATCH_ROWS, columns=[name, "matches"], use_threads=False):
+                texts = plain_texts(batch.column(name)).cast(pa.large_string())
+                shown = pa.array(np.flatnonzero(showable(texts, blocked)))
+                texts, matches = texts.take(shown), batch.column("matches").take(shown)
+                hashes = uids_of(texts, None, None)[:, 0]
+                entry, offsets = ids_of(matches)
+                row = np.repeat(np.arange(len(texts)), np.diff(offsets))
+                rank = _mix(hashes[row] ^ _mix(entry.astype(np.uint64) + np.uint64(1)))
+                yield Samples(entry, rank, texts.take(pa.array(row))).lowest_ranks()
 
-def _batches(path: Path, text_column: str | None, blocked: Matcher | None) -> Iterator[Samples]:
-    with pq.ParquetFile(path) as file:
-        name = pools.find_columns(file.schema_arrow, str(path), text_column).text
-        for batch in file.iter_batches(pools.BATCH_ROWS, columns=[name, "matches"], use_threads=False):
-            texts = plain_texts(batch.column(name)).cast(pa.large_string())
-            shown = pa.array(np.flatnonzero(showable(texts, blocked)))
-            texts, matches = texts.take(shown), batch.column("matches").take(shown)
-            hashes = uids_of(texts, None, None)[:, 0]
-            entry, offsets = ids_of(matches)
-            row = np.repeat(np.arange(len(texts)), np.diff(offsets))
-            rank = _mixed(hashes[row] ^ _mixed(entry.astype(np.uint64) + np.uint64(1)))
-            yield Samples(entry, rank, texts.take(pa.array(row))).best()
+    return merge_samples(batches())
 
 
 def showable(texts: pa.Array, blocked: Matcher | None) -> npt.NDArray[np.bool_]:
-    """Tell which captions a page may show: bool[n]."""
-    hidden = pc.or_(pc.match_substring_regex(texts, _PRIVATE), pc.greater(pc.binary_length(texts), _LONGEST))
+    """Return which captions a published page may show: bool[n]."""
+    hidden = pc.or_(pc.match_substring_regex(texts, _PRIVATE), pc.greater(pc.binary_length(texts), _MOST_BYTES))
     shown = ~pc.fill_null(hidden, True).to_numpy(zero_copy_only=False)
     if blocked is not None:
-        offsets = np.asarray(blocked.match(texts).offsets)
-        shown &= np.diff(offsets) == 0
+        shown &= np.diff(np.asarray(blocked.match(texts).offsets)) == 0
     return np.asarray(shown)
 
 
-def _mixed(x: Any) -> npt.NDArray[np.uint64]:
+def _mix(x: Any) -> npt.NDArray[np.uint64]:
     x = (x ^ x >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ x >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
     return np.asarray(x ^ x >> np.uint64(31))

@@ -1,4 +1,4 @@
-"""`metaclip card`: publish what is in a curated set, and check what was published."""
+"""`metaclip card`: publish the figures of a curated set, check and compare what was published, take pairs out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class _Card(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Take a word that is no command as the run of `make`."""
+        """Resolve a word that is not a command as the run of `make`."""
         return super().resolve_command(ctx, args if args[0] in self.commands else ["make", *args])
 
 
@@ -34,17 +34,22 @@ Examples:
 Then open data_cards/my_set/README.md, or upload the folder to a static host.""",
 )
 def command() -> None:
-    """Publish what is in a balanced run: figures, plots and samples, for readers and for programs.
+    """Publish a balanced run as a card: figures, plots and samples, for readers and for programs.
 
     `metaclip card RUN --out FOLDER` is short for `metaclip card make RUN --out FOLDER`.
     """
 
 
-_blocked = click.option("--blocked-words", metavar="LIST", help="Captions with one of these words are no samples.")
+_blocked = click.option("--blocked-words", metavar="LIST", help="List of words; captions with one are not samples.")
 _classes = click.option(
-    "--classes", multiple=True, metavar="NAMES", help="Tell how a benchmark's class names, one a line, are covered."
+    "--classes",
+    multiple=True,
+    metavar="NAMES",
+    help="File of a benchmark's class names, one a line; the card says how often captions contain them.",
 )
-_workers = click.option("--workers", type=click.IntRange(1), default=None, help="Threads.  [default: one a processor]")
+_workers = click.option(
+    "--workers", type=click.IntRange(1), default=None, help="Number of threads.  [default: number of CPUs]"
+)
 
 
 def _words(path: str | None) -> Any:
@@ -62,38 +67,31 @@ Examples:
   metaclip card make run/ --out data_cards/my_set --classes imagenet.txt --classes food101.txt""",
 )
 @click.argument("run")
-@click.option("--out", required=True, metavar="FOLDER", help="The card's folder.")
-@click.option("--name", metavar="NAME", help="What the set is called.  [default: the folder's name]")
+@click.option("--out", required=True, metavar="FOLDER", help="Folder of the card.")
+@click.option("--name", metavar="NAME", help="Name of the set.  [default: the folder's name]")
 @click.option("--license", metavar="ID", help="Licence of the card's figures: an SPDX identifier.")
-@click.option("--contact", metavar="TEXT", help="Where somebody asks for a pair to be removed.")
+@click.option("--contact", metavar="TEXT", help="Where to ask for the removal of a pair.")
 @click.option("--url", metavar="URL", help="Where the card is published.")
 @click.option(
     "--look-ups/--no-look-ups",
     default=None,
-    help="Whether the page can say if a url or uid is in.  [default: small sets]",
-)
-@click.option(
-    "--plots-page/--no-plots-page",
-    default=True,
-    help="Whether to write the plots as a page too: 1 MB.",
-    show_default=True,
+    help="Whether the page can look up urls and uids.  [default: for up to 500,000 matched pairs]",
 )
 @_classes
 @_blocked
 @_workers
 def make(
     run: str, out: str, name: str | None, classes: tuple[str, ...], blocked_words: str | None, workers: int | None,
-    **about: Any,
+    **stated: Any,
 ) -> None:  # fmt: skip
     """Make the card of RUN, a balanced run."""
-    from metaclip.card.card import card
-    from metaclip.card.classes import Classes
-    from metaclip.card.publish import About
+    from metaclip.card.class_coverage import ClassNames
+    from metaclip.card.publish import CardInfo, make_card
     from metaclip.stage.options import RunOptions
 
-    said = About(name or Path(out).resolve().name, **about)
-    lists = [Classes.read(path) for path in classes]
-    made = card(run, out, said, blocked=_words(blocked_words), classes=lists, options=RunOptions(workers=workers))
+    info = CardInfo(name or Path(out).resolve().name, **stated)
+    lists = [ClassNames.read(path) for path in classes]
+    made = make_card(run, out, info, blocked=_words(blocked_words), classes=lists, options=RunOptions(workers=workers))
     click.echo(f"card of {made['pairs']['kept']:,} pairs in {out}: read README.md; result {made['result_digest'][:16]}")
 
 
@@ -105,12 +103,12 @@ Examples:
   metaclip card verify data_cards/my_set --run run/ --blocked-words blocked.txt""",
 )
 @click.argument("folder")
-@click.option("--run", required=True, metavar="RUN", help="The run that the card was made from.")
+@click.option("--run", required=True, metavar="RUN", help="Run that the card was made from.")
 @_blocked
 @_workers
 def verify(folder: str, run: str, blocked_words: str | None, workers: int | None) -> None:
-    """Make every figure of a card again, from the run's matches up; exit with 2 where one differs."""
-    from metaclip.card.card import verify
+    """Compute every figure of a card again, from the run's matches up; exit with 2 if one differs."""
+    from metaclip.card.verify import verify
     from metaclip.stage.options import RunOptions
 
     found = verify(folder, run, blocked=_words(blocked_words), options=RunOptions(workers=workers))
@@ -132,9 +130,9 @@ Examples:
 )
 @click.argument("first")
 @click.argument("second")
-@click.option("--page", metavar="FILE", help="Write a page, one file of HTML, instead of Markdown.")
+@click.option("--page", metavar="FILE", help="Write an HTML page to this file instead of Markdown.")
 def diff(first: str, second: str, page: str | None) -> None:
-    """Show, as Markdown or as a page, what differs from card FIRST to card SECOND."""
+    """Show the differences between card FIRST and card SECOND, as Markdown or as an HTML page."""
     from metaclip.card import diff, diff_page
 
     found = diff.diff(Path(first), Path(second))
@@ -155,16 +153,12 @@ Examples:
 Each file has one uid, url or domain a line; a domain stands for all hosts below it.""",
 )
 @click.argument("run")
-@click.option("--out", required=True, metavar="FOLDER", help="The next version of the run.")
-@click.option("--uids", metavar="FILE", help="Take out the pairs with these uids.")
-@click.option(
-    "--urls", metavar="FILE", help="Take out the pairs with these urls, letter by letter as the pool writes them."
-)
-@click.option(
-    "--domains", metavar="FILE", help="Take out the pairs whose urls are of these hosts, or of hosts below them."
-)
-@click.option("--card", metavar="CARD", help="The card of RUN: its name, licence, contact and url are taken over.")
-@click.option("--card-out", metavar="FOLDER", help="Make the next version's card here.")
+@click.option("--out", required=True, metavar="FOLDER", help="Folder of the next version of the run.")
+@click.option("--uids", metavar="FILE", help="Uids of pairs to take out.")
+@click.option("--urls", metavar="FILE", help="Urls of pairs to take out, letter by letter as the pool writes them.")
+@click.option("--domains", metavar="FILE", help="Domains whose pairs to take out, with those of all hosts below them.")
+@click.option("--card", metavar="CARD", help="Card of RUN; its name, licence, contact and url are taken over.")
+@click.option("--card-out", metavar="FOLDER", help="Folder of the next version's card.")
 @_blocked
 @_workers
 @click.option("--overwrite", is_flag=True, help="Replace another run in the output folder.")
@@ -173,34 +167,39 @@ def remove(
     blocked_words: str | None, workers: int | None, overwrite: bool,
 ) -> None:  # fmt: skip
     """Make the next version of RUN, and of its card, without some pairs; no other pair's draw changes."""
-    from metaclip.card import card as publishing
-    from metaclip.card import remove as removing
-    from metaclip.card.removal import NAME, read_wanted
+    from metaclip.card.class_coverage import ClassNames
+    from metaclip.card.publish import CardInfo, make_card, read_card_of
+    from metaclip.card.removal import remove as removal
+    from metaclip.card.removal.removed_list import REMOVED_LIST
+    from metaclip.card.removal.request import read_request
+    from metaclip.curate.run import Run
     from metaclip.stage.options import RunOptions
 
-    run_options = RunOptions(workers=workers, overwrite=overwrite)
     if card is not None and card_out is None:
         raise click.UsageError("--card names the card of RUN; name the folder of the next one too: --card-out")
-    wanted = read_wanted(uids, urls, domains)
-    about = None if card_out is None else publishing.about_next(run, card, card_out)
-    made = removing.remove(run, wanted, out, run_options)
-    last = made.account["removed"]["versions"][-1]
-    click.echo(f"taken out {last['pairs']:>10,}   matched pairs, {last['kept']:,} of them kept")
-    for what, n in last["asked"].items():
+    request = read_request(uids, urls, domains)
+    before = None if card is None else read_card_of(Path(card), Run(run))
+    made = removal.remove(run, request, out, RunOptions(workers=workers, overwrite=overwrite))
+    version = made.account["removed"]["versions"][-1]
+    click.echo(f"taken out {version['pairs']:>10,}   matched pairs, {version['kept']:,} of them kept")
+    for what, n in version["asked"].items():
         if n:
-            click.echo(f"{what:9} {n:>10,}   asked, {last['found'][what]:,} found" + _among(what, last["urls"]))
+            known = _known_urls(what, version["urls"])
+            click.echo(f"{what:9} {n:>10,}   asked, {version['found'][what]:,} found{known}")
     click.echo(f"kept      {made.account['pairs']['kept']:>10,}   pairs stay, each by its old probability and draw")
-    click.echo(
-        f"result    {made.account['result_digest'][:16]}   of {last['parent'][:16]}; the list: {made.path / NAME}"
-    )
-    if about is not None and card_out is not None:
-        lists = [] if card is None else publishing.classes_of(card)
+    digest, parent = made.account["result_digest"][:16], version["parent"][:16]
+    click.echo(f"result    {digest}   of {parent}; the list: {made.path / REMOVED_LIST}")
+    if card_out is not None:
+        info = CardInfo(Path(card_out).resolve().name) if before is None else CardInfo.of_card(before)
+        lists = [] if before is None else ClassNames.of_card(before)
         again = RunOptions(workers=workers)
-        publishing.card(made, card_out, about, blocked=_words(blocked_words), classes=lists, options=again)
-        click.echo(f"card      {card_out}: {NAME} in it is what others take out of a copy, with metaclip card apply")
+        make_card(made, card_out, info, blocked=_words(blocked_words), classes=lists, options=again)
+        click.echo(
+            f"card      {card_out}: {REMOVED_LIST} in it is what others take out of a copy, with metaclip card apply"
+        )
 
 
-def _among(what: str, urls: str | None) -> str:
+def _known_urls(what: str, urls: str | None) -> str:
     if what == "uids" or urls == "matched":
         return ""
     return " (looked for among the kept pairs: the run has no other urls)" if urls else " (the run has no urls)"
@@ -216,10 +215,10 @@ Examples:
 )
 @click.argument("removed")
 @click.argument("copy")
-@click.option("--out", required=True, metavar="PATH", help="Where the copy without these pairs is written.")
+@click.option("--out", required=True, metavar="PATH", help="Where to write the copy without these pairs.")
 def apply(removed: str, copy: str, out: str) -> None:
-    """Take what REMOVED lists (a card's removed.parquet) out of COPY, a subset file, a parquet file or a folder of them."""
-    from metaclip.card import remove as removing
+    """Remove the pairs in REMOVED (a card's removed.parquet) from COPY, a subset file, a parquet file or a folder of them."""
+    from metaclip.card.removal.apply import apply_removal
 
-    went, stay = removing.apply(removed, copy, out)
+    went, stay = apply_removal(removed, copy, out)
     click.echo(f"{went:,} rows went, {stay:,} stay in {out}")

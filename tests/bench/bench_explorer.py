@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from metaclip import Matcher, Metadata
-from metaclip.card.explorer import write_explorer
+from metaclip.card.explorer.writer import write_explorer
 from metaclip.card.neighbours import find_neighbours
 from metaclip.curate.matched_files import MatchedWriter
 from metaclip.pool.uid import uids_of

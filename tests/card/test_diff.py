@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from metaclip import BalanceSettings, MatchSettings, MetaclipError, Run, TextRule, balance, curate
-from metaclip.card.card import card as make
 from metaclip.card.diff import diff, gained, render
-from metaclip.card.publish import About
+from metaclip.card.publish import CardInfo, make_card
 from tests import commands
 
 pytest.importorskip("altair", reason="needs the extra cards: pip install -e '.[cards]'")
@@ -29,7 +28,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     other = MatchSettings(rule=TextRule(fold_case=True))
     curate(POOL, home / "short.txt", out=home / "other", t=20, match_settings=other)
     for name, of in (("a", "run"), ("b", "less"), ("c", "other")):
-        make(Run(home / of), home / name, About(f"Card {name}"))
+        make_card(Run(home / of), home / name, CardInfo(f"Card {name}"))
     return home
 
 

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metaclip import Matcher, Metadata, TextRule
-from metaclip.card.explorer.rule_tables import tables_of
+from metaclip.card.explorer.rule_tables import rule_tables
 from metaclip.curate.draw import keep_probability, probabilities, uniform
 from metaclip.matching.text_rule import PAPER
 from metaclip.pool.uid import uid_of
@@ -67,7 +67,7 @@ class Node:
         return json.loads(self.process.stdout.readline())
 
     def match(self, entries: Sequence[str], texts: Sequence[str], rule: TextRule = PAPER) -> list[list[int]]:
-        self("list", list(entries), dataclasses.asdict(rule), tables_of(rule, entries))
+        self("list", list(entries), dataclasses.asdict(rule), rule_tables(rule, entries))
         found: list[list[int]] = self("matches", list(texts))
         return found
 
@@ -92,7 +92,7 @@ def bits(x: float) -> bytes:
 @pytest.fixture(scope="module")
 def node_with_tables(node: Node) -> Node:
     """A node process that holds all tables of characters, made once."""
-    node("characters", tables_of(TextRule(unicode_separators=True, nfc=True, unescape_html=True, fold_case=True), []))
+    node("characters", rule_tables(TextRule(unicode_separators=True, nfc=True, unescape_html=True, fold_case=True), []))
     return node
 
 
@@ -189,10 +189,10 @@ def test_html_references(node_with_tables: Node) -> None:
 
 def test_tables_say_what_differs() -> None:
     """The paper's rule needs no table; an option brings what it asks for, and forms only where they differ."""
-    assert tables_of(PAPER, ["dog", "a.b"]) is None
-    assert tables_of(TextRule(space_entries=True), ["dog", "a.b"]) == {"forms": [[1, " a . b "]]}
-    assert tables_of(TextRule(fold_spaces=True), [" ", "dog"]) == {"forms": [[0, None]]}
-    folded = tables_of(TextRule(fold_case=True), ["Dog"])
+    assert rule_tables(PAPER, ["dog", "a.b"]) is None
+    assert rule_tables(TextRule(space_entries=True), ["dog", "a.b"]) == {"forms": [[1, " a . b "]]}
+    assert rule_tables(TextRule(fold_spaces=True), [" ", "dog"]) == {"forms": [[0, None]]}
+    folded = rule_tables(TextRule(fold_case=True), ["Dog"])
     assert folded is not None
     assert folded["folded"]["ß"] == "ss"
     assert set(folded) == {"forms", "folded"}

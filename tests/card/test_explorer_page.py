@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from metaclip import MatchSettings, Metadata, TextRule
-from metaclip.card.explorer import write_explorer
+from metaclip.card.explorer.writer import write_explorer
 from metaclip.curate.explain import explain
 from metaclip.curate.threshold import tail_share
 from metaclip.pool.uid import uid_of

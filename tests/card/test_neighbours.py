@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from metaclip.card import neighbours
-from metaclip.card.neighbours import EACH, SEEN, WIDEST, find_neighbours
+from metaclip.card.neighbours import MOST_ENTRIES, MOST_NEIGHBOURS, MOST_SEEN, find_neighbours
 from metaclip.curate.matched_files import MatchedWriter
 from metaclip.matching.matches import MATCHES
 
@@ -43,8 +43,8 @@ def counts_of(rows: Sequence[Sequence[int]], n: int) -> np.ndarray:
 def naive(rows: Sequence[Sequence[int]], entries: Sequence[str]) -> list[list[tuple[int, int, float]]]:
     """The law over all captions, in plain Python."""
     count = Counter(itertools.chain(*rows))
-    together = Counter(pair for row in rows for pair in itertools.permutations(row, 2) if len(row) <= WIDEST)
-    seen = Counter(e for row in rows for e in row if len(row) <= WIDEST)
+    together = Counter(pair for row in rows for pair in itertools.permutations(row, 2) if len(row) <= MOST_ENTRIES)
+    seen = Counter(e for row in rows for e in row if len(row) <= MOST_ENTRIES)
     result = []
     for e, entry in enumerate(entries):
         found = []
@@ -54,7 +54,7 @@ def naive(rows: Sequence[Sequence[int]], entries: Sequence[str]) -> list[list[tu
             nested = f" {entry} " in f" {other} " or f" {other} " in f" {entry} "
             if m >= 2 and lift >= 2.0 and not nested:
                 found.append((-m * math.log(lift), f, m, lift))
-        result.append([(f, m, lift) for _, f, m, lift in sorted(found)[:EACH]])
+        result.append([(f, m, lift) for _, f, m, lift in sorted(found)[:MOST_NEIGHBOURS]])
     return result
 
 
@@ -76,7 +76,7 @@ def test_the_law(tmp_path: Path) -> None:
     entries = ["the", "a", *[f"word {i}" for i in range(58)]]
     rows = [*rows_of(400, 60), list(range(50)), *[[5, 7]] * 3]
     counts = counts_of(rows, 60)
-    assert counts[2:].max() < SEEN < counts[:2].max()
+    assert counts[2:].max() < MOST_SEEN < counts[:2].max()
     found = find_neighbours(write(tmp_path, rows), pa.array(entries), counts, len(rows))
     expected = naive(rows, entries)
     assert [found.of(e) for e in range(2, 60)] == expected[2:]  # the two others are sampled
@@ -88,14 +88,14 @@ def test_files_order_and_passes_change_nothing(tmp_path: Path) -> None:
     entries = pa.array([f"e{i}" for i in range(40)])
     rows = rows_of(20_000, 40)
     counts = counts_of(rows, 40)
-    assert counts.min() > 2 * SEEN
+    assert counts.min() > 2 * MOST_SEEN
     whole = find_neighbours(write(tmp_path, rows), entries, counts, len(rows))
     for files, order, keys in ((7, 1, 10**9), (3, -1, 5000), (1, 1, 1)):
         other = find_neighbours(write(tmp_path, rows, files, order), entries, counts, len(rows), keys)
         assert [other.of(e) for e in range(40)] == [whole.of(e) for e in range(40)]
         assert np.array_equal(other.seen, whole.seen)
     assert len(whole.entry)
-    assert (abs(whole.seen.astype(int) - SEEN) < 6 * SEEN**0.5).all()
+    assert (abs(whole.seen.astype(int) - MOST_SEEN) < 6 * MOST_SEEN**0.5).all()
 
 
 def test_who_is_written_inside_is_no_neighbour(tmp_path: Path) -> None:
@@ -107,8 +107,8 @@ def test_who_is_written_inside_is_no_neighbour(tmp_path: Path) -> None:
 
 
 def test_lists_are_left_out(tmp_path: Path) -> None:
-    """A caption of more entries than `WIDEST` is a list: nobody in it is seen there."""
-    n = WIDEST + 1
+    """A caption of more entries than `MOST_ENTRIES` is a list: nobody in it is seen there."""
+    n = MOST_ENTRIES + 1
     rows = [list(range(n))] * 3 + [[0, 1]] * 2 + [[2]] * 20
     found = find_neighbours(write(tmp_path, rows), pa.array([f"e{i}" for i in range(n)]), counts_of(rows, n), len(rows))
     assert found.seen.tolist() == [2, 2, 20, *[0] * (n - 3)]

@@ -14,18 +14,17 @@ import pytest
 
 from metaclip import Run, RunOptions, curate
 from metaclip.card import diff_page
-from metaclip.card.card import card as make
-from metaclip.card.classes import Classes
+from metaclip.card.class_coverage import ClassNames
 from metaclip.card.diff import Difference, diff, gained
-from metaclip.card.publish import About
-from metaclip.card.removal import Wanted
-from metaclip.card.remove import remove
+from metaclip.card.publish import CardInfo, make_card
+from metaclip.card.removal.remove import remove
+from metaclip.card.removal.request import RemovalRequest
 from metaclip.curate.explain import explain
 from tests.card.browser.chromium import Page, axe_core, launched
 
 ROOT = Path(__file__).parents[2]
 ONE = RunOptions(workers=1)
-NAMES = Classes("animals <b>", ("dog", "zebra", "happiest dog", "cat", "<script>alert(1)</script>"))
+NAMES = ClassNames("animals <b>", ("dog", "zebra", "happiest dog", "cat", "<script>alert(1)</script>"))
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +35,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = curate(
         ROOT / "curation" / "toy_pool.jsonl", ROOT / "metadata" / "toy.txt", out=home / "run", t=20, options=ONE
     )
-    make(run, home / "v1", About("A toy"), classes=[NAMES], options=ONE)
-    wanted = Wanted(np.zeros((0, 2), np.uint64), domains=frozenset(["example.net"]))
+    make_card(run, home / "v1", CardInfo("A toy"), classes=[NAMES], options=ONE)
+    wanted = RemovalRequest(np.zeros((0, 2), np.uint64), domains=frozenset(["example.net"]))
     after = remove(run, wanted, home / "run_2", ONE)
-    make(after, home / "v2", About("A toy"), options=ONE)
+    make_card(after, home / "v2", CardInfo("A toy"), options=ONE)
     diff_page.write(home / "diff.html", diff(home / "v1", home / "v2"))
     return home
 

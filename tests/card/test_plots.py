@@ -1,9 +1,8 @@
-"""Plots: the figures of the run, no script in an SVG, nothing fetched by the page, the same bytes each time."""
+"""Plots: the figures of the run, no script in an SVG, the same bytes each time."""
 
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ import pyarrow as pa
 import pytest
 
 from metaclip import Run, curate
-from metaclip.card.grid import finish, grid_shard, thresholds_of
 from metaclip.card.plots import NAMES, make_charts, write_plots
+from metaclip.card.threshold_grid import choose_thresholds, make_grid, sum_file
 
 pytest.importorskip("altair", reason="needs the extra cards: pip install -e '.[cards]'")
 pytestmark = pytest.mark.extra
@@ -28,27 +27,10 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Any]:
     out = tmp_path_factory.mktemp("plots") / "run"
     run: Run = curate(ROOT / "curation" / "toy_pool.jsonl", ROOT / "metadata" / "toy.txt", out=out, t=20)
     counts = run.counts.values
-    thresholds = thresholds_of(counts, run.t)
-    parts = [grid_shard(path, counts, thresholds, 1.0) for path in sorted((out / "matched").glob("*.parquet"))]
-    grid = finish(counts, thresholds, 1.0, sum(a for a, _ in parts), sum(b for _, b in parts))
+    thresholds = choose_thresholds(counts, run.t)
+    parts = [sum_file(path, counts, thresholds, 1.0) for path in sorted((out / "matched").glob("*.parquet"))]
+    grid = make_grid(counts, thresholds, 1.0, sum(a for a, _ in parts), sum(b for _, b in parts))
     return run.account, run.entries, grid
-
-
-TAGS = ["html", "head", "meta", "style", "script", "body", "div", "script"]
-"""All that the page has, none of them with an address."""
-
-
-def tags_of(page: Path) -> list[str]:
-    """The page's elements as a browser finds them: a script ends at the first ``</script``, whatever it is part of."""
-    found = []
-
-    class Parser(HTMLParser):
-        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-            assert not {"src", "href"} & {name for name, _ in attrs}
-            found.append(tag)
-
-    Parser().feed(page.read_text(encoding="utf-8"))
-    return found
 
 
 def rows(chart: Any) -> list[dict[str, Any]]:
@@ -80,27 +62,35 @@ def test_the_charts_show_the_runs_figures(inputs: tuple[Any, Any, Any]) -> None:
     assert sum(row["number"] for row in rows(charts["sources"]) if row["of"] == "kept") == account["sums"]["kept"]
 
 
+TAGS = {"script", "image", "foreignObject", "a"}
+"""None of these is in a plot."""
+
+
 def test_files(inputs: tuple[Any, Any, Any], tmp_path: Path) -> None:
-    """Each SVG is whole, without script or link; the page loads nothing; twice the same bytes."""
+    """Each SVG is whole, without script or link; twice the same bytes; the page of an earlier version is removed."""
     first, second = tmp_path / "a", tmp_path / "b"
+    (first / "plots").mkdir(parents=True)
+    (first / "plots" / "index.html").write_text("of version 0.1")
     names = write_plots(first, *inputs)
-    assert names == [f"plots/{name}.svg" for name in NAMES] + ["plots/index.html"]
+    assert names == [f"plots/{name}.svg" for name in NAMES]
+    assert {f"plots/{path.name}" for path in (first / "plots").iterdir()} == set(names)
     write_plots(second, *inputs)
-    for name in names[:-1]:
-        text = (first / name).read_text(encoding="utf-8")
-        assert text == (second / name).read_text(encoding="utf-8")
-        root = ET.fromstring(text)  # our own file
-        assert root.tag.endswith("svg")
-        tags = {element.tag.rpartition("}")[2] for element in root.iter()}
-        assert not tags & {"script", "image", "foreignObject"}
-    assert tags_of(first / names[-1]) == TAGS
+    for name in names:
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+        assert not tags_of(first / name) & TAGS
 
 
 def test_hostile_entries(inputs: tuple[Any, Any, Any], tmp_path: Path) -> None:
-    """An entry of markup changes nothing on a plot or on the page."""
+    """An entry of markup changes nothing on a plot."""
     account, entries, grid = inputs
     hostile = pa.array([f"</script><script>alert({i})</script>" for i in range(len(entries))])
     index = entries.column_names.index("entry")
-    write_plots(tmp_path, account, entries.set_column(index, "entry", hostile), grid)
-    assert tags_of(tmp_path / "plots" / "index.html") == TAGS
-    assert "\\u003c/script>\\u003cscript>alert(" in (tmp_path / "plots" / "index.html").read_text(encoding="utf-8")
+    for name in write_plots(tmp_path, account, entries.set_column(index, "entry", hostile), grid):
+        assert not tags_of(tmp_path / name) & TAGS
+
+
+def tags_of(plot: Path) -> set[str]:
+    """Return the names of a plot's elements."""
+    root = ET.fromstring(plot.read_text(encoding="utf-8"))  # our own file
+    assert root.tag.endswith("svg")
+    return {element.tag.rpartition("}")[2] for element in root.iter()}

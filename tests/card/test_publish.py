@@ -13,16 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from metaclip import Balancer, MetaclipError, Metadata, Run, RunOptions, curate, match
-from metaclip.card.card import card as make
-from metaclip.card.classes import Classes
-from metaclip.card.publish import About
+from metaclip.card.class_coverage import ClassNames
+from metaclip.card.publish import CardInfo, make_card
 
 pytest.importorskip("altair", reason="needs the extra cards: pip install -e '.[cards]'")
 pytestmark = pytest.mark.extra
 
 ROOT = Path(__file__).parents[2]
-NAMES = Classes("animals", ("dog", "unheard of"))
-ABOUT = About("A toy", "cc-by-4.0", "data@example.org", "https://example.org/toy")
+NAMES = ClassNames("animals", ("dog", "unheard of"))
+ABOUT = CardInfo("A toy", "cc-by-4.0", "data@example.org", "https://example.org/toy")
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +35,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def card(run: Run) -> Path:
     """Its card."""
     folder = run.path.parent / "card"
-    make(run, folder, ABOUT, classes=[NAMES])
+    make_card(run, folder, ABOUT, classes=[NAMES])
     return folder
 
 
@@ -84,19 +83,20 @@ def test_it_has_the_accounts_figures(run: Run, card: Path) -> None:
 
 
 def test_its_files_are_those_that_it_names(card: Path) -> None:
-    """By size and sha256; nothing else lies there but card.json and the plots' page."""
+    """By size and sha256; nothing else is there but card.json and the explorer page."""
     whole = json.loads((card / "card.json").read_text(encoding="utf-8"))
     for item in whole["files"]:
         data = (card / item["name"]).read_bytes()
         assert (item["size"], item["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
     there = {str(path.relative_to(card)) for path in card.rglob("*") if path.is_file()}
-    assert {"card.json", "plots/index.html"} <= there
-    assert {item["name"] for item in whole["files"]} <= there
+    named = {item["name"] for item in whole["files"]}
+    assert named <= there
+    assert {name for name in there - named if not name.startswith("explorer/")} == {"card.json", "index.html"}
 
 
 def test_it_is_the_same_again(run: Run, card: Path, tmp_path: Path) -> None:
     """With another number of workers, byte for byte but for when the run's account was made, which is the run's."""
-    make(run, tmp_path / "again", ABOUT, classes=[NAMES], options=RunOptions(workers=3))
+    make_card(run, tmp_path / "again", ABOUT, classes=[NAMES], options=RunOptions(workers=3))
     for path in sorted(card.rglob("*")):
         if path.is_file() and path.parent.name != "plots":
             assert path.read_bytes() == (tmp_path / "again" / path.relative_to(card)).read_bytes(), path.name
@@ -149,7 +149,7 @@ def test_the_page_says_what_was_dropped(run: Run, card: Path) -> None:
 def test_hostile_names(run: Run, tmp_path: Path) -> None:
     """Markup and line ends in what a publisher or a pool names change no line of the page, nor its head."""
     name = 'A "toy"\n---\n# <script>alert(1)</script> | x'
-    make(run, tmp_path / "card", About(name, contact="[x](javascript:alert(1))"))
+    make_card(run, tmp_path / "card", CardInfo(name, contact="[x](javascript:alert(1))"))
     text = (tmp_path / "card" / "README.md").read_text(encoding="utf-8")
     assert "<script>" not in text.split("---")[-1]
     assert "](javascript" not in text
@@ -159,7 +159,7 @@ def test_hostile_names(run: Run, tmp_path: Path) -> None:
 
 def test_blocked_words(run: Run, tmp_path: Path) -> None:
     """No sample has one."""
-    make(run, tmp_path / "card", ABOUT, blocked=Metadata(["dog"]))
+    make_card(run, tmp_path / "card", ABOUT, blocked=Metadata(["dog"]))
     shown = [
         text for texts in pq.read_table(tmp_path / "card" / "entries.parquet")["samples"].to_pylist() for text in texts
     ]
@@ -171,12 +171,12 @@ def test_refusals(run: Run, card: Path, tmp_path: Path) -> None:
     """A run that is only matched has no card; a folder of something else is left alone; a card's own is made anew."""
     matched = match(ROOT / "curation" / "toy_pool.jsonl", ROOT / "metadata" / "toy.txt", out=tmp_path / "matched")
     with pytest.raises(MetaclipError, match="matched but not balanced; run: metaclip balance"):
-        make(matched, tmp_path / "card", ABOUT)
+        make_card(matched, tmp_path / "card", ABOUT)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine")
     with pytest.raises(MetaclipError, match=r"holds notes\.txt, which is of no card"):
-        make(run, tmp_path / "other", ABOUT)
+        make_card(run, tmp_path / "other", ABOUT)
     with pytest.raises(MetaclipError, match="which is of no card"):
-        make(run, run.path, ABOUT)
-    assert make(run, card, ABOUT)["name"] == "A toy"
+        make_card(run, run.path, ABOUT)
+    assert make_card(run, card, ABOUT)["name"] == "A toy"
     assert np.load(run.path / "curated.npy").shape == (run.balance["kept"],)

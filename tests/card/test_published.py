@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from metaclip import Balancer
-from metaclip.card.explorer.packing import read_data
-from metaclip.card.verify import read_card
+from metaclip.card.publish import read_card
+from tests.card.page_data import read_data
 
 ROOT = Path(__file__).parents[2]
 CARD = ROOT / "data_cards" / "toy"

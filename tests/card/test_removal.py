@@ -18,14 +18,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from metaclip import Balancer, BalanceSettings, MatchSettings, MetaclipError, Metadata, Run, RunOptions, balance, curate
-from metaclip.card import removal
-from metaclip.card.applying import apply
-from metaclip.card.card import card as make
-from metaclip.card.card import verify
-from metaclip.card.origins import hosts
-from metaclip.card.publish import About
-from metaclip.card.removal import Wanted, read_wanted
-from metaclip.card.remove import remove
+from metaclip.card.hosts import url_hosts
+from metaclip.card.publish import CardInfo, make_card
+from metaclip.card.removal.apply import apply_removal
+from metaclip.card.removal.remove import remove
+from metaclip.card.removal.removed_list import LIST_SCHEMA, REMOVED_LIST, list_rows, write_list
+from metaclip.card.removal.request import RemovalRequest, read_request
+from metaclip.card.verify import verify
 from metaclip.pool.sorted_uids import SUBSET
 from metaclip.storage import files
 from tests import commands
@@ -68,10 +67,12 @@ def rows_of(run: Run) -> list[dict[str, Any]]:
     return pa.concat_tables(found).to_pylist()
 
 
-def wanted(**lines: list[str]) -> Wanted:
+def request(**lines: list[str]) -> RemovalRequest:
     uids = [int(uid, 16) for uid in lines.get("uids", [])]
     table = np.array([(uid >> 64, uid & (1 << 64) - 1) for uid in uids], np.uint64).reshape(-1, 2)
-    return Wanted(np.unique(table, axis=0), frozenset(lines.get("urls", [])), frozenset(lines.get("domains", [])))
+    return RemovalRequest(
+        np.unique(table, axis=0), frozenset(lines.get("urls", [])), frozenset(lines.get("domains", []))
+    )
 
 
 # --- the law, against plain Python
@@ -102,7 +103,7 @@ def test_what_is_asked_goes_and_nothing_else(home: Path, tmp_path_factory: Any, 
         return url in asked["urls"] or any(f".{host_of(url)}".endswith(f".{domain}") for domain in asked["domains"])
 
     going = {uid for uid, row in zip(uids, parent, strict=True) if uid in asked["uids"] or hit(row["url"])}
-    after = remove(run, wanted(**asked), tmp_path_factory.mktemp("next") / "run", ONE)
+    after = remove(run, request(**asked), tmp_path_factory.mktemp("next") / "run", ONE)
     assert rows_of(after) == [row for uid, row in zip(uids, parent, strict=True) if uid not in going]
     before_kept, after_kept = run.curated.to_pylist(), after.curated.to_pylist()
     hexed = [uid_hex(row["uid"]) for row in before_kept]
@@ -122,7 +123,7 @@ def test_what_is_asked_goes_and_nothing_else(home: Path, tmp_path_factory: Any, 
     assert said["pairs"] == len(parent) - len(rows_of(after)) == after.account["funnel"]["removed"]
     assert said["versions"][0]["kept"] == len(before_kept) - len(after_kept)
     assert said["count"] == counts.sum()
-    listed = pq.read_table(after.path / removal.NAME).to_pylist()
+    listed = pq.read_table(after.path / REMOVED_LIST).to_pylist()
     assert {row["uid"] for row in listed} == going & set(uids)
     kept = {uid for uid in hexed if uid in going}
     assert {row["uid"] for row in listed if row["kept"]} == kept
@@ -140,7 +141,7 @@ def uid_hex(uid: str) -> str:
 
 def test_the_law_does_not_depend_on_workers(home: Path, tmp_path: Path) -> None:
     """One result, however many threads; and another run of the same request is the same result."""
-    asked = wanted(domains=["example.net"])
+    asked = request(domains=["example.net"])
     made = [remove(home / "with_text", asked, tmp_path / str(n), RunOptions(workers=n)) for n in (1, 3)]
     assert made[0].account["result_digest"] == made[1].account["result_digest"]
 
@@ -149,7 +150,7 @@ def test_urls_of_kept_pairs_alone(home: Path, tmp_path: Path) -> None:
     """Without urls in matched/, a url is looked for among the kept pairs, all rows of its uids go, and the account says so."""
     run = Run(home / "without")
     kept = run.curated.to_pylist()
-    after = remove(run, wanted(urls=[kept[0]["url"]]), tmp_path / "next", ONE)
+    after = remove(run, request(urls=[kept[0]["url"]]), tmp_path / "next", ONE)
     version = after.account["removed"]["versions"][0]
     gone = {row["uid"] for row in kept if row["url"] == kept[0]["url"]}
     assert version["urls"] == "kept"
@@ -160,7 +161,7 @@ def test_urls_of_kept_pairs_alone(home: Path, tmp_path: Path) -> None:
 def test_no_url_is_left_anywhere(home: Path, tmp_path: Path) -> None:
     """Neither the run nor its list holds what was asked for in clear."""
     url, domain = "https://example.org/4.jpg", "example.net"
-    after = remove(home / "with_text", wanted(urls=[url], domains=[domain]), tmp_path / "next", ONE)
+    after = remove(home / "with_text", request(urls=[url], domains=[domain]), tmp_path / "next", ONE)
     assert after.account["removed"]["versions"][0]["found"] == {"uids": 0, "urls": 1, "domains": 1}
     for path in (tmp_path / "next").rglob("*"):
         if path.suffix == ".parquet":
@@ -174,7 +175,7 @@ def test_no_url_is_left_anywhere(home: Path, tmp_path: Path) -> None:
 def test_the_next_version_is_a_run(home: Path, tmp_path: Path) -> None:
     """It is balanced at another t without what went, decides as the parent does, and has next versions of its own."""
     run = Run(home / "with_text")
-    second = remove(run, wanted(domains=["example.net"]), tmp_path / "v2", ONE)
+    second = remove(run, request(domains=["example.net"]), tmp_path / "v2", ONE)
     whole = balance(run, out=tmp_path / "whole", settings=BalanceSettings(t=5), options=ONE).curated.to_pylist()
     less = balance(second, out=tmp_path / "less", settings=BalanceSettings(t=5), options=ONE)
     assert less.curated.to_pylist() == [row for row in whole if "example.net" not in row["url"]]
@@ -182,14 +183,14 @@ def test_the_next_version_is_a_run(home: Path, tmp_path: Path) -> None:
     texts, uids = ["a dog", "the cat of a ski"], ["0" * 32, "f" * 32]
     assert (Balancer(second).p_keep(texts) == Balancer(run).p_keep(texts)).all()
     assert (Balancer(second).keep(texts, uids) == Balancer(run).keep(texts, uids)).all()
-    third = remove(second, wanted(domains=["example.com"]), tmp_path / "v3", ONE)
+    third = remove(second, request(domains=["example.com"]), tmp_path / "v3", ONE)
     versions = third.account["removed"]["versions"]
     digests = [of.account["result_digest"] for of in (run, second)]
     assert [version["parent"] for version in versions] == digests
     assert third.account["removed"]["pairs"] == sum(version["pairs"] for version in versions)
     assert {host for row in third.curated.to_pylist() for host in [row["url"].split("/")[2]]} == set(HOSTS[:2])
     # In one step or in two: the same pairs.
-    both = remove(run, wanted(domains=["example.net", "example.com"]), tmp_path / "both", ONE)
+    both = remove(run, request(domains=["example.net", "example.com"]), tmp_path / "both", ONE)
     assert both.curated.to_pylist() == third.curated.to_pylist()
     assert both.counts.values.tolist() == third.counts.values.tolist()
 
@@ -203,7 +204,7 @@ class Kill(BaseException):
 
 def test_killed_at_any_write_it_goes_on(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whichever file it was about to put in place, the same command ends with the same run."""
-    asked = wanted(domains=["example.net"], urls=["https://example.org/4.jpg"])
+    asked = request(domains=["example.net"], urls=["https://example.org/4.jpg"])
     whole = remove(home / "with_text", asked, tmp_path / "whole", ONE).account
     really, left = files.os.replace, itertools.count()
 
@@ -236,15 +237,15 @@ def test_killed_at_any_write_it_goes_on(home: Path, tmp_path: Path, monkeypatch:
 
 def test_another_request_is_refused(home: Path, tmp_path: Path) -> None:
     """A folder holds one request's version; --overwrite replaces it."""
-    remove(home / "with_text", wanted(domains=["example.net"]), tmp_path / "next", ONE)
+    remove(home / "with_text", request(domains=["example.net"]), tmp_path / "next", ONE)
     with pytest.raises(MetaclipError, match="holds another run: wanted was .* --overwrite"):
-        remove(home / "with_text", wanted(domains=["example.org"]), tmp_path / "next", ONE)
-    made = remove(home / "with_text", wanted(domains=["example.org"]), tmp_path / "next", RunOptions(overwrite=True))
+        remove(home / "with_text", request(domains=["example.org"]), tmp_path / "next", ONE)
+    made = remove(home / "with_text", request(domains=["example.org"]), tmp_path / "next", RunOptions(overwrite=True))
     assert made.account["removed"]["versions"][0]["found"]["domains"] == 1
     with pytest.raises(MetaclipError, match="is the run itself"):
-        remove(home / "with_text", wanted(domains=["example.net"]), home / "with_text", ONE)
+        remove(home / "with_text", request(domains=["example.net"]), home / "with_text", ONE)
     with pytest.raises(MetaclipError, match=r"none of what is asked to be taken out \(1 domains\) is in"):
-        remove(home / "with_text", wanted(domains=["example.edu"]), tmp_path / "none", ONE)
+        remove(home / "with_text", request(domains=["example.edu"]), tmp_path / "none", ONE)
 
 
 # --- applying it
@@ -253,30 +254,30 @@ def test_another_request_is_refused(home: Path, tmp_path: Path) -> None:
 def test_a_copy_without_what_went(home: Path, tmp_path: Path) -> None:
     """Applied to the parent's subset, curated folder or a table that has urls alone, the list gives the next version's."""
     run = Run(home / "with_text")
-    after = remove(run, wanted(domains=["example.net"]), tmp_path / "next", ONE)
-    listed = after.path / removal.NAME
-    went, stay = apply(listed, run.path / "curated.npy", tmp_path / "subset.npy")
+    after = remove(run, request(domains=["example.net"]), tmp_path / "next", ONE)
+    listed = after.path / REMOVED_LIST
+    went, stay = apply_removal(listed, run.path / "curated.npy", tmp_path / "subset.npy")
     assert (tmp_path / "subset.npy").read_bytes() == (after.path / "curated.npy").read_bytes()
     assert (went, stay) == (len(run.curated) - len(after.curated), len(after.curated))
-    assert apply(listed, run.path / "curated", tmp_path / "curated") == (went, stay)
+    assert apply_removal(listed, run.path / "curated", tmp_path / "curated") == (went, stay)
     for path in (after.path / "curated").iterdir():
         assert pq.read_table(tmp_path / "curated" / path.name).equals(pq.read_table(path))
     pq.write_table(
         run.curated.select(["URL" if "URL" in run.curated.column_names else "url", "text"]), tmp_path / "urls.parquet"
     )
-    assert apply(listed, tmp_path / "urls.parquet", tmp_path / "left.parquet") == (went, stay)
+    assert apply_removal(listed, tmp_path / "urls.parquet", tmp_path / "left.parquet") == (went, stay)
     assert pq.read_table(tmp_path / "left.parquet")["url"].equals(after.curated["url"])
 
 
 def test_a_missing_uid_goes_by_its_url(home: Path, tmp_path: Path) -> None:
     """Row by row: the uid decides where there is one."""
-    row = removal.list_of(wanted(uids=["1"]).uids, pa.array(["http://x/1"]), kept=True)
-    removal.write_list(tmp_path / "r.parquet", row)
+    row = list_rows(request(uids=["1"]).uids, pa.array(["http://x/1"]), kept=True)
+    write_list(tmp_path / "r.parquet", row)
     table = pa.table(
         {"uid": ["1", "2", None, "", None], "URL": ["http://x/0", "http://x/1", "http://x/1", "http://x/1", None]}
     )
     pq.write_table(table, tmp_path / "copy.parquet")
-    assert apply(tmp_path / "r.parquet", tmp_path / "copy.parquet", tmp_path / "out.parquet") == (3, 2)
+    assert apply_removal(tmp_path / "r.parquet", tmp_path / "copy.parquet", tmp_path / "out.parquet") == (3, 2)
     assert pq.read_table(tmp_path / "out.parquet")["uid"].to_pylist() == ["2", None]
 
 
@@ -296,7 +297,7 @@ def test_a_missing_uid_goes_by_its_url(home: Path, tmp_path: Path) -> None:
 def test_copies_that_are_refused(tmp_path: Path, spoil: Callable[[Path], Any], message: str) -> None:
     """One line each, and nothing is written."""
     (tmp_path / "copy").mkdir()
-    removal.write_list(tmp_path / "r.parquet", removal.list_of(wanted(uids=["1"]).uids, None, kept=True))
+    write_list(tmp_path / "r.parquet", list_rows(request(uids=["1"]).uids, None, kept=True))
     pq.write_table(pa.table({"uid": ["1"]}), tmp_path / "copy" / "a.parquet")
     spoil(tmp_path)
     line = commands.refused("card", "apply", tmp_path / "r.parquet", tmp_path / "copy", "--out", tmp_path / "out")
@@ -307,18 +308,18 @@ def test_copies_that_are_refused(tmp_path: Path, spoil: Callable[[Path], Any], m
 # --- what is asked for
 
 
-def test_reading_what_is_wanted(tmp_path: Path) -> None:
+def test_reading_what_is_request(tmp_path: Path) -> None:
     """One a line, blank ones left out; uids as a pool has them; domains in any case, with www. or *. before."""
     (tmp_path / "uids").write_text("\ufeff1F\n\n  an upstream id \r\n1f\n", encoding="utf-8")
     (tmp_path / "urls").write_text("http://x/a#b\nhttp://x/a#b\n")
     (tmp_path / "domains").write_text("WWW.Example.ORG.\n*.example.net\n")
-    found = read_wanted(*(str(tmp_path / name) for name in ("uids", "urls", "domains")))
-    assert found.asked == {"uids": 2, "urls": 1, "domains": 2}
+    found = read_request(*(str(tmp_path / name) for name in ("uids", "urls", "domains")))
+    assert found.sizes == {"uids": 2, "urls": 1, "domains": 2}
     assert found.domains == {"example.org", "example.net"}
     named = hashlib.md5(b"an upstream id").digest()
     assert found.uids.astype(">u8").tobytes() in (b"\0" * 15 + b"\x1f" + named, named + b"\0" * 15 + b"\x1f")
-    again = Wanted(found.uids, found.urls, found.domains)
-    assert found.digest == again.digest != Wanted(found.uids, found.urls).digest
+    again = RemovalRequest(found.uids, found.urls, found.domains)
+    assert found.digest == again.digest != RemovalRequest(found.uids, found.urls).digest
 
 
 @pytest.mark.parametrize(
@@ -361,10 +362,10 @@ def test_hosts_of_strange_urls() -> None:
         "",
         "x",
     ]
-    found, _, domains = removal.wanted_rows(pa.array(urls), wanted(domains=["example.org"]))
+    found, _, domains = request(domains=["example.org"]).find(pa.array(urls))
     assert found.tolist() == [False, False, True, True, False, False, False]
     assert domains == {"example.org"}
-    assert hosts(pa.array(urls))[2].as_py() == "example.org"
+    assert url_hosts(pa.array(urls))[2].as_py() == "example.org"
     assert SUBSET.itemsize == 16
 
 
@@ -376,7 +377,7 @@ def test_the_command_makes_run_and_card(home: Path, tmp_path: Path) -> None:
     """The next card verifies, says what went and of which version, and holds the list; the diff names it."""
     pytest.importorskip("altair", reason="needs the extra cards: pip install -e '.[cards]'")
     run = Run(home / "with_text")
-    make(run, tmp_path / "v1", About("A set", "cc-by-4.0", "data@example.org"))
+    make_card(run, tmp_path / "v1", CardInfo("A set", "cc-by-4.0", "data@example.org"))
     (tmp_path / "urls.txt").write_text("https://example.org/4.jpg\nhttps://example.org/none.jpg\n")
     (tmp_path / "domains.txt").write_text("example.net\n")
     done = commands.done(
@@ -389,7 +390,7 @@ def test_the_command_makes_run_and_card(home: Path, tmp_path: Path) -> None:
     card = json.loads((tmp_path / "v2" / "card.json").read_text())
     assert (card["name"], card["license"], card["contact"]) == ("A set", "cc-by-4.0", "data@example.org")
     assert card["removed"]["versions"][0]["parent"] == run.account["result_digest"]
-    assert pq.read_table(tmp_path / "v2" / removal.NAME).equals(pq.read_table(after.path / removal.NAME))
+    assert pq.read_table(tmp_path / "v2" / REMOVED_LIST).equals(pq.read_table(after.path / REMOVED_LIST))
     table = pq.read_table(tmp_path / "v2" / "entries.parquet")
     assert table["count"].to_pylist() == run.counts.values.tolist()
     assert sum(table["count_corrected"].to_pylist()) == card["removed"]["count"]
@@ -403,7 +404,7 @@ def test_the_command_makes_run_and_card(home: Path, tmp_path: Path) -> None:
     shown = commands.done("card", "diff", tmp_path / "v1", tmp_path / "v2").out
     assert "| funnel.removed | 0 |" in shown
     for spoil, message in (
-        (lambda: removal.write_list(after.path / removal.NAME, removal.SCHEMA.empty_table()), "is not the list of its record"),
+        (lambda: write_list(after.path / REMOVED_LIST, LIST_SCHEMA.empty_table()), "is not the list of its record"),
         (lambda: shutil.copy(next((run.path / "matched").iterdir()), after.path / "matched" / next((run.path / "matched").iterdir()).name), "matched rows are left of pairs that removed.parquet lists"),
     ):  # fmt: skip
         kept = shutil.copytree(tmp_path / "run_2", tmp_path / "kept", dirs_exist_ok=True)

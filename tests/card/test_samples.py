@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from metaclip import Matcher, Run, TextRule, curate
-from metaclip.card.samples import EACH, Samples, merge, sample_shard, showable
+from metaclip.card.samples import SAMPLES_PER_ENTRY, Samples, draw_samples, merge_samples, showable
 from metaclip.matching.matches import MATCHES
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +25,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def samples_of(folder: Path) -> Samples:
-    return merge(sample_shard(path, None, None) for path in sorted(folder.glob("*.parquet")))
+    return merge_samples(draw_samples(path, None, None) for path in sorted(folder.glob("*.parquet")))
 
 
 def test_samples_are_captions_of_their_entry(run: Run) -> None:
@@ -38,9 +38,9 @@ def test_samples_are_captions_of_their_entry(run: Run) -> None:
                 captions[entry].add(pair["text"])
     assert len(found) == len(run.metadata)
     for entry, texts in enumerate(found):
-        assert len(texts) == len(set(texts)) == min(EACH, len(captions[entry]))
+        assert len(texts) == len(set(texts)) == min(SAMPLES_PER_ENTRY, len(captions[entry]))
         assert set(texts) <= captions[entry]
-    assert any(len(captions[entry]) > EACH for entry in captions)
+    assert any(len(captions[entry]) > SAMPLES_PER_ENTRY for entry in captions)
 
 
 def test_samples_do_not_depend_on_shards_or_order(run: Run, tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def _sampled(table: pa.Table) -> Samples:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x.parquet"
         pq.write_table(table, path)
-        return sample_shard(path, None, None)
+        return draw_samples(path, None, None)
 
 
 @pytest.mark.parametrize(

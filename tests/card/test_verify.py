@@ -14,9 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from metaclip import BalanceSettings, MetaclipError, balance, curate
-from metaclip.card.card import card as make
-from metaclip.card.card import verify
-from metaclip.card.publish import About
+from metaclip.card.publish import CardInfo, make_card
+from metaclip.card.verify import verify
 
 pytest.importorskip("altair", reason="needs the extra cards: pip install -e '.[cards]'")
 pytestmark = pytest.mark.extra
@@ -29,7 +28,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with run/ and card/."""
     home = tmp_path_factory.mktemp("verify")
     run = curate(ROOT / "curation" / "toy_pool.jsonl", ROOT / "metadata" / "toy.txt", out=home / "run", t=20)
-    make(run, home / "card", About("A toy"))
+    make_card(run, home / "card", CardInfo("A toy"))
     return home
 
 
@@ -47,7 +46,7 @@ def test_what_the_run_gives_passes(made: Path) -> None:
 def test_a_run_balanced_elsewhere_passes(made: Path, tmp_path: Path) -> None:
     """Its matches stand in another folder."""
     run = balance(made / "run", out=tmp_path / "less", settings=BalanceSettings(t=5))
-    make(run, tmp_path / "card", About("Less"))
+    make_card(run, tmp_path / "card", CardInfo("Less"))
     assert verify(tmp_path / "card", tmp_path / "less") == []
 
 

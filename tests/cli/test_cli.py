@@ -65,7 +65,7 @@ VERBS = {
     "card": {"--help", "-h"},
     "card make": {
         "RUN", "--blocked-words", "--classes", "--contact", "--help", "--license", "--look-ups", "--name", "--out",
-        "--plots-page", "--url", "--workers", "-h",
+        "--url", "--workers", "-h",
     },
     "card verify": {"FOLDER", "--blocked-words", "--help", "--run", "--workers", "-h"},
     "card diff": {"FIRST", "SECOND", "--help", "--page", "-h"},

@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from metaclip import BalanceSettings, MatchSettings, Metadata, Run, RunOptions, TextRule, balance, curate, match
-from metaclip.card.removal import Wanted
-from metaclip.card.remove import remove
+from metaclip.card.removal.remove import remove
+from metaclip.card.removal.request import RemovalRequest
 from metaclip.curate import account as accounts
 from metaclip.curate.account import SCHEMA, make_account, render
 from metaclip.curate.match import match_part
@@ -125,7 +125,9 @@ def test_every_field_is_documented_and_every_documented_field_is_there(
     patterns = {name: re.sub("<[a-z]+>", "[^.]+", re.escape(name)) for name in fields}
     assert len(fields) > 50
     seen = set()
-    less = remove(run, Wanted(np.zeros((0, 2), np.uint64), domains=frozenset(["example.org"])), tmp_path / "less", ONE)
+    less = remove(
+        run, RemovalRequest(np.zeros((0, 2), np.uint64), domains=frozenset(["example.org"])), tmp_path / "less", ONE
+    )
     for account in (run.account, less.account, *(each.account for each in worse)):
         for path, value in paths(account):
             found = [name for name, pattern in patterns.items() if re.fullmatch(pattern, path)]

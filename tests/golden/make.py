@@ -92,7 +92,6 @@ CARD: Final = (
     "cc-by-4.0",
     "--contact",
     "golden@example.org",
-    "--no-plots-page",
     *ONE,
 )
 

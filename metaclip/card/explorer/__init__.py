@@ -1,5 +1,1 @@
-"""The explorer page: what `writer` writes, and what it is made of."""
-
-from metaclip.card.explorer.writer import write_explorer
-
-__all__ = ["write_explorer"]
+"""The explorer page of a card: its data files, and in `page/` the page itself."""

@@ -1,6 +1,6 @@
-"""What a page needs to follow a text rule to the letter: the entries' forms, and Python's tables of characters.
+"""Tables by which a page follows a text rule exactly: the entries' forms, and Python's tables of characters.
 
-Options of the text rule lean on Unicode and on HTML's names, of which a browser has its own version. So the tables
+Options of the text rule depend on Unicode and on HTML's names, of which a browser has its own version. So the tables
 travel with the page, taken from the functions that matched; the paper's rule needs none.
 Cost: none for the paper's rule; else 2 us an entry, and half a second for each table.
 """
@@ -20,12 +20,12 @@ from metaclip.matching.text_rule import MARKS, PAPER, TextRule
 _BLANKS = "\t\n\r "
 
 
-def tables_of(rule: TextRule, entries: Sequence[str]) -> dict[str, Any] | None:
-    """Give what law.js takes beside a text, None for the paper's rule.
+def rule_tables(rule: TextRule, entries: Sequence[str]) -> dict[str, Any] | None:
+    """Return the tables that law.js uses beside a text, None for the paper's rule.
 
-    `forms` are [entry_id, padded form] where that is not the entry between two spaces (null: it can match nothing);
-    `separators`, `folded` and `names` map strings, `numbers` a character reference's number; `unassigned` are ranges of
-    code points. Only those are there that the rule asks for.
+    `forms` are [entry_id, padded form] of entries whose form is not the entry between two spaces (null: it can match
+    nothing); `separators`, `folded` and `names` map strings, `numbers` a character reference's number; `unassigned` are
+    ranges of code points. Only those that the rule needs are present.
     """
     if rule == PAPER:
         return None
@@ -46,12 +46,12 @@ def tables_of(rule: TextRule, entries: Sequence[str]) -> dict[str, Any] | None:
 
 
 def _characters() -> Iterator[str]:
-    """Give every character, without the halves of surrogate pairs."""
+    """Return every character, without the halves of surrogate pairs."""
     return (chr(i) for i in range(sys.maxunicode + 1) if not 0xD800 <= i < 0xE000)
 
 
 def _unassigned() -> Iterator[tuple[int, int]]:
-    """Give the ranges of code points that this Python's Unicode does not know."""
+    """Yield the ranges of code points that this Python's Unicode does not know."""
     points = (i for i in range(sys.maxunicode + 1) if unicodedata.category(chr(i)) == "Cn")
     for _, group in itertools.groupby(enumerate(points), key=lambda item: item[1] - item[0]):
         run = [point for _, point in group]

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from metaclip import MatchSettings, Metadata, Run, RunOptions, curate
-from metaclip.card.explorer import write_explorer
-from metaclip.card.grid import Grid, finish, grid_shard, thresholds_of
+from metaclip.card.explorer.writer import write_explorer
+from metaclip.card.threshold_grid import ThresholdGrid, choose_thresholds, make_grid, sum_file
 from metaclip.curate.draw import probabilities
 from metaclip.stage import funnel
 
@@ -26,16 +26,16 @@ class Made(NamedTuple):
     folder: Path
     run: Run
     entries: pa.Table
-    grid: Grid
+    grid: ThresholdGrid
 
 
-def grid_of(run: Run) -> Grid:
+def grid_of(run: Run) -> ThresholdGrid:
     """Compute the grid of a run in one go."""
     counts = run.counts.values
-    thresholds = thresholds_of(counts, run.t)
+    thresholds = choose_thresholds(counts, run.t)
     files = sorted((run.matched / "matched").glob("*.parquet"))
-    sums, by_entry = zip(*(grid_shard(file, counts, thresholds, 1.0) for file in files), strict=True)
-    return finish(counts, thresholds, 1.0, sum(sums), sum(by_entry))
+    sums, by_entry = zip(*(sum_file(file, counts, thresholds, 1.0) for file in files), strict=True)
+    return make_grid(counts, thresholds, 1.0, sum(sums), sum(by_entry))
 
 
 def with_samples(run: Run, texts: str = "text") -> pa.Table:
@@ -93,13 +93,13 @@ def large_table(entries: Sequence[str], t: float, seed: int = 0) -> pa.Table:
     )  # fmt: skip
 
 
-def large_grid(table: pa.Table, t: float) -> Grid:
+def large_grid(table: pa.Table, t: float) -> ThresholdGrid:
     """Give a grid as if every pair matched one entry."""
     count = table["count"].to_numpy()
-    thresholds = thresholds_of(count, t)
+    thresholds = choose_thresholds(count, t)
     expected = np.minimum(count[None, :].astype(np.float64), thresholds[:, None])
     shares = np.array([count[count < x].sum() / count.sum() for x in thresholds])
-    return Grid(thresholds, expected.sum(axis=1), shares, expected)
+    return ThresholdGrid(thresholds, expected.sum(axis=1), shares, expected)
 
 
 def large_account(table: pa.Table, t: float) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metaclip.card.origins import Tally, hosts, merge, origins_shard
+from metaclip.card.hosts import LossyCounter, add_counters, count_hosts, url_hosts
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ from metaclip.card.origins import Tally, hosts, merge, origins_shard
 )  # fmt: skip
 def test_hosts(url: str | None, host: str | None) -> None:
     """The host as a person would name it."""
-    assert hosts(pa.array([url], pa.string())).to_pylist() == [host]
+    assert url_hosts(pa.array([url], pa.string())).to_pylist() == [host]
 
 
 @given(st.from_regex(r"https?://[a-z0-9-]{1,9}(\.[a-z]{2,5}){1,2}(:[0-9]{1,4})?(/[a-z/]{0,9})?", fullmatch=True))
@@ -36,7 +36,7 @@ def test_hosts_are_those_of_the_standard_library(url: str) -> None:
     """What urllib finds, without www."""
     wanted = urlsplit(url).hostname or ""
     rest = wanted.removeprefix("www.")
-    assert hosts(pa.array([url])).to_pylist() == [rest if "." in rest else wanted]
+    assert url_hosts(pa.array([url])).to_pylist() == [rest if "." in rest else wanted]
 
 
 def test_counts_of_shards(tmp_path: Path) -> None:
@@ -47,26 +47,25 @@ def test_counts_of_shards(tmp_path: Path) -> None:
     )
     pq.write_table(pa.table({"URL": ["http://c.d/1", "http://a.b/9"], "LANGUAGE": ["en", "fr"]}), tmp_path / "b")
     pq.write_table(pa.table({"text": ["x"]}), tmp_path / "c")
-    found = merge(map(origins_shard, (tmp_path / "a", tmp_path / "b", tmp_path / "c")))
-    assert found.hosts is not None
-    assert found.languages is not None
-    assert found.hosts.top(9) == [{"name": "a.b", "pairs": 3}, {"name": "c.d", "pairs": 1}]
-    assert found.languages.top(2) == [{"name": "en", "pairs": 3}, {"name": "de", "pairs": 1}]
-    assert (found.hosts.total, found.languages.total, found.hosts.floor) == (4, 5, 0)
-    alone = merge([origins_shard(tmp_path / "c")])
-    assert (alone.hosts, alone.languages) == (None, None)
+    found: dict[str, LossyCounter] = {}
+    for name in "abc":
+        add_counters(found, count_hosts(tmp_path / name))
+    assert found["hosts"].top(9) == [{"name": "a.b", "pairs": 3}, {"name": "c.d", "pairs": 1}]
+    assert found["languages"].top(2) == [{"name": "en", "pairs": 3}, {"name": "de", "pairs": 1}]
+    assert (found["hosts"].total, found["languages"].total, found["hosts"].floor) == (4, 5, 0)
+    assert count_hosts(tmp_path / "c") == {}
 
 
 @given(st.integers(0, 1000))
 def test_the_stated_error_holds(seed: int) -> None:
     """With room for 20 names, each count is too small by at most the floor, and no name above it is missing."""
     rng = random.Random(seed)
-    tally, true = Tally(most=20), collections.Counter[str]()
+    counter, true = LossyCounter(most_names=20), collections.Counter[str]()
     for _ in range(30):
         batch = collections.Counter(str(int(rng.expovariate(0.02))) for _ in range(rng.randrange(40)))
         true += batch
-        tally.add(batch, sum(batch.values()))
-    assert len(tally.counts) <= 20
-    assert tally.total == sum(true.values())
+        counter.add(batch, sum(batch.values()))
+    assert len(counter.counts) <= 20
+    assert counter.total == sum(true.values())
     for name, number in true.items():
-        assert number - tally.floor <= tally.counts.get(name, 0) <= number
+        assert number - counter.floor <= counter.counts.get(name, 0) <= number

@@ -9,7 +9,7 @@ import pytest
 
 from curation import naive
 from metaclip import BalanceSettings, Run, balance, curate
-from metaclip.card.grid import Grid, finish, grid_shard, share_of, thresholds_of
+from metaclip.card.threshold_grid import ThresholdGrid, choose_thresholds, make_grid, sampled_share, sum_file
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,11 +21,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return curate(ROOT / "curation" / "toy_pool.jsonl", ROOT / "metadata" / "toy.txt", out=out, t=20)
 
 
-def grid_of(run: Run, share: float = 1.0) -> Grid:
+def grid_of(run: Run, share: float = 1.0) -> ThresholdGrid:
     counts = run.counts.values
-    thresholds = thresholds_of(counts, run.t)
-    parts = [grid_shard(path, counts, thresholds, share) for path in sorted((run.path / "matched").glob("*.parquet"))]
-    return finish(counts, thresholds, share, sum(a for a, _ in parts), sum(b for _, b in parts))
+    thresholds = choose_thresholds(counts, run.t)
+    parts = [sum_file(path, counts, thresholds, share) for path in sorted((run.path / "matched").glob("*.parquet"))]
+    return make_grid(counts, thresholds, share, sum(a for a, _ in parts), sum(b for _, b in parts))
 
 
 def test_each_point_is_the_balance_at_that_t(run: Run, tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_the_runs_t_is_a_point_and_points_ascend(run: Run) -> None:
 @pytest.mark.parametrize(("counts", "t"), [([0, 0, 1], 1), ([5], 1e9), ([2**40, 3], 0.25), ([1] * 9, 20)])
 def test_grids_of_odd_counts(counts: list[int], t: float) -> None:
     """A grid holds its t and the largest count, whatever they are."""
-    points = thresholds_of(np.array(counts, np.uint64), t)
+    points = choose_thresholds(np.array(counts, np.uint64), t)
     assert t in points
     assert points[-1] == max(2, t, *counts)
     assert len(points) <= 26
@@ -84,6 +84,6 @@ def test_a_sample_estimates_the_whole(run: Run) -> None:
     n = whole.pairs[-1]
     assert abs(half.pairs - whole.pairs).max() < 5 * np.sqrt(n)  # 2 * sqrt(n * 0.5 * 0.5) is one deviation
     assert (half.pairs != whole.pairs).any()
-    assert share_of(1000) == 1
-    assert share_of(0) == 1
-    assert share_of(80_000_000) == 0.25
+    assert sampled_share(1000) == 1
+    assert sampled_share(0) == 1
+    assert sampled_share(80_000_000) == 0.25

@@ -1,7 +1,7 @@
-"""What another t would give: expected pairs and tail share over a grid of t, in all and by entry.
+"""Expected pairs and tail share under other thresholds, in all and by entry.
 
-Made with the card, so that a reader can move t without the pool. Each point is the sum over matched pairs of P(keep) at
-its t, in integers of 2^-32, so that it does not depend on how the pool was cut. Pools of over 20 million
+Computed with the card, so that a reader can move t without the pool. Each point is the sum over matched pairs of P(keep) at
+its t, in integers of 2^-32, so that it does not depend on how the pool was cut into files. Pools of over 20 million
 matched pairs are sampled by a hash of the uid, and the sums scaled; `share` says by how much.
 Cost: 0.3 us a matched pair and 24 points; 96 MB for 500,000 entries.
 """
@@ -23,26 +23,26 @@ from metaclip.matching.matches import ids_of
 
 POINTS: Final = 24
 MOST_PAIRS: Final = 20_000_000
-_SEED: Final = 0x67726964  # of the sample, not of any draw
+_SAMPLE_SEED: Final = 0x67726964  # independent of any draw
 
 
 @dataclasses.dataclass(frozen=True)
-class Grid:
-    """Expectations under each of k thresholds."""
+class ThresholdGrid:
+    """What a run would keep under each of k thresholds, as expectations."""
 
     thresholds: npt.NDArray[np.float64]
     pairs: npt.NDArray[np.float64]
     """float64[k]: expected number of pairs."""
     tail_share: npt.NDArray[np.float64]
-    """float64[k]: the part of all counts that entries below t hold."""
+    """float64[k]: share of all counts in entries below the threshold."""
     expected: npt.NDArray[np.float64]
-    """float64[k, n]: expected pairs of each entry."""
+    """float64[k, number of entries]: expected pairs of each entry."""
     share: float = 1.0
-    """The share of matched pairs that was looked at."""
+    """Share of matched pairs that was read."""
 
 
-def thresholds_of(counts: npt.NDArray[np.uint64], t: float) -> npt.NDArray[np.float64]:
-    """Give the grid: t itself, and round numbers from 1 to the largest count, evenly in the logarithm."""
+def choose_thresholds(counts: npt.NDArray[np.uint64], t: float) -> npt.NDArray[np.float64]:
+    """Return t itself and round numbers from 1 to the largest count, evenly spaced in the logarithm: float64[k], ascending."""
     highest = max(2.0, float(counts.max()), t)
     steps = np.geomspace(1.0, highest, POINTS - 1)
     rounded = {min(highest, _two_digits(float(step))) for step in steps}
@@ -54,28 +54,28 @@ def _two_digits(x: float) -> float:
     return round(x / unit) * unit
 
 
-def grid_shard(
+def sum_file(
     path: Path, counts: npt.NDArray[np.uint64], thresholds: npt.NDArray[np.float64], share: float
 ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
-    """Sum a file of matched/: (uint64[k] of all pairs, uint64[n, k] by entry), in units of 1 / FIXED_POINT."""
+    """Sum P(keep) over a file of matched/: (uint64[k] over pairs, uint64[n, k] by entry), in units of 1 / FIXED_POINT."""
     sums, by_entry = np.zeros(len(thresholds), np.uint64), np.zeros((len(counts), len(thresholds)), np.uint64)
     for _, uids, matches in read_matched(path):
-        chosen = matches.filter(uniforms(_SEED, 0, uids) < share) if share < 1.0 else matches
+        chosen = matches.filter(uniforms(_SAMPLE_SEED, 0, uids) < share) if share < 1.0 else matches
         values, offsets = ids_of(chosen)
         expect_rows(values, offsets, counts, thresholds, sums, by_entry)
     return sums, by_entry
 
 
-def finish(
+def make_grid(
     counts: npt.NDArray[np.uint64], thresholds: npt.NDArray[np.float64], share: float,
     sums: npt.NDArray[np.uint64], by_entry: npt.NDArray[np.uint64],
-) -> Grid:  # fmt: skip
-    """Make the grid of what the shards add up to."""
+) -> ThresholdGrid:  # fmt: skip
+    """Make the grid from the sums over all files."""
     shares = np.array([tail_share(counts, t) for t in thresholds.tolist()])
     unit = np.float64(1.0 / (FIXED_POINT * share))
-    return Grid(thresholds, sums * unit, shares, np.ascontiguousarray(by_entry.T) * unit, share)
+    return ThresholdGrid(thresholds, sums * unit, shares, np.ascontiguousarray(by_entry.T) * unit, share)
 
 
-def share_of(matched: int) -> float:
-    """Give the share of so many matched pairs that is looked at."""
+def sampled_share(matched: int) -> float:
+    """Return the share of matched pairs that is read, given their number."""
     return min(1.0, MOST_PAIRS / max(1, matched))

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metaclip import MatchSettings, Run, RunOptions, TextRule, curate
-from metaclip.card.card import card as make
-from metaclip.card.card import find, verify
-from metaclip.card.classes import Classes, Coverage, divergence
-from metaclip.card.publish import About
+from metaclip.card.class_coverage import ClassCoverage, ClassNames, divergence
+from metaclip.card.publish import CardInfo, make_card
+from metaclip.card.scan import scan_run
+from metaclip.card.verify import verify
 from metaclip.matching.matcher import Matcher
 from tests import commands
 
@@ -33,7 +33,7 @@ def run_of(folder: Path, *, with_text: bool, rule: TextRule | None = None) -> Ru
 def test_counts_are_those_of_the_captions(tmp_path: Path, rule: TextRule) -> None:
     """Each name's count and kept are the captions that it matches, one by one, whether it is an entry or not."""
     run = run_of(tmp_path / "run", with_text=True, rule=rule)
-    found = find(run, None, RunOptions(workers=1), [Classes("toy", NAMES)]).classes[0]
+    found = scan_run(run, RunOptions(workers=1), [ClassNames("toy", NAMES)]).classes[0]
     pool = [json.loads(line) for line in (ROOT / "curation" / "toy_pool.jsonl").read_text().splitlines()]
     texts = [pair["text"] for pair in pool if pair.get("text")]
     matched = [text for text in texts if Matcher(run.metadata, rule).match([text])[0].as_py()]
@@ -55,7 +55,7 @@ def test_counts_are_those_of_the_captions(tmp_path: Path, rule: TextRule) -> Non
 def test_without_texts_a_count_may_be_unknown(tmp_path: Path) -> None:
     """Then names that are no entries have their kept pairs alone, and stand outside of the shares."""
     run = run_of(tmp_path / "run", with_text=False)
-    found = find(run, None, RunOptions(workers=1), [Classes("toy", NAMES)]).classes[0]
+    found = scan_run(run, RunOptions(workers=1), [ClassNames("toy", NAMES)]).classes[0]
     rows = {row["name"]: row for row in found["entries"]}
     assert rows["happiest dog"]["count"] is None
     assert rows["happiest dog"]["kept"] == sum(
@@ -83,7 +83,7 @@ def test_divergence(counts: list[int]) -> None:
 def test_no_names_cost_nothing(tmp_path: Path) -> None:
     """A card without lists has none."""
     run = run_of(tmp_path / "run", with_text=False)
-    assert Coverage(run, []).result() == []
+    assert ClassCoverage(run, []).result() == []
 
 
 def test_lists_that_are_refused(tmp_path: Path) -> None:
@@ -113,5 +113,5 @@ def test_a_card_tells_it(tmp_path: Path) -> None:
     card["classes"][0]["entries"][0]["kept"] += 1
     (tmp_path / "card" / "card.json").write_text(json.dumps(card))
     assert any("classes" in line for line in verify(tmp_path / "card", run))
-    again = make(run, tmp_path / "plain", About("x"))
+    again = make_card(run, tmp_path / "plain", CardInfo("x"))
     assert again["classes"] == []

@@ -1,0 +1,150 @@
+"""Coverage: how often the class names of a benchmark occur in captions, before and after balancing.
+
+    count         matched pairs whose caption contains the name, by the run's text rule
+    kept          those of them that were kept
+    divergence    KL(p, uniform) = sum of p ln(p n), in nats, p a name's share of all n names' counts: 0 if all names are
+                  equally frequent (the appendix of "Demystifying CLIP Data" measures balance so)
+
+A name that is an entry has the entry's figures. Other names are searched for in the kept captions, and in the matched
+ones of a run ``--with-text``. Without matched texts their count is not known, and shares and divergences leave them out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from metaclip.card.lines import read_lines
+from metaclip.curate.run import Run
+from metaclip.matching.matcher import Matcher
+from metaclip.matching.text_rule import PAPER
+from metaclip.metadata.entries import Metadata
+from metaclip.pool import pool as pools
+from metaclip.pool.texts import plain_texts
+
+Counts = npt.NDArray[np.uint64]
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassNames:
+    """The class names of one benchmark, in the order of their file; a name may occur twice."""
+
+    name: str
+    names: tuple[str, ...]
+
+    @classmethod
+    def read(cls, path: str) -> ClassNames:
+        """Read a file of one name a line; the file's name names the list. Raise MetaclipError as `read_lines` does."""
+        return cls(Path(path).stem, tuple(read_lines(path, "class names")))
+
+    @classmethod
+    def of_card(cls, card: Mapping[str, Any]) -> list[ClassNames]:
+        """Return the lists that a card was made with."""
+        return [cls(one["name"], tuple(row["name"] for row in one["entries"])) for one in card.get("classes", [])]
+
+
+class ClassCoverage:
+    """Counts class names in a run: entries by the run's figures, other names by a search of its files."""
+
+    def __init__(self, run: Run, lists: Sequence[ClassNames]) -> None:
+        """Find out which names are entries, and prepare the search for the others."""
+        self._run, self._lists = run, lists
+        names = list(dict.fromkeys(name for one in lists for name in one.names))
+        self._entry_ids = _entry_ids(run, names) if names else {}
+        others = [name for name in names if name not in self._entry_ids]
+        self._rows = {name: row for row, name in enumerate(others)}
+        self._matcher = Matcher(Metadata(others), run.rule, cache=False) if others else None
+        self._counts: dict[str, Counts] = {}
+        """Counts of the other names by folder, "matched" or "curated"."""
+
+    def search(self, path: Path) -> Counts | None:
+        """Count the names that are no entries in a file of matched/ or curated/; None if there is nothing to count."""
+        if self._matcher is None:
+            return None
+        counts = np.zeros(len(self._rows), np.uint64)
+        with pq.ParquetFile(path) as file:
+            if (column := _text_column(self._run, file.schema_arrow, path)) is None:
+                return None
+            for batch in file.iter_batches(pools.BATCH_ROWS, columns=[column], use_threads=False):
+                found = self._matcher.match(plain_texts(batch.column(column))).flatten().to_numpy()
+                counts += np.bincount(found, minlength=len(counts)).astype(np.uint64)
+        return counts
+
+    def add(self, path: Path, counts: Counts | None) -> None:
+        """Add what `search` counted in a file."""
+        if counts is not None:
+            self._counts[path.parent.name] = counts + self._counts.get(path.parent.name, np.uint64(0))
+
+    def result(self) -> list[dict[str, Any]]:
+        """Return the coverage of each list, as card.json has it."""
+        entries = self._run.entries
+        count, kept = entries["count"].to_numpy(), entries["kept"].to_numpy()
+        matched, curated = self._counts.get("matched"), self._counts.get("curated")
+
+        def row(name: str) -> dict[str, Any]:
+            if (entry_id := self._entry_ids.get(name)) is not None:
+                return {"name": name, "entry_id": entry_id, "count": int(count[entry_id]), "kept": int(kept[entry_id])}
+            i = self._rows[name]
+            return {
+                "name": name,
+                "entry_id": None,
+                "count": None if matched is None else int(matched[i]),
+                "kept": 0 if curated is None else int(curated[i]),
+            }
+
+        return [_summarise(one.name, [row(name) for name in one.names]) for one in self._lists]
+
+
+def _entry_ids(run: Run, names: Sequence[str]) -> dict[str, int]:
+    """Find the entries that match exactly the texts that a name would match: they have the same form under the rule."""
+
+    def form_of(text: str) -> str | None:
+        return f" {text} " if run.rule == PAPER else run.rule.entry(text)
+
+    forms = {name: form_of(name) for name in names}
+    wanted, found = set(forms.values()) - {None}, dict[str | None, int]()
+    for entry_id, entry in enumerate(run.metadata.entries.to_pylist()):
+        if (form := form_of(entry)) in wanted:
+            found.setdefault(form, entry_id)
+    return {name: found[form] for name, form in forms.items() if form in found}
+
+
+def _text_column(run: Run, schema: pa.Schema, path: Path) -> str | None:
+    if path.parent.name == "matched":
+        return "text" if "text" in schema.names else None
+    return pools.find_columns(schema, str(path), run.match["columns"]["text"]).text
+
+
+def _summarise(name: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Summarise the rows {name, entry_id, count, kept} of a list: shares at zero and divergences, of names of known count."""
+    known = [row for row in rows if row["count"] is not None]
+    return {
+        "name": name,
+        "digest": hashlib.sha256("\n".join(row["name"] for row in rows).encode()).hexdigest(),
+        "names": len(rows),
+        "known": len(known),
+        "zero": sum(row["count"] == 0 for row in known) / max(1, len(known)),
+        "zero_kept": sum(row["kept"] == 0 for row in known) / max(1, len(known)),
+        "divergence": divergence(row["count"] for row in known),
+        "divergence_kept": divergence(row["kept"] for row in known),
+        "entries": list(rows),
+    }
+
+
+def divergence(counts: Iterable[int]) -> float | None:
+    """Return KL(p, uniform) of counts in nats, 0 to ln n; None if all are zero."""
+    values = [int(value) for value in counts]
+    total = sum(values)
+    if not total:
+        return None
+    terms = (value / total * math.log(value / total * len(values)) for value in values if value)
+    return max(0.0, math.fsum(terms))

@@ -1,0 +1,82 @@
+"""Hosts of the urls of kept pairs, and their languages where the pool names them.
+
+Counted over all shards in bounded memory by lossy counting (Manku and Motwani, 2002): whenever a table holds too many
+names, those counted at most `floor` times are dropped and the floor rises; a count is then too small by at most the
+floor, which is reported. Below a million hosts nothing is dropped and counts are exact.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from metaclip.pool import pool as pools
+
+MOST_NAMES: Final = 1_000_000
+LANGUAGE_NAMES: Final = ("lang", "language")
+"""Names of the column of languages (metaclip extract, LAION), in any case of letters."""
+_HOST: Final = r"^(?i:https?)://(?:[^/?#@]*@)?(?P<host>\[[0-9A-Fa-f:.]+\]|[^/:?#\s]+)"
+
+
+@dataclasses.dataclass
+class LossyCounter:
+    """Counts of pairs by name; each may be too small by up to `floor`."""
+
+    counts: dict[str, int] = dataclasses.field(default_factory=dict)
+    total: int = 0
+    """Number of pairs that have a name at all."""
+    floor: int = 0
+    most_names: int = MOST_NAMES
+
+    def add(self, counts: Mapping[str, int], total: int, floor: int = 0) -> None:
+        """Add counts of other pairs."""
+        for name, number in counts.items():
+            self.counts[name] = self.counts.get(name, 0) + number
+        self.total += total
+        self.floor += floor
+        while len(self.counts) > self.most_names:
+            median = sorted(self.counts.values())[len(self.counts) // 2]
+            self.counts = {name: number - median for name, number in self.counts.items() if number > median}
+            self.floor += median
+
+    def top(self, n: int) -> list[dict[str, Any]]:
+        """Return the n largest counts as [{name, pairs}], ties by name."""
+        order = sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))[:n]
+        return [{"name": name, "pairs": number} for name, number in order]
+
+
+def count_hosts(path: Path, url_column: str | None = None) -> dict[str, LossyCounter]:
+    """Count the pairs of one file of curated/ by "hosts" and by "languages", each if the file has such a column."""
+    with pq.ParquetFile(path) as file:
+        names = {name.lower(): name for name in reversed(file.schema_arrow.names)}
+        columns = {
+            "hosts": url_column or next((names[name] for name in pools.URL_NAMES if name in names), None),
+            "languages": next((names[name] for name in LANGUAGE_NAMES if name in names), None),
+        }
+        found = {key: column for key, column in columns.items() if column is not None}
+        counters = {key: LossyCounter() for key in found}
+        wanted = list(found.values())
+        for batch in file.iter_batches(pools.BATCH_ROWS, columns=wanted, use_threads=False) if wanted else ():
+            for key, column in found.items():
+                values = url_hosts(batch.column(column)) if key == "hosts" else batch.column(column).cast(pa.string())
+                counts = {item["values"]: item["counts"] for item in pc.value_counts(values.drop_null()).to_pylist()}
+                counters[key].add(counts, sum(counts.values()))
+    return counters
+
+
+def add_counters(whole: dict[str, LossyCounter], part: Mapping[str, LossyCounter]) -> None:
+    """Add what `count_hosts` counted in a file."""
+    for key, counter in part.items():
+        whole.setdefault(key, LossyCounter()).add(counter.counts, counter.total, counter.floor)
+
+
+def url_hosts(urls: pa.Array) -> pa.Array:
+    """Return the host of each url in lower case, without "www."; null for what is not an http url."""
+    found = pc.struct_field(pc.extract_regex(urls.cast(pa.string()), _HOST), "host")
+    return pc.replace_substring_regex(pc.utf8_lower(found), r"^www\.(.+\..+)", r"\1")
