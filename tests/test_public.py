@@ -22,7 +22,7 @@ from tests import commands
 ROOT = Path(__file__).parents[1]
 PUBLIC = [
     "BalanceSettings", "Balancer", "Counts", "LostInputs", "MatchSettings", "Matcher", "MetaclipError", "Metadata", "Run",
-    "TextRule", "Work", "__version__", "balance", "curate", "match",
+    "RunOptions", "TextRule", "__version__", "balance", "curate", "match",
 ]  # fmt: skip
 
 

@@ -27,7 +27,7 @@ from metaclip.curate.settings import MatchSettings
 from metaclip.engine.contract import PortableStep, ProgressCallback
 from metaclip.matching.matches import ids_of
 from metaclip.pool.pool import Columns, Shard
-from metaclip.pool.sorted_uids import UidSet, write_rows, write_run
+from metaclip.pool.sorted_uids import UidSet, load_array, write_rows, write_run
 from metaclip.stage.folder import Folder
 from metaclip.stage.stage import Stage
 from metaclip.storage.files import local_copy
@@ -48,7 +48,7 @@ class DrawStep(PortableStep):
     def draw(self) -> Draw:
         """What shards are drawn by."""
         with local_copy(self.matched / "duplicates.npy") as path:
-            duplicates = np.load(path, allow_pickle=False)
+            duplicates = load_array(path)
         return Draw.of(self.counts, self.t, self.seed, duplicates)
 
     def __call__(self, item: tuple[Shard, int], progress: ProgressCallback) -> tuple[dict[str, Any], Sequence[Path]]:
@@ -160,7 +160,7 @@ def shard_tally(shard: str, *, stage: Stage, n_entries: int) -> npt.NDArray[np.u
     Whole pairs and fractions (in units of 1 / FIXED_POINT) apart: 88 G pairs in units of 2**-32 do not fit 64 bits.
     """
     with local_copy(stage.path / f"{shard}.tally.npy") as path:
-        entry, expected, kept = np.load(path).T
+        entry, expected, kept = load_array(path).T
     tally = np.zeros((3, n_entries), np.uint64)
     tally[:, entry.astype(np.int64)] = expected >> np.uint64(32), expected & np.uint64(FIXED_POINT - 1), kept
     return tally

@@ -32,7 +32,7 @@ from metaclip.matching.matches import MATCHES
 from metaclip.metadata.entries import Metadata
 from metaclip.pool import pool as pools
 from metaclip.pool.pool import Losses, Shard
-from metaclip.pool.sorted_uids import write_rows, write_run
+from metaclip.pool.sorted_uids import load_array, write_rows, write_run
 from metaclip.pool.texts import usable_texts
 from metaclip.pool.uid import uids_of
 from metaclip.stage.stage import Stage
@@ -133,7 +133,7 @@ def write_partials(
 def shard_counts(shard: str, *, stage: Stage, n_entries: int) -> npt.NDArray[np.uint64]:
     """Read the counts that a finished shard left: uint64[n_entries]."""
     with local_copy(stage.path / f"{shard}.counts.npy") as path:
-        partial = np.load(path)
+        partial = load_array(path)
     counts = np.zeros(n_entries, np.uint64)
     counts[partial[:, 0].astype(np.int64)] = partial[:, 1]
     return counts

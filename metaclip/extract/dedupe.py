@@ -22,7 +22,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from metaclip.pool.sorted_uids import write_rows
+from metaclip.pool.sorted_uids import load_array, write_rows
 from metaclip.storage.files import iter_local_copies
 
 RUN_KEYS: Final = 1 << 20
@@ -110,7 +110,7 @@ def find_same(state: Path, runs: Mapping[int, tuple[str, int]], part: int, parts
     pieces = [np.zeros((0, 3), np.uint64)]
     wanted = [(index, run_paths(state, name, run)[0]) for index, (name, n) in sorted(runs.items()) for run in range(n)]
     for (index, _), path in zip(wanted, iter_local_copies([path for _, path in wanted]), strict=True):
-        keys = np.load(path, mmap_mode="r")
+        keys = load_array(path, "r")
         first, last = (bisect.bisect_left(keys[:, 0], at) for at in (begin, end))
         piece = np.array(keys[first:last])
         piece[:, 2] |= np.uint64(index << ROW_BITS)
@@ -122,10 +122,12 @@ def find_same(state: Path, runs: Mapping[int, tuple[str, int]], part: int, parts
 
 def gather(state: Path, name: str, index: int, runs: int, parts: int) -> Rows:
     """Give the rows of a file that stand earlier: int64[n], sorted."""
-    found = [np.load(path)[:, 0] for path in iter_local_copies([run_paths(state, name, run)[1] for run in range(runs)])]
+    found = [
+        load_array(path)[:, 0] for path in iter_local_copies([run_paths(state, name, run)[1] for run in range(runs)])
+    ]
     begin, end = index << ROW_BITS, (index + 1) << ROW_BITS
     for path in iter_local_copies([part_path(state, part) for part in range(parts)]):
-        places = np.load(path, mmap_mode="r")[:, 0]
+        places = load_array(path, "r")[:, 0]
         first, last = (bisect.bisect_left(places, at) for at in (begin, end))
         found.append(np.array(places[first:last]) & np.uint64((1 << ROW_BITS) - 1))
     rows: Rows = np.sort(np.concatenate([np.zeros(0, np.uint64), *found])).astype(np.int64)

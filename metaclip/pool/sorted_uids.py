@@ -11,9 +11,10 @@ import bisect
 import contextlib
 import itertools
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -57,6 +58,20 @@ def write_rows(path: Path, rows: Rows) -> None:
         _write_header(file, rows.shape, rows.dtype)
         # np.save writes through C's stdio: its error does not say that the disk is full.
         file.write(rows.tobytes())
+
+
+def load_array(path: Path, mmap_mode: Literal["r"] | None = None) -> npt.NDArray[Any]:
+    """Load an ``.npy`` file as `numpy.load` does, from any thread.
+
+    numpy parses the header with `ast.literal_eval`, which fails at random if two threads call it at once (CPython issue
+    106905, in Python 3.11 and 3.12).
+    """
+    with _header_lock:
+        array: npt.NDArray[Any] = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+    return array
+
+
+_header_lock = threading.Lock()
 
 
 def _write_header(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:

@@ -34,7 +34,7 @@ import numpy.typing as npt
 
 from metaclip.pool import pool as pools
 from metaclip.pool.pool import PoolFile
-from metaclip.pool.sorted_uids import merge_runs, write_rows, write_run, write_subset
+from metaclip.pool.sorted_uids import load_array, merge_runs, write_rows, write_run, write_subset
 from metaclip.pool.tar_format import BLOCK, END, Forward
 from metaclip.pool.uid import Uids
 from metaclip.reshard.index import FLAWS, Names, make_index
@@ -87,7 +87,7 @@ class Picked(Samples):
     @classmethod
     def read(cls, path: Path) -> Picked:
         """Read what `pick` left."""
-        rows = np.load(path, allow_pickle=False)
+        rows = load_array(path)
         ranks, counts = rows[:, 5].astype(np.int64), rows[:, 6].astype(np.int64)
         return cls(rows[:, :2], rows[:, 2:4], rows[:, 7], rows[:, 8:].reshape(-1, 3, 2), rows[:, 4], ranks, counts)
 
@@ -140,7 +140,7 @@ class Shared:
     @classmethod
     def read(cls, path: Path) -> Shared:
         """Read what `share` left."""
-        return cls(np.load(path, allow_pickle=False))
+        return cls(load_array(path))
 
     def among(self, tar: int) -> Shared:
         """Give those of one tar."""

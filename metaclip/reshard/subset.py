@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from metaclip.errors import MetaclipError, one_line
-from metaclip.pool.sorted_uids import SUBSET
+from metaclip.pool.sorted_uids import SUBSET, load_array
 from metaclip.pool.uid import Uids
 from metaclip.storage.files import file_digest
 
@@ -49,7 +49,7 @@ class Subset:
     def uids(self) -> Uids:
         """The uids: uint64[n, 2], mapped."""
         try:
-            found = np.load(self.path, mmap_mode="r", allow_pickle=False)
+            found = load_array(self.path, "r")
         except FileNotFoundError:
             raise MetaclipError(f"there is no subset {self.path}; check the path") from None
         except (OSError, ValueError, EOFError) as error:

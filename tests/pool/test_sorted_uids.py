@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import itertools
 import os
 import resource
@@ -15,7 +16,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from metaclip.pool import sorted_uids as sorting
-from metaclip.pool.sorted_uids import SUBSET, UidSet, merge_runs, repeated, sort_rows, write_run, write_subset
+from metaclip.pool.sorted_uids import (
+    SUBSET,
+    UidSet,
+    load_array,
+    merge_runs,
+    repeated,
+    sort_rows,
+    write_rows,
+    write_run,
+    write_subset,
+)
 
 U64 = 2**64
 
@@ -192,3 +203,11 @@ def test_collisions_are_collisions() -> None:
     uids = UidSet(rows(members[:25]))
     assert uids.contains(rows(members)).tolist() == [True] * 25 + [False] * 25
     assert uids.contains(rows([(low, high) for high, low in members])).sum() == 0
+
+
+def test_arrays_are_loaded_in_many_threads(tmp_path: Path) -> None:
+    """Numpy parses headers by a function that two threads may not call at once; ours does not fail."""
+    write_rows(tmp_path / "rows.npy", np.arange(6, dtype=np.uint64).reshape(3, 2))
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: load_array(tmp_path / "rows.npy").sum(), range(4000)))
+    assert set(found) == {15}
