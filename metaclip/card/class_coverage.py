@@ -20,15 +20,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from metaclip.card.lines import read_lines
+from metaclip.card.run_files import find_column, read_batches
 from metaclip.curate.run import Run
 from metaclip.matching.matcher import Matcher
 from metaclip.matching.text_rule import PAPER
 from metaclip.metadata.entries import Metadata
-from metaclip.pool import pool as pools
 from metaclip.pool.texts import plain_texts
 
 Counts = npt.NDArray[np.uint64]
@@ -68,15 +66,12 @@ class ClassCoverage:
 
     def search(self, path: Path) -> Counts | None:
         """Count the names that are no entries in a file of matched/ or curated/; None if there is nothing to count."""
-        if self._matcher is None:
+        if self._matcher is None or (column := find_column(self._run, path, "text")) is None:
             return None
         counts = np.zeros(len(self._rows), np.uint64)
-        with pq.ParquetFile(path) as file:
-            if (column := _text_column(self._run, file.schema_arrow, path)) is None:
-                return None
-            for batch in file.iter_batches(pools.BATCH_ROWS, columns=[column], use_threads=False):
-                found = self._matcher.match(plain_texts(batch.column(column))).flatten().to_numpy()
-                counts += np.bincount(found, minlength=len(counts)).astype(np.uint64)
+        for batch in read_batches(path, [column]):
+            found = self._matcher.match(plain_texts(batch.column(column))).flatten().to_numpy()
+            counts += np.bincount(found, minlength=len(counts)).astype(np.uint64)
         return counts
 
     def add(self, path: Path, counts: Counts | None) -> None:
@@ -116,12 +111,6 @@ def _entry_ids(run: Run, names: Sequence[str]) -> dict[str, int]:
         if (form := form_of(entry)) in wanted:
             found.setdefault(form, entry_id)
     return {name: found[form] for name, form in forms.items() if form in found}
-
-
-def _text_column(run: Run, schema: pa.Schema, path: Path) -> str | None:
-    if path.parent.name == "matched":
-        return "text" if "text" in schema.names else None
-    return pools.find_columns(schema, str(path), run.match["columns"]["text"]).text
 
 
 def _summarise(name: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

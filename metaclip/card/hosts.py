@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from metaclip.card.run_files import read_batches
 from metaclip.pool import pool as pools
 
 MOST_NAMES: Final = 1_000_000
@@ -53,20 +54,18 @@ class LossyCounter:
 
 def count_hosts(path: Path, url_column: str | None = None) -> dict[str, LossyCounter]:
     """Count the pairs of one file of curated/ by "hosts" and by "languages", each if the file has such a column."""
-    with pq.ParquetFile(path) as file:
-        names = {name.lower(): name for name in reversed(file.schema_arrow.names)}
-        columns = {
-            "hosts": url_column or next((names[name] for name in pools.URL_NAMES if name in names), None),
-            "languages": next((names[name] for name in LANGUAGE_NAMES if name in names), None),
-        }
-        found = {key: column for key, column in columns.items() if column is not None}
-        counters = {key: LossyCounter() for key in found}
-        wanted = list(found.values())
-        for batch in file.iter_batches(pools.BATCH_ROWS, columns=wanted, use_threads=False) if wanted else ():
-            for key, column in found.items():
-                values = url_hosts(batch.column(column)) if key == "hosts" else batch.column(column).cast(pa.string())
-                counts = {item["values"]: item["counts"] for item in pc.value_counts(values.drop_null()).to_pylist()}
-                counters[key].add(counts, sum(counts.values()))
+    names = {name.lower(): name for name in reversed(pq.read_schema(path).names)}
+    columns = {
+        "hosts": url_column or next((names[name] for name in pools.URL_NAMES if name in names), None),
+        "languages": next((names[name] for name in LANGUAGE_NAMES if name in names), None),
+    }
+    found = {key: column for key, column in columns.items() if column is not None}
+    counters = {key: LossyCounter() for key in found}
+    for batch in read_batches(path, list(found.values())) if found else ():
+        for key, column in found.items():
+            values = url_hosts(batch.column(column)) if key == "hosts" else batch.column(column).cast(pa.string())
+            counts = {item["values"]: item["counts"] for item in pc.value_counts(values.drop_null()).to_pylist()}
+            counters[key].add(counts, sum(counts.values()))
     return counters
 
 

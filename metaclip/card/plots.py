@@ -56,8 +56,7 @@ def make_charts(account: Mapping[str, Any], entries: pa.Table, grid: ThresholdGr
         import altair as alt
     except ImportError:
         raise MetaclipError("plots need altair; install it with: pip install 'metaclip[cards]'") from None
-    counts, kept = entries["count"].to_numpy(), entries["kept"].to_numpy()
-    expected, t = entries["expected"].to_numpy(), float(account["balance"]["t"])
+    counts, kept, t = entries["count"].to_numpy(), entries["kept"].to_numpy(), float(account["balance"]["t"])
 
     def chart(rows: list[dict[str, Any]], **sizes: int) -> Any:
         return alt.Chart(alt.Data(values=rows)).properties(**{"width": _WIDTH, "height": _HEIGHT, **sizes})
@@ -68,36 +67,30 @@ def make_charts(account: Mapping[str, Any], entries: pa.Table, grid: ThresholdGr
         return rule + line.mark_text(align="left", dx=4, y=8, color="#666").encode(x="t:Q", text="label:N")
 
     log = alt.Scale(type="log")
-    ranks = chart(_by_rank({"before": counts, "after (kept)": kept})).mark_line()
-    ranks = ranks.encode(
+    ranks = chart([*_by_rank("before", counts), *_by_rank("after (kept)", kept)]).mark_line().encode(
         x=alt.X("rank:Q", scale=log, title="rank of the entry"),
         y=alt.Y("count:Q", scale=log, title="pairs that match it"),
-        color=alt.Color("set:N", title=None, sort=["before", "after (kept)"]),
-        tooltip=["set:N", "rank:Q", "count:Q"],
-    )
-    cumulative = chart(_cumulative(counts)).mark_line(interpolate="step-after")
-    cumulative = cumulative.encode(
+        color=alt.Color("set:N", title=None, sort=["before", "after (kept)"]), tooltip=["set:N", "rank:Q", "count:Q"],
+    )  # fmt: skip
+    cumulative = chart(_cumulative(counts)).mark_line(interpolate="step-after").encode(
         x=alt.X("count:Q", scale=log, title="count of the entry"),
         y=alt.Y("share:Q", axis=alt.Axis(format="%"), title="share of all counts in entries up to it"),
         tooltip=["count:Q", alt.Tooltip("share:Q", format=".2%")],
-    )
-    points = chart(_expected_kept(expected, kept, counts, entries["entry"])).mark_circle(size=22, opacity=0.6)
-    points = points.encode(
+    )  # fmt: skip
+    points = chart(_expected_kept(entries)).mark_circle(size=22, opacity=0.6).encode(
         x=alt.X("expected:Q", scale=log, title="expected"), y=alt.Y("kept:Q", scale=log, title="kept"),
         tooltip=["entry:N", "count:Q", "expected:Q", "kept:Q"],
     )  # fmt: skip
-    sources = chart(_by_source(entries), height=36 * len(account["list"]["sources"]) + 40).mark_bar()
-    sources = sources.encode(
+    sources = chart(_by_source(entries), height=36 * len(account["list"]["sources"]) + 40).mark_bar().encode(
         y=alt.Y("source:N", title=None), yOffset=alt.YOffset("of:N", sort=["entries", "counts", "kept"]),
         x=alt.X("share:Q", axis=alt.Axis(format="%"), title="share"),
         color=alt.Color("of:N", title="share of", sort=["entries", "counts", "kept"]),
         tooltip=["source:N", "of:N", "number:Q", alt.Tooltip("share:Q", format=".2%")],
     )  # fmt: skip
     steps = [{"step": name, "rows": account["funnel"][name]} for name in MEANING if account["funnel"].get(name)]
-    funnel = chart(steps, height=24 * len(steps)).mark_bar()
-    funnel = funnel.encode(
+    funnel = chart(steps, height=24 * len(steps)).mark_bar().encode(
         y=alt.Y("step:N", sort=None, title=None), x=alt.X("rows:Q", title="rows"), tooltip=["step:N", "rows:Q"]
-    )
+    )  # fmt: skip
     other = [
         {"t": a, "pairs": b, "tail_share": c}
         for a, b, c in zip(grid.thresholds.tolist(), grid.pairs.tolist(), grid.tail_share.tolist(), strict=True)
@@ -114,53 +107,39 @@ def make_charts(account: Mapping[str, Any], entries: pa.Table, grid: ThresholdGr
 
 def _thinned(n: int) -> npt.NDArray[np.int64]:
     """Return up to `_POINTS` indices below n, evenly spaced in the logarithm."""
-    return np.unique(np.geomspace(1, max(n, 1), _POINTS).astype(np.int64)) - 1
+    return np.unique(np.geomspace(1, n, _POINTS).astype(np.int64)) - 1 if n else np.zeros(0, np.int64)
 
 
-def _by_rank(sets: Mapping[str, npt.NDArray[Any]]) -> list[dict[str, Any]]:
-    rows = []
-    for name, values in sets.items():
-        ranked = np.sort(values[values > 0])[::-1]
-        if len(ranked):
-            rows += [{"set": name, "rank": int(i) + 1, "count": int(ranked[i])} for i in _thinned(len(ranked))]
-    return rows
+def _by_rank(name: str, values: npt.NDArray[Any]) -> list[dict[str, Any]]:
+    ranked = np.sort(values[values > 0])[::-1]
+    return [{"set": name, "rank": int(i) + 1, "count": int(ranked[i])} for i in _thinned(len(ranked))]
 
 
 def _cumulative(counts: npt.NDArray[Any]) -> list[dict[str, Any]]:
     ranked = np.sort(counts[counts > 0])
-    if not len(ranked):
-        return []
-    shares = np.cumsum(ranked) / ranked.sum()
+    shares = np.cumsum(ranked) / max(1, ranked.sum())
     # Thinned from the largest count down: there the curve has its detail.
     chosen = (len(ranked) - 1 - _thinned(len(ranked)))[::-1]
     return [{"count": int(ranked[i]), "share": float(shares[i])} for i in chosen]
 
 
-def _expected_kept(
-    expected: npt.NDArray[Any], kept: npt.NDArray[Any], counts: npt.NDArray[Any], entry: Any
-) -> list[dict[str, Any]]:
-    order = np.lexsort((np.arange(len(counts)), -counts.astype(np.int64)))
+def _expected_kept(entries: pa.Table) -> list[dict[str, Any]]:
+    table = entries.select(["entry", "count", "expected", "kept"])
+    count, expected, kept = (table[name].to_numpy() for name in ("count", "expected", "kept"))
+    order = np.lexsort((np.arange(len(table)), -count.astype(np.int64)))
     order = order[(expected[order] > 0) & (kept[order] > 0)]
-    if not len(order):
-        return []
-    chosen = order[_thinned(len(order))]
-    names = entry.take(pa.array(chosen)).to_pylist()
-    return [
-        {"entry": name, "count": int(counts[i]), "expected": float(expected[i]), "kept": int(kept[i])}
-        for name, i in zip(names, chosen, strict=True)
-    ]
+    return table.take(pa.array(order[_thinned(len(order))])).to_pylist()  # type: ignore[no-any-return]
 
 
 def _by_source(entries: pa.Table) -> list[dict[str, Any]]:
     named = entries["source"].combine_chunks().fill_null("unnamed").to_numpy(zero_copy_only=False)
-    rows = []
     columns = {
         "entries": np.ones(len(entries)),
         "counts": entries["count"].to_numpy(),
         "kept": entries["kept"].to_numpy(),
     }
-    for source in sorted(set(named)):
-        for of, values in columns.items():
-            number = int(values[named == source].sum())
-            rows.append({"source": source, "of": of, "number": number, "share": number / max(1, int(values.sum()))})
-    return rows
+    sums = {(source, of): int(v[named == source].sum()) for source in sorted(set(named)) for of, v in columns.items()}
+    return [
+        {"source": source, "of": of, "number": number, "share": number / max(1, int(columns[of].sum()))}
+        for (source, of), number in sums.items()
+    ]

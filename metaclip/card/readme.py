@@ -1,4 +1,4 @@
-"""A card's README.md: what a reader is told, with a head that the Hugging Face Hub reads."""
+"""A card's README.md for readers, with a head of YAML that the Hugging Face Hub reads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from metaclip.curate.account import MEANING, REMOVED, funnel_rows, plain, taken_
 
 
 def summary(card: Mapping[str, Any]) -> str:
-    """Say in two sentences what the set is."""
+    """Return two sentences on what the set is."""
     pairs, rows = card["pairs"], card["funnel"]["rows"]
     return (
         f"{pairs['kept']:,} image-text pairs of {rows:,}, matched against {card['list']['entries']:,} entries and balanced "
@@ -19,39 +19,41 @@ def summary(card: Mapping[str, Any]) -> str:
     )
 
 
-def _size_category(pairs: int) -> str:
-    """Name the Hub's size category."""
-    steps = [(10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M")]
-    steps += [(10**8, "10M<n<100M"), (10**9, "100M<n<1B"), (10**10, "1B<n<10B"), (10**11, "10B<n<100B")]
-    return next((name for limit, name in [*steps, (10**12, "100B<n<1T")] if pairs < limit), "n>1T")
+_MOST_NAMES: Final = 20
+"""Class names, hosts or languages in a list of README.md."""
+_SIZES: Final = (
+    "n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B", "10B<n<100B",
+    "100B<n<1T", "n>1T",
+)  # fmt: skip
+"""The Hub's size categories, by powers of ten."""
 
 
 def head(card: Mapping[str, Any]) -> str:
-    """Write the YAML that the Hub reads, as JSON values (YAML holds JSON, and nothing in them can break out)."""
+    """Return the YAML that the Hub reads, as JSON values: JSON is YAML, and nothing in a value can break out of it."""
     fields: dict[str, Any] = {"pretty_name": card["name"]}
     if card["license"]:
         fields["license"] = card["license"]
     fields |= {
         "tags": ["image-text", "clip", "metaclip", "data-card"],
-        "size_categories": [_size_category(card["pairs"]["kept"])],
+        "size_categories": [_SIZES[sum(card["pairs"]["kept"] >= 10**power for power in range(3, 13))]],
         "configs": [{"config_name": "entries", "data_files": [{"split": "train", "path": "entries.parquet"}]}],
     }
     return "\n".join(["---", *(f"{name}: {json.dumps(value)}" for name, value in fields.items()), "---"])
 
 
 def render(card: Mapping[str, Any]) -> str:
-    """Write README.md."""
+    """Return README.md."""
     balance, entries, sums, funnel = (card[key] for key in ("balance", "entries", "sums", "funnel"))
-    t = f"{balance['t']:,.15g}"
+    who = plain(card["contact"]) if card["contact"] else "the publisher of this card (no contact was given to it)"
     lines = [
         head(card), "", f"# {plain(card['name'])}", "", summary(card), "",
         "Open `index.html` to look up an entry, a caption, a url or another t. `card.json` has every figure here for a "
         "program; its fields are those of metaclip's data_cards/README.md.", "",
         "## How it was made", "",
         f"Every caption of the pool was searched for the {card['list']['entries']:,} entries of a query list (sha256 of its "
-        f"entries `{card['list']['digest'][:16]}`). An entry that more than t = {t} captions match keeps each of them with "
-        "probability t / count; a pair stays if any of its entries keeps it. No model judged any pair. Method: "
-        "\"Demystifying CLIP Data\" (arXiv 2309.16671).", "",
+        f"entries `{card['list']['digest'][:16]}`). An entry that more than t = {balance['t']:,.15g} captions match keeps "
+        "each of them with probability t / count; a pair stays if any of its entries keeps it. No model judged any pair. "
+        "Method: \"Demystifying CLIP Data\" (arXiv 2309.16671).", "",
         f"The draw is a hash of the pair's uid with seed {balance['seed']}: with `entries.parquet`, anyone can compute "
         "whether a pair is in (the page does).", "",
         "## What was dropped, and why", "", "| rows | | |", "|---:|---|---|",
@@ -76,11 +78,10 @@ def render(card: Mapping[str, Any]) -> str:
         f"| {row['expected']:,.1f} | {row['kept']:,} |"
         for row in card["top_entries"]
     ]
-    lines += ["", "By source of the list:", "", _image("sources"), "", "## Languages and hosts", ""]
-    lines += _origins(card["languages"], "language", "The pool names no languages; none were identified here.")
-    lines += ["", *_origins(card["hosts"], "host", "The pool has no column of urls.")]
-    who = plain(card["contact"]) if card["contact"] else "the publisher of this card (no contact was given to it)"
     lines += [
+        "", "By source of the list:", "", _image("sources"), "", "## Languages and hosts", "",
+        *_most_frequent(card["languages"], "language", "The pool names no languages; none were identified here."), "",
+        *_most_frequent(card["hosts"], "host", "The pool has no column of urls."),
         *_classes(card["classes"]),
         "", "## What is not in it", "",
         "No images, and no judgement of them: pairs were chosen by their captions alone. Nothing here says that an image "
@@ -117,17 +118,12 @@ def _classes(lists: Sequence[Mapping[str, Any]]) -> list[str]:
         )
     for one in lists:
         ranked = sorted(one["entries"], key=lambda row: (-row["kept"], row["name"]))
-        few = [row for row in ranked if not row["kept"]]
-        top = ", ".join(f"{plain(row['name'])} ({row['kept']:,})" for row in ranked[:_NAMES] if row["kept"])
-        lines += ["", f"Of {plain(one['name'])}, kept most: {top or 'none'}."]
-        if few:
-            more = f" and {len(few) - _NAMES:,} more (see card.json)" if len(few) > _NAMES else ""
-            lines[-1] += f" None kept: {', '.join(plain(row['name']) for row in few[:_NAMES])}{more}."
+        most = ", ".join(f"{plain(row['name'])} ({row['kept']:,})" for row in ranked[:_MOST_NAMES] if row["kept"])
+        none = [plain(row["name"]) for row in ranked if not row["kept"]]
+        more = f" and {len(none) - _MOST_NAMES:,} more (see card.json)" if len(none) > _MOST_NAMES else ""
+        rest = f" None kept: {', '.join(none[:_MOST_NAMES])}{more}." if none else ""
+        lines += ["", f"Of {plain(one['name'])}, kept most: {most or 'none'}.{rest}"]
     return lines
-
-
-_NAMES: Final = 20
-"""Class names that README.md lists of each kind."""
 
 
 def _removed(card: Mapping[str, Any]) -> list[str]:
@@ -146,10 +142,12 @@ def _image(name: str) -> str:
     return f"![{TITLES[name]}](plots/{name}.svg)"
 
 
-def _origins(found: Mapping[str, Any] | None, what: str, none: str) -> list[str]:
+def _most_frequent(found: Mapping[str, Any] | None, what: str, none: str) -> list[str]:
     if found is None or not found["top"]:
         return [none]
+    top = found["top"][:_MOST_NAMES]
     error = f", each maybe {found['floor']:,} too small" if found["floor"] else ""
-    lines = [f"{found['pairs']:,} kept pairs name a {what}; the {len(found['top'][:20])} most frequent{error}:", ""]
-    lines += [f"| {what} | pairs |", "|---|---:|"]
-    return [*lines, *(f"| {plain(item['name'])} | {item['pairs']:,} |" for item in found["top"][:20])]
+    return [
+        f"{found['pairs']:,} kept pairs name a {what}; the {len(top)} most frequent{error}:", "",
+        f"| {what} | pairs |", "|---|---:|", *(f"| {plain(item['name'])} | {item['pairs']:,} |" for item in top),
+    ]  # fmt: skip

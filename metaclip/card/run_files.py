@@ -1,10 +1,10 @@
-"""The files of a run that cards are made from: which there are, which of them hold urls, and a pass over them in threads."""
+"""The files of a run that cards are made from: which there are, their columns of urls and texts, a pass over them in threads."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -38,20 +38,27 @@ def url_files(run: Run) -> list[Path]:
     return matched if matched and "url" in pq.read_schema(matched[0]).names else curated_files(run)
 
 
-def url_column(run: Run, schema: pa.Schema, path: Path) -> str | None:
-    """Return the name of the url column in a file of matched/ or curated/; None if it has none."""
+def find_column(run: Run, path: Path, role: Literal["text", "url"]) -> str | None:
+    """Return the name of the column of texts or of urls in a file of matched/ or curated/; None if it has none."""
+    schema, given = pq.read_schema(path), run.match["columns"]
     if path.parent.name == "matched":
-        return "url" if "url" in schema.names else None
-    settings = run.manifest["settings"]["match"]
-    return pools.find_columns(schema, str(path), settings.get("text_column"), settings.get("url_column"), "uid").url
+        return role if role in schema.names else None
+    found = pools.find_columns(schema, str(path), given["text"], given["url"], "uid")
+    return found.text if role == "text" else found.url
 
 
 def pairs_with_urls(run: Run) -> str | None:
     """Return "matched" if the urls of all matched pairs are known, "kept" if those of kept pairs are, None if none is."""
     files = url_files(run)
-    if not any(url_column(run, pq.read_schema(path), path) for path in files):
+    if not any(find_column(run, path, "url") for path in files):
         return None
     return "matched" if files[0].parent.name == "matched" else "kept"
+
+
+def read_batches(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a parquet file in batches; `columns` None are all."""
+    with pq.ParquetFile(path) as file:
+        yield from file.iter_batches(pools.BATCH_ROWS, columns=columns, use_threads=False)
 
 
 def map_files(

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from metaclip.card.run_files import read_batches
 from metaclip.matching.matcher import Matcher
 from metaclip.matching.matches import ids_of
 from metaclip.pool import pool as pools
@@ -78,17 +79,16 @@ def draw_samples(path: Path, text_column: str | None, blocked: Matcher | None) -
     """Draw samples from one file of curated/."""
 
     def batches() -> Iterator[Samples]:
-        with pq.ParquetFile(path) as file:
-            name = pools.find_columns(file.schema_arrow, str(path), text_column).text
-            for batch in file.iter_batches(pools.BATCH_ROWS, columns=[name, "matches"], use_threads=False):
-                texts = plain_texts(batch.column(name)).cast(pa.large_string())
-                shown = pa.array(np.flatnonzero(showable(texts, blocked)))
-                texts, matches = texts.take(shown), batch.column("matches").take(shown)
-                hashes = uids_of(texts, None, None)[:, 0]
-                entry, offsets = ids_of(matches)
-                row = np.repeat(np.arange(len(texts)), np.diff(offsets))
-                rank = _mix(hashes[row] ^ _mix(entry.astype(np.uint64) + np.uint64(1)))
-                yield Samples(entry, rank, texts.take(pa.array(row))).lowest_ranks()
+        name = pools.find_columns(pq.read_schema(path), str(path), text_column).text
+        for batch in read_batches(path, [name, "matches"]):
+            texts = plain_texts(batch.column(name)).cast(pa.large_string())
+            shown = pa.array(np.flatnonzero(showable(texts, blocked)))
+            texts, matches = texts.take(shown), batch.column("matches").take(shown)
+            hashes = uids_of(texts, None, None)[:, 0]
+            entry, offsets = ids_of(matches)
+            row = np.repeat(np.arange(len(texts)), np.diff(offsets))
+            rank = _mix(hashes[row] ^ _mix(entry.astype(np.uint64) + np.uint64(1)))
+            yield Samples(entry, rank, texts.take(pa.array(row))).lowest_ranks()
 
     return merge_samples(batches())
 

@@ -21,7 +21,7 @@ from metaclip.card.class_coverage import ClassNames
 from metaclip.card.integrity import account_differences, json_differences
 from metaclip.card.publish import CardInfo, card_json, entries_table, read_card_of, sha256_of
 from metaclip.card.removal.removed_list import REMOVED_LIST, list_digest, listed_uids, read_list
-from metaclip.card.run_files import curated_files, matched_files
+from metaclip.card.run_files import curated_files, matched_files, read_batches
 from metaclip.card.scan import scan_run
 from metaclip.curate.account import REMOVED
 from metaclip.curate.draw import FIXED_POINT, Tally, draw_rows, hashes, probabilities, stream_key
@@ -61,9 +61,8 @@ def verify(
             theirs = pq.read_table(local / "entries.parquet")
         except (OSError, pa.ArrowException) as error:
             return [*found, f"entries.parquet cannot be read ({error})"]
-        for name in table.column_names:
-            if name not in theirs.column_names or not theirs[name].equals(table[name]):
-                found.append(f"entries.parquet, {name}: not what the run gives")
+        same = {name for name in theirs.column_names if name in table.column_names and theirs[name].equals(table[name])}
+        found += [f"entries.parquet, {name}: not what the run gives" for name in table.column_names if name not in same]
     return found
 
 
@@ -115,9 +114,8 @@ def _run_differences(run: Run) -> Iterator[str]:
         yield "run: curated.npy does not hold the pairs that the draw keeps"
     sums = np.zeros(3, np.uint64)
     for path in curated_files(run):
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(_BLOCK, columns=["uid"], use_threads=False):
-                sums += _uid_sums(column_uids(batch.column("uid")))
+        for batch in read_batches(path, ["uid"]):
+            sums += _uid_sums(column_uids(batch.column("uid")))
     if (sums != kept).any():
         yield "run: curated/ does not hold the pairs that the draw keeps"
 

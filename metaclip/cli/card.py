@@ -133,13 +133,13 @@ Examples:
 @click.option("--page", metavar="FILE", help="Write an HTML page to this file instead of Markdown.")
 def diff(first: str, second: str, page: str | None) -> None:
     """Show the differences between card FIRST and card SECOND, as Markdown or as an HTML page."""
-    from metaclip.card import diff, diff_page
+    from metaclip.card import diff
 
     found = diff.diff(Path(first), Path(second))
     if page is None:
-        click.echo(diff.render(found))
+        click.echo(diff.render_markdown(found))
     else:
-        diff_page.write(Path(page), found)
+        diff.write_page(Path(page), found)
         click.echo(f"{page}: open it in a browser; it asks nothing of the network")
 
 

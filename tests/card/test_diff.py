@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from metaclip import BalanceSettings, MatchSettings, MetaclipError, Run, TextRule, balance, curate
-from metaclip.card.diff import diff, gained, render
+from metaclip.card.diff import diff, largest_changes, render_markdown
 from metaclip.card.publish import CardInfo, make_card
 from tests import commands
 
@@ -55,11 +55,11 @@ def test_who_gained_and_lost(home: Path) -> None:
     """By share of the kept pairs, most first; seen from the other side the same, turned round."""
     found, back = diff(home / "a", home / "b"), diff(home / "b", home / "a")
     for lost in (False, True):
-        rows = gained(found, lost=lost)
+        rows = largest_changes(found, lost=lost)
         changes = [row["share_after"] - row["share"] for row in rows]
         assert changes == sorted(changes, reverse=not lost)
         assert all((change < 0) == lost for change in changes)
-        assert {row["entry"] for row in rows} == {row["entry"] for row in gained(back, lost=not lost)}
+        assert {row["entry"] for row in rows} == {row["entry"] for row in largest_changes(back, lost=not lost)}
 
 
 def test_another_list_and_rule(home: Path) -> None:
@@ -72,14 +72,14 @@ def test_another_list_and_rule(home: Path) -> None:
 def test_one_card_beside_itself(home: Path) -> None:
     """Nothing differs, and the page says so."""
     found = diff(home / "a", home / "a")
-    assert (found.settings, len(found.entries), gained(found)) == ([], 0, [])
-    assert "Nothing that determines the set was set otherwise." in render(found)
+    assert (found.settings, len(found.entries), largest_changes(found)) == ([], 0, [])
+    assert "Nothing that determines the set was set otherwise." in render_markdown(found)
 
 
 def test_the_command(home: Path) -> None:
     """Markdown on standard output."""
     shown = commands.done("card", "diff", home / "a", home / "b").out
-    assert shown == render(diff(home / "a", home / "b")) + "\n"
+    assert shown == render_markdown(diff(home / "a", home / "b")) + "\n"
     assert "| balance.t | 20.0 | 2.0 |" in shown
     assert "## Lost most" in shown
 

@@ -13,9 +13,8 @@ import pyarrow as pa
 import pytest
 
 from metaclip import Run, RunOptions, curate
-from metaclip.card import diff_page
 from metaclip.card.class_coverage import ClassNames
-from metaclip.card.diff import Difference, diff, gained
+from metaclip.card.diff import Difference, diff, largest_changes, render_page, write_page
 from metaclip.card.publish import CardInfo, make_card
 from metaclip.card.removal.remove import remove
 from metaclip.card.removal.request import RemovalRequest
@@ -39,7 +38,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     wanted = RemovalRequest(np.zeros((0, 2), np.uint64), domains=frozenset(["example.net"]))
     after = remove(run, wanted, home / "run_2", ONE)
     make_card(after, home / "v2", CardInfo("A toy"), options=ONE)
-    diff_page.write(home / "diff.html", diff(home / "v1", home / "v2"))
+    write_page(home / "diff.html", diff(home / "v1", home / "v2"))
     return home
 
 
@@ -202,7 +201,9 @@ def test_the_page_of_a_difference(difference: Page, home: Path) -> None:
     ]
     for name, lost in (("#gained", False), ("#lost", True)):
         shown = [[cell.strip() for cell in row[:3]] for row in difference.rows(name)]
-        assert shown == [[row["entry"], str(row["kept"]), str(row["kept_after"])] for row in gained(found, lost=lost)]
+        assert shown == [
+            [row["entry"], str(row["kept"]), str(row["kept_after"])] for row in largest_changes(found, lost=lost)
+        ]
 
 
 HOSTILE = [
@@ -225,8 +226,8 @@ def test_hostile_names_in_a_difference(tmp_path: Path) -> None:
         }
     )  # fmt: skip
     settings = [(text, text, [text]) for text in HOSTILE]
-    page = diff_page.render(Difference((HOSTILE[0], HOSTILE[-1]), settings, [(HOSTILE[4], 1, 2)], entries, (0, 1)))
-    diff_page.write(tmp_path / "page.html", Difference((HOSTILE[2], "b"), settings, [], entries, (0, 0)))
+    page = render_page(Difference((HOSTILE[0], HOSTILE[-1]), settings, [(HOSTILE[4], 1, 2)], entries, (0, 1)))
+    write_page(tmp_path / "page.html", Difference((HOSTILE[2], "b"), settings, [], entries, (0, 0)))
     assert "<script" not in page
     assert "<img" not in page
     assert "<b>" not in page

@@ -19,13 +19,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from metaclip.card.explorer.data_files import write_json_data
-from metaclip.card.run_files import matched_files, pairs_with_urls, url_column, url_files
+from metaclip.card.run_files import find_column, matched_files, pairs_with_urls, read_batches, url_files
 from metaclip.curate.matched_files import read_matched
 from metaclip.curate.run import Run
-from metaclip.pool import pool as pools
 from metaclip.pool.uid import column_uids, strings, to_hex, uids_of
 
 ROWS_PER_FILE: Final = 8192
@@ -77,10 +75,8 @@ def _uid_rows(run: Run) -> Iterator[KeyedRows]:
 
 def _url_rows(run: Run) -> Iterator[KeyedRows]:
     for path in url_files(run):
-        with pq.ParquetFile(path) as file:
-            if (name := url_column(run, file.schema_arrow, path)) is None:
-                continue
-            for batch in file.iter_batches(pools.BATCH_ROWS, columns=["uid", name], use_threads=False):
+        if (name := find_column(run, path, "url")) is not None:
+            for batch in read_batches(path, ["uid", name]):
                 urls = strings(batch.column(name))
                 present = pc.fill_null(pc.not_equal(urls, ""), False)
                 uids = to_hex(column_uids(batch.column("uid"))).filter(present)

@@ -34,7 +34,14 @@ from metaclip.card.removal.removed_list import (
     write_list,
 )
 from metaclip.card.removal.request import RemovalRequest
-from metaclip.card.run_files import limited_engine, map_files, pairs_with_urls, url_column, url_files
+from metaclip.card.run_files import (
+    find_column,
+    limited_engine,
+    map_files,
+    pairs_with_urls,
+    read_batches,
+    url_files,
+)
 from metaclip.curate.account import REMOVED, has_account, remove_account, write_account
 from metaclip.curate.balance import add_tallies, write_outputs
 from metaclip.curate.balance_shard import Draw, ShardDraw
@@ -51,7 +58,6 @@ from metaclip.engine.progress import Progress
 from metaclip.errors import MetaclipError
 from metaclip.matching.count import add_ids
 from metaclip.matching.matches import ids_of
-from metaclip.pool import pool as pools
 from metaclip.pool.sorted_uids import UidSet
 from metaclip.pool.uid import Uids, column_uids, from_binary, to_hex
 from metaclip.stage import funnel as funnels
@@ -171,12 +177,11 @@ def _find_uids(parent: Run, request: RemovalRequest, options: RunOptions) -> tup
 
     def search(path: Path) -> tuple[Uids, set[str], set[str]]:
         uids, urls, domains = [_NO_UIDS], set[str](), set[str]()
-        with pq.ParquetFile(path) as file:
-            if (name := url_column(parent, file.schema_arrow, path)) is not None:
-                for batch in file.iter_batches(pools.BATCH_ROWS, columns=["uid", name], use_threads=False):
-                    rows, some_urls, some_domains = request.find(batch.column(name))
-                    uids.append(column_uids(batch.column("uid"))[rows])
-                    urls, domains = urls | some_urls, domains | some_domains
+        if (name := find_column(parent, path, "url")) is not None:
+            for batch in read_batches(path, ["uid", name]):
+                rows, some_urls, some_domains = request.find(batch.column(name))
+                uids.append(column_uids(batch.column("uid"))[rows])
+                urls, domains = urls | some_urls, domains | some_domains
         return np.concatenate(uids), urls, domains
 
     files = url_files(parent) if request.urls or request.domains else []
@@ -191,25 +196,25 @@ def _match_shard(parent: Run, name: str, removed: UidSet, requested: UidSet, dra
     """Write one shard's matches without the uids in `removed`, and the list of its removed pairs; return its marker."""
     counts, uids_left, uids_requested = np.zeros(len(draw.probability), np.uint64), [_NO_UIDS], [_NO_UIDS]
     lists, pairs, kept = [], 0, 0
-    with pq.ParquetFile(parent.matched / "matched" / f"{name}.parquet") as file:
-        with_text = "text" in file.schema_arrow.names
-        with MatchedWriter.to(stage.folder / "matched" / f"{name}.parquet", with_text) as writer:
-            for batch in file.iter_batches(pools.BATCH_ROWS, use_threads=False):
-                uids = from_binary(batch.column("uid"))
-                goes = removed.contains(uids)
-                left, gone, gone_uids = batch.filter(pa.array(~goes)), batch.filter(pa.array(goes)), uids[goes]
-                if len(left):
-                    texts = (left.column("url"), left.column("text")) if with_text else (None, None)
-                    rows = left.column("row").to_numpy().astype(np.int64)
-                    writer.write(rows, uids[~goes], left.column("matches"), *texts)
-                add_ids(counts, left.column("matches").flatten().to_numpy())
-                uids_left.append(uids[~goes])
-                uids_requested.append(gone_uids[requested.contains(gone_uids)])
-                matches = ids_of(gone.column("matches"))
-                _, drawn = draw_rows(*matches, draw.probability, gone_uids, draw.key, Tally(len(counts)))
-                urls = gone.column("url").filter(pa.array(~drawn)) if with_text else None
-                lists.append(list_rows(gone_uids[~drawn], urls, kept=False))
-                pairs, kept = pairs + len(gone), kept + int(drawn.sum())
+    source = parent.matched / "matched" / f"{name}.parquet"
+    with_text = find_column(parent, source, "text") is not None
+    with MatchedWriter.to(stage.folder / "matched" / f"{name}.parquet", with_text) as writer:
+        for batch in read_batches(source):
+            uids = from_binary(batch.column("uid"))
+            goes = removed.contains(uids)
+            left, gone, gone_uids = batch.filter(pa.array(~goes)), batch.filter(pa.array(goes)), uids[goes]
+            if len(left):
+                texts = (left.column("url"), left.column("text")) if with_text else (None, None)
+                rows = left.column("row").to_numpy().astype(np.int64)
+                writer.write(rows, uids[~goes], left.column("matches"), *texts)
+            add_ids(counts, left.column("matches").flatten().to_numpy())
+            uids_left.append(uids[~goes])
+            uids_requested.append(gone_uids[requested.contains(gone_uids)])
+            matches = ids_of(gone.column("matches"))
+            _, drawn = draw_rows(*matches, draw.probability, gone_uids, draw.key, Tally(len(counts)))
+            urls = gone.column("url").filter(pa.array(~drawn)) if with_text else None
+            lists.append(list_rows(gone_uids[~drawn], urls, kept=False))
+            pairs, kept = pairs + len(gone), kept + int(drawn.sum())
     curated = list(_list_curated(parent, name, removed))
     if kept != (held := sum(map(len, curated))):
         raise MetaclipError(
@@ -227,14 +232,12 @@ def _list_curated(parent: Run, name: str, removed: UidSet) -> Iterator[pa.Table]
     path = parent.path / "curated" / f"{name}.parquet"
     if not path.exists():
         return
-    with pq.ParquetFile(path) as file:
-        url = url_column(parent, file.schema_arrow, path)
-        columns = ["uid"] if url is None else ["uid", url]
-        for batch in file.iter_batches(pools.BATCH_ROWS, columns=columns, use_threads=False):
-            uids = column_uids(batch.column("uid"))
-            goes = removed.contains(uids)
-            urls = None if url is None else batch.column(url).filter(pa.array(goes))
-            yield list_rows(uids[goes], urls, kept=True)
+    url = find_column(parent, path, "url")
+    for batch in read_batches(path, ["uid"] if url is None else ["uid", url]):
+        uids = column_uids(batch.column("uid"))
+        goes = removed.contains(uids)
+        urls = None if url is None else batch.column(url).filter(pa.array(goes))
+        yield list_rows(uids[goes], urls, kept=True)
 
 
 def _balance(parent: Run, run: Run, stage: Stage, options: RunOptions) -> None:
@@ -290,11 +293,9 @@ def _filter_curated(source: Path, target: Path, removed: UidSet) -> int:
     """Write a file of curated/ without the uids in `removed`; return the number of rows left."""
     left = 0
     with CuratedWriter(target) as writer:
-        if source.exists():
-            with pq.ParquetFile(source) as file:
-                for batch in file.iter_batches(pools.BATCH_ROWS, use_threads=False):
-                    stays = batch.filter(pa.array(~removed.contains(column_uids(batch.column("uid")))))
-                    if len(stays):
-                        writer.write([pa.Table.from_batches([stays])])
-                    left += len(stays)
+        for batch in read_batches(source) if source.exists() else ():
+            stays = batch.filter(pa.array(~removed.contains(column_uids(batch.column("uid")))))
+            if len(stays):
+                writer.write([pa.Table.from_batches([stays])])
+            left += len(stays)
     return left

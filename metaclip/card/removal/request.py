@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
-from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
@@ -58,18 +57,17 @@ class RemovalRequest:
             requested |= same.to_numpy(zero_copy_only=False)
         if self.domains:
             hosts = url_hosts(urls).dictionary_encode()
-            above = [next((d for d in _parents(h) if d in self.domains), None) for h in hosts.dictionary.to_pylist()]
-            found_domains.update(domain for domain in above if domain is not None)
-            below = pa.array([domain is not None for domain in above], pa.bool_()).take(hosts.indices)
+            domains = [self._domain_of(host) for host in hosts.dictionary.to_pylist()]
+            found_domains.update(domain for domain in domains if domain is not None)
+            below = pa.array([domain is not None for domain in domains], pa.bool_()).take(hosts.indices)
             requested |= pc.fill_null(below, False).to_numpy(zero_copy_only=False)
         return requested, found_urls, found_domains
 
-
-def _parents(host: str) -> Iterator[str]:
-    """Yield a host and the domains above it."""
-    while host:
-        yield host
-        host = host.partition(".")[2]
+    def _domain_of(self, host: str) -> str | None:
+        """Return the requested domain that a host is, or is below."""
+        labels = host.split(".")
+        domains = (".".join(labels[i:]) for i in range(len(labels)))
+        return next((domain for domain in domains if domain in self.domains), None)
 
 
 def sha256(text: str) -> str:
