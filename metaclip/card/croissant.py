@@ -9,7 +9,7 @@ from metaclip.card.readme import summary
 
 
 def describe(card: Mapping[str, Any], entries_digest: str) -> dict[str, Any]:
-    """Describe entries.parquet in Croissant's JSON-LD."""
+    """Return croissant.json, JSON-LD that describes entries.parquet."""
     columns = COLUMNS | CORRECTED if "removed" in card else COLUMNS
     kinds = {name: "sc:Integer" for name in ("entry_id", "count", "kept", *CORRECTED)}
     kinds |= {name: "sc:Float" for name in ("probability", "expected")}
@@ -22,7 +22,7 @@ def describe(card: Mapping[str, Any], entries_digest: str) -> dict[str, Any]:
         }  # fmt: skip
         return {**found, "repeated": True} if name == "samples" else found
 
-    described = {
+    return {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
         "conformsTo": "http://mlcommons.org/croissant/1.0",
@@ -43,7 +43,6 @@ def describe(card: Mapping[str, Any], entries_digest: str) -> dict[str, Any]:
             {"@type": "cr:RecordSet", "@id": "entries", "name": "entries", "field": [field(name) for name in columns]}
         ],
     }  # fmt: skip
-    return described
 
 
 COLUMNS: Final = {
@@ -57,7 +56,7 @@ COLUMNS: Final = {
     "samples": "Up to five kept captions that match the entry, drawn by a hash and filtered.",
 }
 CORRECTED: Final = {"count_corrected": "What is left of the count without the pairs that were taken out."}
-"""The column that a set has besides where pairs were taken out of it."""
+"""The column that the table of a set has in addition if pairs were taken out of it."""
 _CONTEXT: Final = {
     "@language": "en",
     "@vocab": "https://schema.org/",

@@ -38,7 +38,7 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 def write(folder: Path, entries: list[str]) -> None:
-    """Write the page, and print what it costs."""
+    """Write the page, and print the cost."""
     table = large_table(entries, T)
     account, grid = large_account(table, T), large_grid(table, T)
     start = time.perf_counter()
@@ -83,7 +83,7 @@ def view(folder: Path, rounds: int) -> None:
 
 
 def _typed(page: Page, field: str, value: str, answer: str) -> float:
-    """Give the seconds from an input to its answer standing in the page, laid out."""
+    """Return the seconds from an input until its answer is in the page and laid out."""
     return page.view.evaluate(
         """([field, value, answer]) => new Promise((resolve) => {
             const target = document.getElementById(answer), begin = performance.now();
@@ -98,7 +98,7 @@ def _typed(page: Page, field: str, value: str, answer: str) -> float:
 
 
 def neighbours(folder: Path, entries: list[str], pairs: int) -> None:
-    """Find neighbours in so many captions, and print what it costs."""
+    """Find neighbours in `pairs` captions, and print the cost."""
     metadata, texts = Metadata(entries), corpus.texts(pairs)
     matcher = Matcher(metadata)
     matches = matcher.match(texts)

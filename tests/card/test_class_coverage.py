@@ -1,4 +1,4 @@
-"""Coverage of class names: the figures a reader would count by hand, whatever the rule and wherever a name stands."""
+"""Coverage of class names: the figures are those of a count by hand, under any rule, for entries and for other names."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def run_of(folder: Path, *, with_text: bool, rule: TextRule | None = None) -> Ru
 
 @pytest.mark.parametrize("rule", [TextRule(), TextRule(fold_case=True, space_entries=True)], ids=["paper", "folded"])
 def test_counts_are_those_of_the_captions(tmp_path: Path, rule: TextRule) -> None:
-    """Each name's count and kept are the captions that it matches, one by one, whether it is an entry or not."""
+    """A name's count and kept are the numbers of captions that it matches, whether it is an entry or not."""
     run = run_of(tmp_path / "run", with_text=True, rule=rule)
     found = scan_run(run, RunOptions(workers=1), [ClassNames("toy", NAMES)]).classes[0]
     pool = [json.loads(line) for line in (ROOT / "curation" / "toy_pool.jsonl").read_text().splitlines()]
@@ -53,7 +53,7 @@ def test_counts_are_those_of_the_captions(tmp_path: Path, rule: TextRule) -> Non
 
 
 def test_without_texts_a_count_may_be_unknown(tmp_path: Path) -> None:
-    """Then names that are no entries have their kept pairs alone, and stand outside of the shares."""
+    """Without texts in matched/, names that are not entries have no count and are left out of the shares."""
     run = run_of(tmp_path / "run", with_text=False)
     found = scan_run(run, RunOptions(workers=1), [ClassNames("toy", NAMES)]).classes[0]
     rows = {row["name"]: row for row in found["entries"]}
@@ -67,7 +67,7 @@ def test_without_texts_a_count_may_be_unknown(tmp_path: Path) -> None:
 
 @given(st.lists(st.integers(0, 10**12), max_size=30))
 def test_divergence(counts: list[int]) -> None:
-    """It is 0 for equal counts, at most ln n, the same in any order and unit, and none where nothing was counted."""
+    """The divergence is 0 for equal counts, at most ln n, independent of order and unit, and None if all counts are zero."""
     found = divergence(counts)
     if not sum(counts):
         assert found is None
@@ -81,13 +81,13 @@ def test_divergence(counts: list[int]) -> None:
 
 
 def test_no_names_cost_nothing(tmp_path: Path) -> None:
-    """A card without lists has none."""
+    """A card without lists of class names has no coverage."""
     run = run_of(tmp_path / "run", with_text=False)
     assert ClassCoverage(run, []).result() == []
 
 
 def test_lists_that_are_refused(tmp_path: Path) -> None:
-    """One line each."""
+    """An empty or missing file of class names is refused in one line."""
     run = run_of(tmp_path / "run", with_text=False)
     (tmp_path / "empty.txt").write_text("\n")
     arguments = ("--out", tmp_path / "card", "--classes")
@@ -97,7 +97,7 @@ def test_lists_that_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.extra
 def test_a_card_tells_it(tmp_path: Path) -> None:
-    """card.json and README.md have it; verify makes it again from the names in the card, and sees an edit."""
+    """card.json and README.md contain the coverage; verify computes it again from the names in the card, and finds an edit."""
     pytest.importorskip("altair", reason="needs the extra cards: pip install -e '.[cards]'")
     run = run_of(tmp_path / "run", with_text=False)
     for name in ("toy", "other"):

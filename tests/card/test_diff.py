@@ -1,4 +1,4 @@
-"""The difference of two cards names what was set otherwise, and the entries by what they gained and lost."""
+"""The difference of two cards: settings that differ, figures, and the entries that gained and lost."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_another_t(home: Path) -> None:
-    """Only t is set otherwise; every entry's figures are those of the two runs."""
+    """Only t differs in the settings; the figures of every entry are those of the two runs."""
     found = diff(home / "a", home / "b")
     assert found.names == ("Card a", "Card b")
     assert found.settings == [("balance.t", 20.0, 2.0)]
@@ -52,7 +52,7 @@ def test_another_t(home: Path) -> None:
 
 
 def test_who_gained_and_lost(home: Path) -> None:
-    """By share of the kept pairs, most first; seen from the other side the same, turned round."""
+    """Entries are sorted by their change of share, largest first; the reverse difference has the same entries reversed."""
     found, back = diff(home / "a", home / "b"), diff(home / "b", home / "a")
     for lost in (False, True):
         rows = largest_changes(found, lost=lost)
@@ -63,21 +63,21 @@ def test_who_gained_and_lost(home: Path) -> None:
 
 
 def test_another_list_and_rule(home: Path) -> None:
-    """Lists are compared by their entries; the rule's setting and the list's digest are named."""
+    """Lists are compared by their entries; the differing rule and list digest are named."""
     found = diff(home / "a", home / "c")
     assert {name for name, _, _ in found.settings} == {"list.digest", "rule.fold_case"}
     assert found.only == (57, 1)
 
 
 def test_one_card_beside_itself(home: Path) -> None:
-    """Nothing differs, and the page says so."""
+    """A card does not differ from itself, and the Markdown says so."""
     found = diff(home / "a", home / "a")
     assert (found.settings, len(found.entries), largest_changes(found)) == ([], 0, [])
     assert "Nothing that determines the set was set otherwise." in render_markdown(found)
 
 
 def test_the_command(home: Path) -> None:
-    """Markdown on standard output."""
+    """`metaclip card diff` writes Markdown to standard output."""
     shown = commands.done("card", "diff", home / "a", home / "b").out
     assert shown == render_markdown(diff(home / "a", home / "b")) + "\n"
     assert "| balance.t | 20.0 | 2.0 |" in shown
@@ -85,7 +85,7 @@ def test_the_command(home: Path) -> None:
 
 
 def test_what_is_no_card(home: Path, tmp_path: Path) -> None:
-    """One line that names it."""
+    """A folder that is not a card is refused in one line that names it."""
     with pytest.raises(MetaclipError, match="holds no card"):
         diff(home / "a", tmp_path)
     assert "is no published card" in commands.refused("card", "diff", home / "run", home / "a")

@@ -1,4 +1,4 @@
-"""What the page is written from: data that read back, small files, look-ups that find, nothing stale."""
+"""The files of the explorer page: data read back, files are small, look-ups find pairs, nothing stale is left."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_the_first_view_is_the_account_and_the_table(toy: Made) -> None:
 
 
 def test_details_are_in_blocks(toy: Made) -> None:
-    """Samples, neighbours and the grid of each entry stand at its place in its block."""
+    """Samples, neighbours and the grid of each entry are at its position in its block."""
     rows = data_of(toy.folder, "block-0")
     assert len(rows) == len(toy.entries)
     for row, (samples, seen, fellows, expected) in zip(toy.entries.to_pylist(), rows, strict=True):
@@ -111,7 +111,7 @@ def test_details_are_in_blocks(toy: Made) -> None:
 
 
 def look_up_rows(data: Path, kind: str, digits: int) -> list[list[Any]]:
-    """Read a look-up whole; each row stands in the file of its prefix, in order."""
+    """Read a whole look-up; each row is in the file of its prefix, in order."""
     found = []
     for prefix in (f"{i:0{digits}x}" if digits else "" for i in range(16**digits)):
         rows = json.loads(read_data(data, f"{kind}-{prefix or 'all'}"))
@@ -123,7 +123,7 @@ def look_up_rows(data: Path, kind: str, digits: int) -> list[list[Any]]:
 
 
 def kept_of(run: Run, rows: list[list[Any]], uids: set[str]) -> list[str]:
-    """Draw the rows of the look-up of uids as the page does; give who is kept."""
+    """Draw the rows of the look-up of uids as the page does; return the uids kept."""
     probability = run.entries["probability"].to_numpy()
     whole = {uid[:16]: uid for uid in uids}
     drawn = ((whole[key], keep_probability(ids, probability)) for key, *ids in rows)
@@ -133,7 +133,7 @@ def kept_of(run: Run, rows: list[list[Any]], uids: set[str]) -> list[str]:
 @pytest.mark.parametrize("with_text", [False, True])
 @pytest.mark.parametrize("rows", [8192, 4])
 def test_look_ups(toy: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_text: bool, rows: int) -> None:
-    """Look-ups know each matched pair and, of the kept ones or of all, the url; in one file or in many, in passes too."""
+    """Look-ups contain every matched pair, and the urls of kept pairs or of all; in one file or many, in one pass or several."""
     monkeypatch.setattr("metaclip.card.explorer.lookups.ROWS_PER_FILE", rows)
     pairs = [{"url": f"http://x.org/{i % 300}", "text": f"{'a dog' if i % 3 else 'no'} {i % 350}"} for i in range(400)]
     pairs[3]["url"] = pairs[5]["url"] = ""
@@ -155,7 +155,7 @@ def test_look_ups(toy: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wi
 
 
 def test_a_run_balanced_elsewhere(toy: Made, tmp_path: Path) -> None:
-    """A second stage on its own finds its matches in the first one's folder."""
+    """A run balanced in a folder of its own reads its matches from the folder of the first stage."""
     run = balance(toy.run.path, settings=BalanceSettings(t=5), out=tmp_path / "run", options=ONE)
     write_explorer(tmp_path / "card", name="x", account=run.account, entries=with_samples(run), grid=None, run=run)
     card = data_of(tmp_path / "card", "card")
@@ -165,13 +165,13 @@ def test_a_run_balanced_elsewhere(toy: Made, tmp_path: Path) -> None:
 
 
 def test_a_pool_without_urls(tmp_path: Path) -> None:
-    """A pool of texts alone has look-ups of uids alone."""
+    """A pool without urls has look-ups of uids only."""
     made = make_card(tmp_path, [{"text": "a dog"}, {"text": "a cat"}], Metadata(["a"]), t=5)
     assert data_of(made.folder, "card")["look_ups"] == {"uid_digits": 0, "url_digits": None, "urls": None}
 
 
 def test_the_same_again_and_nothing_stale(toy: Made, tmp_path: Path) -> None:
-    """Written twice it is byte by byte the same; what an older page had and this one has not is gone."""
+    """Writing twice gives the same bytes; files of an older page that the new one does not have are removed."""
     folder = tmp_path / "card"
     arguments = {"name": "toy", "account": toy.run.account, "entries": toy.entries, "grid": toy.grid}
     write_explorer(folder, **arguments, run=toy.run)
@@ -182,7 +182,7 @@ def test_the_same_again_and_nothing_stale(toy: Made, tmp_path: Path) -> None:
 
 
 def test_a_page_that_cannot_be_written_leaves_the_old_one(toy: Made, tmp_path: Path) -> None:
-    """Entries that are not the account's are refused in one line, and the page that stood there stands."""
+    """Entries that are not the account's are refused in one line, and the older page stays."""
     arguments = {"name": "toy", "account": toy.run.account, "grid": toy.grid, "run": None}
     write_explorer(tmp_path, entries=toy.entries, **arguments)
     before = contents(tmp_path)
@@ -199,7 +199,7 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(toy: Made, tmp_path: P
 
 
 def test_probabilities_of_a_parent(toy: Made, tmp_path: Path) -> None:
-    """A probability that is not min(1, t / count), as after a takedown, is written as it is; the others are computed."""
+    """A probability other than min(1, t / count), as after a removal, is written; the others are computed by the page."""
     probability = toy.entries["probability"].to_numpy().copy()
     probability[[0, 15]] = 0.1, 1 / 3
     entries = toy.entries.set_column(4, "probability", pa.array(probability))
@@ -208,7 +208,7 @@ def test_probabilities_of_a_parent(toy: Made, tmp_path: Path) -> None:
 
 
 def test_the_seed_survives_javascript(tmp_path: Path, toy: Made) -> None:
-    """A seed beyond 2^53 is a string: a JavaScript number would be another seed."""
+    """The seed is written as a string: above 2^53 a JavaScript number would be another seed."""
     account = {**toy.run.account, "balance": {**toy.run.account["balance"], "seed": 2**64 - 1}}
     write_explorer(tmp_path, name="x", account=account, entries=toy.entries, grid=None, run=None)
     assert data_of(tmp_path, "card")["seed"] == "18446744073709551615"
@@ -216,7 +216,7 @@ def test_the_seed_survives_javascript(tmp_path: Path, toy: Made) -> None:
 
 @pytest.mark.slow
 def test_half_a_million_entries(tmp_path: Path) -> None:
-    """What a first view loads is under 8 MB as sent, uncompressed hosts included; no file is over 5 MB."""
+    """The first view loads less than 8 MB even from hosts that do not compress; no file is over 5 MB."""
     rng = np.random.default_rng(0)
     letters = np.array([*"abcdefghijklmnopqrstuvwxyz     "])
     entries = [f"{''.join(rng.choice(letters, 8)).strip()} {i}" for i in range(500_000)]

@@ -1,4 +1,4 @@
-"""The page's JavaScript is the law: the matches, P(keep), draws and uids of the Python, on anything one can paste."""
+"""The page's JavaScript computes the same matches, P(keep), draws and uids as Python, for any text."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def node_with_tables(node: Node) -> Node:
 
 
 def test_the_table_of_matching(node_with_tables: Node) -> None:
-    """Every case that holds the engines holds the page, options of the rule and all."""
+    """The page passes every case of the matcher's table, with all options of the rule."""
     node, wrong = node_with_tables, []
     for case in CASES:
         forms = [[i, case.rule.entry(entry)] for i, entry in enumerate(case.entries)]
@@ -188,7 +188,7 @@ def test_html_references(node_with_tables: Node) -> None:
 
 
 def test_tables_say_what_differs() -> None:
-    """The paper's rule needs no table; an option brings what it asks for, and forms only where they differ."""
+    """The paper's rule needs no table; each option adds its own, and forms only of entries where they differ."""
     assert rule_tables(PAPER, ["dog", "a.b"]) is None
     assert rule_tables(TextRule(space_entries=True), ["dog", "a.b"]) == {"forms": [[1, " a . b "]]}
     assert rule_tables(TextRule(fold_spaces=True), [" ", "dog"]) == {"forms": [[0, None]]}
@@ -199,7 +199,7 @@ def test_tables_say_what_differs() -> None:
 
 
 def test_an_unknown_option_is_named(node: Node) -> None:
-    """An option that a later version has is named, not guessed at; all of this version's are known."""
+    """An option of a later version is named and not guessed at; all options of this version are known."""
     known = dataclasses.asdict(TextRule()) | {name: True for name in dataclasses.asdict(TextRule())}
     assert node("unknownOptions", known) == []
     assert node("unknownOptions", {"stem_words": True, "fold_case": True, "other": False, "kind": "none"}) == [
@@ -224,7 +224,7 @@ def test_the_published_draws(node: Node, seed: int, epoch: int, uid: str, u: flo
 
 @given(seed=st.integers(0, 2**64 - 1), epoch=st.integers(0, 100), uid=st.integers(0, 2**128 - 1))
 def test_draws(node: Node, seed: int, epoch: int, uid: int) -> None:
-    """U is Python's to the last bit."""
+    """U equals Python's to the last bit."""
     assert bits(node("uniform", str(seed), epoch, f"{uid:032x}")) == bits(uniform(seed, epoch, uid))
 
 
@@ -233,7 +233,7 @@ GIVEN = st.one_of(st.just(""), st.text("0123456789abcdefABCDEF", max_size=34), s
 
 @given(text=st.text(ANY, max_size=300), url=st.text(ANY, max_size=80), uid=GIVEN)
 def test_uids(node: Node, text: str, url: str, uid: str) -> None:
-    """A uid is the given one, or the md5 of what Python takes, at every length of a block."""
+    """A uid is the given one, or the md5 of the same bytes as in Python, at every length of a block."""
     assert node("uidOf", text, url, uid) == uid_of(text, url, uid)
 
 
@@ -248,7 +248,7 @@ def test_md5_at_the_edges_of_blocks(node: Node) -> None:
     t=st.floats(min_value=0, exclude_min=True, allow_nan=False, allow_infinity=False),
 )
 def test_probabilities(node: Node, counts: list[int], t: float) -> None:
-    """An entry's probability and P(keep) are Python's to the last bit."""
+    """An entry's probability and P(keep) equal Python's to the last bit."""
     expected = probabilities(np.array(counts, np.uint64), t)
     found = [node("probability", count, t) for count in counts]
     assert [*map(bits, found)] == [*map(bits, expected.tolist())]
@@ -258,7 +258,7 @@ def test_probabilities(node: Node, counts: list[int], t: float) -> None:
 
 
 def test_real_captions(node: Node, data_folder: Path) -> None:
-    """10,000 real captions match in the page the entries of the real list that the kernel gives them."""
+    """For 10,000 real captions and the real list, the page finds the same entries as the kernel."""
     entries = corpus.entries()
     texts = pq.read_table(data_folder / "alt_text_10k.parquet")["TEXT"].to_pylist()
     expected = Matcher(Metadata(entries), cache=False).match(texts).to_pylist()

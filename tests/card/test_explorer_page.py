@@ -1,4 +1,4 @@
-"""The page in a real browser: opened from disk, used as a stranger would use it, with a hostile card and a small screen."""
+"""The page in a real browser: opened from disk, used as a reader would use it, with a hostile card and a small screen."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def opened(browser: Any, made: Made | Path, **context: Any) -> Page:
 
 @pytest.fixture
 def page(browser: Any, toy: Made) -> Iterator[Page]:
-    """The toy's page from disk; whatever a test does, nothing goes wrong on the console or outside the folder."""
+    """The page of the toy pool from disk; after the test, no message was logged and no request left the folder."""
     made = opened(browser, toy)
     yield made
     made.close()
@@ -61,7 +61,7 @@ def number(x: float) -> str:
 
 
 def test_first_view(page: Page, toy: Made) -> None:
-    """The page says what it is of, lists the head, and has loaded no detail, rule or look-up."""
+    """The page names its set, lists the head, and has loaded no details, rule or look-ups."""
     assert page.text("#name") == "toy"
     assert page.text("#summary") == "312 of 400 pairs kept, by a list of 157 entries: t = 20, tail share 34.58%."
     largest = toy.run.account["top_entries"][0]
@@ -73,7 +73,7 @@ def test_first_view(page: Page, toy: Made) -> None:
 
 
 def test_how_many_pairs_have_dog(page: Page, toy: Made) -> None:
-    """Typed into the search, "dog" is the first row, with the run's own figures; its detail opens by keyboard."""
+    """A search for "dog" shows it first, with the figures of the run; its details open by keyboard."""
     row = next(row for row in toy.entries.to_pylist() if row["entry"] == "dog")
     page.view.fill("#query", "dog")
     first, *others = page.rows("#results")
@@ -93,7 +93,7 @@ def test_how_many_pairs_have_dog(page: Page, toy: Made) -> None:
 
 
 def test_search_in_any_case_and_with_filters(page: Page, toy: Made) -> None:
-    """The search asks for no case; the filters leave head, tail or zero; more can be shown."""
+    """The search ignores case; the filters select head, tail or zero; more rows can be shown."""
     page.view.fill("#query", "DOG")
     assert len(page.rows("#results")) == 4
     page.view.fill("#query", "")
@@ -113,7 +113,7 @@ def test_search_in_any_case_and_with_filters(page: Page, toy: Made) -> None:
 
 
 def test_a_source_can_be_chosen(browser: Any, tmp_path: Path) -> None:
-    """Entries are filtered by their source, also by having none."""
+    """Entries can be filtered by source, also by having none."""
     metadata = Metadata(["a", "dog", "cat"], ["top", "animals", None])
     made = make_card(tmp_path, [{"text": "a dog"}, {"text": "a cat"}], metadata, t=5)
     page = opened(browser, made)
@@ -138,7 +138,7 @@ def test_a_neighbour_leads_to_its_entry(page: Page) -> None:
 
 
 def test_an_entry_has_an_address(browser: Any, toy: Made) -> None:
-    """An opened entry stands in the address, and the address opens it; one that is broken or unknown does nothing."""
+    """The address contains the opened entry and opens it again; a broken or unknown one does nothing."""
     address = (toy.folder / "index.html").as_uri()
     page = Page(browser, f"{address}#entry=hot%20dog")
     page.view.wait_for_selector("td.detail h3")
@@ -160,7 +160,7 @@ def test_an_entry_has_an_address(browser: Any, toy: Made) -> None:
     ["a photo of a dog", "is this the happiest dog in the village?", "the cat , the\tdog!", "DOG (dog)", "the the"],
 )
 def test_was_this_caption_likely_kept(page: Page, toy: Made, text: str) -> None:
-    """A pasted caption has the entries, probabilities, draw and verdict that `metaclip explain` gives."""
+    """For a pasted caption the page shows the entries, probabilities, draw and verdict of `metaclip explain`."""
     expected = explain(text, run=toy.run, url=URL)
     page.view.fill("#text", text)
     page.view.fill("#url", URL)
@@ -180,7 +180,7 @@ def test_was_this_caption_likely_kept(page: Page, toy: Made, text: str) -> None:
 
 
 def test_a_caption_without_url_is_not_drawn(page: Page) -> None:
-    """Without url or uid there is a probability and no verdict: the page does not guess."""
+    """Without url or uid the page shows a probability and no verdict."""
     page.view.fill("#text", "a photo of a dog")
     page.view.wait_for_selector("#matches tbody tr")
     assert "P(keep) = 1:" in page.text("#verdict")
@@ -199,7 +199,7 @@ def look_up(page: Page, key: str) -> str:
 
 
 def test_is_this_url_in(page: Page, toy: Made) -> None:
-    """Every kept url is in, and no other; the uid of a pair that was not drawn is out by its draw, a stranger's is unknown."""
+    """Exactly the kept urls are reported as kept; the uid of a pair not drawn is out by its draw, other uids are unknown."""
     kept = toy.run.curated.to_pylist()
     for pair in kept[:20]:
         answer = look_up(page, pair["url"])
@@ -221,7 +221,7 @@ def _toy_pool() -> list[dict[str, str]]:
 
 
 def test_an_upstream_id_is_looked_up(browser: Any, tmp_path: Path) -> None:
-    """An id that is no number is found by its md5, beside urls and without any; a url known to all matched pairs says why it is out."""
+    """An id that is not a number is found by its md5, with or without urls; with the urls of all matched pairs, the page says why one is out."""
     pairs = [{"text": "a dog", "uid": f"id/{i}", "url": f"x{i}.jpg"} for i in range(40)]
     for columns, settings in ((("text", "uid"), None), (("text", "uid", "url"), MatchSettings(with_text=True))):
         chosen = [{name: pair[name] for name in columns} for pair in pairs]
@@ -240,7 +240,7 @@ def test_an_upstream_id_is_looked_up(browser: Any, tmp_path: Path) -> None:
 
 
 def test_without_look_ups_the_page_says_so(browser: Any, toy: Made, tmp_path: Path) -> None:
-    """A card without look-ups draws a uid and says what it cannot know."""
+    """Without look-ups the page draws a uid and says what it cannot know."""
     account, entries = toy.run.account, toy.entries
     write_explorer(tmp_path, name="x", account=account, entries=entries, grid=None, run=toy.run, look_ups=False)
     page = opened(browser, tmp_path)
@@ -252,7 +252,7 @@ def test_without_look_ups_the_page_says_so(browser: Any, toy: Made, tmp_path: Pa
 
 
 def test_what_would_another_t_give(page: Page, toy: Made) -> None:
-    """At the grid's points the page gives the grid's numbers, between them bounds; the tail share is always exact."""
+    """At the grid's points the page shows the grid's numbers, between them bounds; the tail share is always exact."""
     counts, grid = toy.run.counts.values, toy.grid
     for t, pairs in zip(grid.thresholds.tolist(), grid.pairs.tolist(), strict=True):
         page.view.fill("#t", str(t))
@@ -272,7 +272,7 @@ def test_what_would_another_t_give(page: Page, toy: Made) -> None:
 
 
 def test_a_sampled_grid_claims_no_bounds(browser: Any, toy: Made, tmp_path: Path) -> None:
-    """Where the grid is of a sample, the page says so, and calls nothing computed or certain."""
+    """If the grid is of a sample, the page says so and calls nothing computed or certain."""
     grid = dataclasses.replace(toy.grid, share=0.25)
     write_explorer(tmp_path, name="x", account=toy.run.account, entries=toy.entries, grid=grid, run=None)
     page = opened(browser, tmp_path)
@@ -286,7 +286,7 @@ def test_a_sampled_grid_claims_no_bounds(browser: Any, toy: Made, tmp_path: Path
 
 
 def test_the_slider(page: Page, toy: Made) -> None:
-    """The slider begins at the card's t, moves by keys from the grid's first t to its last, and says its t."""
+    """The slider begins at the card's t, moves by keys from the grid's first t to its last, and announces its t."""
     assert page.view.input_value("#t") == "20"
     page.view.focus("#slide")
     for key, t in (("Home", toy.grid.thresholds[0]), ("End", toy.grid.thresholds[-1])):
@@ -297,7 +297,7 @@ def test_the_slider(page: Page, toy: Made) -> None:
 
 
 def test_what_was_dropped_and_why(page: Page, toy: Made) -> None:
-    """The funnel's reasons stand there with their rows; the settings too."""
+    """The page shows the funnel's reasons with their rows, and the settings."""
     funnel = toy.run.account["funnel"]
     rows = {row[2].split(":")[0]: row[0] for row in page.rows("#rows")}
     assert rows == {name: number(funnel[name]) for name in rows}
@@ -308,7 +308,7 @@ def test_what_was_dropped_and_why(page: Page, toy: Made) -> None:
 
 
 def test_light_and_dark(browser: Any, toy: Made) -> None:
-    """The page follows the system, and the button overrides it."""
+    """The page follows the system's colour scheme, and the button overrides it."""
     for scheme in ("light", "dark"):
         page = opened(browser, toy, color_scheme=scheme)
         seen = [_brightness(page)]
@@ -347,7 +347,7 @@ def test_a_telephone(browser: Any, toy: Made) -> None:
 
 
 def test_a_static_host(browser: Any, toy: Made) -> None:
-    """Served by a plain file server, the page asks this server only, for files of its folder."""
+    """Served by a plain file server, the page requests only files of its folder from this server."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
@@ -421,7 +421,7 @@ def test_a_hostile_card(browser: Any, tmp_path: Path) -> None:
 
 
 def test_markup_cannot_be_made_of_a_string(page: Page) -> None:
-    """Even a mistake of ours could not: innerHTML is refused, and so is a request."""
+    """The policy refuses innerHTML and requests, so that a mistake in the page could not use them."""
     for attempt in (
         "document.body.innerHTML = '<b>x</b>'",
         "document.createElement('script').src = 'https://x.org/a.js'",
@@ -463,7 +463,7 @@ def test_a_rule_that_the_page_does_not_know(browser: Any, toy: Made, tmp_path: P
 
 
 def test_a_folder_that_is_not_whole(browser: Any, toy: Made, tmp_path: Path) -> None:
-    """A page whose data are missing says which, where a reader and a screen reader find it."""
+    """A page whose data are missing says which, to readers and to screen readers."""
     shutil.copytree(toy.folder, tmp_path / "card")
     (tmp_path / "card" / "explorer" / "data" / "numbers.0.js").unlink()
     context = browser.new_context()
@@ -515,7 +515,7 @@ def test_by_keyboard_alone(page: Page) -> None:
 
 @pytest.mark.slow
 def test_half_a_million_entries(browser: Any, tmp_path: Path) -> None:
-    """Half a million entries are there within seconds, and a search answers within the time of a key."""
+    """Half a million entries are loaded within seconds, and a search answers as fast as keys are typed."""
     entries = [f"entry {i % 977} number {i}" for i in range(500_000)]
     table = large_table(entries, 20_000)
     account, grid = large_account(table, 20_000), large_grid(table, 20_000)

@@ -1,4 +1,4 @@
-"""Hosts and languages of kept pairs: exact while they fit, with a stated error beyond."""
+"""Hosts and languages of kept pairs: counts are exact up to a number of names, with a stated error beyond."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from metaclip.card.hosts import LossyCounter, add_counters, count_hosts, url_hos
     ],
 )  # fmt: skip
 def test_hosts(url: str | None, host: str | None) -> None:
-    """The host as a person would name it."""
+    """Hosts are in lower case, without user, port and "www."; null for other urls."""
     assert url_hosts(pa.array([url], pa.string())).to_pylist() == [host]
 
 
 @given(st.from_regex(r"https?://[a-z0-9-]{1,9}(\.[a-z]{2,5}){1,2}(:[0-9]{1,4})?(/[a-z/]{0,9})?", fullmatch=True))
 def test_hosts_are_those_of_the_standard_library(url: str) -> None:
-    """What urllib finds, without www."""
+    """Hosts are those that urllib finds, without "www."."""
     wanted = urlsplit(url).hostname or ""
     rest = wanted.removeprefix("www.")
     assert url_hosts(pa.array([url])).to_pylist() == [rest if "." in rest else wanted]
 
 
 def test_counts_of_shards(tmp_path: Path) -> None:
-    """Shards add up; a pool without urls or languages has none."""
+    """Counts of files are added; a pool without urls or languages has no counts."""
     pq.write_table(
         pa.table({"URL": ["http://a.b/1", "http://a.b/2", "x", None], "LANGUAGE": ["en", "de", "en", None]}),
         tmp_path / "a",

@@ -1,4 +1,4 @@
-"""Neighbours are those of the law, however the matches are cut, and a sample of many captions is the same sample."""
+"""Neighbours are those of the law, in whatever files the matches are; a sample of captions is always the same sample."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from metaclip.matching.matches import MATCHES
 
 
 def write(folder: Path, rows: Sequence[Sequence[int]], files: int = 1, order: int = 1) -> list[Path]:
-    """Write matched rows in some files, in this order or the other way; a row's uid depends on its place in `rows`."""
+    """Write matched rows to some files, in order or reversed; a row's uid depends on its index in `rows`."""
     numbered = list(enumerate(rows))[::order]
     size = -(-len(rows) // files)
     paths = []
@@ -59,7 +59,7 @@ def naive(rows: Sequence[Sequence[int]], entries: Sequence[str]) -> list[list[tu
 
 
 def rows_of(n_rows: int, n: int, seed: int = 0) -> list[list[int]]:
-    """Captions with stop words, and entries that go in couples."""
+    """Return captions with stop words, and with entries that occur in pairs."""
     rng = np.random.default_rng(seed)
     rows = []
     for _ in range(n_rows):
@@ -72,7 +72,7 @@ def rows_of(n_rows: int, n: int, seed: int = 0) -> list[list[int]]:
 
 
 def test_the_law(tmp_path: Path) -> None:
-    """What is found is what counting every couple in plain Python finds, order, numbers and all."""
+    """The neighbours, their order and numbers are those of counting every pair of entries in plain Python."""
     entries = ["the", "a", *[f"word {i}" for i in range(58)]]
     rows = [*rows_of(400, 60), list(range(50)), *[[5, 7]] * 3]
     counts = counts_of(rows, 60)
@@ -84,7 +84,7 @@ def test_the_law(tmp_path: Path) -> None:
 
 
 def test_files_order_and_passes_change_nothing(tmp_path: Path) -> None:
-    """The same neighbours from one file or seven, forwards or backwards, in one pass or in forty, where entries are sampled too."""
+    """One file or seven, in order or reversed, one pass or forty give the same neighbours, also of sampled entries."""
     entries = pa.array([f"e{i}" for i in range(40)])
     rows = rows_of(20_000, 40)
     counts = counts_of(rows, 40)
@@ -99,7 +99,7 @@ def test_files_order_and_passes_change_nothing(tmp_path: Path) -> None:
 
 
 def test_who_is_written_inside_is_no_neighbour(tmp_path: Path) -> None:
-    """An entry inside of another ("hot dog", "dog") always stands with it; that says nothing, in either direction."""
+    """An entry that contains another ("hot dog", "dog") is not its neighbour, in either direction."""
     entries = pa.array(["dog", "hot dog", "mustard", "dogma", "filler"])
     rows = [[0, 1, 2, 3]] * 5 + [[4]] * 50
     found = find_neighbours(write(tmp_path, rows), entries, counts_of(rows, 5), len(rows))
@@ -107,7 +107,7 @@ def test_who_is_written_inside_is_no_neighbour(tmp_path: Path) -> None:
 
 
 def test_lists_are_left_out(tmp_path: Path) -> None:
-    """A caption of more entries than `MOST_ENTRIES` is a list: nobody in it is seen there."""
+    """A caption of more entries than `MOST_ENTRIES` is a list and is left out."""
     n = MOST_ENTRIES + 1
     rows = [list(range(n))] * 3 + [[0, 1]] * 2 + [[2]] * 20
     found = find_neighbours(write(tmp_path, rows), pa.array([f"e{i}" for i in range(n)]), counts_of(rows, n), len(rows))

@@ -1,4 +1,4 @@
-"""The pages of real cards: what a stranger asks is answered, what went and class names are told, the difference is shown."""
+"""The pages of real cards: a reader's questions, class names, pairs taken out, and the page of a difference."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NAMES = ClassNames("animals <b>", ("dog", "zebra", "happiest dog", "cat", "<scri
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A published card, its next version, and what they were made from."""
+    """A published card, its next version, and their runs."""
     pytest.importorskip("altair", reason="needs the extra cards: pip install -e '.[cards]'")
     home = tmp_path_factory.mktemp("pages")
     run = curate(
@@ -65,13 +65,13 @@ def card(browser: Any, home: Path) -> Iterator[Page]:
 
 @pytest.fixture
 def later(browser: Any, home: Path) -> Iterator[Page]:
-    """The next version's."""
+    """The page of the next version."""
     yield from opened(browser, home / "v2" / "index.html")
 
 
 @pytest.fixture
 def difference(browser: Any, home: Path) -> Iterator[Page]:
-    """The page of what differs."""
+    """The page of the difference."""
     yield from opened(browser, home / "diff.html")
 
 
@@ -79,13 +79,13 @@ def difference(browser: Any, home: Path) -> Iterator[Page]:
 
 
 def labelled(page: Page, role: str, name: str) -> Any:
-    """Give a field as a reader finds it: by what it is, and its label."""
+    """Return a field as a reader finds it: by its role and label."""
     return page.view.get_by_role(role, name=name)
 
 
 @pytest.mark.browser
 def test_a_strangers_five_questions(card: Page, home: Path) -> None:
-    """Each is answered from the page alone, by the headings and labels that a reader sees, with the run's own figures."""
+    """Each question is answered by the page alone, through headings and labels that a reader sees, with the run's figures."""
     run, view = Run(home / "run"), card.view
     account = run.account
     headings = view.locator("h2").all_inner_texts()
@@ -132,7 +132,7 @@ def test_a_strangers_five_questions(card: Page, home: Path) -> None:
 
 @pytest.mark.browser
 def test_class_names(card: Page, home: Path) -> None:
-    """The section is there where names were given, with the card's figures, in the order that is asked for."""
+    """The section is present if names were given, with the card's figures, in the selected order."""
     said = json.loads((home / "v1" / "card.json").read_text())["classes"][0]
     assert card.view.is_visible("#classes")
     assert card.view.is_visible("#to-classes")
@@ -158,7 +158,7 @@ def test_class_names(card: Page, home: Path) -> None:
 
 @pytest.mark.browser
 def test_what_was_taken_out(later: Page, home: Path) -> None:
-    """The funnel has it, an entry tells what is left of its count, a pair that went is not in; there are no class names."""
+    """The funnel has the removed rows, an entry shows its corrected count, a removed pair is not in; there are no class names."""
     after, before = Run(home / "run_2"), Run(home / "run")
     assert later.view.is_hidden("#classes")
     rows = {row[2].split(":")[0]: int(row[0]) for row in later.rows("#rows")}
@@ -190,7 +190,7 @@ def _counts(folder: Path) -> pa.Table:
 
 @pytest.mark.browser
 def test_the_page_of_a_difference(difference: Page, home: Path) -> None:
-    """It has the figures of the Markdown, names two versions apart, and says what the second is."""
+    """The page has the figures of the Markdown, tells two versions apart, and says that the second is the later one."""
     found = diff(home / "v1", home / "v2")
     assert difference.text("h1").count("A toy ") == 2
     assert "a later version of the first" in difference.text("header p")
@@ -245,7 +245,7 @@ def test_hostile_names_in_a_difference(tmp_path: Path) -> None:
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [1280, 360])
 def test_nothing_is_cut_off(browser: Any, home: Path, width: int) -> None:
-    """Neither page is wider than the screen; what is wider scrolls within itself."""
+    """No page is wider than the screen; a wider table scrolls by itself."""
     for path in (home / "v1" / "index.html", home / "v2" / "index.html", home / "diff.html"):
         for page in opened(browser, path, viewport={"width": width, "height": 780}):
             assert page.view.evaluate("document.documentElement.scrollWidth") == width, path

@@ -39,7 +39,7 @@ def rows(chart: Any) -> list[dict[str, Any]]:
 
 
 def test_the_charts_show_the_runs_figures(inputs: tuple[Any, Any, Any]) -> None:
-    """Ends of the curves, bars and points are the account's own numbers."""
+    """The ends of curves, the bars and the points are the account's numbers."""
     account, entries, grid = inputs
     charts = make_charts(account, entries, grid)
     assert tuple(charts) == NAMES
@@ -63,11 +63,11 @@ def test_the_charts_show_the_runs_figures(inputs: tuple[Any, Any, Any]) -> None:
 
 
 TAGS = {"script", "image", "foreignObject", "a"}
-"""None of these is in a plot."""
+"""Elements that no plot may have."""
 
 
 def test_files(inputs: tuple[Any, Any, Any], tmp_path: Path) -> None:
-    """Each SVG is whole, without script or link; twice the same bytes; the page of an earlier version is removed."""
+    """Each SVG is well-formed, without script or link; plots made twice have the same bytes; an earlier version's page is removed."""
     first, second = tmp_path / "a", tmp_path / "b"
     (first / "plots").mkdir(parents=True)
     (first / "plots" / "index.html").write_text("of version 0.1")
@@ -81,7 +81,7 @@ def test_files(inputs: tuple[Any, Any, Any], tmp_path: Path) -> None:
 
 
 def test_hostile_entries(inputs: tuple[Any, Any, Any], tmp_path: Path) -> None:
-    """An entry of markup changes nothing on a plot."""
+    """Markup in an entry adds no element to a plot."""
     account, entries, grid = inputs
     hostile = pa.array([f"</script><script>alert({i})</script>" for i in range(len(entries))])
     index = entries.column_names.index("entry")

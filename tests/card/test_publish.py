@@ -1,4 +1,4 @@
-"""The published card: every field documented, figures those of the run, accepted by the Hub's and Croissant's readers."""
+"""The published card: every field is documented, figures are the run's, the Hub's and Croissant's readers accept it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="module")
 def card(run: Run) -> Path:
-    """Its card."""
+    """The card of the toy pool."""
     folder = run.path.parent / "card"
     make_card(run, folder, ABOUT, classes=[NAMES])
     return folder
@@ -48,7 +48,7 @@ def fields(value: Any, name: str = "") -> set[str]:
 
 
 def test_every_field_is_documented(card: Path) -> None:
-    """What a card has and an account has not stands in data_cards/README.md, and nothing else does."""
+    """data_cards/README.md documents exactly the fields that a card has beyond an account."""
     page = (ROOT / "data_cards" / "README.md").read_text(encoding="utf-8")
     section = page[page.index("## The published card") : page.index("## The run folder")]
     rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
@@ -66,7 +66,7 @@ def test_every_field_is_documented(card: Path) -> None:
 
 
 def test_it_has_the_accounts_figures(run: Run, card: Path) -> None:
-    """Nothing of the account is changed but the schema's name."""
+    """A card contains the account, unchanged except for the schema's name."""
     whole = json.loads((card / "card.json").read_text(encoding="utf-8"))
     assert {key: value for key, value in whole.items() if key in run.account} == {
         **run.account,
@@ -83,7 +83,7 @@ def test_it_has_the_accounts_figures(run: Run, card: Path) -> None:
 
 
 def test_its_files_are_those_that_it_names(card: Path) -> None:
-    """By size and sha256; nothing else is there but card.json and the explorer page."""
+    """Files are named by size and sha256; besides them there are only card.json and the explorer page."""
     whole = json.loads((card / "card.json").read_text(encoding="utf-8"))
     for item in whole["files"]:
         data = (card / item["name"]).read_bytes()
@@ -95,7 +95,7 @@ def test_its_files_are_those_that_it_names(card: Path) -> None:
 
 
 def test_it_is_the_same_again(run: Run, card: Path, tmp_path: Path) -> None:
-    """With another number of workers, byte for byte but for when the run's account was made, which is the run's."""
+    """Another number of workers gives the same bytes."""
     make_card(run, tmp_path / "again", ABOUT, classes=[NAMES], options=RunOptions(workers=3))
     for path in sorted(card.rglob("*")):
         if path.is_file() and path.parent.name != "plots":
@@ -103,7 +103,7 @@ def test_it_is_the_same_again(run: Run, card: Path, tmp_path: Path) -> None:
 
 
 def test_a_balancer_opens_it(run: Run, card: Path) -> None:
-    """Whoever has the card decides as the run did."""
+    """A Balancer of the card decides as one of the run."""
     texts = ["a dog", "a cat on a mat", "nothing"]
     uids = [f"{i:032x}" for i in range(3)]
     assert (Balancer(card).keep(texts, uids) == Balancer(run).keep(texts, uids)).all()
@@ -118,7 +118,7 @@ def test_the_hub_reads_its_head(card: Path) -> None:
 
 
 def test_datasets_loads_it(run: Run, card: Path, tmp_path: Path) -> None:
-    """load_dataset on the folder gives the entries."""
+    """load_dataset on the folder returns the entries."""
     datasets = pytest.importorskip("datasets", reason="needs the package datasets")
     table = datasets.load_dataset(str(card), "entries", split="train", cache_dir=str(tmp_path))
     assert table["entry"][:] == run.metadata.entries.to_pylist()
@@ -127,7 +127,7 @@ def test_datasets_loads_it(run: Run, card: Path, tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_croissant_accepts_it(run: Run, card: Path) -> None:
-    """Mlcroissant finds no error, and reads the entries by it."""
+    """Mlcroissant finds no error, and reads the entries."""
     croissant = pytest.importorskip("mlcroissant", reason="needs the package mlcroissant")
     data = croissant.Dataset(jsonld=str(card / "croissant.json"))
     first = next(iter(data.records("entries")))
@@ -136,7 +136,7 @@ def test_croissant_accepts_it(run: Run, card: Path) -> None:
 
 
 def test_the_page_says_what_was_dropped(run: Run, card: Path) -> None:
-    """README.md has the funnel's numbers, all plots, and how to be removed."""
+    """README.md has the funnel's numbers, all plots, and the contact for removals."""
     text = (card / "README.md").read_text(encoding="utf-8")
     for number in (run.account["funnel"][key] for key in ("rows", "no_match", "matched", "not_drawn", "kept")):
         assert f"| {number:,} |" in text
@@ -147,7 +147,7 @@ def test_the_page_says_what_was_dropped(run: Run, card: Path) -> None:
 
 
 def test_hostile_names(run: Run, tmp_path: Path) -> None:
-    """Markup and line ends in what a publisher or a pool names change no line of the page, nor its head."""
+    """Markup and line ends in the publisher's names change neither the structure of README.md nor its head."""
     name = 'A "toy"\n---\n# <script>alert(1)</script> | x'
     make_card(run, tmp_path / "card", CardInfo(name, contact="[x](javascript:alert(1))"))
     text = (tmp_path / "card" / "README.md").read_text(encoding="utf-8")
@@ -158,7 +158,7 @@ def test_hostile_names(run: Run, tmp_path: Path) -> None:
 
 
 def test_blocked_words(run: Run, tmp_path: Path) -> None:
-    """No sample has one."""
+    """No sample contains a blocked word."""
     make_card(run, tmp_path / "card", ABOUT, blocked=Metadata(["dog"]))
     shown = [
         text for texts in pq.read_table(tmp_path / "card" / "entries.parquet")["samples"].to_pylist() for text in texts
@@ -168,7 +168,7 @@ def test_blocked_words(run: Run, tmp_path: Path) -> None:
 
 
 def test_refusals(run: Run, card: Path, tmp_path: Path) -> None:
-    """A run that is only matched has no card; a folder of something else is left alone; a card's own is made anew."""
+    """A run that is only matched has no card; a folder of other files is refused; an existing card is replaced."""
     matched = match(ROOT / "curation" / "toy_pool.jsonl", ROOT / "metadata" / "toy.txt", out=tmp_path / "matched")
     with pytest.raises(MetaclipError, match="matched but not balanced; run: metaclip balance"):
         make_card(matched, tmp_path / "card", ABOUT)

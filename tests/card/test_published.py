@@ -1,4 +1,4 @@
-"""The published card is what its command makes: remade here, and compared file by file."""
+"""The published card is what its command makes: it is made again and compared file by file."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def again(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def without_versions(value: Any) -> Any:
-    """Take out what depends on the packages that made a card: their versions, and the bytes that they compress to."""
+    """Remove the parts that depend on the packages that made a card: their versions, and the sizes of compressed files."""
     return {key: inner for key, inner in value.items() if key not in ("versions", "files")}
 
 
 @pytest.mark.extra
 @pytest.mark.slow
 def test_it_is_made_again(again: Path) -> None:
-    """Text to the byte, tables and the page's data to the value, plots to their words; nothing more, nothing less."""
+    """Both have the same files: texts equal in bytes, tables and the page's data in values, plots in their words."""
     theirs, ours = files_of(CARD), files_of(again)
     assert theirs.keys() == ours.keys()
     for name, path in theirs.items():
@@ -78,12 +78,12 @@ def test_it_is_made_again(again: Path) -> None:
 
 
 def words(path: Path) -> list[str]:
-    """Give the texts of a picture, in their order."""
+    """Return the texts of a picture, in order."""
     return [text.strip() for text in ET.parse(path).getroot().itertext() if text.strip()]
 
 
 def test_it_is_whole() -> None:
-    """It is of its schema, its files are those that it names, and it is small."""
+    """The card follows its schema, names its files correctly, and is small."""
     import hashlib
 
     card = read_card(CARD)
@@ -94,7 +94,7 @@ def test_it_is_whole() -> None:
 
 
 def test_what_it_is_made_of_is_what_is_shipped() -> None:
-    """Its input is the pool in this tree, its list the one beside it, its funnel the recipe's own words."""
+    """The card is of the pool, the list and the recipe in this tree."""
     import hashlib
 
     card = read_card(CARD)
@@ -108,7 +108,7 @@ def test_what_it_is_made_of_is_what_is_shipped() -> None:
 
 
 def test_a_balancer_opens_it() -> None:
-    """Who has the card decides as the run did: each caption that is shown as kept has a chance to be."""
+    """A Balancer opens the card; each sample caption has a probability above 0."""
     balancer = Balancer(CARD)
     assert all(p > 0 for p in balancer.p_keep(list(_samples())))
 

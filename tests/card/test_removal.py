@@ -1,4 +1,4 @@
-"""Takedown: pairs go, and nothing else changes; what went can be taken out of a copy; killed anywhere, it goes on."""
+"""Removal of pairs: no other pair changes, the list can be applied to copies, a killed removal can be resumed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ONE = RunOptions(workers=1)
 
 
 def pool_of(folder: Path, n: int = 600, uid: bool = False) -> list[dict[str, Any]]:
-    """Pairs in three files, of four hosts; some urls stand on several pairs, some pairs stand twice."""
+    """Write pairs of four hosts to three files; some urls have several pairs, some pairs occur twice."""
     rng = np.random.default_rng(5)
     pairs = [{"text": " ".join(rng.choice(WORDS, 4)), "url": f"https://{HOSTS[i % 4]}/{i // 3}.jpg"} for i in range(n)]
     for i in range(0, n - 1, 40):
@@ -81,7 +81,7 @@ def request(**lines: list[str]) -> RemovalRequest:
 @settings(max_examples=12, suppress_health_check=list(HealthCheck))
 @given(data=st.data(), name=st.sampled_from(["with_text", "given"]))
 def test_what_is_asked_goes_and_nothing_else(home: Path, tmp_path_factory: Any, data: st.DataObject, name: str) -> None:
-    """Pairs go with their uid; all others stay with the parent's P and draw; counts are the parent's, corrected beside."""
+    """Pairs are removed by uid; all others keep the parent's P and draw; counts are the parent's, with corrected counts beside."""
     run = Run(home / name)
     parent = rows_of(run)
     uids = [row["uid"].hex() for row in parent]
@@ -140,14 +140,14 @@ def uid_hex(uid: str) -> str:
 
 
 def test_the_law_does_not_depend_on_workers(home: Path, tmp_path: Path) -> None:
-    """One result, however many threads; and another run of the same request is the same result."""
+    """The result does not depend on the number of threads."""
     asked = request(domains=["example.net"])
     made = [remove(home / "with_text", asked, tmp_path / str(n), RunOptions(workers=n)) for n in (1, 3)]
     assert made[0].account["result_digest"] == made[1].account["result_digest"]
 
 
 def test_urls_of_kept_pairs_alone(home: Path, tmp_path: Path) -> None:
-    """Without urls in matched/, a url is looked for among the kept pairs, all rows of its uids go, and the account says so."""
+    """Without urls in matched/, urls are searched among the kept pairs, all rows of their uids go, and the account says so."""
     run = Run(home / "without")
     kept = run.curated.to_pylist()
     after = remove(run, request(urls=[kept[0]["url"]]), tmp_path / "next", ONE)
@@ -159,7 +159,7 @@ def test_urls_of_kept_pairs_alone(home: Path, tmp_path: Path) -> None:
 
 
 def test_no_url_is_left_anywhere(home: Path, tmp_path: Path) -> None:
-    """Neither the run nor its list holds what was asked for in clear."""
+    """Neither the run nor its list contains a requested url or domain in clear."""
     url, domain = "https://example.org/4.jpg", "example.net"
     after = remove(home / "with_text", request(urls=[url], domains=[domain]), tmp_path / "next", ONE)
     assert after.account["removed"]["versions"][0]["found"] == {"uids": 0, "urls": 1, "domains": 1}
@@ -173,7 +173,7 @@ def test_no_url_is_left_anywhere(home: Path, tmp_path: Path) -> None:
 
 
 def test_the_next_version_is_a_run(home: Path, tmp_path: Path) -> None:
-    """It is balanced at another t without what went, decides as the parent does, and has next versions of its own."""
+    """A next version can be balanced at another t, decides as the parent does, and can have next versions of its own."""
     run = Run(home / "with_text")
     second = remove(run, request(domains=["example.net"]), tmp_path / "v2", ONE)
     whole = balance(run, out=tmp_path / "whole", settings=BalanceSettings(t=5), options=ONE).curated.to_pylist()
@@ -199,11 +199,11 @@ def test_the_next_version_is_a_run(home: Path, tmp_path: Path) -> None:
 
 
 class Kill(BaseException):
-    """What a signal does at this very place."""
+    """Stands for a signal that kills the process here."""
 
 
 def test_killed_at_any_write_it_goes_on(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whichever file it was about to put in place, the same command ends with the same run."""
+    """Killed before any rename of a file, the same command continues and ends with the same run."""
     asked = request(domains=["example.net"], urls=["https://example.org/4.jpg"])
     whole = remove(home / "with_text", asked, tmp_path / "whole", ONE).account
     really, left = files.os.replace, itertools.count()
@@ -236,7 +236,7 @@ def test_killed_at_any_write_it_goes_on(home: Path, tmp_path: Path, monkeypatch:
 
 
 def test_another_request_is_refused(home: Path, tmp_path: Path) -> None:
-    """A folder holds one request's version; --overwrite replaces it."""
+    """A folder of another request is refused; --overwrite replaces it."""
     remove(home / "with_text", request(domains=["example.net"]), tmp_path / "next", ONE)
     with pytest.raises(MetaclipError, match="holds another run: wanted was .* --overwrite"):
         remove(home / "with_text", request(domains=["example.org"]), tmp_path / "next", ONE)
@@ -252,7 +252,7 @@ def test_another_request_is_refused(home: Path, tmp_path: Path) -> None:
 
 
 def test_a_copy_without_what_went(home: Path, tmp_path: Path) -> None:
-    """Applied to the parent's subset, curated folder or a table that has urls alone, the list gives the next version's."""
+    """The list turns the parent's subset, curated folder or a table of urls into those of the next version."""
     run = Run(home / "with_text")
     after = remove(run, request(domains=["example.net"]), tmp_path / "next", ONE)
     listed = after.path / REMOVED_LIST
@@ -270,7 +270,7 @@ def test_a_copy_without_what_went(home: Path, tmp_path: Path) -> None:
 
 
 def test_a_missing_uid_goes_by_its_url(home: Path, tmp_path: Path) -> None:
-    """Row by row: the uid decides where there is one."""
+    """The uid of a row decides if it has one, else its url."""
     row = list_rows(request(uids=["1"]).uids, pa.array(["http://x/1"]), kept=True)
     write_list(tmp_path / "r.parquet", row)
     table = pa.table(
@@ -295,7 +295,7 @@ def test_a_missing_uid_goes_by_its_url(home: Path, tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_copies_that_are_refused(tmp_path: Path, spoil: Callable[[Path], Any], message: str) -> None:
-    """One line each, and nothing is written."""
+    """Broken lists and copies are refused in one line, and nothing is written."""
     (tmp_path / "copy").mkdir()
     write_list(tmp_path / "r.parquet", list_rows(request(uids=["1"]).uids, None, kept=True))
     pq.write_table(pa.table({"uid": ["1"]}), tmp_path / "copy" / "a.parquet")
@@ -305,11 +305,11 @@ def test_copies_that_are_refused(tmp_path: Path, spoil: Callable[[Path], Any], m
     assert not list(tmp_path.glob("out/*"))
 
 
-# --- what is asked for
+# --- the request
 
 
 def test_reading_what_is_request(tmp_path: Path) -> None:
-    """One a line, blank ones left out; uids as a pool has them; domains in any case, with www. or *. before."""
+    """Files have one item a line; uids are read as a pool's, domains in any case, with or without www. or *. in front."""
     (tmp_path / "uids").write_text("\ufeff1F\n\n  an upstream id \r\n1f\n", encoding="utf-8")
     (tmp_path / "urls").write_text("http://x/a#b\nhttp://x/a#b\n")
     (tmp_path / "domains").write_text("WWW.Example.ORG.\n*.example.net\n")
@@ -333,7 +333,7 @@ def test_reading_what_is_request(tmp_path: Path) -> None:
     ],
 )
 def test_requests_that_are_refused(home: Path, tmp_path: Path, which: str, data: bytes | None, message: str) -> None:
-    """One line each, exit code 2."""
+    """Files that are empty, missing or malformed are refused in one line with exit code 2."""
     if data is not None:
         (tmp_path / "list").write_bytes(data)
     arguments = ("--out", tmp_path / "next", f"--{which}", tmp_path / "list")
@@ -342,7 +342,7 @@ def test_requests_that_are_refused(home: Path, tmp_path: Path, which: str, data:
 
 
 def test_nothing_asked(home: Path, tmp_path: Path) -> None:
-    """At least one list is needed; a card needs a place for the next one."""
+    """At least one file is needed, and --card needs --card-out."""
     assert "give --uids, --urls or --domains" in commands.refused(
         "card", "remove", home / "with_text", "--out", tmp_path
     )
@@ -352,7 +352,7 @@ def test_nothing_asked(home: Path, tmp_path: Path) -> None:
 
 
 def test_hosts_of_strange_urls() -> None:
-    """Only http urls have a host; a domain is a whole part of a name, never the end of another's."""
+    """Only http urls have a host; a domain does not match a longer name that ends with it."""
     urls = [
         "http://notexample.org/",
         "ftp://example.org/",
@@ -374,7 +374,7 @@ def test_hosts_of_strange_urls() -> None:
 
 @pytest.mark.extra
 def test_the_command_makes_run_and_card(home: Path, tmp_path: Path) -> None:
-    """The next card verifies, says what went and of which version, and holds the list; the diff names it."""
+    """The next card verifies, states the removal and the parent version, and has the list; the diff names the removal."""
     pytest.importorskip("altair", reason="needs the extra cards: pip install -e '.[cards]'")
     run = Run(home / "with_text")
     make_card(run, tmp_path / "v1", CardInfo("A set", "cc-by-4.0", "data@example.org"))

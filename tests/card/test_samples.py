@@ -1,4 +1,4 @@
-"""Sample captions: five an entry, the same however the set is cut, and nothing that a page must not show."""
+"""Sample captions: five an entry, the same for any files, and none that a page must not show."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def samples_of(folder: Path) -> Samples:
 
 
 def test_samples_are_captions_of_their_entry(run: Run) -> None:
-    """Of each entry up to five different kept captions that match it: all of them where it has no more."""
+    """Each entry has up to five different kept captions that match it, and all of them if there are no more."""
     found = samples_of(run.path / "curated").by_entry(len(run.metadata)).to_pylist()
     captions = collections.defaultdict(set)
     for pair in run.curated.to_pylist():
@@ -44,7 +44,7 @@ def test_samples_are_captions_of_their_entry(run: Run) -> None:
 
 
 def test_samples_do_not_depend_on_shards_or_order(run: Run, tmp_path: Path) -> None:
-    """Cut and shuffled otherwise, the same captions in the same order."""
+    """Other files and another order of rows give the same captions in the same order."""
     table = run.curated
     for i in range(5):
         pq.write_table(table.take(list(range(i, len(table), 5))[::-1]), tmp_path / f"{9 - i}.parquet", row_group_size=7)
@@ -53,7 +53,7 @@ def test_samples_do_not_depend_on_shards_or_order(run: Run, tmp_path: Path) -> N
 
 
 def test_entries_of_one_caption_show_different_ones() -> None:
-    """The draw is by entry too: two entries with the same captions do not show the same five."""
+    """The draw depends on the entry: two entries with the same captions do not show the same five."""
     texts = [f"a dog {i}x" for i in range(200)]
     table = pa.table({"text": texts, "matches": pa.array([[0, 1]] * 200, MATCHES)})
     shown = []
@@ -82,7 +82,7 @@ def _sampled(table: pa.Table) -> Samples:
     ],
 )  # fmt: skip
 def test_what_is_not_shown(text: str) -> None:
-    """Urls, addresses, telephone numbers, control characters, and what is too long."""
+    """Urls, addresses, telephone numbers, control characters and long captions are not shown."""
     assert showable(pa.array([text], pa.large_string()), None).tolist() == [False]
 
 
@@ -94,7 +94,7 @@ def test_what_is_not_shown(text: str) -> None:
     ],
 )  # fmt: skip
 def test_what_is_shown(text: str) -> None:
-    """Everything else; the page escapes it."""
+    """All other captions are shown; the page escapes them."""
     assert showable(pa.array([text], pa.large_string()), None).tolist() == [True]
 
 
@@ -106,7 +106,7 @@ def test_blocked_words() -> None:
 
 
 def test_an_entry_whose_captions_are_all_hidden_has_none(tmp_path: Path) -> None:
-    """Nothing is shown rather than something that must not be."""
+    """If no caption may be shown, an entry has no samples."""
     pq.write_table(
         pa.table({"text": ["dog http://x", "dog a@b"], "matches": pa.array([[0], [0]], MATCHES)}),
         tmp_path / "a.parquet",

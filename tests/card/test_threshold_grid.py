@@ -1,4 +1,4 @@
-"""The grid: what another t would give is what balancing at that t expects."""
+"""The grid of thresholds: its expectations are those of a run balanced at each t."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_each_point_is_the_balance_at_that_t(run: Run, tmp_path: Path) -> None:
 
 
 def test_each_point_is_the_law(run: Run) -> None:
-    """The same in plain Python."""
+    """Each point is the sum of P(keep) as plain Python computes it."""
     grid = grid_of(run)
     counts = run.counts.values.tolist()
     rows = [row for path in sorted((run.path / "matched").glob("*.parquet")) for row in _matches(path)]
@@ -69,7 +69,7 @@ def test_the_runs_t_is_a_point_and_points_ascend(run: Run) -> None:
 
 @pytest.mark.parametrize(("counts", "t"), [([0, 0, 1], 1), ([5], 1e9), ([2**40, 3], 0.25), ([1] * 9, 20)])
 def test_grids_of_odd_counts(counts: list[int], t: float) -> None:
-    """A grid holds its t and the largest count, whatever they are."""
+    """A grid contains its t and the largest count, whatever they are."""
     points = choose_thresholds(np.array(counts, np.uint64), t)
     assert t in points
     assert points[-1] == max(2, t, *counts)
@@ -78,7 +78,7 @@ def test_grids_of_odd_counts(counts: list[int], t: float) -> None:
 
 
 def test_a_sample_estimates_the_whole(run: Run) -> None:
-    """Of a large pool a sample by uid is looked at, and scaled."""
+    """Large pools are sampled by uid, and the sums scaled."""
     whole, half = grid_of(run), grid_of(run, 0.5)
     assert half.share == 0.5
     n = whole.pairs[-1]

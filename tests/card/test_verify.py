@@ -1,4 +1,4 @@
-"""Verifying a card: it passes on what the run gives, and names each thing that somebody changed."""
+"""Verifying a card: an unchanged card passes, and each change is named."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def home(made: Path, tmp_path: Path) -> Path:
 
 
 def test_what_the_run_gives_passes(made: Path) -> None:
-    """Nothing to say."""
+    """A card made from the run has no differences."""
     assert verify(made / "card", made / "run") == []
 
 
 def test_a_run_balanced_elsewhere_passes(made: Path, tmp_path: Path) -> None:
-    """Its matches stand in another folder."""
+    """A run whose matches are in another folder can be verified."""
     run = balance(made / "run", out=tmp_path / "less", settings=BalanceSettings(t=5))
     make_card(run, tmp_path / "card", CardInfo("Less"))
     assert verify(tmp_path / "card", tmp_path / "less") == []
@@ -86,7 +86,7 @@ SPOILED: list[tuple[str, Callable[[Path], None], str]] = [
 
 @pytest.mark.parametrize(("spoil", "message"), [pytest.param(*case[1:], id=case[0]) for case in SPOILED])
 def test_each_change_is_named(home: Path, spoil: Callable[[Path], None], message: str) -> None:
-    """By file and figure."""
+    """Each change is named by file and figure."""
     spoil(home)
     assert any(message in line for line in verify(home / "card", home / "run")), verify(home / "card", home / "run")
 
@@ -104,14 +104,14 @@ def test_each_change_is_named(home: Path, spoil: Callable[[Path], None], message
     ],
 )  # fmt: skip
 def test_refusals(home: Path, spoil: Callable[[Path], Any], message: str) -> None:
-    """What is no card, or the card of something else, is said in one line."""
+    """A folder that is not a card, or the card of another run, is refused in one line."""
     spoil(home)
     with pytest.raises(MetaclipError, match=message):
         verify(home / "card", home / "run")
 
 
 def test_the_files_of_a_card_stay_in_it(home: Path) -> None:
-    """A card.json from outside that names files elsewhere reads none of them."""
+    """Files outside the card's folder that a card.json names are not read."""
     (home / "secret").write_text("x")
     edit_json(
         home / "card/card.json", lambda c: c["files"].append({"name": "../secret", "size": 1, "sha256": "0" * 64})

@@ -6,7 +6,7 @@
 Whether a pair is kept is not written: the page draws it. With 64 bits of a hash, a stranger is taken for one of ten
 million pairs once in 10^12 questions. Urls are known of all matched pairs in a run ``--with-text``, else only of those in
 ``curated/``.
-Cost: 40 bytes a uid and 32 a url on disk; memory for `PAIRS_AT_ONCE` pairs, for each of which the run is read once.
+Cost: 40 bytes a uid and 32 a url on disk; memory for `PAIRS_AT_ONCE` pairs; the run is read once for each such number of pairs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Tables by which a page follows a text rule exactly: the entries' forms, and Python's tables of characters.
 
-Options of the text rule depend on Unicode and on HTML's names, of which a browser has its own version. So the tables
-travel with the page, taken from the functions that matched; the paper's rule needs none.
+Options of the text rule depend on Unicode and on HTML's names, and a browser may have another version of these. So the
+tables are part of the page, made by the functions that matched; the paper's rule needs none.
 Cost: none for the paper's rule; else 2 us an entry, and half a second for each table.
 """
 

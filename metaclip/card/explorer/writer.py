@@ -81,11 +81,14 @@ def write_explorer(
             block *= 2
         parts = {
             "block": block,
-            "grid": None if grid is None else _grid_values(grid),
+            "grid": None if grid is None else {
+                "thresholds": grid.thresholds.tolist(), "pairs": grid.pairs.tolist(),
+                "tail_share": grid.tail_share.tolist(), "share": float(grid.share),
+            },
             "neighbours": None if run is None else {"each": MOST_NEIGHBOURS, "seen": MOST_SEEN, "widest": MOST_ENTRIES},
             "look_ups": write_lookups(data, run) if run is not None and with_lookups else None,
             "rule_tables": tables is not None,
-        }
+        }  # fmt: skip
         _write_first_view(data, columns, account, name, parts)
         for number, details in enumerate(_details(columns, grid, neighbours, block)):
             write_json_data(data, f"block-{number}", details)
@@ -119,11 +122,6 @@ def _copy_page_file(name: str, path: Path) -> None:
 def _neighbours(run: Run, entries: pa.Table) -> Neighbours:
     entry, counts = entries["entry"].combine_chunks(), entries["count"].to_numpy().astype(np.uint64)
     return find_neighbours(matched_files(run), entry, counts, int(run.match["funnel"]["matched"]))
-
-
-def _grid_values(grid: ThresholdGrid) -> dict[str, Any]:
-    columns = {name: getattr(grid, name).tolist() for name in ("thresholds", "pairs", "tail_share")}
-    return {**columns, "share": float(grid.share)}
 
 
 def _write_first_view(

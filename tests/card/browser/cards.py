@@ -1,4 +1,4 @@
-"""Cards to open: a small real run, and half a million entries that nobody curated."""
+"""Cards for tests: of a small real run, and of half a million synthetic entries."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Made(NamedTuple):
 
 
 def grid_of(run: Run) -> ThresholdGrid:
-    """Compute the grid of a run in one go."""
+    """Compute the grid of a run."""
     counts = run.counts.values
     thresholds = choose_thresholds(counts, run.t)
     files = sorted((run.matched / "matched").glob("*.parquet"))
@@ -39,7 +39,7 @@ def grid_of(run: Run) -> ThresholdGrid:
 
 
 def with_samples(run: Run, texts: str = "text") -> pa.Table:
-    """Give a run's entries with up to five of its captions each, in the order they come."""
+    """Return a run's entries with up to five of its captions each, ordered by uid."""
     samples: list[list[str]] = [[] for _ in range(len(run.entries))]
     curated = run.curated.sort_by("uid")
     for text, matches in zip(curated[texts].to_pylist(), curated["matches"].to_pylist(), strict=True):
@@ -73,7 +73,7 @@ def toy_card(folder: Path) -> Made:
 
 
 def large_table(entries: Sequence[str], t: float, seed: int = 0) -> pa.Table:
-    """Give counts by Zipf's law to entries, in no order, and five captions to each that has a count."""
+    """Return a table of entries with counts by Zipf's law in random order, and five captions for each count above 0."""
     rng, n = np.random.default_rng(seed), len(entries)
     # A quarter at zero and a head of tens of millions, as in the published runs.
     count = np.floor(6e7 / (1.0 + rng.permutation(n).astype(np.float64)) ** 1.35).astype(np.uint64)
@@ -94,7 +94,7 @@ def large_table(entries: Sequence[str], t: float, seed: int = 0) -> pa.Table:
 
 
 def large_grid(table: pa.Table, t: float) -> ThresholdGrid:
-    """Give a grid as if every pair matched one entry."""
+    """Return the grid of a run in which every pair matches one entry."""
     count = table["count"].to_numpy()
     thresholds = choose_thresholds(count, t)
     expected = np.minimum(count[None, :].astype(np.float64), thresholds[:, None])
@@ -103,7 +103,7 @@ def large_grid(table: pa.Table, t: float) -> ThresholdGrid:
 
 
 def large_account(table: pa.Table, t: float) -> dict[str, Any]:
-    """Give what the page reads of an account for a table that no run made."""
+    """Return the parts of an account that the page reads, for a table that no run made."""
     count, kept = table["count"].to_numpy(), table["kept"].to_numpy()
     matched, rows = int(count.sum() // 3), int(count.sum())
     head, zero = int((count >= t).sum()), int((count == 0).sum())

@@ -1,4 +1,4 @@
-"""Chromium under playwright, with nothing that would speak to the outside."""
+"""Chromium under playwright, without features that connect to the network."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def launched() -> Iterator[Any]:
 
 
 class Page:
-    """A page that is watched: what it asks for, what it says on the console, what it throws."""
+    """A page whose requests, console messages, errors and dialogs are recorded."""
 
     def __init__(self, browser: Any, url: str, **context: Any) -> None:
         """Open an address and wait until the page is ready; `context` are playwright's settings."""
@@ -50,7 +50,7 @@ class Page:
         self.view.wait_for_selector("html[data-ready]", timeout=20_000)
 
     def rows(self, table: str) -> list[list[str]]:
-        """Give the cells of a table's rows, without rows of details."""
+        """Return the cells of a table's rows, without rows of details."""
         return self.view.evaluate(
             """(id) => [...document.querySelectorAll(`${id} tbody tr`)].filter((row) => row.cells.length > 1)
                .map((row) => [...row.cells].map((cell) => cell.textContent))""",
@@ -58,7 +58,7 @@ class Page:
         )
 
     def text(self, selector: str) -> str:
-        """Give what an element shows."""
+        """Return the visible text of an element."""
         return str(self.view.inner_text(selector))
 
     def close(self) -> None:
@@ -67,7 +67,7 @@ class Page:
 
 
 def axe_core(folder: Path) -> str:
-    """Give the source of axe-core, from the npm registry, fetched into a folder; skip where that cannot be."""
+    """Return the source of axe-core, fetched from the npm registry into a folder; skip the test if that fails."""
     if (npm := shutil.which("npm")) is None:
         pytest.skip("needs npm, to fetch axe-core: it is not on the path")
     command = [npm, "install", "--prefix", str(folder), "--no-audit", "--no-fund", "--ignore-scripts", "axe-core@4"]
