@@ -84,19 +84,14 @@ class ClassCoverage:
         entries = self._run.entries
         count, kept = entries["count"].to_numpy(), entries["kept"].to_numpy()
         matched, curated = self._counts.get("matched"), self._counts.get("curated")
-
-        def row(name: str) -> dict[str, Any]:
-            if (entry_id := self._entry_ids.get(name)) is not None:
-                return {"name": name, "entry_id": entry_id, "count": int(count[entry_id]), "kept": int(kept[entry_id])}
-            i = self._rows[name]
-            return {
-                "name": name,
-                "entry_id": None,
-                "count": None if matched is None else int(matched[i]),
-                "kept": 0 if curated is None else int(curated[i]),
-            }
-
-        return [_summarise(one.name, [row(name) for name in one.names]) for one in self._lists]
+        rows: dict[str, dict[str, Any]] = {
+            name: {"name": name, "entry_id": entry_id, "count": int(count[entry_id]), "kept": int(kept[entry_id])}
+            for name, entry_id in self._entry_ids.items()
+        }
+        for name, row in self._rows.items():
+            counts = None if matched is None else int(matched[row]), 0 if curated is None else int(curated[row])
+            rows[name] = {"name": name, "entry_id": None, "count": counts[0], "kept": counts[1]}
+        return [_summarise(one.name, [rows[name] for name in one.names]) for one in self._lists]
 
 
 def _entry_ids(run: Run, names: Sequence[str]) -> dict[str, int]:

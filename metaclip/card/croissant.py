@@ -15,12 +15,12 @@ def describe(card: Mapping[str, Any], entries_digest: str) -> dict[str, Any]:
     kinds |= {name: "sc:Float" for name in ("probability", "expected")}
 
     def field(name: str) -> dict[str, Any]:
-        found = {
+        return {
             "@type": "cr:Field", "@id": f"entries/{name}", "name": name, "description": columns[name],
             "dataType": kinds.get(name, "sc:Text"),
             "source": {"fileObject": {"@id": "entries.parquet"}, "extract": {"column": name}},
+            **({"repeated": True} if name == "samples" else {}),
         }  # fmt: skip
-        return {**found, "repeated": True} if name == "samples" else found
 
     return {
         "@context": _CONTEXT,

@@ -118,12 +118,11 @@ def read_card_of(folder: Path, run: Run) -> dict[str, Any]:
 
 def card_json(run: Run, info: CardInfo, scan: RunScan) -> dict[str, Any]:
     """Return card.json without the digests of the files beside it."""
-    grid, listed = scan.grid, {}
-    for name in ("hosts", "languages"):
-        counter = scan.hosts.get(name)
-        listed[name] = None if counter is None else {
-            "pairs": counter.total, "names": len(counter.counts), "floor": counter.floor, "top": counter.top(_MOST_LISTED)
-        }  # fmt: skip
+    grid = scan.grid
+    listed = {
+        name: {"pairs": n.total, "names": len(n.counts), "floor": n.floor, "top": n.top(_MOST_LISTED)}
+        for name, n in scan.hosts.items()
+    }
     return {
         **run.account,
         "schema": SCHEMA,
@@ -137,7 +136,8 @@ def card_json(run: Run, info: CardInfo, scan: RunScan) -> dict[str, Any]:
             "tail_share": grid.tail_share.tolist(),
             "share": grid.share,
         },
-        **listed,
+        "hosts": listed.get("hosts"),
+        "languages": listed.get("languages"),
         "classes": scan.classes,
     }
 

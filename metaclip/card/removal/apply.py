@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from metaclip.card.removal.removed_list import listed_uids, read_list
 from metaclip.card.removal.request import sha256
+from metaclip.card.run_files import read_batches
 from metaclip.errors import MetaclipError, is_disk_full, one_line
 from metaclip.pool import pool as pools
 from metaclip.pool.sorted_uids import SUBSET, write_subset
@@ -100,23 +101,19 @@ def _apply_to_subset(pairs: _RemovedPairs, path: Path, out: Path) -> tuple[int, 
 def _apply_to_table(pairs: _RemovedPairs, path: Path, out: Path) -> tuple[int, int]:
     gone = left = 0
     try:
-        with pq.ParquetFile(path) as file:
-            names = {name.lower(): name for name in reversed(file.schema_arrow.names)}
-            columns = [
-                next((names[name] for name in known if name in names), None)
-                for known in (pools.UID_NAMES, pools.URL_NAMES)
-            ]
-            if not any(columns):
-                raise MetaclipError(f"{path} has neither a column uid nor url; found {', '.join(names.values())}")
-            with (
-                atomic_write(out) as temporary,
-                pq.ParquetWriter(temporary, file.schema_arrow, compression="zstd") as writer,
-            ):
-                for batch in file.iter_batches(pools.BATCH_ROWS, use_threads=False):
-                    uids, urls = (None if name is None else batch.column(name) for name in columns)
-                    kept = batch.filter(pa.array(~pairs.contain(uids, urls)))
-                    writer.write_batch(kept)
-                    gone, left = gone + len(batch) - len(kept), left + len(kept)
+        schema = pq.read_schema(path)
+        names = {name.lower(): name for name in reversed(schema.names)}
+        columns = [
+            next((names[name] for name in known if name in names), None) for known in (pools.UID_NAMES, pools.URL_NAMES)
+        ]
+        if not any(columns):
+            raise MetaclipError(f"{path} has neither a column uid nor url; found {', '.join(schema.names)}")
+        with atomic_write(out) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+            for batch in read_batches(path):
+                uids, urls = (None if name is None else batch.column(name) for name in columns)
+                kept = batch.filter(pa.array(~pairs.contain(uids, urls)))
+                writer.write_batch(kept)
+                gone, left = gone + len(batch) - len(kept), left + len(kept)
     except (OSError, pa.ArrowException) as error:
         if isinstance(error, OSError) and is_disk_full(error):
             raise
