@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from metaclip import BalanceSettings, MetaclipError, balance, curate
+from metaclip import BalanceSettings, MetaclipError, Metadata, balance, curate
 from metaclip.card.publish import CardInfo, make_card
 from metaclip.card.verify import verify
 
@@ -48,6 +48,15 @@ def test_a_run_balanced_elsewhere_passes(made: Path, tmp_path: Path) -> None:
     run = balance(made / "run", out=tmp_path / "less", settings=BalanceSettings(t=5))
     make_card(run, tmp_path / "card", CardInfo("Less"))
     assert verify(tmp_path / "card", tmp_path / "less") == []
+
+
+def test_uids_that_differ_in_their_last_bits_are_sorted(tmp_path: Path) -> None:
+    """The order of curated.npy is checked on 64-bit integers: as floats, these two high halves would be equal."""
+    uids = [f"{2**63 + 1:016x}{5:016x}", f"{2**63 + 2:016x}{3:016x}"]
+    pq.write_table(pa.table({"text": ["a dog", "a cat"], "uid": uids}), tmp_path / "pool.parquet")
+    run = curate(tmp_path / "pool.parquet", Metadata(["a"]), out=tmp_path / "run", t=10)
+    make_card(run, tmp_path / "card", CardInfo("Two"))
+    assert verify(tmp_path / "card", run) == []
 
 
 def edit_json(path: Path, change: Callable[[Any], None]) -> None:
