@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from metaclip.card.lines import read_lines
 from metaclip.card.run_files import find_column, read_batches
 from metaclip.curate.run import Run
 from metaclip.matching.matcher import Matcher
 from metaclip.matching.text_rule import PAPER
 from metaclip.metadata.entries import Metadata
 from metaclip.pool.texts import plain_texts
+from metaclip.storage.files import read_lines
 
 Counts = npt.NDArray[np.uint64]
 

@@ -6,10 +6,9 @@ import dataclasses
 import hashlib
 from typing import Any, Final, Literal, get_args
 
-from metaclip.errors import MetaclipError
 from metaclip.extract.filters import Filters, Listing, Words
 from metaclip.extract.pages import Wanted
-from metaclip.storage.files import read_bytes
+from metaclip.storage.files import read_lines
 
 SEMANTICS: Final = 1
 """Raised when the same input would give other pairs."""
@@ -117,11 +116,8 @@ class Lists:
 def _lines(path: str | None, name: str) -> tuple[str, ...]:
     if path is None:
         return ()
-    try:
-        text = read_bytes(path, name.replace("_", "-")).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise MetaclipError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
-    return tuple(line for raw in text.splitlines() if (line := raw.strip()) and not line.startswith("#"))
+    lines = read_lines(path, f"{name.replace('_', '-')} list", may_be_empty=True)
+    return tuple(line for line in lines if not line.startswith("#"))
 
 
 def fingerprint(settings: ExtractSettings, lists: Lists, names: list[str]) -> dict[str, Any]:

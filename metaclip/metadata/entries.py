@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from metaclip.errors import MetaclipError, one_line
-from metaclip.storage.files import read_bytes
+from metaclip.storage.files import decode_utf8, read_bytes
 
 
 class Metadata:
@@ -155,25 +155,15 @@ def _without_duplicates(columns: list[pa.Array], encoded: Any, name: str, fold: 
     return [column.take(pa.array(keep)) for column in columns]
 
 
-def _decode(data: bytes, name: str) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise MetaclipError(
-            f"{name}, line {line}: not valid UTF-8 ({error.reason}); convert the file to UTF-8"
-        ) from None
-
-
 def _from_lines(data: bytes, name: str) -> list[str]:
     # Only "\n" and "\r\n" end a line: an entry may hold any other separator that Python knows.
-    lines = [line.removesuffix("\r") for line in _decode(data, name).split("\n")]
+    lines = [line.removesuffix("\r") for line in decode_utf8(data, name).split("\n")]
     return lines[:-1] if lines[-1] == "" else lines
 
 
 def _from_json(data: bytes, name: str) -> list[str]:
     try:
-        value = json.loads(_decode(data, name))
+        value = json.loads(decode_utf8(data, name))
     except json.JSONDecodeError as error:
         raise MetaclipError(f"{name}, line {error.lineno}: not valid JSON ({error.msg})") from None
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets thousands deep

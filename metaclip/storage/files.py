@@ -246,6 +246,30 @@ def read_bytes(name: str, what: str) -> bytes:
         raise MetaclipError(f"{what}: {name} cannot be read ({one_line(error)})") from None
 
 
+def decode_utf8(data: bytes, name: str) -> str:
+    """Decode UTF-8 without its byte order mark. Raise MetaclipError, naming the file and the line, for other bytes."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise MetaclipError(
+            f"{name}, line {line}: not valid UTF-8 ({error.reason}); convert the file to UTF-8"
+        ) from None
+
+
+def read_lines(name: str, what: str, *, may_be_empty: bool = False) -> list[str]:
+    """Read a UTF-8 file of one item per line, local or remote; strip the lines and skip blank ones.
+
+    `what` the items are ("urls") is for messages. Raise MetaclipError for a file that cannot be read, is not UTF-8, or
+    has no items, unless it `may_be_empty`.
+    """
+    lines = decode_utf8(read_bytes(name, f"the {what}"), name).splitlines()
+    items = [item for line in lines if (item := line.strip())]
+    if not items and not may_be_empty:
+        raise MetaclipError(f"{name} names no {what}; give one a line")
+    return items
+
+
 def file_digest(file: Any) -> str:
     """Compute the sha256 of an open binary file, as 64 hex digits: what ``sha256sum`` prints."""
     digest = hashlib.sha256()

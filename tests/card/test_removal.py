@@ -326,7 +326,7 @@ def test_reading_what_is_request(tmp_path: Path) -> None:
     ("which", "data", "message"),
     [
         ("uids", b"\n \n", "names no uids"),
-        ("urls", b"\xff", "is not valid UTF-8"),
+        ("urls", b"\xff", "list, line 1: not valid UTF-8"),
         ("domains", b"http://example.org/", "is no domain, such as example.org"),
         ("domains", b"..", "is no domain"),
         ("urls", None, "there is no file"),

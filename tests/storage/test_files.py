@@ -16,6 +16,7 @@ from metaclip.storage.files import (
     file_digest,
     read_bytes,
     read_json,
+    read_lines,
     remove,
     remove_temporaries,
     temporary_path,
@@ -169,3 +170,19 @@ def test_read_bytes_reads(tmp_path: Path) -> None:
     """A local file and one that fsspec opens."""
     (tmp_path / "file").write_bytes(b"\0x")
     assert read_bytes(str(tmp_path / "file"), "") == read_bytes(f"file://{tmp_path}/file", "") == b"\0x"
+
+
+def test_lines_are_read_without_blanks(tmp_path: Path) -> None:
+    """Lines are stripped, blank ones and a byte order mark are dropped; no line at all is an error unless it is expected."""
+    path = tmp_path / "list.txt"
+    path.write_bytes(b"\xef\xbb\xbf dog \r\n\n\tcaf\xc3\xa9\nlast")
+    assert read_lines(str(path), "words") == ["dog", "café", "last"]
+    path.write_bytes(b" \n")
+    assert read_lines(str(path), "words", may_be_empty=True) == []
+    with pytest.raises(MetaclipError, match=r"list\.txt names no words; give one a line"):
+        read_lines(str(path), "words")
+    path.write_bytes(b"dog\ncaf\xe9\n")
+    with pytest.raises(MetaclipError, match=r"list\.txt, line 2: not valid UTF-8"):
+        read_lines(str(path), "words")
+    with pytest.raises(MetaclipError, match=r"the words: there is no file .*none"):
+        read_lines(str(tmp_path / "none"), "words")

@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from metaclip.card.hosts import url_hosts
-from metaclip.card.lines import read_lines
 from metaclip.errors import MetaclipError
 from metaclip.pool.uid import Uids, column_uids, strings, to_hex
 from metaclip.stage.stage import digest_of
+from metaclip.storage.files import read_lines
 
 _DOMAIN: Final = re.compile(r"[^\s/:@?#.]+(\.[^\s/:@?#.]+)*")
 
