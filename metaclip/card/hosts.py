@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from metaclip.card.run_files import read_batches
-from metaclip.pool import pool as pools
+from metaclip.pool.columns import URL_NAMES
 
 MOST_NAMES: Final = 1_000_000
 LANGUAGE_NAMES: Final = ("lang", "language")
@@ -56,7 +56,7 @@ def count_hosts(path: Path, url_column: str | None = None) -> dict[str, LossyCou
     """Count the pairs of one file of curated/ by "hosts" and by "languages", each if the file has such a column."""
     names = {name.lower(): name for name in reversed(pq.read_schema(path).names)}
     columns = {
-        "hosts": url_column or next((names[name] for name in pools.URL_NAMES if name in names), None),
+        "hosts": url_column or next((names[name] for name in URL_NAMES if name in names), None),
         "languages": next((names[name] for name in LANGUAGE_NAMES if name in names), None),
     }
     found = {key: column for key, column in columns.items() if column is not None}

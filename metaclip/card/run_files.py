@@ -13,7 +13,8 @@ from metaclip.curate.run import Run
 from metaclip.engine.local import Local
 from metaclip.engine.progress import Progress
 from metaclip.errors import MetaclipError, one_line
-from metaclip.pool import pool as pools
+from metaclip.pool.columns import find_columns
+from metaclip.pool.shards import BATCH_ROWS
 from metaclip.stage.options import RunOptions
 
 Result = TypeVar("Result")
@@ -43,7 +44,7 @@ def find_column(run: Run, path: Path, role: Literal["text", "url"]) -> str | Non
     schema, given = pq.read_schema(path), run.match["columns"]
     if path.parent.name == "matched":
         return role if role in schema.names else None
-    found = pools.find_columns(schema, str(path), given["text"], given["url"], "uid")
+    found = find_columns(schema, str(path), given["text"], given["url"], "uid")
     return found.text if role == "text" else found.url
 
 
@@ -58,7 +59,7 @@ def pairs_with_urls(run: Run) -> str | None:
 def read_batches(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a parquet file in batches; `columns` None are all."""
     with pq.ParquetFile(path) as file:
-        yield from file.iter_batches(pools.BATCH_ROWS, columns=columns, use_threads=False)
+        yield from file.iter_batches(BATCH_ROWS, columns=columns, use_threads=False)
 
 
 def map_files(

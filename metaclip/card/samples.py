@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from metaclip.card.run_files import read_batches
 from metaclip.matching.matcher import Matcher
 from metaclip.matching.matches import ids_of
-from metaclip.pool import pool as pools
+from metaclip.pool.columns import find_columns
 from metaclip.pool.texts import plain_texts
 from metaclip.pool.uid import uids_of
 
@@ -79,7 +79,7 @@ def draw_samples(path: Path, text_column: str | None, blocked: Matcher | None) -
     """Draw samples from one file of curated/."""
 
     def batches() -> Iterator[Samples]:
-        name = pools.find_columns(pq.read_schema(path), str(path), text_column).text
+        name = find_columns(pq.read_schema(path), str(path), text_column).text
         for batch in read_batches(path, [name, "matches"]):
             texts = plain_texts(batch.column(name)).cast(pa.large_string())
             shown = pa.array(np.flatnonzero(showable(texts, blocked)))

@@ -41,8 +41,8 @@ from metaclip.engine.progress import Progress
 from metaclip.errors import MetaclipError
 from metaclip.matching.count import Counts
 from metaclip.metadata.entries import Metadata
-from metaclip.pool import pool as pools
-from metaclip.pool.pool import PoolFile, Shard
+from metaclip.pool.files import PoolFile, stat_files
+from metaclip.pool.shards import Shard
 from metaclip.pool.sorted_uids import merge_runs, write_subset
 from metaclip.stage import funnel as funnels
 from metaclip.stage.folder import Folder
@@ -181,7 +181,7 @@ def _shards(source: Run) -> list[Shard]:
     """Cut the pool as it was cut to be matched. Raise MetaclipError if a file of it is gone or has changed."""
     files: dict[int, PoolFile] = {}
     inputs_known = source.matched.manifest["inputs"]
-    for known, found in zip(inputs_known, pools.stat_files([known["path"] for known in inputs_known]), strict=True):
+    for known, found in zip(inputs_known, stat_files([known["path"] for known in inputs_known]), strict=True):
         if isinstance(found, MetaclipError):
             raise MetaclipError(
                 f"the pool's file {known['path']} is gone ({found}); put it back, or name its new place to "

@@ -26,7 +26,8 @@ from metaclip.curate.matched_files import read_matched
 from metaclip.curate.settings import MatchSettings
 from metaclip.engine.contract import PortableStep, ProgressCallback
 from metaclip.matching.matches import ids_of
-from metaclip.pool.pool import Columns, Shard
+from metaclip.pool.columns import Columns
+from metaclip.pool.shards import Shard
 from metaclip.pool.sorted_uids import UidSet, load_array, write_rows, write_run
 from metaclip.stage.folder import Folder
 from metaclip.stage.stage import Stage

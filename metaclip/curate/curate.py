@@ -11,7 +11,7 @@ from metaclip.curate.run import Run
 from metaclip.curate.settings import BalanceSettings, MatchSettings
 from metaclip.errors import LostInputs, MetaclipError
 from metaclip.metadata.entries import Metadata
-from metaclip.pool.pool import Paths
+from metaclip.pool.files import Paths
 from metaclip.stage.options import RunOptions
 
 

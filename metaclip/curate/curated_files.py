@@ -18,8 +18,9 @@ from metaclip.curate.matched_files import COMPRESSION
 from metaclip.engine.contract import ProgressCallback
 from metaclip.errors import BrokenInput
 from metaclip.matching.matches import MATCHES
-from metaclip.pool import pool as pools
-from metaclip.pool.pool import Columns, Losses, Shard
+from metaclip.pool.columns import Columns
+from metaclip.pool.shards import Shard, read_batches
+from metaclip.pool.texts import DroppedRows
 from metaclip.pool.uid import as_written, to_hex
 from metaclip.storage.files import atomic_write
 
@@ -51,7 +52,7 @@ def write_curated(
     begin = shard.first
     out: list[pa.Table] = []
     with CuratedWriter(path) as writer:
-        for batch in pools.read(shard, None, Losses()):
+        for batch in read_batches(shard, None, DroppedRows()):
             end = begin + len(batch)
             while (not waiting or waiting[-1].last < end - 1) and (more := next(drawn, None)) is not None:
                 waiting.append(more)

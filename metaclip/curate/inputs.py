@@ -15,8 +15,9 @@ import pyarrow as pa
 
 from metaclip.curate.settings import MatchSettings
 from metaclip.errors import BrokenInput, MetaclipError
-from metaclip.pool import pool as pools
-from metaclip.pool.pool import Columns, PoolFile, Shard
+from metaclip.pool.columns import Columns, find_columns
+from metaclip.pool.files import PoolFile, open_file, stat_file, translate_read_errors
+from metaclip.pool.shards import Shard, count_rows, read_schema, schema_and_shards
 from metaclip.stage.runner import Task
 from metaclip.stage.stage import Stage
 from metaclip.storage.files import file_digest
@@ -102,7 +103,7 @@ def _cut_all(files: Sequence[PoolFile], settings: MatchSettings) -> Iterable[lis
     def cut(item: tuple[int, PoolFile], left: int | None = None) -> tuple[Columns, list[Shard]] | BrokenInput:
         index, file = item
         try:
-            schema, shards = pools.open_and_cut(file, index, left)
+            schema, shards = schema_and_shards(file, index, left)
             return _columns(schema, file, settings), shards
         except BrokenInput as error:
             return error
@@ -120,7 +121,7 @@ def _cut_all(files: Sequence[PoolFile], settings: MatchSettings) -> Iterable[lis
         found = cut((index, file), left)
         try:
             if not isinstance(found, BrokenInput):
-                left -= pools.count_rows(file, found[0], left)
+                left -= count_rows(file, found[0], left)
         except BrokenInput as error:
             found = error
         yield found if isinstance(found, BrokenInput) else found[1]
@@ -128,16 +129,16 @@ def _cut_all(files: Sequence[PoolFile], settings: MatchSettings) -> Iterable[lis
 
 def columns_of(file: PoolFile, settings: MatchSettings) -> Columns:
     """Find a file's columns. Raise BrokenInput if the file, or the text column, cannot be read."""
-    return _columns(pools.schema_of(file), file, settings)
+    return _columns(read_schema(file), file, settings)
 
 
 def _columns(schema: pa.Schema, file: PoolFile, settings: MatchSettings) -> Columns:
-    return pools.find_columns(schema, file.path, settings.text_column, settings.url_column, settings.uid_column)
+    return find_columns(schema, file.path, settings.text_column, settings.url_column, settings.uid_column)
 
 
 def sha256(file: PoolFile) -> str:
     """Compute a file's sha256. Raise BrokenInput if it cannot be read."""
-    with pools.reading(file), pools.open_file(file) as opened:
+    with translate_read_errors(file), open_file(file) as opened:
         return file_digest(opened)
 
 
@@ -149,7 +150,7 @@ def same_file(file: PoolFile, known: Mapping[str, Any]) -> bool:
 def check_unchanged(file: PoolFile) -> None:
     """Raise BrokenInput if a file is not any more what it was when the pool was listed."""
     try:
-        now = pools.stat_file(file.path)
+        now = stat_file(file.path)
     except MetaclipError:
         raise BrokenInput(f"{file.path} is gone; put it back and run the same command again") from None
     if (now.size, now.stamp) != (file.size, file.stamp):

@@ -43,8 +43,8 @@ from metaclip.matching.native_backend import KernelEngine
 from metaclip.matching.text_rule import TextRule
 from metaclip.metadata.entries import Metadata, as_metadata
 from metaclip.metadata.shipped import shipped
-from metaclip.pool import pool as pools
-from metaclip.pool.pool import Paths, PoolFile, Shard
+from metaclip.pool.files import Paths, PoolFile, find_files
+from metaclip.pool.shards import Shard
 from metaclip.pool.sorted_uids import merge_runs, repeated, write_subset
 from metaclip.stage import funnel as funnels
 from metaclip.stage.folder import ALL, Folder
@@ -93,7 +93,7 @@ def match_part(
     could not read.
     """
     settings, options, folder = settings or MatchSettings(), options or RunOptions(), Folder(out)
-    files = pools.find_files(pool)
+    files = find_files(pool)
     _keep_apart(folder, pool, files)
     entries, settings = read_query(metadata, settings)
     shards, broken = cut_pool(files, settings)

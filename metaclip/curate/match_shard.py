@@ -30,10 +30,9 @@ from metaclip.matching.count import add_ids
 from metaclip.matching.matcher import Matcher
 from metaclip.matching.matches import MATCHES
 from metaclip.metadata.entries import Metadata
-from metaclip.pool import pool as pools
-from metaclip.pool.pool import Losses, Shard
+from metaclip.pool.shards import Shard, read_batches
 from metaclip.pool.sorted_uids import load_array, write_rows, write_run
-from metaclip.pool.texts import usable_texts
+from metaclip.pool.texts import DroppedRows, usable_texts
 from metaclip.pool.uid import uids_of
 from metaclip.stage.stage import Stage
 from metaclip.storage.files import local_copy
@@ -80,15 +79,15 @@ def match_shard(
     """
     columns = columns_of(shard.file, settings)
     wanted = [name for name in (columns.text, columns.url, columns.uid, columns.status) if name is not None]
-    losses = Losses()
+    dropped = DroppedRows()
     funnel = {"rows": 0, "matched": 0}
     counts = np.zeros(len(matcher.metadata), np.uint64)
     uids: list[npt.NDArray[np.uint64]] = []
     ids: list[npt.NDArray[np.uint32]] = []  # matches that are not counted yet
     row = shard.first
     with MatchedWriter.to(stage.folder / "matched" / f"{shard.name}.parquet", settings.with_text) as writer:
-        for batch in pools.read(shard, list(dict.fromkeys(wanted)), losses):
-            texts = usable_texts(batch, columns, row, losses)
+        for batch in read_batches(shard, list(dict.fromkeys(wanted)), dropped):
+            texts = usable_texts(batch, columns, row, dropped)
             matches = matcher.match(texts)
             offsets = np.asarray(matches.offsets)
             size = np.diff(offsets)
@@ -108,17 +107,17 @@ def match_shard(
                     add_ids(counts, np.concatenate(ids))
                     ids.clear()
             empty = int(((size == 0) & (pc.fill_null(pc.binary_length(texts), 1).to_numpy() == 0)).sum())
-            losses.add("empty_text", f"row {row}", empty)
+            dropped.add("empty_text", f"row {row}", empty)
             funnel["rows"] += len(batch)
             funnel["matched"] += len(found)
             row += len(batch)
             progress(len(batch), len(found))
-    funnel["rows"] += losses.rows.get("malformed_row", 0)
-    funnel |= losses.rows
-    funnel["no_match"] = funnel["rows"] - funnel["matched"] - sum(losses.rows.values())
+    funnel["rows"] += dropped.counts.get("malformed_row", 0)
+    funnel |= dropped.counts
+    funnel["no_match"] = funnel["rows"] - funnel["matched"] - sum(dropped.counts.values())
     add_ids(counts, np.concatenate([np.zeros(0, np.uint32), *ids]))
     write_partials(stage, shard.name, counts, [np.zeros((0, 2), np.uint64), *uids])
-    return {"shard": shard.identity, "funnel": funnel, "places": losses.places}
+    return {"shard": shard.identity, "funnel": funnel, "places": dropped.places}
 
 
 def write_partials(

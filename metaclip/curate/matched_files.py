@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from metaclip.matching.count import Counts
 from metaclip.matching.matches import MATCHES, ids_of
 from metaclip.metadata.entries import Metadata
-from metaclip.pool import pool as pools
+from metaclip.pool import shards
 from metaclip.pool.uid import UID, Uids, from_binary, to_binary
 from metaclip.storage.files import atomic_write, local_copy
 
@@ -31,7 +31,7 @@ _WRITE_ROWS: Final = 1 << 17
 def read_matched(path: Path) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64], pa.Array]]:
     """Read a file of matched/: batches of (row int64, uid uint64[n, 2], matches)."""
     with local_copy(path) as local, pq.ParquetFile(local) as file:
-        for batch in file.iter_batches(pools.BATCH_ROWS, columns=["row", "uid", "matches"], use_threads=False):
+        for batch in file.iter_batches(shards.BATCH_ROWS, columns=["row", "uid", "matches"], use_threads=False):
             rows = batch.column("row").to_numpy().astype(np.int64)
             yield rows, from_binary(batch.column("uid")), batch.column("matches")
 

@@ -36,8 +36,8 @@ from metaclip.matching.automaton import Automaton
 from metaclip.matching.automaton_file import open_automaton
 from metaclip.matching.matcher import Matcher
 from metaclip.metadata.entries import Metadata
-from metaclip.pool import pool as pools
-from metaclip.pool.pool import Paths, Shard
+from metaclip.pool.files import Paths, find_files
+from metaclip.pool.shards import SHARD_ROWS, Shard
 from metaclip.pool.sorted_uids import FAN_IN, merge_runs, write_subset
 from metaclip.stage.folder import Folder
 from metaclip.stage.options import RunOptions
@@ -150,7 +150,7 @@ def plan(
     the pool or the list cannot be read, or where nothing matches.
     """
     settings, options = settings or MatchSettings(), options or RunOptions()
-    files = pools.find_files(pool)
+    files = find_files(pool)
     entries, settings = read_query(metadata, settings)
     all_shards, _ = cut_pool(files, settings)
     chosen = random.Random(seed).sample(all_shards, min(shards, len(all_shards)))
@@ -175,9 +175,7 @@ def plan(
     )
     size = max(1, round(measured.pairs / len(results)))
     estimates = tuple(
-        estimate(
-            measured, many, of, max(1, len(all_shards) * many // max(1, total), -(-many // max(size, pools.SHARD_ROWS)))
-        )
+        estimate(measured, many, of, max(1, len(all_shards) * many // max(1, total), -(-many // max(size, SHARD_ROWS))))
         for many in pairs or (total,)
         for of in workers or (options.active_engine.workers,)
     )

@@ -10,7 +10,7 @@ from typing import Any, Final
 from metaclip.curate.stages import MATCH
 from metaclip.matching.text_rule import PAPER, TextRule
 from metaclip.metadata.entries import Metadata
-from metaclip.pool.pool import PoolFile
+from metaclip.pool.files import PoolFile
 
 DEFAULT_TAIL_SHARE: Final = 0.06
 

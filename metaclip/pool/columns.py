@@ -1,4 +1,4 @@
-"""The columns of a pool that mean something, found by name without regard to case."""
+"""The columns of a pool that have a role (text, url, uid), found by name without regard to case."""
 
 from __future__ import annotations
 
@@ -9,31 +9,32 @@ from typing import Final
 import pyarrow as pa
 
 from metaclip.errors import BrokenInput
-from metaclip.pool import tars
 
 TEXT_NAMES: Final = ("text", "caption", "alt")
 URL_NAMES: Final = ("url",)
 UID_NAMES: Final = ("uid",)
+KEY: Final = "__key__"
+"""The column of webdataset's keys, which only pools of tars have."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """The names of the columns that mean something; None where there is none."""
+    """The names of the columns that have a role; None where there is no such column."""
 
     text: str
     url: str | None
     uid: str | None
     status: str | None = None
-    """img2dataset's column of what became of a download."""
+    """img2dataset's column that tells whether a download succeeded."""
 
 
 def find_columns(
     schema: pa.Schema, where: str, text: str | None = None, url: str | None = None, uid: str | None = None
 ) -> Columns:
-    """Find the columns that mean something; those given by name must be there, in any case of letters.
+    """Find the columns that have a role. A column given by name must exist; the case of its letters does not matter.
 
-    Raise BrokenInput for a text column that is missing or one of several, naming what was found and looked for, and for
-    a column of a type that its role cannot have.
+    Raise BrokenInput, with the names found and looked for, if there is no text column, if several columns could have one
+    role, or if a column has a type that its role does not allow. `where` names the file in messages.
     """
     names = schema.names
     for name in names:
@@ -43,21 +44,20 @@ def find_columns(
     def find(role: str, given: str | None, candidates: Sequence[str]) -> str | None:
         if given in names:
             found = [given]
-        elif given is not None:
-            found = [name for name in names if name.lower() == given.lower()]
         else:
-            found = [name for name in names if name.lower() in candidates]
+            allowed = candidates if given is None else (given.lower(),)
+            found = [name for name in names if name.lower() in allowed]
         if len(found) > 1:
             shown = ", ".join(map(repr, found))
             raise BrokenInput(f"{where}: {shown} can all be the {role} column; choose one with --{role}-column")
-        if not found and (given is not None or role == "text"):
-            wanted = repr(given) if given is not None else " or ".join(map(repr, candidates))
+        if not found:
+            if given is None and role != "text":
+                return None
+            wanted = " or ".join(map(repr, candidates)) if given is None else repr(given)
             raise BrokenInput(
                 f"{where} has no {role} column: looked for {wanted}, found {', '.join(map(repr, names)) or 'none'}; "
                 f"name it with --{role}-column"
             )
-        if not found:
-            return None
         kind = schema.field(found[0]).type
         if not (_is_text(kind) or (role == "uid" and _is_number(kind))):
             wanted = "string, integer or 16 bytes" if role == "uid" else "string"
@@ -66,23 +66,25 @@ def find_columns(
             )
         return found[0]
 
-    found_text = find("text", text, TEXT_NAMES)
-    assert found_text is not None
-    # img2dataset's own columns, by which its tables are known; what is in a tar was downloaded.
-    own = {"status", "error_message", "key"} <= set(names) and tars.KEY not in names
-    ours = own and _is_text(schema.field("status").type)
-    return Columns(found_text, find("url", url, URL_NAMES), find("uid", uid, UID_NAMES), "status" if ours else None)
+    text_column = find("text", text, TEXT_NAMES)
+    assert text_column is not None
+    # Only a table of img2dataset has these columns; all samples of a tar were downloaded.
+    from_img2dataset = {"status", "error_message", "key"} <= set(names) and KEY not in names
+    status = "status" if from_img2dataset and _is_text(schema.field("status").type) else None
+    return Columns(text_column, find("url", url, URL_NAMES), find("uid", uid, UID_NAMES), status)
 
 
 def _is_text(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
-    return any(is_kind(kind) for is_kind in kinds)
+    return any(
+        is_kind(kind)
+        for is_kind in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
+    )
 
 
 def _is_number(kind: pa.DataType) -> bool:
-    """Tell whether a column can hold uids that are no text: integers, or 16 bytes."""
+    """Return whether a column of this type can hold uids that are not strings: integers, or 16 bytes."""
     if isinstance(kind, pa.ExtensionType):  # parquet's UUID
         kind = kind.storage_type
     return bool(pa.types.is_integer(kind) or (pa.types.is_fixed_size_binary(kind) and kind.byte_width == 16))

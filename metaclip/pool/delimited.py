@@ -1,13 +1,13 @@
-"""csv and tsv as Arrow batches: every column as strings, bytes as they stand, nothing guessed.
+"""csv and tsv as Arrow batches: every column as strings, bytes unchanged, no types inferred.
 
-A row that has not one field for each column is malformed: it is left out, and counted. Blank lines are no rows.
+A row that does not have one field for each column is malformed: it is dropped and counted. Blank lines are not rows.
 
-A quote that is never closed makes one value of all that follows. So a row of our own is put at the end of the stream:
-where it does not come out as the last row, the row that swallowed it is malformed, and its place says why.
+A quote that is never closed turns everything after it into one value. To detect this, a sentinel row is appended to the
+stream: if it is not the last row that the parser returns, the row that contains it is malformed.
 
-Arrow's parser wants UTF-8 in the rows that it leaves out. So it gets each byte as a character of its own (Latin-1), and
-what it gives is put back into bytes.
-Cost: 0.3 us a row of ASCII, 1 us of other scripts.
+Arrow's parser requires UTF-8 in malformed rows. So each byte is passed to it as a character of its own (Latin-1), and its
+results are converted back to bytes.
+Cost: 0.3 us per row of ASCII, 1 us of other scripts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import csv
 import io
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -23,23 +23,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-BOM: Final = "\ufeff".encode()
-"""What some programs begin a file in UTF-8 with."""
-_BLOCK: Final = 1 << 24
+from metaclip.pool.texts import BOM, DropRow
 
+_BLOCK: Final = 1 << 24
 _UNCLOSED: Final = "a quote that is never closed, so all that follows is in one value"
 
-Lose = Callable[[str, str], None]
-"""Called with a reason and a place for each row that is malformed."""
 
+class DelimitedReader:
+    """Reads a stream of delimited rows, the first of which holds the names of the columns."""
 
-class Reader:
-    """Reads a stream of delimited rows, the first of which has the columns' names."""
+    def __init__(self, stream: Any, delimiter: str, drop: DropRow, limit: int | None = None) -> None:
+        """Read the names; `drop` will be called for malformed rows among the first `limit` rows.
 
-    def __init__(self, stream: Any, delimiter: str, lose: Lose, limit: int | None = None) -> None:
-        """Read the names; malformed rows before the row with number `limit` will go to `lose`.
-
-        Raise ValueError for a stream that does not begin with a row of names.
+        Raise ValueError if the stream does not begin with a row of names.
         """
         head = _first_line(stream).removeprefix(BOM)
         try:
@@ -47,21 +43,20 @@ class Reader:
             names = next(filter(None, rows))
         except csv.Error as error:
             raise ValueError(f"the row of column names: {error}") from None
-        self._lose, self._limit, self._skipped = lose, limit, 0
-        self._end, self._swallowed = secrets.token_hex(16), False
+        self._drop, self._limit, self._n_malformed = drop, limit, 0
+        self._sentinel, self._unclosed = secrets.token_hex(16), False
 
         def bad_row(row: Any) -> str:
-            # Row 1 is the column names; as many well-formed rows stand before this one:
-            before = row.number - 2 - self._skipped
-            self._skipped += 1
-            self._swallowed = row.text.endswith(self._end)
+            n_before = row.number - 2 - self._n_malformed  # well-formed rows; row 1 holds the names
+            self._n_malformed += 1
+            self._unclosed = row.text.endswith(self._sentinel)
             wrong = f"{row.expected_columns} columns expected, {row.actual_columns} found"
-            self._malformed(before, row.number, _UNCLOSED if self._swallowed else wrong)
+            self._drop_malformed(n_before, row.number, _UNCLOSED if self._unclosed else wrong)
             return "skip"
 
-        end = b"\n" + delimiter.encode().join([self._end.encode()] * len(names))
+        last_row = b"\n" + delimiter.encode().join([self._sentinel.encode()] * len(names))
         self._reader = pyarrow.csv.open_csv(
-            _Latin1(head, stream, end),
+            _Latin1Stream(head, stream, last_row),
             read_options=pyarrow.csv.ReadOptions(use_threads=False, block_size=2 * _BLOCK),
             parse_options=pyarrow.csv.ParseOptions(
                 delimiter=delimiter, newlines_in_values=True, invalid_row_handler=bad_row, ignore_empty_lines=True
@@ -75,45 +70,45 @@ class Reader:
         self.names = [name.encode("latin-1").decode() for name in names]
 
     def batches(self, columns: Sequence[str] | None, rows: int) -> Iterator[pa.RecordBatch]:
-        """Read batches of `columns` (None: all), of at most so many rows."""
+        """Yield batches of `columns` (None: all) of at most `rows` rows."""
         names = self.names if columns is None else list(columns)
-        for batch in self._whole():
+        for batch in self._without_sentinel():
             for part in pa.Table.from_batches([batch]).to_batches(rows):
-                yield pa.record_batch([_bytes_again(part.column(self.names.index(name))) for name in names], names)
+                yield pa.record_batch([_to_bytes(part.column(self.names.index(name))) for name in names], names)
 
-    def _whole(self) -> Iterator[pa.RecordBatch]:
-        """Give the batches without the last row, which is ours, or swallowed it."""
+    def _without_sentinel(self) -> Iterator[pa.RecordBatch]:
+        """Yield the parser's batches without the last row, which is the sentinel or contains it."""
         rows, held = 0, None
         for batch in self._reader:
             if held is not None:
                 yield held
                 rows += len(held)
             held = batch
-        if held is None or self._swallowed:
+        if held is None or self._unclosed:
             last = held
         else:
             last = held.slice(0, len(held) - 1)
-            if held.column(0)[-1].as_py() != self._end:
+            if held.column(0)[-1].as_py() != self._sentinel:
                 rows += len(last)
-                self._malformed(rows, rows + 2 + self._skipped, _UNCLOSED)
+                self._drop_malformed(rows, rows + 2 + self._n_malformed, _UNCLOSED)
         if last:
             yield last
 
-    def _malformed(self, before: int, number: int, what: str) -> None:
-        if self._limit is None or before < self._limit:
-            self._lose("malformed_row", f"row {number}: {what}")
+    def _drop_malformed(self, n_before: int, number: int, what: str) -> None:
+        if self._limit is None or n_before < self._limit:
+            self._drop("malformed_row", f"row {number}: {what}")
 
 
-class _Latin1:
-    """A stream, after what was read of it already, with each byte as the character of that number, in UTF-8."""
+class _Latin1Stream:
+    """The bytes of `head`, then of a stream, then `end`, decoded as Latin-1 and encoded as UTF-8."""
 
-    def __init__(self, head: bytes, rest: Any, end: bytes) -> None:
-        self._head, self._rest, self._end, self.closed = head, rest, end, False
+    def __init__(self, head: bytes, stream: Any, end: bytes) -> None:
+        self._head, self._stream, self._end, self.closed = head, stream, end, False
 
     def read(self, size: int) -> bytes:
         half = max(1, size // 2)  # a character takes up to two bytes
         read, self._head = self._head[:half], self._head[half:]
-        if not (read := read or bytes(self._rest.read(half))):
+        if not (read := read or bytes(self._stream.read(half))):
             read, self._end = self._end, b""
         return read.decode("latin-1").encode()
 
@@ -124,8 +119,8 @@ class _Latin1:
         return True
 
 
-def _bytes_again(column: pa.Array) -> pa.Array:
-    """Put a column of characters that stand for bytes back into these; not all of it need be UTF-8."""
+def _to_bytes(column: pa.Array) -> pa.Array:
+    """Convert a string column from characters that stand for bytes back to these bytes, which may not be UTF-8."""
     _, offsets, data = column.buffers()
     bounds = np.frombuffer(offsets, np.int32, len(column) + 1, 4 * column.offset)
     text = data.slice(bounds[0], bounds[-1] - bounds[0]).to_pybytes().decode() if data is not None else ""
@@ -136,7 +131,7 @@ def _bytes_again(column: pa.Array) -> pa.Array:
 
 
 def _first_line(stream: Any) -> bytes:
-    """Read as much of a stream as holds a line that is not blank. Raise ValueError if there is none."""
+    """Read a stream up to the end of its first line that is not blank, or further. Raise ValueError if there is none."""
     head = b""
     while not (b"\n" in head.lstrip() or b"\r" in head.lstrip()):
         if len(head) > _BLOCK:

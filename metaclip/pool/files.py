@@ -1,10 +1,12 @@
-"""The files of a pool: found by a file, a folder or a glob, on this machine or in a store.
+"""The files of a pool: a file, a folder or a glob, on this machine or in a store; found, examined and opened.
 
-A file is known by its size and by a stamp that changes when it does. Cost in a store: one request for 1,000 files.
+A file is identified by its size and by a stamp that changes when the file does.
+Cost in a store: one request for each 1,000 files.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import glob
 import os
@@ -12,8 +14,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any, Final
 
-from metaclip.errors import MetaclipError, one_line
-from metaclip.pool import jsonl
+import pyarrow as pa
+
+from metaclip.errors import BrokenInput, MetaclipError, one_line
+from metaclip.pool.texts import is_utf8
 from metaclip.storage.remote import (
     StoreError,
     as_path,
@@ -29,31 +33,31 @@ FORMATS: Final = {
     ".tar": "tar",
 }  # fmt: skip
 CODECS: Final = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}
-_AT_ONCE: Final = 32
+_PARALLEL_REQUESTS: Final = 32
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 @dataclasses.dataclass(frozen=True)
 class PoolFile:
-    """One file of a pool."""
+    """A file of a pool."""
 
     name: str
-    """Path below the folder that holds all of the pool: what cards show, and what it is known by."""
+    """Its path below the folder that holds the whole pool: cards show it, and the file is known by it."""
     path: str
     """Absolute path, or url."""
     form: str
     codec: str | None
     size: int
     stamp: str
-    """What changes when the file does: modification time in nanoseconds, or what the store gives."""
+    """Changes when the file does: its modification time in nanoseconds, or what the store states."""
 
 
 def find_files(paths: Paths, form: str | None = None) -> list[PoolFile]:
-    """Find the files of a pool: a file, a folder (all below it) or a glob, or several of these, in sorted order.
+    """Find the files of a pool: a file, a folder (all files below it) or a glob, or several of these, in sorted order.
 
-    With a `form` ("tar"), find files of that form alone; else, of a tar with a parquet of its name beside it, the
-    parquet alone is the pool's. Raise MetaclipError where there is none, or where the pool mixes forms.
+    With a `form` (such as "tar"), find only files of that form. Otherwise, of a tar and a parquet that share a name, only
+    the parquet belongs to the pool. Raise MetaclipError if there is no such file, or if the pool mixes forms.
     """
     wanted = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     if not wanted:
@@ -69,14 +73,14 @@ def find_files(paths: Paths, form: str | None = None) -> list[PoolFile]:
     if not files:
         raise MetaclipError(f"there is no {form} file in {_shown(wanted)}; check the path")
     tables = {_stem(path) for path, file in files.items() if file.form == "parquet"}
-    # img2dataset writes a parquet beside each tar: it has the same rows, and those that failed.
+    # img2dataset writes a parquet beside each tar: it has the same rows, and those whose download failed.
     files = {path: file for path, file in files.items() if file.form != "tar" or _stem(path) not in tables}
     forms = {file.form for file in files.values()}
     if len(forms) > 1:
         raise MetaclipError(
             f"the pool {_shown(wanted)} mixes {' and '.join(sorted(forms))} files; give one kind by a glob"
         )
-    # A glob, its folder and its files one by one are one pool; and no two files have one name.
+    # A file has the same name whether it was found by its folder, a glob or its path; no two files share a name.
     above = len("/".join(os.path.commonprefix(roots)))  # noqa: RUF071 - of lists of folders, not of strings
     return [dataclasses.replace(file, name=file.path[above:].lstrip("/")) for file in files.values()]
 
@@ -86,19 +90,19 @@ def _shown(wanted: Iterable[Any]) -> str:
 
 
 def stat_files(paths: Sequence[str]) -> list[PoolFile | MetaclipError]:
-    """Look again at files of a pool, by the paths they were found under; what is wrong with those that are gone."""
+    """Examine files of a pool again, given their paths; return an error in place of a file that is gone."""
 
-    def look(path: str) -> PoolFile | MetaclipError:
+    def stat(path: str) -> PoolFile | MetaclipError:
         try:
             return stat_file(path)
         except MetaclipError as error:
             return error
 
-    return map_parallel(look, paths, _AT_ONCE if any(map(is_remote, paths)) else 1)
+    return map_parallel(stat, paths, _PARALLEL_REQUESTS if any(map(is_remote, paths)) else 1)
 
 
 def stat_file(path: str) -> PoolFile:
-    """Look again at a file of a pool. Raise MetaclipError if it is gone."""
+    """Examine a file of a pool again. Raise MetaclipError if it is gone."""
     kind = _form(path)
     try:
         if kind is None:
@@ -108,7 +112,7 @@ def stat_file(path: str) -> PoolFile:
                 fs, name = file_system(path)
                 size, stamp = _size_and_stamp(fs.info(name))
         else:
-            size, stamp = _size_and_stamp_here(path)
+            size, stamp = _local_size_and_stamp(path)
     except FileNotFoundError:
         raise MetaclipError(f"there is no pool at {path}; check the path") from None
     except OSError as error:
@@ -117,9 +121,9 @@ def stat_file(path: str) -> PoolFile:
 
 
 def _find(given: str) -> tuple[str, list[PoolFile]]:
-    """Find the files of one path: (the folder that they are below, files)."""
+    """Find the files of one path: (the folder that holds all of them, files)."""
     try:
-        root, files = _find_there(given) if is_remote(given) else _find_here(os.path.abspath(_local(given)), given)
+        root, files = _find_remote(given) if is_remote(given) else _find_local(given)
     except StoreError as error:
         raise MetaclipError(f"the pool {given} cannot be listed: {error}") from None
     except (OSError, ValueError) as error:
@@ -132,42 +136,40 @@ def _find(given: str) -> tuple[str, list[PoolFile]]:
     return root, files
 
 
-def _local(given: str) -> str:
-    return os.path.expanduser(given.removeprefix("file://"))
-
-
-def _find_there(given: str) -> tuple[str, list[PoolFile]]:
+def _find_remote(given: str) -> tuple[str, list[PoolFile]]:
     """Find files in a store."""
     with translate_errors(refuse_secrets(given)):
         fs, path = file_system(given)
         if glob.has_magic(path) and not fs.exists(path):
-            root, found = _root_of_glob(path), _matching(fs, path)
-        elif (found := fs.find(path, detail=True)).keys() - {path}:  # to ask whether it is a folder would list it too
+            root, found = _root_of_glob(path), _glob_remote(fs, path)
+        elif (found := fs.find(path, detail=True)).keys() - {path}:  # asking whether it is a folder would list it too
             _refuse_run(fs.exists, path, given)
             root = path
         elif found:
             root = path.rpartition("/")[0]
         else:
-            as_path(given).exists()  # which says so where there is no bucket
+            as_path(given).exists()  # raises an error that says so if there is no bucket
             raise MetaclipError(f"there is no pool at {given}; check the path")
-        files = []
-        for name, kind in _of_pool(found, root, path):
-            files.append(PoolFile(name, fs.unstrip_protocol(name), *kind, *_size_and_stamp(found[name])))
+        files = [
+            PoolFile(name, fs.unstrip_protocol(name), *kind, *_size_and_stamp(found[name]))
+            for name, kind in _pool_files(found, root, path)
+        ]
         return fs.unstrip_protocol(root or "/"), files
 
 
-def _find_here(path: str, given: str) -> tuple[str, list[PoolFile]]:
+def _find_local(given: str) -> tuple[str, list[PoolFile]]:
     """Find files on this machine."""
+    path = os.path.abspath(os.path.expanduser(given.removeprefix("file://")))
     if glob.has_magic(path) and not os.path.exists(path):
-        root, found = _root_of_glob(path), _matching_here(path)
+        root, found = _root_of_glob(path), _glob_local(path)
     elif os.path.isdir(path):
         _refuse_run(os.path.exists, path, given)
-        root, found = path, _below(path)
+        root, found = path, _files_below(path)
     elif os.path.exists(path):
         root, found = os.path.dirname(path), [path]
     else:
         raise MetaclipError(f"there is no pool at {given}; check the path")
-    files = [PoolFile(name, name, *kind, *_size_and_stamp_here(name)) for name, kind in _of_pool(found, root, path)]
+    files = [PoolFile(name, name, *kind, *_local_size_and_stamp(name)) for name, kind in _pool_files(found, root, path)]
     return os.path.abspath(root or "/"), files
 
 
@@ -175,35 +177,35 @@ def _root_of_glob(path: str) -> str:
     return path[: path.index(next(c for c in path if c in "*?["))].rpartition("/")[0]
 
 
-def _of_pool(found: Iterable[str], root: str, given: str) -> Iterator[tuple[str, tuple[str, str | None]]]:
-    """Give those of the files that are a pool's, in order, each with its form and codec."""
+def _pool_files(found: Iterable[str], root: str, given: str) -> Iterator[tuple[str, tuple[str, str | None]]]:
+    """Yield the files that belong to a pool, in order, each with its form and codec."""
     for name in sorted(found):
         parts = PurePosixPath(name[len(root) :]).parts
         if (kind := _form(name)) is None or (name != given and any(part.startswith((".", "_")) for part in parts)):
             continue
-        if not jsonl.is_utf8(name):
+        if not is_utf8(name):
             raise MetaclipError(f"the name of {name!a} is not valid UTF-8, so no card can show it; rename the file")
         yield name, kind
 
 
-def _matching(fs: Any, pattern: str) -> dict[str, Any]:
-    """Find the files that match a glob in a store, and those below folders that do: what a shell would name."""
+def _glob_remote(fs: Any, pattern: str) -> dict[str, Any]:
+    """Find the files in a store that match a glob or stand below a folder that matches it."""
     found: dict[str, Any] = {}
     for name, info in fs.glob(pattern, detail=True).items():
         found |= fs.find(name, detail=True) if info["type"] == "directory" else {name: info}
     return found
 
 
-def _matching_here(pattern: str) -> list[str]:
-    """Find the same on this machine, through links to folders too, where fsspec does not go."""
+def _glob_local(pattern: str) -> list[str]:
+    """Find the same on this machine; follow links to folders, which fsspec does not."""
     found: list[str] = []
     for name in glob.glob(pattern, recursive=True):
-        found += _below(name) if os.path.isdir(name) else [name]
+        found += _files_below(name) if os.path.isdir(name) else [name]
     return found
 
 
-def _below(folder: str) -> list[str]:
-    """Find the files below a folder on this machine. Raise OSError for one that may not be read: fsspec leaves it out."""
+def _files_below(folder: str) -> list[str]:
+    """Find the files below a folder on this machine. Raise OSError for a folder that cannot be read: fsspec skips it."""
 
     def refuse(error: OSError) -> None:
         raise error
@@ -238,6 +240,47 @@ def _size_and_stamp(info: dict[str, Any]) -> tuple[int, str]:
     return int(info["size"]), str(stamp)
 
 
-def _size_and_stamp_here(path: str) -> tuple[int, str]:
+def _local_size_and_stamp(path: str) -> tuple[int, str]:
     status = os.stat(path)
     return status.st_size, str(status.st_mtime_ns)
+
+
+@contextlib.contextmanager
+def translate_read_errors(file: PoolFile) -> Iterator[None]:
+    """Raise a BrokenInput that names the file if it cannot be read."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise BrokenInput(f"{file.path} is gone; put it back, or run again with --overwrite") from error
+    except StoreError as error:
+        raise BrokenInput(str(error)) from error
+    except Exception as error:
+        unreadable = isinstance(error, OSError | pa.ArrowException | EOFError | ValueError)
+        # The clients of stores raise exceptions of their own, which share no base class.
+        of_client = type(error).__module__.partition(".")[0] not in ("builtins", "metaclip")
+        if not unreadable and not (of_client and is_remote(file.path)):
+            raise
+        what = f"{file.path} cannot be read as {file.form} ({one_line(error, 160)})"
+        raise BrokenInput(f"{what}; fetch or make the file again") from error
+
+
+def open_file(file: PoolFile) -> Any:
+    """Open a file for reading its bytes as they are stored."""
+    if not is_remote(file.path):
+        return open(file.path, "rb")
+    with translate_errors(file.path):
+        fs, path = file_system(file.path)
+        return fs.open(path, "rb")
+
+
+def open_decompressed(file: PoolFile) -> Any:
+    """Open a file for reading its decompressed bytes."""
+    if not is_remote(file.path):
+        return pa.input_stream(file.path, compression=file.codec)
+    raw = pa.PythonFile(open_file(file), mode="r")
+    return pa.CompressedInputStream(raw, file.codec) if file.codec else raw
+
+
+def open_tar(file: PoolFile) -> Any:
+    """Open a tar for reading forwards; a local uncompressed one with a small buffer, so that images can be skipped."""
+    return open_decompressed(file) if is_remote(file.path) or file.codec else open_file(file)

@@ -1,11 +1,11 @@
-"""The tar format as far as image-text shards need it: the members of a file, found by their headers, and headers.
+"""The part of the tar format that image-text shards need: finding the members of a file, and making headers.
 
-Read are ustar, GNU (long names, large numbers) and pax (path, size), as `tarfile` reads them. A member that is not read
-is skipped by a seek. What ends without the block of zeros that closes a tar was cut off: that is an error, also between
-two members, where other readers take it for the end.
+ustar, GNU (long names, large numbers) and pax (path, size) are read, as `tarfile` reads them. A member that is not read
+is skipped by a seek. A file that ends without the block of zeros that closes a tar is truncated. That is an error, even
+between two members, where other readers take it for the end.
 
 Names are bytes, and never become paths.
-Cost: 6 us a member in the page cache on a busy machine; `tarfile` takes 50 there.
+Cost: 6 us per member in the page cache on a busy machine, where `tarfile` takes 50 us.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from zlib import adler32
 
 BLOCK: Final = 512
 END: Final = bytes(2 * BLOCK)
-"""What closes a tar."""
+"""The blocks of zeros that close a tar."""
 NAME_BYTES: Final = 100
-"""The longest name that a header of `header` holds."""
+"""The longest name that a header made by `header` can hold."""
 
 _ZEROS: Final = bytes(BLOCK)
 _FILE: Final = 0x30
 _FILES: Final = b"0\x007"
-_WITHOUT_DATA: Final = b"123456"  # links, devices, folders: whatever size they claim
+_WITHOUT_DATA: Final = b"123456"  # links, devices, folders: they have no data, whatever size they claim
 _LONGEST: Final = 1 << 20  # of a long name or of pax records
 _DISCARD: Final = 1 << 20
 
@@ -39,28 +39,28 @@ class Member(NamedTuple):
 
     @property
     def end(self) -> int:
-        """Where the next member begins."""
+        """The offset at which the next member begins."""
         return self.data + padded(self.size)
 
 
 def padded(size: int) -> int:
-    """Give the bytes that a member of `size` bytes takes behind its header."""
+    """Return the number of bytes that the data of a member takes: `size`, rounded up to whole blocks."""
     return -(-size // BLOCK) * BLOCK
 
 
-class Forward:
-    """Bytes that are read forwards: by seeks where the stream can, by reading where it cannot (compressed)."""
+class ForwardReader:
+    """Reads a stream forwards; skips bytes by seeking, or by reading if the stream cannot seek (compressed)."""
 
     def __init__(self, stream: Any) -> None:
-        """Take a stream that stands at its first byte."""
+        """Wrap a stream whose position is its first byte."""
         self._read, self._seek = stream.read, stream.seek if stream.seekable() else None
-        self._into: Any = stream.readinto if isinstance(stream, io.RawIOBase | io.BufferedIOBase) else None
-        self._at = 0  # where the stream stands
+        self._readinto: Any = stream.readinto if isinstance(stream, io.RawIOBase | io.BufferedIOBase) else None
+        self._at = 0  # the stream's position
 
     def read(self, at: int, size: int) -> bytes:
-        """Read `size` bytes from `at`, not before what was read last. Raise ValueError where there are less."""
+        """Read `size` bytes from offset `at`, which is not before the last byte read. Raise ValueError if there are fewer."""
         if at != self._at:
-            self._go(at)
+            self._skip_to(at)
         data: bytes = self._read(size)
         while len(data) < size:
             if not (more := self._read(size - len(data))):
@@ -70,36 +70,34 @@ class Forward:
         return data
 
     def fill(self, at: int, view: memoryview) -> None:
-        """Do as `read`, into `view`: without bytes of its own where the stream can."""
-        if self._into is None:
+        """Read the bytes from offset `at` into `view`, without a copy if the stream allows it."""
+        if self._readinto is None:
             view[:] = self.read(at, len(view))
             return
         if at != self._at:
-            self._go(at)
+            self._skip_to(at)
         self._at = at
         while len(view):
-            if not (read := self._into(view)):
+            if not (read := self._readinto(view)):
                 raise ValueError(f"it ends after {self._at} bytes, in the middle of a member")
             view, self._at = view[read:], self._at + read
 
-    def _go(self, at: int) -> None:
+    def _skip_to(self, at: int) -> None:
         if self._seek is not None:
             self._seek(at)
-        else:
-            self._discard(at - self._at)
-
-    def _discard(self, size: int) -> None:
+            return
+        size = at - self._at
         while size:
             if not (read := len(self._read(min(size, _DISCARD)))):
                 raise ValueError("it ends in the middle of a member")
             size -= read
 
 
-def members(stream: Forward, at: int = 0, end: int | None = None) -> Iterator[Member]:
-    """Give the members of a tar that are files, in order, from the header at `at` to the closing zeros, or to `end`.
+def read_members(stream: ForwardReader, at: int = 0, end: int | None = None) -> Iterator[Member]:
+    """Yield the members of a tar that are files, in order, from the header at `at` to the closing zeros, or to `end`.
 
-    Between two members the caller may read bytes of the one it was given. Raise ValueError for what is no tar, or was
-    cut off.
+    Before it asks for the next member, the caller may read bytes of the last one. Raise ValueError if the bytes are not a
+    tar, or are truncated.
     """
     begin, long_name, long_size = at, None, None
     while at != end:
@@ -111,7 +109,7 @@ def members(stream: Forward, at: int = 0, end: int | None = None) -> Iterator[Me
             return
         size, kind = _checked_size(head, at), head[156]
         data = at + BLOCK
-        if kind == _FILE and long_name is None and long_size is None and not head[345]:  # all but a few
+        if kind == _FILE and long_name is None and long_size is None and not head[345]:  # nearly all members
             name, at = head[:100].partition(b"\0")[0], data + -(-size // BLOCK) * BLOCK
             if name[-1:] != b"/":
                 yield Member(name, begin, data, size)
@@ -139,7 +137,7 @@ def members(stream: Forward, at: int = 0, end: int | None = None) -> Iterator[Me
 
 
 def header(name: bytes, size: int) -> bytes:
-    """Give the ustar header of a file: mode 0644, no owner, no time, so that one content has one form.
+    """Return the ustar header of a file: mode 0644, no owner, no time, so that equal contents have equal headers.
 
     `name` has at most NAME_BYTES bytes.
     """
@@ -155,10 +153,10 @@ _EMPTY_SUM: Final = sum(b"0000644\0000000000\0000000000\00000000000000\0" + b" "
 
 
 def _checked_size(head: bytes, at: int) -> int:
-    """Give the size that a header states. Raise ValueError where it is none: its check sum tells."""
+    """Return the size that a header states. Raise ValueError if its checksum shows that it is not a header."""
     try:
         stated = int(head[148:156].partition(b"\0")[0], 8)
-        # The low half of Adler-32 is one more than the sum of the bytes; eight blanks stand for the sum itself.
+        # The low half of Adler-32 is one more than the sum of the bytes; the checksum counts its own field as eight spaces.
         found = adler32(head[156:], adler32(head[:148])) & 0xFFFF
         if found != (stated - 8 * 32 + 1) % 65521 and stated != _signed_sum(head):
             raise ValueError
@@ -170,7 +168,7 @@ def _checked_size(head: bytes, at: int) -> int:
 
 
 def _signed_sum(head: bytes) -> int:
-    """Give the sum that some old programs wrote: of signed bytes."""
+    """Return the checksum that some old programs wrote: the sum of signed bytes."""
     rest = head[:148] + head[156:]
     return sum(rest) - 256 * sum(byte > 127 for byte in rest) + 8 * 32
 
@@ -182,14 +180,14 @@ def _name(head: bytes) -> bytes:
     return name
 
 
-def _extension(stream: Forward, data: int, size: int) -> bytes:
+def _extension(stream: ForwardReader, data: int, size: int) -> bytes:
     if size > _LONGEST:
         raise ValueError(f"a name or pax record at byte {data} has {size} bytes, at most {_LONGEST} are read")
     return stream.read(data, size)
 
 
 def _pax(records: bytes, name: bytes | None) -> tuple[bytes | None, int | None]:
-    """Read the path and the size of pax records."""
+    """Parse the path and the size from pax records; `name` is the path if they hold none."""
     size = None
     while records:
         length, _, _ = records.partition(b" ")

@@ -1,23 +1,23 @@
-"""Tars of image-text samples, as img2dataset, DataComp and webdataset write them, as a pool: Arrow batches of rows.
+"""Tars of image-text samples, as img2dataset, DataComp and webdataset write them, as Arrow batches of rows.
 
-A row is a sample: members that follow each other and share a key, which is the name up to the first dot of its last
-part (webdataset's rule). What comes after that dot, in small letters, is the suffix. A suffix that the sample has
-already begins a new one. Members without a dot or a key, and those below ``__x__``, are none of a sample.
+A row is a sample: consecutive members that share a key, which is the name up to the first dot of its last component
+(webdataset's rule). The rest after that dot, in lower case, is the suffix. A suffix that the sample already has begins a
+new sample. Members without a dot or a key, and those below ``__x__``, belong to no sample.
 
     __key__      the key
-    text         the `.txt`, as it stands
+    text         the `.txt`, unchanged
     all others   the fields of the `.json`, an object
 
-Which is the text: the `.txt`, for that is what trainers read. If any sample of the tar's head has one (the first 1,024
-samples, or 16 MB of texts and fields), the column `text` is it, and fields that could be taken for it (text, caption,
-alt) are called `json.text` and so on. If none has, the text is found among the fields as in any other pool. A sample
-without the one that was settled on has no text; one whose `.json` is no JSON object is malformed. Images are passed
-over, and members' names become values, never paths.
+The text is the `.txt`, because trainers read it. If any sample in the head of the tar has one (the first 1,024 samples,
+or 16 MB of texts and fields), it becomes the column `text`, and fields that could be taken for it (text, caption, alt)
+are renamed to `json.text` and so on. If none has, the text is found among the fields as in any other pool. A sample that
+lacks the text thus chosen has no text; one whose `.json` is not a JSON object is malformed. Images are skipped, and the
+names of members become values, never paths.
 
-Columns and their types are those of all samples together where all columns are read (that takes a second pass), of the
-head alone where a pool's columns are looked for. A value that is not of its column's type stands there as JSON text.
+If all columns are read, their names and types are those of all samples (which takes a second pass); to find the columns
+of a pool, the head is enough. A value that does not fit its column's type is kept as JSON text.
 Memory: 16 MB of texts and fields.
-Cost: 24 us a sample of three members for text, url and uid, 70 us for all columns, in the page cache on a busy machine
+Cost: 24 us per sample of three members for text, url and uid, 70 us for all columns, in the page cache on a busy machine
 (where `tarfile` takes 155 us to find the members).
 """
 
@@ -25,24 +25,26 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 
 from metaclip.pool import jsonl
-from metaclip.pool.delimited import Lose
-from metaclip.pool.tar_format import Forward, Member, members
+from metaclip.pool.columns import KEY, TEXT_NAMES
+from metaclip.pool.files import PoolFile, open_tar
+from metaclip.pool.tar_format import ForwardReader, Member, read_members
+from metaclip.pool.texts import DropRow
 
-KEY: Final = "__key__"
-TEXT: Final = "text"
+TEXT: Final = TEXT_NAMES[0]
+"""The column of the `.txt`."""
 _BLOCK_SAMPLES: Final = 1024
 _BLOCK_BYTES: Final = 1 << 24
 _LARGEST: Final = 1 << 26
 
 
 class Sample(NamedTuple):
-    """Members with one key; of two of them the content."""
+    """Consecutive members with one key, and the contents of the `.txt` and the `.json`."""
 
     key: bytes
     members: dict[bytes, Member]
@@ -52,48 +54,47 @@ class Sample(NamedTuple):
 
     @property
     def begin(self) -> int:
-        """Where its first header begins."""
+        """The offset of its first header."""
         return next(iter(self.members.values())).begin
 
     @property
     def end(self) -> int:
-        """Where the bytes of its last member end, filled up to a whole block."""
+        """The offset behind its last member, which is padded to a whole block."""
         return next(reversed(self.members.values())).end
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
-    """Some samples that follow each other, and the rows that they are."""
+class SampleBlock:
+    """Consecutive samples, and the rows made of them."""
 
     samples: list[Sample]
     good: list[int]
-    """Which samples are rows, ascending; the others are malformed."""
+    """The indices of the samples that are rows, ascending."""
     batch: pa.RecordBatch
     malformed: list[tuple[int, str]]
-    """The others, and why."""
+    """The indices of the other samples, each with the reason."""
 
 
 def split_name(name: bytes) -> tuple[bytes, bytes] | None:
-    """Split a member's name into key and suffix; None where it is none of a sample."""
+    """Split a member's name into key and suffix; return None if it belongs to no sample."""
     folder, slash, base = name.rpartition(b"/")
     stem, dot, suffix = base.partition(b".")
     if not stem or not dot:
         return None
-    if not name.startswith(b"__"):
-        return folder + slash + stem, suffix.lower()
-    first = name.partition(b"/")[0]
-    if len(first) >= 4 and first.endswith(b"__"):
-        return None
+    if name.startswith(b"__"):
+        first = name.partition(b"/")[0]
+        if len(first) >= 4 and first.endswith(b"__"):
+            return None
     return folder + slash + stem, suffix.lower()
 
 
-def samples(stream: Any) -> Iterator[Sample]:
-    """Read the samples of a tar, with the content of `.txt` and `.json` (None over 64 MB). Raise ValueError as `members`."""
-    forward = Forward(stream)
+def read_samples(stream: Any) -> Iterator[Sample]:
+    """Yield the samples of a tar; `txt` and `json` are None over 64 MB. Raise ValueError as `read_members` does."""
+    reader = ForwardReader(stream)
     key: bytes | None = None
     found: dict[bytes, Member] = {}
     texts: dict[bytes, bytes] = {}
-    for member in members(forward):
+    for member in read_members(reader):
         if (name := split_name(member.name)) is None:
             continue
         if name[0] != key or name[1] in found:
@@ -102,67 +103,63 @@ def samples(stream: Any) -> Iterator[Sample]:
             key, found, texts = name[0], {}, {}
         found[name[1]] = member
         if name[1] in (b"txt", b"json") and member.size <= _LARGEST:
-            texts[name[1]] = forward.read(member.data, member.size)
+            texts[name[1]] = reader.read(member.data, member.size)
     if key is not None:
         yield Sample(key, found, texts.get(b"txt"), texts.get(b"json"))
 
 
-def schema(open_stream: Callable[[], Any], text_names: Sequence[str], rows: int | None = None) -> pa.Schema:
-    """Find the columns, and their types in as many blocks of samples as hold `rows` rows (None: in all)."""
-    with open_stream() as stream:
-        return schema_of(samples(stream), text_names, rows)
+def read_schema(file: PoolFile, rows: int | None = None) -> pa.Schema:
+    """Infer the columns of a tar from the blocks of samples that hold the first `rows` rows (None: from all)."""
+    with open_tar(file) as stream:
+        return infer_schema(read_samples(stream), rows)
 
 
-def schema_of(found: Iterable[Sample], text_names: Sequence[str], rows: int | None = None) -> pa.Schema:
-    """Do as `schema` with samples, which are read as far as that takes."""
-    blocks = _blocks(found)
+def infer_schema(samples: Iterable[Sample], rows: int | None = None) -> pa.Schema:
+    """Infer the columns from the blocks of samples that hold the first `rows` rows (None: from all)."""
+    blocks = _blocks(samples)
     head = next(blocks, [])
-    by_txt = _by_txt(head)
-    parts = ((0, b"".join(map(_line, block))) for block in itertools.chain([head], blocks))
-    fields = list(jsonl.schema(parts, rows)) if head else []
-    named = [field.with_name(_column_name(field.name, by_txt, text_names)) for field in fields]
-    return pa.schema([*(pa.field(name, pa.string()) for name in _own(head, by_txt)), *named])
+    has_txt = _has_txt(head)
+    contents = (b"".join(map(_line, block)) for block in itertools.chain([head], blocks))
+    fields = list(jsonl.infer_schema(contents, rows)) if head else []
+    named = [field.with_name(_column_name(field.name, has_txt)) for field in fields]
+    return pa.schema([*(pa.field(name, pa.string()) for name in _own_columns(head, has_txt)), *named])
 
 
-def rows(
-    open_stream: Callable[[], Any], columns: Sequence[str] | None, text_names: Sequence[str], limit: int | None = None
-) -> Iterator[Rows]:
-    """Read the rows of a tar, block by block until `limit` is reached, as batches of `columns` (None: all)."""
-    given = None if columns is None else pa.schema([(name, pa.string()) for name in columns])
-    wanted = given if given is not None else schema(open_stream, text_names, limit)
-    with open_stream() as stream:
-        blocks = _blocks(samples(stream))
+def read_blocks(file: PoolFile, columns: Sequence[str] | None, limit: int | None = None) -> Iterator[SampleBlock]:
+    """Read the rows of a tar block by block, with `columns` (None: all), until `limit` rows are read."""
+    schema = read_schema(file, limit) if columns is None else pa.schema([(name, pa.string()) for name in columns])
+    with open_tar(file) as stream:
+        blocks = _blocks(read_samples(stream))
         head = next(blocks, [])
-        by_txt = _by_txt(head)
-        own = _own(head, by_txt)
-        fields = pa.schema([f.with_name(_field_name(f.name, by_txt, text_names)) for f in wanted if f.name not in own])
+        has_txt = _has_txt(head)
+        own = _own_columns(head, has_txt)
+        fields = pa.schema([f.with_name(_field_name(f.name, has_txt)) for f in schema if f.name not in own])
         for block in itertools.chain([head] if head else [], blocks):
             malformed: list[tuple[int, str]] = []
-            good, table = _table(block, 0, fields, malformed)
-            found = (_one(column) for column in table.columns)
-            arrays = [_contents(block, good, field.name) if field.name in own else next(found) for field in wanted]
-            yield Rows(block, good, pa.RecordBatch.from_arrays(arrays, schema=wanted), malformed)
+            good, table = _parse_fields(block, 0, fields, malformed)
+            parsed = (column.combine_chunks() for column in table.columns)
+            arrays = [_contents(block, good, name) if name in own else next(parsed) for name in schema.names]
+            yield SampleBlock(block, good, pa.RecordBatch.from_arrays(arrays, schema=schema), malformed)
             if limit is not None and (limit := limit - len(good)) <= 0:
                 return
 
 
-def batches(
-    open_stream: Callable[[], Any], columns: Sequence[str] | None, text_names: Sequence[str], lose: Lose,
-    limit: int | None = None,
-) -> Iterator[pa.RecordBatch]:  # fmt: skip
-    """Read the rows of a tar as a pool's batches; samples that are malformed, before the row `limit`, go to `lose`."""
+def read_batches(
+    file: PoolFile, columns: Sequence[str] | None, drop: DropRow, limit: int | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Read the rows of a tar in batches; call `drop` for malformed samples among the first `limit` rows."""
     left = limit
-    for part in rows(open_stream, columns, text_names, limit):
-        last = part.good[left - 1] if left is not None and 0 < left <= len(part.good) else len(part.samples)
-        for place, why in part.malformed:
-            if place < last:
-                lose("malformed_row", why)
-        yield part.batch
-        left = None if left is None else left - len(part.good)
+    for block in read_blocks(file, columns, limit):
+        end = block.good[left - 1] if left is not None and 0 < left <= len(block.good) else len(block.samples)
+        for index, why in block.malformed:
+            if index < end:
+                drop("malformed_row", why)
+        yield block.batch
+        left = None if left is None else left - len(block.good)
 
 
-def _by_txt(head: Sequence[Sample]) -> bool:
-    """Tell whether texts stand in `.txt`. Raise ValueError for samples that have neither texts nor fields."""
+def _has_txt(head: Sequence[Sample]) -> bool:
+    """Return whether texts are in `.txt`. Raise ValueError for samples that have neither texts nor fields."""
     if head and not any(b"txt" in sample.members or b"json" in sample.members for sample in head):
         raise ValueError(
             f"none of its first {len(head)} samples has a .txt or a .json, the first has "
@@ -171,24 +168,24 @@ def _by_txt(head: Sequence[Sample]) -> bool:
     return any(b"txt" in sample.members for sample in head)
 
 
-def _clashes(field: str, by_txt: bool, text_names: Sequence[str]) -> bool:
-    return field == KEY or (by_txt and field.lower() in text_names)
+def _clashes(field: str, has_txt: bool) -> bool:
+    return field == KEY or (has_txt and field.lower() in TEXT_NAMES)
 
 
-def _column_name(field: str, by_txt: bool, text_names: Sequence[str]) -> str:
-    return f"json.{field}" if _clashes(field, by_txt, text_names) else field
+def _column_name(field: str, has_txt: bool) -> str:
+    return f"json.{field}" if _clashes(field, has_txt) else field
 
 
-def _field_name(column: str, by_txt: bool, text_names: Sequence[str]) -> str:
+def _field_name(column: str, has_txt: bool) -> str:
     field = column.removeprefix("json.")
-    return field if _clashes(field, by_txt, text_names) else column
+    return field if _clashes(field, has_txt) else column
 
 
-def _blocks(found: Iterable[Sample]) -> Iterator[list[Sample]]:
-    """Gather samples that follow each other, about 16 MB at a time."""
+def _blocks(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
+    """Group consecutive samples into blocks of about 16 MB of texts and fields."""
     block: list[Sample] = []
     size = 0
-    for sample in found:
+    for sample in samples:
         block.append(sample)
         size += len(sample.txt or b"") + len(sample.json or b"")
         if len(block) == _BLOCK_SAMPLES or size >= _BLOCK_BYTES:
@@ -199,53 +196,47 @@ def _blocks(found: Iterable[Sample]) -> Iterator[list[Sample]]:
 
 
 def _line(sample: Sample) -> bytes:
-    """Give a sample's fields as a line; what is no JSON stays none."""
-    return line_of(sample.json or b"") if b"json" in sample.members else b"{}\n"
+    """Return a sample's fields as a line; content that is not JSON stays so."""
+    return to_line(sample.json or b"") if b"json" in sample.members else b"{}\n"
 
 
-def line_of(content: bytes) -> bytes:
-    """Give the content of a `.json` as a line: between tokens a line break is a blank, and in a string it is no JSON."""
+def to_line(content: bytes) -> bytes:
+    """Return the content of a `.json` as one line: JSON allows line breaks only between tokens, where a space will do."""
     return content.strip().translate(_IN_LINE) + b"\n"
 
 
 _IN_LINE: Final = bytes.maketrans(b"\r\n", b"  ")
 
 
-def _table(
+def _parse_fields(
     block: list[Sample], first: int, fields: pa.Schema, malformed: list[tuple[int, str]]
-) -> tuple[list[int], Any]:
-    """Read the fields of samples, of which the first has number `first`: (numbers of those that are rows, table)."""
+) -> tuple[list[int], pa.Table]:
+    """Parse the fields of samples, the first of which has the index `first`: (indices of those that are rows, table).
+
+    Append the others to `malformed`.
+    """
     why: list[str] = []
-    # One column at least is read, so that what is no JSON is found whatever columns are wanted.
-    table = jsonl.table(
-        b"".join(map(_line, block)), 0, fields if len(fields) else pa.schema([("uid", pa.string())]),
-        lambda _, place: why.append(place),
-    )  # fmt: skip
+    # At least one column is read, so that invalid JSON is found whichever columns are wanted.
+    schema = fields if len(fields) else pa.schema([("uid", pa.string())])
+    table = jsonl.parse_block(b"".join(map(_line, block)), schema, lambda _, place: why.append(place))
     if len(table) == len(block):
         return list(range(first, first + len(block))), table
     if len(block) == 1:
-        what = why[0].partition(": ")[2] if why else _why_no_line(block[0])
+        empty = "empty" if block[0].json is not None else f"over {_LARGEST} bytes"
+        what = why[0].partition(": ")[2] if why else empty
         malformed.append((first, f"sample {block[0].key.decode(errors='replace')}: its .json: {what}"))
         return [], table
     half = len(block) // 2
-    ours, one = _table(block[:half], first, fields, malformed)
-    more, other = _table(block[half:], first + half, fields, malformed)
-    return ours + more, pa.concat_tables([one, other])
+    good, table = _parse_fields(block[:half], first, fields, malformed)
+    more, other = _parse_fields(block[half:], first + half, fields, malformed)
+    return good + more, pa.concat_tables([table, other])
 
 
-def _why_no_line(sample: Sample) -> str:
-    return f"over {_LARGEST} bytes" if sample.json is None else "empty"
-
-
-def _own(head: Sequence[Sample], by_txt: bool) -> tuple[str, ...]:
-    """Name the columns that are no fields; a tar of which no download succeeded is a pool of no rows."""
-    return (KEY, TEXT) if by_txt or not head else (KEY,)
+def _own_columns(head: Sequence[Sample], has_txt: bool) -> tuple[str, ...]:
+    """Return the names of the columns that are not fields; an empty tar (no download succeeded) is a pool of no rows."""
+    return (KEY, TEXT) if has_txt or not head else (KEY,)
 
 
 def _contents(block: list[Sample], good: list[int], name: str) -> pa.Array:
     values = [block[i].key if name == KEY else block[i].txt for i in good]
     return pa.array(values, pa.binary()).view(pa.string())
-
-
-def _one(array: Any) -> pa.Array:
-    return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array

@@ -1,33 +1,69 @@
-"""The usable texts of a batch: as strings, with null for those that cannot be used, and why."""
+"""The usable texts of a batch, and the account of the rows that are dropped."""
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable
+from typing import Final
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from metaclip.pool.columns import Columns
-from metaclip.pool.pool import Losses
+
+BOM: Final = "\ufeff".encode()
+"""The byte order mark that some programs write at the start of a UTF-8 file."""
+
+DropRow = Callable[[str, str], None]
+"""Called with a reason and a place for each row that is dropped."""
 
 
-def usable_texts(batch: pa.RecordBatch, columns: Columns, row: int, losses: Losses) -> pa.Array:
-    """Give a batch's texts as a string or large_string array, null where they cannot be used; count why."""
-    texts = plain_texts(batch.column(columns.text))
+class DroppedRows:
+    """The numbers of rows that were dropped, by reason, and the place of the first one of each."""
+
+    def __init__(self) -> None:
+        """Start with no dropped rows."""
+        self.counts: dict[str, int] = {}
+        self.places: dict[str, str] = {}
+
+    def add(self, reason: str, place: str, rows: int = 1) -> None:
+        """Count rows that are dropped for a reason; `place` names the first of them."""
+        if rows:
+            self.counts[reason] = self.counts.get(reason, 0) + rows
+            self.places.setdefault(reason, place)
+
+
+def is_utf8(text: str | bytes) -> bool:
+    """Return whether bytes are valid UTF-8, or a string can be encoded in it: it holds no lone surrogates."""
+    try:
+        _ = text.encode() if isinstance(text, str) else text.decode()
+    except UnicodeError:
+        return False
+    return True
+
+
+def usable_texts(batch: pa.RecordBatch, columns: Columns, row: int, dropped: DroppedRows) -> pa.Array:
+    """Return a batch's texts as a string or large_string array, null where a text cannot be used.
+
+    Count the reasons in `dropped`; `row` is the number of the batch's first row.
+    """
+    texts, n_failed = plain_texts(batch.column(columns.text)), 0
     if columns.status is not None:
         failed = pc.fill_null(pc.not_equal(batch.column(columns.status).cast(pa.string()), "success"), True)
-        n_failed = pc.sum(failed).as_py() or 0
-        if n_failed:
-            losses.add("not_downloaded", f"row {row + failed.index(True).as_py()}", n_failed)
+        if n_failed := pc.sum(failed).as_py() or 0:
+            dropped.add("not_downloaded", f"row {row + failed.index(True).as_py()}", n_failed)
             texts = pc.if_else(failed, pa.scalar(None, texts.type), texts)
-            losses.add("null_text", f"row {row}", texts.null_count - n_failed)
-            return _without_invalid(texts, row, losses)
-    if texts.null_count:
-        losses.add("null_text", f"row {row + texts.is_null().index(True).as_py()}", texts.null_count)
-    return _without_invalid(texts, row, losses)
+    if n_null := texts.null_count - n_failed:
+        first = 0 if n_failed else texts.is_null().index(True).as_py()
+        dropped.add("null_text", f"row {row + first}", n_null)
+    try:
+        texts.validate(full=True)  # Arrow does not check what it reads from parquet
+        return texts
+    except pa.ArrowInvalid:
+        return _without_invalid(texts, row, dropped)
 
 
 def plain_texts(column: pa.Array) -> pa.Array:
-    """Bring a text column (`metaclip.pool.columns.find_columns` checks its type) to string or large_string."""
+    """Convert a text column (`metaclip.pool.columns.find_columns` checks its type) to string or large_string."""
     kind = column.type
     if pa.types.is_dictionary(kind):
         column, kind = column.dictionary_decode(), kind.value_type
@@ -36,22 +72,10 @@ def plain_texts(column: pa.Array) -> pa.Array:
     return column.cast(pa.string()) if pa.types.is_null(kind) else column
 
 
-def _without_invalid(texts: pa.Array, row: int, losses: Losses) -> pa.Array:
-    """Put null where a text is not valid UTF-8 (Arrow does not check what it reads from parquet)."""
-    try:
-        texts.validate(full=True)
-        return texts
-    except pa.ArrowInvalid:
-        pass
-    raw = texts.cast(pa.large_binary() if pa.types.is_large_string(texts.type) else pa.binary()).to_pylist()
-    invalid = np.zeros(len(raw), np.bool_)
-    for i, data in enumerate(raw):
-        if data is not None:
-            try:
-                data.decode()
-            except UnicodeDecodeError:
-                invalid[i] = True
-    losses.add("invalid_utf8", f"row {row + int(invalid.argmax())}", int(invalid.sum()))
-    return pa.array([None if bad else data for bad, data in zip(invalid, raw, strict=True)], pa.large_binary()).cast(
-        pa.large_string()
-    )
+def _without_invalid(texts: pa.Array, row: int, dropped: DroppedRows) -> pa.Array:
+    """Replace the texts that are not valid UTF-8 with null."""
+    values = texts.cast(pa.large_binary() if pa.types.is_large_string(texts.type) else pa.binary()).to_pylist()
+    valid = [value is None or is_utf8(value) for value in values]
+    dropped.add("invalid_utf8", f"row {row + valid.index(False)}", valid.count(False))
+    kept = [value if is_valid else None for value, is_valid in zip(values, valid, strict=True)]
+    return pa.array(kept, pa.large_binary()).cast(pa.large_string())

@@ -24,8 +24,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from metaclip.pool import jsonl, tars
-from metaclip.pool import pool as pools
-from metaclip.pool.pool import Columns, PoolFile
+from metaclip.pool.columns import TEXT_NAMES, UID_NAMES, Columns, find_columns
+from metaclip.pool.files import PoolFile, translate_read_errors
+from metaclip.pool.shards import read_schema
 from metaclip.pool.tar_format import Member
 from metaclip.pool.uid import Uids, uids_of
 from metaclip.reshard.headers import Stretch, tail_of
@@ -81,7 +82,7 @@ class Index:
 
 @dataclasses.dataclass(frozen=True)
 class Names:
-    """How columns are called, where not as everywhere (`metaclip.pool.pool.find_columns`)."""
+    """How columns are called, where not as everywhere (`metaclip.pool.columns.find_columns`)."""
 
     text: str | None = None
     url: str | None = None
@@ -111,14 +112,14 @@ def make_index(file: PoolFile, names: Names | None = None) -> Index:
     with contextlib.ExitStack() as stack:
         if "://" in file.path or file.codec is not None:
             return walked(file, names)
-        stack.enter_context(pools.reading(file))
+        stack.enter_context(translate_read_errors(file))
         found = at_once(stack.enter_context(open(file.path, "rb", buffering=0)), file, names)
     return found or walked(file, names)
 
 
 def at_once(tar: io.FileIO, file: PoolFile, names: Names) -> Index | None:
     """Make the index of a plain tar, all samples of which have fields with a uid of 32 hex digits; None for another."""
-    fields = _Fields(names.uid or pools.UID_NAMES[0])
+    fields = _Fields(names.uid or UID_NAMES[0])
     plain = find_plain(tar, fields.read)
     if plain is None:
         return None
@@ -135,7 +136,7 @@ def at_once(tar: io.FileIO, file: PoolFile, names: Names) -> Index | None:
             members = {name: Member(b"", 0, *at) for name, at in ((b"txt", t), (b"json", j)) if at[0]}
             yield tars.Sample(b"", members, content(*t) if t[0] else None, content(*j))
 
-    columns = _columns(tars.schema_of(head(), pools.TEXT_NAMES, 1), file, names)
+    columns = _columns(tars.infer_schema(head(), 1), file, names)
     if columns.uid is None or columns.uid.startswith("json."):
         return None
     text = columns.text.removeprefix("json.") if columns.text not in ("", tars.TEXT) else None
@@ -204,10 +205,10 @@ class _Fields:
                 return [row.uid for row in rows], np.array(textless, np.bool_)
         names = [self.uid] if self.text is None else [self.uid, self.text]
         malformed: list[str] = []
-        table = jsonl.table(
-            b"".join(map(tars.line_of, contents)), 0, pa.schema([(name, pa.string()) for name in names]),
-            lambda _, place: malformed.append(place),
-        )  # fmt: skip
+        schema = pa.schema([(name, pa.string()) for name in names])
+        table = jsonl.parse_block(
+            b"".join(map(tars.to_line, contents)), schema, lambda _, place: malformed.append(place)
+        )
         if malformed:
             return [], np.zeros(0, np.bool_)
         uids, *texts = (column.combine_chunks() for column in table.columns)
@@ -222,15 +223,15 @@ def _text_of(columns: Columns, txt: Numbers) -> str:
 
 def walked(file: PoolFile, names: Names) -> Index:
     """Walk a tar header by header."""
-    columns = _columns(pools.schema_of(file), file, names)
+    columns = _columns(read_schema(file), file, names)
     wanted = list(dict.fromkeys(name for name in (columns.text, columns.url, columns.uid) if name))
     spans: list[int] = []
     broken, imageless = FLAWS.index("malformed_json"), FLAWS.index("missing_image")
     flaws: list[int] = []
     kinds: list[int] = []
     uids = [np.zeros((0, 2), np.uint64)]
-    with pools.reading(file):
-        for part in tars.rows(lambda: pools.tar_stream(file), wanted, pools.TEXT_NAMES):
+    with translate_read_errors(file):
+        for part in tars.read_blocks(file, wanted):
             flaw = np.full(len(part.samples), broken, np.uint8)
             found = np.zeros((len(part.samples), 2), np.uint64)
             if part.good:
@@ -264,11 +265,11 @@ def _columns(schema: pa.Schema, file: PoolFile, names: Names) -> Columns:
     for place, field in enumerate(schema):
         if field.name == names.text and pa.types.is_list(field.type) and pa.types.is_string(field.type.value_type):
             schema = schema.set(place, field.with_type(pa.string()))
-    if names.text is None and not any(name.lower() in pools.TEXT_NAMES for name in schema.names):
-        schema = schema.append(pa.field(pools.TEXT_NAMES[0], pa.string()))
-        found = pools.find_columns(schema, file.path, None, names.url, names.uid)
+    if names.text is None and not any(name.lower() in TEXT_NAMES for name in schema.names):
+        schema = schema.append(pa.field(TEXT_NAMES[0], pa.string()))
+        found = find_columns(schema, file.path, None, names.url, names.uid)
         return dataclasses.replace(found, text="")
-    return pools.find_columns(schema, file.path, names.text, names.url, names.uid)
+    return find_columns(schema, file.path, names.text, names.url, names.uid)
 
 
 def _strings(array: pa.Array) -> list[str | None]:

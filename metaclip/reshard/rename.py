@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from metaclip.pool.tar_format import BLOCK, NAME_BYTES, Forward, header, members
+from metaclip.pool.tar_format import BLOCK, NAME_BYTES, ForwardReader, header, read_members
 from metaclip.pool.tars import split_name
 from metaclip.pool.uid import Uids
 from metaclip.reshard.index import IMAGES
@@ -57,7 +57,7 @@ class Jobs(Samples):
     uses: npt.NDArray[np.int64]
 
 
-def copies(stream: Forward, jobs: Jobs, tally: dict[str, int]) -> Iterator[memoryview]:
+def copies(stream: ForwardReader, jobs: Jobs, tally: dict[str, int]) -> Iterator[memoryview]:
     """Give the bytes of samples, named ``{uid}-{number of the use}``, a window at a time; count them in `tally`.
 
     What is given holds until the next is asked for.
@@ -146,7 +146,7 @@ def _renamed(
         uid, first, uses = b"%016x%016x" % tuple(jobs.uids[row].tolist()), int(jobs.first[row]), int(jobs.uses[row])
         names = [b"%b-%d" % (uid, number) for number in range(first, first + uses)]
         found = []
-        for member in members(window, int(jobs.spans[row, 0]), int(jobs.spans[row, 1])):
+        for member in read_members(window, int(jobs.spans[row, 0]), int(jobs.spans[row, 1])):
             split = split_name(member.name)
             if split is None:
                 continue

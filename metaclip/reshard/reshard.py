@@ -20,8 +20,7 @@ from typing import Any, Final
 from metaclip.engine.contract import ProgressCallback
 from metaclip.engine.progress import Progress
 from metaclip.errors import LostInputs, MetaclipError
-from metaclip.pool import pool as pools
-from metaclip.pool.pool import Paths, PoolFile
+from metaclip.pool.files import Paths, PoolFile, find_files
 from metaclip.reshard import shards as resharding
 from metaclip.reshard.shards import PICK_REASONS, SEMANTICS, Arrivals, Cut, Picked, Piece, ReshardSettings, Shared
 from metaclip.reshard.subset import Subset
@@ -99,7 +98,7 @@ def reshard(
     what the caller can mend.
     """
     settings, options, folder = settings or ReshardSettings(), options or RunOptions(), Folder(out)
-    files = pools.find_files(tars, form="tar")
+    files = find_files(tars, form="tar")
     _keep_apart(folder, files)
     opened = Subset(subset)
     plan = _Plan(Stage(folder, RESHARD), settings, opened, files, opened.digest())

@@ -32,10 +32,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from metaclip.pool import pool as pools
-from metaclip.pool.pool import PoolFile
+from metaclip.pool.files import PoolFile, open_tar, translate_read_errors
 from metaclip.pool.sorted_uids import load_array, merge_runs, write_rows, write_run, write_subset
-from metaclip.pool.tar_format import BLOCK, END, Forward
+from metaclip.pool.tar_format import BLOCK, END, ForwardReader
 from metaclip.pool.uid import Uids
 from metaclip.reshard.index import FLAWS, Names, make_index
 from metaclip.reshard.rename import PLAIN_NOT, Jobs, Samples, copies
@@ -307,8 +306,8 @@ def write_shard(
                 picked.uids[rows][used], picked.spans[rows][used], picked.kind[rows][used], picked.members[rows][used],
                 (first[rows] + skipped)[used], taken[used],
             )  # fmt: skip
-            with pools.reading(file), _opened(file) as stream:
-                for block in copies(Forward(stream), jobs, tally):
+            with translate_read_errors(file), _opened(file) as stream:
+                for block in copies(ForwardReader(stream), jobs, tally):
                     _write_all(out, block)
                     _begin_to_store(out, len(block))
         _write_all(out, END)
@@ -319,7 +318,7 @@ def write_shard(
 def _opened(file: PoolFile) -> Any:
     """Open a tar to read large stretches: without a buffer where that is possible."""
     local = "://" not in file.path and file.codec is None
-    return open(file.path, "rb", buffering=0) if local else pools.tar_stream(file)
+    return open(file.path, "rb", buffering=0) if local else open_tar(file)
 
 
 def _begin_to_store(out: Any, size: int) -> None:

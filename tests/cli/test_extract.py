@@ -22,7 +22,7 @@ import pytest
 from metaclip.extract.extract import extract
 from metaclip.extract.filters import REASONS
 from metaclip.extract.settings import ExtractSettings
-from metaclip.pool.pool import find_files
+from metaclip.pool.files import find_files
 from metaclip.stage.options import RunOptions
 from tests import commands
 from tests.crawls import image, packed, photos, served, wat

@@ -296,7 +296,7 @@ def test_the_digests_are_the_same_however_it_was_made(
     if way == "row groups":
         pool.mkdir()
         pq.write_table(table, pool / "x.parquet", row_group_size=77)
-        monkeypatch.setattr("metaclip.pool.pool.SHARD_ROWS", 300)
+        monkeypatch.setattr("metaclip.pool.shards.SHARD_ROWS", 300)
     elif way == "jsonl":
         pool.mkdir()
         (pool / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist()))

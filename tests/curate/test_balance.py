@@ -31,7 +31,8 @@ from metaclip.curate.draw import FIXED_POINT
 from metaclip.curate.match import match_part
 from metaclip.curate.threshold import resolve, solve_tail_share, solve_target, tail_share
 from metaclip.matching.matches import MATCHES
-from metaclip.pool import pool as pools
+from metaclip.pool import shards
+from metaclip.pool.files import CODECS
 from metaclip.stage.folder import Part
 
 LIST = [
@@ -179,8 +180,8 @@ def result(run: Run) -> dict[str, Any]:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut shards and batches at a few rows, so that small pools have many of both."""
-    monkeypatch.setattr(pools, "SHARD_ROWS", 130)
-    monkeypatch.setattr(pools, "BATCH_ROWS", 23)
+    monkeypatch.setattr(shards, "SHARD_ROWS", 130)
+    monkeypatch.setattr(shards, "BATCH_ROWS", 23)
 
 
 # --- against the naive algorithm
@@ -200,8 +201,8 @@ def test_batches_and_shards_that_do_not_meet(tmp_path: Path, group: int) -> None
     """Pool and matched rows are read in batches that end at different rows; the pairs that come out are the same."""
     table = pool_of(700, 1)
     run = curate(write(table, tmp_path / "pool.parquet", group), LIST, out=tmp_path / "run", t=15, options=ONE)
-    shards = {10: 6, 50: 7, 131: 6, 1000: 1}
-    assert len(list((run.path / "matched").iterdir())) == shards[group]
+    n_shards = {10: 6, 50: 7, 131: 6, 1000: 1}
+    assert len(list((run.path / "matched").iterdir())) == n_shards[group]
     wanted = by_hand(table, 15)
     held(run, table, wanted)
     assert run.curated["n"].to_pylist() == wanted.kept  # in the pool's order
@@ -213,7 +214,7 @@ def test_other_forms_of_a_pool(tmp_path: Path, form: str) -> None:
     table = pool_of(300, 2)
     rows = [{**row, "url": row["url"] or "", "text": row["text"] or "nothing"} for row in table.to_pylist()]
     path = tmp_path / f"pool.{form}"
-    with pa.output_stream(path, compression=pools.CODECS.get(path.suffix)) as stream:
+    with pa.output_stream(path, compression=CODECS.get(path.suffix)) as stream:
         if "jsonl" in form:
             stream.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
         else:

@@ -22,9 +22,11 @@ from hypothesis import strategies as st
 from metaclip import MatchSettings, MetaclipError, Run, RunOptions, curate
 from metaclip.curate.inputs import columns_of
 from metaclip.errors import BrokenInput
-from metaclip.pool import delimited, jsonl
-from metaclip.pool import pool as pools
-from metaclip.pool.pool import Columns, Losses, Shard, find_columns, find_files, read
+from metaclip.pool import delimited, jsonl, shards
+from metaclip.pool.columns import Columns, find_columns
+from metaclip.pool.files import find_files
+from metaclip.pool.shards import Shard, read_batches, schema_and_shards
+from metaclip.pool.texts import DroppedRows
 from tests import commands
 
 LIST = ["dog", "cat", "photo", "é"]
@@ -42,14 +44,22 @@ def curated(pool: Any, out: Path, settings: MatchSettings | None = None, metadat
 
 
 def shards_of(pool: Any, limit: int | None = None) -> list[Shard]:
-    """Cut a pool into shards."""
-    return [shard for i, file in enumerate(find_files(pool)) for shard in pools.cut(file, i, limit)]
+    """Cut a pool into shards; only parquet files must be read for that."""
+    return [
+        shard
+        for i, file in enumerate(find_files(pool))
+        for shard in (schema_and_shards(file, i, limit)[1] if file.form == "parquet" else [Shard(file, i, rows=limit)])
+    ]
 
 
-def rows_of(pool: Any, columns: Sequence[str] | None = None, losses: Losses | None = None) -> list[dict[str, Any]]:
+def rows_of(
+    pool: Any, columns: Sequence[str] | None = None, dropped: DroppedRows | None = None
+) -> list[dict[str, Any]]:
     """Read a pool's rows."""
-    found = losses or Losses()
-    return [row for shard in shards_of(pool) for batch in read(shard, columns, found) for row in batch.to_pylist()]
+    found = dropped or DroppedRows()
+    return [
+        row for shard in shards_of(pool) for batch in read_batches(shard, columns, found) for row in batch.to_pylist()
+    ]
 
 
 def write_lines(path: Path, lines: Sequence[str | bytes]) -> Path:
@@ -529,8 +539,8 @@ def test_columns_of_ours_are_replaced(tmp_path: Path) -> None:
 
 def test_batches_are_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Shards read in batches, one after the other, are the file as pyarrow reads it, whole or some columns of it."""
-    monkeypatch.setattr(pools, "BATCH_ROWS", 7)
-    monkeypatch.setattr(pools, "SHARD_ROWS", 50)
+    monkeypatch.setattr(shards, "BATCH_ROWS", 7)
+    monkeypatch.setattr(shards, "SHARD_ROWS", 50)
     columns = {
         "text": [f"text {i}" for i in range(203)],
         "l": [[i] * (i % 4) for i in range(203)],
@@ -538,10 +548,10 @@ def test_batches_are_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         "d": pa.array([str(i % 3) for i in range(203)]).dictionary_encode(),
     }
     path = write_parquet(tmp_path / "p.parquet", columns, row_group_size=20)
-    shards = shards_of(path)
-    assert [(shard.first, shard.rows) for shard in shards] == [(0, 40), (40, 40), (80, 40), (120, 40), (160, 43)]
+    cut = shards_of(path)
+    assert [(shard.first, shard.rows) for shard in cut] == [(0, 40), (40, 40), (80, 40), (120, 40), (160, 43)]
     for some in (None, ["text"], ["s", "text"]):
-        batches = [batch for shard in shards for batch in read(shard, some, Losses())]
+        batches = [batch for shard in cut for batch in read_batches(shard, some, DroppedRows())]
         assert max(map(len, batches)) <= 7
         plain = pq.read_table(path, columns=some)
         assert pa.Table.from_batches(batches).select(plain.column_names).equals(plain)
@@ -551,7 +561,7 @@ def test_real_pairs(data_folder: Path) -> None:
     """Real pairs are read as pyarrow reads them."""
     path = data_folder / "alt_text_10k.parquet"
     (shard,) = shards_of(path)
-    assert pa.Table.from_batches(list(read(shard, None, Losses()))).equals(pq.read_table(path))
+    assert pa.Table.from_batches(list(read_batches(shard, None, DroppedRows()))).equals(pq.read_table(path))
 
 
 def test_large_texts(tmp_path: Path) -> None:
@@ -668,9 +678,9 @@ def test_csv(name: str, tmp_path: Path) -> None:
     path = tmp_path / "p.csv"
     path.write_bytes(data)
     for columns in (["url", "text"], None):
-        losses = Losses()
-        assert [(row["url"], row["text"]) for row in rows_of(path, columns, losses)] == rows
-        assert losses.rows == ({"malformed_row": malformed} if malformed else {})
+        dropped = DroppedRows()
+        assert [(row["url"], row["text"]) for row in rows_of(path, columns, dropped)] == rows
+        assert dropped.counts == ({"malformed_row": malformed} if malformed else {})
 
 
 def test_where_a_quote_was_not_closed(tmp_path: Path) -> None:
@@ -679,9 +689,9 @@ def test_where_a_quote_was_not_closed(tmp_path: Path) -> None:
     lines = [f"http://x/{i},dog {i}\n" for i in range(1000)]
     lines[500] = 'http://x/500,"dog\n'
     path.write_text("url,text\n" + "".join(lines))
-    losses = Losses()
-    assert len(rows_of(path, ["text"], losses)) == 500
-    assert losses.places == {
+    dropped = DroppedRows()
+    assert len(rows_of(path, ["text"], dropped)) == 500
+    assert dropped.places == {
         "malformed_row": "row 502: a quote that is never closed, so all that follows is in one value"
     }
     run = curated(path, tmp_path / "run", MatchSettings(limit=500))
@@ -768,9 +778,9 @@ def test_jsonl(name: str, other: str, tmp_path: Path) -> None:
         lines, texts, malformed = [*lines, other], [*texts, *["z"][: other != "{"]], malformed + (other == "{")
     path = write_lines(tmp_path / "p.jsonl", lines)
     for columns in (["text"], None):
-        losses = Losses()
-        assert [row["text"] for row in rows_of(path, columns, losses)] == texts
-        assert losses.rows.get("malformed_row", 0) == malformed
+        dropped = DroppedRows()
+        assert [row["text"] for row in rows_of(path, columns, dropped)] == texts
+        assert dropped.counts.get("malformed_row", 0) == malformed
 
 
 def test_values_of_mixed_types(tmp_path: Path) -> None:
@@ -794,19 +804,20 @@ def test_types_do_not_depend_on_blocks(tmp_path: Path, monkeypatch: pytest.Monke
     lines += ["{", '{"text": "dog", "l": [5]}', '{"text": 5, "l": [], "d": ["x"]}', '{"text": "dog", "new": {"x": 1}}']
     pool = write_lines(tmp_path / "p.jsonl", lines)
     (shard,) = shards_of(pool)
-    whole = pa.Table.from_batches(list(read(shard, None, Losses())))
+    whole = pa.Table.from_batches(list(read_batches(shard, None, DroppedRows())))
     for size in (100, 200, 500):
         monkeypatch.setattr(jsonl, "_BLOCK", size)
-        assert pa.Table.from_batches(list(read(shard, None, Losses()))).equals(whole)
+        assert pa.Table.from_batches(list(read_batches(shard, None, DroppedRows()))).equals(whole)
     assert whole.schema.field("l").type == pa.list_(pa.float64())
     assert whole["o"].to_pylist()[0] == '{"a": [{}]}'
 
 
 def test_an_integer_in_a_column_of_floats() -> None:
     """An integer that no float is exactly becomes the nearest one, inside a list too."""
-    wanted = pa.schema([("x", pa.float64()), ("l", pa.list_(pa.float64()))])
+    schema = pa.schema([("x", pa.float64()), ("l", pa.list_(pa.float64()))])
     block = b'{"x": 1.5, "l": [1.5]}\n{\n{"x": %d, "l": [%d]}\n' % (1 << 70, (1 << 60) + 1)
-    assert jsonl.table(block, 0, wanted, lambda reason, place: None).to_pylist()[1] == {"x": 2.0**70, "l": [2.0**60]}
+    table = jsonl.parse_block(block, schema, lambda reason, place: None)
+    assert table.to_pylist()[1] == {"x": 2.0**70, "l": [2.0**60]}
 
 
 words = st.sampled_from(["dog", "a cat", "none", "", "é photo", 'say "dog"', "dog\\n", "2020-01-01", "[[", "}{"])
@@ -852,10 +863,10 @@ def test_jsonl_agrees_with_plain_python(
     wanted, malformed = json_oracle(lines)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jsonl, "_BLOCK", block)
-        patch.setattr(pools, "BATCH_ROWS", rows)
+        patch.setattr(shards, "BATCH_ROWS", rows)
         for columns in (["text"], None):
-            losses = Losses()
-            batches = [batch for shard in shards_of(path) for batch in read(shard, columns, losses)]
+            dropped = DroppedRows()
+            batches = [batch for shard in shards_of(path) for batch in read_batches(shard, columns, dropped)]
             texts = [
                 t
                 for batch in batches
@@ -864,7 +875,7 @@ def test_jsonl_agrees_with_plain_python(
             ]
             # Without any row that has a text, there is no such column.
             assert texts == wanted or (columns is None and not any(wanted))
-            assert losses.rows.get("malformed_row", 0) == malformed
+            assert dropped.counts.get("malformed_row", 0) == malformed
 
 
 fields = st.sampled_from(
@@ -884,12 +895,12 @@ def test_csv_agrees_with_plain_python(
     wanted = [row[1].encode("latin-1") for row in plain if len(row) == 3]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(delimited, "_BLOCK", block)
-        patch.setattr(pools, "BATCH_ROWS", rows)
+        patch.setattr(shards, "BATCH_ROWS", rows)
         for columns in (["text"], None):
-            losses = Losses()
-            batches = [batch for shard in shards_of(path) for batch in read(shard, columns, losses)]
+            dropped = DroppedRows()
+            batches = [batch for shard in shards_of(path) for batch in read_batches(shard, columns, dropped)]
             assert [t for batch in batches for t in batch["text"].cast(pa.binary()).to_pylist()] == wanted
-            assert losses.rows.get("malformed_row", 0) == len(plain) - len(wanted)
+            assert dropped.counts.get("malformed_row", 0) == len(plain) - len(wanted)
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl"])

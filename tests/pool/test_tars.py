@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 
 from metaclip import MatchSettings, MetaclipError, Run, curate
 from metaclip.errors import BrokenInput
-from metaclip.pool import pool as pools
 from metaclip.pool import tars
-from metaclip.pool.pool import Losses, find_files, read
-from metaclip.pool.tar_format import END, NAME_BYTES, Forward, header, members, padded
+from metaclip.pool.files import find_files
+from metaclip.pool.shards import Shard, read_batches
+from metaclip.pool.tar_format import END, NAME_BYTES, ForwardReader, header, padded, read_members
+from metaclip.pool.texts import DroppedRows
 from metaclip.pool.uid import uid_of
 from tests import commands
 from tests.training.shards import Content, jpeg, read_tar, sample, uid, write_shards, write_tar
@@ -28,11 +29,11 @@ LIST = ["dog", "cat", "photo"]
 
 
 def rows_of(
-    path: Any, columns: list[str] | None = None, losses: Losses | None = None, limit: int | None = None
+    path: Any, columns: list[str] | None = None, dropped: DroppedRows | None = None, limit: int | None = None
 ) -> list[dict[str, Any]]:
-    found = losses or Losses()
-    shards = [shard for i, file in enumerate(find_files(path)) for shard in pools.cut(file, i, limit)]
-    return [row for shard in shards for batch in read(shard, columns, found) for row in batch.to_pylist()]
+    found = dropped or DroppedRows()
+    shards = [Shard(file, i, rows=limit) for i, file in enumerate(find_files(path))]
+    return [row for shard in shards for batch in read_batches(shard, columns, found) for row in batch.to_pylist()]
 
 
 def curated(pool: Any, out: Path, **settings: Any) -> Run:
@@ -40,8 +41,8 @@ def curated(pool: Any, out: Path, **settings: Any) -> Run:
 
 
 def our_members(data: bytes) -> list[tuple[str, bytes]]:
-    stream = Forward(io.BytesIO(data))
-    return [(m.name.decode("utf-8", "surrogateescape"), stream.read(m.data, m.size)) for m in members(stream)]
+    stream = ForwardReader(io.BytesIO(data))
+    return [(m.name.decode("utf-8", "surrogateescape"), stream.read(m.data, m.size)) for m in read_members(stream)]
 
 
 # The format -----------------------------------------------------------------------------------------------------------
@@ -90,7 +91,7 @@ def test_a_size_beyond_eight_gibibytes() -> None:
     size = (1 << 33) + 5
     head = header(b"a.jpg", size)
     assert tarfile.TarInfo.frombuf(head, "utf-8", "strict").size == size
-    assert [m.size for m in members(Forward(io.BytesIO(head)), end=512 + padded(size))] == [size]
+    assert [m.size for m in read_members(ForwardReader(io.BytesIO(head)), end=512 + padded(size))] == [size]
 
 
 @given(
@@ -170,7 +171,7 @@ def test_names_are_split_as_by_webdataset_itself(tmp_path: Path) -> None:
     data = path.read_bytes()
     ours = [
         {"__key__": s.key.decode(), **{x.decode(): data[m.data : m.data + m.size] for x, m in s.members.items()}}
-        for s in tars.samples(io.BytesIO(data))
+        for s in tars.read_samples(io.BytesIO(data))
     ]
     assert ours == theirs
 
@@ -276,21 +277,20 @@ def test_what_is_missing_is_counted_by_reason(tmp_path: Path) -> None:
         "matched": 4,
         "kept": 4,
     }
-    losses = Losses()
-    rows_of(path, ["key"], losses)
-    assert losses.places["malformed_row"].startswith("sample 2: its .json: ")
+    dropped = DroppedRows()
+    rows_of(path, ["key"], dropped)
+    assert dropped.places["malformed_row"].startswith("sample 2: its .json: ")
 
 
 def test_why_a_json_is_malformed(tmp_path: Path) -> None:
     """A malformed sample is named, with what is wrong with it."""
-    losses: list[str] = []
+    dropped: list[str] = []
     path = write_tar(
         tmp_path / "x.tar", [("1.json", b"[1]"), ("1.txt", "a"), ("2.json", b"  "), ("2.txt", "a"), ("3.txt", "a")]
     )
-    found = list(
-        tars.batches(lambda: path.open("rb"), ["text"], pools.TEXT_NAMES, lambda reason, place: losses.append(place))
-    )
-    assert losses == ["sample 1: its .json: a JSON list, not an object", "sample 2: its .json: empty"]
+    (file,) = find_files(path)
+    found = list(tars.read_batches(file, ["text"], lambda reason, place: dropped.append(place)))
+    assert dropped == ["sample 1: its .json: a JSON list, not an object", "sample 2: its .json: empty"]
     assert [row for batch in found for row in batch["text"].to_pylist()] == ["a"]
 
 
@@ -305,13 +305,13 @@ def test_any_samples_may_be_broken(
         for n in range(40)
         for name, content in sample(n)
     ]
-    losses = Losses()
+    dropped = DroppedRows()
     path = write_tar(tmp_path_factory.mktemp("tar") / "x.tar", files)
-    rows = rows_of(path, ["text", "uid"], losses, limit)
+    rows = rows_of(path, ["text", "uid"], dropped, limit)
     good = [n for n in range(40) if n not in broken]
     assert [row["uid"] for row in rows] == [uid(n) for n in good][:limit]
     last = good[limit - 1] if limit is not None and limit <= len(good) else 40
-    assert losses.rows.get("malformed_row", 0) == len([n for n in broken if n < last])
+    assert dropped.counts.get("malformed_row", 0) == len([n for n in broken if n < last])
 
 
 def test_fields_of_several_types(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metaclip.errors import MetaclipError
-from metaclip.pool.pool import find_files
+from metaclip.pool.files import find_files
 from metaclip.pool.tar_format import header, padded
 from metaclip.reshard import headers as plain
 from metaclip.reshard.index import Index, Names, at_once, make_index, walked

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metaclip.pool.pool import find_files
-from metaclip.pool.tar_format import END, Forward, header
+from metaclip.pool.files import find_files
+from metaclip.pool.tar_format import END, ForwardReader, header
 from metaclip.reshard import rename
 from metaclip.reshard.index import make_index
 from metaclip.reshard.rename import PLAIN_NOT, Jobs, copies, headers
@@ -55,7 +55,7 @@ def test_both_ways_give_the_same_bytes(
         for one in (jobs, slow):
             tally = {"samples": 0, "members": 0, "odd_suffix": 0}
             with path.open("rb") as file:
-                results.append((b"".join(bytes(block) for block in copies(Forward(file), one, tally)), tally))
+                results.append((b"".join(bytes(block) for block in copies(ForwardReader(file), one, tally)), tally))
     assert results[0] == results[1]
     assert results[0][1] == {"samples": len(rows), "members": 3 * len(rows), "odd_suffix": 0}
     out = Path(path.with_name("out.tar"))

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from metaclip import MetaclipError, RunOptions, curate
 from metaclip.errors import LostInputs
-from metaclip.pool.pool import find_files
+from metaclip.pool.files import find_files
 from metaclip.pool.sorted_uids import SUBSET
 from metaclip.reshard import reshard as resharding
 from metaclip.reshard import shards as steps

@@ -389,7 +389,7 @@ def test_a_transform_draws_by_uid_and_epoch(tars: Path) -> None:
 
 def test_an_index_is_made_once(tars: Path, tmp_path: Path) -> None:
     """An index in the cache is what a walk gives; a damaged one is made again, and one of a changed tar is not used."""
-    from metaclip.pool.pool import find_files
+    from metaclip.pool.files import find_files
     from metaclip.reshard.index import open_index
 
     file = find_files(tars, form="tar")[0]

@@ -22,7 +22,7 @@ from metaclip.card.removal.removed_list import listed_uids, read_list
 from metaclip.card.removal.request import sha256
 from metaclip.card.run_files import read_batches
 from metaclip.errors import MetaclipError, is_disk_full, one_line
-from metaclip.pool import pool as pools
+from metaclip.pool.columns import UID_NAMES, URL_NAMES
 from metaclip.pool.sorted_uids import SUBSET, write_subset
 from metaclip.pool.uid import Uids, column_uids, strings
 from metaclip.storage.files import atomic_write, disk_errors
@@ -103,9 +103,7 @@ def _apply_to_table(pairs: _RemovedPairs, path: Path, out: Path) -> tuple[int, i
     try:
         schema = pq.read_schema(path)
         names = {name.lower(): name for name in reversed(schema.names)}
-        columns = [
-            next((names[name] for name in known if name in names), None) for known in (pools.UID_NAMES, pools.URL_NAMES)
-        ]
+        columns = [next((names[name] for name in known if name in names), None) for known in (UID_NAMES, URL_NAMES)]
         if not any(columns):
             raise MetaclipError(f"{path} has neither a column uid nor url; found {', '.join(schema.names)}")
         with atomic_write(out) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:

@@ -24,7 +24,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal
 
 from metaclip.errors import MetaclipError, one_line
-from metaclip.pool.tar_format import Forward, members
+from metaclip.pool.tar_format import ForwardReader, read_members
 from metaclip.stage.stage import digest_of
 from metaclip.training.evaluation.images import SUFFIXES, Files, Images, Spans, Zipped
 from metaclip.training.evaluation.prompts import checked_lines, checked_templates
@@ -261,8 +261,8 @@ def _samples(path: Path, suffix: str) -> list[tuple[str, tuple[int, int, str], s
     found: dict[str, dict[str, Any]] = {}
     try:
         with path.open("rb") as file:
-            forward = Forward(file)
-            for member in members(forward):
+            forward = ForwardReader(file)
+            for member in read_members(forward):
                 name = member.name.decode("utf-8", "replace")
                 key, _, ending = name.rpartition("/")[2].partition(".")
                 sample = found.setdefault(f"{name.rpartition('/')[0]}/{key}", {"name": name})

@@ -16,8 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from metaclip.errors import BrokenInput, LostInputs, MetaclipError
-from metaclip.pool import pool as pools
-from metaclip.pool.pool import Paths, PoolFile
+from metaclip.pool.files import Paths, PoolFile, find_files
 from metaclip.reshard.index import Names, open_index
 from metaclip.reshard.subset import Subset
 from metaclip.stage.stage import digest_of
@@ -58,7 +57,7 @@ class Stream:
     @functools.cached_property
     def _opened(self) -> tuple[tuple[PoolFile, ...], tuple[int, ...], tuple[str, ...]]:
         files, sizes, lost, unnamed = [], [], [], []
-        for file in pools.find_files(self.tars, form="tar"):
+        for file in find_files(self.tars, form="tar"):
             if file.codec is not None:
                 raise MetaclipError(f"{file.path} is compressed, and a stream reads where it wants; decompress it")
             try:

@@ -1,0 +1,171 @@
+"""The shards of a pool: how files are cut into units of work, and read as Arrow batches.
+
+A pool holds parquet, csv, tsv, jsonl or webdataset tars, maybe compressed (`metaclip.pool.files`). A shard is a run of
+row groups of a parquet file, or one whole file of another form. A row is identified by its file and its number among the
+file's well-formed rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from metaclip.pool import jsonl, tars
+from metaclip.pool.columns import Columns
+from metaclip.pool.delimited import DelimitedReader
+from metaclip.pool.files import PoolFile, open_decompressed, open_file, translate_read_errors
+from metaclip.pool.texts import DroppedRows
+from metaclip.storage.remote import is_remote
+
+BATCH_ROWS: Final = 1 << 16
+SHARD_ROWS: Final = 1 << 19
+SHARD_BYTES: Final = 1 << 28
+_BUFFER: Final = 1 << 22  # bytes read at a time; whole column chunks would make memory grow with the row groups
+_DELIMITERS: Final = {"csv": ",", "tsv": "\t"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """A unit of work: `rows` rows of a file from the row `first`; the row groups `groups` if it is parquet."""
+
+    file: PoolFile
+    file_index: int
+    number: int = 0
+    """The index of the shard among those of its file."""
+    first: int = 0
+    groups: tuple[int, int] | None = None
+    rows: int | None = None
+    """None: all rows of the file."""
+
+    @property
+    def name(self) -> str:
+        """The name of the shard's files in a run folder; names sort in the pool's order."""
+        return f"{self.file_index:06d}-{self.number:04d}"
+
+    @property
+    def turn(self) -> int:
+        """Decides to which part of a job array the shard belongs; it does not depend on other files."""
+        return self.file_index + self.number
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The entry of the shard in a marker: rows, file, size and stamp."""
+        groups = None if self.groups is None else list(self.groups)
+        return {
+            "file": self.file.name, "size": self.file.size, "stamp": self.file.stamp,
+            "first": self.first, "groups": groups, "rows": self.rows,
+        }  # fmt: skip
+
+    def __str__(self) -> str:
+        """Return the file and the first row, for messages."""
+        return self.file.path if not self.number else f"{self.file.path} (from row {self.first})"
+
+
+def read_schema(file: PoolFile) -> pa.Schema:
+    """Read the names and types of a file's columns (of jsonl: of its first 16 MB; of a tar: of its head).
+
+    Raise BrokenInput if it cannot be read.
+    """
+    return schema_and_shards(file)[0]
+
+
+def schema_and_shards(file: PoolFile, file_index: int = 0, limit: int | None = None) -> tuple[pa.Schema, list[Shard]]:
+    """Return a file's schema, as `read_schema` does, and the shards of its first `limit` rows; open the file once."""
+    with translate_read_errors(file):
+        if file.form == "parquet":
+            with _open_parquet(file) as parquet:
+                return parquet.schema_arrow, _cut(file, parquet.metadata, file_index, limit)
+        if file.form == "jsonl":
+            schema = jsonl.infer_schema((block for _, block in jsonl.read_blocks(file)), rows=1)
+            if not schema.names:
+                raise ValueError("it is empty, without a line that is a JSON object")
+        elif file.form == "tar":
+            schema = tars.read_schema(file, rows=1)
+        else:
+            with open_decompressed(file) as stream:
+                names = DelimitedReader(stream, _DELIMITERS[file.form], DroppedRows().add).names
+                schema = pa.schema([(name, pa.string()) for name in names])
+    return schema, [Shard(file, file_index, rows=limit)]
+
+
+def _cut(file: PoolFile, metadata: Any, file_index: int, limit: int | None) -> list[Shard]:
+    """Cut a parquet file into shards of at most SHARD_ROWS rows and SHARD_BYTES bytes, or of one row group."""
+    shards: list[Shard] = []
+    first = begin = rows = size = 0
+    for group in range(metadata.num_row_groups):
+        row_group = metadata.row_group(group)
+        if rows and (rows + row_group.num_rows > SHARD_ROWS or size + row_group.total_byte_size > SHARD_BYTES):
+            shards.append(Shard(file, file_index, len(shards), first, (begin, group), rows))
+            first, begin, rows, size = first + rows, group, 0, 0
+        rows, size = rows + row_group.num_rows, size + row_group.total_byte_size
+        if limit is not None and first + rows >= limit:
+            return [*shards, Shard(file, file_index, len(shards), first, (begin, group + 1), limit - first)]
+    if rows or not shards:
+        shards.append(Shard(file, file_index, len(shards), first, (begin, metadata.num_row_groups), rows))
+    return shards
+
+
+def count_rows(file: PoolFile, columns: Columns, limit: int) -> int:
+    """Count the well-formed rows of a file, up to `limit`."""
+    if file.form == "parquet":
+        with translate_read_errors(file), _open_parquet(file) as parquet:
+            return min(limit, int(parquet.metadata.num_rows))
+    return sum(len(batch) for batch in read_batches(Shard(file, 0, rows=limit), [columns.text], DroppedRows()))
+
+
+def read_batches(shard: Shard, columns: Sequence[str] | None, dropped: DroppedRows) -> Iterator[pa.RecordBatch]:
+    """Yield a shard's rows in order, in batches of `columns` (None: all); memory does not grow with the shard.
+
+    Count malformed rows in `dropped`. Raise BrokenInput if the file cannot be read.
+    """
+    left = shard.rows
+    with translate_read_errors(shard.file):
+        for batch in _batches(shard, columns, dropped):
+            if left is not None:
+                batch = batch.slice(0, left)
+                left -= len(batch)
+            yield batch
+            if left == 0:
+                return
+
+
+def _batches(shard: Shard, columns: Sequence[str] | None, dropped: DroppedRows) -> Iterator[pa.RecordBatch]:
+    file, left = shard.file, shard.rows
+    if file.form == "parquet":
+        assert shard.groups is not None
+        with _open_parquet(file) as parquet:
+            for batch in parquet.iter_batches(
+                BATCH_ROWS, row_groups=range(*shard.groups), columns=columns and list(columns), use_threads=False
+            ):
+                yield _without_views(batch)
+    elif file.form == "jsonl":
+        if columns is None:
+            schema = jsonl.infer_schema((block for _, block in jsonl.read_blocks(file)), left)
+        else:
+            schema = pa.schema([(name, pa.string()) for name in columns])
+        for line, block in jsonl.read_blocks(file):
+            table = jsonl.parse_block(block, schema, dropped.add, line, left)
+            left = None if left is None else max(0, left - len(table))
+            yield from table.to_batches(BATCH_ROWS)
+    elif file.form == "tar":
+        yield from tars.read_batches(file, columns, dropped.add, left)
+    else:
+        with open_decompressed(file) as stream:
+            yield from DelimitedReader(stream, _DELIMITERS[file.form], dropped.add, left).batches(columns, BATCH_ROWS)
+
+
+def _without_views(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Replace string views, of which Arrow cannot take rows, with large strings."""
+    views = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+    if views.keys().isdisjoint(batch.schema.types):
+        return batch
+    return batch.cast(pa.schema([field.with_type(views.get(field.type, field.type)) for field in batch.schema]))
+
+
+def _open_parquet(file: PoolFile) -> Any:
+    remote = is_remote(file.path)
+    return pq.ParquetFile(open_file(file) if remote else file.path, pre_buffer=remote, buffer_size=_BUFFER)
