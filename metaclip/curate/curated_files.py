@@ -21,7 +21,7 @@ from metaclip.matching.matches import MATCHES
 from metaclip.pool.columns import Columns
 from metaclip.pool.shards import Shard, read_batches
 from metaclip.pool.texts import DroppedRows
-from metaclip.pool.uid import as_written, to_hex
+from metaclip.pool.uid import to_hex, to_strings
 from metaclip.storage.files import atomic_write
 
 _WRITE_ROWS: Final = 1 << 17
@@ -83,7 +83,7 @@ def _curated(batch: pa.RecordBatch, columns: Columns, part: Kept, places: npt.ND
     carried = [name for name in batch.schema.names if name not in own and name.lower() != "uid"]
     given = columns.uid is not None and columns.uid.lower() == "uid"
     uids = part.uids[places]
-    uid = as_written(batch.column(columns.uid), uids) if given else to_hex(uids)
+    uid = to_strings(batch.column(columns.uid), uids) if given else to_hex(uids)
     fields = [batch.schema.field(name) for name in carried]
     fields += [pa.field("uid", pa.string()), pa.field("matches", MATCHES), pa.field("keep_probability", pa.float64())]
     index = pa.array(places)

@@ -45,7 +45,7 @@ from metaclip.metadata.entries import Metadata, as_metadata
 from metaclip.metadata.shipped import shipped
 from metaclip.pool.files import Paths, PoolFile, find_files
 from metaclip.pool.shards import Shard
-from metaclip.pool.sorted_uids import merge_runs, repeated, write_subset
+from metaclip.pool.sorted_uids import duplicate_uids, merge_runs, write_subset
 from metaclip.stage import funnel as funnels
 from metaclip.stage.folder import ALL, Folder
 from metaclip.stage.options import RunOptions
@@ -300,7 +300,7 @@ def merge_uids(stage: Stage, shards: Iterable[str], threads: int = 1) -> tuple[i
     duplicates, repeats = [np.zeros((0, 2), np.uint64)], 0
     with local_copies([stage.path / f"{name}.uids.npy" for name in shards]) as runs:
         for block in merge_runs(runs, threads=threads):
-            twice = repeated(block)
+            twice = duplicate_uids(block)
             if len(twice):
                 distinct = 1 + int(((block[1:] != block[:-1]).any(axis=1)).sum())
                 repeats += len(block) - distinct

@@ -1,8 +1,8 @@
-"""Sorting uids out of core: sorted runs, one a shard, merged in blocks of bounded memory.
+"""External sorting of uids: one sorted run per shard, merged in blocks of bounded memory.
 
-A run is an ``.npy`` file of uint64[n, k]: the two halves of a uid, then whatever goes with it. Blocks are cut between
-different uids, so equal ones always meet in one block.
-Cost: 0.15 us a uid a pass.
+A run is an ``.npy`` file of uint64[n, k]: the two halves of a uid, then the values that belong to it. Blocks are cut
+between different uids, so equal uids are always in one block.
+Cost: 0.15 us per uid and pass.
 """
 
 from __future__ import annotations
@@ -26,19 +26,20 @@ from metaclip.storage.files import atomic_write, temporary_path
 SUBSET: Final = np.dtype("u8,u8")
 """DataComp's subset format: (high, low) of each uid, sorted."""
 
-Rows = npt.NDArray[np.uint64]
+UidRows = npt.NDArray[np.uint64]
+"""uint64[n, k]: the high and the low half of a uid, then k - 2 values that belong to it."""
 _BLOCK: Final = 1 << 19
 FAN_IN: Final = 128
-"""Runs merged at once: each is an open file, and is read in pieces of _BLOCK / FAN_IN rows or longer."""
+"""Number of runs merged at once: each is an open file, and is read in pieces of at least _BLOCK / FAN_IN rows."""
 
 
-def sort_rows(rows: Rows) -> Rows:
+def sort_rows(rows: UidRows) -> UidRows:
     """Sort uint64[n, k] by its first two columns."""
     order = np.argsort(rows[:, 0])
     rows = rows[order]
     high = rows[:, 0]
     ties = np.flatnonzero(high[1:] == high[:-1])
-    if len(ties):  # rare among hashes: sort again by both halves, only where they are needed
+    if len(ties):  # rare among hashes: only these rows are sorted by both halves
         touched = np.union1d(ties, ties + 1)
         part = rows[touched]
         keys = tuple(part[:, column] for column in range(part.shape[1] - 1, -1, -1))
@@ -46,17 +47,17 @@ def sort_rows(rows: Rows) -> Rows:
     return rows
 
 
-def write_run(path: Path, rows: Rows) -> None:
-    """Write a sorted run, whole or not at all."""
+def write_run(path: Path, rows: UidRows) -> None:
+    """Sort rows by uid and write them as a run, whole or not at all."""
     write_rows(path, sort_rows(rows))
 
 
-def write_rows(path: Path, rows: Rows) -> None:
+def write_rows(path: Path, rows: UidRows) -> None:
     """Write uint64[n, k] as an ``.npy`` file, whole or not at all."""
     rows = np.ascontiguousarray(rows, np.uint64)
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         _write_header(file, rows.shape, rows.dtype)
-        # np.save writes through C's stdio: its error does not say that the disk is full.
+        # np.save writes through C's stdio, whose error does not say that the disk is full.
         file.write(rows.tobytes())
 
 
@@ -79,25 +80,25 @@ def _write_header(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any])
     np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
 
 
-def merge_runs(paths: Sequence[Path], block: int = _BLOCK, fan_in: int = FAN_IN, threads: int = 1) -> Iterator[Rows]:
-    """Give the rows of sorted runs in order, in blocks of about `block` rows; equal uids stand in one block.
+def merge_runs(paths: Sequence[Path], block: int = _BLOCK, fan_in: int = FAN_IN, threads: int = 1) -> Iterator[UidRows]:
+    """Yield the rows of sorted runs in order, in blocks of about `block` rows; equal uids are in one block.
 
-    `threads` sort blocks ahead of the one that is given, each in its own memory.
+    `threads` threads sort the next blocks ahead, each in its own memory.
 
-    More than `fan_in` runs are merged into longer ones first, under temporary names beside them: so the reads are as few
-    and as long for 100,000 runs as for 100, for one more pass over the disk.
+    More than `fan_in` runs are first merged into longer ones, in temporary files beside them: at the cost of one more pass
+    over the disk, reads are as few and as long for 100,000 runs as for 100.
     """
-    with contextlib.ExitStack() as made:
+    with contextlib.ExitStack() as temporary_files:
         while len(paths) > fan_in:
             groups = [paths[i : i + fan_in] for i in range(0, len(paths), fan_in)]
-            paths = [_merged(group, block, made, threads) for group in groups]
+            paths = [_merge_to_run(group, block, threads, temporary_files) for group in groups]
         yield from _merge(paths, block, threads)
 
 
-def _merged(paths: Sequence[Path], block: int, made: contextlib.ExitStack, threads: int) -> Path:
-    """Merge runs into one that is removed with `made`."""
+def _merge_to_run(paths: Sequence[Path], block: int, threads: int, temporary_files: contextlib.ExitStack) -> Path:
+    """Merge runs into one run, a temporary file."""
     path = temporary_path(paths[0])
-    made.callback(path.unlink, missing_ok=True)
+    temporary_files.callback(path.unlink, missing_ok=True)
     with path.open("wb") as file:
         with contextlib.ExitStack() as opened:
             runs = [opened.enter_context(_Run(path)) for path in paths]
@@ -108,7 +109,7 @@ def _merged(paths: Sequence[Path], block: int, made: contextlib.ExitStack, threa
     return path
 
 
-def _merge(paths: Sequence[Path], block: int, threads: int) -> Iterator[Rows]:
+def _merge(paths: Sequence[Path], block: int, threads: int) -> Iterator[UidRows]:
     with contextlib.ExitStack() as opened:
         runs = [run for path in paths if len(run := opened.enter_context(_Run(path)))]
         if not runs:
@@ -129,8 +130,8 @@ def _merge(paths: Sequence[Path], block: int, threads: int) -> Iterator[Rows]:
         yield from in_order(lambda piece: sort_rows(_read(runs, *piece)), pieces(), threads)
 
 
-def _read(runs: Sequence[_Run], begins: Sequence[int], ends: Sequence[int]) -> Rows:
-    """Read rows [begin, end) of each run, one after the other."""
+def _read(runs: Sequence[_Run], begins: Sequence[int], ends: Sequence[int]) -> UidRows:
+    """Read the rows [begin, end) of each run into one array."""
     rows = np.empty((sum(ends) - sum(begins), runs[0].width), np.uint64)
     filled = 0
     for run, begin, end in zip(runs, begins, ends, strict=True):
@@ -139,25 +140,25 @@ def _read(runs: Sequence[_Run], begins: Sequence[int], ends: Sequence[int]) -> R
     return rows
 
 
-def _sample(runs: Sequence[_Run], step: int) -> Rows:
-    """Take one uid of each `step`, counted through all runs, so that many short runs are sampled as one long run is.
+def _sample(runs: Sequence[_Run], step: int) -> UidRows:
+    """Take one uid of every `step` rows, counted through all runs, so that many short runs are sampled like a long one.
 
-    Where in each `step` changes by the golden ratio: no length of runs that are each sorted is in step with it.
+    The position within each `step` changes by the golden ratio, so that it cannot be in phase with the lengths of runs.
     """
     ends = np.cumsum([len(run) for run in runs])
     strata = np.arange(-(-int(ends[-1]) // step))
-    places = np.minimum(step * strata + (0x9E3779B9 * strata & 0xFFFFFFFF) * step // (1 << 32), ends[-1] - 1)
-    cuts = np.searchsorted(places, [0, *ends.tolist()])
+    rows = np.minimum(step * strata + (0x9E3779B9 * strata & 0xFFFFFFFF) * step // (1 << 32), ends[-1] - 1)
+    cuts = np.searchsorted(rows, [0, *ends.tolist()])
     begins = ends - [len(run) for run in runs]
     parts = zip(runs, begins, itertools.pairwise(cuts), strict=True)
-    return np.array([run[place] for run, begin, (i, j) in parts for place in (places[i:j] - begin).tolist()], np.uint64)
+    return np.array([run[row] for run, begin, (i, j) in parts for row in (rows[i:j] - begin).tolist()], np.uint64)
 
 
 class _Run(Sequence[tuple[int, int]]):
     """A sorted run as the sequence of its uids.
 
-    Read, never mapped: pages of a map that were touched count as this process's memory, and here they come from all over
-    the file.
+    It is read, not memory-mapped: touched pages of a map count as memory of this process, and here they are spread over
+    the whole file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -181,18 +182,18 @@ class _Run(Sequence[tuple[int, int]]):
         self.read(row, uid)
         return tuple(uid[0].tolist())
 
-    def read(self, begin: int, rows: Rows) -> None:
-        """Fill C-contiguous `rows` (or their first columns, where it is one row) with those from `begin` on."""
-        place, left = self._header + begin * self.width * 8, rows.reshape(-1).view(np.uint8)
+    def read(self, begin: int, rows: UidRows) -> None:
+        """Read rows from `begin` on into `rows`, a C-contiguous array (a single row may have fewer columns)."""
+        offset, left = self._header + begin * self.width * 8, rows.reshape(-1).view(np.uint8)
         while len(left):
-            n = os.preadv(self._file.fileno(), [left.data], place)
+            n = os.preadv(self._file.fileno(), [left.data], offset)
             if not n:
                 raise MetaclipError(f"{self._path} is shorter than it was; run the same command again")
-            place, left = place + n, left[n:]
+            offset, left = offset + n, left[n:]
 
 
-def write_subset(path: Path, blocks: Iterator[Rows], rows: int) -> None:
-    """Write sorted blocks of uids, `rows` in all, in DataComp's subset format."""
+def write_subset(path: Path, blocks: Iterator[UidRows], rows: int) -> None:
+    """Write sorted blocks of uids with `rows` rows in total in DataComp's subset format."""
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         _write_header(file, (rows,), SUBSET)
         written = 0
@@ -203,44 +204,43 @@ def write_subset(path: Path, blocks: Iterator[Rows], rows: int) -> None:
             raise AssertionError(f"{path}: {written} uids written, {rows} expected")
 
 
-def repeated(block: Rows) -> Rows:
-    """Give each uid that stands more than once in a sorted block, once: uint64[m, 2]."""
+def duplicate_uids(block: UidRows) -> UidRows:
+    """Return the uids that occur more than once in a sorted block, each once: uint64[m, 2]."""
     same = (block[1:, 0] == block[:-1, 0]) & (block[1:, 1] == block[:-1, 1])
-    first = same & ~np.concatenate([[False], same[:-1]]) if len(same) else same
-    return block[:-1][first][:, :2] if len(same) else block[:0, :2]
+    return block[1:, :2][same & ~np.concatenate([[False], same])[:-1]]
 
 
 class UidSet:
-    """A set of uids that answers for many at once."""
+    """A set of uids with a vectorised membership test."""
 
-    def __init__(self, uids: Rows) -> None:
-        """Take uint64[n, 2], distinct."""
+    def __init__(self, uids: UidRows) -> None:
+        """Make the set from uint64[n, 2], distinct uids."""
         hashes = _hash(uids)
         order = np.argsort(hashes)
         self._hashes, self._uids = hashes[order], uids[order]
 
     def __len__(self) -> int:
-        """Give the number of uids."""
+        """Return the number of uids."""
         return len(self._uids)
 
-    def contains(self, uids: Rows) -> npt.NDArray[np.bool_]:
-        """Tell for each uid whether it is in the set: bool[n]."""
+    def contains(self, uids: UidRows) -> npt.NDArray[np.bool_]:
+        """Return for each uid whether it is in the set: bool[n]."""
         found = np.zeros(len(uids), np.bool_)
         if not len(self):
             return found
         hashes = _hash(uids)
-        rows, places = np.arange(len(uids)), np.searchsorted(self._hashes, hashes)
-        while len(rows):  # once, but for the uids whose 64-bit hashes collide
-            near = places < len(self)
-            rows, places = rows[near], places[near]
-            near = self._hashes[places] == hashes[rows]
-            rows, places = rows[near], places[near]
-            same = (self._uids[places] == uids[rows]).all(axis=1)
+        rows, slots = np.arange(len(uids)), np.searchsorted(self._hashes, hashes)
+        while len(rows):  # once, unless 64-bit hashes collide
+            near = slots < len(self)
+            rows, slots = rows[near], slots[near]
+            near = self._hashes[slots] == hashes[rows]
+            rows, slots = rows[near], slots[near]
+            same = (self._uids[slots] == uids[rows]).all(axis=1)
             found[rows[same]] = True
-            rows, places = rows[~same], places[~same] + 1
+            rows, slots = rows[~same], slots[~same] + 1
         return found
 
 
-def _hash(uids: Rows) -> npt.NDArray[np.uint64]:
+def _hash(uids: UidRows) -> npt.NDArray[np.uint64]:
     x = uids[:, 0] * np.uint64(0x9E3779B97F4A7C15) ^ uids[:, 1]
     return (x ^ x >> np.uint64(32)) * np.uint64(0xD6E8FEB86659FD93)

@@ -1,13 +1,13 @@
-"""The uid of a pair: 128 bits that name it for good; the draw depends on nothing else of it.
+"""The uid of a pair: 128 bits that identify it permanently. The draw depends on nothing else of the pair.
 
-- Given upstream as up to 32 hex digits: that number (DataComp, cc2dataset; shorter ones are padded with zeros).
-- Given upstream in any other form: md5 of its UTF-8 bytes.
-- Not given (or null, or empty): md5 of the raw text followed by the url, as cc2dataset does; without a url, of the
-  text.
+- If the pool gives up to 32 hex digits: that number (DataComp, cc2dataset; shorter ones are padded with zeros).
+- If the pool gives an id in any other form: md5 of its UTF-8 bytes.
+- If it gives none (or null, or an empty string): md5 of the raw text followed by the url, as cc2dataset does; without a
+  url, md5 of the text.
 
-Uids travel as uint64[n, 2] (high half, low half), stand in parquet as fixed_size_binary[16] (big-endian) and are
-printed as 32 lower-case hex digits.
-Cost: 0.1 us a uid from hex, 0.3 us by md5 of 100 bytes.
+Uids are passed as uint64[n, 2] (high half, low half), stored in parquet as fixed_size_binary[16] (big-endian) and printed
+as 32 lower-case hex digits.
+Cost: 0.1 us per uid from hex, 0.3 us by md5 of 100 bytes.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ UID: Final = pa.binary(16)
 
 _K: Final = np.array([int(abs(math.sin(i + 1)) * 2**32) for i in range(64)], np.uint32)  # RFC 1321, section 3.4
 _TURNS: Final = np.array([[7, 12, 17, 22], [5, 9, 14, 20], [4, 11, 16, 23], [6, 10, 15, 21]], np.uint32)
-_HEX: Final = np.frombuffer(b"".join(b"%02x" % byte for byte in range(256)), np.uint16)  # two digits a byte
+_HEX: Final = np.frombuffer(b"".join(b"%02x" % byte for byte in range(256)), np.uint16)  # two digits per byte
 _MD5_FEW: Final = 8192
-_MD5_BLOCKS: Final = 64  # of 64 bytes; a longer row is left to hashlib
+_MD5_BLOCKS: Final = 64  # of 64 bytes; hashlib computes the longer ones
 
 
 def uid_of(text: str, url: str | None = None, uid: str | None = None) -> str:
-    """Give the uid of one pair as 32 hex digits: the law above, in plain Python."""
+    """Return the uid of one pair as 32 hex digits: the law above in plain Python."""
     if uid:
         if len(uid) <= 32 and all(c in "0123456789abcdefABCDEF" for c in uid):
             return uid.lower().rjust(32, "0")
@@ -46,49 +46,50 @@ def uid_of(text: str, url: str | None = None, uid: str | None = None) -> str:
 
 
 def uids_of(texts: pa.Array, urls: pa.Array | None, given: pa.Array | None) -> Uids:
-    """Give the uids of pairs: uint64[n, 2].
+    """Return the uids of pairs: uint64[n, 2].
 
-    `texts` is a string array without nulls, `urls` and `given` string arrays (or None for no such column), `given`
-    maybe fixed_size_binary[16], of UUIDs or of integers.
+    `texts` is a string array without nulls; `urls` and `given` are string arrays, or None for no such column; `given` may
+    also hold fixed_size_binary[16], UUIDs or integers.
     """
-    given = None if given is None else _plain(given)
-    if given is not None and pa.types.is_fixed_size_binary(given.type) and given.type.byte_width == 16:
-        uids = from_binary(given)
-        missing = pc.is_null(given).to_numpy(zero_copy_only=False)
-    elif given is not None:
-        uids, missing = _from_strings(strings(given))
-    else:
+    if given is None:
         uids, missing = np.empty((len(texts), 2), np.uint64), np.ones(len(texts), np.bool_)
+    else:
+        uids, missing = _given_uids(_values(given))
     if missing.any():
         rows = np.flatnonzero(missing)
-        some = len(rows) < len(texts)
-        index = pa.array(rows) if some else None
-        parts = [strings(part) for part in (texts, urls) if part is not None]
-        uids[rows] = _md5([part.take(index) if some else part for part in parts])
+        parts = [to_large_string(part) for part in (texts, urls) if part is not None]
+        if len(rows) < len(texts):
+            parts = [part.take(pa.array(rows)) for part in parts]
+        uids[rows] = _md5(parts)
     return uids
 
 
+def column_uids(column: pa.Array) -> Uids:
+    """Return the uids of a column of 16 bytes, strings or numbers: uint64[n, 2]; undefined for a null of 16 bytes."""
+    return from_binary(column) if _is_16_bytes(column.type) else uids_of(pa.array([""] * len(column)), None, column)
+
+
 def from_binary(column: pa.Array) -> Uids:
-    """Read fixed_size_binary[16] as uint64[n, 2]; what stands under a null is undefined."""
+    """Convert fixed_size_binary[16] to uint64[n, 2]; the uid of a null is undefined."""
     data = np.frombuffer(column.buffers()[1], ">u8", 2 * len(column), 16 * column.offset)
     return data.reshape(-1, 2).astype(np.uint64)
 
 
 def to_binary(uids: Uids) -> pa.Array:
-    """Write uint64[n, 2] as fixed_size_binary[16]."""
+    """Convert uint64[n, 2] to fixed_size_binary[16]."""
     return pa.Array.from_buffers(UID, len(uids), [None, pa.py_buffer(uids.astype(">u8"))])
 
 
 def to_hex(uids: Uids) -> pa.Array:
-    """Write uint64[n, 2] as a string array of 32 lower-case hex digits."""
+    """Convert uint64[n, 2] to a string array of 32 lower-case hex digits."""
     text = _HEX[np.ascontiguousarray(uids.astype(">u8")).view(np.uint8)].view(np.uint8)
     offsets = np.arange(0, 32 * len(uids) + 1, 32, dtype=np.int32)
     return pa.Array.from_buffers(pa.string(), len(uids), [None, pa.py_buffer(offsets), pa.py_buffer(text)])
 
 
-def as_written(given: pa.Array, uids: Uids) -> pa.Array:
-    """Give uids as a string array: as they were given upstream; in hex where none was, or bytes."""
-    ids = _plain(given)
+def to_strings(given: pa.Array, uids: Uids) -> pa.Array:
+    """Return the ids that the pool gave as a string array; hex digits of `uids` for missing ids and for bytes."""
+    ids = _values(given)
     if _is_binary(ids.type):
         return to_hex(uids)
     ids = ids.cast(pa.string())
@@ -98,16 +99,16 @@ def as_written(given: pa.Array, uids: Uids) -> pa.Array:
     return pc.if_else(pc.equal(ids, ""), to_hex(uids), ids)
 
 
-def strings(column: pa.Array) -> pa.Array:
-    """Bring a column of strings, bytes or numbers, or a dictionary of these, to large_string."""
-    column = _plain(column)
-    if _is_binary(column.type):  # a cast would refuse what is not UTF-8
+def to_large_string(column: pa.Array) -> pa.Array:
+    """Convert a column of strings, bytes or numbers, or a dictionary of these, to large_string."""
+    column = _values(column)
+    if _is_binary(column.type):  # a cast would refuse bytes that are not UTF-8
         return column.cast(pa.large_binary()).view(pa.large_string())
     return column.cast(pa.large_string())
 
 
-def _plain(column: pa.Array) -> pa.Array:
-    """Take off what stands around the values: extension types (parquet's UUID) and dictionaries."""
+def _values(column: pa.Array) -> pa.Array:
+    """Return the values of a column of an extension type (parquet's UUID) or a dictionary."""
     if isinstance(column, pa.ExtensionArray):
         column = column.storage
     return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
@@ -117,8 +118,15 @@ def _is_binary(kind: pa.DataType) -> bool:
     return any(test(kind) for test in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary))
 
 
-def _from_strings(column: pa.Array) -> tuple[Uids, npt.NDArray[np.bool_]]:
-    """Read upstream ids: (uids, where there is none)."""
+def _is_16_bytes(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_fixed_size_binary(kind) and kind.byte_width == 16)
+
+
+def _given_uids(column: pa.Array) -> tuple[Uids, npt.NDArray[np.bool_]]:
+    """Return the uids of ids that the pool gives, and where they are missing: bool[n]."""
+    if _is_16_bytes(column.type):
+        return from_binary(column), pc.is_null(column).to_numpy(zero_copy_only=False)
+    column = to_large_string(column)
     uids, kinds = np.zeros((len(column), 2), np.uint64), np.zeros(len(column), np.uint8)
     address, starts, sizes = _layout(column)
     from metaclip.native.compiling import compiled  # loads a compiler
@@ -131,19 +139,19 @@ def _from_strings(column: pa.Array) -> tuple[Uids, npt.NDArray[np.bool_]]:
 
 
 def _md5(parts: list[pa.Array]) -> Uids:
-    """Give md5 of the rows of one column, or of two put together: uint64[n, 2].
+    """Return md5 of the rows of one column, or of two columns concatenated: uint64[n, 2].
 
-    Rows of one number of blocks go through the compression in step, so that it runs in vector registers.
+    Rows with the same number of blocks are compressed together, so that the compression runs in vector registers.
     """
     first, second = _layout(parts[0]), _layout(parts[-1])
     if len(parts) == 1:
         second = (second[0], second[1], np.zeros_like(second[2]))
     sizes = first[2] + second[2]
-    if len(sizes) < _MD5_FEW:  # less work than compiling would be
+    if len(sizes) < _MD5_FEW:  # less work than compiling the kernel
         return _digests(parts)
     uids = np.empty((len(sizes), 2), np.uint64)
     blocks = (sizes + 8) // 64 + 1
-    # Of 16 bits numpy makes a radix sort; what is longer is left to hashlib in any order.
+    # numpy sorts 16 bits by radix; the order of the longer rows, which go to hashlib, does not matter.
     order = np.argsort(np.minimum(blocks, 0xFFFF).astype(np.uint16), kind="stable")
     short = int(np.searchsorted(blocks[order] > _MD5_BLOCKS, True))
     bounds = [*np.flatnonzero(np.diff(blocks[order[:short]], prepend=-1)).tolist(), short]
@@ -163,7 +171,7 @@ def _md5(parts: list[pa.Array]) -> Uids:
 
 
 def _digests(parts: list[pa.Array]) -> Uids:
-    """Do as `_md5` by hashlib."""
+    """Do the same as `_md5` with hashlib."""
     pieces = (part.cast(pa.large_binary()).fill_null(b"").to_pylist() for part in parts)
     rows = (b"".join(row) for row in zip(*pieces, strict=True))
     digests = b"".join(hashlib.md5(row, usedforsecurity=False).digest() for row in rows)
@@ -171,7 +179,7 @@ def _digests(parts: list[pa.Array]) -> Uids:
 
 
 def _layout(column: pa.Array) -> tuple[int, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Give (address of the bytes, starts, sizes) of a large_string array; a null has size 0."""
+    """Return (address of the bytes, starts, sizes) of a large_string array; a null has size 0."""
     _, offsets, data = column.buffers()
     if len(column) == 0:
         return 0, np.zeros(0, np.int64), np.zeros(0, np.int64)
@@ -180,9 +188,3 @@ def _layout(column: pa.Array) -> tuple[int, npt.NDArray[np.int64], npt.NDArray[n
     if column.null_count:
         sizes[pc.is_null(column).to_numpy(zero_copy_only=False)] = 0
     return (data.address if data is not None else 0), bounds[:-1].copy(), sizes
-
-
-def column_uids(column: pa.Array) -> Uids:
-    """Return the uids of a column of 16 bytes, strings or numbers: uint64[n, 2]."""
-    binary = pa.types.is_fixed_size_binary(column.type) and column.type.byte_width == 16
-    return from_binary(column) if binary else uids_of(pa.array([""] * len(column)), None, column)

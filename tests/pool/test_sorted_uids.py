@@ -19,9 +19,9 @@ from metaclip.pool import sorted_uids as sorting
 from metaclip.pool.sorted_uids import (
     SUBSET,
     UidSet,
+    duplicate_uids,
     load_array,
     merge_runs,
-    repeated,
     sort_rows,
     write_rows,
     write_run,
@@ -167,13 +167,13 @@ def test_further_columns_stay_out_of_a_subset(tmp_path: Path) -> None:
     assert np.load(tmp_path / "subset.npy", allow_pickle=False).tolist() == [(1, 2), (4, 5)]
 
 
-# --- repeated, UidSet
+# --- duplicate_uids, UidSet
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=40))
 def test_repeated(uids: list[Any]) -> None:
     """Each uid that stands more than once in a sorted block is given, once, in order."""
-    found = [tuple(row) for row in repeated(rows(sorted(uids))).tolist()]
+    found = [tuple(row) for row in duplicate_uids(rows(sorted(uids))).tolist()]
     assert found == sorted({uid for uid in uids if uids.count(uid) > 1})
 
 

@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from metaclip.pool import uid as uids
-from metaclip.pool.uid import UID, as_written, from_binary, strings, to_binary, to_hex, uid_of, uids_of
+from metaclip.pool.uid import UID, from_binary, to_binary, to_hex, to_large_string, to_strings, uid_of, uids_of
 
 
 def md5(data: str | bytes) -> str:
@@ -231,7 +231,7 @@ def test_uids_as_16_bytes() -> None:
     forms.append(pa.array([None if d is None else uuid.UUID(bytes=d).bytes for d in data], pa.uuid()))
     for ids in forms:
         assert hexes(column(["t"] * 6), column(["u"] * 6), ids) == wanted
-        assert as_written(ids, uids_of(column(["t"] * 6), column(["u"] * 6), ids)).to_pylist() == wanted
+        assert to_strings(ids, uids_of(column(["t"] * 6), column(["u"] * 6), ids)).to_pylist() == wanted
 
 
 def test_matched_uids_are_read_back(tmp_path: Path) -> None:
@@ -269,16 +269,16 @@ def test_as_written() -> None:
     found = uids_of(column(["t"] * 5), None, column(given))
     wanted = ["ABC", md5("t"), md5("t"), "laion:17", "0" * 40]
     for form in ("string", "large_string", "dictionary", "string_view", "slice"):
-        written = as_written(FORMS[form](column(given)), found)
+        written = to_strings(FORMS[form](column(given)), found)
         assert written.type == pa.string()
         assert written.to_pylist() == wanted
-    assert as_written(pa.array([5, None]), found[:2]).to_pylist() == ["5", to_hex(found[1:2])[0].as_py()]
-    assert as_written(pa.array([b"\xff", None], pa.binary()), found[:2]).to_pylist() == to_hex(found[:2]).to_pylist()
+    assert to_strings(pa.array([5, None]), found[:2]).to_pylist() == ["5", to_hex(found[1:2])[0].as_py()]
+    assert to_strings(pa.array([b"\xff", None], pa.binary()), found[:2]).to_pylist() == to_hex(found[:2]).to_pylist()
 
 
 def test_strings_keep_bytes() -> None:
     """Bytes that are not UTF-8, in a string or binary column, are hashed as they stand."""
     raw = pa.array([b"\xff", None, b"dog"], pa.binary())
     for kind in (raw, raw.view(pa.string()), raw.cast(pa.large_binary())):
-        assert strings(kind).cast(pa.large_binary()).to_pylist() == [b"\xff", None, b"dog"]
+        assert to_large_string(kind).cast(pa.large_binary()).to_pylist() == [b"\xff", None, b"dog"]
         assert hexes(column(["t"] * 3), kind) == [md5(b"t\xff"), md5("t"), md5("tdog")]

@@ -24,7 +24,7 @@ from metaclip.card.explorer.data_files import write_json_data
 from metaclip.card.run_files import find_column, matched_files, pairs_with_urls, read_batches, url_files
 from metaclip.curate.matched_files import read_matched
 from metaclip.curate.run import Run
-from metaclip.pool.uid import column_uids, strings, to_hex, uids_of
+from metaclip.pool.uid import column_uids, to_hex, to_large_string, uids_of
 
 ROWS_PER_FILE: Final = 8192
 """About the number of rows in a file."""
@@ -77,7 +77,7 @@ def _url_rows(run: Run) -> Iterator[KeyedRows]:
     for path in url_files(run):
         if (name := find_column(run, path, "url")) is not None:
             for batch in read_batches(path, ["uid", name]):
-                urls = strings(batch.column(name))
+                urls = to_large_string(batch.column(name))
                 present = pc.fill_null(pc.not_equal(urls, ""), False)
                 uids = to_hex(column_uids(batch.column("uid"))).filter(present)
                 yield uids_of(urls.filter(present), None, None)[:, 0], uids

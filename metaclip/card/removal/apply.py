@@ -24,7 +24,7 @@ from metaclip.card.run_files import read_batches
 from metaclip.errors import MetaclipError, is_disk_full, one_line
 from metaclip.pool.columns import UID_NAMES, URL_NAMES
 from metaclip.pool.sorted_uids import SUBSET, write_subset
-from metaclip.pool.uid import Uids, column_uids, strings
+from metaclip.pool.uid import Uids, column_uids, to_large_string
 from metaclip.storage.files import atomic_write, disk_errors
 
 _BLOCK: Final = 1 << 20
@@ -71,13 +71,17 @@ class _RemovedPairs:
 
     def contain(self, uids: pa.Array | None, urls: pa.Array | None) -> npt.NDArray[np.bool_]:
         """Return which rows are listed: bool[n], by their uids, and by their urls where there is no uid."""
-        by_url = [] if urls is None else [bool(url) and sha256(url) in self._urls for url in strings(urls).to_pylist()]
+        by_url = (
+            []
+            if urls is None
+            else [bool(url) and sha256(url) in self._urls for url in to_large_string(urls).to_pylist()]
+        )
         if uids is None:
             return np.array(by_url, np.bool_)
         by_uid = self.uids.contains(column_uids(uids))
         if urls is None:
             return by_uid
-        return np.where(pc.fill_null(pc.binary_length(strings(uids)), 0).to_numpy() > 0, by_uid, by_url)
+        return np.where(pc.fill_null(pc.binary_length(to_large_string(uids)), 0).to_numpy() > 0, by_uid, by_url)
 
 
 def _apply_to_subset(pairs: _RemovedPairs, path: Path, out: Path) -> tuple[int, int]:

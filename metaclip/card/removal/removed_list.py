@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from metaclip.card.removal.request import sha256
 from metaclip.errors import MetaclipError, one_line
 from metaclip.pool.sorted_uids import UidSet
-from metaclip.pool.uid import Uids, column_uids, strings, to_hex
+from metaclip.pool.uid import Uids, column_uids, to_hex, to_large_string
 from metaclip.storage.files import atomic_write, local_copy
 
 REMOVED_LIST: Final = "removed.parquet"
@@ -32,7 +32,9 @@ LIST_SCHEMA: Final = pa.schema([("uid", pa.string()), ("url_sha256", pa.string()
 def list_rows(uids: Uids, urls: pa.Array | None, kept: bool) -> pa.Table:
     """Return the rows of removed.parquet for pairs."""
     n = len(uids)
-    hashed = [None] * n if urls is None else [None if not url else sha256(url) for url in strings(urls).to_pylist()]
+    hashed = (
+        [None] * n if urls is None else [None if not url else sha256(url) for url in to_large_string(urls).to_pylist()]
+    )
     columns = [to_hex(uids), pa.array(hashed, pa.string()), pa.array([kept] * n, pa.bool_())]
     return pa.Table.from_arrays(columns, schema=LIST_SCHEMA)
 

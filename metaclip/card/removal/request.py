@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from metaclip.card.hosts import url_hosts
 from metaclip.errors import MetaclipError
-from metaclip.pool.uid import Uids, column_uids, strings, to_hex
+from metaclip.pool.uid import Uids, column_uids, to_hex, to_large_string
 from metaclip.stage.stage import digest_of
 from metaclip.storage.files import read_lines
 
@@ -48,7 +48,7 @@ class RemovalRequest:
 
     def find(self, urls: pa.Array) -> tuple[npt.NDArray[np.bool_], set[str], set[str]]:
         """Find the urls that are requested: (bool[n], the requested urls found, the requested domains found)."""
-        urls = strings(urls)
+        urls = to_large_string(urls)
         requested = np.zeros(len(urls), np.bool_)
         found_urls, found_domains = set[str](), set[str]()
         if self.urls:
