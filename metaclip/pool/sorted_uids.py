@@ -207,7 +207,8 @@ def write_subset(path: Path, blocks: Iterator[UidRows], rows: int) -> None:
 def duplicate_uids(block: UidRows) -> UidRows:
     """Return the uids that occur more than once in a sorted block, each once: uint64[m, 2]."""
     same = (block[1:, 0] == block[:-1, 0]) & (block[1:, 1] == block[:-1, 1])
-    return block[1:, :2][same & ~np.concatenate([[False], same])[:-1]]
+    duplicates: UidRows = block[1:, :2][same & ~np.concatenate([[False], same])[:-1]]
+    return duplicates
 
 
 class UidSet:
