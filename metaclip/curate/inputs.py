@@ -21,7 +21,8 @@ from metaclip.pool.shards import Shard, count_rows, read_schema, schema_and_shar
 from metaclip.stage.runner import Task
 from metaclip.stage.stage import Stage
 from metaclip.storage.files import file_digest
-from metaclip.storage.remote import is_remote, map_parallel
+from metaclip.storage.remote import is_remote
+from metaclip.storage.threads import map_parallel
 
 GROUP_BYTES: Final = 1 << 26
 """Bytes of input that are worth a task of their own: on one core some tenths of a second of matching."""

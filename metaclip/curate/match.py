@@ -35,7 +35,7 @@ from metaclip.curate.run import Run, counts_digest
 from metaclip.curate.settings import MatchSettings
 from metaclip.curate.stages import BALANCE, MATCH
 from metaclip.engine.contract import fold
-from metaclip.engine.progress import Progress, say
+from metaclip.engine.progress import Progress, print_status
 from metaclip.errors import BrokenInput, MetaclipError
 from metaclip.matching.automaton_file import is_built, open_automaton
 from metaclip.matching.count import Counts
@@ -178,7 +178,7 @@ class _Job:
             return
         entries, rule, shown = self.entries, self.settings.rule, self.options.progress
         if len(entries) >= _LARGE and not is_built(entries, rule):
-            say(f"building the automaton of {len(entries):,} entries, once for this list and rule", shown)
+            print_status(f"building the automaton of {len(entries):,} entries, once for this list and rule", shown)
         rows = [task.item.rows for task in tasks if isinstance(task.item, Shard)]
         total = None if None in rows else sum(filter(None, rows))
         automaton = open_automaton(entries, rule)

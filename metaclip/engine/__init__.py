@@ -1,1 +1,1 @@
-"""Engines: what carries shards to functions."""
+"""Engines run functions on shards: in threads, in processes, or on a Ray cluster."""

@@ -1,13 +1,13 @@
-"""The contract of engines: what carries shards to steps, on whatever machines, knows nothing else.
+"""The contract of engines: an engine runs a step on items, in threads, in processes or on other machines.
 
 A step is a function of an item, ``step(item, progress)``, that can be sent to another process: a function of a module, or
-a frozen dataclass whose fields are what it needs (`PortableStep`). An engine has one way to run it, `Engine.map`; `fold` and
-`map_grouped` are built on that one, so they hold for every engine.
+a frozen dataclass with fields for everything it needs (`PortableStep`). An engine has one method, `Engine.map`; `fold` and
+`map_grouped` use only this method, so they work with every engine.
 
-Law: each item comes back once, in any order, with the step's result or with what it raised; an item on which workers died
-comes back as a `WorkerDied` after `TRIES`. A step is run again where a worker or its machine was lost, so what it writes
-it writes whole (`metaclip.storage.files`), and the same each time. Few items are under way at a time: a generator of
-100,000 is drawn from only as work proceeds.
+Law: each item comes back once, in any order, with the result of the step or with the exception that it raised. An item
+comes back with `WorkerDied` if workers died on it `TRIES` times. A step runs again if its worker or machine was lost, so
+it must write whole files (`metaclip.storage.files`) and the same bytes each time. At most a few items per worker are under
+way: a generator of 100,000 items is advanced only as work proceeds.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
@@ -25,30 +24,31 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 ProgressCallback: TypeAlias = Callable[[int, int], None]
-"""Called by a step with (rows read, rows that came through) as it proceeds; raises Interrupted where work is to stop."""
+"""Called by a step with the numbers of rows read and rows kept since its last call, from any thread; raises Interrupted
+when the step must stop."""
 Step: TypeAlias = Callable[[Item, ProgressCallback], Result]
 
 Results: TypeAlias = Generator[tuple[Item, Result | BaseException], None, None]
-"""Items with their results, or the exceptions that steps raised; closing it ends the work that runs, and waits for it."""
+"""Items with their results or the exceptions that steps raised; closing it ends the running steps and waits for them."""
 
 TRIES: Final = 3
-"""How often an item is given to a worker that dies."""
+"""Number of times an item is given to a worker if the workers die."""
 
 
 class WorkerDied(MetaclipError):
-    """An item on which a worker died, each time it was tried."""
+    """Each worker that was given an item died."""
 
 
-def ignore_progress(rows: int, through: int) -> None:
-    """Hear what a step tells, and do nothing."""
+def ignore_progress(rows: int, kept: int) -> None:
+    """Do nothing: a progress callback for steps that nobody watches."""
 
 
 class Engine(Protocol):
-    """What carries items to a step."""
+    """Runs steps on items."""
 
     @property
     def workers(self) -> int:
-        """How many items are worked on at once."""
+        """Number of items processed in parallel."""
 
     def map(
         self,
@@ -58,77 +58,62 @@ class Engine(Protocol):
         *,
         holds_gil: bool = False,
     ) -> Results[Item, Result]:
-        """Run the step on each item; give (item, result or what it raised) as they finish.
+        """Run the step on each item; yield each item, with its result or the exception raised, as it is finished.
 
-        What steps tell comes to `tell` in this process, as it is told or when the item is finished. `holds_gil` says that
-        threads would not share this step's work. When the caller leaves, what runs is ended, and waited for.
+        `progress` is called in this process: when the step calls it, or once an item is finished. `holds_gil` says that
+        the step does not run in parallel threads. When the caller closes the generator, or stops because of an error,
+        running steps are ended and waited for.
         """
 
 
-class Stop:
-    """Tells running work to stop: a step asks it between batches."""
-
-    def __init__(self) -> None:
-        """Begin with go."""
-        self._event = threading.Event()
-
-    def set(self) -> None:
-        """Ask all work to stop."""
-        self._event.set()
-
-    def check(self) -> None:
-        """Raise Interrupted if work is to stop."""
-        if self._event.is_set():
-            raise Interrupted("interrupted; the same command goes on from here")
-
-
 class PortableStep:
-    """A base for frozen dataclasses that are steps: what they make of their fields (cached properties) does not travel."""
+    """A base for frozen dataclasses that are steps: their fields are pickled, their cached properties are not."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave behind what is made on arrival."""
+        """Return the fields; each worker computes the cached properties itself."""
         names = {field.name for field in dataclasses.fields(self)}  # type: ignore[arg-type]
         return {name: value for name, value in self.__dict__.items() if name in names}
 
 
 @dataclasses.dataclass(frozen=True)
 class ReportingStep(Generic[Item, Result]):
-    """A step in another process: what it tells, and what it raises, comes back with its result."""
+    """A step for another process: returns the progress and the exception of a step along with its result."""
 
     step: Step[Item, Result]
 
     def __call__(self, item: Item) -> tuple[tuple[int, int], Result | BaseException]:
-        """Run the step: (what it told in all, result or what it raised)."""
-        told = [0, 0]
+        """Run the step; return (rows read, rows kept) in all, and the result or the exception that the step raised."""
+        rows = kept = 0
 
-        def progress(rows: int, through: int) -> None:
-            told[0] += rows
-            told[1] += through
+        def progress(more_rows: int, more_kept: int) -> None:
+            nonlocal rows, kept
+            rows, kept = rows + more_rows, kept + more_kept
 
         try:
             result: Result | BaseException = self.step(item, progress)
         except Exception as error:
             result = error
-        return (told[0], told[1]), result
+        return (rows, kept), result
 
 
 def default_workers() -> int:
-    """Give the number of processors this process may use."""
+    """Return the number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-# --- adding up in the workers
+# --- sums
 
 
 def fold(
     engine: Engine, step: Callable[[Item], Result], items: Sequence[Item], add: Callable[[Result, Result], Result]
 ) -> Result | None:
-    """Add up what a step gives for each item; None where there is none. `add` is associative and commutative.
+    """Return the sum of the step's results over all items; None if there are no items.
 
-    Workers add up runs of items, so that some sums a worker come back, not one an item. Raise what a step raises.
+    `add` must be associative and commutative. Each worker returns a few partial sums instead of one result per item. Raise
+    what a step raises.
     """
     total: Result | None = None
-    size = -(-len(items) // (_SUMS * engine.workers)) or 1
+    size = -(-len(items) // (_SUMS_PER_WORKER * engine.workers)) or 1
     runs = [items[begin : begin + size] for begin in range(0, len(items), size)]
     for _, result in engine.map(_Fold(step, add), runs):
         if isinstance(result, BaseException):
@@ -137,7 +122,7 @@ def fold(
     return total
 
 
-_SUMS: Final = 4  # a worker: one would leave workers idle at the end
+_SUMS_PER_WORKER: Final = 4  # one would leave workers idle at the end
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,15 +131,15 @@ class _Fold(Generic[Item, Result]):
     add: Callable[[Result, Result], Result]
 
     def __call__(self, items: Sequence[Item], progress: ProgressCallback) -> Result:
-        def each() -> Iterator[Result]:
+        def results() -> Iterator[Result]:
             for item in items:
-                progress(0, 0)
+                progress(0, 0)  # raises Interrupted when the step must stop
                 yield self.step(item)
 
-        return functools.reduce(self.add, each())
+        return functools.reduce(self.add, results())
 
 
-# --- small items
+# --- groups of small items
 
 
 def map_grouped(
@@ -164,15 +149,18 @@ def map_grouped(
     progress: ProgressCallback = ignore_progress,
     *,
     weight: Callable[[Item], int],
-    enough: int,
+    max_weight: int,
+    holds_gil: bool = False,
 ) -> Results[Item, Result]:
-    """Do as `Engine.map`, with many small items carried at once: neighbours of together at most `enough`, by `weight`.
+    """Run the step like `Engine.map`, but send neighbours to a worker together if they weigh at most `max_weight`.
 
-    A group on which workers died is carried again item by item, so that one item costs no other.
+    If workers died on a group, its items are run again one by one, so that an item on which workers die costs no other.
     """
     again: list[Item] = []
-    groups = grouped(items, weight, min(enough, sum(map(weight, items)) // (_GROUPS * engine.workers)))
-    for group, results in engine.map(_Each(step), groups, progress):
+    share = sum(map(weight, items)) // (_GROUPS_PER_WORKER * engine.workers)
+    for group, results in engine.map(
+        _GroupStep(step), grouped(items, weight, min(max_weight, share)), progress, holds_gil=holds_gil
+    ):
         if isinstance(results, WorkerDied) and len(group) > 1:
             again += group
         elif isinstance(results, BaseException):
@@ -180,29 +168,28 @@ def map_grouped(
         else:
             yield from zip(group, results, strict=True)
     if again:
-        yield from engine.map(step, again, progress)
+        yield from engine.map(step, again, progress, holds_gil=holds_gil)
 
 
-_GROUPS: Final = 8  # a worker, at least: so that all end at about the same time
+_GROUPS_PER_WORKER: Final = 8  # at least, so that all workers finish at about the same time
 
 
-def grouped(items: Iterable[Item], weight: Callable[[Item], int], enough: int) -> Iterator[list[Item]]:
-    """Give neighbours together as long as they weigh at most `enough`."""
+def grouped(items: Iterable[Item], weight: Callable[[Item], int], max_weight: int) -> Iterator[list[Item]]:
+    """Yield lists of neighbours that together weigh at most `max_weight`; a heavier item is alone in its list."""
     group: list[Item] = []
-    weighs = 0
+    total = 0
     for item in items:
-        more = weight(item)
-        if group and weighs + more > enough:
+        if group and total + weight(item) > max_weight:
             yield group
-            group, weighs = [], 0
+            group, total = [], 0
         group.append(item)
-        weighs += more
+        total += weight(item)
     if group:
         yield group
 
 
 @dataclasses.dataclass(frozen=True)
-class _Each(Generic[Item, Result]):
+class _GroupStep(Generic[Item, Result]):
     step: Step[Item, Result]
 
     def __call__(self, items: Sequence[Item], progress: ProgressCallback) -> list[Result | BaseException]:

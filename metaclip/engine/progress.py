@@ -1,4 +1,4 @@
-"""Progress of long work on standard error: rows, rate, time left; silent where that is not a terminal."""
+"""Progress of long work on standard error: rows, rate and time left; silent if standard error is not a terminal."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import threading
 from typing import Any
 
 
-def say(line: str, shown: bool | None = None) -> None:
-    """Say on standard error what takes a while before rows can be counted; `shown` as in `Progress`."""
+def print_status(line: str, shown: bool | None = None) -> None:
+    """Print a line on standard error about work that takes long and has no rows to count; `shown` as in `Progress`."""
     if sys.stderr.isatty() if shown is None else shown:
         print(line, file=sys.stderr, flush=True)
 
 
 class Progress:
-    """Counts rows from any number of threads."""
+    """A progress bar that counts rows from any number of threads; a context manager."""
 
     def __init__(self, verb: str, total: int | None, shown: bool | None = None, unit: str = "rows") -> None:
-        """Count up to `total` units (None: unknown); `shown` None shows the bar if standard error is a terminal."""
+        """Set the total number of units (None: unknown); `shown` None shows the bar if standard error is a terminal."""
         self._verb, self._total, self._unit = verb, total, unit
         self._shown = sys.stderr.isatty() if shown is None else shown
-        self._lock, self._through = threading.Lock(), 0
+        self._lock, self._kept = threading.Lock(), 0
         self._word = "matched" if verb == "match" else "kept"
         self._bar: Any = None
 
@@ -39,22 +39,22 @@ class Progress:
             )
         return self
 
-    def advance(self, rows: int, through: int) -> None:
-        """Count rows read, and rows that came through (matched, or kept)."""
+    def advance(self, rows: int, kept: int) -> None:
+        """Add rows read, and rows matched or kept."""
         with self._lock:
-            self._through += through
+            self._kept += kept
             if self._bar is not None:
                 self._bar.update(rows)
-                if self._through:
-                    self._bar.set_postfix_str(f"{self._through:,} {self._word}", refresh=False)
+                if self._kept:
+                    self._bar.set_postfix_str(f"{self._kept:,} {self._word}", refresh=False)
 
     def show(self, line: str) -> None:
-        """Print a line above the bar, if a bar is shown."""
+        """Print a line above the bar if a bar is shown."""
         if self._shown:
             self.note(line)
 
     def note(self, line: str) -> None:
-        """Say something on a line of its own, on standard error."""
+        """Print a line on standard error, above the bar if a bar is shown."""
         with self._lock:
             if self._bar is not None:
                 self._bar.write(line, file=sys.stderr)
@@ -62,6 +62,6 @@ class Progress:
                 print(line, file=sys.stderr)
 
     def __exit__(self, *_: object) -> None:
-        """Leave the bar as it stands."""
+        """Close the bar and leave it on the screen."""
         if self._bar is not None:
             self._bar.close()

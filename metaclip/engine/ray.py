@@ -1,17 +1,17 @@
-"""The engine of many machines: shards to steps as tasks of Ray Core. It knows nothing of matching.
+"""The Ray engine: each item is a task of Ray Core, on one machine or on a cluster.
 
-Without an address Ray is started on this machine for as long as the engine is open, without its dashboard and without its
-reports of use; with one, the cluster there is used as it is. (Of itself Ray keeps others out by the token that it makes in
-~/.ray, from 2.60 on.) metaclip must be installed on its nodes, and input and output must have the same paths there (a shared
-file system, or a store).
+Without an address, the engine starts Ray on this machine for as long as it is open, without its dashboard and without its
+usage reports; with an address, it uses the running cluster. (From 2.60 on, Ray refuses other users by default, by a token
+that it creates in ~/.ray.) The nodes need metaclip, and the same paths for input and output (a shared file system or a
+store).
 
-Law: that of `metaclip.engine.contract`. Ray runs a task again where its worker or its node was lost, `TRIES` times in all;
-what a step raises is its result, and is not tried again. At most two tasks a worker are under way, so that 100,000 shards
-do not lie in the scheduler; they are spread over the nodes. The step is put into Ray's memory once: a node fetches it once,
-and arrays in it are shared by its workers without a copy. A driver that ends, however it does, takes its tasks along.
+Law: that of `metaclip.engine.contract`. Ray runs a task again if its worker or its node was lost, `TRIES` times in all; what
+a step raises is its result, and is not tried again. At most two tasks per worker are under way, so that the scheduler
+never holds 100,000 shards; tasks are spread over the nodes. The step is put into Ray's object store once: each node fetches
+it once, and the workers of a node share its arrays without a copy. When a driver ends, however it does, its tasks end too.
 
-Cost: 4 s to start on this machine, 1.5 s to stop; 1 to 2 s for each worker to begin, besides what its step compiles; 2 ms
-a task.
+Cost: 4 s to start Ray on this machine, 1.5 s to stop it; 1 to 2 s to start each worker, besides what its step compiles;
+2 ms per task.
 """
 
 from __future__ import annotations
@@ -44,42 +44,44 @@ from metaclip.engine.contract import (
 )
 from metaclip.errors import MetaclipError, one_line
 
-_AHEAD: Final = 2  # tasks under way, for each worker
-_LOOK: Final = 1.0  # seconds between looks at whether the caller was interrupted
-_PATIENCE: Final = 30.0  # seconds for tasks that are stopped to end
-_ANSWER: Final = 10.0  # seconds for a cluster to answer: Ray itself tries for minutes
-_LAST_WORDS: Final = 5.0  # seconds in which Ray's folder may be written to after Ray has stopped
-_STORE: Final = 256 << 20  # bytes of Ray's memory on this machine: an automaton, a list, sums under way
+_TASKS_PER_WORKER: Final = 2  # under way at once
+_POLL_SECONDS: Final = 1.0  # between checks for Ctrl-C
+_CANCEL_SECONDS: Final = 30.0  # for cancelled tasks to end
+_CONNECT_SECONDS: Final = 10.0  # for a cluster to answer: Ray itself tries for minutes
+_CLEANUP_SECONDS: Final = 5.0  # in which Ray's last processes may still write to its folder
+_OBJECT_STORE_BYTES: Final = 256 << 20  # on this machine: for an automaton, a list, sums under way
+_USAGE_REPORTS: Final = "RAY_USAGE_STATS_ENABLED"
+_END: Any = object()
 
 
 class Ray:
-    """An engine on a Ray cluster; a context, which starts Ray when there is the first work, and stops it at the end."""
+    """An engine on Ray: a context manager that starts or connects Ray for the first item, and stops it at the end."""
 
     def __init__(self, address: str | None = None, workers: int | None = None) -> None:
-        """Name a cluster ("auto", "host:6379", "ray://host:10001"), None for one on this machine while the engine is open.
+        """Set the address of a cluster ("auto", "host:6379", "ray://host:10001"); None starts Ray on this machine.
 
-        `workers` bounds the tasks that run at once; None for one a processor.
+        `workers` is the number of tasks that run at once; None for one per CPU.
         """
-        self._address, self._given = address, workers
+        self._address, self._max_workers = address, workers
         self._open = contextlib.ExitStack()
-        self._ray: Any = None
-        self._ours = False  # whether the connection was made here, or found
+        self._ray: Any = None  # the module, once it is connected
+        self._owns_connection = False
 
     def __enter__(self) -> Ray:
-        """Find Ray; nothing is started yet."""
-        _installed()
+        """Import Ray, to fail early; nothing is started yet."""
+        _import_ray()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop what was started."""
+        """Stop what was started here."""
         self._stop()
 
     @property
     def workers(self) -> int:
-        """How many tasks run at once: on a cluster, so many as it has processors now."""
-        if self._given is not None or self._address is None:
-            return self._given or default_workers()
-        return max(1, int(self._started().cluster_resources().get("CPU", 1)))
+        """Number of tasks that run at once: on a cluster, the number of CPUs that it has now, unless one was given."""
+        if self._max_workers is not None or self._address is None:
+            return self._max_workers or default_workers()
+        return max(1, int(self._connected().cluster_resources().get("CPU", 1)))
 
     def map(
         self,
@@ -89,57 +91,58 @@ class Ray:
         *,
         holds_gil: bool = False,
     ) -> Results[Item, Result]:
-        """Do as `metaclip.engine.contract.Engine.map`."""
+        """Run the step as `metaclip.engine.contract.Engine.map` does; a task is one item."""
         source = iter(items)
-        if (first := next(source, _NONE)) is _NONE:
+        if (first := next(source, _END)) is _END:
             return
         source = itertools.chain([first], source)
-        ray = self._started()
-        carried = ray.put(ReportingStep(step))
-        carry = ray.remote(_carry).options(
+        ray = self._connected()
+        stored = ray.put(ReportingStep(step))
+        remote = ray.remote(_run_task).options(
             num_cpus=1, max_retries=TRIES - 1, retry_exceptions=False, scheduling_strategy="SPREAD"
         )
-        ahead = 1 if self._given is not None and self._address is not None else _AHEAD  # there, what waits may run
+        # On a cluster, a task that waits may run at once, so a given number of workers bounds the tasks under way.
+        ahead = 1 if self._max_workers is not None and self._address is not None else _TASKS_PER_WORKER
         running: dict[Any, Item] = {}
         try:
             while True:
-                room = ahead * self.workers - len(running)  # below 0 where a node was lost
+                room = ahead * self.workers - len(running)  # below 0 if a node was lost
                 for item in itertools.islice(source, max(0, room)):
-                    running[carry.remote([carried], item)] = item
+                    running[remote.remote([stored], item)] = item
                 if not running:
                     return
-                done, _ = ray.wait(list(running), timeout=_LOOK)
+                done, _ = ray.wait(list(running), timeout=_POLL_SECONDS)
                 for task in done:
-                    told, result = self._outcome(task)
-                    progress(*told)
+                    (rows, kept), result = self._outcome(task)
+                    progress(rows, kept)
                     yield running.pop(task), result
         finally:
             if running:
-                self._end(list(running))
+                self._cancel(list(running))
 
-    def _end(self, running: list[Any]) -> None:
-        """End the tasks that run: with the connection, where it is ours, and it is made again for the next work.
+    def _cancel(self, running: list[Any]) -> None:
+        """End running tasks by closing the connection, if it is ours; the next call of `map` connects again.
 
-        Not by ray.cancel, where that can be avoided: if a task ends just then, Ray may abort this process.
+        ray.cancel is avoided where possible: if a task ends at the same moment, Ray may abort this process.
         """
-        if self._ours:
+        if self._owns_connection:
             self._stop()
             return
         for task in running:
             self._ray.cancel(task, force=True)
-        self._ray.wait(running, num_returns=len(running), timeout=_PATIENCE)
+        self._ray.wait(running, num_returns=len(running), timeout=_CANCEL_SECONDS)
 
     def _stop(self) -> None:
         self._ray = None
         self._open.close()
 
     def _outcome(self, task: Any) -> tuple[tuple[int, int], Any]:
-        """Give what a finished task told, and its result or what became of it."""
+        """Return the progress of a finished task, (rows, kept), and its result or the error that ended it."""
         failures = self._ray.exceptions
         try:
             outcome: tuple[tuple[int, int], Any] = self._ray.get(task)
             return outcome
-        except failures.RayTaskError as error:  # not of the step: the step could not arrive, or its result not leave
+        except failures.RayTaskError as error:  # not raised by the step, but by pickling it or its result
             if isinstance(error.cause, ImportError):
                 raise MetaclipError(
                     f"a worker of Ray cannot import what it needs ({one_line(error.cause, 120)}); "
@@ -148,17 +151,19 @@ class Ray:
             return (0, 0), RuntimeError(one_line(error.cause or error))
         except failures.RayError as error:
             what = one_line(error, 120)
-            died = WorkerDied(f"the worker or its node died {TRIES} times ({what}); look at memory, or leave it out")
+            died = WorkerDied(
+                f"the worker or its node died {TRIES} times ({what}); check its memory, or leave this input out"
+            )
             return (0, 0), died
 
-    def _started(self) -> Any:
-        """Give the module `ray`, connected."""
+    def _connected(self) -> Any:
+        """Return the module `ray`, connected."""
         if self._ray is None:
-            ray = _installed()
+            ray = _import_ray()
             if self._address is not None:
-                _refuse_silent(self._address)
-            self._ours = not ray.is_initialized()
-            if self._ours:
+                _check_reachable(self._address)
+            self._owns_connection = not ray.is_initialized()
+            if self._owns_connection:
                 self._connect(ray)
             self._ray = ray
         return self._ray
@@ -168,87 +173,81 @@ class Ray:
             settings: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
             if self._address is None:
                 folder = tempfile.mkdtemp(prefix="metaclip-ray-")
-                opened.callback(_removed, folder)
-                opened.enter_context(_environment(_PRIVATE))
+                opened.callback(_remove_folder, folder)
+                opened.enter_context(_environment_variable(_USAGE_REPORTS, "0"))
                 settings |= {
                     "address": "local", "num_cpus": self.workers, "include_dashboard": False, "_temp_dir": folder,
-                    "object_store_memory": _STORE, "_system_config": {"task_oom_retries": TRIES - 1},
+                    "object_store_memory": _OBJECT_STORE_BYTES, "_system_config": {"task_oom_retries": TRIES - 1},
                 }  # fmt: skip
             else:
                 settings["address"] = self._address
             opened.callback(ray.shutdown)
             try:
-                with _own_signals():
+                with _sigterm_handler_kept():
                     ray.init(**settings)
             except (OSError, RuntimeError, ValueError) as error:
                 where = self._address or "this machine"
                 raise MetaclipError(
-                    f"Ray does not answer on {where} ({one_line(error, 160)}); check --address, or ray status"
+                    f"Ray does not answer on {where} ({one_line(error, 160)}); check --address and `ray status`"
                 ) from error
             self._open = opened.pop_all()
 
 
-def _removed(folder: str) -> None:
-    """Remove Ray's folder: its last processes may write there for a moment after Ray has stopped."""
-    end = time.monotonic() + _LAST_WORDS
+def _remove_folder(folder: str) -> None:
+    """Remove Ray's folder, to which its last processes may still write for a moment."""
+    end = time.monotonic() + _CLEANUP_SECONDS
     while os.path.lexists(folder) and time.monotonic() < end:
         shutil.rmtree(folder, ignore_errors=True)
         time.sleep(0.02)
 
 
-_NONE: Any = object()
-_PRIVATE: Final = {"RAY_USAGE_STATS_ENABLED": "0"}
-
-
-def _installed() -> Any:
+def _import_ray() -> Any:
     try:
         return importlib.import_module("ray")
     except ImportError:
         raise MetaclipError("the engine ray is not installed; pip install 'metaclip[ray]'") from None
 
 
-def _refuse_silent(address: str) -> None:
+def _check_reachable(address: str) -> None:
     """Raise MetaclipError if nothing answers at an address of the form host:port."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if not (host and port.isdecimal()):
         return
     try:
-        socket.create_connection((host.strip("[]"), int(port)), _ANSWER).close()
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:
         raise MetaclipError(
-            f"no Ray cluster answers at {address} ({one_line(error, 80)}); check --address, and its head by: ray status"
+            f"no Ray cluster answers at {address} ({one_line(error, 80)}); check --address, and run `ray status` on its head"
         ) from None
 
 
-def _carry(step: list[Any], item: Any) -> Any:
-    """Run the step on an item: a task. The step comes in a list, for Ray would fetch it anew for each task."""
-    return _arrived(step[0])(item)
+def _run_task(step: list[Any], item: Any) -> Any:
+    """Run the step on an item: the function of a task. The step is in a list, or Ray would fetch it for each task."""
+    return _fetch_step(step[0])(item)
 
 
 @functools.lru_cache(maxsize=1)
-def _arrived(step: Any) -> Any:
-    """Give the step; kept in a worker's process from task to task, with what it made on arrival."""
-    return _installed().get(step)
+def _fetch_step(step: Any) -> Any:
+    """Return the step; a worker keeps it, with its cached properties, from task to task."""
+    return _import_ray().get(step)
 
 
 @contextlib.contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """Set variables of this process, which Ray's processes inherit."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
+def _environment_variable(name: str, value: str) -> Iterator[None]:
+    """Set a variable of this process, which Ray's processes inherit, for the length of a block."""
+    before = os.environ.get(name)
+    os.environ[name] = value
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
 
 
 @contextlib.contextmanager
-def _own_signals() -> Iterator[None]:
-    """Keep our answer to SIGTERM, which Ray replaces by an exit without an end."""
+def _sigterm_handler_kept() -> Iterator[None]:
+    """Restore the handler of SIGTERM, which Ray replaces by one that exits at once."""
     before = signal.getsignal(signal.SIGTERM)
     yield
     if threading.current_thread() is threading.main_thread():

@@ -23,10 +23,10 @@ from metaclip.storage.remote import (
     as_path,
     file_system,
     is_remote,
-    map_parallel,
     refuse_secrets,
     translate_errors,
 )
+from metaclip.storage.threads import map_parallel
 
 FORMATS: Final = {
     ".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl",

@@ -19,9 +19,9 @@ from typing import IO, Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from metaclip.engine.threads import in_order
 from metaclip.errors import MetaclipError
 from metaclip.storage.files import atomic_write, temporary_path
+from metaclip.storage.threads import map_ordered
 
 SUBSET: Final = np.dtype("u8,u8")
 """DataComp's subset format: (high, low) of each uid, sorted."""
@@ -127,7 +127,7 @@ def _merge(paths: Sequence[Path], block: int, threads: int) -> Iterator[UidRows]
                     yield begins, ends
                 begins = ends
 
-        yield from in_order(lambda piece: sort_rows(_read(runs, *piece)), pieces(), threads)
+        yield from map_ordered(lambda piece: sort_rows(_read(runs, *piece)), pieces(), threads)
 
 
 def _read(runs: Sequence[_Run], begins: Sequence[int], ends: Sequence[int]) -> UidRows:

@@ -29,7 +29,8 @@ from metaclip.errors import MetaclipError, one_line
 from metaclip.recipe import dump
 from metaclip.storage.files import atomic_write, disk_errors, read_json, remove_temporaries, write_json
 from metaclip.storage.lease import Lease, live_claim
-from metaclip.storage.remote import AlreadyExists, AnyPath, RemotePath, absolute_path, as_path, map_parallel
+from metaclip.storage.remote import AlreadyExists, AnyPath, RemotePath, absolute_path, as_path
+from metaclip.storage.threads import map_parallel
 
 MANIFEST: Final = "manifest.json"
 _STATE: Final = ".state"

@@ -78,7 +78,13 @@ def run(
     engine, marked = options.active_engine, _MarkedStep(stage, step)
     if group:
         results = map_grouped(
-            engine, marked, list(tasks), progress.advance, weight=lambda task: task.weight, enough=group
+            engine,
+            marked,
+            list(tasks),
+            progress.advance,
+            weight=lambda task: task.weight,
+            max_weight=group,
+            holds_gil=holds_gil,
         )
     else:
         results = engine.map(marked, tasks, progress.advance, holds_gil=holds_gil)

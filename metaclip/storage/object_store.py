@@ -7,13 +7,12 @@ client, six times in all over a quarter of a minute.
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import functools
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Iterator
+from typing import Any, Final
 
 from metaclip.errors import MetaclipError, one_line
 
@@ -22,9 +21,6 @@ _PACKAGES: Final = {"s3": "s3", "s3a": "s3"}
 _RETRIES: Final = {"mode": "standard", "max_attempts": 6}
 _LOGIN: Final = re.compile(r"//[^/\s@]+@")
 _SIGNED: Final = re.compile(r"[?&](?:x-amz-[a-z-]+|awsaccesskeyid|signature|sig|token|key|secret)=", re.I)
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 class StoreError(MetaclipError):
@@ -137,15 +133,3 @@ def _opened(scheme: str, pid: int) -> Any:
         options = {"use_listings_cache": False, "config_kwargs": {"retries": _RETRIES, **config}}
         return fsspec.filesystem(scheme, skip_instance_cache=True, **options)
     return fsspec.filesystem(scheme)
-
-
-def map_parallel(function: Callable[[Item], Result], items: Sequence[Item], at_once: int) -> list[Result]:
-    """Call a function that waits for a store with each item, so many at a time; give the results in order."""
-    if min(len(items), at_once) < 2:
-        return [function(item) for item in items]
-    with concurrent.futures.ThreadPoolExecutor(min(at_once, len(items)), thread_name_prefix="store") as pool:
-        try:
-            return list(pool.map(function, items))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise

@@ -28,15 +28,15 @@ from metaclip.storage.object_store import (
     error_code,
     file_system,
     has_no_bucket,
-    map_parallel,
     refuse_secrets,
     translate_errors,
     without_secrets,
 )
+from metaclip.storage.threads import map_parallel
 
 __all__ = [
     "AlreadyExists", "AnyPath", "RemotePath", "StoreError", "absolute_path", "as_path", "fetch_all", "file_system", "is_inside",
-    "is_remote", "map_parallel", "read_all", "refuse_secrets", "relative_path", "remove_all", "resolve_path",
+    "is_remote", "read_all", "refuse_secrets", "relative_path", "remove_all", "resolve_path",
     "translate_errors", "without_secrets",
 ]  # fmt: skip
 

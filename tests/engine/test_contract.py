@@ -30,11 +30,19 @@ from metaclip.engine.contract import (
     map_grouped,
 )
 from metaclip.engine.local import Local
-from metaclip.engine.processes import Processes
 from metaclip.engine.ray import Ray
 from metaclip.errors import MetaclipError
 
 WORKERS = 2
+
+
+class Processes(Local):
+    """The local engine as it runs steps that hold the GIL."""
+
+    def map(self, *arguments: Any, **options: Any) -> Any:
+        return super().map(*arguments, **{**options, "holds_gil": True})
+
+
 RAY = pytest.param(
     "ray",
     marks=[
@@ -229,7 +237,7 @@ def test_small_items_are_carried_together(engine: Engine) -> None:
     """Each item comes back once, alone with its result or what it raised, and what was told adds up."""
     told: list[int] = []
     given = list(
-        map_grouped(engine, square, range(300), lambda rows, _: told.append(rows), weight=lambda _: 1, enough=10)
+        map_grouped(engine, square, range(300), lambda rows, _: told.append(rows), weight=lambda _: 1, max_weight=10)
     )
     assert sorted(x for x, _ in given) == list(range(300))
     assert {x: result for x, result in given if x != 13} == {x: x * x for x in range(300) if x != 13}
@@ -241,14 +249,14 @@ def test_one_of_a_group_that_kills_costs_no_other(engine_of_processes: Engine, t
     """A group on which workers died is carried again item by item: only the one that kills is lost."""
     step = Fragile(tmp_path, {9: 100})
     items = range(8, 8 + 4 * 8 * WORKERS)
-    results = dict(map_grouped(engine_of_processes, step, items, weight=lambda _: 1, enough=4))
+    results = dict(map_grouped(engine_of_processes, step, items, weight=lambda _: 1, max_weight=4))
     assert isinstance(results.pop(9), WorkerDied)
     assert results == {x: x for x in items if x != 9}
     assert step.tries(9) == 2 * TRIES
 
 
 @pytest.mark.parametrize(
-    ("weights", "enough", "wanted"),
+    ("weights", "max_weight", "wanted"),
     [
         ([], 5, []),
         ([9], 5, [[9]]),
@@ -258,9 +266,9 @@ def test_one_of_a_group_that_kills_costs_no_other(engine_of_processes: Engine, t
         ([1, 1], 0, [[1], [1]]),
     ],
 )
-def test_neighbours_stay_together_up_to_a_weight(weights: list[int], enough: int, wanted: list[list[int]]) -> None:
+def test_neighbours_stay_together_up_to_a_weight(weights: list[int], max_weight: int, wanted: list[list[int]]) -> None:
     """Groups keep the order, weigh at most what is enough, and what is heavier goes alone."""
-    assert list(grouped(weights, lambda weight: weight, enough)) == wanted
+    assert list(grouped(weights, lambda weight: weight, max_weight)) == wanted
 
 
 # --- Ray alone

@@ -1,59 +1,81 @@
-"""The local engine: everything is done once, little is under way, and whoever leaves leaves nothing running."""
+"""The local engine: each item is processed once, few are under way, and a caller that leaves leaves nothing running."""
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-from metaclip.engine.contract import Stop, default_workers
-from metaclip.engine.local import run
-from metaclip.errors import Interrupted
+from metaclip.engine.contract import TRIES, ProgressCallback, WorkerDied, default_workers
+from metaclip.engine.local import Local
+from metaclip.errors import Interrupted, MetaclipError
 
 
-def workers() -> set[str]:
+def worker_threads() -> set[str]:
     return {thread.name for thread in threading.enumerate() if thread.name.startswith("shard")}
 
 
-@pytest.mark.parametrize("n_workers", [1, 2, 7])
+def identity(x: int, progress: ProgressCallback) -> int:
+    return x
+
+
+def square(x: int, progress: ProgressCallback) -> int:
+    return x * x
+
+
+def test_workers_are_what_this_process_may_use() -> None:
+    """The default is the number of CPUs that this process may run on."""
+    assert 1 <= default_workers() <= (os.cpu_count() or 1)
+    assert Local().workers == default_workers()
+
+
+# --- threads
+
+
+@pytest.mark.parametrize("workers", [1, 2, 7])
 @pytest.mark.parametrize("n", [0, 1, 5, 500])
-def test_every_item_is_done_once(n: int, n_workers: int) -> None:
+def test_every_item_is_done_once(n: int, workers: int) -> None:
     """Each item comes back with its result, whatever the number of workers; falsy items and results too."""
     called: list[int] = []
 
-    def square(x: int) -> int:
+    def step(x: int, progress: ProgressCallback) -> int:
         called.append(x)
         time.sleep(random.random() / 5000)
         return x * x
 
-    given = list(run(square, range(n), n_workers, Stop()))
+    given = list(Local(workers).map(step, range(n)))
     assert sorted(given) == [(x, x * x) for x in range(n)]
     assert sorted(called) == list(range(n))
-    assert not workers()
+    assert not worker_threads()
 
 
 def test_none_is_an_item() -> None:
     """An item that is None ends nothing."""
-    assert sorted(run(repr, [None, 0, None], 1, Stop()), key=repr) == [(0, "0"), (None, "None"), (None, "None")]
+    given = Local(1).map(lambda x, _: repr(x), [None, 0, None])
+    assert sorted(given, key=repr) == [(0, "0"), (None, "None"), (None, "None")]
 
 
 def test_items_of_uneven_length_come_in_the_order_they_end() -> None:
-    """A long item holds up nobody: results come as they are ready, and are the same."""
+    """A long item delays no other: results come as they are ready, and are the same."""
     first = threading.Event()
 
-    def step(x: int) -> int:
+    def step(x: int, progress: ProgressCallback) -> int:
         if x == 0:
             first.wait(60)
         return x
 
     given = []
-    for item, _ in run(step, range(6), 2, Stop()):
+    for item, _ in Local(2).map(step, range(6)):
         given.append(item)
         if len(given) == 5:
             first.set()
@@ -61,27 +83,27 @@ def test_items_of_uneven_length_come_in_the_order_they_end() -> None:
     assert sorted(given) == list(range(6))
 
 
-@pytest.mark.parametrize("n_workers", [1, 3])
-def test_little_is_under_way(n_workers: int) -> None:
-    """A generator of a million items is drawn from only as work proceeds: at most two items a worker ahead."""
+@pytest.mark.parametrize("workers", [1, 3])
+def test_little_is_under_way(workers: int) -> None:
+    """A generator of a million items is advanced only as work proceeds: at most two items per worker ahead."""
     drawn = 0
 
     def items() -> Iterator[int]:
         nonlocal drawn
-        for drawn in range(1, 1_000_001):  # noqa: UP028 - who draws is watched
+        for drawn in range(1, 1_000_001):  # noqa: UP028 - the test watches how far it is advanced
             yield drawn
 
     furthest = 0
-    for done, _ in enumerate(itertools.islice(run(lambda x: x, items(), n_workers, Stop()), 50)):
+    for done, _ in enumerate(itertools.islice(Local(workers).map(identity, items()), 50)):
         furthest = max(furthest, drawn - done)
-    assert n_workers <= furthest <= 2 * n_workers
+    assert workers <= furthest <= 2 * workers
 
 
 def test_at_most_the_workers_run_at_once() -> None:
     """No more calls run at the same time than there are workers, and as many do."""
     lock, running, most = threading.Lock(), 0, 0
 
-    def step(_: int) -> None:
+    def step(_: int, progress: ProgressCallback) -> None:
         nonlocal running, most
         with lock:
             running += 1
@@ -90,73 +112,82 @@ def test_at_most_the_workers_run_at_once() -> None:
         with lock:
             running -= 1
 
-    list(run(step, range(30), 3, Stop()))
+    list(Local(3).map(step, range(30)))
     assert most == 3
 
 
 def test_exceptions_come_back_with_their_items() -> None:
-    """What one item raises is its result, and the others are done."""
+    """An exception is the result of its item, and the others are done."""
 
-    def step(x: int) -> int:
+    def step(x: int, progress: ProgressCallback) -> int:
         if x % 3 == 0:
             raise ValueError(x)
         return x
 
-    given = dict(run(step, range(10), 2, Stop()))
+    given = dict(Local(2).map(step, range(10)))
     assert {x for x, result in given.items() if isinstance(result, ValueError)} == {0, 3, 6, 9}
     assert [given[x] for x in (1, 2, 4)] == [1, 2, 4]
     assert str(given[6]) == "6"
 
 
 def test_a_caller_that_leaves_leaves_no_threads() -> None:
-    """An error of the caller: running calls are asked to stop and waited for, waiting ones are not begun."""
-    stop, begun, ended = Stop(), [], []
+    """After an error of the caller, running calls are stopped and waited for, and waiting ones do not begin.
 
-    def step(x: int) -> None:
+    A stopped call raises what the command line knows: exit code 130, and the next step.
+    """
+    begun, ended, errors = [], [], []
+
+    def step(x: int, progress: ProgressCallback) -> None:
         begun.append(x)
         try:
             while x:
-                stop.check()
+                progress(0, 0)
                 time.sleep(0.001)
+        except Interrupted as error:
+            errors.append(error)
+            raise
         finally:
             ended.append(x)
 
-    def options() -> None:
-        for _ in run(step, range(100), 2, stop):
+    def fail() -> None:
+        for _ in Local(2).map(step, range(100)):
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        options()
+        fail()
     assert sorted(begun) == sorted(ended)
     assert len(begun) <= 4
-    assert not workers()
+    assert {(str(error), error.exit_code) for error in errors} == {
+        ("interrupted; the same command goes on from here", 130)
+    }
+    assert not worker_threads()
 
 
 def test_an_error_of_the_source_leaves_no_threads() -> None:
-    """Items that cannot be had: what runs is waited for, and the error goes up."""
+    """If the next item cannot be had, running calls are waited for, and the error goes up."""
 
     def items() -> Iterator[int]:
         yield from range(3)
         raise OSError("no more")
 
     with pytest.raises(OSError, match="no more"):
-        list(run(lambda x: x, items(), 1, Stop()))
-    assert not workers()
+        list(Local(1).map(identity, items()))
+    assert not worker_threads()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_work_between_batches(number: int) -> None:
-    """Ctrl-C and SIGTERM (as the command line takes it) end long work: asked to stop, waited for, no thread left."""
-    stop, ended = Stop(), []
+    """Ctrl-C and SIGTERM (as the command line handles it) end long steps: stopped, waited for, no thread left."""
+    ended = []
 
-    def step(x: int) -> None:
+    def step(x: int, progress: ProgressCallback) -> None:
         if x == 1:
-            time.sleep(0.05)  # the other one is begun
+            time.sleep(0.05)  # the other one has begun
             os.kill(os.getpid(), number)
         try:
             end = time.monotonic() + 60
             while time.monotonic() < end:
-                stop.check()
+                progress(0, 0)
                 time.sleep(0.001)
         except Interrupted:
             ended.append(x)
@@ -169,44 +200,159 @@ def test_a_signal_stops_work_between_batches(number: int) -> None:
     try:
         began = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
-            list(run(step, range(50), 2, stop))
+            list(Local(2).map(step, range(50)))
     finally:
         signal.signal(number, before)
     assert time.monotonic() - began < 30
     assert sorted(ended) == [0, 1]
-    assert not workers()
+    assert not worker_threads()
 
 
 def test_a_thread_of_the_pool_may_collect_what_was_left() -> None:
-    """What the caller dropped is closed by whichever thread collects garbage: one of the pool cannot wait for itself."""
+    """A dropped generator is closed by whichever thread collects garbage: a thread of the pool cannot wait for itself."""
     begun, closed = threading.Event(), []
 
-    def step(x: int) -> int:
+    def step(x: int, progress: ProgressCallback) -> int:
         if x == 1:
             begun.wait(30)
-            carried.close()  # type: ignore[attr-defined]
+            results.close()
             closed.append(x)
         return x
 
-    carried = run(step, range(2), 2, Stop())
-    assert next(carried) == (0, 0)
+    results = Local(2).map(step, range(2))
+    assert next(results) == (0, 0)
     begun.set()
     end = time.monotonic() + 30
-    while workers():
+    while worker_threads():
         assert time.monotonic() < end
     assert closed == [1]
 
 
-def test_stop_says_that_the_command_goes_on() -> None:
-    """Work that is asked to stop raises what the command line knows: code 130, and the next step."""
-    stop = Stop()
-    stop.check()
-    stop.set()
-    with pytest.raises(Interrupted, match="the same command goes on from here") as raised:
-        stop.check()
-    assert raised.value.exit_code == 130
+# --- processes
 
 
-def test_workers_are_what_this_process_may_use() -> None:
-    """The default is the number of processors that this process may run on."""
-    assert 1 <= default_workers() <= (os.cpu_count() or 1)
+def in_processes(workers: int) -> Callable[..., Iterator[tuple[int, object]]]:
+    return functools.partial(Local(workers).map, holds_gil=True)
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def gone(pids: set[int]) -> bool:
+    """Wait until none of some processes is left."""
+    end = time.monotonic() + 30
+    while any(map(alive, pids)) and time.monotonic() < end:
+        time.sleep(0.01)
+    return not any(map(alive, pids))
+
+
+def pid_of(_: object, progress: ProgressCallback) -> int:
+    time.sleep(0.02)
+    return os.getpid()
+
+
+class Fragile:
+    """A step that kills its process on some items, the first `deaths` times."""
+
+    def __init__(self, folder: Path, deaths: dict[int, int]) -> None:
+        self.folder, self.deaths = folder, deaths
+
+    def __call__(self, x: int, progress: ProgressCallback) -> int:
+        marks = self.folder / f"{x}.tries"
+        with marks.open("a") as file:
+            file.write("x")
+        if len(marks.read_text()) <= self.deaths.get(x, 0):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if x == 7:
+            raise MetaclipError("seven")
+        return x
+
+    def tries(self, x: int) -> int:
+        return len((self.folder / f"{x}.tries").read_text())
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_processes_do_every_item_once(workers: int) -> None:
+    """Each item comes back with its result; workers are used again, and are gone at the end."""
+    map_ = in_processes(workers)
+    assert sorted(map_(square, range(40))) == [(x, x * x) for x in range(40)]
+    pids = {int(str(pid)) for _, pid in map_(pid_of, range(12))}
+    assert 1 <= len(pids) <= workers
+    assert os.getpid() not in pids
+    assert gone(pids)
+    assert not worker_threads()
+    assert list(map_(square, [])) == []
+
+
+@pytest.mark.parametrize(("workers", "items"), [(1, [1, 2]), (3, [1])])
+def test_one_worker_or_one_item_needs_no_process(workers: int, items: list[int]) -> None:
+    """The step runs in this process and this thread, so that Ctrl-C interrupts it."""
+    assert list(in_processes(workers)(lambda _, __: (os.getpid(), threading.get_ident()), items)) == [
+        (item, (os.getpid(), threading.get_ident())) for item in items
+    ]
+
+
+def test_a_worker_that_dies_costs_its_item_a_try(tmp_path: Path) -> None:
+    """A killed worker is replaced and its item tried again; the others are done once; errors come back."""
+    step = Fragile(tmp_path, {2: 1, 5: 2, 9: 100})
+    results = dict(in_processes(2)(step, range(12)))
+    assert {x: result for x, result in results.items() if not isinstance(result, BaseException)} == {
+        x: x for x in range(12) if x not in (7, 9)
+    }
+    assert str(results[7]) == "seven"
+    assert isinstance(results[9], WorkerDied)
+    assert "SIGKILL" in str(results[9])
+    assert [step.tries(x) for x in range(12)] == [1, 1, 2, 1, 1, 3, 1, 1, 1, TRIES, 1, 1]
+
+
+def test_a_caller_that_leaves_leaves_no_process() -> None:
+    """A caller that leaves in the middle takes the workers with it, and the threads that watch them."""
+    found = Local(2).map(pid_of, range(1000), holds_gil=True)
+    pids = {int(str(pid)) for _, pid in (next(found), next(found), next(found))}
+    found.close()
+    assert gone(pids)
+    assert not worker_threads()
+
+
+def sleep_long(x: int, progress: ProgressCallback) -> int:
+    if x:
+        time.sleep(600)
+    return os.getpid()
+
+
+def test_a_caller_that_leaves_does_not_wait_for_steps_in_processes() -> None:
+    """Workers are killed where they are."""
+    began = time.monotonic()
+    found = Local(2).map(sleep_long, range(10), holds_gil=True)
+    next(found)
+    found.close()
+    assert time.monotonic() - began < 60
+    assert not worker_threads()
+
+
+def test_a_worker_dies_with_who_started_it(tmp_path: Path) -> None:
+    """A driver that is killed leaves no worker behind, though they sleep."""
+    (tmp_path / "driver.py").write_text(
+        "import os, sys, time\n"
+        "from metaclip.engine.local import Local\n"
+        "def step(x, progress):\n"
+        "    open(sys.argv[1] + f'/{os.getpid()}.pid', 'w').close()\n"
+        "    time.sleep(600)\n"
+        "if __name__ == '__main__':\n"
+        "    list(Local(2).map(step, range(4), holds_gil=True))\n"
+    )
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    driver = subprocess.Popen([sys.executable, tmp_path / "driver.py", tmp_path], env=environ)
+    end = time.monotonic() + 60
+    while len(list(tmp_path.glob("*.pid"))) < 2 and time.monotonic() < end:
+        time.sleep(0.01)
+    pids = {int(path.stem) for path in tmp_path.glob("*.pid")}
+    assert len(pids) == 2
+    driver.kill()
+    driver.wait()
+    assert gone(pids)

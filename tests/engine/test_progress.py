@@ -6,7 +6,7 @@ import concurrent.futures
 
 import pytest
 
-from metaclip.engine.progress import Progress, say
+from metaclip.engine.progress import Progress, print_status
 
 
 def test_silent_where_nobody_looks(capsys: pytest.CaptureFixture[str]) -> None:
@@ -48,8 +48,8 @@ def test_a_note_has_a_line_of_its_own(capsys: pytest.CaptureFixture[str], shown:
 
 def test_what_takes_a_while_is_said_at_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     """A line before the rows can be counted, there and nowhere else."""
-    say("building", shown=None)
-    say("building", shown=False)
+    print_status("building", shown=None)
+    print_status("building", shown=False)
     assert capsys.readouterr() == ("", "")
-    say("building", shown=True)
+    print_status("building", shown=True)
     assert capsys.readouterr() == ("", "building\n")

@@ -27,7 +27,7 @@ def workers(pid: int) -> list[int]:
     found = [
         child
         for child, line in below(pid).items()
-        if line.startswith("ray::_carry") or "multiprocessing.spawn import spawn_main" in line
+        if line.startswith("ray::_run_task") or "multiprocessing.spawn import spawn_main" in line
     ]
     return sorted(found, key=_age)
 

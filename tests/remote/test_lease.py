@@ -22,7 +22,8 @@ from metaclip.stage.folder import ALL, Folder, Part
 from metaclip.stage.stage import Stage
 from metaclip.storage import lease as leases
 from metaclip.storage.lease import Claim, Lease, live_claim, seconds_between_beats
-from metaclip.storage.remote import AlreadyExists, RemotePath, map_parallel
+from metaclip.storage.remote import AlreadyExists, RemotePath
+from metaclip.storage.threads import map_parallel
 from tests.processes import until
 from tests.remote.conftest import Through
 from tests.remote.servers import Answer, Asked

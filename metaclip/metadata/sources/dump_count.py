@@ -25,7 +25,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from metaclip.engine.contract import Engine, PortableStep, ProgressCallback
-from metaclip.engine.processes import Processes
 from metaclip.engine.progress import Progress
 from metaclip.errors import MetaclipError
 from metaclip.metadata.sources import dump, spill, wikitext
@@ -100,7 +99,7 @@ def count(
     file that is damaged, for a folder that holds the count of another dump or is in use, and if no article has a word.
     """
     files = dump.find(where, wiki)
-    options = RunOptions(engine=engine or Processes(workers))
+    options = RunOptions(workers=workers, engine=engine)
     parts = _parts(files, part_bytes)
     folder = Folder(out)
     with folder.owned():

@@ -37,7 +37,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from metaclip.engine.contract import ProgressCallback
-from metaclip.engine.processes import Processes
+from metaclip.engine.local import Local
 from metaclip.errors import MetaclipError, one_line
 from metaclip.metadata.candidates import Candidates
 from metaclip.metadata.sources import dump_count, spill
@@ -156,7 +156,7 @@ def candidates(
     paths = _files(settings, retry)
     with disk_errors(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory(prefix="metaclip-pageviews-") as name:
         folder = Path(name)
-        funnel, digest = _read_all(paths, settings, folder, Processes(workers), memory)
+        funnel, digest = _read_all(paths, settings, folder, Local(workers), memory)
         summed = spill.Tally(folder / "summed.parquet", max(1, memory // spill.BYTES_A_KEY))
         dropped = 0
         for table in _resolved(spill.gathered(spill.read(folder / _MERGED), _ROWS), settings):
@@ -211,7 +211,7 @@ def _files(settings: PageviewSettings, retry: RetryPolicy | None) -> list[Path]:
 
 
 def _read_all(
-    paths: Sequence[Path], settings: PageviewSettings, folder: Path, engine: Processes, memory: int
+    paths: Sequence[Path], settings: PageviewSettings, folder: Path, engine: Local, memory: int
 ) -> tuple[dict[str, int], str]:
     """Add all files up into one run in a folder; give the funnel of lines, and a digest of the files."""
     from tqdm import tqdm
@@ -222,7 +222,7 @@ def _read_all(
     )
     funnels_of, digests = {}, {}
     with tqdm(total=len(paths), desc="pageviews", unit=" files", disable=None) as bar:
-        for path, result in engine.map(step, paths):
+        for path, result in engine.map(step, paths, holds_gil=True):
             if isinstance(result, BaseException):
                 raise result
             funnels_of[path], digests[path] = result

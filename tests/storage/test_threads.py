@@ -1,4 +1,4 @@
-"""Threads: results in the order of their items, few calls ahead, an error where its item stands, no thread left."""
+"""Threads: results in the order of their items, few calls ahead, errors in their place, and no thread left running."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from metaclip.engine.threads import in_order, thread_pool
+from metaclip.storage.threads import map_ordered, map_parallel, thread_pool
 
 
 def left() -> list[str]:
@@ -18,43 +18,44 @@ def left() -> list[str]:
 
 @pytest.mark.parametrize("threads", [1, 2, 7])
 @pytest.mark.parametrize("n", [0, 1, 5, 200])
-def test_results_come_in_order(n: int, threads: int) -> None:
-    """As of `map`, however long each call takes."""
+def test_results_come_map_ordered(n: int, threads: int) -> None:
+    """Like `map`, however long each call takes."""
 
     def square(x: int) -> int:
         time.sleep(random.random() / 2000)
         return x * x
 
-    assert list(in_order(square, range(n), threads)) == [x * x for x in range(n)]
+    assert list(map_ordered(square, range(n), threads)) == [x * x for x in range(n)]
+    assert map_parallel(square, range(n), threads) == [x * x for x in range(n)]
     assert not left()
 
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_little_is_ahead(threads: int) -> None:
-    """Endless items are drawn from only as results are taken."""
+    """An endless iterator of items is advanced only as results are taken."""
     drawn: list[int] = []
 
     def items() -> itertools.chain[int]:
         return itertools.chain.from_iterable([drawn.append(x) or x] for x in itertools.count())  # type: ignore[func-returns-value]
 
-    results = in_order(lambda x: x, items(), threads)
+    results = map_ordered(lambda x: x, items(), threads)
     for taken in range(1, 20):
         next(results)
         assert len(drawn) <= taken + threads
-    results.close()  # type: ignore[attr-defined]
+    results.close()
     assert not left()
 
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_an_error_comes_in_its_place(threads: int) -> None:
-    """What came before it is given first."""
+    """The results before it are yielded first."""
 
     def step(x: int) -> int:
         if x == 5:
             raise ValueError("five")
         return x
 
-    results = in_order(step, range(50), threads)
+    results = map_ordered(step, range(50), threads)
     assert [next(results) for _ in range(5)] == [0, 1, 2, 3, 4]
     with pytest.raises(ValueError, match="five"):
         next(results)
@@ -62,7 +63,7 @@ def test_an_error_comes_in_its_place(threads: int) -> None:
 
 
 def test_a_thread_of_the_pool_may_end_it() -> None:
-    """It does not wait for itself; the others are waited for by whoever opened the pool, or at the process's end."""
+    """It does not wait for itself; the other threads end by themselves."""
     opened = thread_pool(2)
     pool = opened.__enter__()
     assert pool.submit(opened.__exit__, None, None, None).result(30) is False
