@@ -20,8 +20,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from metaclip.card.run_files import read_batches
+from metaclip.matching.match_arrays import ids_and_offsets
 from metaclip.matching.matcher import Matcher
-from metaclip.matching.matches import ids_of
 from metaclip.pool.columns import find_columns
 from metaclip.pool.texts import plain_texts
 from metaclip.pool.uid import uids_of
@@ -85,7 +85,7 @@ def draw_samples(path: Path, text_column: str | None, blocked: Matcher | None) -
             shown = pa.array(np.flatnonzero(showable(texts, blocked)))
             texts, matches = texts.take(shown), batch.column("matches").take(shown)
             hashes = uids_of(texts, None, None)[:, 0]
-            entry, offsets = ids_of(matches)
+            entry, offsets = ids_and_offsets(matches)
             row = np.repeat(np.arange(len(texts)), np.diff(offsets))
             rank = _mix(hashes[row] ^ _mix(entry.astype(np.uint64) + np.uint64(1)))
             yield Samples(entry, rank, texts.take(pa.array(row))).lowest_ranks()

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from metaclip.curate.draw import FIXED_POINT, expect_rows, uniforms
 from metaclip.curate.matched_files import read_matched
 from metaclip.curate.threshold import tail_share
-from metaclip.matching.matches import ids_of
+from metaclip.matching.match_arrays import ids_and_offsets
 
 POINTS: Final = 24
 MOST_PAIRS: Final = 20_000_000
@@ -61,7 +61,7 @@ def sum_file(
     sums, by_entry = np.zeros(len(thresholds), np.uint64), np.zeros((len(counts), len(thresholds)), np.uint64)
     for _, uids, matches in read_matched(path):
         chosen = matches.filter(uniforms(_SAMPLE_SEED, 0, uids) < share) if share < 1.0 else matches
-        values, offsets = ids_of(chosen)
+        values, offsets = ids_and_offsets(chosen)
         expect_rows(values, offsets, counts, thresholds, sums, by_entry)
     return sums, by_entry
 

@@ -25,7 +25,7 @@ from metaclip.curate.inputs import check_unchanged, columns_of
 from metaclip.curate.matched_files import read_matched
 from metaclip.curate.settings import MatchSettings
 from metaclip.engine.contract import PortableStep, ProgressCallback
-from metaclip.matching.matches import ids_of
+from metaclip.matching.match_arrays import ids_and_offsets
 from metaclip.pool.columns import Columns
 from metaclip.pool.shards import Shard
 from metaclip.pool.sorted_uids import UidSet, load_array, write_rows, write_run
@@ -76,7 +76,7 @@ class ExpectStep(PortableStep):
         thresholds = np.require(self.thresholds, requirements="W")
         sums = np.zeros(len(thresholds), np.uint64)
         for _, _, matches in read_matched(self.matched / "matched" / f"{shard}.parquet"):
-            expect_rows(*ids_of(matches), counts, thresholds, sums)
+            expect_rows(*ids_and_offsets(matches), counts, thresholds, sums)
         return sums.astype(np.object_)  # the sums of all shards do not fit 64 bits
 
 
@@ -145,7 +145,7 @@ def balance_shard(
 
     def drawn() -> Iterator[Kept]:
         for rows, uids, matches in read_matched(matched / "matched" / f"{shard.name}.parquet"):
-            probability, keep = drawing.rows(uids, *ids_of(matches))
+            probability, keep = drawing.rows(uids, *ids_and_offsets(matches))
             kept = np.flatnonzero(keep)
             progress(0, len(kept))
             yield Kept(rows, int(rows[-1]), kept, uids, matches, probability)

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from metaclip.curate.matched_files import COMPRESSION
 from metaclip.engine.contract import ProgressCallback
 from metaclip.errors import BrokenInput
-from metaclip.matching.matches import MATCHES
+from metaclip.matching.match_arrays import MATCHES
 from metaclip.pool.columns import Columns
 from metaclip.pool.shards import Shard, read_batches
 from metaclip.pool.texts import DroppedRows

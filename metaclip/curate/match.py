@@ -39,7 +39,7 @@ from metaclip.engine.progress import Progress, print_status
 from metaclip.errors import BrokenInput, MetaclipError
 from metaclip.matching.automaton_file import is_built, open_automaton
 from metaclip.matching.count import Counts
-from metaclip.matching.native_backend import KernelEngine
+from metaclip.matching.native_backend import NativeBackend
 from metaclip.matching.text_rule import TextRule
 from metaclip.metadata.entries import Metadata, as_metadata
 from metaclip.metadata.shipped import shipped
@@ -182,8 +182,8 @@ class _Job:
         rows = [task.item.rows for task in tasks if isinstance(task.item, Shard)]
         total = None if None in rows else sum(filter(None, rows))
         automaton = open_automaton(entries, rule)
-        few = total is not None and total <= _FEW and not KernelEngine.at_hand(automaton)
-        step = MatchStep(self.stage, self.settings, automaton, entries, plain=few)
+        few = total is not None and total <= _FEW and not NativeBackend.is_compiled(automaton)
+        step = MatchStep(self.stage, self.settings, automaton, entries, backend="python" if few else "native")
         with Progress("match", total, shown) as progress:
             for task, marker in run(self.stage, step, tasks, self.options, progress, group=GROUP_BYTES):
                 for reason, place in (marker or {}).get("places", {}).items():

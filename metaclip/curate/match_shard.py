@@ -27,8 +27,8 @@ from metaclip.curate.settings import MatchSettings
 from metaclip.engine.contract import PortableStep, ProgressCallback
 from metaclip.matching.automaton import Automaton
 from metaclip.matching.count import add_ids
-from metaclip.matching.matcher import Matcher
-from metaclip.matching.matches import MATCHES
+from metaclip.matching.match_arrays import MATCHES
+from metaclip.matching.matcher import BackendName, Matcher
 from metaclip.metadata.entries import Metadata
 from metaclip.pool.shards import Shard, read_batches
 from metaclip.pool.sorted_uids import load_array, write_rows, write_run
@@ -51,12 +51,12 @@ class MatchStep(PortableStep):
     settings: MatchSettings
     automaton: Automaton
     entries: Metadata
-    plain: bool
+    backend: BackendName
 
     @functools.cached_property
     def matcher(self) -> Matcher:
         """The matcher."""
-        return Matcher.over(self.automaton, self.entries, engine="plain" if self.plain else "kernel")
+        return Matcher.from_automaton(self.automaton, self.entries, self.backend)
 
     def __call__(self, item: PoolItem, progress: ProgressCallback) -> tuple[dict[str, Any], Sequence[Path]]:
         """Run the step. Raise BrokenInput if the file cannot be read, or changes while it is read."""

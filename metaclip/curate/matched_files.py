@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from metaclip.matching.count import Counts
-from metaclip.matching.matches import MATCHES, ids_of
+from metaclip.matching.match_arrays import MATCHES, ids_and_offsets
 from metaclip.metadata.entries import Metadata
 from metaclip.pool import shards
 from metaclip.pool.uid import UID, Uids, from_binary, to_binary
@@ -37,9 +37,9 @@ def read_matched(path: Path) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArra
 
 
 def matched_rows(path: Path) -> Iterator[tuple[Uids, npt.NDArray[np.uint32], npt.NDArray[np.int64]]]:
-    """Read a file of matched/: batches of (uids, values, offsets), as `metaclip.matching.matches.ids_of` returns them."""
+    """Read a file of matched/: batches of (uids, values, offsets), as `ids_and_offsets` returns them."""
     for _, uids, matches in read_matched(path):
-        yield uids, *ids_of(matches)
+        yield uids, *ids_and_offsets(matches)
 
 
 class MatchedWriter:

@@ -215,7 +215,7 @@ class MeasureStep(PortableStep):
     @functools.cached_property
     def matcher(self) -> Matcher:
         """The matcher."""
-        return Matcher.over(self.automaton, self.entries)
+        return Matcher.from_automaton(self.automaton, self.entries)
 
     def __call__(self, shard: Shard, progress: ProgressCallback) -> Measured:
         """Measure a shard."""

@@ -82,7 +82,7 @@ class Words:
 
     def __init__(self, words: Iterable[str]) -> None:
         """Take the words; blanks at their ends do not count."""
-        from metaclip.matching.pyahocorasick_backend import PyahocorasickEngine
+        from metaclip.matching.pyahocorasick_backend import PyAhocorasickBackend
         from metaclip.matching.text_rule import TextRule
         from metaclip.metadata.entries import Metadata
 
@@ -90,7 +90,7 @@ class Words:
             space_entries=True, fold_spaces=True, unicode_separators=True, nfc=True, fold_case=True, unspaced_scripts="fixed"
         )  # fmt: skip
         unique = list(dict.fromkeys(word.strip() for word in words if word.strip()))
-        self._engine: Any = PyahocorasickEngine(Metadata(unique), rule) if unique else None
+        self._engine: Any = PyAhocorasickBackend(Metadata(unique), rule) if unique else None
 
     def stand_in(self, text: str) -> bool:
         """Tell whether a text has one of the words."""

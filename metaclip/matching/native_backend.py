@@ -1,6 +1,6 @@
-"""The engine that runs the compiled kernels over an automaton: Arrow's buffers in, a column of matches out.
+"""The backend that runs the compiled kernels over an automaton, directly on Arrow's buffers.
 
-Cost: 0.3 us a text of 59 bytes in batches, 7 us a text one by one.
+Cost: 0.3 us per text of 59 bytes in batches, 7 us per text one by one.
 """
 
 from __future__ import annotations
@@ -14,23 +14,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from metaclip.matching.automaton import Automaton, Machine
-from metaclip.matching.matches import clean_texts, list_array
+from metaclip.matching.match_arrays import binary_of, decode_texts, make_matches
+from metaclip.matching.text_rule import TextRule
 from metaclip.native import layout
-from metaclip.native.compiling import at_hand, compiled
+from metaclip.native.compiling import compiled, is_cached
 
 _SINGLE: Final = 4096
-"""Texts of up to this many bytes go one by one without memory of their own."""
+"""A single text of up to this many bytes is matched in memory that is allocated once per thread."""
 
 
-class KernelEngine:
-    """Runs the compiled kernel over an automaton."""
+class NativeBackend:
+    """Runs the compiled kernels over an automaton."""
 
     def __init__(self, automaton: Automaton) -> None:
-        """Hold an automaton; the kernel is compiled now, not in a worker thread."""
+        """Load the kernels that an automaton needs, or compile them, now rather than in a worker thread."""
         self.automaton = automaton
         self._matches = [compiled("kernel", name) for name in self._names(automaton)]
         self._unite = compiled("kernel", "unite") if len(automaton.machines) > 1 else None
-        self._own = threading.local()
+        self._thread = threading.local()
 
     @staticmethod
     def _names(automaton: Automaton) -> list[str]:
@@ -38,20 +39,20 @@ class KernelEngine:
         return [("words" if machine.words else "characters") + longest for machine in automaton.machines]
 
     @classmethod
-    def at_hand(cls, automaton: Automaton) -> bool:
-        """Tell whether nothing need be compiled for an automaton."""
-        return all(at_hand("kernel", name) for name in cls._names(automaton))
+    def is_compiled(cls, automaton: Automaton) -> bool:
+        """Return whether the kernels that an automaton needs are in the cache."""
+        return all(is_cached("kernel", name) for name in cls._names(automaton))
 
-    def __call__(self, texts: pa.Array) -> pa.Array:
-        """Match a string or large_string array: ListArray of uint32."""
+    def match_array(self, texts: pa.Array) -> pa.Array:
+        """Match a string or large_string array; return an array of the type MATCHES."""
         if self.automaton.rule.rewrites_text:
             texts = clean_texts(texts, self.automaton.rule)
-        starts, stops, longest_text, keep = addresses(texts)
+        starts, stops, longest_text, owner = addresses(texts)
         results = [
             self._run(machine, match, starts, stops, longest_text)
             for machine, match in zip(self.automaton.machines, self._matches, strict=True)
         ]
-        del keep
+        del owner
         values, offsets = results[0]
         for more, more_offsets in results[1:]:
             merged, merged_offsets = np.empty(len(values) + len(more), np.uint32), np.empty_like(offsets)
@@ -59,18 +60,18 @@ class KernelEngine:
             assert self._unite is not None
             self._unite(*pointers, len(texts), merged.ctypes.data, merged_offsets.ctypes.data)
             values, offsets = merged, merged_offsets
-        return list_array(values, offsets, texts)
+        return make_matches(values, offsets, texts)
 
     def match_text(self, text: str) -> list[int]:
-        """Match one text: ascending entry ids."""
+        """Match one text; return the ascending entry ids."""
         rule = self.automaton.rule
         data = (rule.clean_text(text) if rule.rewrites_text else text).encode("utf-8", "surrogatepass")
         if len(data) > _SINGLE:
-            return self(pa.array([data], pa.large_binary()).view(pa.large_string()))[0].as_py()  # type: ignore[no-any-return]
-        if not hasattr(self._own, "singles"):
+            return self.match_array(pa.array([data], pa.large_binary()).view(pa.large_string()))[0].as_py()  # type: ignore[no-any-return]
+        if not hasattr(self._thread, "singles"):
             pairs = zip(self.automaton.machines, self._matches, strict=True)
-            self._own.singles = [_Single(self.automaton, machine, match) for machine, match in pairs]
-        found = [single(data) for single in self._own.singles]
+            self._thread.singles = [_Single(self.automaton, machine, match) for machine, match in pairs]
+        found = [single(data) for single in self._thread.singles]
         return found[0] if len(found) == 1 else sorted(set().union(*found))
 
     def _run(
@@ -81,26 +82,25 @@ class KernelEngine:
         scratch = Scratch(automaton.size, outputs, longest_text, automaton.rule.longest_only)
         state = np.zeros(layout.STATE_SIZE, np.int64)
         offsets = np.zeros(n + 1, np.int64)
-        # Memory that is never touched is never taken: room for a last chunk beside what is expected.
+        # Untouched memory costs nothing: room for a last chunk beside the expected matches.
         values = np.empty(4 * n + 2 * scratch.raw_room, np.uint32)
         while match(
             machine.vector.ctypes.data, automaton.rule.fold_spaces, starts.ctypes.data, stops.ctypes.data, n,
             state.ctypes.data, scratch.vector.ctypes.data, values.ctypes.data, len(values), offsets.ctypes.data,
         ):  # fmt: skip
             values = np.concatenate([values, np.empty_like(values)])
-        return values[: offsets[n]].copy(), offsets  # a slice would keep all the room alive with the result
+        return values[: offsets[n]].copy(), offsets  # a slice would keep the whole allocation alive
 
 
 class Scratch:
-    """The working memory of one call: a few hundred kilobytes in use, more only for texts of megabytes."""
+    """The working memory of one call: a few hundred kilobytes are touched, more only for texts of megabytes."""
 
     def __init__(self, n_entries: int, outputs: int, longest_text: int, longest: bool) -> None:
-        """Size it for a list, the most outputs a symbol can have, and the longest text in bytes."""
-        self.burst = burst = layout.CHUNK * outputs + layout.IN_ONE  # ids that a chunk may give
-        # A byte gives at most three symbols (a mark between two spaces).
+        """Allocate it for a number of entries, the most outputs of a symbol, and the longest text in bytes."""
+        self.burst = burst = layout.CHUNK * outputs + layout.IN_ONE  # the most ids that a chunk can produce
+        # A byte makes at most three symbols (a mark between two spaces).
         self.raw_room = burst + (outputs * (3 * longest_text + 4) if longest else n_entries)
         rows = layout.CHUNK + 8
-        # Memory that is never touched is never taken.
         self._arrays: dict[int, npt.NDArray[Any]] = {
             layout.KEYS: np.empty((rows, 4), np.uint64),  # see split_kernel
             layout.KNOWN: np.empty((rows, 2), np.uint32),  # see walk_kernel
@@ -108,7 +108,9 @@ class Scratch:
             layout.ENDS: np.empty((rows, 2), np.int64),  # key rows and positions up to the end of each text
             layout.CANDIDATES: np.empty((rows, 2), np.int64),  # see walk_kernel
             layout.DEEPER: np.empty((burst, 2), np.uint32),  # see walk_kernel
-            layout.RAW: np.empty(self.raw_room + layout.IN_ONE, np.uint32),  # ids of each text, not yet a set
+            layout.RAW: np.empty(
+                self.raw_room + layout.IN_ONE, np.uint32
+            ),  # ids of each text, unsorted and with duplicates
             layout.FIRSTS: np.empty(self.raw_room if longest else 0, np.int64),  # where each match begins
         }
         self.vector = np.zeros(layout.SCRATCH_SIZE, np.int64)
@@ -118,7 +120,7 @@ class Scratch:
 
 
 class _Single:
-    """One machine with memory for one text at a time, taken once: for a short text, taking it costs more than matching."""
+    """Matches one text at a time by one machine; allocating memory for each short text would cost more than matching."""
 
     def __init__(self, automaton: Automaton, machine: Machine, match: Any) -> None:
         outputs = int(machine.info["outputs"])
@@ -126,7 +128,7 @@ class _Single:
         self._data = np.zeros(_SINGLE + layout.READABLE, np.uint8)
         self._state, self._offsets = np.zeros(layout.STATE_SIZE, np.int64), np.zeros(2, np.int64)
         self._ends = np.full(2, self._data.ctypes.data, np.int64)
-        # A chunk's room for each chunk that a text of this size can take (a byte gives at most three symbols).
+        # Room for all chunks that a text of this size can take (a byte makes at most three symbols).
         self._values = np.empty((2 + 3 * _SINGLE // layout.CHUNK) * scratch.burst, np.uint32)
         self._owners = scratch, machine
         self._call = match.bind(
@@ -146,10 +148,10 @@ class _Single:
 
 
 def addresses(texts: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int, Any]:
-    """Give the addresses of each text's bytes: starts, stops (before the start for a null), longest text, owner.
+    """Return the addresses of each text's bytes: starts, stops (before the start for a null), longest text, owner.
 
-    The kernel reads some bytes behind a text. Where they would lie behind the buffer, the text is copied; `owner` keeps
-    the copies alive.
+    The kernels read up to READABLE bytes behind a text. A text for which this would exceed the buffer is copied; `owner`
+    keeps the copies alive.
     """
     _, offset_buffer, data = texts.buffers()
     if len(texts) == 0:
@@ -159,7 +161,7 @@ def addresses(texts: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.in
         np.int64
     )
     size = data.size if data is not None else 0
-    # Offsets ascend: the texts too near to the end are the last ones.
+    # Offsets ascend, so the texts too close to the end are the last ones.
     first = int(np.searchsorted(offsets[1:], size - layout.READABLE, "right"))
     begin = int(offsets[first])
     tail = np.zeros(int(offsets[-1]) - begin + layout.READABLE, np.uint8)
@@ -174,3 +176,20 @@ def addresses(texts: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.in
         nulls = pc.is_null(texts).to_numpy(zero_copy_only=False)
         stops[nulls] = starts[nulls] - 1
     return starts, stops, longest, tail
+
+
+def clean_texts(texts: pa.Array, rule: TextRule) -> pa.Array:
+    """Apply `rule.clean_text` to a column: in Arrow if the result is the same, otherwise text by text."""
+    simple = pc.string_is_ascii(texts)
+    if rule.unescape_html:
+        simple = pc.and_(simple, pc.invert(pc.match_substring(texts, "&")))
+    if rule.unicode_separators:  # ASCII has separators of its own
+        simple = pc.and_(simple, False)
+    rewrite = pc.invert(pc.fill_null(simple, True))
+    cleaned = pc.ascii_lower(texts) if rule.fold_case else texts
+    if pc.any(rewrite).as_py():
+        rewritten = [None if text is None else rule.clean_text(text) for text in decode_texts(texts.filter(rewrite))]
+        # Bytes that were not UTF-8 must not become characters of an entry.
+        encoded = [None if text is None else text.encode("utf-8", "surrogatepass") for text in rewritten]
+        cleaned = pc.replace_with_mask(cleaned, rewrite, pa.array(encoded, binary_of(texts)).view(texts.type))
+    return cleaned

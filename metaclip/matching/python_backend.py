@@ -1,7 +1,7 @@
-"""The same automaton walked in plain Python: for a few thousand texts sooner done than the kernel is compiled.
+"""The backend that walks the automaton in plain Python: for a few thousand texts faster than compiling the kernels.
 
-Cost: 0.3 s to turn 500,000 entries' tables into dictionaries, then 10 us a text; the kernel takes 3 s to compile where
-the machine has not done so before, then 0.3 us a text.
+Cost: 0.3 s to convert the tables of 500,000 entries to dictionaries, then 10 us per text. The kernels take 3 s to compile
+once on a machine, then 0.3 us per text.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import itertools
 import pyarrow as pa
 
 from metaclip.matching.automaton import Automaton
-from metaclip.matching.matches import MATCHES, strings
+from metaclip.matching.match_arrays import match_each
 
 
-class PlainEngine:
-    """Walks the machine of words over the tokens of a text; `metaclip.native.kernel` says how that goes."""
+class PythonBackend:
+    """Walks the machine of words over the tokens of a text, as `metaclip.native.kernel` describes."""
 
     def __init__(self, automaton: Automaton) -> None:
-        """Take an automaton for which `walks` holds."""
+        """Convert the tables of an automaton that this backend supports."""
         (machine,) = automaton.machines
         arrays = machine.arrays
         blob, ends = arrays["bytes"].tobytes(), arrays["symbols"][1:, 0].tolist()
@@ -29,20 +29,20 @@ class PlainEngine:
         self._nodes = arrays["nodes"].data.cast("B").cast("I")
 
     @staticmethod
-    def walks(automaton: Automaton) -> bool:
-        """Tell whether this engine can: entries are made of words alone, and all matches are wanted."""
+    def supports(automaton: Automaton) -> bool:
+        """Return whether this backend can match: all entries consist of words, and all matches are wanted."""
         return [machine.words for machine in automaton.machines] == [True] and not automaton.rule.longest_only
 
-    def __call__(self, texts: pa.Array) -> pa.Array:
-        """Match a string or large_string array: ListArray of uint32."""
-        return pa.array([None if text is None else self.match_text(text) for text in strings(texts)], MATCHES)
+    def match_array(self, texts: pa.Array) -> pa.Array:
+        """Match a string or large_string array; return an array of the type MATCHES."""
+        return match_each(texts, self.match_text)
 
     def match_text(self, text: str) -> list[int]:
-        """Give the sorted set of entry ids of one text."""
+        """Match one text; return the ascending entry ids."""
         nodes, children, symbols, fold = self._nodes, self._children, self._symbols, self.rule.fold_spaces
         found: set[int] = set()
         node = 0
-        # Without the two spaces of the padding: tokens are what stands between single spaces.
+        # Without the two spaces of the padding, the tokens are the strings between single spaces.
         for token in self.rule.text(text)[1:-1].encode("utf-8", "surrogatepass").split(b" "):
             if not token and fold:
                 continue

@@ -58,7 +58,7 @@ def compiled(module: str, name: str) -> Kernel:
         return _compiled(module, name)
 
 
-def at_hand(module: str, name: str) -> bool:
+def is_cached(module: str, name: str) -> bool:
     """Tell whether a kernel need not be compiled before it is used."""
     return _file(module, name).exists()
 

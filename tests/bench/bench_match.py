@@ -28,7 +28,7 @@ from curation import naive
 from metaclip import Matcher, Metadata
 from metaclip.matching import automaton_file
 from metaclip.matching.automaton import build
-from metaclip.matching.matches import MATCHES
+from metaclip.matching.match_arrays import MATCHES
 from metaclip.matching.native_backend import Scratch, addresses
 from metaclip.matching.text_rule import PAPER
 from metaclip.native import layout
@@ -84,7 +84,7 @@ def batched(matcher: Matcher, texts: pa.Array, threads: int) -> pa.ChunkedArray:
 
 def split_pass(matcher: Matcher, texts: pa.Array) -> None:
     """Run the kernel's first pass alone, in the same batches."""
-    machine = matcher._find.automaton.machines[0]
+    machine = matcher._backend.automaton.machines[0]
     for i in range(0, len(texts), 1 << 16):
         starts, stops, longest, _owner = addresses(texts.slice(i, 1 << 16))
         scratch = Scratch(1, 1, longest, False)

@@ -12,7 +12,7 @@ import pytest
 
 from metaclip import Matcher, Run, TextRule, curate
 from metaclip.card.samples import SAMPLES_PER_ENTRY, Samples, draw_samples, merge_samples, showable
-from metaclip.matching.matches import MATCHES
+from metaclip.matching.match_arrays import MATCHES
 
 ROOT = Path(__file__).parents[2]
 

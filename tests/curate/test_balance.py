@@ -30,7 +30,7 @@ from metaclip.curate.balance import _repeats_variance
 from metaclip.curate.draw import FIXED_POINT
 from metaclip.curate.match import match_part
 from metaclip.curate.threshold import resolve, solve_tail_share, solve_target, tail_share
-from metaclip.matching.matches import MATCHES
+from metaclip.matching.match_arrays import MATCHES
 from metaclip.pool import shards
 from metaclip.pool.files import CODECS
 from metaclip.stage.folder import Part

@@ -416,10 +416,10 @@ ENTRIES = ["dog", "hot dog", "a", "カメラ", "写真", "a . b", "é", "x y"]
         ",".join(name for name, value in dataclasses.asdict(rule).items() if value and value != "none") or "paper"
     ),
 )
-@pytest.mark.parametrize("engine", ["kernel", "plain", "pyahocorasick"])
-def test_find_is_match(rule: TextRule, engine: Any) -> None:
+@pytest.mark.parametrize("backend", ["native", "python", "pyahocorasick"])
+def test_find_is_match(rule: TextRule, backend: Any) -> None:
     """One text at a time finds what the oracle finds: short texts, long ones, those about the limit between."""
-    matcher = Matcher(ENTRIES, rule, engine=engine, cache=False)
+    matcher = Matcher(ENTRIES, rule, backend=backend, cache=False)
 
     @given(
         st.text(alphabet="dog hota.béÉカメラ写真xy&\n,", max_size=60) | st.text(max_size=20),

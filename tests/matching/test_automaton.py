@@ -70,7 +70,7 @@ def test_file_holds_the_same_arrays(tmp_path: Path, rule: TextRule) -> None:
             assert not array.flags.writeable
             assert array.ctypes.data % 64 == 0
     for folder in (tmp_path, False):
-        assert Matcher(LIST, rule, cache=folder).match(TEXTS) == Matcher(LIST, rule, engine="pyahocorasick").match(
+        assert Matcher(LIST, rule, cache=folder).match(TEXTS) == Matcher(LIST, rule, backend="pyahocorasick").match(
             TEXTS
         )
 
@@ -242,7 +242,7 @@ def test_real_list_on_real_captions(data_folder: Path, tmp_path: Path) -> None:
     assert path.stat().st_size <= 64 * 2**20
     assert load(path).nbytes <= 64 * 2**20
     found = matcher.match(texts).combine_chunks()
-    wanted = Matcher(metadata, engine="pyahocorasick").match(texts).combine_chunks()
+    wanted = Matcher(metadata, backend="pyahocorasick").match(texts).combine_chunks()
     assert found.equals(wanted)
     sizes = [len(ids) for ids in found.to_pylist()]
     assert (len(sizes), sum(size > 0 for size in sizes), sum(sizes)) == (10_000, 6_588, 32_049)
@@ -270,5 +270,5 @@ def test_rules_on_real_captions(data_folder: Path, rule: TextRule) -> None:
     metadata = Metadata([*entries, "猫", "日本", "写真", "ー"])
     texts = pq.read_table(data_folder / "alt_text_10k.parquet")["TEXT"]
     found = Matcher(metadata, rule, cache=False).match(texts)
-    assert found.equals(Matcher(metadata, rule, engine="pyahocorasick").match(texts))
+    assert found.equals(Matcher(metadata, rule, backend="pyahocorasick").match(texts))
     assert sum(bool(ids) for ids in found.to_pylist()) > 2000

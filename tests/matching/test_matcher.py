@@ -27,11 +27,11 @@ def test_naive(case: Case) -> None:
     assert oracle.match(case.entries, case.text, case.rule) == case.ids
 
 
-@pytest.mark.parametrize("engine", ["kernel", "plain", "pyahocorasick"])
+@pytest.mark.parametrize("backend", ["native", "python", "pyahocorasick"])
 @every_case
-def test_engine(case: Case, engine: str) -> None:
-    """An engine gives what the table says, also for a text that stands between others."""
-    matcher = Matcher(case.entries, case.rule, engine=engine, cache=False)
+def test_backend(case: Case, backend: str) -> None:
+    """A backend gives what the table says, also for a text that stands between others."""
+    matcher = Matcher(case.entries, case.rule, backend=backend, cache=False)
     assert matcher.match([case.text]).to_pylist() == [case.ids]
     around = [case.entries[0], None, case.text, "", case.text, case.entries[-1]]
     found = matcher.match(around).to_pylist()
@@ -46,8 +46,8 @@ def test_all_lists_of_a_rule_in_one(rule: object) -> None:
     entries = list(dict.fromkeys(entry for case in cases for entry in case.entries if len(case.entries) < 1000))
     texts = [case.text for case in cases]
     wanted = [oracle.match(entries, text, cases[0].rule) for text in texts]
-    for engine in ("kernel", "plain", "pyahocorasick"):
-        assert Matcher(entries, cases[0].rule, engine=engine, cache=False).match(texts).to_pylist() == wanted
+    for backend in ("native", "python", "pyahocorasick"):
+        assert Matcher(entries, cases[0].rule, backend=backend, cache=False).match(texts).to_pylist() == wanted
 
 
 def test_paper_rule_is_the_naive_algorithm() -> None:
@@ -73,7 +73,7 @@ def test_another_type_is_refused() -> None:
         Matcher(["a"], cache=False).match(pa.array([1, 2]).dictionary_encode())
 
 
-def test_another_engine_is_refused() -> None:
-    """An engine that does not exist is named, with those that do."""
-    with pytest.raises(ValueError, match="'kernel', 'plain' or 'pyahocorasick'"):
-        Matcher(["a"], engine="grep", cache=False)  # type: ignore[arg-type]
+def test_another_backend_is_refused() -> None:
+    """A backend that does not exist is named, with those that do."""
+    with pytest.raises(ValueError, match="'native', 'python' or 'pyahocorasick'"):
+        Matcher(["a"], backend="grep", cache=False)  # type: ignore[arg-type]

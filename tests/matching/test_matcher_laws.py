@@ -23,18 +23,18 @@ from hypothesis import strategies as st
 from curation import naive
 from metaclip.errors import MetaclipError
 from metaclip.matching.count import Counts, count_matches
+from metaclip.matching.match_arrays import MATCHES
 from metaclip.matching.matcher import Matcher
-from metaclip.matching.matches import MATCHES
 from metaclip.matching.text_rule import MARKS, PAPER, TextRule
 from metaclip.native import layout
 from metaclip.native.compiling import compiled
 from tests import oracle
 
-ENGINES = ("kernel", "plain", "pyahocorasick")
+BACKENDS = ("native", "python", "pyahocorasick")
 
 
-def found(entries: Sequence[str], texts: Any, rule: TextRule = PAPER, engine: Any = "kernel") -> Any:
-    return Matcher(entries, rule, engine=engine, cache=False).match(texts).to_pylist()
+def found(entries: Sequence[str], texts: Any, rule: TextRule = PAPER, backend: Any = "native") -> Any:
+    return Matcher(entries, rule, backend=backend, cache=False).match(texts).to_pylist()
 
 
 # --- any list, any text, any rule
@@ -76,12 +76,12 @@ def problems(draw: Any, rules: st.SearchStrategy[TextRule] = RULES) -> tuple[Tex
 
 @given(problems())
 @settings(max_examples=400)
-def test_engines_agree(problem: tuple[TextRule, list[str], list[str]]) -> None:
+def test_backends_agree(problem: tuple[TextRule, list[str], list[str]]) -> None:
     """The kernel and pyahocorasick find exactly what the naive algorithm finds, under every rule."""
     rule, entries, texts = problem
     wanted = [oracle.match(entries, text, rule) for text in texts]
-    for engine in ENGINES:
-        assert found(entries, texts, rule, engine) == wanted
+    for backend in BACKENDS:
+        assert found(entries, texts, rule, backend) == wanted
 
 
 @given(problems(st.just(PAPER)))
@@ -105,8 +105,8 @@ def test_all_short_texts() -> None:
     entries = ["".join(p) for n in range(4) for p in itertools.product(symbols, repeat=n)]
     texts = ["".join(p) for n in range(6) for p in itertools.product(symbols, repeat=n)]
     wanted = [naive.match(entries, text) for text in texts]
-    for engine in ENGINES:
-        assert found(entries, texts, engine=engine) == wanted
+    for backend in BACKENDS:
+        assert found(entries, texts, backend=backend) == wanted
 
 
 @given(st.lists(st.binary(max_size=12), max_size=6), RULES)
@@ -118,8 +118,8 @@ def test_bytes_that_are_not_utf8(texts: list[bytes], rule: TextRule) -> None:
     entries = ["dog", "cat", "猫", "\ufffd", "a", "é", "\u0080", "猫 dog"]
     wanted = [oracle.match(entries, text.decode("utf-8", "surrogateescape"), rule) for text in texts]
     column = pa.array(texts, pa.binary()).view(pa.string())
-    for engine in ENGINES:
-        assert found(entries, column, rule, engine) == wanted
+    for backend in BACKENDS:
+        assert found(entries, column, rule, backend) == wanted
 
 
 # --- any form of column
@@ -576,7 +576,7 @@ def test_short_words_with_one_hash() -> None:
     for attempt, pair in enumerate(crafted):
         words += pair
         matcher = Matcher(words, cache=False)
-        assert matcher._find.automaton.machines[0].info["seed"] == layout.seed_of(attempt + 1)
+        assert matcher._backend.automaton.machines[0].info["seed"] == layout.seed_of(attempt + 1)
         texts = [*words, " ".join(words), " ".join(words[1:]), words[0][:-1], words[0] + "x"]
         assert matcher.match(texts).to_pylist() == [naive.match(words, text) for text in texts]
 
@@ -601,7 +601,7 @@ def test_words_that_the_bloom_filter_lets_through() -> None:
     """The filter knows each word of the list, lets few others through, and those match nothing."""
     entries = [f"w{i}" for i in range(3000)] + ["w1 w2", "a_word_of_more_than_eleven_bytes", ""]
     matcher = Matcher(entries, cache=False)
-    arrays = matcher._find.automaton.machines[0].arrays
+    arrays = matcher._backend.automaton.machines[0].arrays
     bloom, shift = arrays["bloom"].tolist(), 65 - len(arrays["bloom"]).bit_length()
 
     def passes(word: str) -> bool:

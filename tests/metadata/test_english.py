@@ -109,7 +109,7 @@ def test_it_matches_real_texts(data_folder: Path, table: pa.Table) -> None:
     """At least 62% of real alt texts match under the paper's rule, 95% with case folding."""
     texts = pq.read_table(data_folder / "alt_text_10k.parquet")["TEXT"]
     for rule, least in ((PAPER, 0.62), (TextRule(fold_case=True), 0.95)):
-        found = Matcher(Metadata.read(shipped()), rule, engine="pyahocorasick").match(
+        found = Matcher(Metadata.read(shipped()), rule, backend="pyahocorasick").match(
             texts
         )  # sooner built than the kernel
         share = sum(bool(ids) for ids in found.to_pylist()) / len(texts)

@@ -20,7 +20,7 @@ import pytest
 from metaclip import Matcher, Metadata
 from metaclip.curate import draw
 from metaclip.native import compiling
-from metaclip.native.compiling import at_hand, compiled
+from metaclip.native.compiling import compiled, is_cached
 
 ENTRIES = ["a", "dog", "a dog", "photo of", "of a", "of"]
 TEXTS = ["a photo of a dog", "dog, a dog!", "", "nothing here", "of of of"] * 40
@@ -51,9 +51,9 @@ def test_every_kernel_is_kept_and_loaded(cache: Path, module: str) -> None:
     """Its machine code stands alone: there is a file of each, and it loads."""
     names = importlib.import_module(f"metaclip.native.{module}").KERNELS
     for name in names:
-        assert not at_hand(module, name)
+        assert not is_cached(module, name)
         compiled(module, name)
-        assert at_hand(module, name)
+        assert is_cached(module, name)
     found = {path.name.rpartition("-")[0] for path in cache.iterdir()}
     assert found == {f"{module}-{name}" for name in names}
     for path in cache.iterdir():
@@ -79,7 +79,7 @@ print(json.dumps(["numba" in sys.modules, found, uids, kept]))
     first, second = (json.loads(subprocess.check_output(command, text=True)) for _ in range(2))
     assert (first[0], second[0]) == (True, False)
     assert first[1:] == second[1:]
-    assert second[1] == Matcher(Metadata(ENTRIES), engine="pyahocorasick").match(TEXTS).to_pylist()
+    assert second[1] == Matcher(Metadata(ENTRIES), backend="pyahocorasick").match(TEXTS).to_pylist()
     assert second[3] == [0.625, 0.25]
 
 

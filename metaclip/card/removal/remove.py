@@ -57,7 +57,7 @@ from metaclip.engine.contract import ProgressCallback
 from metaclip.engine.progress import Progress
 from metaclip.errors import MetaclipError
 from metaclip.matching.count import add_ids
-from metaclip.matching.matches import ids_of
+from metaclip.matching.match_arrays import ids_and_offsets
 from metaclip.pool.sorted_uids import UidSet
 from metaclip.pool.uid import Uids, column_uids, from_binary, to_hex
 from metaclip.stage import funnel as funnels
@@ -210,7 +210,7 @@ def _match_shard(parent: Run, name: str, removed: UidSet, requested: UidSet, dra
             add_ids(counts, left.column("matches").flatten().to_numpy())
             uids_left.append(uids[~goes])
             uids_requested.append(gone_uids[requested.contains(gone_uids)])
-            matches = ids_of(gone.column("matches"))
+            matches = ids_and_offsets(gone.column("matches"))
             _, drawn = draw_rows(*matches, draw.probability, gone_uids, draw.key, Tally(len(counts)))
             urls = gone.column("url").filter(pa.array(~drawn)) if with_text else None
             lists.append(list_rows(gone_uids[~drawn], urls, kept=False))
