@@ -66,9 +66,10 @@ def command(crawl: tuple[str, ...], out: str, recipe: str | None, part: str | No
     settings = _settings(flags, _table(recipe))
     from metaclip.extract import extract as extracting
     from metaclip.extract.sources import RetryPolicy
-    from metaclip.stage.folder import Folder, Part
+    from metaclip.stage.folder import Folder
     from metaclip.stage.options import RunOptions
     from metaclip.stage.runner import lost_message
+    from metaclip.storage.ownership import Part
 
     crawled = extracting.Crawl(list(crawl), settings, flags["memory"], RetryPolicy(flags["tries"], flags["wait"]))
     parsed = Part.parse(part) if part else Part()

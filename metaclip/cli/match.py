@@ -30,8 +30,8 @@ def command(pool: tuple[str, ...], out: str, recipe: str | None, part: str | Non
     match_table, _ = options.split_recipe(recipe)
     settings = options.match_settings(flags, match_table)
     from metaclip.curate.match import lost_inputs_message, match_part
-    from metaclip.stage.folder import Part
     from metaclip.stage.options import RunOptions
+    from metaclip.storage.ownership import Part
 
     parsed = Part.parse(part) if part else Part()
     with options.engine(flags) as engine:

@@ -72,7 +72,7 @@ def balance(
         raise MetaclipError(f"{folder.path} holds matches of its own; choose another --out")
     if source.match["lost"] and not options.allow_lost:
         raise MetaclipError(lost_inputs_message(source))
-    with folder.owned(), source.matched.held() if elsewhere else contextlib.nullcontext():
+    with folder.owned(), source.matched.read_locked() if elsewhere else contextlib.nullcontext():
         stage = Stage(folder, BALANCE)
         # Opened again, for now no one changes it.
         _balance(Run(source.path, source.counted), stage, elsewhere, settings, options)

@@ -32,12 +32,13 @@ from metaclip.extract.settings import LISTS, ExtractSettings, Lists, fingerprint
 from metaclip.extract.sources import Paths, RetryPolicy, Source
 from metaclip.extract.step import RECORD_REASONS, Extractor
 from metaclip.stage import funnel as funnels
-from metaclip.stage.folder import ALL, Folder
+from metaclip.stage.folder import Folder
 from metaclip.stage.options import RunOptions
 from metaclip.stage.runner import Task, run, run_in_parts
 from metaclip.stage.stage import Stage, StageSpec, digest_of
 from metaclip.stage.versions import versions
 from metaclip.storage.files import file_digest, remove_temporaries
+from metaclip.storage.ownership import ALL
 from metaclip.storage.remote import absolute_path, as_path, is_remote
 
 EXTRACT: Final = StageSpec("extract", ("*.parquet",), ("*.parquet", "*.keys.npy", "*.same.npy", "*.places.npy"))

@@ -7,7 +7,7 @@ import functools
 
 from metaclip.engine.contract import Engine
 from metaclip.engine.local import Local
-from metaclip.stage.folder import ALL, Part
+from metaclip.storage.ownership import ALL, Part
 
 
 @dataclasses.dataclass(frozen=True)

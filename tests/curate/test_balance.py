@@ -33,7 +33,7 @@ from metaclip.curate.threshold import resolve, solve_tail_share, solve_target, t
 from metaclip.matching.match_arrays import MATCHES
 from metaclip.pool import shards
 from metaclip.pool.files import CODECS
-from metaclip.stage.folder import Part
+from metaclip.storage.ownership import Part
 
 LIST = [
     "dog", "cat", "a", "photo of", "a photo of", "red", "ski", "the", "unseen", "red dog", "bird .", "猫", "x", "of",

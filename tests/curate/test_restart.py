@@ -22,7 +22,8 @@ from metaclip import MetaclipError, Run
 from metaclip import curate as curate_here
 from metaclip.curate import balance as balancing
 from metaclip.curate import match_shard as matching
-from metaclip.stage.folder import Folder, Part
+from metaclip.stage.folder import Folder
+from metaclip.storage.ownership import Part
 from tests import commands
 from tests.processes import Running, start, until
 from tests.runs import (

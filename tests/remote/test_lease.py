@@ -18,10 +18,11 @@ import pytest
 
 from metaclip.curate.stages import MATCH
 from metaclip.errors import MetaclipError
-from metaclip.stage.folder import ALL, Folder, Part
+from metaclip.stage.folder import Folder
 from metaclip.stage.stage import Stage
 from metaclip.storage import lease as leases
 from metaclip.storage.lease import Claim, Lease, live_claim, seconds_between_beats
+from metaclip.storage.ownership import ALL, Part
 from metaclip.storage.remote import AlreadyExists, RemotePath
 from metaclip.storage.threads import map_parallel
 from tests.processes import until
@@ -166,11 +167,11 @@ def test_who_reads_sees_that_it_was_written_to(store: RemotePath) -> None:
     """A reader is refused while one writes; one that a writer overtook is told at its end."""
     folder = Folder(store)
     with owner(store) as (process, _), refused(f"in use by process {process.pid} "):
-        enter(folder.held())
-    enter(folder.held())
+        enter(folder.read_locked())
+    enter(folder.read_locked())
 
     def read() -> None:
-        with folder.held():
+        with folder.read_locked():
             Folder(store).update_manifest(a=1)
 
     with refused(f"{store} was written to while it was read; run the same command again"):

@@ -90,7 +90,7 @@ def remove(
         raise MetaclipError(f"{folder.path} is the run itself; choose another --out for its next version")
     with disk_errors(folder.path), local_run(parent) as near:
         check_unedited(near)
-        with folder.owned(), parent.matched.held():
+        with folder.owned(), parent.matched.read_locked():
             match, balance = Stage(folder, MATCH_LEFT), Stage(folder, BALANCE)
             parent_digest = str(near.account["result_digest"])
             fingerprint = {"semantics": MATCH.semantics, "parent": parent_digest, "wanted": request.digest}
