@@ -65,13 +65,14 @@ def command(crawl: tuple[str, ...], out: str, recipe: str | None, part: str | No
     """Read the pairs of CRAWL: WAT or WARC files, folders, globs, addresses, or a list of these (wat.paths.gz)."""
     settings = _settings(flags, _table(recipe))
     from metaclip.extract import extract as extracting
-    from metaclip.extract.sources import RetryPolicy
+    from metaclip.extract.sources import RETRY
     from metaclip.stage.folder import Folder
     from metaclip.stage.options import RunOptions
     from metaclip.stage.runner import lost_message
     from metaclip.storage.ownership import Part
 
-    crawled = extracting.Crawl(list(crawl), settings, flags["memory"], RetryPolicy(flags["tries"], flags["wait"]))
+    retry = dataclasses.replace(RETRY, tries=flags["tries"], first_wait=flags["wait"])
+    crawled = extracting.Crawl(list(crawl), settings, flags["memory"], retry)
     parsed = Part.parse(part) if part else Part()
     with options.engine(flags) as engine:
         run_options = RunOptions(workers=flags["workers"], part=parsed, overwrite=flags["overwrite"], engine=engine)

@@ -29,7 +29,7 @@ from metaclip.extract import dedupe, sources, write
 from metaclip.extract.filters import REASONS
 from metaclip.extract.records import LOSSES
 from metaclip.extract.settings import LISTS, ExtractSettings, Lists, fingerprint
-from metaclip.extract.sources import Paths, RetryPolicy, Source
+from metaclip.extract.sources import RETRY, Paths, Source
 from metaclip.extract.step import RECORD_REASONS, Extractor
 from metaclip.stage import funnel as funnels
 from metaclip.stage.folder import Folder
@@ -37,6 +37,7 @@ from metaclip.stage.options import RunOptions
 from metaclip.stage.runner import Task, run, run_in_parts
 from metaclip.stage.stage import Stage, StageSpec, digest_of
 from metaclip.stage.versions import versions
+from metaclip.storage.download import RetryPolicy
 from metaclip.storage.files import file_digest, remove_temporaries
 from metaclip.storage.ownership import ALL
 from metaclip.storage.remote import absolute_path, as_path, is_remote
@@ -71,14 +72,14 @@ def extract(
     settings: ExtractSettings | None = None,
     options: RunOptions | None = None,
     memory: int = MEMORY,
-    retry: RetryPolicy | None = None,
+    retry: RetryPolicy = RETRY,
 ) -> Extracted:
     """Extract a crawl's pairs to a pool, or go on where an earlier call stopped.
 
     Files that cannot be read are listed in the result. Raise MetaclipError if none could be, or for what the caller can
     mend.
     """
-    crawled = Crawl(crawl, settings or ExtractSettings(), memory, retry or RetryPolicy())
+    crawled = Crawl(crawl, settings or ExtractSettings(), memory, retry)
     made = extract_part(crawled, Folder(out), dataclasses.replace(options or RunOptions(), part=ALL))
     assert made is not None
     return made

@@ -22,6 +22,7 @@ from typing import Any, Final
 from metaclip._version import __version__
 from metaclip.errors import BrokenInput, MetaclipError, one_line
 from metaclip.extract.settings import ExtractSettings
+from metaclip.storage.download import RetryPolicy
 from metaclip.storage.files import read_bytes
 from metaclip.storage.remote import StoreError, file_system, is_remote, refuse_secrets, translate_errors
 
@@ -30,6 +31,7 @@ BLOCK: Final = 1 << 23
 _LOCAL_BLOCK: Final = 1 << 20
 _LISTS: Final = (".paths", ".paths.gz")
 _NEVER: Final = frozenset({400, 401, 403, 404, 405, 410, 451})
+RETRY: Final = RetryPolicy(tries=8, longest_wait=60.0)
 _ENDS: Final = (".warc", ".warc.gz", ".wat", ".wat.gz", ".arc.gz")
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -54,21 +56,7 @@ class Source:
         return "://" in self.path
 
 
-@dataclasses.dataclass(frozen=True)
-class RetryPolicy:
-    """How often a read is tried, and how long is waited in between: nothing of it changes a result."""
-
-    tries: int = 8
-    wait: float = 1.0
-    """Seconds before the second try; doubled for each further one."""
-    longest: float = 60.0
-
-    def pause(self, failed: int) -> float:
-        """Give the seconds to wait after so many failed tries."""
-        return float(min(self.longest, self.wait * 2 ** (failed - 1)))
-
-
-def find(given: Paths, settings: ExtractSettings, retry: RetryPolicy | None = None) -> list[Source]:
+def find(given: Paths, settings: ExtractSettings, retry: RetryPolicy = RETRY) -> list[Source]:
     """Find the files of a crawl in the order given, those of a folder or glob sorted; each once; the sample of them.
 
     Raise MetaclipError where there is none.
@@ -76,7 +64,7 @@ def find(given: Paths, settings: ExtractSettings, retry: RetryPolicy | None = No
     wanted = [given] if isinstance(given, str | os.PathLike) else list(given)
     found: dict[str, Source] = {}
     for path in [os.fspath(path) for path in wanted]:
-        for source in _listed(path, settings.prefix, retry or RetryPolicy()) if path.endswith(_LISTS) else _at(path):
+        for source in _listed(path, settings.prefix, retry) if path.endswith(_LISTS) else _at(path):
             found.setdefault(source.path, source)
     if not found:
         raise MetaclipError("no crawl is given; name WAT or WARC files, a folder, a glob or a list (wat.paths.gz)")

@@ -28,9 +28,10 @@ from metaclip.extract.language import Languages
 from metaclip.extract.pages import Page
 from metaclip.extract.records import Record
 from metaclip.extract.settings import ExtractSettings, Lists
-from metaclip.extract.sources import Reader, RetryPolicy, Source, check_unchanged
+from metaclip.extract.sources import RETRY, Reader, Source, check_unchanged
 from metaclip.extract.write import PoolWriter, Row
 from metaclip.stage import funnel as funnels
+from metaclip.storage.download import RetryPolicy
 
 RECORD_REASONS: Final[dict[str, str]] = {
     "other_record": "record that is no response and no WAT record of one",
@@ -49,7 +50,7 @@ class Extractor(PortableStep):
     lists: Lists
     state: Path
     """The folder that the pairs go to."""
-    retry: RetryPolicy = dataclasses.field(default_factory=RetryPolicy)
+    retry: RetryPolicy = RETRY
 
     def __call__(self, item: tuple[str, Source]) -> dict[str, Any]:
         """Extract a file under a name; give its marker, without the names of what was written."""

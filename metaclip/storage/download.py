@@ -1,8 +1,8 @@
-"""Files from a publisher, by http: what arrived is kept, and asked for no second time.
+"""Downloads by http that can be resumed: bytes that have arrived are kept and never requested again.
 
-A file grows as ``.NAME.part`` and gets its name when it is whole: of the length the server gave, and of the digest where
-one is published. A connection that ends is taken up where it ended (Range, If-Range: a file that has changed meanwhile
-begins anew); a server that is busy is asked again after a wait that doubles, or as long as it says.
+A file grows as ``.NAME.part`` and is renamed when it is complete: it has the length that the server gave, and the digest
+if one is published. A broken connection is resumed at the byte where it ended (Range, If-Range: a file that has changed
+meanwhile is downloaded from the start). A busy server is asked again after a wait that doubles, or that the server names.
 """
 
 from __future__ import annotations
@@ -21,49 +21,53 @@ from typing import IO, Any, Final
 
 from metaclip._version import __version__
 from metaclip.errors import MetaclipError, is_disk_full, one_line
-from metaclip.storage.files import read_json, write_json
+from metaclip.storage.files import disk_errors, read_json, write_json
 
 _BLOCK: Final = 1 << 20
 _BUSY: Final = frozenset((408, 425, 429, 500, 502, 503, 504))
-"""Answers after which asking again may help."""
+"""Status codes after which another try may help."""
 _ALGORITHMS: Final = {32: "md5", 40: "sha1", 64: "sha256"}
-"""By the number of hex digits."""
+"""Names of digests by their number of hex digits."""
 _NAME: Final = re.compile(r"[\w][\w.-]*", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True)
 class RetryPolicy:
-    """How long to try: nothing here changes what arrives."""
+    """How often a request is tried and how long to wait in between; it does not change what arrives."""
 
     tries: int = 6
-    """In a row without a byte."""
+    """Number of tries in a row that bring no byte."""
     first_wait: float = 1.0
-    """Seconds after the first; each further wait is twice as long."""
+    """Seconds to wait after the first failure; each further wait is twice as long."""
     longest_wait: float = 300.0
     timeout: float = 60.0
-    """Seconds without a byte after which a connection counts as ended."""
+    """Seconds without a byte after which a connection counts as broken."""
+
+    def pause(self, failures: int, requested: float | None = None) -> float:
+        """Return the seconds to wait after `failures` failures in a row; a server may have requested a wait of its own."""
+        return min(self.first_wait * 2 ** (failures - 1) if requested is None else requested, self.longest_wait)
 
 
 @dataclasses.dataclass(frozen=True)
-class Remote:
-    """A file as it is published."""
+class PublishedFile:
+    """A file on the server of its publisher."""
 
     url: str
     name: str
     size: int | None = None
     digest: str | None = None
-    """md5, sha1 or sha256, as hex digits."""
+    """md5, sha1 or sha256, as hex digits; None if the publisher gives none."""
 
 
 def user_agent(contact: str = "") -> str:
-    """Say who asks, as Wikimedia's policy for user agents wants it: the program, and how to reach who runs it."""
+    """Return the user agent that Wikimedia's policy asks for: the program, and how to reach the person who runs it."""
     return f"metaclip/{__version__} ({contact or 'builds a list of queries; no contact given'})"
 
 
-def dump_files(status: Any, where: str) -> list[Remote]:
-    """Give the files of a dump's articles from its ``dumpstatus.json``: multistream if there are any, else single stream.
+def dump_files(status: Any, where: str) -> list[PublishedFile]:
+    """Return the files of a dump's articles from its ``dumpstatus.json``: multistream if there are any, else single stream.
 
-    Raise MetaclipError for one that is not finished, or of another form.
+    Raise MetaclipError if the dump is not finished, or if the status has another form.
     """
     jobs = status.get("jobs") if isinstance(status, dict) else None
     for job in ("articlesmultistreamdump", "articlesdump"):
@@ -73,7 +77,9 @@ def dump_files(status: Any, where: str) -> list[Remote]:
         if found.get("status") != "done":
             raise MetaclipError(f"{where}: {job} is {found.get('status')!r}, not done; take an earlier dump")
         files = [
-            Remote(urllib.parse.urljoin(where, name), name, item.get("size"), item.get("sha1") or item.get("md5"))
+            PublishedFile(
+                urllib.parse.urljoin(where, name), name, item.get("size"), item.get("sha1") or item.get("md5")
+            )
             for name, item in sorted(found["files"].items())
             if name.endswith(".bz2") and "pages-articles" in name and "-index" not in name and _NAME.fullmatch(name)
         ]
@@ -83,21 +89,21 @@ def dump_files(status: Any, where: str) -> list[Remote]:
 
 
 def fetch_dump(url: str, folder: Path, *, contact: str = "", retry: RetryPolicy | None = None) -> None:
-    """Fetch the articles of a dump (``https://dumps.wikimedia.org/enwiki/20240101/``) into a folder.
+    """Download the articles of a dump (``https://dumps.wikimedia.org/enwiki/20240101/``) to a folder.
 
-    What stands there already is not asked for; a folder that is complete needs no network.
+    Files that exist are not requested; a complete folder needs no network.
     """
     url = url.rstrip("/") + "/"
     status = folder / "dumpstatus.json"
-    fetch(Remote(url + status.name, status.name), status, contact=contact, retry=retry)
+    fetch(PublishedFile(url + status.name, status.name), status, contact=contact, retry=retry)
     for file in dump_files(read_json(status), url):
         fetch(file, folder / file.name, contact=contact, retry=retry)
 
 
-def fetch(file: Remote, path: Path, *, contact: str = "", retry: RetryPolicy | None = None) -> None:
-    """Fetch a file to `path`, or the rest of it; one that stands there is complete and left alone.
+def fetch(file: PublishedFile, path: Path, *, contact: str = "", retry: RetryPolicy | None = None) -> None:
+    """Download a file to `path`, or the rest of it; a file that exists is complete and stays as it is.
 
-    Raise MetaclipError if the server refuses, cannot be reached, or what arrived is not what is published.
+    Raise MetaclipError if the server refuses or cannot be reached, or if the bytes are not those that were published.
     """
     if path.exists():
         if file.size is not None and path.stat().st_size != file.size:
@@ -106,21 +112,21 @@ def fetch(file: Remote, path: Path, *, contact: str = "", retry: RetryPolicy | N
             )
         return
     if not file.url.startswith(("http://", "https://")):
-        raise MetaclipError(f"{file.url} is no address of the form https://...; mend it in the recipe")
+        raise MetaclipError(f"{file.url} is no address of the form https://...; correct it in the recipe")
     path.parent.mkdir(parents=True, exist_ok=True)
     part, about = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.part.json")
-    with part.open("ab") as held:
+    with part.open("ab") as output:
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(output, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise MetaclipError(f"{path} is being fetched by another process; wait for it") from None
-        _persist(file, held, about, path, contact, retry or RetryPolicy())
+        _download(file, output, about, path, contact, retry or RetryPolicy())
         _verify(file, part, about)
         part.rename(path)
     about.unlink(missing_ok=True)
 
 
-def _verify(file: Remote, part: Path, about: Path) -> None:
+def _verify(file: PublishedFile, part: Path, about: Path) -> None:
     if file.size is not None and part.stat().st_size != file.size:
         problem = f"has {part.stat().st_size:,} bytes, {file.size:,} are published"
     elif file.digest is not None:
@@ -134,115 +140,117 @@ def _verify(file: Remote, part: Path, about: Path) -> None:
         return
     part.unlink()
     about.unlink(missing_ok=True)
-    raise MetaclipError(f"{file.url}: what arrived {problem}; it is removed, run the same command again")
+    raise MetaclipError(f"{file.url}: the downloaded file {problem}; it was removed, run the same command again")
 
 
-def _persist(file: Remote, held: IO[bytes], about: Path, path: Path, contact: str, retry: RetryPolicy) -> None:
-    """Ask for the rest until all is there."""
+def _download(
+    file: PublishedFile, output: IO[bytes], about: Path, path: Path, contact: str, retry: RetryPolicy
+) -> None:
+    """Request the rest of a file until all of it has arrived."""
     from tqdm import tqdm
 
     failures = 0
-    with tqdm(desc=file.name, total=file.size, initial=held.tell(), unit="B", unit_scale=True, disable=None) as bar:
+    with tqdm(desc=file.name, total=file.size, initial=output.tell(), unit="B", unit_scale=True, disable=None) as bar:
         while True:
-            begin = held.tell()
+            begin, requested = output.tell(), None
             try:
-                _ask(file, held, about, contact, retry.timeout, bar)
+                _request(file, output, about, contact, retry.timeout, bar)
                 return
             except urllib.error.HTTPError as error:
                 with error:
                     if error.code not in _BUSY:
                         raise _refused(file, error) from None
                     problem: Exception = error
-                    pause = _asked_for(error)
-            except (OSError, http.client.HTTPException) as error:  # urllib's own are OSErrors
+                    requested = _retry_after(error)
+            except (OSError, http.client.HTTPException) as error:  # the errors of urllib are OSErrors
                 if isinstance(error, OSError) and is_disk_full(error):
-                    raise MetaclipError(f"{path}: no room left; free some and run the same command again") from None
-                problem, pause = error, None
-            failures = 1 if held.tell() > begin else failures + 1
+                    with disk_errors(path):
+                        raise
+                problem = error
+            failures = 1 if output.tell() > begin else failures + 1
             if failures >= retry.tries:
                 raise MetaclipError(_gave_up(file, path, problem, retry.tries)) from None
-            wait = retry.first_wait * 2 ** (failures - 1) if pause is None else pause
-            time.sleep(min(wait, retry.longest_wait))
+            time.sleep(retry.pause(failures, requested))
 
 
-def _ask(file: Remote, held: IO[bytes], about: Path, contact: str, timeout: float, bar: Any) -> None:
-    """Ask once for what is missing, and write what comes. Raise if less comes than was promised."""
-    have = held.tell()
+def _request(file: PublishedFile, output: IO[bytes], about: Path, contact: str, timeout: float, bar: Any) -> None:
+    """Request the missing bytes once, and write those that arrive. Raise if fewer arrive than the server promised."""
+    have = output.tell()
     headers = {"User-Agent": user_agent(contact), "Accept-Encoding": "identity"}
     if have:
         known = read_json(about) or {}
         if known.get("url") == file.url and known.get("version"):
             headers |= {"Range": f"bytes={have}-", "If-Range": known["version"]}
-        else:  # nothing says that the server still has the same file
-            have = _begin_anew(held, bar)
+        else:  # the server may have another file now
+            have = _restart(output, bar)
     try:
         response = urllib.request.urlopen(urllib.request.Request(file.url, headers=headers), timeout=timeout)
     except urllib.error.HTTPError as error:
         if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
             raise
-        with error:  # what is here is all, or is of another file
+        with error:  # either all bytes are here, or they are of another file
             if error.headers.get("Content-Range", "").endswith(f"/{have}"):
                 return
-        _begin_anew(held, bar)
-        raise ConnectionError("the file has changed while it was fetched") from None
+        _restart(output, bar)
+        raise ConnectionError("the file changed during the download") from None
     with response:
         first, total = _range(response)
         if first not in (0, have):
-            raise ConnectionError(f"asked for byte {have:,}, the server began at {first:,}")
+            raise ConnectionError(f"byte {have:,} was requested, the server began at {first:,}")
         if first < have:
-            have = _begin_anew(held, bar)
+            _restart(output, bar)
         write_json(about, {"url": file.url, "version": _version(response)})
         if total is not None:
             bar.total = total
         while block := response.read(_BLOCK):
-            held.write(block)
-            held.flush()
+            output.write(block)
+            output.flush()
             bar.update(len(block))
-        if total is not None and held.tell() < total:
-            raise ConnectionError(f"the connection ended at byte {held.tell():,} of {total:,}")
+        if total is not None and output.tell() < total:
+            raise ConnectionError(f"the connection ended at byte {output.tell():,} of {total:,}")
 
 
-def _begin_anew(held: IO[bytes], bar: Any) -> int:
-    held.truncate(0)
-    held.seek(0)
+def _restart(output: IO[bytes], bar: Any) -> int:
+    output.truncate(0)
+    output.seek(0)
     bar.reset()
     return 0
 
 
 def _range(response: Any) -> tuple[int, int | None]:
-    """Give the first byte that an answer holds, and the length of the whole file, where it is told."""
+    """Return the first byte that a response contains, and the length of the whole file; None if it is not given."""
     if response.status == http.client.PARTIAL_CONTENT:
         found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
         if not found:
-            raise ConnectionError("the server sent a part of the file without saying which")
+            raise ConnectionError("the server sent a part of the file without its position")
         return int(found[1]), None if found[2] == "*" else int(found[2])
     length = response.headers.get("Content-Length", "")
     return 0, int(length) if length.isdecimal() else None
 
 
 def _version(response: Any) -> str | None:
-    """Give what tells one version of a file from another in If-Range: a strong ETag, or the time of change."""
+    """Return what identifies the version of a file in If-Range: a strong ETag, or the time of the last change."""
     tag: str = response.headers.get("ETag", "")
     modified: str | None = response.headers.get("Last-Modified")
     return tag if tag.startswith('"') else modified
 
 
-def _asked_for(error: urllib.error.HTTPError) -> float | None:
+def _retry_after(error: urllib.error.HTTPError) -> float | None:
     value = error.headers.get("Retry-After", "")
     return float(value) if value.isdecimal() else None
 
 
-def _refused(file: Remote, error: urllib.error.HTTPError) -> MetaclipError:
+def _refused(file: PublishedFile, error: urllib.error.HTTPError) -> MetaclipError:
     return MetaclipError(
-        f"{file.url}: the server answers {error.code} {error.reason}; check the address and the date, "
-        "publishers keep dumps for some months only"
+        f"{file.url}: the server answers {error.code} {error.reason}; check the address and the date "
+        "(publishers keep dumps for a few months only)"
     )
 
 
-def _gave_up(file: Remote, path: Path, problem: Exception, tries: int) -> str:
+def _gave_up(file: PublishedFile, path: Path, problem: Exception, tries: int) -> str:
     reason = getattr(problem, "reason", None) or problem
     why = one_line(reason if isinstance(reason, BaseException) else problem, 120)
     return (
         f"{file.url} cannot be fetched: {tries} tries in a row failed ({why}); is this machine offline? "
-        f"What arrived is kept: run the same command again, or put the file at {path}"
+        f"The bytes that arrived are kept: run the same command again, or put the file at {path}"
     )

@@ -13,7 +13,8 @@ import pytest
 from metaclip.errors import BrokenInput, MetaclipError
 from metaclip.extract import sources
 from metaclip.extract.settings import ExtractSettings
-from metaclip.extract.sources import Reader, RetryPolicy, Source
+from metaclip.extract.sources import Reader, Source
+from metaclip.storage.download import RetryPolicy
 from tests.crawls import served
 
 pytest.importorskip("aiohttp", reason="needs metaclip[crawl]")
@@ -101,7 +102,7 @@ DATA = random.Random(0).randbytes(300_000)
 def read(source: Source, tries: int = 4) -> tuple[bytes, Reader, list[float]]:
     """Read a file: (bytes, reader, seconds that it wanted to wait)."""
     waits: list[float] = []
-    reader = Reader(source, RetryPolicy(tries, 1.0), waits.append)
+    reader = Reader(source, RetryPolicy(tries, 1.0, 60.0), waits.append)
     return b"".join(reader.blocks()), reader, waits
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from metaclip.errors import MetaclipError
 from metaclip.storage import download
-from metaclip.storage.download import Remote, RetryPolicy, fetch
+from metaclip.storage.download import PublishedFile, RetryPolicy, fetch
 from tests.http_servers import Asked, files, serving
 
 DATA = random.Random(0).randbytes(300_000)
@@ -37,7 +37,7 @@ def test_a_file_arrives_whole(published: Path, tmp_path: Path) -> None:
     with serving(files(published)) as server:
         for algorithm in ("md5", "sha1", "sha256"):
             digest = hashlib.new(algorithm, DATA).hexdigest()
-            remote = Remote(f"{server.address}/a.bz2", "a.bz2", len(DATA), digest.upper())
+            remote = PublishedFile(f"{server.address}/a.bz2", "a.bz2", len(DATA), digest.upper())
             fetch(remote, tmp_path / algorithm / "a.bz2", contact="me@example.org", retry=QUICK)
             assert (tmp_path / algorithm / "a.bz2").read_bytes() == DATA
             assert left(tmp_path / algorithm) == ["a.bz2"]
@@ -52,7 +52,7 @@ def test_a_file_arrives_whole(published: Path, tmp_path: Path) -> None:
 def test_a_connection_that_ends_is_taken_up_where_it_ended(published: Path, tmp_path: Path) -> None:
     """A server that hangs up every 40,000 bytes is asked for the rest, each time for what is missing and no more."""
     with serving(files(published, drop_after=40_000)) as server:
-        remote = Remote(f"{server.address}/a.bz2", "a.bz2", None, hashlib.sha1(DATA).hexdigest())
+        remote = PublishedFile(f"{server.address}/a.bz2", "a.bz2", None, hashlib.sha1(DATA).hexdigest())
         fetch(remote, tmp_path / "a.bz2", retry=QUICK)
         assert (tmp_path / "a.bz2").read_bytes() == DATA
         begins = [asked.headers.get("Range", "bytes=0-") for asked in server.asked]
@@ -64,8 +64,8 @@ def test_a_killed_download_goes_on(published: Path, tmp_path: Path) -> None:
     """What an earlier process left is the beginning of the next one's."""
     out = tmp_path / "out" / "a.bz2"
     with serving(files(published, drop_after=100_000)) as server:
-        remote = Remote(f"{server.address}/a.bz2", "a.bz2", len(DATA))
-        with pytest.raises(MetaclipError, match="What arrived is kept"):
+        remote = PublishedFile(f"{server.address}/a.bz2", "a.bz2", len(DATA))
+        with pytest.raises(MetaclipError, match="The bytes that arrived are kept"):
             fetch(remote, out, retry=RetryPolicy(tries=1, timeout=10))
         assert left(out.parent) == [".a.bz2.part", ".a.bz2.part.json"]
         fetch(remote, out, retry=QUICK)
@@ -80,7 +80,7 @@ def test_a_part_that_is_all_of_it_is_done(published: Path, tmp_path: Path) -> No
         tag = f'"{hashlib.md5(DATA).hexdigest()}"'
         about = {"url": f"{server.address}/a.bz2", "version": tag}
         (tmp_path / ".a.bz2.part.json").write_text(json.dumps(about))
-        fetch(Remote(f"{server.address}/a.bz2", "a.bz2", len(DATA)), tmp_path / "a.bz2", retry=QUICK)
+        fetch(PublishedFile(f"{server.address}/a.bz2", "a.bz2", len(DATA)), tmp_path / "a.bz2", retry=QUICK)
         assert [asked.headers.get("Range") for asked in server.asked] == ["bytes=300000-"]
     assert (tmp_path / "a.bz2").read_bytes() == DATA
 
@@ -91,7 +91,7 @@ def test_a_file_that_changed_begins_anew(published: Path, tmp_path: Path) -> Non
         out = tmp_path / str(number) / "a.bz2"
         (published / "a.bz2").write_bytes(DATA)
         with serving(files(published, drop_after=100_000, ranges=ranges)) as server:
-            remote = Remote(f"{server.address}/a.bz2", "a.bz2")
+            remote = PublishedFile(f"{server.address}/a.bz2", "a.bz2")
             with pytest.raises(MetaclipError):
                 fetch(remote, out, retry=RetryPolicy(tries=1, timeout=10))
         address = server.address
@@ -99,7 +99,7 @@ def test_a_file_that_changed_begins_anew(published: Path, tmp_path: Path) -> Non
         about = out.with_name(".a.bz2.part.json")
         with serving(files(published, ranges=ranges)) as server:
             about.write_text(about.read_text().replace(address, server.address))
-            fetch(Remote(f"{server.address}/a.bz2", "a.bz2"), out, retry=QUICK)
+            fetch(PublishedFile(f"{server.address}/a.bz2", "a.bz2"), out, retry=QUICK)
         assert out.read_bytes() == DATA[::-1]
 
 
@@ -107,7 +107,7 @@ def test_a_part_of_another_address_begins_anew(published: Path, tmp_path: Path) 
     """A part of which nothing tells what it is of is not gone on with."""
     (tmp_path / ".a.bz2.part").write_bytes(b"something else")
     with serving(files(published)) as server:
-        fetch(Remote(f"{server.address}/a.bz2", "a.bz2"), tmp_path / "a.bz2", retry=QUICK)
+        fetch(PublishedFile(f"{server.address}/a.bz2", "a.bz2"), tmp_path / "a.bz2", retry=QUICK)
     assert (tmp_path / "a.bz2").read_bytes() == DATA
 
 
@@ -118,13 +118,13 @@ def test_what_is_not_what_is_published_is_removed(published: Path, tmp_path: Pat
         with pytest.raises(
             MetaclipError, match=f"has the sha1 {hashlib.sha1(DATA).hexdigest()}, published is {'0' * 40}"
         ):
-            fetch(Remote(url, "a.bz2", None, "0" * 40), tmp_path / "out" / "a.bz2", retry=QUICK)
+            fetch(PublishedFile(url, "a.bz2", None, "0" * 40), tmp_path / "out" / "a.bz2", retry=QUICK)
         with pytest.raises(MetaclipError, match="has 300,000 bytes, 17 are published"):
-            fetch(Remote(url, "a.bz2", 17), tmp_path / "out" / "a.bz2", retry=QUICK)
+            fetch(PublishedFile(url, "a.bz2", 17), tmp_path / "out" / "a.bz2", retry=QUICK)
         assert left(tmp_path / "out") == []
         (tmp_path / "out" / "a.bz2").write_bytes(b"short")
         with pytest.raises(MetaclipError, match="has 5 bytes, .* has 300,000; remove it"):
-            fetch(Remote(url, "a.bz2", 300_000), tmp_path / "out" / "a.bz2", retry=QUICK)
+            fetch(PublishedFile(url, "a.bz2", 300_000), tmp_path / "out" / "a.bz2", retry=QUICK)
 
 
 def test_a_part_that_was_not_asked_for_is_not_taken(published: Path, tmp_path: Path) -> None:
@@ -143,8 +143,8 @@ def test_a_part_that_was_not_asked_for_is_not_taken(published: Path, tmp_path: P
         else:
             handler.give(DATA[1000:], 206)
 
-    with serving(answer) as server, pytest.raises(MetaclipError, match="began at 500|without saying which"):
-        fetch(Remote(f"{server.address}/a.bz2", "a.bz2"), tmp_path / "a.bz2", retry=QUICK)
+    with serving(answer) as server, pytest.raises(MetaclipError, match="began at 500|without its position"):
+        fetch(PublishedFile(f"{server.address}/a.bz2", "a.bz2"), tmp_path / "a.bz2", retry=QUICK)
     assert (tmp_path / ".a.bz2.part").read_bytes() == DATA[:1000]
 
 
@@ -167,12 +167,12 @@ def test_a_busy_server_is_asked_again_later(published: Path, tmp_path: Path) -> 
     for number, (code, headers, least) in enumerate([(503, {}, 0.05), (429, {"Retry_After": "0"}, 0.0)]):
         with serving(busy(published, 3, code, **headers)) as server:
             retry = RetryPolicy(tries=4, first_wait=0.05, longest_wait=0.2, timeout=10)
-            fetch(Remote(f"{server.address}/a.bz2", "a.bz2"), tmp_path / f"{number}", retry=retry)
+            fetch(PublishedFile(f"{server.address}/a.bz2", "a.bz2"), tmp_path / f"{number}", retry=retry)
             waits = [b.at - a.at for a, b in zip(server.asked, server.asked[1:], strict=False)]
             assert len(waits) == 3
             assert all(wait >= least * 2**i for i, wait in enumerate(waits))
     with serving(busy(published, 4, 503)) as server, pytest.raises(MetaclipError, match="4 tries in a row failed"):
-        fetch(Remote(f"{server.address}/a.bz2", "a.bz2"), tmp_path / "x", retry=QUICK)
+        fetch(PublishedFile(f"{server.address}/a.bz2", "a.bz2"), tmp_path / "x", retry=QUICK)
     assert len(server.asked) == 4
 
 
@@ -182,7 +182,7 @@ def test_a_server_that_refuses_is_not_asked_again(published: Path, tmp_path: Pat
         serving(files(published)) as server,
         pytest.raises(MetaclipError, match="the server answers 404 Not Found; check") as caught,
     ):
-        fetch(Remote(f"{server.address}/b.bz2", "b.bz2"), tmp_path / "b.bz2", retry=QUICK)
+        fetch(PublishedFile(f"{server.address}/b.bz2", "b.bz2"), tmp_path / "b.bz2", retry=QUICK)
     assert len(server.asked) == 1
     assert "\n" not in str(caught.value)
 
@@ -196,11 +196,11 @@ def test_offline_is_said_clearly(tmp_path: Path) -> None:
         with pytest.raises(
             MetaclipError, match=r"cannot be fetched: 4 tries in a row failed .* is this machine offline\?"
         ) as caught:
-            fetch(Remote(url, "a.bz2"), tmp_path / "a.bz2", retry=QUICK)
+            fetch(PublishedFile(url, "a.bz2"), tmp_path / "a.bz2", retry=QUICK)
         assert f"put the file at {tmp_path / 'a.bz2'}" in str(caught.value)
         assert "\n" not in str(caught.value)
     with pytest.raises(MetaclipError, match="no address of the form https://"):
-        fetch(Remote("file:///etc/passwd", "a.bz2"), tmp_path / "a.bz2", retry=QUICK)
+        fetch(PublishedFile("file:///etc/passwd", "a.bz2"), tmp_path / "a.bz2", retry=QUICK)
 
 
 def test_two_processes_do_not_write_one_file(published: Path, tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_two_processes_do_not_write_one_file(published: Path, tmp_path: Path) ->
     with serving(files(published)) as server, (tmp_path / ".a.bz2.part").open("ab") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(MetaclipError, match="is being fetched by another process"):
-            fetch(Remote(f"{server.address}/a.bz2", "a.bz2"), tmp_path / "a.bz2", retry=QUICK)
+            fetch(PublishedFile(f"{server.address}/a.bz2", "a.bz2"), tmp_path / "a.bz2", retry=QUICK)
 
 
 def test_a_dump_by_its_status(published: Path, tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_a_dump_by_its_status(published: Path, tmp_path: Path) -> None:
 @pytest.mark.network
 def test_wikimedias_own_server(tmp_path: Path) -> None:
     """The dump of a small wiki is found in the publisher's index, and arrives as published."""
-    fetch(Remote("https://dumps.wikimedia.org/index.json", "index.json"), tmp_path / "index.json")
+    fetch(PublishedFile("https://dumps.wikimedia.org/index.json", "index.json"), tmp_path / "index.json")
     status = json.loads((tmp_path / "index.json").read_text())["wikis"]["tyvwiki"]
     if status["jobs"]["articlesmultistreamdump"]["status"] != "done":
         pytest.skip("the wiki is being dumped just now")

@@ -44,7 +44,7 @@ from metaclip.metadata.sources import dump_count, spill
 from metaclip.stage import funnel as funnels
 from metaclip.stage.stage import digest_of
 from metaclip.storage import download
-from metaclip.storage.download import Remote, RetryPolicy
+from metaclip.storage.download import PublishedFile, RetryPolicy
 from metaclip.storage.files import disk_errors, file_digest
 
 LICENCE: Final = "CC0 1.0"
@@ -131,11 +131,11 @@ def sampled_days(settings: PageviewSettings) -> list[datetime.date]:
     )
 
 
-def hourly_files(settings: PageviewSettings) -> list[Remote]:
+def hourly_files(settings: PageviewSettings) -> list[PublishedFile]:
     """Give the hourly files of the sampled days, as Wikimedia publishes them."""
     root = (settings.url or "").rstrip("/")
     return [
-        Remote(f"{root}/{day:%Y}/{day:%Y-%m}/{name}", name)
+        PublishedFile(f"{root}/{day:%Y}/{day:%Y-%m}/{name}", name)
         for day in sampled_days(settings)
         for name in (f"pageviews-{day:%Y%m%d}-{hour:02}0000.gz" for hour in range(24))
     ]
