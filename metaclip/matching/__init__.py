@@ -1,1 +1,1 @@
-"""Matching texts against the query list: the text rule, the automaton and the Matcher."""
+"""Matching texts against the query list: the text rule, the automaton, the Matcher and its backends."""

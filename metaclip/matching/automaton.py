@@ -4,22 +4,25 @@ One `Machine` holds the entries of one alphabet (`metaclip.native.kernel` says h
 
     bloom          uint64[2^b]      two bits in one word for each symbol's hash, at most 1 in 3 set
     slots          uint64[2^k, 4]   {first 8 bytes, tail << 32 | symbol id, next output << 32 | entry_id + 1, 0} of the
-                                    symbol whose place this is
-    displacements  uint8[2^(k-2)]   by bucket of the hash: makes the slot of each symbol its own
+                                    symbol that is stored in this slot
+    displacements  uint8[2^(k-2)]   by bucket of the hash: gives each symbol a slot of its own
     bytes, symbols                  the symbols' bytes; {offset, next symbol with the same key} by symbol id
     nodes          uint32[n, 4]     {fallback, entry_id + 1, next output, depth}
     edges          uint32[2^m, 4]   hash table {node, symbol, child, 0}, open addressing, at most half full
     filter         uint8[2^f]       one bit for each edge's hash, at most 1 in 6 set
 
-What was measured (one thread, 500,000 entries, captions of 59 bytes; each against what it replaced, in turns): one
-displaced slot takes a third of probing's time, for 69% of real words are unknown and a probe that may end at any step is
-not predictable; the Bloom filter (256 KiB) keeps those from the slots, and a slot that names its symbol's entry keeps most
-of the others from nodes: all passes take three quarters of their time by both. Rows of 16 or 32 bytes, so that none
-straddles cache lines; symbol ids in the order of how many entries hold the symbol, 5 to 10% faster than the list's order;
-children in one hash table, because a list of children is long just for the words that are frequent, behind a filter of
-256 KiB: a 32-bit mask of children in each node is full for just those words, and took a tenth more of all.
+Measurements behind the layout (one thread, 500,000 entries, captions of 59 bytes, each compared with what it replaced):
 
-Cost for 500,000 entries: 38 MiB, built in 6 s, opened with its digest checked in 0.03 s.
+- One displaced slot takes a third of the time of probing: 69% of real words are unknown, and the branch predictor cannot
+  learn a probe that may end at any step.
+- The Bloom filter (256 KiB) keeps unknown words away from the slots, and a slot that names the entry of its symbol keeps
+  most other words away from the nodes. Together they reduce the time of all passes to three quarters.
+- Rows have 16 or 32 bytes, so that none straddles two cache lines.
+- Symbol ids are ordered by the number of entries that hold the symbol: 5 to 10% faster than the order of the list.
+- Children are in one hash table, because just the frequent words have long lists of children, behind a filter of 256 KiB.
+  A 32-bit mask of children in each node, which is full for just those words, took a tenth more in total.
+
+Cost for 500,000 entries: 38 MiB, built in 6 s, opened in 0.03 s including the check of its digest.
 """
 
 from __future__ import annotations
@@ -39,22 +42,22 @@ from metaclip.metadata.entries import Metadata
 from metaclip.native import layout
 from metaclip.native.compiling import compiled
 
-_CAPACITY: Final = 0.8  # highest load of the slots
+_CAPACITY: Final = 0.8  # maximum load of the slots
 _ATTEMPTS: Final = 16
-_FILTER_BITS: Final = 6  # of the filters, for each edge or symbol at least
+_FILTER_BITS: Final = 6  # minimum number of bits of a filter per edge or symbol
 
 Arrays = dict[str, npt.NDArray[Any]]
 
 
 class Machine:
-    """The arrays of one alphabet, with the vector of addresses the kernel takes."""
+    """The arrays of one alphabet, with the vector of addresses that the kernels take."""
 
     def __init__(self, arrays: Arrays, info: dict[str, Any]) -> None:
-        """Hold `arrays` (see the module) and `info`: seed, outputs, words."""
+        """Wrap `arrays` (see the module) and `info`: the seed, the most outputs of a symbol, whether symbols are words."""
         self.arrays, self.info = arrays, info
         self.words: bool = info["words"]
         vector = np.zeros(layout.MACHINE_SIZE, np.uint64)
-        for place, name in (
+        for index, name in (
             (layout.SLOTS, "slots"),
             (layout.DISPLACEMENTS, "displacements"),
             (layout.BYTES, "bytes"),
@@ -64,42 +67,42 @@ class Machine:
             (layout.FILTER, "filter"),
             (layout.BLOOM, "bloom"),
         ):
-            vector[place] = arrays[name].ctypes.data
-        vector[layout.SHIFT] = 64 - _bits(len(arrays["slots"]))
+            vector[index] = arrays[name].ctypes.data
+        vector[layout.SHIFT] = 64 - _log2(len(arrays["slots"]))
         vector[layout.BUCKETS] = len(arrays["displacements"]) - 1
-        vector[layout.EDGE_SHIFT] = 64 - _bits(len(arrays["edges"]))
+        vector[layout.EDGE_SHIFT] = 64 - _log2(len(arrays["edges"]))
         vector[layout.EDGE_MASK] = len(arrays["edges"]) - 1
-        vector[layout.FILTER_SHIFT] = 61 - _bits(len(arrays["filter"]))
-        vector[layout.BLOOM_SHIFT] = 64 - _bits(len(arrays["bloom"]))
+        vector[layout.FILTER_SHIFT] = 61 - _log2(len(arrays["filter"]))
+        vector[layout.BLOOM_SHIFT] = 64 - _log2(len(arrays["bloom"]))
         vector[layout.SEED] = info["seed"]
         vector[layout.OUTPUTS] = info["outputs"]
         self.vector = vector
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travel without the addresses; by pickle's protocol 5 the arrays are not copied where memory is shared."""
+        """Pickle without the addresses; protocol 5 does not copy the arrays where memory is shared."""
         return Machine, (self.arrays, self.info)
 
 
 class Automaton:
-    """The machines of a list under a rule: one for words, one for characters where entries need it."""
+    """The machines of a list under a rule: one for words, and one for characters if entries need it."""
 
     def __init__(self, machines: list[Machine], rule: TextRule, size: int, list_digest: str) -> None:
-        """Take what `build` or `open_automaton` made."""
+        """Wrap machines; use `build` or `open_automaton` to make an automaton."""
         self.machines, self.rule, self.size, self.list_digest = machines, rule, size, list_digest
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all arrays."""
+        """The size of all arrays in bytes."""
         return sum(array.nbytes for machine in self.machines for array in machine.arrays.values())
 
     def __repr__(self) -> str:
-        """Show the sizes."""
+        """Return a short description with the sizes."""
         return f"Automaton({self.size} entries, {len(self.machines)} machine(s), {self.nbytes / 2**20:.1f} MiB)"
 
 
 @contextlib.contextmanager
 def _collector_off() -> Iterator[None]:
-    """Keep Python from looking for garbage among millions of tuples that are none: a third of the time to build."""
+    """Turn the garbage collector off: searching millions of live tuples would take a third of the time to build."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -114,7 +117,7 @@ def build(metadata: Metadata, rule: TextRule = PAPER) -> Automaton:
     """Build the automaton of a list under a rule, in memory."""
     words: list[tuple[int, list[bytes]]] = []
     characters: list[tuple[int, list[bytes]]] = []
-    # Where longer matches hide shorter ones, words and characters must meet in one machine to see each other.
+    # If longer matches hide shorter ones, one machine must see words and characters.
     split_words = not (rule.longest_only and rule.unspaced_scripts != "none")
     for entry_id, entry in enumerate(metadata.entries.to_pylist()):
         padded = rule.entry(entry)
@@ -131,11 +134,11 @@ def build(metadata: Metadata, rule: TextRule = PAPER) -> Automaton:
     return Automaton(machines, rule, len(metadata), metadata.digest)
 
 
-def _bits(size: int) -> int:
+def _log2(size: int) -> int:
     return size.bit_length() - 1
 
 
-def _power(least: float) -> int:
+def _power_of_two(least: float) -> int:
     return 1 << max(1, int(np.ceil(np.log2(max(2.0, least)))))
 
 
@@ -149,14 +152,14 @@ def _machine(entries: list[tuple[int, list[bytes]]], *, words: bool, longest: bo
     trie, info = _trie_arrays(
         [(entry_id, [ids[s] for s in symbols]) for entry_id, symbols in entries], len(ids), longest
     )
-    # A slot names the outputs of its symbol's node.
+    # A slot holds the outputs of its symbol's node.
     held, nodes = (arrays["slots"][:, 1] & np.uint64(0xFFFFFFFF)).astype(np.int64), trie["nodes"].astype(np.uint64)
     arrays["slots"][:, 2] = nodes[held, 1] | (nodes[held, 2] << np.uint64(32))
     return Machine({**arrays, **trie}, {"words": words, "seed": seed, **info})
 
 
 def _symbol_arrays(ordered: list[bytes]) -> tuple[Arrays, int]:
-    """Lay out the symbols' table; symbol ids are 1-based ranks in `ordered`."""
+    """Lay out the table of symbols and return it with its seed; symbol ids are 1-based ranks in `ordered`."""
     n = len(ordered)
     blob = np.frombuffer(b"".join(ordered) + bytes(layout.READABLE), np.uint8)
     if len(blob) > 0xFFFFFFFF:
@@ -176,8 +179,8 @@ def _symbol_arrays(ordered: list[bytes]) -> tuple[Arrays, int]:
             table = np.zeros((capacity, 4), np.uint64)
             table[places, 0] = heads[placed]
             table[places, 1] = (tails[placed].astype(np.uint64) << np.uint64(32)) | placed.astype(np.uint64)
-            bloom = np.zeros(_power(_FILTER_BITS * n / 64), np.uint64)
-            compiled("symbol_kernel", "fill_bloom")(hashes[1:], bloom, np.uint64(64 - _bits(len(bloom))))
+            bloom = np.zeros(_power_of_two(_FILTER_BITS * n / 64), np.uint64)
+            compiled("symbol_kernel", "fill_bloom")(hashes[1:], bloom, np.uint64(64 - _log2(len(bloom))))
             return {
                 "slots": table, "displacements": displacements, "bytes": blob, "symbols": symbols, "bloom": bloom,
             }, seed  # fmt: skip
@@ -185,7 +188,7 @@ def _symbol_arrays(ordered: list[bytes]) -> tuple[Arrays, int]:
 
 
 def _chain_same_keys(symbols: npt.NDArray[np.uint32], heads: Any, tails: Any) -> npt.NDArray[np.int64]:
-    """Chain the (long) symbols that share a key; give the ids that get a slot, one of each chain."""
+    """Chain the (long) symbols that share a key; return the ids that get a slot, one of each chain."""
     symbols[:, 1] = 0
     ids = np.arange(1, len(heads), dtype=np.int64)
     order = ids[np.lexsort((ids, heads[1:], tails[1:]))]
@@ -197,7 +200,7 @@ def _chain_same_keys(symbols: npt.NDArray[np.uint32], heads: Any, tails: Any) ->
 def _displace(
     hashes: npt.NDArray[np.uint64], placed: npt.NDArray[np.int64], attempt: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8], int] | None:
-    capacity = _power(len(placed) / _CAPACITY) << (attempt // 4)
+    capacity = _power_of_two(len(placed) / _CAPACITY) << (attempt // 4)
     n_buckets = max(2, capacity // 4)
     keys = np.ascontiguousarray(hashes[placed])
     bucket = (keys & np.uint64(n_buckets - 1)).astype(np.int64)
@@ -208,7 +211,7 @@ def _displace(
         np.argsort(bucket, kind="stable"),
         np.concatenate([[0], np.cumsum(sizes)]),
         np.argsort(-sizes, kind="stable"),
-        np.uint64(64 - _bits(capacity)),
+        np.uint64(64 - _log2(capacity)),
         displacements,
         np.zeros(capacity, np.bool_),
         slots,
@@ -223,27 +226,27 @@ def _trie_arrays(
     by_depth = sorted(entries, key=lambda item: len(item[1]))
     child: dict[tuple[int, int], int] = {}
     parent, symbol_of, depth = [0] * (n_symbols + 1), list(range(n_symbols + 1)), [0] + [1] * n_symbols
-    at = {entry_id: symbols[0] for entry_id, symbols in by_depth}
+    node_of = {entry_id: symbols[0] for entry_id, symbols in by_depth}
     level, d = by_depth, 1
     while level := [item for item in level if len(item[1]) > d]:
-        # Breadth first, so that a node's fallback, always less deep, is made before it.
-        for node, symbol in sorted({(at[entry_id], symbols[d]) for entry_id, symbols in level}):
+        # Breadth first: a node's fallback is always less deep, and so is made before the node.
+        for node, symbol in sorted({(node_of[entry_id], symbols[d]) for entry_id, symbols in level}):
             child[node, symbol] = len(parent)
             parent.append(node)
             symbol_of.append(symbol)
             depth.append(d + 1)
         for entry_id, symbols in level:
-            at[entry_id] = child[at[entry_id], symbols[d]]
+            node_of[entry_id] = child[node_of[entry_id], symbols[d]]
         d += 1
     n_nodes = len(parent)
     has_children = np.zeros(n_nodes, np.bool_)
     has_children[[node for node, _ in child]] = True
-    here: dict[int, list[int]] = collections.defaultdict(list)
-    for entry_id in sorted(at):
-        here[at[entry_id]].append(entry_id)
+    ids_at: dict[int, list[int]] = collections.defaultdict(list)
+    for entry_id in sorted(node_of):
+        ids_at[node_of[entry_id]].append(entry_id)
 
-    # Entries that a rule makes equal share a node: all but one stand in nodes of their own behind it.
-    n_twins = len(at) - len(here)
+    # Entries that a rule makes equal share a node; all but the first of them get extra nodes in its chain of outputs.
+    n_twins = len(node_of) - len(ids_at)
     nodes = np.zeros((n_nodes + n_twins, 4), np.uint32)
     fail, walk_on, next_output = [0] * n_nodes, [0] * n_nodes, [0] * (n_nodes + n_twins)
     outputs, twin, most_outputs = [0] * n_nodes, n_nodes, 1
@@ -254,11 +257,11 @@ def _trie_arrays(
                 back = fail[back]
             back = child[back, symbol] if back else symbol
             fail[node] = back
-            # A fallback without children leads nowhere: walk on from the next one.
+            # A fallback without children leads nowhere: continue with its own fallback.
             walk_on[node] = back if has_children[back] else walk_on[back]
-            next_output[node] = back if here.get(back) else next_output[back]
+            next_output[node] = back if ids_at.get(back) else next_output[back]
             outputs[node] = outputs[back]
-        own = here.get(node, ())
+        own = ids_at.get(node, ())
         outputs[node] += len(own)
         most_outputs = max(most_outputs, len(own) if longest else outputs[node])
         if own:
@@ -280,11 +283,11 @@ def _trie_arrays(
 def _edge_tables(
     pairs: npt.NDArray[np.uint32], children: npt.NDArray[np.uint32]
 ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]]:
-    table = np.zeros((_power(2 * len(pairs)), 4), np.uint32)
-    bits = np.zeros(_power(_FILTER_BITS * len(pairs) / 8), np.uint8)
+    table = np.zeros((_power_of_two(2 * len(pairs)), 4), np.uint32)
+    bits = np.zeros(_power_of_two(_FILTER_BITS * len(pairs) / 8), np.uint8)
     compiled("walk_kernel", "fill_edges")(
         np.ascontiguousarray(pairs), children,
-        table, np.uint64(64 - _bits(len(table))), np.uint64(len(table) - 1),
-        bits, np.uint64(61 - _bits(len(bits))),
+        table, np.uint64(64 - _log2(len(table))), np.uint64(len(table) - 1),
+        bits, np.uint64(61 - _log2(len(bits))),
     )  # fmt: skip
     return table, bits

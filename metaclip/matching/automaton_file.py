@@ -1,7 +1,7 @@
-"""The automaton's file: built once for a list and a rule, keyed by both, shared by all workers of a machine.
+"""The file of an automaton: built once for a list and a rule, and shared by all workers of a machine.
 
-One file holds all arrays, memory-mapped through the page cache: a header with the digest of all after it, a directory in
-JSON, and the arrays, each at a multiple of 64 bytes.
+One file holds all arrays and is memory-mapped: a header with the digest of everything behind it, a directory in JSON, and
+the arrays, each aligned to 64 bytes.
 """
 
 from __future__ import annotations
@@ -25,29 +25,23 @@ from metaclip.metadata.entries import Metadata
 from metaclip.storage.files import atomic_write, cache_folder
 
 VERSION: Final = 2
-"""Raised when the arrays or the kernel's use of them change; part of the key."""
+"""Increased when the arrays, or what kernels do with them, change; part of the key."""
 
 _MAGIC: Final = b"metaclip automaton\n\0"
-_HEADER: Final = struct.Struct(
-    "<20sIQ32s"
-)  # magic, version, size of the JSON directory, sha256 of this size and all after
+_HEADER: Final = struct.Struct("<20sIQ32s")
+"""Magic, version, size of the JSON directory, sha256 of this size and everything behind the header."""
 _ALIGN: Final = 64
 
 
 def key(metadata: Metadata, rule: TextRule) -> str:
-    """Identify an automaton: 64 hex digits of list digest, rule and versions (case and normal forms are Unicode's)."""
+    """Return the key of an automaton: 64 hex digits of the list, the rule, and the versions of the format and of Unicode."""
     parts = (str(VERSION), unicodedata.unidata_version, metadata.digest, rule.identity)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def save(automaton: Automaton, path: Path) -> None:
     """Write an automaton as one file, whole or not at all."""
-    directory: dict[str, Any] = {
-        "rule": json.loads(automaton.rule.identity),
-        "list": automaton.list_digest,
-        "size": automaton.size,
-        "machines": [],
-    }
+    machines: list[dict[str, Any]] = []
     chunks: list[bytes | memoryview] = []
     at = 0
     for machine in automaton.machines:
@@ -55,10 +49,11 @@ def save(automaton: Automaton, path: Path) -> None:
         for name, array in machine.arrays.items():
             sections[name] = {"dtype": array.dtype.str, "shape": array.shape, "at": at}
             data = np.ascontiguousarray(array).data.cast("B")
-            padding = -len(data) % _ALIGN
-            chunks += [data, bytes(padding)]
-            at += len(data) + padding
-        directory["machines"].append({"info": machine.info, "arrays": sections})
+            chunks += [data, bytes(-len(data) % _ALIGN)]
+            at += len(data) + len(chunks[-1])
+        machines.append({"info": machine.info, "arrays": sections})
+    rule = json.loads(automaton.rule.identity)
+    directory = {"rule": rule, "list": automaton.list_digest, "size": automaton.size, "machines": machines}
     text = json.dumps(directory, sort_keys=True).encode()
     text += b" " * (-(_HEADER.size + len(text)) % _ALIGN)
     digest = hashlib.sha256(struct.pack("<Q", len(text)))
@@ -73,7 +68,7 @@ def save(automaton: Automaton, path: Path) -> None:
 
 
 def load(path: Path) -> Automaton:
-    """Open an automaton's file, memory-mapped, its digest checked. Raise MetaclipError if it is not whole."""
+    """Memory-map a file and check its digest. Raise MetaclipError if it is damaged."""
     with path.open("rb") as file:
         if os.fstat(file.fileno()).st_size < _HEADER.size:
             raise MetaclipError(f"{path} is not a whole automaton; delete it, it is made again")
@@ -99,7 +94,7 @@ def load(path: Path) -> Automaton:
 
 
 def is_built(metadata: Metadata, rule: TextRule = PAPER, folder: Path | None = None) -> bool:
-    """Tell whether `open_automaton` would find a file."""
+    """Return whether `open_automaton` would find a file."""
     return _path(metadata, rule, folder).exists()
 
 
@@ -108,9 +103,9 @@ def _path(metadata: Metadata, rule: TextRule, folder: Path | None) -> Path:
 
 
 def open_automaton(metadata: Metadata, rule: TextRule = PAPER, folder: Path | None = None) -> Automaton:
-    """Open the automaton of a list under a rule from `folder` (default `cache_folder`); build and save it at first."""
+    """Open the automaton of a list under a rule from `folder` (default: `cache_folder`), or build and save it."""
     path = _path(metadata, rule, folder)
-    # A cache that is damaged, or cannot be read or written, costs time, not the result.
+    # A cache that is damaged, or cannot be read or written, must never fail the run.
     with contextlib.suppress(OSError, MetaclipError):
         return load(path)
     automaton = build(metadata, rule)

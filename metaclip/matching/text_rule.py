@@ -1,11 +1,11 @@
-"""The text rule: what it means that an entry stands in a text.
+"""The text rule: the definition of an entry matching a text.
 
 The law (Demystifying CLIP Data, section 3.2): a text is padded with one space at each end, each of ``, . ; : ? ! ` `` is
-set between spaces, tab and line ends become spaces; an entry is padded with one space at each end; an entry matches
-where its padded form is a substring of the padded text. Everything here is that law in plain strings: `text` and `entry`
-define the rule for every engine, and the compiled kernel must agree with them on every input.
+set between spaces, tabs and line ends become spaces; an entry is padded with one space at each end; an entry matches if
+its padded form is a substring of the padded text. This module is that law in plain strings: `text` and `entry` define the
+rule for every backend, and the compiled kernels must agree with them on every input.
 
-The options, all off by default, widen the law. Each is part of an automaton's identity and stands in the card.
+The options, all off by default, widen the law. Each is part of an automaton's identity and is recorded in the card.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _PUBLISHED_SCRIPTS: Final = {
     "Han": [(0x2E80, 0x2FDF), (0x3005, 0x3007), (0x3021, 0x3029), (0x3038, 0x303B), (0x3400, 0x4DBF),
             (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x323AF)],
 }  # fmt: skip
-# The published table lacks these, so that an entry such as "カメラ" never matches inside a Japanese sentence.
+# The published table lacks these, so an entry such as "カメラ" never matches inside a Japanese sentence.
 _MISSING_SCRIPTS: Final = {
     "Hiragana": [(0x3040, 0x309F), (0x1B100, 0x1B16F)],
     "Katakana": [(0x30A0, 0x30FF), (0x31F0, 0x31FF), (0xFF66, 0xFF9F)],
@@ -53,7 +53,7 @@ _SPACE_MARKS: Final = str.maketrans({**{m: f" {m} " for m in MARKS}, **dict.from
 
 @functools.cache
 def _other_separators() -> dict[int, str]:
-    """Map Unicode's whitespace and punctuation, without the marks and blanks of the paper's rule, to their spaced form."""
+    """Map Unicode's whitespace and punctuation, except the marks and blanks of the paper's rule, to their spaced forms."""
     table = {}
     for point in range(sys.maxunicode + 1):
         char = chr(point)
@@ -72,7 +72,7 @@ _LONG_TEXT: Final = 1000
 
 @functools.cache
 def _mark_runs() -> re.Pattern[str]:
-    """Find long runs of combining marks and of what decomposes into them. Made in half a second, on first use."""
+    """Return the pattern of long runs of characters that decompose into combining marks; takes half a second."""
     points = map(chr, range(sys.maxunicode + 1))
     marks = "".join(char for char in points if unicodedata.combining(unicodedata.normalize("NFD", char)[0]))
     return re.compile(f"[{marks}]{{32,}}")
@@ -84,7 +84,7 @@ def _in_order(run: re.Match[str]) -> str:
 
 
 def _compose(text: str) -> str:
-    """Give NFC in linear time: Python alone needs hours for a megabyte of combining marks that are out of order."""
+    """Return NFC in linear time: Python alone needs hours for a megabyte of unordered combining marks."""
     if len(text) > _LONG_TEXT:  # a shorter one takes milliseconds at most
         text = _mark_runs().sub(_in_order, text)
     return unicodedata.normalize("NFC", text)
@@ -92,22 +92,22 @@ def _compose(text: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class TextRule:
-    """What is done to texts and entries before an entry is looked for; the default is the paper's rule."""
+    """How texts and entries are prepared before matching; the default is the paper's rule."""
 
     space_entries: bool = False
-    """Set marks and blanks inside an entry apart as in a text, so that "St. Louis" can match."""
+    """Set marks and blanks inside an entry between spaces, as in a text, so that "St. Louis" can match."""
     fold_spaces: bool = False
     """Treat a run of spaces as one, in texts and entries, so that "hot dog" matches in "hot  dog"."""
     unicode_separators: bool = False
     """Treat all Unicode whitespace as blanks and all Unicode punctuation as marks."""
     nfc: bool = False
-    """Bring texts and entries to Unicode's composed normal form (NFC)."""
+    """Convert texts and entries to Unicode's composed normal form (NFC)."""
     unescape_html: bool = False
     """Resolve HTML character references (``&amp;``) in texts."""
     fold_case: bool = False
     """Compare without regard to case (Unicode case folding, in texts and entries)."""
     longest_only: bool = False
-    """Leave out an occurrence that lies inside an occurrence of a longer entry."""
+    """Ignore an occurrence that lies inside an occurrence of a longer entry."""
     unspaced_scripts: Scripts = "none"
     """Scripts at whose characters an entry gets no space at its edge: none, the published table, or the fixed one
     (with kana and Hangul)."""
@@ -118,7 +118,7 @@ class TextRule:
 
     @property
     def identity(self) -> str:
-        """Every setting in a fixed order, as JSON: equal exactly when two rules are."""
+        """All settings as JSON in a fixed order: equal if and only if two rules are equal."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
     @property
@@ -127,15 +127,15 @@ class TextRule:
         return self.unescape_html or self.nfc or self.fold_case or self.unicode_separators
 
     def clean_text(self, text: str) -> str:
-        """Do to a text all that comes before the spacing of the paper's marks."""
+        """Apply to a text all steps before the spacing of the paper's marks."""
         if self.unescape_html:
-            # Python refuses to read numbers of thousands of digits; the eighth already says that it is no character.
+            # Python refuses to parse numbers of thousands of digits; a number of eight digits is not a character.
             text = html.unescape(_LONG_NUMBER.sub(lambda found: "&#" + (found[1].lstrip("0")[:8] or "0"), text))
         text = self._fold(text)
         return text.translate(_other_separators()) if self.unicode_separators else text
 
     def clean_entry(self, entry: str) -> str:
-        """Do to an entry all that comes before its padding."""
+        """Apply to an entry all steps before its padding."""
         entry = self._fold(entry)
         if self.space_entries:
             if self.unicode_separators:
@@ -144,12 +144,12 @@ class TextRule:
         return re.sub(" +", " ", entry).strip(" ") if self.fold_spaces else entry
 
     def text(self, text: str) -> str:
-        """Give the padded, spaced form of a text in which padded entries are looked for."""
+        """Return the padded, spaced form of a text, in which padded entries are searched."""
         padded = f" {self.clean_text(text).translate(_SPACE_MARKS)} "
         return re.sub(" +", " ", padded) if self.fold_spaces else padded
 
     def entry(self, entry: str) -> str | None:
-        """Give the padded form of an entry, None where it can match nothing (no token is left of it)."""
+        """Return the padded form of an entry, or None if no token is left of it, so that it cannot match."""
         entry = self.clean_entry(entry)
         if self.fold_spaces and not entry:
             return None
@@ -160,13 +160,13 @@ class TextRule:
             text = _compose(text)
         if self.fold_case:
             text = text.casefold()
-            # Folding can take a string out of normal form.
+            # Case folding can break the normal form.
             if self.nfc:
                 text = _compose(text)
         return text
 
     def _edge(self, char: str) -> str:
-        if char < _FIRST_UNSPACED:  # also where there is no character
+        if char < _FIRST_UNSPACED:  # true for the empty string, too
             return " "
         point = ord(char)
         ranges = (r for script in SCRIPTS[self.unspaced_scripts].values() for r in script)
