@@ -1,1 +1,1 @@
-"""The compiled loops, and what compiles and loads them."""
+"""The compiled loops, their compilation and loading."""

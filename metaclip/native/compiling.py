@@ -1,17 +1,18 @@
-"""Kernels: compiled by numba once for a machine, then loaded as machine code from the user's cache.
+"""Kernels: compiled by numba once per machine, then loaded as machine code from the user's cache.
 
     compiled("pair_kernel", "draw")(values, offsets, ...)
 
-A kernel is a function of numbers and arrays, with its signature in the `KERNELS` of its module. Compiling one takes 0.2 to
-3 s, importing numba another half: so the machine code is kept, and other processes load it in milliseconds, without numba.
-Numba's own cache would not do: it is pickled, and it does not see a change in another module than the kernel's.
+A kernel is a function of numbers and arrays; the `KERNELS` of its module holds its signature. Compiling a kernel takes 0.2
+to 3 s, and importing numba another 0.5 s: so the machine code is cached, and other processes load it in milliseconds,
+without numba. Numba's own cache is not used: it is pickled, and it does not notice changes in other modules than the
+kernel's.
 
-Law: a file of the cache is known by the bytes of all modules that kernels are written in, the versions of numba and
-llvmlite, and the processor with its features. It says the digest of its code. One that is another user's, or that other
-users may write to, is not loaded; a cache that is damaged, or cannot be read or written, costs time, not the result.
+Law: the name of a cached file depends on the bytes of all modules in which kernels are written, the versions of numba and
+llvmlite, and the processor with its features. The file holds the digest of its code. A file that belongs to another user,
+or that other users may write to, is not loaded. A cache that is damaged, or cannot be read or written, never fails a run.
 
-Arrays are checked against the signature at each call; kernels raise nothing. That takes microseconds for each array: calls
-are for batches, and what calls with the same arguments again and again binds them (`Kernel.bind`).
+Arrays are checked against the signature at each call; kernels raise nothing. The check takes microseconds per array: call
+kernels on batches, or bind the arguments once if they are always the same (`Kernel.bind`).
 """
 
 from __future__ import annotations
@@ -41,36 +42,36 @@ if sys.byteorder != "little":
     raise ImportError("metaclip's kernels need a little-endian machine")
 
 MODULES: Final = ("kernel", "pair_kernel", "split_kernel", "symbol_kernel", "walk_kernel")
-"""Where kernels stand, in `metaclip.native`."""
-_WRITTEN_IN: Final = (*MODULES, "layout", "raw", "compiling")
-_GIVEN: Final = {"memcpy", "memmove", "memset", "bzero"}
-"""What machine code may call: the C library is in every process."""
+"""The modules of `metaclip.native` that define kernels."""
+_SOURCES: Final = (*MODULES, "layout", "raw", "compiling")
+_LIBC: Final = {"memcpy", "memmove", "memset", "bzero"}
+"""The functions that cached machine code may call: the C library is in every process."""
 _PACKED: Final = "metaclip_packed"
-# Numba would free an array with its last reference. Ours have owners in Python: none comes with one, so none is freed.
-_FREED: Final = re.compile(r"^declare void @NRT_MemInfo_call_dtor\((.*?)\).*$", re.MULTILINE)
+# Numba would free an array with its last reference. Python owns all arrays here, so none is freed.
+_FREE: Final = re.compile(r"^declare void @NRT_MemInfo_call_dtor\((.*?)\).*$", re.MULTILINE)
 
 _lock = threading.RLock()
 
 
 def compiled(module: str, name: str) -> Kernel:
-    """Give a kernel, from the cache or by compiling it; the same each time in a process. Threads may share it."""
+    """Return a kernel, loaded from the cache or compiled; the same object each time. Threads may share it."""
     with _lock:
         return _compiled(module, name)
 
 
 def is_cached(module: str, name: str) -> bool:
-    """Tell whether a kernel need not be compiled before it is used."""
+    """Return whether a kernel is in the cache, so that it need not be compiled."""
     return _file(module, name).exists()
 
 
 @functools.cache
 def _compiled(module: str, name: str) -> Kernel:
     path = _file(module, name)
-    # What is in the way of reading or keeping a file is in the way of nothing else.
+    # Failing to read or write the cache must never fail the run.
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RuntimeError):
-        return Kernel.unpacked(_trusted(path))
-    header, code, alone = _compile(module, name)
-    if alone:
+        return Kernel.from_file(_read_trusted(path))
+    header, code, is_portable = _compile(module, name)
+    if is_portable:
         with contextlib.suppress(OSError), atomic_write(path) as temporary:
             temporary.write_bytes(json.dumps(header).encode() + b"\n" + code)
             temporary.chmod(0o644)
@@ -80,7 +81,7 @@ def _compiled(module: str, name: str) -> Kernel:
 @functools.cache
 def _identity() -> str:
     found = hashlib.sha256()
-    for module in _WRITTEN_IN:
+    for module in _SOURCES:
         found.update(Path(__file__).with_name(f"{module}.py").read_bytes())
     versions = [importlib.metadata.version(package) for package in ("numba", "llvmlite")]
     found.update("\0".join([*versions, *_target()]).encode())
@@ -89,7 +90,7 @@ def _identity() -> str:
 
 @functools.cache
 def _target() -> tuple[str, str, str]:
-    """Give triple, name and features of this machine's processor."""
+    """Return the triple, the name and the features of this machine's processor."""
     for prepare in (llvm.initialize_native_target, llvm.initialize_native_asmprinter):
         prepare()
     return llvm.get_process_triple(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
@@ -99,8 +100,8 @@ def _file(module: str, name: str) -> Path:
     return cache_folder() / "kernels" / f"{module}-{name}-{_identity()[:32]}.bin"
 
 
-def _trusted(path: Path) -> bytes:
-    """Read a file of the cache. Raise OSError for one that somebody else could have written."""
+def _read_trusted(path: Path) -> bytes:
+    """Read a file of the cache. Raise OSError if somebody else could have written it."""
     with path.open("rb") as file:
         found = os.fstat(file.fileno())
         if hasattr(os, "getuid") and (
@@ -117,14 +118,14 @@ def _machine() -> Any:
 
 
 def _compile(module: str, name: str) -> tuple[dict[str, Any], bytes, bool]:
-    """Compile a kernel: what its file says of it, its machine code, and whether that stands alone."""
+    """Compile a kernel; return its header, its machine code, and whether the code calls only functions of the C library."""
     from numba import njit, types
 
     function, signature = importlib.import_module(f"metaclip.native.{module}").KERNELS[name]
     without_wrappers: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # not in numba's stubs
     made: Any = njit(signature, **without_wrappers)(function)
     text = made.inspect_llvm(made.signatures[0])
-    code = llvm.parse_assembly(_FREED.sub(r"define internal void @NRT_MemInfo_call_dtor(\1 %owner) { ret void }", text))
+    code = llvm.parse_assembly(_FREE.sub(r"define internal void @NRT_MemInfo_call_dtor(\1 %owner) { ret void }", text))
     symbol = made.overloads[made.signatures[0]].fndesc.llvm_func_name
     code.link_in(llvm.parse_assembly(_packed(code.get_function(symbol))))
     calls = {one.name for one in code.functions if one.is_declaration and not one.name.startswith("llvm.")}
@@ -136,13 +137,13 @@ def _compile(module: str, name: str) -> tuple[dict[str, Any], bytes, bool]:
     header = {
         "arguments": arrays, "returns": str(signature.return_type), "sha256": hashlib.sha256(machine).hexdigest(),
     }  # fmt: skip
-    return header, machine, calls <= _GIVEN
+    return header, machine, calls <= _LIBC
 
 
 def _packed(kernel: Any) -> str:
-    """Give, in LLVM's language, the function that takes a kernel's arguments from memory, a word each, and calls it.
+    """Return LLVM code of a function that reads a kernel's arguments from memory, one word each, and calls the kernel.
 
-    To hand a hundred numbers over from Python would take longer than many a call.
+    Passing a hundred numbers from Python would take longer than many calls.
     """
     kinds = [str(argument.type) for argument in kernel.arguments]
     words = "ptr" if kinds[0] == "ptr" else "i64*"
@@ -171,7 +172,7 @@ class Kernel:
 
     def __init__(self, header: dict[str, Any], code: bytes) -> None:
         """Load a kernel's machine code."""
-        self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine())  # holds what is called
+        self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine())  # owns the code that is called
         self._engine.add_object_file(llvm.ObjectFileRef.from_data(code))
         self._engine.finalize_object()
         self._arguments = [None if one is None else (np.dtype(one[0]), *one[1:]) for one in header["arguments"]]
@@ -180,8 +181,8 @@ class Kernel:
         self._function = kind(self._engine.get_function_address(_PACKED))
 
     @classmethod
-    def unpacked(cls, data: bytes) -> Kernel:
-        """Load what a file holds. Raise ValueError where it is damaged."""
+    def from_file(cls, data: bytes) -> Kernel:
+        """Load the contents of a cached file. Raise ValueError if they are damaged."""
         first, _, code = data.partition(b"\n")
         header = json.loads(first)
         if hashlib.sha256(code).hexdigest() != header["sha256"]:
@@ -189,15 +190,15 @@ class Kernel:
         return cls(header, code)
 
     def __call__(self, *given: Any) -> int | bool | None:
-        """Call the kernel; other threads run meanwhile. Raise TypeError for what does not fit its signature."""
+        """Call the kernel without the GIL. Raise TypeError for arguments that do not fit its signature."""
         return self.bind(*given)()
 
     def bind(self, *given: Any) -> Callable[[], int | bool | None]:
-        """Give the call with these arguments, for one thread that makes it many times; arrays must outlive it."""
+        """Return a function that calls the kernel with these arguments, for one thread; the arrays must outlive it."""
         if len(given) != len(self._arguments):
             raise TypeError(f"a kernel of {len(self._arguments)} arguments was given {len(given)}")
-        # Numba's convention: where the result goes, where an error would go; of an array its owner, its parent, the
-        # number and the size of its items, its address, its shape and its strides.
+        # Numba's calling convention: the addresses of the result and of an error; then for each array its owner, its
+        # parent, the number and the size of its items, its address, its shape and its strides.
         result, error = ctypes.c_int64(), ctypes.c_void_p()
         words = [ctypes.addressof(result), ctypes.addressof(error)]
         for value, array in zip(given, self._arguments, strict=True):

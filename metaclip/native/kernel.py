@@ -1,25 +1,25 @@
-"""The matching kernels: texts in Arrow's buffers in, sorted sets of entry ids out; no Python object per text or match.
+"""The matching kernels: from texts in Arrow's buffers to sorted sets of entry ids, without Python objects.
 
-An entry matches where its symbols stand in a row in the text. A symbol is a *word* (what stands between two spaces of
-the spaced text, the empty word included) or, for entries whose edges get no space, a *character* of the padded text.
-Both go the same way, in passes over chunks of a few thousand symbols, because separate passes keep many memory reads in
-flight where one pass would wait for each:
+An entry matches if its symbols are consecutive in the text. A symbol is a *word* (the string between two spaces of the
+spaced text, which may be empty) or, for entries whose edges get no space, a *character* of the padded text. Both are
+processed in the same passes over chunks of a few thousand symbols, because separate passes keep many memory reads in
+flight, where a single pass would wait for each:
 
 1. split     find the separators 64 bytes at a time; a symbol becomes a key of 12 bytes that holds its own bytes up to
              11 of them (a longer one: a hash and its length), and a hash of the key. Two thirds of real words are not
-             in a real list: a Bloom filter lets nearly none of them further.
+             in a real list: a Bloom filter removes nearly all of them.
 2. look up   a perfect hash (hash and displace): one small read for the displacement, one for the only slot where the
              key can be. No probing, so no branch that depends on the data. A hit on a short key compares the bytes
-             themselves; a long one is confirmed on its bytes. The slot names the symbol's own entry, which is given at
-             once: most matches are of one word, and need no automaton.
-3. walk      Aho-Corasick over symbol ids, where a known symbol follows another and a filter of one bit an edge lets it.
+             themselves; a long one is confirmed on its bytes. The slot names the symbol's own entry, which is output at
+             once: most matches consist of one word, and need no automaton.
+3. walk      Aho-Corasick over symbol ids, where a known symbol follows another and passes a filter of one bit per edge.
 4. collect   sort and deduplicate the ids of each text.
 
-Cost, one thread, 500,000 entries, web captions of 59 bytes: 0.13 + 0.04 + 0.03 + 0.04 us a text (tests/bench).
+Cost, one thread, 500,000 entries, web captions of 59 bytes: 0.13 + 0.04 + 0.03 + 0.04 us per text (tests/bench).
 
 The functions are scalar loops over addresses and numbers with explicit signatures: a compiled extension could replace
-them. Nothing is raised inside. The first and the third pass stand in `split_kernel` and `walk_kernel`, keys and their table
-in `symbol_kernel`.
+them. They raise nothing. The first and the third pass are in `split_kernel` and `walk_kernel`, keys and their table in
+`symbol_kernel`.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ _LONG: Final = LONG << u64(32)
 
 @inner
 def _put_outputs(nodes, source, raw, out):
-    """Append the entry ids of `source` and what follows it; give the number of ids."""
+    """Append the entry ids of `source` and of the outputs that follow it; return the number of ids."""
     while source:
         entry = get32(nodes, 4 * source + 1)
         put32(raw, out, entry - 1)
@@ -75,14 +75,14 @@ def _put_outputs(nodes, source, raw, out):
 
 
 def _look_up(entries):
-    """Give the second pass, with or without the `entries` of single symbols."""
+    """Return the second pass, with or without the `entries` of single symbols."""
 
     @inner
     def look_up(machine, keys, n, known, before, state, raw):
-        """Write a row {symbol id, position} (2 x uint32) for each known symbol; give their number.
+        """Write a row {symbol id, position} (2 x uint32) for each known symbol; return their number.
 
-        With entries, `raw` gets the ids of the entries that are one known symbol, and `before` for each key row (and
-        behind the last) how many ids stood in `raw` before it; without entries, how many known rows.
+        With entries, `raw` receives the ids of the entries that are one known symbol, and `before` the number of ids in
+        `raw` before each key row (and behind the last one); without entries, the number of known rows.
         """
         slots = at64(machine, SLOTS)
         shift = get64(machine, SHIFT)
@@ -108,7 +108,7 @@ def _look_up(entries):
                 symbol = u64(same_bytes(machine, i64(symbol), at64(row, 3), i64((tail >> u64(32)) & u64(LONGEST))))
                 outputs = get64(at64(machine, NODES) + 16 * i64(symbol) + 4, 0)
                 same = i64(symbol != 0)
-            # Written always, kept if it is known: no branch, for it could not be predicted.
+            # Always written, kept if it is known: a branch would be unpredictable.
             put64(known, found, symbol | (tail << u64(32)))
             found += same
             if entries:
@@ -128,15 +128,15 @@ _look_up_entries, _look_up_symbols = _look_up(entries=True), _look_up(entries=Fa
 
 @inner
 def _sort_unique(source, n, target):
-    """Write the sorted set of `n` uint32 at `source` to `target` (may be `source`); give its size.
+    """Write the sorted set of `n` uint32 at `source` to `target` (may be `source`); return its size.
 
-    Reads and writes up to IN_ONE values, whatever `n` is.
+    Up to IN_ONE values are read and written, whatever `n` is.
     """
     if n <= 8:
         return sort8(source, n, target)
     if n <= IN_ONE:
         return sort16(source, n, target)
-    # Shell's sort with Sedgewick's gaps: at worst n^(4/3), so that no text of 10 MB can stall it, and little to compile.
+    # Shellsort with Sedgewick's gaps: at worst n^(4/3), so that a text of 10 MB cannot stall it, and quick to compile.
     for i in range(n):
         put32(target, i, get32(source, i))
     level = i64(0)
@@ -161,15 +161,15 @@ def _sort_unique(source, n, target):
 
 
 def _matcher(words, longest):
-    """Give the kernel for one alphabet, with or without hiding shorter matches: only what is used is compiled."""
+    """Return the kernel for one alphabet, with or without hiding shorter matches: each is compiled only if it is used."""
     split = split_words if words else split_characters
     look_up = _look_up_symbols if longest else _look_up_entries
 
     def match(machine, fold, starts, stops, n_texts, state, scratch, values, values_room, offsets):
-        """Match texts until all are done (0) or `values` must grow (1); call again with the same state to go on.
+        """Match texts until all are done (0) or `values` must grow (1); call again with the same state to continue.
 
         Addresses: `starts`, `stops` int64[n_texts], the texts' addresses (a null's stop lies before its start), with
-        READABLE bytes to read behind each text; `values` uint32[values_room], `offsets` int64[n_texts + 1] the result
+        READABLE readable bytes behind each text; `values` uint32[values_room], `offsets` int64[n_texts + 1] the result
         as Arrow's list layout; `machine`, `state` and `scratch` vectors as `layout` says.
         """
         keys = at64(scratch, KEYS)
@@ -183,7 +183,7 @@ def _matcher(words, longest):
             written = at64(state, WRITTEN)
             if written + at64(state, N_RAW) + burst > values_room:
                 return 1
-            # A long text: its ids so far are at most all entries once.
+            # A long text: without duplicates, its ids are at most all entries.
             if at64(state, N_RAW) + burst > at64(scratch, RAW_ROOM):
                 put64(state, N_RAW, _sort_unique(raw, at64(state, N_RAW), raw))
             text = at64(state, TEXT)
@@ -216,7 +216,7 @@ def _matcher(words, longest):
                 put64(offsets, text + t + 1, written)
                 begin = end
             put64(state, WRITTEN, written)
-            # The ids of the text that goes on in the next chunk move to the front.
+            # The ids of the text that continues in the next chunk move to the front.
             left = at64(state, N_RAW) - begin
             for i in range(left):
                 put32(raw, i, get32(raw, begin + i))

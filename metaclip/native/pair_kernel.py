@@ -1,6 +1,6 @@
-"""Kernels over pairs: uids read and hashed, rows of matches drawn. As `metaclip.native.kernel`: plain loops.
+"""Kernels over pairs: uids parsed and hashed, rows of matches drawn. Plain loops as in `metaclip.native.kernel`.
 
-The laws stand in `metaclip.pool.uid` and `metaclip.curate.draw`, which call these; there is no other caller.
+Their only callers, `metaclip.pool.uid` and `metaclip.curate.draw`, state the laws.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ u32, i64, u64 = np.uint32, np.int64, np.uint64
 
 
 def _hex(address, starts, sizes, uids, kinds, values):
-    """Read strings of hex digits as numbers of 128 bits; `kinds` says what each string is.
+    """Parse strings of hex digits as numbers of 128 bits; `kinds` receives the kind of each string.
 
-    `values` has each byte's digit, 16 for what is none: no branch on what the digits are.
+    `values` has each byte's digit, 16 for other bytes, so that no branch depends on the digits.
     """
     for i in range(len(starts)):
         size = sizes[i]
@@ -42,7 +42,7 @@ def _hex(address, starts, sizes, uids, kinds, values):
 
 @inner
 def _word(first, first_size, second, size, at):
-    """Give the four bytes at `at` of MD5's message: two pieces of `size` bytes together, a byte of 0x80, zeros."""
+    """Return the four bytes at `at` of MD5's message: two pieces of `size` bytes in total, a byte of 0x80, zeros."""
     word = i64(0)
     for i in range(4):
         place = at + i
@@ -57,7 +57,7 @@ def _word(first, first_size, second, size, at):
 
 @inner
 def _fill(words, lane, blocks, first, first_size, second, size):
-    """Write the words of one message, which takes so many blocks, into its lane."""
+    """Write the words of one message, which takes `blocks` blocks, into its lane."""
     end = 16 * blocks - 2
     w = 0
     while 4 * w + 4 <= first_size:
@@ -82,7 +82,7 @@ def _compress(words, first, state, lanes, constants, turns):
     for i in range(4 * LANES):
         lanes[i] = state[i]
     for step in range(64):
-        # The four words change their parts at each step instead of their places.
+        # The four words change their roles at each step instead of being moved.
         a, b, c, d = (-step & 3) * LANES, (1 - step & 3) * LANES, (2 - step & 3) * LANES, (3 - step & 3) * LANES
         turn, place = step >> 4, step & 15
         times, plus = (1, 0) if turn == 0 else (5, 1) if turn == 1 else (3, 5) if turn == 2 else (7, 0)
@@ -90,7 +90,7 @@ def _compress(words, first, state, lanes, constants, turns):
         k = constants[step]
         left = turns[turn, step & 3]
         right = u32(32) - left
-        # Chosen by masks, not by a branch for each turn: four loops take four times as long to compile.
+        # Masks instead of a branch for each round: four loops would take four times as long to compile.
         x0, x1, x2, x3 = u32(-(turn == 0)), u32(-(turn == 1)), u32(-(turn == 2)), u32(-(turn == 3))
         for j in range(LANES):
             p, q, r = lanes[b + j], lanes[c + j], lanes[d + j]
@@ -103,7 +103,7 @@ def _compress(words, first, state, lanes, constants, turns):
 
 @inner
 def _half(high, low):
-    """Put two words, the digest's little-endian ones, together as a number that reads their bytes big-endian."""
+    """Combine two little-endian words of the digest into the number that their bytes are in big-endian order."""
     x = (u64(low) << u64(32)) | u64(high)
     x = ((x >> u64(8)) & u64(0x00FF00FF00FF00FF)) | ((x & u64(0x00FF00FF00FF00FF)) << u64(8))
     x = ((x >> u64(16)) & u64(0x0000FFFF0000FFFF)) | ((x & u64(0x0000FFFF0000FFFF)) << u64(16))
@@ -114,7 +114,7 @@ def _md5(
     first, first_starts, first_sizes, second, second_starts, second_sizes, rows, blocks, constants, turns,
     words, state, lanes, uids,
 ):  # fmt: skip
-    """Write md5 of two pieces put together, for the given rows, which all take `blocks` blocks of 64 bytes.
+    """Write md5 of two concatenated pieces, for the given rows, which all take `blocks` blocks of 64 bytes.
 
     Scratch: `words` of 16 * blocks * LANES numbers, `state` and `lanes` of 4 * LANES.
     """
@@ -138,7 +138,7 @@ def _md5(
 
 @inner
 def _chance(values, begin, end, probability):
-    """Give P(keep) of one row, in the order that the law states."""
+    """Return P(keep) of one row, multiplied in the order that the law states."""
     dropped = 1.0
     for j in range(begin, end):
         dropped *= 1.0 - probability[values[j]]
@@ -146,7 +146,7 @@ def _chance(values, begin, end, probability):
 
 
 def _chances(values, offsets, n, probability, chances):
-    """Give P(keep) of rows of matches; see `draw.keep_probabilities`."""
+    """Compute P(keep) of rows of matches; see `draw.keep_probabilities`."""
     for i in range(n):
         chances[i] = _chance(values, offsets[i], offsets[i + 1], probability)
 
@@ -189,7 +189,7 @@ def _draw(
 def _expect(values, offsets, n, counts, thresholds, sums, by_entry, dropped):
     """Sum P(keep) of rows of matches for many t at once; see `draw.expect_rows`.
 
-    `by_entry` may have no columns; `dropped` is scratch of a number for each t.
+    `by_entry` may have no columns; `dropped` is scratch with one number for each t.
     """
     for i in range(n):
         dropped[:] = 1.0

@@ -1,8 +1,8 @@
-"""Reads and writes at raw addresses, for the kernels: what C has as pointers, as numba intrinsics.
+"""Reads and writes at raw addresses for the kernels: C's pointers as numba intrinsics.
 
 An address is an int64. Loads need no alignment; the caller keeps every address inside a live buffer. The byte order is
-little-endian (`metaclip.native.compiling` refuses others). Array arguments would do the same work, but numba counts
-references to them at every call: seven times the tokeniser's time, measured.
+little-endian (`metaclip.native.compiling` refuses others). Array arguments would work, too, but numba counts
+references to them at every call: measured, this took seven times as long in the tokeniser.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 inner: Any = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)  # type: ignore[call-overload]  # not in numba's stubs
-"""For what only kernels call: without the wrappers for Python it compiles in two thirds of the time."""
+"""Decorator of functions that only kernels call: without wrappers for Python they compile in two thirds of the time."""
 
 _I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 _LANES = ir.VectorType(_I8, 64)
@@ -59,7 +59,7 @@ put8, put32, put64 = _put(_I8), _put(_I32), _put(_I64)
 
 
 def _layers(n: int) -> Iterator[dict[int, int]]:
-    """Give Batcher's odd-even merge sort of `n` values, a power of two, in layers: {place: place to compare it with}."""
+    """Yield the layers of Batcher's odd-even merge sort of `n` values, a power of two: {index: index to compare with}."""
     run = 1
     while run < n:
         step = run
@@ -98,7 +98,7 @@ def _sort(room: int) -> Any:
             new = builder.zext(builder.bitcast(new, bits), _I64)
             size = _I64(0)
             for i in range(room):
-                # Written always, kept if it is new: cheaper than a branch that cannot be predicted.
+                # Always written, kept if it is new: cheaper than an unpredictable branch.
                 done = builder.store(builder.extract_element(values, _I32(i)), _pointer(builder, _I32, target, size))
                 done.align = 1
                 size = builder.add(size, builder.and_(builder.lshr(new, _I64(i)), _I64(1)))
@@ -110,16 +110,16 @@ def _sort(room: int) -> Any:
 
 
 sort8, sort16 = _sort(8), _sort(16)
-"""Write the sorted set of the up to 8 (16) uint32 at `source` to `target`, and give its size.
+"""Write the sorted set of the up to 8 (16) uint32 at `source` to `target`, and return its size.
 
-A sorting network in one vector: how a text's matches lie cannot be predicted, so no branch asks. Reads and writes all
-8 (16) places, whatever `n` is; no value may be 2^32 - 1.
+A sorting network in one vector: the order of a text's matches is unpredictable, so there are no branches. All 8 (16)
+values are read and written, whatever `n` is; no value may be 2^32 - 1.
 """
 
 
 @intrinsic
 def prefetch(typing_context: Any, address: Any) -> Any:
-    """Ask for the cache line at `address`; never faults."""
+    """Prefetch the cache line at `address`; never faults."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kind = ir.FunctionType(ir.VoidType(), [_I8.as_pointer(), _I32, _I32, _I32])
@@ -133,7 +133,7 @@ def prefetch(typing_context: Any, address: Any) -> Any:
 
 @intrinsic
 def lowest_bit(typing_context: Any, word: Any) -> Any:
-    """Give the index of the lowest set bit of a word that is not 0."""
+    """Return the index of the lowest set bit of a word that is not 0."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
@@ -146,7 +146,7 @@ def separators64(typing_context: Any, address: Any) -> Any:
     """Find the separators among the 64 bytes at `address`: (bits of blanks and marks, bits of marks alone).
 
     Blanks are space, tab, line feed and carriage return; marks are the paper's ``, . ; : ? ! ` ``. One vector comparison
-    for each class instead of 64 branches; LLVM lowers it to what the machine has.
+    for each class replaces 64 branches; LLVM lowers it to the instructions of the machine.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -163,7 +163,7 @@ def separators64(typing_context: Any, address: Any) -> Any:
                 found = equal if found is None else builder.or_(found, equal)
             return found
 
-        # ':' and ';' differ in the lowest bit alone, ',' and '.' in the second: one comparison for each two.
+        # ':' and ';' differ only in the lowest bit, ',' and '.' only in the second: one comparison finds both.
         marks = builder.or_(
             among(block, "!", "?", "`"),
             builder.or_(

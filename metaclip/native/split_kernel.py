@@ -1,7 +1,7 @@
-"""The first pass of matching: texts to key rows of symbols, a chunk at a time.
+"""The first pass of matching: from texts to key rows of symbols, a chunk at a time.
 
-A key row is 32 bytes: {head, tail << 32 | position, hash, address}. Symbols are numbered by position as they stand in the
-chunk, kept or not; behind each text one number is left out, so that symbols of two texts never seem to follow each other.
+A key row is 32 bytes: {head, tail << 32 | position, hash, address}. Positions number all symbols of the chunk, kept or
+not, and skip one number behind each text, so that symbols of two texts are never consecutive.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _put_row(keys, n, head, tail, position, h, address):
 
 @inner
 def _put(keys, n, start, size, position, seed):
-    """Append the key row of a symbol; give its hash."""
+    """Append the key row of a symbol; return its hash."""
     head, tail = key(start, size)
     h = hash_of(head, tail, seed)
     _put_row(keys, n, head, tail, position, h, start)
@@ -41,18 +41,18 @@ def _put(keys, n, start, size, position, seed):
 
 @inner
 def _put_end(ends, ended, n, position):
-    """Note where a text ends: {key rows, positions} (2 x int64) up to there; give the next text's first position."""
+    """Record the end of a text: {key rows, positions} (2 x int64) up to it; return the first position of the next text."""
     put64(ends, 2 * ended, n)
     put64(ends, 2 * ended + 1, position)
     return position + 1
 
 
 def _splitter(every):
-    """Give the function that splits into words: with a key row for `every` word, or only for those that may be known."""
+    """Return the function that splits into words: with a key row for `every` word, or only for words that may be known."""
 
     @inner
     def split_words(machine, starts, stops, n_texts, fold, state, keys, ends):
-        """Split texts into words until the chunk is full; give the number of key rows."""
+        """Split texts into words until the chunk is full; return the number of key rows."""
         n = i64(0)
         position = i64(0)
         ended = i64(0)
@@ -74,7 +74,7 @@ def _splitter(every):
                 while both:
                     bit = lowest_bit(both)
                     at = block + bit
-                    # Written always, kept if it is wanted: no branch, for it could not be predicted.
+                    # Always written, kept if it is wanted: a branch would be unpredictable.
                     h = _put(keys, n, start, at - start, position, seed)
                     there = i64((at != start) | (not fold))
                     n += there if every else there & i64(may_be_known(bloom, bloom_shift, h))
@@ -88,7 +88,7 @@ def _splitter(every):
                 block += 64
             if block < stop or position + 2 > CHUNK:
                 break
-            # A null stops before it starts and has no symbol, not even the empty word.
+            # A null stops before it starts and has no symbols, not even the empty word.
             there = i64((stop > start) | ((stop == start) & (not fold)))
             h = _put(keys, n, start, (stop - start) * there, position, seed)
             n += there if every else there & i64(may_be_known(bloom, bloom_shift, h))
@@ -120,7 +120,7 @@ def _put_space(keys, n, position, seed):
 def split_characters(machine, starts, stops, n_texts, fold, state, keys, ends):
     """Split texts into the characters of their padded, spaced form until the chunk is full, as `split_words` does.
 
-    All are kept: nearly all characters are known.
+    All characters are kept, because nearly all are known.
     """
     n = i64(0)
     gap = i64(0)  # position - n: one for each text that has ended
@@ -153,7 +153,7 @@ def split_characters(machine, starts, stops, n_texts, fold, state, keys, ends):
                 at += 1
             else:
                 size = i64(1) + i64(c >= 0xC0) + i64(c >= 0xE0) + i64(c >= 0xF0)
-                # What is not UTF-8 must not hide a separator: only continuation bytes belong to a character.
+                # Invalid UTF-8 must not hide a separator: only continuation bytes belong to a character.
                 follow = i64(1)
                 while follow < size and at + follow < stop and (get8(at, follow) & 0xC0) == 0x80:
                     follow += 1
@@ -177,7 +177,7 @@ def split_characters(machine, starts, stops, n_texts, fold, state, keys, ends):
 
 
 def _split_only(machine, starts, stops, n_texts, state, keys, ends):
-    """Run the first pass alone, for the benchmark, with a row for every word; give the number of words."""
+    """Run the first pass alone, for the benchmark, with a row for every word; return the number of words."""
     total = i64(0)
     while at64(state, TEXT) < n_texts:
         total += _split_every_word(machine, starts, stops, n_texts, False, state, keys, ends)

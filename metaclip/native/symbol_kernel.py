@@ -1,9 +1,9 @@
-"""Symbols: what a word or a character becomes in the kernels, and the table in which the known ones stand.
+"""Symbols: the form of words and characters in the kernels, and the table of the known ones.
 
-A key is 12 bytes: the symbol's own bytes up to 11 of them and its length; of a longer one a hash and its length. A
-Bloom filter, small enough for a second-level cache, knows most of the others. The table is a perfect hash by
-displacement: the bucket of a key's hash names a displacement, and hash and displacement name the only slot where the key
-can be.
+A key is 12 bytes: the symbol's own bytes, up to 11, and its length; for a longer symbol, a hash and its length. A Bloom
+filter, small enough for a second-level cache, recognises most unknown symbols. The table is a perfect hash by
+displacement: the bucket of a key's hash holds a displacement, and hash and displacement determine the only slot in which
+the key can be.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ def _long_hash(start, size):
 
 @inner
 def key(start, size):
-    """Give the key of the symbol of `size` bytes at `start`; reads 12 bytes there, whatever the size."""
+    """Return the key of the symbol of `size` bytes at `start`; 12 bytes are read there, whatever the size."""
     if size > _SHORT:
         return _long_hash(start, size), LONG | u64(size if size < LONGEST else LONGEST)
-    # Branch-free: the lengths of words are not predictable.
+    # Branch-free: the lengths of words are unpredictable.
     bits = 8 * size
     over = bits - 64
     head = get64(start, 0) & ((_ALL >> u64(-over if over < 0 else 0)) if size > 0 else u64(0))
@@ -66,13 +66,13 @@ def hash_of(head, tail, seed):
 
 @inner
 def slot_of(h, displacement, shift):
-    """Give the slot that a hash and its bucket's displacement name."""
+    """Return the slot that a hash and its bucket's displacement determine."""
     return i64(((h ^ (u64(displacement) * _B)) * _C) >> shift)
 
 
 @inner
 def may_be_known(bloom, shift, h):
-    """Ask the Bloom filter for a hash: 0 if no symbol has it, else most often 1 (as uint64)."""
+    """Look a hash up in the Bloom filter: 0 only if no symbol has it, mostly 1 otherwise (as uint64)."""
     word = get64(bloom, i64(h >> shift))
     return (word >> (h & _BIT)) & (word >> ((h >> u64(6)) & _BIT)) & _ONE
 
@@ -95,7 +95,7 @@ def same_bytes(machine, symbol, start, size):
 
 
 def _fill_bloom(hashes, words, shift):
-    """Put hashes into the empty Bloom filter that `may_be_known` reads."""
+    """Add hashes to the empty Bloom filter that `may_be_known` reads."""
     for h in hashes:
         words[h >> shift] |= (_ONE << (h & _BIT)) | (_ONE << ((h >> u64(6)) & _BIT))
 
@@ -114,7 +114,7 @@ def _symbol_keys(blob, symbols, n_symbols, seed, heads, tails, hashes):
 def _displace(hashes, order, bucket_starts, buckets, shift, displacements, used, slots):
     """Find for each bucket the first displacement that sends its keys to free slots; largest buckets come first.
 
-    `order` holds the keys by bucket. False if a bucket finds no place.
+    `order` holds the keys by bucket. Return False if there is none for some bucket.
     """
     for b in buckets:
         begin = bucket_starts[b]

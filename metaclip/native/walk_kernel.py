@@ -1,10 +1,10 @@
-"""The third pass of matching: where known symbols follow each other, goto, fail and output of Aho-Corasick over symbol ids.
+"""The third pass of matching: goto, fail and output of Aho-Corasick over consecutive known symbols.
 
-The node at depth 1 of a symbol has the symbol's own id, so that the root has no table, and the second pass has given the
-entries of one symbol already. Entries of several are rare: of a caption's ten words, one follows another known word, one
-in eight of those passes the filter of one bit an edge, one in forty is on an edge.
+The node at depth 1 of a symbol has the symbol's own id, so the root needs no table, and the second pass has already output
+the entries of one symbol. Entries of several symbols are rare: of ten words in a caption, one follows another known word;
+of those, one in eight passes the filter of one bit per edge, and one in forty is on an edge.
 
-A known row is 8 bytes: {symbol id, position}. What a walk finds beyond depth 1 goes to `deeper`: {position, entry id}.
+A known row is 8 bytes: {symbol id, position}. Matches beyond depth 1 are written to `deeper`: {position, entry id}.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from metaclip.native.raw import at64, get8, get32, get64, inner, prefetch, put32
 u64, i64 = np.uint64, np.int64
 
 NEVER: Final = i64(0xFFFFFFFF)
-"""A position behind all others."""
+"""A position after all others."""
 
 _LOW: Final = u64(0xFFFFFFFF)
 _ONE: Final = u64(1)
@@ -40,13 +40,13 @@ _ONE: Final = u64(1)
 
 @inner
 def _edge(node, symbol):
-    """Give the key of an edge; of both, the low 32 bits count."""
+    """Return the key of an edge, made of the low 32 bits of both."""
     return (u64(node) & _LOW) | (u64(symbol) << u64(32))
 
 
 @inner
 def _child(machine, node, symbol):
-    """Find the child of `node` by `symbol`, 0 if there is none."""
+    """Return the child of `node` by `symbol`, 0 if there is none."""
     edges = at64(machine, EDGES)
     wanted = _edge(node, symbol)
     at = (wanted * MULTIPLIER) >> get64(machine, EDGE_SHIFT)
@@ -60,7 +60,7 @@ def _child(machine, node, symbol):
 
 @inner
 def _may_lead(machine, h):
-    """Ask the edges' filter for the hash of an edge: 0 if there is no such edge, else most often 1."""
+    """Look the hash of an edge up in the filter: 0 only if there is no such edge, mostly 1 otherwise."""
     bit = h >> get64(machine, FILTER_SHIFT)
     return (get8(at64(machine, FILTER), i64(bit >> u64(3))) >> i64(bit & u64(7))) & 1
 
@@ -79,10 +79,10 @@ def _step(machine, nodes, node, symbol):
 
 @inner
 def _candidates(machine, known, found, candidates):
-    """Write the rows that may go on from the row before them, and `found` behind them.
+    """Write the indices of the rows that may continue the row before them, followed by `found`.
 
-    First the pairs are gathered, then the filter is asked: in one loop, the next pair waits for the filter's memory, which
-    took twice as long.
+    One loop collects the pairs, another one reads the filter: in a single loop, each pair would wait for the filter's
+    memory, which took twice as long.
     """
     edges = at64(machine, EDGES)
     edge_shift = get64(machine, EDGE_SHIFT)
@@ -92,7 +92,7 @@ def _candidates(machine, known, found, candidates):
     for i in range(found):
         row = get64(known, i)
         position = row >> u64(32)
-        # Written always, kept if they follow each other: no branch, for it could not be predicted.
+        # Always written, kept if they are consecutive: a branch would be unpredictable.
         put64(candidates, 2 * n, _edge(before, row) * MULTIPLIER)
         put64(candidates, 2 * n + 1, i)
         n += i64(position == expected)
@@ -131,7 +131,7 @@ def walk(machine, known, found, state, candidates, deeper):
                 node = i64(0)
                 break
             source = node
-            while source and source != symbol:  # those of the symbol alone are given
+            while source and source != symbol:  # the second pass has output those of the symbol alone
                 entry = get32(nodes, 4 * source + 1)
                 put32(deeper, 2 * n, position)
                 put32(deeper, 2 * n + 1, entry - 1)
@@ -139,7 +139,7 @@ def walk(machine, known, found, state, candidates, deeper):
                 source = get32(nodes, 4 * source + 2)
             last = position
             i += 1
-        # Here no row up to `i` goes on from the one before it, or there are no more rows.
+        # Here no row up to `i` continues the one before it, or there are no more rows.
         while at64(candidates, c) <= i and at64(candidates, c) < found:
             c += 1
         i = at64(candidates, c)
@@ -156,17 +156,17 @@ def walk(machine, known, found, state, candidates, deeper):
 
 @inner
 def walk_longest(machine, known, before, ends, done, found, state, raw, firsts):
-    """Walk the automaton over all rows, but keep only occurrences that lie inside no longer one.
+    """Walk the automaton over all rows, but keep only occurrences that do not lie inside a longer one.
 
-    Ends come in ascending order, so an occurrence can only be inside a later one: `raw` is a stack from which a new
-    occurrence takes all that begin where it begins or later. `firsts` holds the position of each one's first symbol,
-    counted from the call's first. In `ends`, the number of ids takes the place of the number of key rows.
+    Ends are ascending, so an occurrence can only lie inside a later one: `raw` is a stack from which a new occurrence
+    removes all that begin where it begins or later. `firsts` holds the position of the first symbol of each occurrence,
+    counted from the start of the call. In `ends`, the number of ids replaces the number of key rows.
     """
     nodes = at64(machine, NODES)
     out = at64(state, N_RAW)
     node = at64(state, NODE)
     base = at64(state, SYMBOL)
-    bottom = i64(0)  # where the text's ids begin in `raw`
+    bottom = i64(0)  # index of the text's first id in `raw`
     last = i64(-1)
     i = i64(0)
     for t in range(done + 1):
@@ -183,7 +183,7 @@ def walk_longest(machine, known, before, ends, done, found, state, raw, firsts):
                 first = base + position + 1 - depth
                 while out > bottom and at64(firsts, out - 1) >= first:
                     out -= 1
-                # Entries that a rule makes equal share their end and their length: all of them are kept.
+                # Entries that a rule makes equal have the same end and length: all of them are kept.
                 while source and get32(nodes, 4 * source + 3) == depth:
                     put32(raw, out, get32(nodes, 4 * source + 1) - 1)
                     put64(firsts, out, first)
@@ -200,7 +200,7 @@ def walk_longest(machine, known, before, ends, done, found, state, raw, firsts):
 
 
 def _fill_edges(pairs, children, table, shift, mask, bits, bits_shift):
-    """Put {node, symbol, child} rows into the empty hash table that `_child` reads, and their bits into the filter."""
+    """Add {node, symbol, child} rows to the empty hash table that `_child` reads, and their bits to the filter."""
     for i in range(len(children)):
         node = pairs[i, 0]
         symbol = pairs[i, 1]

@@ -57,7 +57,7 @@ def test_every_kernel_is_kept_and_loaded(cache: Path, module: str) -> None:
     found = {path.name.rpartition("-")[0] for path in cache.iterdir()}
     assert found == {f"{module}-{name}" for name in names}
     for path in cache.iterdir():
-        compiling.Kernel.unpacked(path.read_bytes())
+        compiling.Kernel.from_file(path.read_bytes())
 
 
 def test_another_process_loads_what_one_compiled(cache: Path) -> None:
@@ -93,7 +93,7 @@ def test_a_damaged_file_is_made_anew(cache: Path, harm: Any) -> None:
     path.write_bytes(harm(path.read_bytes()))
     compiling._compiled.cache_clear()
     assert hexed() == EXPECTED
-    compiling.Kernel.unpacked(path.read_bytes())
+    compiling.Kernel.from_file(path.read_bytes())
 
 
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="modes are those of Unix")
@@ -105,7 +105,7 @@ def test_what_others_may_write_is_not_loaded(cache: Path, monkeypatch: pytest.Mo
     path.chmod(mode)
     compiling._compiled.cache_clear()
     loaded: list[bytes] = []
-    monkeypatch.setattr(compiling.Kernel, "unpacked", classmethod(lambda cls, data: loaded.append(data)))
+    monkeypatch.setattr(compiling.Kernel, "from_file", classmethod(lambda cls, data: loaded.append(data)))
     assert hexed() == EXPECTED
     assert not loaded
     assert path.stat().st_mode & 0o777 == 0o644
@@ -120,7 +120,7 @@ def test_another_users_file_is_not_loaded(cache: Path, monkeypatch: pytest.Monke
     else:
         monkeypatch.setattr(os, "getuid", lambda: 12345)
     with pytest.raises(PermissionError):
-        compiling._trusted(path)
+        compiling._read_trusted(path)
 
 
 def test_a_cache_that_cannot_be_written(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,12 +133,12 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, cache: Path, monkeypatch
 def test_a_kernel_is_known_by_all_that_it_is_written_in() -> None:
     """What modules of kernels import from this package is among what their files are known by."""
     folder = Path(compiling.__file__).parent
-    for name in compiling._WRITTEN_IN[:-1]:
+    for name in compiling._SOURCES[:-1]:
         for node in ast.walk(ast.parse((folder / f"{name}.py").read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("metaclip"):
                 package, _, module = str(node.module).rpartition(".")
                 assert package == "metaclip.native", node.module
-                assert module in compiling._WRITTEN_IN
+                assert module in compiling._SOURCES
 
 
 def test_what_does_not_fit_the_signature_is_refused() -> None:
