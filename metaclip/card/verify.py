@@ -24,8 +24,8 @@ from metaclip.card.removal.removed_list import REMOVED_LIST, list_digest, listed
 from metaclip.card.run_files import curated_files, matched_files, read_batches
 from metaclip.card.scan import scan_run
 from metaclip.curate.account import REMOVED
-from metaclip.curate.draw import FIXED_POINT, Tally, draw_rows, hashes, probabilities, stream_key
-from metaclip.curate.matched_files import matched_rows
+from metaclip.curate.draw import FIXED_POINT, DrawSums, draw_rows, hashes, probabilities, stream_key
+from metaclip.curate.files import matched_rows
 from metaclip.curate.run import Run, counts_digest, local_run
 from metaclip.matching.count import add_ids
 from metaclip.metadata.entries import Metadata
@@ -89,16 +89,16 @@ def _run_differences(run: Run) -> Iterator[str]:
         yield f"run: {int((counts != stated).sum())} entries have another count than their matches"
     if removed:
         yield from _removal_differences(run, files, counts)
-    tally, kept = Tally(len(counts)), np.zeros(3, np.uint64)
+    drawn, kept = DrawSums(len(counts)), np.zeros(3, np.uint64)
     drawn_by = run.counts.values if removed else counts  # the parent's, which the account's digest proves
     probability, key = probabilities(drawn_by, run.t), stream_key(run.seed, 0)
     for path in files:
         for uids, values, offsets in matched_rows(path):
-            _, keep = draw_rows(values, offsets, probability, uids, key, tally)
+            _, keep = draw_rows(values, offsets, probability, uids, key, drawn)
             kept += _uid_sums(uids[keep])
-    expected = (tally.expected >> np.uint64(32)) + (tally.expected & np.uint64(FIXED_POINT - 1)) / FIXED_POINT
+    expected = (drawn.expected >> np.uint64(32)) + (drawn.expected & np.uint64(FIXED_POINT - 1)) / FIXED_POINT
     entries = run.entries
-    for name, computed in (("probability", probability), ("expected", expected), ("kept", tally.kept)):
+    for name, computed in (("probability", probability), ("expected", expected), ("kept", drawn.kept)):
         if (entries[name].to_numpy() != computed).any():
             yield f"run: entries.parquet, {name}: not what the matches give"
     subset = np.load(run.path / "curated.npy", mmap_mode="r", allow_pickle=False)

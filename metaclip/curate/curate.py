@@ -1,23 +1,21 @@
-"""Both stages in one go."""
+"""`curate`: both stages of a run in one call."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 
-from metaclip.curate.balance import balance
-from metaclip.curate.match import lost_inputs_message, match
+from metaclip.curate.balance import balance_matches
+from metaclip.curate.match import MetadataLike, lost_inputs_message, match
 from metaclip.curate.run import Run
 from metaclip.curate.settings import BalanceSettings, MatchSettings
 from metaclip.errors import LostInputs, MetaclipError
-from metaclip.metadata.entries import Metadata
 from metaclip.pool.files import Paths
 from metaclip.stage.options import RunOptions
 
 
 def curate(
     pool: Paths,
-    metadata: Metadata | str | os.PathLike[str] | Iterable[str] | None = None,
+    metadata: MetadataLike | None = None,
     *,
     out: str | os.PathLike[str],
     t: float | None = None,
@@ -28,12 +26,12 @@ def curate(
     balance_settings: BalanceSettings | None = None,
     options: RunOptions | None = None,
 ) -> Run:
-    """Curate a pool into a run folder: match it, balance it, account for it.
+    """Match a pool, balance it and write its account; return the run. Continue if an earlier call stopped.
 
-    `pool` is a file, folder or glob of parquet, csv, jsonl or tars; `metadata` a query list (default: the shipped one). At
-    most one of `t`, `tail_share` (default 0.06) and `target_pairs` is given. What an earlier call left in `out`
-    is taken up. Raise MetaclipError for what the caller can mend, LostInputs where inputs were lost and
-    `work.allow_lost` is not set. `balance_settings` stands for the four numbers, as a recipe has them.
+    `pool` is a file, folder or glob of parquet, csv, jsonl or tars, or a list of these; `metadata` is a query list (default:
+    the shipped one); `out` is the run folder. At most one of `t`, `tail_share` (default 0.06) and `target_pairs` is
+    given; `balance_settings`, as from a recipe, replace these three and `seed`. Raise MetaclipError for what the caller
+    can correct, LostInputs if inputs cannot be read and `options.allow_lost` is not set.
     """
     options = options or RunOptions()
     try:
@@ -43,4 +41,4 @@ def curate(
     run = match(pool, metadata, out=out, settings=match_settings, options=options)
     if run.match["lost"] and not options.allow_lost:
         raise LostInputs(lost_inputs_message(run))
-    return balance(run, settings=settings, options=options)
+    return balance_matches(run, run.folder, settings, options)

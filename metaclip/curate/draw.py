@@ -70,7 +70,7 @@ def _uniforms(key: int, uids: Uids) -> npt.NDArray[np.float64]:
 
 
 def hashes(seed: int, epoch: int, uids: Uids) -> npt.NDArray[np.uint64]:
-    """Give the 64-bit hashes that draws are made of: uint64[n]."""
+    """Return the 64-bit hashes that draws are made of: uint64[n]."""
     return _hashes(stream_key(seed, epoch), uids)
 
 
@@ -85,12 +85,12 @@ def _mixed(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 def probabilities(counts: npt.NDArray[np.uint64], t: float) -> npt.NDArray[np.float64]:
-    """Give each entry's probability min(1, t / count), 1 where the count is 0: float64[number of entries]."""
+    """Return each entry's probability min(1, t / count), 1 where the count is 0: float64[number of entries]."""
     return np.minimum(1.0, t / np.maximum(counts, 1).astype(np.float64), where=counts > 0, out=np.ones(len(counts)))
 
 
 def keep_probability(matches: Any, probability: npt.NDArray[np.float64]) -> float:
-    """Give P(keep) of one text from its ascending entry ids; 0 for a text that matches nothing."""
+    """Return P(keep) of one text from its ascending entry ids; 0 for a text that matches nothing."""
     dropped = 1.0
     for entry_id in matches:
         dropped *= 1.0 - float(probability[entry_id])
@@ -100,7 +100,7 @@ def keep_probability(matches: Any, probability: npt.NDArray[np.float64]) -> floa
 def keep_probabilities(
     values: npt.NDArray[np.uint32], offsets: npt.NDArray[np.int64], probability: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """Give P(keep) of rows of matches, as `draw_rows` takes them: float64[n]."""
+    """Return P(keep) of rows of matches, as `draw_rows` takes them: float64[n]."""
     from metaclip.native.compiling import compiled
 
     result = np.empty(len(offsets) - 1, np.float64)
@@ -108,31 +108,17 @@ def keep_probabilities(
     return result
 
 
-class Tally:
-    """What the draw of many rows adds up to; tallies of shards are added in any order with one result.
+class DrawSums:
+    """Sums over drawn rows, of less than 2**32 rows: the sums of shards are added in any order with one result.
 
-    `expected` and `kept` are by entry (uint64); `rows_expected`, `rows_variance` and `rows_kept` are of all rows;
-    expected numbers and the variance are in units of 1 / FIXED_POINT, in shards of less than 2**32 rows.
+    `expected` and `kept` hold a sum for each entry, `totals` the expected number, the variance and the kept number of all
+    rows: uint64, expected numbers and variance in units of 1 / FIXED_POINT.
     """
 
     def __init__(self, n_entries: int) -> None:
-        """Begin at zero."""
+        """Start at zero."""
         self.expected, self.kept = np.zeros(n_entries, np.uint64), np.zeros(n_entries, np.uint64)
-        self.sums = np.zeros(3, np.uint64)
-
-    def add(
-        self,
-        values: npt.NDArray[np.uint32],
-        row: npt.NDArray[np.int64],
-        drawn: npt.NDArray[np.float64],
-        keep: npt.NDArray[np.bool_],
-    ) -> None:
-        """Add drawn rows; `row` is the row of each entry id in `values`."""
-        fixed = (drawn * FIXED_POINT).astype(np.uint64)
-        variance = (drawn * (1.0 - drawn) * FIXED_POINT).astype(np.uint64)
-        self.sums += np.array([fixed.sum(), variance.sum(), keep.sum()], np.uint64)
-        np.add.at(self.expected, values, fixed[row])
-        np.add.at(self.kept, values, keep[row].astype(np.uint64))
+        self.totals = np.zeros(3, np.uint64)
 
 
 def draw_rows(
@@ -141,14 +127,14 @@ def draw_rows(
     probability: npt.NDArray[np.float64],
     uids: Uids,
     key: int,
-    tally: Tally,
+    sums: DrawSums,
     few: int = _FEW,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     """Draw rows of matches: (P(keep) float64[n], kept bool[n]).
 
     Row i matches the entries ``values[offsets[i]:offsets[i + 1]]``, ascending; `key` is `stream_key` of seed and
-    epoch. What the rows add up to goes into `tally`. Up to `few` rows are drawn in numpy, to the bit as the kernel does:
-    that takes less than to compile it.
+    epoch. The rows' expected and kept numbers and their variance are added to `sums`. Up to `few` rows are drawn in numpy,
+    with the same bits as by the kernel: this takes less time than to compile it.
     """
     n = len(offsets) - 1
     if n > few:
@@ -156,17 +142,21 @@ def draw_rows(
 
         drawn, keep = np.empty(n, np.float64), np.empty(n, np.bool_)
         compiled("pair_kernel", "draw")(
-            values, offsets, n, probability, uids, np.uint64(key), drawn, keep, tally.expected, tally.kept, tally.sums
+            values, offsets, n, probability, uids, np.uint64(key), drawn, keep, sums.expected, sums.kept, sums.totals
         )
         return drawn, keep
     sizes = np.diff(offsets)
     dropped = np.ones(n)
-    for place in range(int(sizes.max(initial=0))):  # the law's order: of each row the first entry, then the second
-        rows = np.flatnonzero(sizes > place)
-        dropped[rows] *= 1.0 - probability[values[offsets[rows] + place]]
+    for position in range(int(sizes.max(initial=0))):  # the law's order: of each row the first entry, then the second
+        rows = np.flatnonzero(sizes > position)
+        dropped[rows] *= 1.0 - probability[values[offsets[rows] + position]]
     drawn = 1.0 - dropped
     keep = _uniforms(key, uids) < drawn
-    tally.add(values[offsets[0] : offsets[-1]], np.repeat(np.arange(n), sizes), drawn, keep)
+    fixed, variance = ((x * FIXED_POINT).astype(np.uint64) for x in (drawn, drawn * (1.0 - drawn)))
+    sums.totals += np.array([fixed.sum(), variance.sum(), keep.sum()], np.uint64)
+    matched, row = values[offsets[0] : offsets[-1]], np.repeat(np.arange(n), sizes)
+    np.add.at(sums.expected, matched, fixed[row])
+    np.add.at(sums.kept, matched, keep[row].astype(np.uint64))
     return drawn, keep
 
 
@@ -180,8 +170,8 @@ def expect_rows(
 ) -> None:
     """Add the P(keep) of rows of matches under each of k `thresholds` to `sums` (uint64[k], units of 1 / FIXED_POINT).
 
-    With `by_entry` (uint64[number of entries, k]), to the sums of each row's entries too. For the search of a t only: the
-    quotient is rounded otherwise than `probabilities` does.
+    With `by_entry` (uint64[number of entries, k]), add them to the sums of each row's entries too. Only for the search of
+    a t: the quotient is rounded differently than in `probabilities`.
     """
     from metaclip.native.compiling import compiled
 

@@ -1,14 +1,15 @@
 """The inputs of a run: the pool cut into shards, and whether its files are what finished shards were made from.
 
-A file is known by its sha256, which is a task of its own beside the file's shards, so that nothing waits for it. Its
-size and stamp (time of modification) spare reading it again: where they differ, the bytes decide. A file that changes
-while it is read is lost to this run, like one that is damaged: both are read again, from the start, by the next.
+A file is identified by its sha256. Computing it is a task of its own beside the file's shards, so that nothing waits for it.
+Its size and stamp (time of modification) save reading it again: where they differ, the bytes decide. A file that changes
+while it is read is lost to this run, like one that is damaged: the next run reads both again, from the start.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Mapping, Set
 from typing import Any, Final
 
 import pyarrow as pa
@@ -25,177 +26,184 @@ from metaclip.storage.remote import is_remote
 from metaclip.storage.threads import map_parallel
 
 GROUP_BYTES: Final = 1 << 26
-"""Bytes of input that are worth a task of their own: on one core some tenths of a second of matching."""
+"""Bytes of input that are worth a task of their own: some tenths of a second of matching on one core."""
 _OPENED_AT_ONCE: Final = 16
-_ROW: Final = 128  # bytes of a pair, about
+_ROW_BYTES: Final = 128  # of a pair, about
 
 
 class ChangedInput(MetaclipError):
-    """An input that is not what finished shards were made from."""
+    """An input is not what finished shards were made from."""
 
 
 @dataclasses.dataclass(frozen=True)
 class FileDigest:
-    """The work of computing the digest of a file, beside the matching of its shards."""
+    """The task of computing a file's digest, beside the matching of its shards."""
 
     file: PoolFile
     file_index: int
+    first: int = 0
+    rows: int | None = None
+    """All rows of the file, as in a `Shard`."""
+
+    @property
+    def turn(self) -> int:
+        """Decides to which part of a job array the task belongs."""
+        return self.file_index
 
     @property
     def name(self) -> str:
         """The name of its marker."""
-        return file_name(self.file_index)
+        return digest_name(self.file_index)
 
     def marker(self) -> dict[str, Any]:
-        """Compute the digest. Raise BrokenInput if the file cannot be read."""
-        return {"index": self.file_index, **dataclasses.asdict(self.file), "sha256": sha256(self.file)}
+        """Compute the digest; return its marker. Raise BrokenInput if the file cannot be read."""
+        return {"index": self.file_index, **dataclasses.asdict(self.file), "sha256": _sha256(self.file)}
+
+
+def digest_name(file_index: int) -> str:
+    """Return the name of the marker of a file's digest; the names of its shards start with it."""
+    return f"{file_index:06d}"
 
 
 PoolItem = FileDigest | Shard
 
 
-def file_name(index: int) -> str:
-    """Return the name of a file's marker; those of its shards begin with it."""
-    return f"{index:06d}"
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """A pool's files and their shards."""
+
+    files: list[PoolFile]
+    shards: list[Shard]
+    broken: dict[int, BrokenInput]
+    """The errors of files that could not be cut into shards, by index."""
+
+    @functools.cached_property
+    def tasks(self) -> list[Task[PoolItem]]:
+        """All tasks of the pool: for each file its digest, then its shards."""
+        items: list[PoolItem] = []
+        for shard in self.shards:
+            if not items or items[-1].file_index != shard.file_index:
+                items.append(FileDigest(shard.file, shard.file_index))
+            items.append(shard)
+        return [
+            Task(item.name, item, item.file.path, item.turn, _lost_record(item), input_bytes(item)) for item in items
+        ]
+
+    def finished(self, stage: Stage) -> dict[str, dict[str, Any]]:
+        """Return the markers of finished tasks, by name, without those made from a file that was replaced since.
+
+        Raise ChangedInput for a file that is not what finished tasks were made from.
+        """
+        items: dict[int, list[PoolItem]] = {index: [] for index in self.broken}
+        for task in self.tasks:
+            items.setdefault(task.item.file_index, []).append(task.item)
+        was_lost = {int(name.partition("-")[0]) for name in stage.lost()}
+        found = {}
+        for index, of_file in items.items():
+            file, name = self.files[index], digest_name(index)
+            known = stage.marker(name)
+            if known is not None:
+                if not is_same_file(file, known):
+                    if index not in was_lost:
+                        raise ChangedInput(
+                            f"{file.path} has changed since {stage.folder.path} was begun; "
+                            "choose another --out, or replace the run with --overwrite"
+                        )
+                    stage.unmark(name)
+                    continue
+                if index in self.broken and index not in was_lost:
+                    raise self.broken[index]
+                if (known["path"], known["stamp"]) != (file.path, file.stamp):
+                    known = {**known, "path": file.path, "stamp": file.stamp}
+                    stage.mark(name, known)
+                if index not in self.broken:
+                    found[name] = known
+            # A digest proves that a file is the same although its stamp is another.
+            ignored = set() if known is None else {"stamp"}
+            for item in of_file:
+                if isinstance(item, Shard) and (marker := stage.marker(item.name)) is not None:
+                    identity = {key: value for key, value in item.identity.items() if key not in ignored}
+                    if identity.items() <= marker["shard"].items():
+                        found[item.name] = marker
+        return found
+
+    def lost(self, stage: Stage, done: Set[str]) -> list[dict[str, Any]]:
+        """Return a record of each input that could not be read, in the pool's order.
+
+        A file without a digest is listed once, as a whole. `done` are the names of finished tasks.
+        """
+        lost = [
+            {**_lost_record(FileDigest(self.files[index], index)), "error": str(error)}
+            for index, error in self.broken.items()
+        ]
+        records = stage.lost()
+        for task in self.tasks:
+            if task.name not in done and digest_name(task.item.file_index) in {task.name, *done}:
+                lost.append(records.pop(task.name))
+        for mended in records:
+            stage.regain(mended)
+        return sorted(lost, key=lambda record: (record["index"], record["first"]))
 
 
-def tasks_of(shards: Iterable[Shard]) -> list[Task[PoolItem]]:
-    """Return all tasks of a pool: for each file its digest, then its shards."""
-    tasks: list[Task[PoolItem]] = []
-    for shard in shards:
-        if not tasks or tasks[-1].item.file_index != shard.file_index:
-            tasks.append(task_of(FileDigest(shard.file, shard.file_index)))
-        tasks.append(task_of(shard))
-    return tasks
+def _lost_record(item: PoolItem) -> dict[str, Any]:
+    return {"index": item.file_index, "name": item.file.name, "first": item.first, "rows": item.rows}
 
 
-def task_of(item: PoolItem) -> Task[PoolItem]:
-    """Describe a digest or a shard to the stage runner."""
-    file = item.file
-    if isinstance(item, Shard):
-        turn, first, rows = item.turn, item.first, item.rows
-        weight = file.size if rows is None else min(file.size, _ROW * rows)
-    else:
-        turn, first, rows, weight = item.file_index, 0, None, file.size
-    lost = {"index": item.file_index, "name": file.name, "first": first, "rows": rows}
-    return Task(item.name, item, file.path, turn, lost, weight)
+def input_bytes(item: PoolItem) -> int:
+    """Return the bytes that a task reads, roughly."""
+    return item.file.size if item.rows is None else min(item.file.size, _ROW_BYTES * item.rows)
 
 
-def cut_pool(files: Sequence[PoolFile], settings: MatchSettings) -> tuple[list[Shard], dict[int, BrokenInput]]:
-    """Cut a pool into shards: (shards, what is wrong with the files that cannot be read, by index).
+def cut_pool(files: list[PoolFile], settings: MatchSettings) -> Inputs:
+    """Cut the files of a pool into shards, up to the limit of the settings. Raise BrokenInput if no file can be read."""
 
-    Raise BrokenInput if no file can be read.
-    """
-    shards: list[Shard] = []
-    broken: dict[int, BrokenInput] = {}
-    for index, found in enumerate(_cut_all(files, settings)):
-        if isinstance(found, BrokenInput):
-            broken[index] = found
-        else:
-            shards += found
-    if broken and not shards:
-        raise next(iter(broken.values()))
-    return shards, broken
-
-
-def _cut_all(files: Sequence[PoolFile], settings: MatchSettings) -> Iterable[list[Shard] | BrokenInput]:
-    """Cut each file, as many as the limit reaches, or say what is wrong with it."""
-
-    def cut(item: tuple[int, PoolFile], left: int | None = None) -> tuple[Columns, list[Shard]] | BrokenInput:
-        index, file = item
+    def cut(index: int, limit: int | None = None) -> tuple[list[Shard], int] | BrokenInput:
+        """Return a file's shards, and the number of their rows if there is a limit."""
+        file = files[index]
         try:
-            schema, shards = schema_and_shards(file, index, left)
-            return _columns(schema, file, settings), shards
+            schema, shards = schema_and_shards(file, index, limit)
+            columns = columns_of(file, settings, schema)
+            return shards, 0 if limit is None else count_rows(file, columns, limit)
         except BrokenInput as error:
             return error
 
-    if settings.limit is None:
-        # To open a file in a store is to wait for it.
-        many = _OPENED_AT_ONCE if any(is_remote(file.path) for file in files) else 1
-        for found in map_parallel(cut, list(enumerate(files)), many):
-            yield found if isinstance(found, BrokenInput) else found[1]
-        return
-    left = settings.limit
-    for index, file in enumerate(files):
-        if left == 0:
-            return
-        found = cut((index, file), left)
-        try:
-            if not isinstance(found, BrokenInput):
-                left -= count_rows(file, found[0], left)
-        except BrokenInput as error:
-            found = error
-        yield found if isinstance(found, BrokenInput) else found[1]
+    if (left := settings.limit) is None:
+        # Opening a file in a store is mostly waiting.
+        at_once = _OPENED_AT_ONCE if any(is_remote(file.path) for file in files) else 1
+        results = list(map_parallel(cut, range(len(files)), at_once))
+    else:
+        results = []
+        while left and len(results) < len(files):
+            results.append(found := cut(len(results), left))
+            left -= 0 if isinstance(found, BrokenInput) else found[1]
+    broken = {index: found for index, found in enumerate(results) if isinstance(found, BrokenInput)}
+    shards = [shard for found in results if not isinstance(found, BrokenInput) for shard in found[0]]
+    if broken and not shards:
+        raise next(iter(broken.values()))
+    return Inputs(files, shards, broken)
 
 
-def columns_of(file: PoolFile, settings: MatchSettings) -> Columns:
-    """Find a file's columns. Raise BrokenInput if the file, or the text column, cannot be read."""
-    return _columns(read_schema(file), file, settings)
-
-
-def _columns(schema: pa.Schema, file: PoolFile, settings: MatchSettings) -> Columns:
+def columns_of(file: PoolFile, settings: MatchSettings, schema: pa.Schema | None = None) -> Columns:
+    """Find a file's columns. Raise BrokenInput if the file (whose `schema` may be given) or its text cannot be read."""
+    schema = read_schema(file) if schema is None else schema
     return find_columns(schema, file.path, settings.text_column, settings.url_column, settings.uid_column)
 
 
-def sha256(file: PoolFile) -> str:
-    """Compute a file's sha256. Raise BrokenInput if it cannot be read."""
+def _sha256(file: PoolFile) -> str:
     with translate_read_errors(file), open_file(file) as opened:
         return file_digest(opened)
 
 
-def same_file(file: PoolFile, known: Mapping[str, Any]) -> bool:
-    """Tell whether a file holds the bytes that a marker knows; only where its stamp alone differs is it read."""
-    return bool(file.size == known["size"] and (file.stamp == known["stamp"] or sha256(file) == known["sha256"]))
+def is_same_file(file: PoolFile, known: Mapping[str, Any]) -> bool:
+    """Return whether a file holds the bytes that a marker knows; it is read only if its stamp alone differs."""
+    return bool(file.size == known["size"] and (file.stamp == known["stamp"] or _sha256(file) == known["sha256"]))
 
 
 def check_unchanged(file: PoolFile) -> None:
-    """Raise BrokenInput if a file is not any more what it was when the pool was listed."""
+    """Raise BrokenInput if a file is no longer what it was when the pool was listed."""
     try:
         now = stat_file(file.path)
     except MetaclipError:
         raise BrokenInput(f"{file.path} is gone; put it back and run the same command again") from None
     if (now.size, now.stamp) != (file.size, file.stamp):
         raise BrokenInput(f"{file.path} was changed while it was read; run the same command again")
-
-
-def finished(
-    stage: Stage, files: Sequence[PoolFile], tasks: Sequence[Task[PoolItem]], broken: Mapping[int, BrokenInput]
-) -> dict[str, dict[str, Any]]:
-    """Give the markers of finished tasks, by name; without those made from a file that was mended since.
-
-    Raise ChangedInput for a file that is not what finished tasks were made from.
-    """
-    by_file: dict[int, list[PoolItem]] = {index: [] for index in broken}
-    for task in tasks:
-        by_file.setdefault(task.item.file_index, []).append(task.item)
-    mended = {int(name.partition("-")[0]) for name in stage.lost()}
-    found = {}
-    for index, its in by_file.items():
-        file = files[index]
-        known = stage.marker(file_name(index))
-        if known is not None and not same_file(file, known):
-            if index not in mended:
-                raise ChangedInput(
-                    f"{file.path} has changed since {stage.folder.path} was begun; "
-                    "choose another --out, or replace the run with --overwrite"
-                )
-            stage.unmark(file_name(index))
-            continue
-        if known is not None and index in broken and index not in mended:
-            raise broken[index]
-        if known is not None and (known["path"], known["stamp"]) != (file.path, file.stamp):
-            known = {**known, "path": file.path, "stamp": file.stamp}
-            stage.mark(file_name(index), known)
-        for item in its:
-            marker = known if isinstance(item, FileDigest) else stage.marker(item.name)
-            if marker is not None and (
-                isinstance(item, FileDigest) or _is_of(marker["shard"], item, known is not None)
-            ):
-                found[item.name] = marker
-    return found
-
-
-def _is_of(marked: Mapping[str, Any], shard: Shard, vouched: bool) -> bool:
-    """Tell whether a marker is of this shard: the same rows, and of the same file unless its digest vouches for it."""
-    apart = {"stamp"} if vouched else set()
-    return all(marked[key] == value for key, value in shard.identity.items() if key not in apart)

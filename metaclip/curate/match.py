@@ -4,7 +4,7 @@
     counts.parquet       entry_id, entry, source, count
     duplicates.npy       uids that stand on more than one matched row, in DataComp's subset format
 
-The step for one shard is `metaclip.curate.match_shard`; inputs are checked in `metaclip.curate.inputs`.
+The step for one shard is `metaclip.curate.match_shard`; `metaclip.curate.inputs` cuts the pool and checks its files.
 """
 
 from __future__ import annotations
@@ -13,30 +13,19 @@ import dataclasses
 import functools
 import operator
 import os
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 
-from metaclip.curate.inputs import (
-    GROUP_BYTES,
-    ChangedInput,
-    FileDigest,
-    PoolItem,
-    cut_pool,
-    file_name,
-    finished,
-    task_of,
-    tasks_of,
-)
+from metaclip.curate.files import write_counts
+from metaclip.curate.inputs import GROUP_BYTES, ChangedInput, Inputs, PoolItem, cut_pool, digest_name
 from metaclip.curate.match_shard import MatchStep, shard_counts
-from metaclip.curate.matched_files import write_counts
 from metaclip.curate.run import Run, counts_digest
-from metaclip.curate.settings import MatchSettings
-from metaclip.curate.stages import BALANCE, MATCH
+from metaclip.curate.settings import BALANCE, MATCH, MatchSettings
 from metaclip.engine.contract import fold
 from metaclip.engine.progress import Progress, print_status
-from metaclip.errors import BrokenInput, MetaclipError
+from metaclip.errors import MetaclipError
 from metaclip.matching.automaton_file import is_built, open_automaton
 from metaclip.matching.count import Counts
 from metaclip.matching.native_backend import NativeBackend
@@ -56,23 +45,26 @@ from metaclip.storage.files import local_copies
 from metaclip.storage.ownership import ALL
 from metaclip.storage.remote import as_path, is_inside, is_remote
 
-_FEW: Final = 50_000  # texts that are matched in Python before the kernel would be compiled
-_LARGE: Final = 50_000  # entries whose automaton takes a second or more to build
+_FEW_TEXTS: Final = 50_000  # matched in Python before the kernel would be compiled
+_LARGE_LIST: Final = 50_000  # entries whose automaton takes a second or more to build
 
-Query = Metadata | str | os.PathLike[str] | Iterable[str] | None
+MetadataLike = Metadata | str | os.PathLike[str] | Iterable[str]
+"""A query list: the object, its file, or its entries."""
 
 
 def match(
     pool: Paths,
-    metadata: Query = None,
+    metadata: MetadataLike | None = None,
     *,
     out: str | os.PathLike[str],
     settings: MatchSettings | None = None,
     options: RunOptions | None = None,
 ) -> Run:
-    """Match a pool, or go on where an earlier call stopped; inputs that cannot be read are listed in the result.
+    """Match a pool, or continue where an earlier call stopped; return the run, which lists inputs that cannot be read.
 
-    Raise MetaclipError if nothing could be read, nothing matched, or another process owns the folder.
+    `pool` is a file, folder or glob of parquet, csv, jsonl or tars, or a list of these; `metadata` is the query list
+    (default: the one of the settings, else the shipped one). Raise MetaclipError if nothing could be read, nothing matched,
+    or another process owns the folder `out`.
     """
     options = dataclasses.replace(options or RunOptions(), part=ALL)
     run = match_part(pool, metadata, out=out, settings=settings, options=options)
@@ -82,7 +74,7 @@ def match(
 
 def match_part(
     pool: Paths,
-    metadata: Query = None,
+    metadata: MetadataLike | None = None,
     *,
     out: str | os.PathLike[str],
     settings: MatchSettings | None = None,
@@ -95,20 +87,21 @@ def match_part(
     """
     settings, options, folder = settings or MatchSettings(), options or RunOptions(), Folder(out)
     files = find_files(pool)
-    _keep_apart(folder, pool, files)
-    entries, settings = read_query(metadata, settings)
-    shards, broken = cut_pool(files, settings)
-    job = _Job(Stage(folder, MATCH), entries, settings, files, shards, broken, options)
-    return run_in_parts(job.stage, job.tasks, options, begin=job.begin, work=job.work, finish=job.finish)
+    _check_apart(folder, pool, files)
+    entries, settings = read_metadata(metadata, settings)
+    stage = _MatchStage(Stage(folder, MATCH), entries, settings, cut_pool(files, settings), options)
+    return run_in_parts(
+        stage.stage, stage.inputs.tasks, options, begin=stage.begin, work=stage.match, finish=stage.finish
+    )
 
 
 def lost_inputs_message(run: Run) -> str:
-    """List the inputs that a run lost, and the next step."""
+    """Return a message that lists the inputs that a run lost, and the next step."""
     return lost_message(run.match["lost"], run.match["wanted"], can_skip=True)
 
 
-def _keep_apart(folder: Folder, pool: Paths, files: Sequence[PoolFile]) -> None:
-    """Refuse an output folder in which the pool lies, or that lies in the pool: one would change the other."""
+def _check_apart(folder: Folder, pool: Paths, files: Sequence[PoolFile]) -> None:
+    """Raise MetaclipError if the output folder lies in the pool, or the pool in it: one would change the other."""
     out = folder.path.resolve()
     given = [pool] if isinstance(pool, str | os.PathLike) else pool
     for path in (os.fspath(path) for path in given):
@@ -121,8 +114,8 @@ def _keep_apart(folder: Folder, pool: Paths, files: Sequence[PoolFile]) -> None:
             raise MetaclipError(f"the pool's files in {path} lie in {folder.path}; choose another --out")
 
 
-def read_query(metadata: Query, settings: MatchSettings) -> tuple[Metadata, MatchSettings]:
-    """Read the query list; give it with the settings that name it."""
+def read_metadata(metadata: MetadataLike | None, settings: MatchSettings) -> tuple[Metadata, MatchSettings]:
+    """Read the query list; return it, and the settings with its path."""
     if metadata is not None and not isinstance(metadata, str | os.PathLike):
         return as_metadata(metadata), settings
     path = os.fspath(metadata) if metadata is not None else settings.metadata
@@ -134,107 +127,88 @@ def read_query(metadata: Query, settings: MatchSettings) -> tuple[Metadata, Matc
 
 
 @dataclasses.dataclass(frozen=True)
-class _Job:
-    """The stage over one pool: the pool's shards, and what they are matched with."""
+class _MatchStage:
+    """The stage over one pool. `run_in_parts` calls `begin`, `match` for the tasks that are left, and `finish`."""
 
     stage: Stage
     entries: Metadata
     settings: MatchSettings
-    files: list[PoolFile]
-    shards: list[Shard]
-    broken: dict[int, BrokenInput]
-    """The errors of files that could not be cut into shards, by index."""
+    inputs: Inputs
     options: RunOptions
-
-    @functools.cached_property
-    def tasks(self) -> list[Task[PoolItem]]:
-        return tasks_of(self.shards)
 
     def begin(self, overwrite: bool) -> dict[str, dict[str, Any]]:
         """Begin or resume the stage; return the markers of finished tasks."""
-        stage, second = self.stage, Stage(self.stage.folder, BALANCE)
-        fingerprint = self.settings.fingerprint(self.entries, self.files)
-        if (record := second.record) and (elsewhere := record["match"]["folder"]):
+        stage, balance = self.stage, Stage(self.stage.folder, BALANCE)
+        fingerprint = self.settings.fingerprint(self.entries, self.inputs.files)
+        if (record := balance.record) and (elsewhere := record["match"]["folder"]):
             if not overwrite:
                 raise MetaclipError(
                     f"{stage.folder.path} holds pairs balanced from the matches in {elsewhere}; "
                     "choose another --out, or replace them with --overwrite"
                 )
-            second.clear()
+            balance.clear()
         if stage.begin(fingerprint, overwrite):
-            second.clear()
+            balance.clear()
         try:
-            return finished(stage, self.files, self.tasks, self.broken)
+            return self.inputs.finished(stage)
         except ChangedInput:
             if not overwrite:
                 raise
-        second.clear()
+        balance.clear()
         stage.clear()
         stage.begin(fingerprint)
         return {}
 
-    def work(self, tasks: Sequence[Task[PoolItem]]) -> None:
-        """Match the shards that are left."""
+    def match(self, tasks: Sequence[Task[PoolItem]]) -> None:
+        """Match shards and compute digests of files."""
         if not tasks:
             return
         entries, rule, shown = self.entries, self.settings.rule, self.options.progress
-        if len(entries) >= _LARGE and not is_built(entries, rule):
+        if len(entries) >= _LARGE_LIST and not is_built(entries, rule):
             print_status(f"building the automaton of {len(entries):,} entries, once for this list and rule", shown)
         rows = [task.item.rows for task in tasks if isinstance(task.item, Shard)]
         total = None if None in rows else sum(filter(None, rows))
         automaton = open_automaton(entries, rule)
-        few = total is not None and total <= _FEW and not NativeBackend.is_compiled(automaton)
+        few = total is not None and total <= _FEW_TEXTS and not NativeBackend.is_compiled(automaton)
         step = MatchStep(self.stage, self.settings, automaton, entries, backend="python" if few else "native")
         with Progress("match", total, shown) as progress:
             for task, marker in run(self.stage, step, tasks, self.options, progress, group=GROUP_BYTES):
-                for reason, place in (marker or {}).get("places", {}).items():
-                    if marker is not None and reason in ("invalid_utf8", "malformed_row"):
-                        n, meaning = marker["funnel"][reason], funnels.MEANING[reason]
+                made = marker or {}
+                for reason, place in made.get("places", {}).items():
+                    if reason in ("invalid_utf8", "malformed_row"):
+                        n, meaning = made["funnel"][reason], funnels.MEANING[reason]
                         progress.note(f"{task.source}: {n} rows left out: {meaning} (first: {place})")
 
     def finish(self) -> Run:
-        """Combine what the shards left, unless the record says that this was done."""
+        """Combine the results of the shards, unless the stage's record says that this was done; return the run."""
         stage, folder = self.stage, self.stage.folder
-        done = finished(stage, self.files, self.tasks, self.broken)
-        digests = {shard.name: file_name(shard.file_index) for shard in self.shards}
-        read = [shard for shard in self.shards if {shard.name, digests[shard.name]} <= done.keys()]
-        files = [done[name] for name in dict.fromkeys(digests[shard.name] for shard in read)]
-        files = [{key: value for key, value in file.items() if key not in ("fingerprint", "files")} for file in files]
+        done = self.inputs.finished(stage)
+        shards = [shard for shard in self.inputs.shards if {shard.name, digest_name(shard.file_index)} <= done.keys()]
+        digests = (done[name] for name in dict.fromkeys(digest_name(shard.file_index) for shard in shards))
+        inputs = [{key: file[key] for key in file if key not in ("fingerprint", "files")} for file in digests]
         identity = digest_of(
             {
                 "fingerprint": stage.digest,
-                "inputs": [(file["index"], file["sha256"]) for file in files],
-                "shards": [(shard.name, shard.first, shard.groups, shard.rows) for shard in read],
+                "inputs": [(file["index"], file["sha256"]) for file in inputs],
+                "shards": [(shard.name, shard.first, shard.groups, shard.rows) for shard in shards],
             }
         )
         record, counted = stage.finished(), None
         if record is None or record["identity"] != identity:
-            markers = {shard.name: done[shard.name] for shard in read}
-            record, counted = self._combine(markers, files, identity, self._lost(done.keys()))
-        elif folder.manifest["inputs"] != files:  # they were moved or touched
-            folder.update_manifest(inputs=files)
+            lost = self.inputs.lost(stage, done.keys())
+            markers = {shard.name: done[shard.name] for shard in shards}
+            record, counts = self._combine(markers, inputs, identity, lost)
+            counted = counts, self.entries
+        elif folder.manifest["inputs"] != inputs:  # they were moved or touched
+            folder.update_manifest(inputs=inputs)
         if record["complete"]:
             stage.tidy()
         return Run(folder.path, counted)
 
-    def _lost(self, done: Set[str]) -> list[dict[str, Any]]:
-        """List what could not be read, in the pool's order; a file without a digest is listed once, as a whole."""
-        lost = [
-            {**(task_of(FileDigest(self.files[index], index)).lost or {}), "error": str(error)}
-            for index, error in self.broken.items()
-        ]
-        reasons = self.stage.lost()
-        for task in self.tasks:
-            if task.name not in done and file_name(task.item.file_index) in {task.name, *done}:
-                lost.append(reasons.pop(task.name))
-        for mended in reasons:
-            self.stage.regain(mended)
-        return sorted(lost, key=lambda item: (item["index"], item["first"]))
-
     def _combine(
-        self, markers: Mapping[str, Any], files: Sequence[Any], identity: str, lost: Sequence[Any]
-    ) -> tuple[dict[str, Any], tuple[Counts, Metadata]]:
-        """Write the stage's outputs and its record: (the record, counts and list).
+        self, markers: Mapping[str, Any], inputs: Sequence[Any], identity: str, lost: Sequence[Any]
+    ) -> tuple[dict[str, Any], Counts]:
+        """Write the stage's outputs and its record; return the record and the counts.
 
         Raise MetaclipError if nothing could be read, or nothing matched.
         """
@@ -244,13 +218,14 @@ class _Job:
         if not markers and lost:
             raise MetaclipError(lost[0]["error"])
         if not funnel.get("rows"):
-            raise MetaclipError(f"the pool has no rows: {', '.join(file.path for file in self.files[:3])}")
+            paths = ", ".join(file.path for file in self.inputs.files[:3])
+            raise MetaclipError(f"the pool has no rows: {paths}")
         if not funnel["matched"]:
             raise MetaclipError(
                 f"none of the {funnel['rows']} rows matches any of the {len(entries)} entries; "
                 "check --metadata and --text-column"
             )
-        Stage(folder, BALANCE).clear()  # what was drawn from other matches
+        Stage(folder, BALANCE).clear()  # it was drawn from other matches
         stage.remove_strays("matched", markers)
         counts = add_counts(stage, list(markers), entries, settings.rule, self.options)
         uids, repeats = merge_uids(stage, markers, self.options.threads)
@@ -260,37 +235,36 @@ class _Job:
             "identity": identity,
             "list": entries.digest,
             "rule": dataclasses.asdict(settings.rule),
-            "columns": {"text": settings.text_column, "url": settings.url_column, "uid": settings.uid_column},
+            "columns": settings.columns,
             "counts_digest": counts_digest(counts.values),
             "funnel": funnel,
             "duplicates": {"uids": uids, "rows": repeats},
             "lost": lost,
-            "wanted": len({task.item.file_index for task in self.tasks} | self.broken.keys()),
+            "wanted": len({shard.file_index for shard in self.inputs.shards} | self.inputs.broken.keys()),
             "shards": [
-                {
-                    "name": name,
-                    **marker["shard"],
-                    "read": marker["funnel"]["rows"] - marker["funnel"].get("malformed_row", 0),
-                }
+                {"name": name, **marker["shard"], "read": rows_read(marker["funnel"])}
                 for name, marker in markers.items()
             ],
         }
         folder.write_recipe({"match": settings})
         made = stage.finish(
             record, complete=not lost,
-            schema=1, inputs=files, versions=versions(), list=entries.digest, rule=record["rule"], funnel=funnel,
+            schema=1, inputs=inputs, versions=versions(), list=entries.digest, rule=record["rule"], funnel=funnel,
             settings={"match": dataclasses.asdict(settings)},
         )  # fmt: skip
-        return made, (counts, entries)
+        return made, counts
+
+
+def rows_read(funnel: Mapping[str, int]) -> int:
+    """Return the number of well-formed rows in a shard's funnel."""
+    return funnel["rows"] - funnel.get("malformed_row", 0)
 
 
 def add_counts(stage: Stage, shards: Sequence[str], entries: Metadata, rule: TextRule, options: RunOptions) -> Counts:
     """Add the counts that finished shards left, first in the workers and then here."""
-    n = len(entries)
-    summed = fold(
-        options.active_engine, functools.partial(shard_counts, stage=stage, n_entries=n), shards, operator.add
-    )
-    return Counts(np.zeros(n, np.uint64) if summed is None else summed, entries.digest, rule.identity)
+    read = functools.partial(shard_counts, stage=stage, n_entries=len(entries))
+    counts = fold(options.active_engine, read, shards, operator.add)
+    return Counts(np.zeros(len(entries), np.uint64) if counts is None else counts, entries.digest, rule.identity)
 
 
 def merge_uids(stage: Stage, shards: Iterable[str], threads: int = 1) -> tuple[int, int]:
@@ -303,9 +277,8 @@ def merge_uids(stage: Stage, shards: Iterable[str], threads: int = 1) -> tuple[i
         for block in merge_runs(runs, threads=threads):
             twice = duplicate_uids(block)
             if len(twice):
-                distinct = 1 + int(((block[1:] != block[:-1]).any(axis=1)).sum())
-                repeats += len(block) - distinct
+                repeats += int((block[1:] == block[:-1]).all(axis=1).sum())
                 duplicates.append(twice)
-    total = sum(len(part) for part in duplicates)
+    total = sum(map(len, duplicates))
     write_subset(stage.folder / "duplicates.npy", iter(duplicates), total)
     return total, repeats

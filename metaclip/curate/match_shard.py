@@ -4,8 +4,8 @@
     .state/match/<shard>.counts.npy    uint64[k, 2]: entry ids with their counts, until the stage is complete
     .state/match/<shard>.uids.npy      uids of the matched rows, sorted, likewise
 
-The result does not depend on how the pool is cut; only the files that it is in do. Memory: one batch of 65,536 rows and
-one parquet row group a worker.
+The result does not depend on how the pool is cut; only the files that hold it do. Memory: one batch of 65,536 rows and
+one parquet row group for each worker.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from metaclip.curate.files import matched_writer
 from metaclip.curate.inputs import FileDigest, PoolItem, check_unchanged, columns_of
-from metaclip.curate.matched_files import MatchedWriter
 from metaclip.curate.settings import MatchSettings
 from metaclip.engine.contract import PortableStep, ProgressCallback
 from metaclip.matching.automaton import Automaton
@@ -33,7 +33,7 @@ from metaclip.metadata.entries import Metadata
 from metaclip.pool.shards import Shard, read_batches
 from metaclip.pool.sorted_uids import load_array, write_rows, write_run
 from metaclip.pool.texts import DroppedRows, usable_texts
-from metaclip.pool.uid import uids_of
+from metaclip.pool.uid import Uids, uids_of
 from metaclip.stage.stage import Stage
 from metaclip.storage.files import local_copy
 
@@ -55,7 +55,7 @@ class MatchStep(PortableStep):
 
     @functools.cached_property
     def matcher(self) -> Matcher:
-        """The matcher."""
+        """The matcher, made once in each worker process."""
         return Matcher.from_automaton(self.automaton, self.entries, self.backend)
 
     def __call__(self, item: PoolItem, progress: ProgressCallback) -> tuple[dict[str, Any], Sequence[Path]]:
@@ -73,7 +73,7 @@ class MatchStep(PortableStep):
 def match_shard(
     shard: Shard, matcher: Matcher, settings: MatchSettings, stage: Stage, progress: ProgressCallback
 ) -> dict[str, Any]:
-    """Match a shard and write its files: matched rows, counts, sorted uids. Give its marker.
+    """Match a shard and write its files: matched rows, counts, sorted uids. Return its marker.
 
     Raise BrokenInput if the shard cannot be read; nothing is left of it then.
     """
@@ -82,31 +82,31 @@ def match_shard(
     dropped = DroppedRows()
     funnel = {"rows": 0, "matched": 0}
     counts = np.zeros(len(matcher.metadata), np.uint64)
-    uids: list[npt.NDArray[np.uint64]] = []
-    ids: list[npt.NDArray[np.uint32]] = []  # matches that are not counted yet
+    uids: list[Uids] = []
+    uncounted: list[npt.NDArray[np.uint32]] = []
     row = shard.first
-    with MatchedWriter.to(stage.folder / "matched" / f"{shard.name}.parquet", settings.with_text) as writer:
+    with matched_writer(stage.folder / "matched" / f"{shard.name}.parquet", settings.with_text) as add_rows:
         for batch in read_batches(shard, list(dict.fromkeys(wanted)), dropped):
             texts = usable_texts(batch, columns, row, dropped)
             matches = matcher.match(texts)
             offsets = np.asarray(matches.offsets)
-            size = np.diff(offsets)
-            found = np.flatnonzero(size)
+            n_matches = np.diff(offsets)
+            found = np.flatnonzero(n_matches)
             if len(found):
-                some = pa.array(found)
-                chosen = texts.take(some)
-                urls = None if columns.url is None else batch.column(columns.url).take(some)
-                given = None if columns.uid is None else batch.column(columns.uid).take(some)
-                rows_uids = uids_of(chosen, urls, given)
+                index = pa.array(found)
+                found_texts = texts.take(index)
+                urls = None if columns.url is None else batch.column(columns.url).take(index)
+                given = None if columns.uid is None else batch.column(columns.uid).take(index)
+                found_uids = uids_of(found_texts, urls, given)
                 ends = pa.array(np.concatenate([offsets[:1], offsets[1:][found]]).astype(np.int32))
-                kept = pa.ListArray.from_arrays(ends, matches.values, type=MATCHES)
-                writer.write(row + found, rows_uids, kept, urls, chosen)
-                uids.append(rows_uids)
-                ids.append(matches.values.to_numpy())
-                if sum(map(len, ids)) > _COUNTED_AT_ONCE:
-                    add_ids(counts, np.concatenate(ids))
-                    ids.clear()
-            empty = int(((size == 0) & (pc.fill_null(pc.binary_length(texts), 1).to_numpy() == 0)).sum())
+                found_matches = pa.ListArray.from_arrays(ends, matches.values, type=MATCHES)
+                add_rows(row + found, found_uids, found_matches, urls, found_texts)
+                uids.append(found_uids)
+                uncounted.append(matches.values.to_numpy())
+                if sum(map(len, uncounted)) > _COUNTED_AT_ONCE:
+                    add_ids(counts, np.concatenate(uncounted))
+                    uncounted.clear()
+            empty = int(((n_matches == 0) & (pc.fill_null(pc.binary_length(texts), 1).to_numpy() == 0)).sum())
             dropped.add("empty_text", f"row {row}", empty)
             funnel["rows"] += len(batch)
             funnel["matched"] += len(found)
@@ -115,14 +115,12 @@ def match_shard(
     funnel["rows"] += dropped.counts.get("malformed_row", 0)
     funnel |= dropped.counts
     funnel["no_match"] = funnel["rows"] - funnel["matched"] - sum(dropped.counts.values())
-    add_ids(counts, np.concatenate([np.zeros(0, np.uint32), *ids]))
+    add_ids(counts, np.concatenate([np.zeros(0, np.uint32), *uncounted]))
     write_partials(stage, shard.name, counts, [np.zeros((0, 2), np.uint64), *uids])
     return {"shard": shard.identity, "funnel": funnel, "places": dropped.places}
 
 
-def write_partials(
-    stage: Stage, shard: str, counts: npt.NDArray[np.uint64], uids: Sequence[npt.NDArray[np.uint64]]
-) -> None:
+def write_partials(stage: Stage, shard: str, counts: npt.NDArray[np.uint64], uids: Sequence[Uids]) -> None:
     """Write what a shard adds to the stage: its counts by entry, and the uids of its matched rows."""
     entry = np.flatnonzero(counts)
     write_rows(stage.path / f"{shard}.counts.npy", np.stack([entry.astype(np.uint64), counts[entry]], axis=1))
@@ -132,7 +130,7 @@ def write_partials(
 def shard_counts(shard: str, *, stage: Stage, n_entries: int) -> npt.NDArray[np.uint64]:
     """Read the counts that a finished shard left: uint64[n_entries]."""
     with local_copy(stage.path / f"{shard}.counts.npy") as path:
-        partial = load_array(path)
+        entry, count = load_array(path).T
     counts = np.zeros(n_entries, np.uint64)
-    counts[partial[:, 0].astype(np.int64)] = partial[:, 1]
+    counts[entry.astype(np.int64)] = count
     return counts

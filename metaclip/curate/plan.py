@@ -24,12 +24,11 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from metaclip.curate.balance_shard import Draw, balance_shard
+from metaclip.curate.balance_shard import DrawParameters, balance_shard
 from metaclip.curate.inputs import columns_of, cut_pool
-from metaclip.curate.match import Query, read_query
+from metaclip.curate.match import MetadataLike, read_metadata
 from metaclip.curate.match_shard import match_shard, shard_counts
-from metaclip.curate.settings import MatchSettings
-from metaclip.curate.stages import BALANCE, MATCH
+from metaclip.curate.settings import BALANCE, MATCH, MatchSettings
 from metaclip.engine.contract import PortableStep, ProgressCallback, ignore_progress
 from metaclip.errors import MetaclipError
 from metaclip.matching.automaton import Automaton
@@ -135,7 +134,7 @@ class Plan:
 
 def plan(
     pool: Paths,
-    metadata: Query = None,
+    metadata: MetadataLike | None = None,
     *,
     settings: MatchSettings | None = None,
     pairs: Sequence[int] = (),
@@ -151,8 +150,8 @@ def plan(
     """
     settings, options = settings or MatchSettings(), options or RunOptions()
     files = find_files(pool)
-    entries, settings = read_query(metadata, settings)
-    all_shards, _ = cut_pool(files, settings)
+    entries, settings = read_metadata(metadata, settings)
+    all_shards = cut_pool(files, settings).shards
     chosen = random.Random(seed).sample(all_shards, min(shards, len(all_shards)))
     step = MeasureStep(settings, open_automaton(entries, settings.rule), entries)
     results = []
@@ -242,7 +241,7 @@ class MeasureStep(PortableStep):
             sort_seconds, _ = _timed(
                 lambda: write_subset(Path(name) / "uids.npy", merge_runs([uids]), marker["funnel"]["matched"])
             )
-            draw = Draw.of(counts, max(1.0, T_A_PAIR * read), 0, np.zeros(0, "u8,u8"))
+            draw = DrawParameters.of(counts, max(1.0, T_A_PAIR * read), 0, np.zeros(0, "u8,u8"))
             clock = time.perf_counter()
             balance_seconds, drawn = _timed(
                 lambda: balance_shard(

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from metaclip.curate.stages import MATCH
+from metaclip.curate.settings import MATCH
 from metaclip.errors import MetaclipError, one_line
 from metaclip.matching.count import Counts
 from metaclip.matching.match_arrays import MATCHES

@@ -1,4 +1,4 @@
-"""What determines a run: the tables [match] and [balance] of a recipe."""
+"""What determines a run: its two stages, and the tables [match] and [balance] of a recipe."""
 
 from __future__ import annotations
 
@@ -7,10 +7,26 @@ import math
 from collections.abc import Sequence
 from typing import Any, Final
 
-from metaclip.curate.stages import MATCH
 from metaclip.matching.text_rule import PAPER, TextRule
 from metaclip.metadata.entries import Metadata
 from metaclip.pool.files import PoolFile
+from metaclip.stage.stage import StageSpec
+
+MATCH: Final = StageSpec(
+    "match",
+    outputs=("matched", "counts.parquet", "duplicates.npy"),
+    partials=("*.counts.npy", "*.uids.npy"),
+    semantics=1,
+)
+"""Raise its semantics when the same input would give other matches, counts or uids."""
+
+BALANCE: Final = StageSpec(
+    "balance",
+    outputs=("entries.parquet", "curated", "curated.npy", "card.json", "card.md"),
+    partials=("*.tally.npy", "*.uids.npy", "*.repeats.npy"),
+    semantics=1,
+)
+"""Raise its semantics when the same counts and seed would give other pairs."""
 
 DEFAULT_TAIL_SHARE: Final = 0.06
 
@@ -20,9 +36,9 @@ class MatchSettings:
     """What determines the matches of a pool: the table [match] of a recipe."""
 
     metadata: str | None = None
-    """The query list: txt, json or parquet, each maybe gzipped."""
+    """The query list: a txt, json or parquet file, maybe gzipped."""
     fold_duplicates: bool = False
-    """Keep the first of entries that stand twice in the list, instead of refusing it."""
+    """Keep the first of entries that the list has twice, instead of refusing the list."""
     text_column: str | None = None
     """Name of the text column, where it is not text, caption or alt."""
     url_column: str | None = None
@@ -30,22 +46,27 @@ class MatchSettings:
     uid_column: str | None = None
     """Name of the uid column, where it is not uid."""
     limit: int | None = None
-    """Read only the first so many rows of the pool."""
+    """Number of rows of the pool to read; None for all."""
     with_text: bool = False
-    """Carry url and text in matched/."""
+    """Write url and text to matched/ too."""
     rule: TextRule = PAPER
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit is {self.limit}, must be at least 1")
 
+    @property
+    def columns(self) -> dict[str, str | None]:
+        """The names of columns that are given, by role."""
+        return {"text": self.text_column, "url": self.url_column, "uid": self.uid_column}
+
     def fingerprint(self, metadata: Metadata, files: Sequence[PoolFile]) -> dict[str, Any]:
-        """Give everything that determines the stage's result, but for the bytes of the inputs (markers hold these)."""
+        """Return everything that determines the stage's result, except the bytes of the inputs, which markers hold."""
         return {
             "semantics": MATCH.semantics,
             "list": metadata.digest,
             "rule": dataclasses.asdict(self.rule),
-            "columns": {"text": self.text_column, "url": self.url_column, "uid": self.uid_column},
+            "columns": self.columns,
             "limit": self.limit,
             "with_text": self.with_text,
             "pool": [file.name for file in files],
@@ -57,7 +78,7 @@ class BalanceSettings:
     """What determines the draw: the table [balance] of a recipe; at most one of t, tail_share, target_pairs."""
 
     t: float | None = None
-    """The threshold: an entry with a larger count is thinned."""
+    """The threshold: entries with a larger count are thinned."""
     tail_share: float | None = None
     """Solve t so that the entries below it hold this share of all counts (0.06 if nothing is given)."""
     target_pairs: int | None = None
@@ -65,8 +86,7 @@ class BalanceSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        asked = {"t": self.t, "tail_share": self.tail_share, "target_pairs": self.target_pairs}
-        given = [f"{name} = {value}" for name, value in asked.items() if value is not None]
+        given = [f"{name} = {value}" for name, value in self._thresholds.items() if value is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} are given, must be one of them")
         if self.t is not None and not (self.t > 0 and math.isfinite(self.t)):
@@ -77,3 +97,19 @@ class BalanceSettings:
             raise ValueError(f"target_pairs is {self.target_pairs}, must be at least 1")
         if not 0 <= self.seed < 1 << 64:
             raise ValueError(f"seed is {self.seed}, must be at least 0 and below 2**64")
+
+    @property
+    def _thresholds(self) -> dict[str, float | None]:
+        return {"t": self.t, "tail_share": self.tail_share, "target_pairs": self.target_pairs}
+
+    @property
+    def asked(self) -> dict[str, float | None]:
+        """What t is resolved from: one of t, tail_share and target_pairs is not None, by default a tail share of 0.06."""
+        asked = self._thresholds
+        return {**asked, "tail_share": DEFAULT_TAIL_SHARE} if set(asked.values()) == {None} else asked
+
+    def normalized(self) -> BalanceSettings:
+        """Return the settings with the types that a recipe gives them: a notebook's t = 20 is the command line's 20.0."""
+        kinds = {"t": float, "tail_share": float, "target_pairs": int, "seed": int}
+        values = {name: (kind, getattr(self, name)) for name, kind in kinds.items()}
+        return BalanceSettings(**{name: kind(value) for name, (kind, value) in values.items() if value is not None})

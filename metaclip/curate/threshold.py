@@ -67,7 +67,7 @@ def resolve(
             "no text matched any entry, so there is nothing to balance; check the list and the text column"
         )
     if settings.t is not None:
-        return float(settings.t)
+        return settings.t
     if settings.target_pairs is not None:
         return solve_target(counts, settings.target_pairs, matched, expect)
     return solve_tail_share(counts, DEFAULT_TAIL_SHARE if settings.tail_share is None else settings.tail_share)

@@ -22,7 +22,7 @@ import pyarrow as pa
 from metaclip import Matcher, Metadata
 from metaclip.card.explorer.writer import write_explorer
 from metaclip.card.neighbours import find_neighbours
-from metaclip.curate.matched_files import MatchedWriter
+from metaclip.curate.files import matched_writer
 from metaclip.pool.uid import uids_of
 from tests.bench import corpus
 from tests.card.browser.cards import large_account, large_grid, large_table
@@ -105,8 +105,8 @@ def neighbours(folder: Path, entries: list[str], pairs: int) -> None:
     found = pa.array(np.flatnonzero(np.diff(np.asarray(matches.offsets))))
     counts = matcher.count(matches)
     path = folder / "matched.parquet"
-    with MatchedWriter.to(path, False) as writer:
-        writer.write(found.to_numpy(), uids_of(texts.take(found), None, None), matches.take(found), None, None)
+    with matched_writer(path, False) as add_rows:
+        add_rows(found.to_numpy(), uids_of(texts.take(found), None, None), matches.take(found), None, None)
     start = time.perf_counter()
     made = find_neighbours([path], metadata.entries, counts, len(found))
     taken = time.perf_counter() - start

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from metaclip.card import neighbours
 from metaclip.card.neighbours import MOST_ENTRIES, MOST_NEIGHBOURS, MOST_SEEN, find_neighbours
-from metaclip.curate.matched_files import MatchedWriter
+from metaclip.curate.files import matched_writer
 from metaclip.matching.match_arrays import MATCHES
 
 
@@ -28,10 +28,10 @@ def write(folder: Path, rows: Sequence[Sequence[int]], files: int = 1, order: in
         path = folder / f"{len(list(folder.iterdir()))}.parquet"
         digests = b"".join(hashlib.md5(b"%d" % number).digest() for number, _ in part)
         uids = np.frombuffer(digests, ">u8").reshape(-1, 2).astype(np.uint64)
-        with MatchedWriter.to(path, with_text=False) as writer:
+        with matched_writer(path, with_text=False) as add_rows:
             matches = pa.array([sorted(row) for _, row in part], MATCHES)
             if part:
-                writer.write(np.array([number for number, _ in part], np.int64), uids, matches, None, None)
+                add_rows(np.array([number for number, _ in part], np.int64), uids, matches, None, None)
         paths.append(path)
     return paths
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from curation import naive
 from metaclip.curate.draw import (
     FIXED_POINT,
-    Tally,
+    DrawSums,
     draw_rows,
     expect_rows,
     keep_probability,
@@ -73,18 +73,18 @@ def by_hand(ids: Sequence[int], p: Sequence[float]) -> float:
     return 1.0 - dropped
 
 
-def drawn(rows: Sequence[Sequence[int]], p: Any, uids: Any, seed: int = 0, epoch: int = 0) -> tuple[Any, Any, Tally]:
-    tally = Tally(len(p))
+def drawn(rows: Sequence[Sequence[int]], p: Any, uids: Any, seed: int = 0, epoch: int = 0) -> tuple[Any, Any, DrawSums]:
+    sums = DrawSums(len(p))
     problem = *ragged(rows), np.asarray(p, np.float64), uids, stream_key(seed, epoch)
-    (p_keep, kept), tally = draw_rows(*problem, tally, few=0), tally
+    (p_keep, kept), sums = draw_rows(*problem, sums, few=0), sums
     # The other way to draw, for few rows, gives the same to the bit.
-    same = Tally(len(p))
+    same = DrawSums(len(p))
     few, few_kept = draw_rows(*problem, same, few=len(rows))
     assert few.tobytes() == p_keep.tobytes()
     assert few_kept.tolist() == kept.tolist()
-    for name in ("expected", "kept", "sums"):
-        assert getattr(same, name).tolist() == getattr(tally, name).tolist()
-    return p_keep, kept, tally
+    for name in ("expected", "kept", "totals"):
+        assert getattr(same, name).tolist() == getattr(sums, name).tolist()
+    return p_keep, kept, sums
 
 
 # --- u
@@ -231,12 +231,12 @@ def test_edges() -> None:
     p = [1.0, 0.0, 2.0**-60, 0.5]
     rows = [[], [0], [1], [2], [0, 1, 2, 3], [3]]
     n = 2000
-    p_keep, kept, tally = drawn(rows * n, p, halves(range(len(rows) * n)))
+    p_keep, kept, sums = drawn(rows * n, p, halves(range(len(rows) * n)))
     assert p_keep[: len(rows)].tolist() == [0.0, 1.0, 0.0, 0.0, 1.0, 0.5]
     by_row = kept.reshape(n, len(rows)).sum(axis=0)
     assert by_row[[0, 1, 2, 3, 4]].tolist() == [0, n, 0, 0, n]
-    assert tally.kept.tolist() == [2 * n, 0 + n, 0 + n, n + by_row[5]]
-    assert tally.expected[0] == 2 * n * FIXED_POINT
+    assert sums.kept.tolist() == [2 * n, 0 + n, 0 + n, n + by_row[5]]
+    assert sums.expected[0] == 2 * n * FIXED_POINT
 
 
 @given(rows_of_matches(), SEEDS, st.randoms(use_true_random=False))
@@ -247,19 +247,19 @@ def test_tally_is_exact_whatever_the_grouping(problem: Any, seed: int, random: A
     p_keep, kept, whole = drawn(rows, p, halves(range(len(rows))), seed)
     fixed = [math.floor(Fraction(x) * FIXED_POINT) for x in p_keep.tolist()]
     spread = [math.floor(x * (1.0 - x) * FIXED_POINT) for x in p_keep.tolist()]
-    assert whole.sums.tolist() == [sum(fixed), sum(spread), sum(kept.tolist())]
+    assert whole.totals.tolist() == [sum(fixed), sum(spread), sum(kept.tolist())]
     for e in range(len(p)):
         assert whole.expected[e] == sum(x for x, ids in zip(fixed, rows, strict=True) if e in ids)
         assert whole.kept[e] == sum(x for x, ids in zip(kept.tolist(), rows, strict=True) if e in ids)
     order = random.sample(range(len(rows)), len(rows))
     cut = random.randint(0, len(rows))
-    pieces = Tally(len(p))
+    pieces = DrawSums(len(p))
     for part in (order[:cut], order[cut:]):
         values, offsets = ragged([rows[i] for i in part])
         again, kept_again = draw_rows(values, offsets, np.array(p), halves(part), stream_key(seed, 0), pieces)
         assert again.tolist() == p_keep[part].tolist()
         assert kept_again.tolist() == kept[part].tolist()
-    assert pieces.sums.tolist() == whole.sums.tolist()
+    assert pieces.totals.tolist() == whole.totals.tolist()
     assert pieces.expected.tolist() == whole.expected.tolist()
     assert pieces.kept.tolist() == whole.kept.tolist()
 
@@ -305,7 +305,7 @@ def test_rows_as_arrow_gives_them() -> None:
     values, offsets = column.values.to_numpy(), np.asarray(column.offsets).astype(np.int64)
     assert not values.flags.writeable
     assert offsets[0] == 1
-    found = draw_rows(values, offsets, p, uids, stream_key(0, 0), Tally(len(p)))
+    found = draw_rows(values, offsets, p, uids, stream_key(0, 0), DrawSums(len(p)))
     wanted = drawn(rows, p, uids)
     assert [x.tolist() for x in found] == [x.tolist() for x in wanted[:2]]
 

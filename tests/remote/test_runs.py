@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from metaclip import Run
-from metaclip.curate.stages import MATCH
+from metaclip.curate.settings import MATCH
 from metaclip.pool.files import find_files
 from metaclip.stage.folder import Folder
 from metaclip.stage.stage import Stage

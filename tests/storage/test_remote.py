@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from metaclip.curate.stages import MATCH
+from metaclip.curate.settings import MATCH
 from metaclip.errors import MetaclipError
 from metaclip.stage.folder import Folder
 from metaclip.stage.stage import Stage

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from metaclip.card.explorer.data_files import write_json_data
 from metaclip.card.run_files import find_column, matched_files, pairs_with_urls, read_batches, url_files
-from metaclip.curate.matched_files import read_matched
+from metaclip.curate.files import read_matched
 from metaclip.curate.run import Run
 from metaclip.pool.uid import column_uids, to_hex, to_large_string, uids_of
 

@@ -43,16 +43,14 @@ from metaclip.card.run_files import (
     url_files,
 )
 from metaclip.curate.account import REMOVED, has_account, remove_account, write_account
-from metaclip.curate.balance import add_tallies, write_outputs
-from metaclip.curate.balance_shard import Draw, ShardDraw
-from metaclip.curate.curated_files import CuratedWriter
-from metaclip.curate.draw import Tally, draw_rows
+from metaclip.curate.balance import add_entry_sums, write_outputs
+from metaclip.curate.balance_shard import DrawParameters, ShardDraw
+from metaclip.curate.draw import DrawSums, draw_rows
+from metaclip.curate.files import curated_writer, matched_rows, matched_writer, write_counts
 from metaclip.curate.match import add_counts, merge_uids
 from metaclip.curate.match_shard import write_partials
-from metaclip.curate.matched_files import MatchedWriter, matched_rows, write_counts
 from metaclip.curate.run import Run, counts_digest, local_run
-from metaclip.curate.settings import BalanceSettings, MatchSettings
-from metaclip.curate.stages import BALANCE, MATCH
+from metaclip.curate.settings import BALANCE, MATCH, BalanceSettings, MatchSettings
 from metaclip.engine.contract import ProgressCallback
 from metaclip.engine.progress import Progress
 from metaclip.errors import MetaclipError
@@ -121,7 +119,7 @@ def _match(parent: Run, parent_digest: str, request: RemovalRequest, stage: Stag
     removed_uids, found = _find_uids(parent, request, options)
     requested, folder, match = UidSet(request.uids), stage.folder, parent.match
     names = [shard["name"] for shard in match["shards"]]
-    draw = Draw.of(parent.counts.values, parent.t, parent.seed, _NO_UIDS)
+    draw = DrawParameters.of(parent.counts.values, parent.t, parent.seed, _NO_UIDS)
 
     def step(name: str, progress: ProgressCallback) -> tuple[Marker, list[Path]]:
         marker = _match_shard(parent, name, removed_uids, requested, draw, stage)
@@ -192,13 +190,15 @@ def _find_uids(parent: Run, request: RemovalRequest, options: RunOptions) -> tup
     return UidSet(uids), {"urls": urls, "domains": domains}
 
 
-def _match_shard(parent: Run, name: str, removed: UidSet, requested: UidSet, draw: Draw, stage: Stage) -> Marker:
+def _match_shard(
+    parent: Run, name: str, removed: UidSet, requested: UidSet, draw: DrawParameters, stage: Stage
+) -> Marker:
     """Write one shard's matches without the uids in `removed`, and the list of its removed pairs; return its marker."""
     counts, uids_left, uids_requested = np.zeros(len(draw.probability), np.uint64), [_NO_UIDS], [_NO_UIDS]
     lists, pairs, kept = [], 0, 0
     source = parent.matched / "matched" / f"{name}.parquet"
     with_text = find_column(parent, source, "text") is not None
-    with MatchedWriter.to(stage.folder / "matched" / f"{name}.parquet", with_text) as writer:
+    with matched_writer(stage.folder / "matched" / f"{name}.parquet", with_text) as add_rows:
         for batch in read_batches(source):
             uids = from_binary(batch.column("uid"))
             goes = removed.contains(uids)
@@ -206,12 +206,12 @@ def _match_shard(parent: Run, name: str, removed: UidSet, requested: UidSet, dra
             if len(left):
                 texts = (left.column("url"), left.column("text")) if with_text else (None, None)
                 rows = left.column("row").to_numpy().astype(np.int64)
-                writer.write(rows, uids[~goes], left.column("matches"), *texts)
+                add_rows(rows, uids[~goes], left.column("matches"), *texts)
             add_ids(counts, left.column("matches").flatten().to_numpy())
             uids_left.append(uids[~goes])
             uids_requested.append(gone_uids[requested.contains(gone_uids)])
             matches = ids_and_offsets(gone.column("matches"))
-            _, drawn = draw_rows(*matches, draw.probability, gone_uids, draw.key, Tally(len(counts)))
+            _, drawn = draw_rows(*matches, draw.probability, gone_uids, draw.key, DrawSums(len(counts)))
             urls = gone.column("url").filter(pa.array(~drawn)) if with_text else None
             lists.append(list_rows(gone_uids[~drawn], urls, kept=False))
             pairs, kept = pairs + len(gone), kept + int(drawn.sum())
@@ -251,14 +251,14 @@ def _balance(parent: Run, run: Run, stage: Stage, options: RunOptions) -> None:
     remove_account(folder.path)
     removed = listed_uids(read_list(folder / REMOVED_LIST))
     with local_copy(folder / "duplicates.npy") as local:
-        draw = Draw.of(run.counts.values, parent.t, parent.seed, np.load(local, allow_pickle=False))
+        draw = DrawParameters.of(run.counts.values, parent.t, parent.seed, np.load(local, allow_pickle=False))
     (folder / "curated").mkdir(exist_ok=True)
 
     def step(name: str, progress: ProgressCallback) -> tuple[Marker, list[Path]]:
         source, target = parent.path / "curated" / f"{name}.parquet", folder / "curated" / f"{name}.parquet"
         drawing = ShardDraw(draw)
         for uids, values, offsets in matched_rows(folder / "matched" / f"{name}.parquet"):
-            drawing.rows(uids, values, offsets)
+            drawing.draw(uids, values, offsets)
         marker = drawing.write(stage, name)
         if (left := _filter_curated(source, target, removed)) != (kept := marker["funnel"]["kept"]):
             raise MetaclipError(
@@ -270,8 +270,8 @@ def _balance(parent: Run, run: Run, stage: Stage, options: RunOptions) -> None:
     names = [shard["name"] for shard in run.match["shards"]]
     markers = _run_shards(step, names, stage, options)
     stage.remove_strays("curated", names)
-    tallies = add_tallies(stage, names, len(run.counts.values), options)
-    result = write_outputs(stage, run.metadata, run.counts, parent.t, tallies, markers)
+    sums = add_entry_sums(stage, names, len(run.counts.values), options)
+    totals = write_outputs(stage, run.metadata, run.counts, parent.t, sums, markers)
     funnel = funnels.add(marker["funnel"] for marker in markers.values())
     match_settings = run.manifest["settings"]["match"]
     folder.write_recipe({"match": MatchSettings(**{**match_settings, "rule": run.rule}), "balance": settings})
@@ -281,9 +281,7 @@ def _balance(parent: Run, run: Run, stage: Stage, options: RunOptions) -> None:
         "t": parent.t,
         "asked": parent.balance["asked"] if parent.balance else "",
         "seed": settings.seed,
-        "expected": result.expected,
-        "deviation": result.deviation,
-        "kept": result.kept,
+        **totals,
         "funnel": funnel,
     }
     stage.finish(record, settings=parent.manifest["settings"], funnel={**run.match["funnel"], **funnel})
@@ -292,10 +290,10 @@ def _balance(parent: Run, run: Run, stage: Stage, options: RunOptions) -> None:
 def _filter_curated(source: Path, target: Path, removed: UidSet) -> int:
     """Write a file of curated/ without the uids in `removed`; return the number of rows left."""
     left = 0
-    with CuratedWriter(target) as writer:
+    with curated_writer(target) as add_table:
         for batch in read_batches(source) if source.exists() else ():
             stays = batch.filter(pa.array(~removed.contains(column_uids(batch.column("uid")))))
             if len(stays):
-                writer.write([pa.Table.from_batches([stays])])
+                add_table(pa.Table.from_batches([stays]))
             left += len(stays)
     return left
