@@ -106,8 +106,9 @@ class Stage:
         self.folder.check()
         wanted = json.loads(json.dumps(fingerprint))
         path = self.path / _FINGERPRINT
-        before = read_json(path)
-        another = path.exists() and before != wanted
+        exists = path.exists()  # asked before the file is read: another part of a job array may write it meanwhile
+        before = read_json(path) if exists else None
+        another = exists and before != wanted
         if another:
             if not overwrite:
                 what = f"{path} is damaged" if before is None else _difference(before, wanted)
@@ -116,7 +117,7 @@ class Stage:
                     "choose another --out, or replace it with --overwrite"
                 )
             self.clear()
-        if another or not path.exists():
+        if another or not exists:
             write_json(path, wanted)
         self.digest = digest_of(wanted)
         if isinstance(self.folder.path, RemotePath) and isinstance(self.path, RemotePath):

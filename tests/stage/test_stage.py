@@ -15,7 +15,7 @@ from metaclip.errors import MetaclipError
 from metaclip.stage import stage as stages
 from metaclip.stage.folder import Folder
 from metaclip.stage.stage import Stage, StageSpec, digest_of
-from metaclip.storage.files import read_json
+from metaclip.storage.files import read_json, write_json
 
 FINGERPRINT = {"list": "abc", "limit": None, "rule": {"fold": False, "case": 1}, "pool": ["a", "b"], "t": 0.5}
 WORK = StageSpec("work", ("made", "sum.txt"), ("*.sum.npy",))
@@ -110,6 +110,20 @@ def test_a_difference_is_named(tmp_path: Path, changes: dict[str, Any], named: s
     assert message.endswith("choose another --out, or replace it with --overwrite")
     assert len(message) < 500
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_parts_may_begin_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another part of a job array may write the fingerprint while this one looks for it: it is no other run."""
+
+    def written_meanwhile(path: Path) -> dict[str, Any] | None:
+        found = read_json(path)
+        if found is None and path.name == "fingerprint.json":
+            write_json(path, FINGERPRINT)
+        return found
+
+    monkeypatch.setattr(stages, "read_json", written_meanwhile)
+    make(begun(tmp_path), "0")
+    assert begun(tmp_path).marker("0") is not None
 
 
 def test_a_fingerprint_is_what_json_makes_of_it(tmp_path: Path) -> None:
