@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from metaclip.recipe import dump
 from metaclip.storage import ownership
-from metaclip.storage.files import atomic_write, read_json, write_json
+from metaclip.storage.files import atomic_write, file_size, read_json, write_json
 from metaclip.storage.lease import Lease
 from metaclip.storage.ownership import ALL, STATE, Part
 from metaclip.storage.remote import AnyPath, RemotePath, absolute_path, as_path
@@ -59,11 +59,8 @@ class Folder:
         if isinstance(self.path, RemotePath):
             found = self.path.sizes()
             return {name: found[name] for name in names if name in found}
-        there: dict[str, int] = {}
-        for name in names:
-            with contextlib.suppress(FileNotFoundError):
-                there[name] = (self / name).stat().st_size
-        return there
+        sizes = ((name, file_size(self / name)) for name in names)
+        return {name: size for name, size in sizes if size is not None}
 
     @contextlib.contextmanager
     def owned(self, part: Part = ALL, wait: bool = False) -> Iterator[None]:

@@ -27,7 +27,7 @@ from typing import Any, Final
 
 from metaclip.errors import MetaclipError
 from metaclip.stage.folder import Folder
-from metaclip.storage.files import is_temporary, parse_json, read_json, remove, temporary_path, write_json
+from metaclip.storage.files import file_size, is_temporary, parse_json, read_json, remove, temporary_path, write_json
 from metaclip.storage.remote import AnyPath, RemotePath, read_all, remove_all
 
 _FINGERPRINT: Final = "fingerprint.json"
@@ -274,7 +274,7 @@ class Stage:
         return {name: size for name, size in sizes.items() if is_output(name)}
 
     def _sizes(self, paths: Iterable[AnyPath]) -> dict[str, int]:
-        found = ((path, path.size() if isinstance(path, RemotePath) else _size(path)) for path in paths)
+        found = ((path, file_size(path)) for path in paths)
         return {str(path.relative_to(self.folder.path)): size for path, size in found if size is not None}
 
     def _stands(self, made: Mapping[str, Any]) -> bool:
@@ -284,10 +284,6 @@ class Stage:
         files: Mapping[str, int] = made["files"]
         sizes = self.folder.sizes(files) if self._look is None else self._look.sizes
         return all(sizes.get(name) == size for name, size in files.items())
-
-
-def _size(path: Path) -> int | None:
-    return path.stat().st_size if path.is_file() else None
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> str:

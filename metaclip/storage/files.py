@@ -1,15 +1,15 @@
-"""Files that are whole or not there: written under a temporary name in the same folder, renamed when finished.
+"""Files that are complete or absent: written under a temporary name in the same folder, renamed when they are finished.
 
-A temporary name begins with a dot and ends with ``.tmp``; whoever owns the folder removes what an earlier, killed
-process left.
+A temporary name begins with a dot and ends with ``.tmp``; the owner of a folder removes the temporary files of earlier
+processes that were killed.
 
-Nothing is forced to the disk (fsync). A killed process loses nothing that it has written, so only a power cut can leave
-a renamed file short, and to wait for the disk at every shard would cost all runs more than making a few shards again
-costs the one. Who relies on a file after a restart compares its size with what was written (`metaclip.stage.folder`).
+Nothing is forced to the disk (fsync). A killed process loses nothing that it has written, so only a power cut can truncate
+a renamed file, and waiting for the disk at every shard would cost all runs more than repeating a few shards costs the
+one. Code that relies on a file after a restart compares its size with the size that was written (`metaclip.stage.stage`).
 
-A file in a store is written here first, in the scratch folder, and put there as one object; and what is read of a
-store by place, not in one go, is fetched to the scratch folder. It stands below $TMPDIR and holds what is under way: a
-shard's files for each worker, and the uids of all shards while they are merged.
+A file for a store is written to the scratch folder first and uploaded as one object; a file of a store that is not read
+from its start to its end is downloaded to the scratch folder. The folder is below $TMPDIR and holds what is in use: the
+files of one shard for each worker, and the uids of all shards while they are merged.
 """
 
 from __future__ import annotations
@@ -41,14 +41,15 @@ from metaclip.storage.remote import (
 )
 
 _BLOCK: Final = 1 << 22
-_FETCHED: Final = 64  # small files at a time
-_NEW: Final = 60.0
-"""Seconds for which a scratch folder is not taken for a dead process's."""
+_BATCH: Final = 64
+"""Number of small files that are downloaded together."""
+_MIN_STALE_AGE: Final = 60.0
+"""Seconds after which an unlocked scratch folder counts as one of a dead process."""
 
 
 @contextlib.contextmanager
 def disk_errors(path: AnyPath) -> Iterator[None]:
-    """Turn an OSError raised inside the block into a MetaclipError of one line; `path` is named where the error names none."""
+    """Turn an OSError raised in the block into a MetaclipError of one line, which names `path` if the error names no file."""
     try:
         yield
     except OSError as error:
@@ -60,7 +61,7 @@ def disk_errors(path: AnyPath) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic_write(path: AnyPath) -> Iterator[Path]:
-    """Give a temporary path to write to; put it in place at `path` when the block ends well, remove it otherwise."""
+    """Yield a temporary path to write to; rename it to `path` if the block succeeds, remove it otherwise."""
     if isinstance(path, RemotePath):
         with scratch() as folder:
             yield folder / path.name
@@ -77,18 +78,18 @@ def atomic_write(path: AnyPath) -> Iterator[Path]:
 
 
 def temporary_path(path: Path) -> Path:
-    """Give a temporary name beside `path` that no other process has, on this machine or on another."""
+    """Return a temporary path beside `path` that no other process uses, on this machine or on another."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
 def is_temporary(path: Path) -> bool:
-    """Tell whether a path has such a name."""
+    """Return whether a path has a temporary name."""
     return path.name.startswith(".") and path.suffix == ".tmp"
 
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
-    """Give a folder on this machine for the length of a block."""
+    """Yield a scratch folder on this machine for the length of a block."""
     base, name = _scratch_base(), secrets.token_hex(8)
     with (base / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -110,11 +111,11 @@ def _scratch_base() -> Path:
 
 
 def _remove_stale_scratch() -> None:
-    """Remove the scratch folders of processes that were killed: their locks are free."""
+    """Remove the scratch folders of processes that were killed: nobody holds their locks."""
     base = _scratch_base()
     for path in base.glob("*.lock"):
         with contextlib.suppress(FileNotFoundError, BlockingIOError), path.open("r") as lock:
-            if time.time() - path.stat().st_mtime > _NEW:
+            if time.time() - path.stat().st_mtime > _MIN_STALE_AGE:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(path.with_suffix(""), ignore_errors=True)
                 path.unlink(missing_ok=True)
@@ -122,14 +123,14 @@ def _remove_stale_scratch() -> None:
 
 @contextlib.contextmanager
 def local_copy(path: AnyPath) -> Iterator[Path]:
-    """Give a file's path on this machine for the length of a block: itself, or what is fetched of a store."""
+    """Yield a local path of a file for the length of a block: its own, or that of a copy downloaded from a store."""
     with local_copies([path]) as (local,):
         yield local
 
 
 @contextlib.contextmanager
 def local_copies(paths: Sequence[AnyPath]) -> Iterator[list[Path]]:
-    """Give files' paths on this machine for the length of a block, in order."""
+    """Yield local paths of files for the length of a block, in order."""
     remote = [path for path in paths if isinstance(path, RemotePath)]
     if not remote:
         yield list(paths)
@@ -141,7 +142,7 @@ def local_copies(paths: Sequence[AnyPath]) -> Iterator[list[Path]]:
 
 @contextlib.contextmanager
 def local_folder(path: AnyPath) -> Iterator[Path]:
-    """Give a folder on this machine for the length of a block: itself, or a copy of one in a store, without its state."""
+    """Yield a local folder for the length of a block: itself, or a copy of a folder in a store without its state."""
     if not isinstance(path, RemotePath):
         yield path
         return
@@ -153,29 +154,29 @@ def local_folder(path: AnyPath) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def uploaded_folder(path: AnyPath, last: str) -> Iterator[Path]:
-    """Give a folder to write to for the length of a block: itself, or one whose files are then put in a store.
+    """Yield a folder to write to for the length of a block: itself, or one whose files are then uploaded to a store.
 
-    The file that is put `last` proves the others. Files of these names are replaced, others stay.
+    The file named `last` is uploaded last and proves the others. Files of the same names are replaced, others stay.
     """
     if not isinstance(path, RemotePath):
         yield path
         return
     with scratch() as folder:
         yield folder
-        names = sorted(found.relative_to(folder).as_posix() for found in folder.rglob("*") if found.is_file())
-        for name in [*(name for name in names if name != last), *(name for name in names if name == last)]:
+        names = [found.relative_to(folder).as_posix() for found in folder.rglob("*") if found.is_file()]
+        for name in sorted(names, key=lambda name: (name == last, name)):
             (path / name).upload(folder / name)
 
 
 def iter_local_copies(paths: Sequence[AnyPath]) -> Iterator[Path]:
-    """Give files' paths on this machine, each until the next is asked for; some of a store are fetched at a time."""
-    for begin in range(0, len(paths), _FETCHED):
-        with local_copies(paths[begin : begin + _FETCHED]) as found:
+    """Yield local paths of files, each valid until the next one; files of a store are downloaded in batches."""
+    for begin in range(0, len(paths), _BATCH):
+        with local_copies(paths[begin : begin + _BATCH]) as found:
             yield from found
 
 
 def remove_temporaries(folder: AnyPath) -> None:
-    """Remove what killed processes left: files under temporary names below `folder`, or uploads that were not finished."""
+    """Remove the remains of killed processes: temporary files below `folder`, or unfinished uploads in a store."""
     if isinstance(folder, RemotePath):
         folder.remove_unfinished()
         _remove_stale_scratch()
@@ -185,7 +186,7 @@ def remove_temporaries(folder: AnyPath) -> None:
 
 
 def remove(path: AnyPath) -> None:
-    """Remove a file, or a folder with all that is in it; none is fine."""
+    """Remove a file, or a folder with its content; do nothing if there is none."""
     if isinstance(path, RemotePath):
         remove_all([path / name for name in path.sizes()] or [path])
     elif path.is_dir() and not path.is_symlink():
@@ -194,18 +195,25 @@ def remove(path: AnyPath) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_json(path: AnyPath, value: Any) -> None:
-    """Write a JSON file, whole or not at all: sorted keys, two spaces, UTF-8."""
-    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+def file_size(path: AnyPath) -> int | None:
+    """Return the size of a file in bytes; None if there is no file."""
     if isinstance(path, RemotePath):
-        path.put((text + "\n").encode())
+        return path.size()
+    return path.stat().st_size if path.is_file() else None
+
+
+def write_json(path: AnyPath, value: Any) -> None:
+    """Write a JSON file atomically: sorted keys, two spaces of indentation, UTF-8."""
+    data = f"{json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)}\n".encode()
+    if isinstance(path, RemotePath):
+        path.put(data)
         return
     with atomic_write(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_bytes(data)
 
 
 def read_json(path: AnyPath) -> dict[str, Any] | None:
-    """Read a JSON object of ours; None if there is none, or if what stands there is not one (it was never finished)."""
+    """Read a JSON object that `write_json` wrote; return None if there is no file, or if it is damaged."""
     try:
         return parse_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
@@ -215,7 +223,7 @@ def read_json(path: AnyPath) -> dict[str, Any] | None:
 
 
 def parse_json(data: bytes) -> dict[str, Any] | None:
-    """Read a JSON object; None for what is not one."""
+    """Parse a JSON object; return None for anything else."""
     try:
         found = json.loads(data.decode())
     except ValueError:
@@ -224,14 +232,14 @@ def parse_json(data: bytes) -> dict[str, Any] | None:
 
 
 def cache_folder() -> Path:
-    """Give the folder of what can be made or fetched again: $METACLIP_CACHE, else metaclip/ in the user's cache folder."""
+    """Return the folder for files that can be made again: $METACLIP_CACHE, or metaclip/ in the cache folder of the user."""
     if folder := os.environ.get("METACLIP_CACHE"):
         return Path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "metaclip"
 
 
 def read_bytes(name: str, what: str) -> bytes:
-    """Read a whole file, local or anything fsspec opens; MetaclipError says `what` was wanted."""
+    """Read a file, local or anything that fsspec opens. Raise MetaclipError, which says `what` the file is for."""
     try:
         if not is_remote(name):
             return Path(name.removeprefix("file://")).read_bytes()
@@ -271,7 +279,7 @@ def read_lines(name: str, what: str, *, may_be_empty: bool = False) -> list[str]
 
 
 def file_digest(file: Any) -> str:
-    """Compute the sha256 of an open binary file, as 64 hex digits: what ``sha256sum`` prints."""
+    """Return the sha256 of an open binary file, as the 64 hex digits that ``sha256sum`` prints."""
     digest = hashlib.sha256()
     while block := file.read(_BLOCK):
         digest.update(block)

@@ -1,8 +1,8 @@
-"""Asking a store: clients, errors in one line, and no secrets in what is written or said.
+"""Access to stores: file systems of fsspec, errors as one line, and no secrets in files and messages.
 
-Addresses and credentials are found as every AWS tool finds them (AWS_ENDPOINT_URL, AWS_PROFILE, ~/.aws); no path may
-hold a secret, because paths stand in manifests and messages. Requests that fail for a moment are tried again by the
-client, six times in all over a quarter of a minute.
+Addresses and credentials are found as every AWS tool finds them (AWS_ENDPOINT_URL, AWS_PROFILE, ~/.aws). No path may
+contain a secret, because paths are written to manifests and messages. The client retries requests that fail for a moment:
+six tries in all, over 15 seconds.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ _SIGNED: Final = re.compile(r"[?&](?:x-amz-[a-z-]+|awsaccesskeyid|signature|sig|
 
 
 class StoreError(MetaclipError):
-    """What a store refuses, or cannot be asked."""
+    """A store refused a request or could not be reached."""
 
 
 class AlreadyExists(StoreError):
-    """An object that was to be new is there, or is not any more the one that was to be replaced."""
+    """An object that should be new exists, or the object that should be replaced has changed."""
 
 
 def refuse_secrets(url: str) -> str:
-    """Give an address back. Raise MetaclipError for one that holds a password or a signature."""
+    """Return the address. Raise MetaclipError if it contains a password or a signature."""
     if "://" in url and (_LOGIN.search(url) or _SIGNED.search(url)):
         raise MetaclipError(
-            f"the address {without_secrets(url)} holds a password or a signature, and would stand in manifests; give it "
-            "without, and name credentials in the environment or in ~/.aws/credentials"
+            f"the address {without_secrets(url)} holds a password or a signature, and would be written to manifests; give it "
+            "without, and put credentials into the environment or ~/.aws/credentials"
         )
     return url
 
 
 def without_secrets(text: str) -> str:
-    """Take passwords and signatures out of addresses in a text."""
+    """Return a text with passwords and signatures removed from its addresses."""
     text = _LOGIN.sub("//", text)
     return re.sub(r"(://[^\s?\"']+)\?[^\s\"']*", r"\1", text) if _SIGNED.search(text) else text
 
 
 @contextlib.contextmanager
 def translate_errors(url: str) -> Iterator[None]:
-    """Turn what a client of a store raises into a StoreError of one line; FileNotFoundError for what is not there."""
+    """Turn the exceptions of store clients into a StoreError of one line; FileNotFoundError stays if a file is missing."""
     try:
         yield
     except (MetaclipError, KeyboardInterrupt):
@@ -61,7 +61,7 @@ def translate_errors(url: str) -> Iterator[None]:
     except FileNotFoundError as error:
         if has_no_bucket(error):
             raise StoreError(
-                f"{url}: there is no such bucket; make it, or check its name and AWS_ENDPOINT_URL"
+                f"{url}: there is no such bucket; create it, or check its name and AWS_ENDPOINT_URL"
             ) from None
         raise
     except PermissionError as error:
@@ -69,7 +69,7 @@ def translate_errors(url: str) -> Iterator[None]:
             f"{url}: access is refused ({_summary(error)}); check the credentials (AWS_PROFILE or AWS_ACCESS_KEY_ID) and the "
             "bucket's policy"
         ) from None
-    # The clients of stores have exceptions of their own, and which ones depends on what is installed.
+    # Each client has exceptions of its own, which depend on what is installed.
     except Exception as error:
         kind = type(error).__name__
         if "Credentials" in kind:
@@ -91,7 +91,7 @@ def _summary(error: BaseException) -> str:
 
 
 def error_code(error: BaseException | None) -> str:
-    """Give what S3 calls an error; "" where it says nothing."""
+    """Return the error code of S3; "" if there is none."""
     while error is not None:
         if code := getattr(error, "response", {}).get("Error", {}).get("Code"):
             return str(code)
@@ -100,36 +100,34 @@ def error_code(error: BaseException | None) -> str:
 
 
 def has_no_bucket(error: FileNotFoundError) -> bool:
-    """Tell whether what is not there is the bucket."""
+    """Return whether the missing file is the bucket itself."""
     return error_code(error) == "NoSuchBucket"
 
 
 def _is_taken(error: BaseException) -> bool:
-    """Tell whether a conditional put was refused because of its condition."""
+    """Return whether a conditional put failed because of its condition."""
     taken = ("PreconditionFailed", "412", "ConditionalRequestConflict", "409")
     return isinstance(error, FileExistsError) or error_code(error) in taken
 
 
 def file_system(url: str) -> tuple[Any, str]:
-    """Give fsspec's file system for an address, and the path in it."""
+    """Return the file system of fsspec for an address, and the path in it."""
     if "::" in url:  # a chain, such as simplecache::s3://
         import fsspec
 
         fs, path = fsspec.core.url_to_fs(url)
         return fs, str(path)
     scheme, _, rest = url.partition("://")
-    # One for all threads of a process: fsspec would make one for each, and a client of S3 takes 0.3 s to make.
-    fs = _opened(scheme, os.getpid())
+    # One for all threads of a process: fsspec would create one for each, and a client of S3 takes 0.3 s to create.
+    fs = _open_file_system(scheme, os.getpid())
     return fs, str(fs._strip_protocol(url)) if scheme not in _PACKAGES else rest.rstrip("/")
 
 
 @functools.lru_cache
-def _opened(scheme: str, pid: int) -> Any:
+def _open_file_system(scheme: str, pid: int) -> Any:
     import fsspec
 
-    options: dict[str, Any] = {}
-    if scheme in _PACKAGES:
-        config = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
-        options = {"use_listings_cache": False, "config_kwargs": {"retries": _RETRIES, **config}}
-        return fsspec.filesystem(scheme, skip_instance_cache=True, **options)
-    return fsspec.filesystem(scheme)
+    if scheme not in _PACKAGES:
+        return fsspec.filesystem(scheme)
+    config = {"retries": _RETRIES, **fsspec.config.conf.get("s3", {}).get("config_kwargs", {})}
+    return fsspec.filesystem(scheme, skip_instance_cache=True, use_listings_cache=False, config_kwargs=config)

@@ -1,14 +1,14 @@
-"""Paths in a store: ``s3://bucket/run`` and whatever else fsspec opens, with the few things that a run folder needs.
+"""Paths in a store: ``s3://bucket/run`` and whatever else fsspec opens, with the operations that a run folder needs.
 
-An object is whole or not there: what is put is seen when all of it has arrived. Nothing is cached, because other
-processes write too. What looks at many objects asks for them at once: a listing gives 1,000 names and sizes a request,
-and small objects are read many at a time.
+An object is complete or absent: an upload becomes visible when all of it has arrived. Nothing is cached, because other
+processes write too. Operations on many objects share requests: a listing returns 1,000 names and sizes per request, and
+small objects are read in parallel.
 
-Cost: a request for 1,000 objects listed or removed; about 55 requests a shard of a run, from the pool to the account. A
-request took 8 ms against a server on the same two cores, other work beside it: over a network it is the way that counts.
+Cost: one request per 1,000 objects listed or removed; about 55 requests per shard of a run, from the pool to the account.
+A request took 8 ms to a server on the same two busy cores; over a network, latency dominates.
 """
 
-# The signatures are narrower than pathlib's: what a run folder does not ask for is not there.
+# The signatures are narrower than those of pathlib: a run folder needs no more.
 # mypy: disable-error-code="override, misc"
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import dataclasses
 import fnmatch
 import os
 import posixpath
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
@@ -45,7 +45,7 @@ _LARGE_AT_ONCE: Final = 8
 
 
 def is_remote(path: object) -> bool:
-    """Tell whether a path is an address, such as ``s3://bucket/run``."""
+    """Return whether a path is an address, such as ``s3://bucket/run``."""
     if isinstance(path, RemotePath):
         return True
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else ""
@@ -53,7 +53,7 @@ def is_remote(path: object) -> bool:
 
 
 def as_path(path: str | os.PathLike[str] | RemotePath) -> AnyPath:
-    """Give a path on this machine, or one in a store. Raise MetaclipError for an address that holds a secret."""
+    """Return a path on this machine or in a store. Raise MetaclipError for an address that contains a secret."""
     if isinstance(path, RemotePath):
         return path
     if not is_remote(path):
@@ -63,32 +63,25 @@ def as_path(path: str | os.PathLike[str] | RemotePath) -> AnyPath:
 
 
 if TYPE_CHECKING:
-    # Who joins, lists, reads and writes need not know which of both it has, so it is a Path to mypy. At run time it is
-    # none: what only a file of this machine can do raises, instead of making a folder named "s3:".
+    # Code that joins, lists, reads and writes works with both kinds of path, so RemotePath is a Path to mypy. At run time
+    # it is not, so that operations on local files raise instead of creating a folder named "s3:".
     _Path = Path
 else:
     _Path = object
 
 
-@dataclasses.dataclass(frozen=True)
-class Stat:
-    """What a store says of an object."""
-
-    st_size: int
-
-
 @dataclasses.dataclass(frozen=True, order=True)
 class RemotePath(_Path):
-    """A path in a store. It has the names of pathlib's, for what both can do; folders are there when they hold files."""
+    """A path in a store, with the method names of pathlib; a folder exists as long as it contains files."""
 
     url: str
 
     def __str__(self) -> str:
-        """Give the address."""
+        """Return the address."""
         return self.url
 
     def __truediv__(self, name: str | os.PathLike[str]) -> RemotePath:
-        """Give the path of something below, or beside (``..``)."""
+        """Return the path of a file below this folder, or beside it (``..``)."""
         scheme, _, rest = self.url.partition("://")
         return RemotePath(f"{scheme}://{posixpath.normpath(posixpath.join(rest, os.fspath(name)))}")
 
@@ -98,45 +91,45 @@ class RemotePath(_Path):
 
     @property
     def name(self) -> str:
-        """The last part."""
+        """The last component."""
         return self._pure.name
 
     @property
     def stem(self) -> str:
-        """The last part without its suffix."""
+        """The last component without its suffix."""
         return self._pure.stem
 
     @property
     def parent(self) -> RemotePath:
-        """The folder."""
+        """The folder that contains the path."""
         return self / ".."
 
     def with_name(self, name: str) -> RemotePath:
-        """Give the path of another name in the same folder."""
+        """Return the path of another name in the same folder."""
         return self.parent / name
 
     def relative_to(self, other: AnyPath) -> PurePosixPath:
-        """Give the path from a folder above."""
+        """Return the path relative to a parent folder."""
         return PurePosixPath(self.url).relative_to(PurePosixPath(str(other)))
 
     def is_relative_to(self, other: AnyPath) -> bool:
-        """Tell whether it is a folder, or below it."""
+        """Return whether the path is `other` or below it."""
         return PurePosixPath(self.url).is_relative_to(PurePosixPath(str(other)))
 
     def resolve(self) -> RemotePath:
-        """Give the path itself: a store has no links."""
+        """Return the path itself: a store has no links."""
         return self
 
     def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
         """Do nothing: a store has no folders."""
 
     @contextlib.contextmanager
-    def _asked(self) -> Iterator[tuple[Any, str]]:
+    def _opened(self) -> Iterator[tuple[Any, str]]:
         with translate_errors(self.url):
             yield file_system(self.url)
 
     def _info(self) -> dict[str, Any] | None:
-        with self._asked() as (fs, path):
+        with self._opened() as (fs, path):
             try:
                 return dict(fs.info(path))
             except FileNotFoundError as error:
@@ -145,37 +138,26 @@ class RemotePath(_Path):
                 return None
 
     def exists(self) -> bool:
-        """Tell whether there is an object, or a folder that holds some."""
+        """Return whether there is an object, or a folder that contains one."""
         return self._info() is not None
 
-    def is_file(self) -> bool:
-        """Tell whether there is an object."""
-        found = self._info()
-        return found is not None and found["type"] == "file"
-
     def is_dir(self) -> bool:
-        """Tell whether there is a folder that holds something."""
-        found = self._info()
-        return found is not None and found["type"] == "directory"
-
-    def is_symlink(self) -> bool:
-        """Tell that it is none."""
-        return False
+        """Return whether there is a folder that contains an object."""
+        return (self._info() or {}).get("type") == "directory"
 
     def size(self) -> int | None:
-        """Give the size of an object; None where there is none."""
+        """Return the size of an object in bytes; None if there is no object."""
         found = self._info()
         return int(found["size"]) if found is not None and found["type"] == "file" else None
 
-    def stat(self) -> Stat:
-        """Give the size. Raise FileNotFoundError where there is no object."""
-        if (size := self.size()) is None:
-            raise FileNotFoundError(f"there is no {self.url}")
-        return Stat(size)
+    def tag(self) -> str | None:
+        """Return a string that changes when the object does; None if there is no object."""
+        found = self._info()
+        return None if found is None else str(found.get("ETag") or found.get("etag") or found.get("mtime") or "")
 
     def names(self) -> list[str]:
-        """List the names of files and folders in a folder."""
-        with self._asked() as (fs, path):
+        """Return the sorted names of the files and folders in a folder."""
+        with self._opened() as (fs, path):
             try:
                 found = fs.ls(path, detail=False)
             except FileNotFoundError as error:
@@ -185,16 +167,16 @@ class RemotePath(_Path):
             return sorted(name.rstrip("/").rpartition("/")[2] for name in found)
 
     def iterdir(self) -> Iterator[RemotePath]:
-        """Give what is in a folder."""
+        """Yield the paths of the files and folders in a folder."""
         return (self / name for name in self.names())
 
     def glob(self, pattern: str) -> list[RemotePath]:
-        """List what is in a folder under names that match a pattern without folders; one listing."""
-        return [self / name for name in self.names() if fnmatch.fnmatchcase(name, pattern)]
+        """Return the paths in a folder whose names match a pattern without folders; one listing."""
+        return [path for path in self.iterdir() if fnmatch.fnmatchcase(path.name, pattern)]
 
     def sizes(self) -> dict[str, int]:
-        """List all files below a folder: size by path from it, in one listing."""
-        with self._asked() as (fs, path):
+        """Return the sizes of all files below a folder, by their relative paths; one listing."""
+        with self._opened() as (fs, path):
             found = fs.find(path, detail=True)
         prefix = path.rstrip("/") + "/"
         return {
@@ -204,41 +186,31 @@ class RemotePath(_Path):
         }
 
     def open(self, mode: str = "rb") -> Any:
-        """Open an object for reading bytes."""
+        """Open an object to read its bytes."""
         assert mode == "rb"
-        with self._asked() as (fs, path):
+        with self._opened() as (fs, path):
             return fs.open(path, "rb")
 
     def read_bytes(self) -> bytes:
-        """Read an object. Raise FileNotFoundError where there is none."""
-        with self._asked() as (fs, path):
+        """Return the bytes of an object. Raise FileNotFoundError if there is none."""
+        with self._opened() as (fs, path):
             return bytes(fs.cat_file(path))
 
-    def read_text(self, encoding: str = "utf-8") -> str:
-        """Read an object as text."""
-        return self.read_bytes().decode(encoding)
-
     def upload(self, local: Path) -> None:
-        """Put a file of this machine here, whole or not at all."""
-        with self._asked() as (fs, path):
+        """Upload a file of this machine; the object is complete or absent."""
+        with self._opened() as (fs, path):
             fs.put_file(os.fspath(local), path)
 
-    def put(self, data: bytes) -> str | None:
-        """Put bytes here; give the store's tag of them, where it has one."""
-        return self._put(data, {})
+    def put(self, data: bytes, *, if_new: bool = False, if_tag: str | None = None) -> str | None:
+        """Write an object; return its tag if the store has tags.
 
-    def put_new(self, data: bytes) -> str | None:
-        """Put bytes where no object is. Raise AlreadyExists if there is one, as far as the store can tell."""
-        return self._put(data, {"IfNoneMatch": "*"})
-
-    def put_over(self, data: bytes, tag: str | None) -> str | None:
-        """Put bytes over the object with this tag. Raise AlreadyExists if it is another one, as far as the store can tell."""
-        return self._put(data, {} if tag is None else {"IfMatch": tag})
-
-    def _put(self, data: bytes, condition: Mapping[str, str]) -> str | None:
-        with self._asked() as (fs, path):
+        With `if_new`, raise AlreadyExists if there is an object; with `if_tag`, if the object has another tag. A store
+        without conditional puts cannot guarantee either.
+        """
+        condition = {"IfNoneMatch": "*"} if if_new else {} if if_tag is None else {"IfMatch": if_tag}
+        with self._opened() as (fs, path):
             if not hasattr(fs, "call_s3"):
-                if "IfNoneMatch" in condition and fs.exists(path):
+                if if_new and fs.exists(path):
                     raise FileExistsError(path)
                 fs.pipe_file(path, data)
                 return None
@@ -252,20 +224,20 @@ class RemotePath(_Path):
             return str(put["ETag"])
 
     def age(self) -> float | None:
-        """Give the seconds since an object was put, by the store's own clock; None where it does not say."""
-        with self._asked() as (fs, path):
+        """Return the age of an object in seconds, by the clock of the store; None if the store gives no time."""
+        with self._opened() as (fs, path):
             if not hasattr(fs, "call_s3"):
                 return None
             bucket, _, key = path.partition("/")
             head = fs.call_s3("head_object", Bucket=bucket, Key=key)
         from email.utils import parsedate_to_datetime
 
-        said = head["ResponseMetadata"]["HTTPHeaders"].get("date")
-        return None if not said else (parsedate_to_datetime(said) - head["LastModified"]).total_seconds()
+        now = head["ResponseMetadata"]["HTTPHeaders"].get("date")
+        return (parsedate_to_datetime(now) - head["LastModified"]).total_seconds() if now else None
 
     def unlink(self, missing_ok: bool = False) -> None:
-        """Remove an object."""
-        with self._asked() as (fs, path):
+        """Remove an object. Raise FileNotFoundError if there is none, unless `missing_ok`."""
+        with self._opened() as (fs, path):
             try:
                 fs.rm_file(path)
             except FileNotFoundError:
@@ -273,12 +245,12 @@ class RemotePath(_Path):
                     raise
 
     def remove_unfinished(self) -> None:
-        """Remove the parts of uploads below a folder that were never finished, where the store lets one see them."""
-        with self._asked() as (fs, path):
+        """Remove the parts of unfinished uploads below a folder, if the store lists them."""
+        with self._opened() as (fs, path):
             if not hasattr(fs, "call_s3"):
                 return
             bucket, _, key = path.partition("/")
-            # Who may not list them did not leave them; and some stores do not have the call.
+            # A user without list permission cannot have created them; and some stores do not have the call.
             with contextlib.suppress(OSError):
                 found = fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{key}/")
                 for upload in found.get("Uploads", []):
@@ -286,11 +258,11 @@ class RemotePath(_Path):
 
 
 AnyPath = Path
-"""A path on this machine or in a store: one of pathlib's, or a `RemotePath`."""
+"""A path on this machine or in a store: a `pathlib.Path` or a `RemotePath`."""
 
 
 def read_all(paths: Sequence[RemotePath]) -> dict[RemotePath, bytes]:
-    """Read many small objects, many at a time; those that are gone are left out."""
+    """Return the bytes of many small objects, read in parallel; missing objects are left out."""
 
     def read(path: RemotePath) -> bytes | None:
         try:
@@ -303,57 +275,56 @@ def read_all(paths: Sequence[RemotePath]) -> dict[RemotePath, bytes]:
 
 
 def fetch_all(paths: Sequence[RemotePath], folder: Path, names: Sequence[str] | None = None) -> list[Path]:
-    """Fetch objects to a folder of this machine, several at a time; give their paths there, of `names` if given."""
+    """Download objects to a folder of this machine, in parallel; return their local paths, with `names` if given."""
 
     def fetch(item: tuple[RemotePath, Path]) -> Path:
         path, local = item
         local.parent.mkdir(parents=True, exist_ok=True)
-        with path._asked() as (fs, name):
+        with path._opened() as (fs, name):
             fs.get_file(name, os.fspath(local))
         return local
 
     wanted = names or [f"{index:06d}-{path.name}" for index, path in enumerate(paths)]
-    return map_parallel(
-        fetch, [(path, folder / name) for path, name in zip(paths, wanted, strict=True)], _LARGE_AT_ONCE
-    )
+    targets = [(path, folder / name) for path, name in zip(paths, wanted, strict=True)]
+    return map_parallel(fetch, targets, _LARGE_AT_ONCE)
 
 
 def remove_all(paths: Iterable[RemotePath]) -> None:
-    """Remove objects, 1,000 a request where the store can; none is fine."""
+    """Remove objects, up to 1,000 per request if the store can; missing objects are ignored."""
     wanted = list(paths)
     for begin in range(0, len(wanted), 1000):
-        some = wanted[begin : begin + 1000]
-        with some[0]._asked() as (fs, path):
+        batch = wanted[begin : begin + 1000]
+        with batch[0]._opened() as (fs, path):
             if not hasattr(fs, "call_s3"):
-                map_parallel(lambda path: path.unlink(missing_ok=True), some, _SMALL_AT_ONCE)
+                map_parallel(lambda path: path.unlink(missing_ok=True), batch, _SMALL_AT_ONCE)
                 continue
-            keys = [{"Key": file_system(path.url)[1].partition("/")[2]} for path in some]
+            keys = [{"Key": file_system(path.url)[1].partition("/")[2]} for path in batch]
             delete = {"Objects": keys, "Quiet": True}
-            answer = fs.call_s3("delete_objects", Bucket=path.partition("/")[0], Delete=delete)
-            for error in answer.get("Errors", []):
+            response = fs.call_s3("delete_objects", Bucket=path.partition("/")[0], Delete=delete)
+            for error in response.get("Errors", []):
                 raise PermissionError(f"{error.get('Key')}: {error.get('Message')}")
 
 
 def relative_path(path: AnyPath, other: AnyPath) -> str:
-    """Give the way from a folder to another: relative within one machine or store, else the whole path."""
+    """Return the path from a folder to `other`: relative on one machine or in one store, otherwise absolute."""
     if isinstance(path, RemotePath) and isinstance(other, RemotePath):
-        one, two = path.url.partition("://"), other.url.partition("://")
-        return posixpath.relpath(two[2], one[2]) if one[0] == two[0] else other.url
+        (scheme, _, start), (other_scheme, _, end) = path.url.partition("://"), other.url.partition("://")
+        return posixpath.relpath(end, start) if scheme == other_scheme else other.url
     if isinstance(path, RemotePath) or isinstance(other, RemotePath):
         return absolute_path(other)
     return os.path.relpath(other, path)
 
 
 def absolute_path(path: AnyPath) -> str:
-    """Give the whole path of a folder."""
+    """Return the absolute path of a folder, or its address."""
     return path.url if isinstance(path, RemotePath) else os.path.abspath(path)
 
 
 def is_inside(path: AnyPath, folder: AnyPath) -> bool:
-    """Tell whether a path is a folder, or below it; of both, links are resolved."""
+    """Return whether a path is a folder or below it; links in both must be resolved."""
     return isinstance(path, RemotePath) == isinstance(folder, RemotePath) and path.is_relative_to(folder)
 
 
-def resolve_path(path: AnyPath, way: str) -> AnyPath:
-    """Follow a way that `relative_path` gave from a folder."""
-    return as_path(way) if "://" in way or os.path.isabs(way) else path / way
+def resolve_path(path: AnyPath, relative: str) -> AnyPath:
+    """Return the path that `relative_path` described, seen from a folder."""
+    return as_path(relative) if "://" in relative or os.path.isabs(relative) else path / relative

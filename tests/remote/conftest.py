@@ -49,11 +49,11 @@ def through(server: str, monkeypatch: pytest.MonkeyPatch) -> Through:
             standing = held.enter_context(proxy(server, answer, **how)) if answer is not None else None
             monkeypatch.setenv("AWS_ENDPOINT_URL", address or standing.address)  # type: ignore[union-attr]
             # Clients keep the address that they were made with.
-            stores._opened.cache_clear()
+            stores._open_file_system.cache_clear()
             try:
                 yield standing
             finally:
                 monkeypatch.setenv("AWS_ENDPOINT_URL", server)
-                stores._opened.cache_clear()
+                stores._open_file_system.cache_clear()
 
     return asked

@@ -21,7 +21,7 @@ from metaclip.errors import MetaclipError
 from metaclip.stage.folder import Folder
 from metaclip.stage.stage import Stage
 from metaclip.storage import lease as leases
-from metaclip.storage.lease import Claim, Lease, live_claim, seconds_between_beats
+from metaclip.storage.lease import Claim, Lease, heartbeat_interval, live_claim
 from metaclip.storage.ownership import ALL, Part
 from metaclip.storage.remote import AlreadyExists, RemotePath
 from metaclip.storage.threads import map_parallel
@@ -254,7 +254,7 @@ def test_a_beat_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, text: s
     """METACLIP_BEAT is a number of seconds above 0."""
     monkeypatch.setenv("METACLIP_BEAT", text)
     with refused(f"METACLIP_BEAT is '{text}', must be a number of seconds above 0"):
-        seconds_between_beats()
+        heartbeat_interval()
 
 
 def test_no_claim_is_alive_where_there_is_none(store: RemotePath) -> None:
@@ -265,4 +265,4 @@ def test_no_claim_is_alive_where_there_is_none(store: RemotePath) -> None:
     began = time.monotonic()
     assert live_claim(store / "lock") is None
     assert time.monotonic() - began < 1
-    assert leases._STILL == 6
+    assert leases._MISSED_BEATS == 6

@@ -388,7 +388,7 @@ def test_what_is_wrong_is_one_line(
         commands.refused(*curate("s3://nobucket/pool", words, tmp_path / "run")),
         commands.refused(*curate(pool, words, "s3://nobucket/run")),
     ):
-        assert "there is no such bucket; make it, or check its name and AWS_ENDPOINT_URL" in line
+        assert "there is no such bucket; create it, or check its name and AWS_ENDPOINT_URL" in line
     assert "there is no pool at" in commands.refused(*curate(store / "nothing", words, tmp_path / "run"))
     assert "is no run folder" in commands.refused("balance", str(store / "nothing"))
     with through(lambda request: (403, "AccessDenied")):
