@@ -72,9 +72,9 @@ def find_files(paths: Paths, form: str | None = None) -> list[PoolFile]:
                 files.setdefault(file.path, file)
     if not files:
         raise MetaclipError(f"there is no {form} file in {_shown(wanted)}; check the path")
-    tables = {_stem(path) for path, file in files.items() if file.form == "parquet"}
+    tables = {_split_name(path)[0] for path, file in files.items() if file.form == "parquet"}
     # img2dataset writes a parquet beside each tar: it has the same rows, and those whose download failed.
-    files = {path: file for path, file in files.items() if file.form != "tar" or _stem(path) not in tables}
+    files = {path: file for path, file in files.items() if file.form != "tar" or _split_name(path)[0] not in tables}
     forms = {file.form for file in files.values()}
     if len(forms) > 1:
         raise MetaclipError(
@@ -103,9 +103,9 @@ def stat_files(paths: Sequence[str]) -> list[PoolFile | MetaclipError]:
 
 def stat_file(path: str) -> PoolFile:
     """Examine a file of a pool again. Raise MetaclipError if it is gone."""
-    kind = _form(path)
+    _, form, codec = _split_name(path)
     try:
-        if kind is None:
+        if form is None:
             raise FileNotFoundError
         if is_remote(path):
             with translate_errors(path):
@@ -117,7 +117,7 @@ def stat_file(path: str) -> PoolFile:
         raise MetaclipError(f"there is no pool at {path}; check the path") from None
     except OSError as error:
         raise MetaclipError(f"{path} cannot be read ({one_line(error)}); check its permissions") from None
-    return PoolFile(os.path.basename(path), path, *kind, size, stamp)
+    return PoolFile(os.path.basename(path), path, form, codec, size, stamp)
 
 
 def _find(given: str) -> tuple[str, list[PoolFile]]:
@@ -151,8 +151,8 @@ def _find_remote(given: str) -> tuple[str, list[PoolFile]]:
             as_path(given).exists()  # raises an error that says so if there is no bucket
             raise MetaclipError(f"there is no pool at {given}; check the path")
         files = [
-            PoolFile(name, fs.unstrip_protocol(name), *kind, *_size_and_stamp(found[name]))
-            for name, kind in _pool_files(found, root, path)
+            PoolFile(name, fs.unstrip_protocol(name), form, codec, *_size_and_stamp(found[name]))
+            for name, form, codec in _pool_files(found, root, path)
         ]
         return fs.unstrip_protocol(root or "/"), files
 
@@ -169,7 +169,10 @@ def _find_local(given: str) -> tuple[str, list[PoolFile]]:
         root, found = os.path.dirname(path), [path]
     else:
         raise MetaclipError(f"there is no pool at {given}; check the path")
-    files = [PoolFile(name, name, *kind, *_local_size_and_stamp(name)) for name, kind in _pool_files(found, root, path)]
+    files = [
+        PoolFile(name, name, form, codec, *_local_size_and_stamp(name))
+        for name, form, codec in _pool_files(found, root, path)
+    ]
     return os.path.abspath(root or "/"), files
 
 
@@ -177,15 +180,16 @@ def _root_of_glob(path: str) -> str:
     return path[: path.index(next(c for c in path if c in "*?["))].rpartition("/")[0]
 
 
-def _pool_files(found: Iterable[str], root: str, given: str) -> Iterator[tuple[str, tuple[str, str | None]]]:
-    """Yield the files that belong to a pool, in order, each with its form and codec."""
+def _pool_files(found: Iterable[str], root: str, given: str) -> Iterator[tuple[str, str, str | None]]:
+    """Yield the files that belong to a pool, in order: (path, form, codec)."""
     for name in sorted(found):
         parts = PurePosixPath(name[len(root) :]).parts
-        if (kind := _form(name)) is None or (name != given and any(part.startswith((".", "_")) for part in parts)):
+        _, form, codec = _split_name(name)
+        if form is None or (name != given and any(part.startswith((".", "_")) for part in parts)):
             continue
         if not is_utf8(name):
             raise MetaclipError(f"the name of {name!a} is not valid UTF-8, so no card can show it; rename the file")
-        yield name, kind
+        yield name, form, codec
 
 
 def _glob_remote(fs: Any, pattern: str) -> dict[str, Any]:
@@ -221,18 +225,13 @@ def _refuse_run(exists: Callable[[str], bool], path: str, given: str) -> None:
         raise MetaclipError(f"{given} is a run folder, not a pool; {hint}")
 
 
-def _form(name: str) -> tuple[str, str | None] | None:
-    stem, suffix = os.path.splitext(name.lower())
-    codec = CODECS.get(suffix)
-    if codec:
-        suffix = os.path.splitext(stem)[1]
-    form = FORMATS.get(suffix)
-    return None if form is None or (codec and form == "parquet") else (form, codec)
-
-
-def _stem(path: str) -> str:
+def _split_name(path: str) -> tuple[str, str | None, str | None]:
+    """Split a path into stem, form and codec; the form is None if a pool has no such files."""
     stem, suffix = os.path.splitext(path)
-    return os.path.splitext(stem)[0] if suffix.lower() in CODECS else stem
+    if codec := CODECS.get(suffix.lower()):
+        stem, suffix = os.path.splitext(stem)
+    form = FORMATS.get(suffix.lower())
+    return stem, None if codec and form == "parquet" else form, codec
 
 
 def _size_and_stamp(info: dict[str, Any]) -> tuple[int, str]:

@@ -22,7 +22,6 @@ NAME_BYTES: Final = 100
 """The longest name that a header made by `header` can hold."""
 
 _ZEROS: Final = bytes(BLOCK)
-_FILE: Final = 0x30
 _FILES: Final = b"0\x007"
 _WITHOUT_DATA: Final = b"123456"  # links, devices, folders: they have no data, whatever size they claim
 _LONGEST: Final = 1 << 20  # of a long name or of pax records
@@ -109,14 +108,8 @@ def read_members(stream: ForwardReader, at: int = 0, end: int | None = None) -> 
             return
         size, kind = _checked_size(head, at), head[156]
         data = at + BLOCK
-        if kind == _FILE and long_name is None and long_size is None and not head[345]:  # nearly all members
-            name, at = head[:100].partition(b"\0")[0], data + -(-size // BLOCK) * BLOCK
-            if name[-1:] != b"/":
-                yield Member(name, begin, data, size)
-            begin = at
-        elif kind in _FILES:
-            if long_size is not None:
-                size = long_size
+        if kind in _FILES:
+            size = size if long_size is None else long_size
             name = _name(head) if long_name is None else long_name
             at = data + padded(size)
             if not name.endswith(b"/"):
