@@ -1,4 +1,4 @@
-"""What every engine must answer: the naive algorithm of curation/naive.py, carried over to a rule's options."""
+"""The matches that every backend must find: the naive algorithm of curation/naive.py, extended to the options of a rule."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from metaclip.matching.text_rule import PAPER, TextRule
 
 
 def match(entries: Sequence[str], text: str, rule: TextRule = PAPER) -> list[int]:
-    """Give the ascending ids of the entries that match, by ``in`` or, for `longest_only`, by comparing all spans."""
+    """Return the ascending ids of the entries that match: by ``in`` or, for `longest_only`, by comparing all spans."""
     if rule == PAPER:
         return naive.match(entries, text)
     padded, forms = rule.text(text), [rule.entry(entry) for entry in entries]

@@ -1,9 +1,9 @@
-"""Matching, measured against what one would use instead, in one run on the same texts.
+"""Benchmark of matching against the alternatives, in one run on the same texts.
 
     METACLIP_DATA=... python -m tests.bench.bench_match [--texts 1000000] [--rounds 3]
 
-All sides begin with an Arrow array of texts and end with the same Arrow list of sorted entry ids, asserted equal.
-Rounds alternate between the sides; the table gives medians, and ratios of medians.
+All sides start from an Arrow array of texts and produce Arrow lists of sorted entry ids, which must be equal. Rounds
+alternate between the sides; the table shows medians, and ratios of medians.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SPACED = {mark: f" {mark} " for mark in ",.;:?!`"}
 
 
 def spaced(text: str) -> str:
-    """Pad a text as the paper does: the fastest way known to us in plain Python."""
+    """Pad a text as the paper does, in the fastest way known in plain Python."""
     for mark, wide in SPACED.items():
         if mark in text:
             text = text.replace(mark, wide)
@@ -47,7 +47,7 @@ def spaced(text: str) -> str:
 
 
 def pyahocorasick_side(entries: list[str]) -> Callable[[pa.Array], pa.Array]:
-    """Give the loop over pyahocorasick: pad, iter, set, sort."""
+    """Return the loop over pyahocorasick: pad, iter, set, sort."""
     machine = ahocorasick.Automaton()
     for entry_id, entry in enumerate(entries):
         machine.add_word(f" {entry} ", entry_id)
@@ -60,7 +60,7 @@ def pyahocorasick_side(entries: list[str]) -> Callable[[pa.Array], pa.Array]:
 
 
 def ahocorasick_rs_side(entries: list[str]) -> Callable[[pa.Array], pa.Array]:
-    """Give the loop over ahocorasick-rs: pad, find, set, sort."""
+    """Return the loop over ahocorasick-rs: pad, find, set, sort."""
     machine = ahocorasick_rs.AhoCorasick([f" {entry} " for entry in entries])
     find = functools.partial(machine.find_matches_as_indexes, overlapping=True)
 
@@ -71,7 +71,7 @@ def ahocorasick_rs_side(entries: list[str]) -> Callable[[pa.Array], pa.Array]:
 
 
 def naive_side(entries: list[str]) -> Callable[[pa.Array], pa.Array]:
-    """Give the double loop."""
+    """Return the naive double loop."""
     return lambda texts: pa.array([naive.match(entries, text) for text in texts.to_pylist()], MATCHES)
 
 
@@ -96,7 +96,7 @@ def split_pass(matcher: Matcher, texts: pa.Array) -> None:
 
 
 def timed(run: Callable[[], Any]) -> tuple[float, Any]:
-    """Run once: (seconds, result)."""
+    """Run a function once; return (seconds, result)."""
     begin = time.perf_counter()
     result = run()
     return time.perf_counter() - begin, result
@@ -143,7 +143,7 @@ def main() -> None:
         for name, side in peers.items():
             took, results[name] = timed(functools.partial(side, texts))
             seconds[name].append(took)
-            for own, run in ours.items():  # ours beside each peer, so that drift of the machine meets both
+            for own, run in ours.items():  # measured beside each peer, so that drift of the machine affects both
                 took, results[own] = timed(run)
                 seconds[own].append(took)
     few = texts[:50]

@@ -1,6 +1,6 @@
-"""The table of matching: list, text, rule, and the entries that match. Every engine must give exactly these.
+"""The table of matching: list, text, rule, and the entries that match. Every backend must find exactly these.
 
-What is expected was written by hand from the law (a padded entry is a substring of the padded text), not by running it.
+The expected matches were derived by hand from the law (a padded entry is a substring of the padded text).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The automaton's file: the same for everyone, whole or rebuilt, small enough, and right on real captions."""
+"""The automaton and its file: deterministic, checked for damage, small enough, and correct on real captions."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _arrays(of: Automaton) -> list[dict[str, Any]]:
 
 
 def test_the_garbage_collector_is_left_as_it_was() -> None:
-    """Building turns Python's collector off, and on again only where it was on, also where building fails."""
+    """Building turns the garbage collector off, and on again only if it was on, also if building fails."""
     try:
         for turn, on in ((gc.enable, True), (gc.disable, False)):
             turn()
@@ -55,7 +55,7 @@ def test_the_garbage_collector_is_left_as_it_was() -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_file_holds_the_same_arrays(tmp_path: Path, rule: TextRule) -> None:
-    """What is saved and opened again is what was built, read-only."""
+    """A saved and opened automaton equals the one that was built, and is read-only."""
     built = build(LIST, rule)
     save(built, tmp_path / "file")
     opened = load(tmp_path / "file")
@@ -76,7 +76,7 @@ def test_file_holds_the_same_arrays(tmp_path: Path, rule: TextRule) -> None:
 
 
 def test_every_flipped_byte_is_noticed(tmp_path: Path) -> None:
-    """A file in which any one byte is another is refused."""
+    """A file in which any one byte was changed is refused."""
     path = tmp_path / "file"
     save(build(LIST, TextRule(unspaced_scripts="fixed")), path)
     whole = path.read_bytes()
@@ -100,8 +100,8 @@ def test_another_size_is_noticed(tmp_path: Path) -> None:
         load(path)
 
 
-def test_whether_it_is_built(tmp_path: Path) -> None:
-    """So that a command can say why its first run takes longer."""
+def test_is_built(tmp_path: Path) -> None:
+    """`is_built` tells whether the automaton of a list and a rule is cached."""
     assert not automaton_file.is_built(LIST, PAPER, tmp_path)
     open_automaton(LIST, PAPER, tmp_path)
     assert automaton_file.is_built(LIST, PAPER, tmp_path)
@@ -110,7 +110,7 @@ def test_whether_it_is_built(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b"", lambda b: b[:70] + b"\xff" + b[71:]])
 def test_a_damaged_file_is_built_again(tmp_path: Path, damage: Any) -> None:
-    """A cache that was damaged costs time, not the result."""
+    """A damaged cache is rebuilt and does not change the result."""
     open_automaton(LIST, PAPER, tmp_path)
     path = tmp_path / f"{key(LIST, PAPER)}.automaton"
     whole = path.read_bytes()
@@ -157,7 +157,7 @@ def test_default_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cache folder that cannot be made, written or read costs time, not the result."""
+    """A cache folder that cannot be made, written or read does not change the result."""
     (tmp_path / "file").write_text("no folder")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
         assert Matcher(LIST, cache=folder).match(["hot dog"]).to_pylist() == [[0, 1]]
@@ -172,7 +172,7 @@ def test_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that could not be written whole is not there."""
+    """If a file could not be written completely, nothing is left."""
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")

@@ -1,4 +1,4 @@
-"""The table of cases, held against all three: the naive algorithm, pyahocorasick and the kernel."""
+"""The table of cases, checked with the naive algorithm and every backend."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
 def test_cases_have_different_names() -> None:
-    """A case's name is its identity."""
+    """The name of a case identifies it."""
     names = collections.Counter(case.name for case in CASES)
     assert [name for name, n in names.items() if n > 1] == []
 
 
 @every_case
 def test_naive(case: Case) -> None:
-    """The naive algorithm gives what the table says."""
+    """The naive algorithm finds the matches in the table."""
     assert oracle.match(case.entries, case.text, case.rule) == case.ids
 
 
 @pytest.mark.parametrize("backend", ["native", "python", "pyahocorasick"])
 @every_case
 def test_backend(case: Case, backend: str) -> None:
-    """A backend gives what the table says, also for a text that stands between others."""
+    """Each backend finds the matches in the table, also for a text between other texts."""
     matcher = Matcher(case.entries, case.rule, backend=backend, cache=False)
     assert matcher.match([case.text]).to_pylist() == [case.ids]
     around = [case.entries[0], None, case.text, "", case.text, case.entries[-1]]
@@ -41,7 +41,7 @@ def test_backend(case: Case, backend: str) -> None:
 
 @pytest.mark.parametrize("rule", sorted({case.rule for case in CASES}, key=str), ids=lambda rule: rule.identity)
 def test_all_lists_of_a_rule_in_one(rule: object) -> None:
-    """Cases do not disturb each other: one list of all entries finds in each text what the naive algorithm finds."""
+    """Cases do not affect each other: one list of all entries finds in each text what the naive algorithm finds."""
     cases = [case for case in CASES if case.rule == rule]
     entries = list(dict.fromkeys(entry for case in cases for entry in case.entries if len(case.entries) < 1000))
     texts = [case.text for case in cases]
@@ -58,13 +58,13 @@ def test_paper_rule_is_the_naive_algorithm() -> None:
 
 
 def test_one_string_is_refused() -> None:
-    """A string is no column of texts: it is not taken for its letters."""
+    """A string is not a column of texts: it is not matched letter by letter."""
     with pytest.raises(TypeError, match="one string"):
         Matcher(["a"], cache=False).match("a dog")
 
 
 def test_another_type_is_refused() -> None:
-    """A column that is not of strings is named by its type."""
+    """A column that does not hold strings is refused with its type."""
     import pyarrow as pa
 
     with pytest.raises(TypeError, match="int64"):
@@ -74,6 +74,6 @@ def test_another_type_is_refused() -> None:
 
 
 def test_another_backend_is_refused() -> None:
-    """A backend that does not exist is named, with those that do."""
+    """An unknown backend is refused, and the error lists the known ones."""
     with pytest.raises(ValueError, match="'native', 'python' or 'pyahocorasick'"):
         Matcher(["a"], backend="grep", cache=False)  # type: ignore[arg-type]

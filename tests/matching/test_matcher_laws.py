@@ -87,7 +87,7 @@ def test_backends_agree(problem: tuple[TextRule, list[str], list[str]]) -> None:
 @given(problems(st.just(PAPER)))
 @settings(max_examples=200)
 def test_both_views_of_the_paper_rule_agree(problem: tuple[TextRule, list[str], list[str]]) -> None:
-    """A padded entry is a substring of the padded text exactly where its words stand in a row among the text's."""
+    """A padded entry is a substring of the padded text if and only if its words are consecutive words of the text."""
     _, entries, texts = problem
     for text in texts:
         words = naive.pad_text(text)[1:-1].split(" ")
@@ -114,7 +114,7 @@ def test_all_short_texts() -> None:
 @example([b"\xe4 dog", b"\xe3\x81\xe7\x8c\xab", b"\xe7\x8c", b"\xab", b"\xe7", b"\x8c\xab"], FIXED)
 @example([b"DOG\xff \xc3\xa9\xff dog", b"\xe7&#1;\x8c&#1;\xab"], TextRule(fold_case=True, unescape_html=True))
 def test_bytes_that_are_not_utf8(texts: list[bytes], rule: TextRule) -> None:
-    """Bytes that are not UTF-8 are characters that no entry holds: what stands beside them matches as ever."""
+    """Bytes that are not UTF-8 are characters that no entry holds: what stands beside them matches as usual."""
     entries = ["dog", "cat", "猫", "\ufffd", "a", "é", "\u0080", "猫 dog"]
     wanted = [oracle.match(entries, text.decode("utf-8", "surrogateescape"), rule) for text in texts]
     column = pa.array(texts, pa.binary()).view(pa.string())
@@ -129,7 +129,7 @@ LIST = ["dog", "Dog", "a dog", "a", "", "elevenbytes", "twelve_bytes", "dog .", 
 
 
 def _guarded(data: bytes, at_end: bool) -> pa.Buffer:
-    """Put bytes at the end (or the begin) of memory beside which a page cannot be read."""
+    """Put bytes at the end (or the start) of memory that has unreadable pages on both sides."""
     page = mmap.PAGESIZE
     room = -(-max(len(data), 1) // page) * page
     memory = mmap.mmap(-1, room + 2 * page)
@@ -178,7 +178,7 @@ def test_forms_of_a_column(texts: list[str | None], rule: TextRule) -> None:
 
 
 def test_empty_and_null_columns() -> None:
-    """A column without rows, with nulls alone, or without a type gives as many rows."""
+    """A column without rows, of nulls only, or without a type gives the same number of rows."""
     matcher = Matcher(LIST, cache=False)
     for column, rows in (
         (pa.array([], pa.string()), []),
@@ -265,7 +265,7 @@ def test_threads() -> None:
 
 
 def test_result_holds_no_more_than_itself() -> None:
-    """The matches of one text do not keep the room alive that was laid out for many."""
+    """The matches of one text do not keep the memory alive that was allocated for many."""
     matcher = Matcher([f"w{i}" for i in range(20_000)], cache=False)
     matcher.match(["w1 w2"])
     tracemalloc.start()
@@ -300,7 +300,7 @@ def test_result_holds_no_more_than_itself() -> None:
 def test_rows_go_on_over_the_end_of_a_chunk(
     rule: TextRule, filler: str, symbols: int, middle: str, entries: list[str]
 ) -> None:
-    """A row of symbols is found wherever in a long text it stands, also over the end of a chunk."""
+    """Consecutive symbols are found anywhere in a long text, also across the end of a chunk."""
     wanted = oracle.match(entries, filler * 9 + middle + filler * 9, rule)
     assert wanted
     matcher = Matcher(entries, rule, cache=False)
@@ -327,7 +327,7 @@ def test_chunks_end_anywhere(rule: TextRule) -> None:
 
 @pytest.mark.parametrize("rule", [PAPER, FIXED, TextRule(longest_only=True), TextRule(fold_spaces=True)])
 def test_a_row_ends_with_its_text(rule: TextRule) -> None:
-    """What ends one text and begins the next is no row, wherever in a chunk the texts meet."""
+    """The last symbol of a text and the first of the next are not consecutive, wherever in a chunk the texts meet."""
     texts = ["a", "b", None, "", "a", "", "b", "猫", "犬", "a 猫"] * 3000
     entries = ["a b", "猫犬", "猫 犬", "a  b", "b a", "a", "猫"]
     rows = [None if text is None else oracle.match(entries, text, rule) for text in texts[:10]]
@@ -335,7 +335,7 @@ def test_a_row_ends_with_its_text(rule: TextRule) -> None:
 
 
 def test_longest_only_after_other_texts() -> None:
-    """What a text has found before the end of a chunk keeps its place, whatever texts before it found in that chunk."""
+    """Matches of a text before the end of a chunk are kept, whatever earlier texts matched in that chunk."""
     rule = TextRule(longest_only=True)
     entries = ["a", "b", "c", "b u", "u c"]
     for before in (0, 1, 1000, 3000, 3900):
@@ -347,7 +347,7 @@ def test_longest_only_after_other_texts() -> None:
 
 
 def test_many_texts_in_a_chunk() -> None:
-    """Texts without symbols, and more texts than a chunk has symbols, are all answered."""
+    """Texts without symbols, and more texts than a chunk has symbols, all get a row."""
     n = 3 * layout.CHUNK + 7
     assert found(["dog", ""], [""] * n) == [[1]] * n
     assert found(["dog"], [None] * n) == [None] * n
@@ -371,7 +371,7 @@ TEN_MB = 10_000_000
 
 
 def found_soon(entries: Sequence[str], texts: list[str | None], rule: TextRule = PAPER) -> Any:
-    """As `found`, in bounded time: each 10 MB take about a second, and would take hours if the time were quadratic."""
+    """Do as `found` and check the time: 10 MB take about a second, but would take hours in quadratic time."""
     matcher = Matcher(entries, rule, cache=False)
     begin = time.thread_time()
     matches = matcher.match(texts)
@@ -403,7 +403,7 @@ def test_ten_megabytes(rule: TextRule, unit: str, entries: list[str]) -> None:
 
 
 def test_a_megabyte_of_combining_marks() -> None:
-    """Bringing marks into order takes no more than linear time, and comes to what Unicode says."""
+    """Ordering combining marks takes linear time, and its result is Unicode's."""
     rule = TextRule(nfc=True)
     for marks in ("\u0301\u0323", "\u0345\u0f71\u0344", "\u0f73", "e\u0301\u0323"):
         for n in (10, 400, 600):  # by Python, and by ours
@@ -413,7 +413,7 @@ def test_a_megabyte_of_combining_marks() -> None:
 
 
 def test_ten_megabytes_longest_only() -> None:
-    """Hiding what lies inside takes no more than linear time, either."""
+    """Hiding shorter matches takes linear time, too."""
     rule = TextRule(longest_only=True)
     entries = ["a", "b", "a b", "b a", "b a b", "c"]
     assert found_soon(entries, ["a b " * (TEN_MB // 4) + "c"], rule) == [[2, 4, 5]]
@@ -443,7 +443,7 @@ def test_many_outputs_at_one_word() -> None:
 
 
 def test_twins_without_number() -> None:
-    """Hundreds of entries that the rule makes one are all found, in order."""
+    """Hundreds of entries that a rule makes equal are all found, in order."""
     entries = ["".join(p) for p in itertools.product(*zip("photos dog", "PHOTOS DOG", strict=True))]
     entries = list(dict.fromkeys(entries))
     texts = ["a Photos DOG", "dog", "photos dog " * 9000]
@@ -567,7 +567,7 @@ def _same_short_hashes(attempt: int, n: int) -> list[str]:
 
 
 def test_short_words_with_one_hash() -> None:
-    """Words whose hashes are equal cannot be put apart by any displacement: the build takes the next seed."""
+    """No displacement separates words with equal hashes: the build takes the next seed."""
     crafted = [_same_short_hashes(attempt, 1) for attempt in range(3)]
     for attempt, (one, two) in enumerate(crafted):
         assert one != two

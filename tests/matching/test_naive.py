@@ -1,4 +1,4 @@
-"""The naive algorithm leans on nothing and runs as its first lines say; its laws are held beside the engines'."""
+"""The naive algorithm imports nothing of the package and runs as its first lines say; other tests check its laws."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kernels: kept as machine code, loaded without numba, the same; nothing that somebody else could have written is loaded."""
+"""Kernels: cached as machine code and loaded without numba; files that others could have written are not loaded."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def hexed() -> list[list[int]]:
-    """What the kernel of hex digits, which takes arrays and numbers, says of some strings."""
+    """Return the results of the kernel that parses hex digits, which takes arrays and numbers."""
     from metaclip.pool.uid import uids_of
 
     found: list[list[int]] = uids_of(pa.array(["x"] * 3), None, pa.array(["00ff", "f" * 32, "1"])).tolist()
@@ -48,7 +48,7 @@ EXPECTED = [[0, 255], [2**64 - 1, 2**64 - 1], [0, 1]]
 
 @pytest.mark.parametrize("module", compiling.MODULES)
 def test_every_kernel_is_kept_and_loaded(cache: Path, module: str) -> None:
-    """Its machine code stands alone: there is a file of each, and it loads."""
+    """Every kernel gets a file of machine code that loads."""
     names = importlib.import_module(f"metaclip.native.{module}").KERNELS
     for name in names:
         assert not is_cached(module, name)
@@ -61,7 +61,7 @@ def test_every_kernel_is_kept_and_loaded(cache: Path, module: str) -> None:
 
 
 def test_another_process_loads_what_one_compiled(cache: Path) -> None:
-    """Without numba, with the same matches, uids and draws."""
+    """The second process does not import numba and finds the same matches, uids and draws."""
     program = """
 import json, sys
 import numpy as np, pyarrow as pa
@@ -87,7 +87,7 @@ print(json.dumps(["numba" in sys.modules, found, uids, kept]))
     "harm", [lambda data: data[:-1], lambda data: data[:40], lambda data: b"", lambda data: b"{}\n" + data]
 )
 def test_a_damaged_file_is_made_anew(cache: Path, harm: Any) -> None:
-    """It costs time, not the result."""
+    """A damaged file is replaced and does not change the result."""
     assert hexed() == EXPECTED
     (path,) = cache.glob("pair_kernel-hex-*")
     path.write_bytes(harm(path.read_bytes()))
@@ -99,7 +99,7 @@ def test_a_damaged_file_is_made_anew(cache: Path, harm: Any) -> None:
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="modes are those of Unix")
 @pytest.mark.parametrize("mode", [0o664, 0o646])
 def test_what_others_may_write_is_not_loaded(cache: Path, monkeypatch: pytest.MonkeyPatch, mode: int) -> None:
-    """It is compiled and written anew, as a file that only we write."""
+    """A file that other users may write to is compiled again and replaced by one that only its owner may write to."""
     assert hexed() == EXPECTED
     (path,) = cache.glob("pair_kernel-hex-*")
     path.chmod(mode)
@@ -124,14 +124,14 @@ def test_another_users_file_is_not_loaded(cache: Path, monkeypatch: pytest.Monke
 
 
 def test_a_cache_that_cannot_be_written(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel serves this process."""
+    """A kernel that cannot be cached still works in this process."""
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("METACLIP_CACHE", str(tmp_path / "file"))
     assert hexed() == EXPECTED
 
 
 def test_a_kernel_is_known_by_all_that_it_is_written_in() -> None:
-    """What modules of kernels import from this package is among what their files are known by."""
+    """The names of cached files depend on all modules of this package that kernels import."""
     folder = Path(compiling.__file__).parent
     for name in compiling._SOURCES[:-1]:
         for node in ast.walk(ast.parse((folder / f"{name}.py").read_text())):
@@ -142,7 +142,7 @@ def test_a_kernel_is_known_by_all_that_it_is_written_in() -> None:
 
 
 def test_what_does_not_fit_the_signature_is_refused() -> None:
-    """Other numbers, another shape, gaps between items, what may not be written: TypeError, and nothing is touched."""
+    """Another dtype or shape, gaps between items, or a read-only array: TypeError, and nothing is touched."""
     chances = compiled("pair_kernel", "chances")
     values, offsets = np.array([0, 1, 1], np.uint32), np.array([0, 2, 3])
     probability, result = np.array([0.5, 0.25]), np.zeros(2)
@@ -160,7 +160,7 @@ def test_what_does_not_fit_the_signature_is_refused() -> None:
 
 
 def test_threads_share_a_kernel(cache: Path) -> None:
-    """Eight ask at once: it is compiled once, and all get the same results."""
+    """Eight threads that use a kernel at once compile it once, and all get the same results."""
     made: list[Any] = []
     values, offsets = np.zeros(100_000, np.uint32), np.arange(100_001)
 

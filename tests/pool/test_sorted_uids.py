@@ -88,7 +88,7 @@ def test_what_goes_with_a_uid_follows_it(tmp_path_factory: pytest.TempPathFactor
 @given(st.lists(UID, max_size=50) | st.lists(st.tuples(st.integers(0, 2), HALF), max_size=50))
 @settings(max_examples=150)
 def test_sort_rows(uids: list[Any]) -> None:
-    """Rows are sorted by both halves as unsigned numbers; what was given is left as it was."""
+    """Rows are sorted by both halves as unsigned numbers; the argument is not modified."""
     given_rows = rows(uids)
     given_rows.flags.writeable = False
     assert [tuple(row) for row in sort_rows(given_rows).tolist()] == sorted(uids)
@@ -155,7 +155,7 @@ def test_subset_is_datacomps(tmp_path_factory: pytest.TempPathFactory, uids: lis
 
 
 def test_subset_of_other_length_is_refused(tmp_path: Path) -> None:
-    """A header that would not hold is never written: nothing is left then."""
+    """A subset with another number of rows than its header states is never left on disk."""
     with pytest.raises(AssertionError, match="1 uids written, 2 expected"):
         write_subset(tmp_path / "subset.npy", iter([rows([(1, 2)])]), 2)
     assert list(tmp_path.iterdir()) == []
@@ -172,7 +172,7 @@ def test_further_columns_stay_out_of_a_subset(tmp_path: Path) -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=40))
 def test_repeated(uids: list[Any]) -> None:
-    """Each uid that stands more than once in a sorted block is given, once, in order."""
+    """Each uid that occurs more than once in a sorted block is returned once, in order."""
     found = [tuple(row) for row in duplicate_uids(rows(sorted(uids))).tolist()]
     assert found == sorted({uid for uid in uids if uids.count(uid) > 1})
 
@@ -197,7 +197,7 @@ def test_uid_set_is_a_set(members: list[Any], asked: list[Any]) -> None:
 
 
 def test_collisions_are_collisions() -> None:
-    """The uids that are made to collide do: all of them have one hash, and are told apart by their bits."""
+    """The constructed uids collide: all have one hash, and are told apart by their bits."""
     members = [_colliding(high, 5) for high in range(50)]
     assert len(set(sorting._hash(rows(members)).tolist())) == 1
     uids = UidSet(rows(members[:25]))
@@ -206,7 +206,7 @@ def test_collisions_are_collisions() -> None:
 
 
 def test_arrays_are_loaded_in_many_threads(tmp_path: Path) -> None:
-    """Numpy parses headers by a function that two threads may not call at once; ours does not fail."""
+    """`load_array` works in many threads, although numpy parses headers with a function that does not."""
     write_rows(tmp_path / "rows.npy", np.arange(6, dtype=np.uint64).reshape(3, 2))
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: load_array(tmp_path / "rows.npy").sum(), range(4000)))

@@ -99,7 +99,7 @@ def test_a_size_beyond_eight_gibibytes() -> None:
     size=st.integers(0, 1 << 34),
 )
 def test_a_header_is_tarfiles(name: bytes, size: int) -> None:
-    """A header of ours has the length, sum, name and size that `tarfile` reads."""
+    """`header` makes a header with the length, checksum, name and size that `tarfile` reads."""
     head = header(name, size)
     assert len(head) == 512
     info = tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
@@ -126,7 +126,7 @@ def test_a_damaged_header_is_refused(place: int, tmp_path: Path) -> None:
 
 
 def test_no_tar_at_all() -> None:
-    """Bytes that are no tar are refused."""
+    """Bytes that are not a tar are refused."""
     with pytest.raises(ValueError, match="no tar header"):
         our_members(b"\xff\xd8\xff" * 700)
 
@@ -209,7 +209,7 @@ def test_every_codec(suffix: str, tmp_path: Path) -> None:
 
 
 def test_a_remote_tar(tmp_path: Path) -> None:
-    """What fsspec opens is read alike."""
+    """A tar that fsspec opens has the same rows."""
     import fsspec
 
     path = write_shards(tmp_path, [4])[0]

@@ -85,7 +85,7 @@ def test_upstream_ids(given: str, uid: str) -> None:
 
 @pytest.mark.parametrize(("url", "given"), [(None, None), ("", None), (None, ""), ("", "")])
 def test_nothing_given(url: str | None, given: str | None) -> None:
-    """Null and empty are alike: no id, no url; the text alone is hashed then."""
+    """Null and empty are the same: no id and no url, so that only the text is hashed."""
     assert uid_of("a dog", url, given) == md5("a dog")
     assert hexes(["a dog"], [url], [given]) == [md5("a dog")]
 
@@ -264,7 +264,7 @@ def test_no_rows() -> None:
 
 
 def test_as_written() -> None:
-    """What upstream wrote stands as it was written, in a string column; only where nothing stood, the uid does."""
+    """Ids that the pool gives are kept as strings; a missing id is replaced by the uid."""
     given = ["ABC", None, "", "laion:17", "0" * 40]
     found = uids_of(column(["t"] * 5), None, column(given))
     wanted = ["ABC", md5("t"), md5("t"), "laion:17", "0" * 40]

@@ -1,80 +1,45 @@
-"""Pools in the forms the neighbours write: found, read whole, in order, and every row that is left out counted."""
+"""Pools in the forms that other tools write: read completely, in order, and every dropped row counted."""
 
 from __future__ import annotations
 
 import csv
-import errno
 import hashlib
 import io
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metaclip import MatchSettings, MetaclipError, Run, RunOptions, curate
+from metaclip import MatchSettings, MetaclipError, RunOptions, curate
 from metaclip.curate.inputs import columns_of
 from metaclip.errors import BrokenInput
 from metaclip.pool import delimited, jsonl, shards
-from metaclip.pool.columns import Columns, find_columns
+from metaclip.pool.columns import Columns
 from metaclip.pool.files import find_files
-from metaclip.pool.shards import Shard, read_batches, schema_and_shards
+from metaclip.pool.shards import read_batches
 from metaclip.pool.texts import DroppedRows
 from tests import commands
-
-LIST = ["dog", "cat", "photo", "é"]
-TEXTS = ["a photo of a dog", "a cat, asleep", "nothing of note", "un café é", "dog dog dog", "two\tcats"]
-MATCHING = [0, 1, 3, 4]
-"""The rows of TEXTS that match anything in LIST."""
-URLS = [f"https://example.org/{i}.jpg?a=b&c=d" for i in range(len(TEXTS))]
-MD5 = [hashlib.md5((text + url).encode()).hexdigest() for text, url in zip(TEXTS, URLS, strict=True)]
-N = len(TEXTS)
-
-
-def curated(pool: Any, out: Path, settings: MatchSettings | None = None, metadata: Sequence[str] = LIST) -> Run:
-    """Curate a pool at a t that keeps all pairs that match."""
-    return curate(pool, metadata, out=out, t=1e9, match_settings=settings)
-
-
-def shards_of(pool: Any, limit: int | None = None) -> list[Shard]:
-    """Cut a pool into shards; only parquet files must be read for that."""
-    return [
-        shard
-        for i, file in enumerate(find_files(pool))
-        for shard in (schema_and_shards(file, i, limit)[1] if file.form == "parquet" else [Shard(file, i, rows=limit)])
-    ]
-
-
-def rows_of(
-    pool: Any, columns: Sequence[str] | None = None, dropped: DroppedRows | None = None
-) -> list[dict[str, Any]]:
-    """Read a pool's rows."""
-    found = dropped or DroppedRows()
-    return [
-        row for shard in shards_of(pool) for batch in read_batches(shard, columns, found) for row in batch.to_pylist()
-    ]
-
-
-def write_lines(path: Path, lines: Sequence[str | bytes]) -> Path:
-    """Write lines."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"".join((line.encode() if isinstance(line, str) else line) + b"\n" for line in lines))
-    return path
-
-
-def write_parquet(path: Path, columns: dict[str, Any], **options: Any) -> Path:
-    """Write a parquet file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(columns), path, **options)
-    return path
-
+from tests.pool.small_pools import (
+    LIST,
+    MATCHING,
+    MD5,
+    ROWS,
+    TEXT_FORMS,
+    TEXTS,
+    URLS,
+    N,
+    curated,
+    rows_of,
+    shards_of,
+    write_lines,
+    write_parquet,
+)
 
 # The neighbours' forms ------------------------------------------------------------------------------------------------
 
@@ -111,7 +76,7 @@ FORMATS: dict[str, tuple[dict[str, Any], Columns]] = {
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_neighbours_form(name: str, tmp_path: Path) -> None:
-    """A neighbour's parquet is read as it is: its columns are found, all others come through, uids fit its own."""
+    """The parquet of another tool is read as it is: columns are found, all others are kept, uids equal its own."""
     columns, found = FORMATS[name]
     pool = write_parquet(tmp_path / "part-0.parquet", columns)
     assert columns_of(find_files(pool)[0], MatchSettings()) == found
@@ -133,7 +98,7 @@ def test_uids_join_with_cc2datasets(tmp_path: Path) -> None:
 
 
 def test_failed_downloads_are_counted(tmp_path: Path) -> None:
-    """Rows of which img2dataset says that they were not fetched are left out and counted, also where they have no text."""
+    """Rows that img2dataset could not download are dropped and counted, also if they have no text."""
     columns = dict(FORMATS["img2dataset"][0])
     columns["status"] = ["success", "failed_to_download", "success", "failed_to_resize", None, "success"]
     columns["caption"] = [*TEXTS[:4], None, None]
@@ -146,29 +111,9 @@ def test_failed_downloads_are_counted(tmp_path: Path) -> None:
 
 
 def test_a_status_of_ones_own_is_a_column_as_any(tmp_path: Path) -> None:
-    """Without img2dataset's other columns, `status` means nothing."""
+    """Without img2dataset's other columns, `status` has no special meaning."""
     pool = write_parquet(tmp_path / "p.parquet", {"text": TEXTS, "status": ["draft"] * N})
     assert len(curated(pool, tmp_path / "run").curated) == len(MATCHING)
-
-
-TEXT_FORMS = {
-    "csv": lambda rows: _csv(rows, ","),
-    "tsv": lambda rows: _csv(rows, "\t"),
-    "jsonl": lambda rows: "".join(
-        json.dumps(row, ensure_ascii=i % 2 == 0) + "\n" for i, row in enumerate(rows)
-    ).encode(),
-}
-
-
-def _csv(rows: Sequence[dict[str, str]], delimiter: str) -> bytes:
-    file = io.StringIO()
-    writer = csv.DictWriter(file, list(rows[0]), delimiter=delimiter, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue().encode()
-
-
-ROWS = [{"url": url, "text": text, "n": str(i)} for i, (url, text) in enumerate(zip(URLS, TEXTS, strict=True))]
 
 
 @pytest.mark.parametrize("codec", ["", "gz", "bz2", "zst", "lz4"])
@@ -184,7 +129,7 @@ def test_texts_of_every_form_and_codec(form: str, codec: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize("form", ["parquet", "csv", "jsonl.gz"])
 def test_a_curated_folder_is_a_pool(form: str, tmp_path: Path) -> None:
-    """What was curated from any form is curated again with the same uids."""
+    """A set curated from any form can be curated again with the same uids."""
     path = tmp_path / f"pairs.{form}"
     if form == "parquet":
         write_parquet(path, {"url": URLS, "text": TEXTS})
@@ -195,343 +140,6 @@ def test_a_curated_folder_is_a_pool(form: str, tmp_path: Path) -> None:
     again = curated(tmp_path / "run" / "curated", tmp_path / "again")
     assert again.curated.equals(first.curated)
     assert [MD5[i] for i in MATCHING] == again.curated["uid"].to_pylist()
-
-
-# Where a pool is ------------------------------------------------------------------------------------------------------
-
-
-def tree(folder: Path) -> list[str]:
-    """Write one row into each of many files; give those that are the pool's, in order."""
-    names = ["a.parquet", "b/c.parquet", "b/d/e.PARQUET", "f.pq"]
-    for name in (*names, ".hidden.parquet", "_part.parquet", "b/.h/x.parquet", "b/_t/y.parquet"):
-        write_parquet(folder / name, {"text": [name]})
-    for name in ("_SUCCESS", "00000_stats.json", "notes.txt", "z.parquet.gz"):
-        (folder / name).write_text("no pool")
-    return names
-
-
-def test_a_folder(tmp_path: Path) -> None:
-    """A folder is all files of a pool's kind below it, sorted, without those hidden by a dot or an underscore."""
-    names = tree(tmp_path)
-    assert [file.name for file in find_files(tmp_path)] == names
-    assert [row["text"] for row in rows_of(tmp_path)] == names
-    assert [file.name for file in find_files(f"{tmp_path}/")] == names
-
-
-def test_a_folder_of_hidden_files_is_empty(tmp_path: Path) -> None:
-    """One hidden file makes no pool of a folder, but may be named itself."""
-    hidden = write_parquet(tmp_path / "_a.parquet", {"text": ["a"]})
-    with pytest.raises(MetaclipError, match="there is no pool in .*parquet.*jsonl"):
-        find_files(tmp_path)
-    assert [file.name for file in find_files(hidden)] == ["_a.parquet"]
-
-
-def test_folders_that_are_links(tmp_path: Path) -> None:
-    """Links to files and folders elsewhere are part of a pool; a link to a folder above is named."""
-    write_parquet(tmp_path / "store" / "x" / "a.parquet", {"text": ["a"]})
-    pool = tmp_path / "pool"
-    pool.mkdir()
-    (pool / "folder").symlink_to(tmp_path / "store" / "x")
-    (pool / "link.parquet").symlink_to(tmp_path / "store" / "x" / "a.parquet")
-    assert [file.name for file in find_files(pool)] == ["folder/a.parquet", "link.parquet"]
-    assert [file.name for file in find_files(f"{pool}/*/*.parquet")] == ["folder/a.parquet"]
-    (pool / "folder" / "loop").symlink_to(pool)
-    with pytest.raises(MetaclipError, match="the pool .* cannot be listed"):
-        find_files(pool)
-
-
-def test_globs(tmp_path: Path) -> None:
-    """A glob goes as deep as it says."""
-    tree(tmp_path)
-    assert [file.name for file in find_files(f"{tmp_path}/*.parquet")] == ["a.parquet"]
-    assert [file.name for file in find_files(f"{tmp_path}/**/*.parquet")] == ["a.parquet", "b/c.parquet"]
-    assert [file.name for file in find_files(f"{tmp_path}/b/?.parquet")] == ["c.parquet"]
-    assert [file.name for file in find_files(f"{tmp_path}/[af].p*")] == ["a.parquet", "f.pq"]
-
-
-@pytest.mark.parametrize("store", ["", "memory://"])
-def test_folders_with_the_name_of_a_file(store: str, tmp_path: Path) -> None:
-    """A folder that Spark calls a parquet file is read like one, under a glob too."""
-    data = write_parquet(tmp_path / "p.parquet", {"text": ["a"]}).read_bytes()
-    place = f"{store}{tmp_path}/out"
-    for name in (
-        "x.parquet/part-0.parquet",
-        "x.parquet/_SUCCESS",
-        "y.parquet/z=1/part-0.parquet",
-        "other/part-0.parquet",
-    ):
-        with fsspec.open(f"{place}/{name}", "wb", auto_mkdir=True) as file:
-            file.write(data)
-    wanted = ["x.parquet/part-0.parquet", "y.parquet/z=1/part-0.parquet"]
-    assert [file.name for file in find_files(f"{place}/*.parquet")] == wanted
-    assert [file.name for file in find_files([f"{place}/x.parquet", f"{place}/y.parquet"])] == wanted
-
-
-def test_a_name_that_looks_like_a_glob(tmp_path: Path) -> None:
-    """A file with brackets in its name is that file."""
-    path = write_parquet(tmp_path / "a[1].parquet", {"text": ["a"]})
-    assert [file.path for file in find_files(path)] == [str(path)]
-
-
-def test_one_pool_however_it_is_named(tmp_path: Path) -> None:
-    """A folder, a glob of it and its files one by one are the same pool, by names, paths and order."""
-    folder = tmp_path / "pool"
-    paths = [write_parquet(folder / f"{name}.parquet", {"text": [name]}) for name in "abc"]
-    wanted = find_files(folder)
-    assert find_files(paths) == find_files(f"{folder}/*.parquet") == find_files(f"file://{folder}") == wanted
-    assert [file.name for file in wanted] == ["a.parquet", "b.parquet", "c.parquet"]
-
-
-def test_files_of_one_name_are_two(tmp_path: Path) -> None:
-    """Files that have one name in two folders stay apart: each curated row comes from its own file."""
-    paths = [
-        write_parquet(tmp_path / year / "p.parquet", {"url": [year], "text": [f"dog {year}"]}) for year in ("1", "2")
-    ]
-    assert [file.name for file in find_files(paths)] == ["1/p.parquet", "2/p.parquet"]
-    rows = curated(paths, tmp_path / "run").curated.to_pylist()
-    assert sorted((row["url"], row["text"]) for row in rows) == [("1", "dog 1"), ("2", "dog 2")]
-
-
-def test_a_file_given_twice_is_read_once(tmp_path: Path) -> None:
-    """A file that stands in two of the paths is one file of the pool."""
-    path = write_parquet(tmp_path / "p.parquet", {"text": ["dog"]})
-    assert len(find_files([path, tmp_path, f"{tmp_path}/*.parquet"])) == 1
-
-
-@pytest.mark.parametrize("form", ["parquet", "jsonl", "jsonl.gz", "csv"])
-def test_a_pool_behind_fsspec(form: str, tmp_path: Path) -> None:
-    """A pool in a store that fsspec opens is curated to the same pairs as a local one."""
-    local, remote = tmp_path / f"p.{form}", f"memory://{tmp_path.name}/deep/p.{form}"
-    if form == "parquet":
-        write_parquet(local, {"url": URLS, "text": TEXTS}, row_group_size=2)
-    else:
-        with pa.output_stream(str(local), compression="detect") as file:
-            file.write(TEXT_FORMS[form.split(".")[0]](ROWS))
-    with fsspec.open(remote, "wb") as file:
-        file.write(local.read_bytes())
-    here = curated(local, tmp_path / "here")
-    for i, place in enumerate((remote, remote.rpartition("/")[0], remote.replace("p.", "*."))):
-        there = curated(place, tmp_path / f"there{i}")
-        assert there.curated.equals(here.curated)
-        assert there.account["result_digest"] == here.account["result_digest"]
-        assert [item["name"] for item in there.account["inputs"]] == [f"p.{form}"]
-
-
-def test_mixed_forms_are_refused(tmp_path: Path) -> None:
-    """A pool of several forms is refused, naming them."""
-    write_parquet(tmp_path / "a.parquet", {"text": ["a"]})
-    write_lines(tmp_path / "b.jsonl", ['{"text": "b"}'])
-    with pytest.raises(MetaclipError, match="mixes jsonl and parquet files; give one kind by a glob"):
-        find_files(tmp_path)
-
-
-@pytest.mark.parametrize("place", ["nowhere", "nowhere.parquet", "nowhere/*.parquet", "empty", "notes.txt"])
-def test_no_pool(place: str, tmp_path: Path) -> None:
-    """A path where no pool is, is named."""
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "notes.txt").write_text("text")
-    with pytest.raises(MetaclipError, match=f"there is no pool (at|in) .*{place.replace('*', '.')}"):
-        find_files(tmp_path / place)
-
-
-def test_no_path_at_all() -> None:
-    """An empty list of paths is no pool."""
-    with pytest.raises(MetaclipError, match="no pool is given"):
-        find_files([])
-
-
-def test_a_folder_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder below the pool's that may not be read is not left out in silence."""
-    tree(tmp_path)
-    scan = os.scandir
-
-    def denied(path: str) -> Any:
-        if path.endswith("/b/d"):
-            raise PermissionError(errno.EACCES, "Permission denied", path)
-        return scan(path)
-
-    monkeypatch.setattr(os, "scandir", denied)
-    with pytest.raises(MetaclipError, match="cannot be listed .*Permission denied.*/b/d"):
-        find_files(tmp_path)
-
-
-def test_a_store_that_does_not_exist() -> None:
-    """A protocol that fsspec does not know is one line that names the pool."""
-    with pytest.raises(MetaclipError, match=r"the pool nosuch://x/y\.parquet cannot be listed"):
-        find_files("nosuch://x/y.parquet")
-
-
-def test_a_dangling_link(tmp_path: Path) -> None:
-    """A link to a file that is gone is not left out in silence."""
-    write_parquet(tmp_path / "a.parquet", {"text": ["a"]})
-    (tmp_path / "b.parquet").symlink_to(tmp_path / "gone.parquet")
-    with pytest.raises(MetaclipError, match=r"cannot be listed .*b\.parquet"):
-        find_files(tmp_path)
-
-
-def test_a_file_name_that_is_not_utf8(tmp_path: Path) -> None:
-    """A file whose name no card can hold is named."""
-    path = write_parquet(tmp_path / "caf.parquet", {"text": ["a"]})
-    path.rename(tmp_path / b"caf\xe9.parquet".decode("utf-8", "surrogateescape"))
-    with pytest.raises(MetaclipError, match=r"caf\\udce9\.parquet' is not valid UTF-8.*rename"):
-        find_files(tmp_path)
-
-
-def test_a_run_folder_is_no_pool(tmp_path: Path) -> None:
-    """Who gives a run folder as pool is told of curated/, also where the run was only matched."""
-    pool = write_parquet(tmp_path / "p.parquet", {"text": TEXTS})
-    curated(pool, tmp_path / "run")
-    with pytest.raises(
-        MetaclipError, match="run is a run folder, not a pool; its curated pairs are the pool .*run/curated"
-    ):
-        find_files(tmp_path / "run")
-    from metaclip import balance, match
-
-    match(pool, LIST, out=tmp_path / "matched")
-    with pytest.raises(MetaclipError, match="matched is a run folder, not a pool; balance it first"):
-        find_files(tmp_path / "matched")
-    balance(tmp_path / "matched", out=tmp_path / "elsewhere")
-    with pytest.raises(MetaclipError, match="the pool .*elsewhere/curated"):
-        find_files(tmp_path / "elsewhere")
-
-
-# Columns --------------------------------------------------------------------------------------------------------------
-
-
-def schema(*names: str, **kinds: pa.DataType) -> pa.Schema:
-    """Give a schema of string columns, and of columns of other types."""
-    return pa.schema([(name, pa.string()) for name in names] + list(kinds.items()))
-
-
-@pytest.mark.parametrize(
-    ("names", "flags", "wanted"),
-    [
-        (["url", "text"], {}, Columns("text", "url", None)),
-        (["Caption"], {}, Columns("Caption", None, None)),
-        (["ALT", "Uid", "uRl"], {}, Columns("ALT", "uRl", "Uid")),
-        (["texts", "alt_text", "text"], {}, Columns("text", None, None)),
-        (["text", "caption"], {"text": "caption"}, Columns("caption", None, None)),
-        (["text", "caption"], {"text": "CAPTION"}, Columns("caption", None, None)),
-        (["title", "image", "id"], {"text": "title", "url": "image", "uid": "id"}, Columns("title", "image", "id")),
-        (["Text", "text"], {"text": "text"}, Columns("text", None, None)),
-    ],
-)
-def test_columns_are_found(names: list[str], flags: dict[str, str], wanted: Columns) -> None:
-    """Columns are found by name in any case of letters, or as the flags say."""
-    assert find_columns(schema(*names), "p", **flags) == wanted
-
-
-@pytest.mark.parametrize(
-    ("names", "flags", "says"),
-    [
-        (
-            ["url", "title"],
-            {},
-            ["p has no text column", "'text' or 'caption' or 'alt'", "'url', 'title'", "--text-column"],
-        ),
-        ([], {}, ["p has no text column", "found none", "--text-column"]),
-        (["text", "Caption"], {}, ["p: 'text', 'Caption' can all be the text column", "--text-column"]),
-        (["TEXT", "text"], {}, ["'TEXT', 'text' can all be the text column", "--text-column"]),
-        (["TEXT", "Text"], {"text": "text"}, ["'TEXT', 'Text' can all be the text column"]),
-        (["text", "url", "URL"], {}, ["'url', 'URL' can all be the url column", "--url-column"]),
-        (["text"], {"text": "title"}, ["p has no text column", "'title'", "found 'text'", "--text-column"]),
-        (["text"], {"url": "link"}, ["p has no url column", "'link'", "found 'text'", "--url-column"]),
-        (["text"], {"uid": "id"}, ["p has no uid column", "'id'", "found 'text'", "--uid-column"]),
-        (["text", "text"], {"text": "text"}, ["p has 2 columns with the name 'text'", "rename"]),
-        (["text", "x", "x"], {}, ["p has 2 columns with the name 'x'", "rename"]),
-    ],
-)
-def test_columns_that_are_not_found(names: list[str], flags: dict[str, str], says: list[str]) -> None:
-    """A column that is missing, or one of several, is refused with what was found, looked for, and the flag."""
-    with pytest.raises(BrokenInput) as error:
-        find_columns(schema(*names), "p", **flags)
-    for words in says:
-        assert words in str(error.value)
-
-
-INTEGERS = [pa.int8(), pa.int32(), pa.int64(), pa.uint64()]
-STRINGS = [pa.string(), pa.large_string(), pa.string_view(), pa.null(), pa.dictionary(pa.int32(), pa.large_string())]
-OTHERS = [
-    pa.float64(), pa.bool_(), pa.binary(), pa.binary(8), pa.list_(pa.string()), pa.timestamp("s"),
-    pa.struct([("a", pa.string())]), pa.dictionary(pa.int32(), pa.int64()),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("role", ["text", "url", "uid"])
-def test_types_of_columns(role: str) -> None:
-    """Texts and urls are strings of any kind, uids maybe integers or 16 bytes; other types are named with the flag."""
-    fits = STRINGS if role != "uid" else [*STRINGS, *INTEGERS, pa.binary(16)]
-    for kind in (*STRINGS, *INTEGERS, *OTHERS, pa.binary(16)):
-        columns = schema(**{"text": pa.string(), role: kind})
-        if kind in fits:
-            assert getattr(find_columns(columns, "p"), role) == role
-            continue
-        with pytest.raises(BrokenInput) as error:
-            find_columns(columns, "p")
-        assert f"p: the {role} column '{role}' is {kind}, must be string" in str(error.value)
-        assert f"--{role}-column" in str(error.value)
-
-
-TEXT_TYPES = {
-    "string": pa.array([*TEXTS, None, ""]),
-    "large_string": pa.array([*TEXTS, None, ""], pa.large_string()),
-    "string_view": pa.array([*TEXTS, None, ""], pa.string_view()),
-    "dictionary": pa.array([*TEXTS, None, ""]).dictionary_encode(),
-    "dictionary of large": pa.array([*TEXTS, None, ""], pa.large_string()).dictionary_encode(),
-}
-
-
-@pytest.mark.parametrize("name", TEXT_TYPES)
-def test_every_type_of_text(name: str, tmp_path: Path) -> None:
-    """Text and url columns of every string type give the same pairs; null and empty texts are counted apart."""
-    texts = TEXT_TYPES[name]
-    urls = pa.array([*URLS, "u", "v"]).cast(texts.type)
-    pool = write_parquet(tmp_path / "p.parquet", {"text": texts, "url": urls})
-    run = curated(pool, tmp_path / "run", MatchSettings(with_text=True))
-    assert run.curated["uid"].to_pylist() == [MD5[i] for i in MATCHING]
-    assert run.curated["text"].to_pylist() == [TEXTS[i] for i in MATCHING]
-    assert run.curated["url"].to_pylist() == [URLS[i] for i in MATCHING]
-    funnel = run.account["funnel"]
-    assert (funnel["rows"], funnel["null_text"], funnel["empty_text"], funnel["no_match"]) == (N + 2, 1, 1, 2)
-    matched = pa.concat_tables([pq.read_table(path) for path in sorted((tmp_path / "run" / "matched").iterdir())])
-    assert matched["text"].to_pylist() == [TEXTS[i] for i in MATCHING]
-    assert matched["url"].to_pylist() == [URLS[i] for i in MATCHING]
-
-
-UIDS: dict[str, tuple[Any, list[str]]] = {
-    "int64": (pa.array([1, 2, None, 0]), ["1", "2", "", "0"]),
-    "16 bytes": (pa.array([bytes(16), b"\xff" * 16, None, bytes(15) + b"\x07"], pa.binary(16)),
-                 ["0" * 32, "f" * 32, "", f"{7:032x}"]),
-    "null": (pa.nulls(4), [""] * 4),
-    "dictionary": (pa.array(["AB", "x", None, ""]).dictionary_encode(),
-                   ["AB", "x", "", ""]),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", UIDS)
-def test_every_type_of_uid(name: str, tmp_path: Path) -> None:
-    """Upstream ids of every type are kept as they were written; a row without one gets md5 of text and url."""
-    uids, wanted = UIDS[name]
-    texts = [f"dog {i}" for i in range(4)]
-    pool = write_parquet(tmp_path / "p.parquet", {"text": texts, "uid": uids})
-    made = [uid or hashlib.md5(text.encode()).hexdigest() for uid, text in zip(wanted, texts, strict=True)]
-    assert curated(pool, tmp_path / "run").curated["uid"].to_pylist() == made
-
-
-@pytest.mark.parametrize("values", ["[1, 2]", "[true]", '[["a"]]', '[{"a": "b"}]'])
-def test_a_jsonl_text_column_that_is_not_string(values: str, tmp_path: Path) -> None:
-    """A jsonl column that holds no strings is no text column."""
-    pool = write_lines(tmp_path / "p.jsonl", [json.dumps({"text": value}) for value in json.loads(values)])
-    with pytest.raises(MetaclipError, match=r"p\.jsonl: the text column 'text' is .*, must be string"):
-        curated(pool, tmp_path / "run")
-
-
-def test_columns_of_ours_are_replaced(tmp_path: Path) -> None:
-    """Columns that a curated set has of its own are made anew, others keep their order."""
-    columns = {"keep_probability": [9.0] * N, "text": TEXTS, "matches": ["?"] * N, "x": list(range(N))}
-    made = curated(write_parquet(tmp_path / "p.parquet", columns), tmp_path / "run").curated
-    assert made.column_names == ["text", "x", "uid", "matches", "keep_probability"]
-    assert made["keep_probability"].to_pylist() == [1.0] * len(MATCHING)
 
 
 # Reading --------------------------------------------------------------------------------------------------------------
@@ -684,7 +292,7 @@ def test_csv(name: str, tmp_path: Path) -> None:
 
 
 def test_where_a_quote_was_not_closed(tmp_path: Path) -> None:
-    """The row that swallowed the rest of the file is named; beyond a limit it is nobody's business; a larger rest is refused."""
+    """A row with an unclosed quote is named, but not beyond a limit; a rest of the file that is too large is refused."""
     path = tmp_path / "p.csv"
     lines = [f"http://x/{i},dog {i}\n" for i in range(1000)]
     lines[500] = 'http://x/500,"dog\n'
@@ -729,7 +337,7 @@ def test_files_that_cannot_be_read(name: str, data: bytes, says: str, tmp_path: 
 @pytest.mark.parametrize("codec", ["gz", "bz2", "zst", "lz4"])
 @pytest.mark.parametrize("form", ["csv", "jsonl"])
 def test_truncated_compression(form: str, codec: str, tmp_path: Path) -> None:
-    """A compressed file that ends too soon, wherever, is refused; what was read of it counts for nothing."""
+    """A compressed file that is truncated anywhere is refused, and the rows already read do not count."""
     path = tmp_path / f"p.{form}.{codec}"
     with pa.output_stream(str(path), compression="detect") as file:
         file.write(TEXT_FORMS[form](ROWS * 200))
