@@ -76,7 +76,7 @@ def balance_matches(source: Run, folder: Folder, settings: BalanceSettings, opti
         source = Run(source.path, source.counted)  # opened again, because only now nobody else can change it
         stage = Stage(folder, BALANCE)
         _run_stage(source, stage, elsewhere, settings, options)
-        stage.tidy()
+        stage.remove_partials()
         balanced = Run(folder.path, source.counted)
         if not has_account(folder.path):
             write_account(balanced)

@@ -141,7 +141,7 @@ class Inputs:
             if task.name not in done and digest_name(task.item.file_index) in {task.name, *done}:
                 lost.append(records.pop(task.name))
         for mended in records:
-            stage.regain(mended)
+            stage.unmark_lost(mended)
         return sorted(lost, key=lambda record: (record["index"], record["first"]))
 
 

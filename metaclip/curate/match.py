@@ -202,7 +202,7 @@ class _MatchStage:
         elif folder.manifest["inputs"] != inputs:  # they were moved or touched
             folder.update_manifest(inputs=inputs)
         if record["complete"]:
-            stage.tidy()
+            stage.remove_partials()
         return Run(folder.path, counted)
 
     def _combine(

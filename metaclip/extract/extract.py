@@ -216,7 +216,7 @@ class _Job:
         made = self._extracted()
         lost = stage.lost()
         for mended in lost.keys() & made.keys():
-            stage.regain(mended)
+            stage.unmark_lost(mended)
         lost = {name: why for name, why in lost.items() if name not in made}
         if not made:
             raise MetaclipError(next(iter(lost.values()))["error"])
@@ -249,7 +249,7 @@ class _Job:
             settings={"extract": dataclasses.asdict(self.settings)},
         )  # fmt: skip
         if record["complete"]:
-            stage.tidy()
+            stage.remove_partials()
         return Extracted(folder.path, record)
 
     def _find_duplicates(self, made: Mapping[str, Any], identity: str) -> int:

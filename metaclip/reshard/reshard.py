@@ -337,7 +337,7 @@ def _finish(
         schema=1, settings={RESHARD.name: dataclasses.asdict(plan.settings)}, funnel=funnel,
     )  # fmt: skip
     if record["complete"]:
-        stage.tidy()
+        stage.remove_partials()
     return record
 
 

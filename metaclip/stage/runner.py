@@ -93,13 +93,13 @@ def run(
         for task, result in results:
             if task.lost is not None and isinstance(result, BrokenInput | WorkerDied):
                 error = str(result) if isinstance(result, BrokenInput) else f"{task.source}: {result}"
-                stage.lose(task.name, **task.lost, error=error)
+                stage.mark_lost(task.name, **task.lost, error=error)
                 progress.show(error)
                 yield task, None
             elif isinstance(result, BaseException):
                 raise result
             else:
-                stage.note(task.name, result)
+                stage.add_marker(task.name, result)
                 yield task, result
 
 
@@ -124,7 +124,7 @@ def run_in_parts(
         work([task for task in mine if task.name not in done])
         if part.whole:
             return finish()
-        left, lost = names - stage.settled(), stage.lost()
+        left, lost = names - stage.finished_or_lost(), stage.lost()
     if not left:
         # Other parts may arrive here too: the first combines the results, the next ones find them.
         with stage.folder.owned(wait=True):

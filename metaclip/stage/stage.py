@@ -1,17 +1,17 @@
-"""A stage of a run folder: shards with markers, under one fingerprint; what makes a run safe to kill.
+"""A stage of a run folder: items with markers, under one fingerprint. Markers make it safe to kill a run.
 
-    .state/<stage>/fingerprint.json   everything that determines the stage's result
-    .state/<stage>/<shard>.json       the marker of a finished shard: digest of the fingerprint, sizes of its files
-    .state/<stage>/<shard>.lost.json  why a shard could not be read, until it is
-    .state/<stage>/<shard>.*          what the shard adds up to, until the stage is complete
+    .state/<stage>/fingerprint.json   everything that determines the result of the stage
+    .state/<stage>/<item>.json        the marker of a finished item: digest of the fingerprint, sizes of its files
+    .state/<stage>/<item>.lost.json   why an item could not be read, until it can
+    .state/<stage>/<item>.*           partial results of the item, until the stage is complete
 
-Law: a shard's files are renamed into place first, its marker is written last, and the stage's record enters the
-manifest when all is in place. A marker proves its shard and a record its stage as long as their files have the sizes
-they had then. So a process killed at any point, a power cut, or a file removed later leaves nothing that the same
-command does not finish; a fingerprint that differs refuses to go on, and names what changed.
+Law: the files of an item are renamed into place first, its marker is written last, and the record of the stage is written
+to the manifest when everything is in place. A marker proves its item, and a record its stage, as long as their files have
+the sizes that they had then. So whatever a killed process, a power cut or a removed file leaves, the same command finishes
+it. A stage with another fingerprint is refused, and the message names the difference.
 
-In a store, a folder is looked at once when a stage begins: one listing, and all markers read many at a time. What this
-process changes is noted beside; what other parts of a job array change is seen by the next look.
+In a store, a stage begins with a snapshot of the folder: one listing, and all markers read in parallel. Changes by this
+process are added to the snapshot; changes by other parts of a job array are seen by the next one.
 """
 
 from __future__ import annotations
@@ -31,82 +31,84 @@ from metaclip.storage.files import file_size, is_temporary, parse_json, read_jso
 from metaclip.storage.remote import AnyPath, RemotePath, read_all, remove_all
 
 _FINGERPRINT: Final = "fingerprint.json"
-_LOST: Final = ".lost.json"
+_LOST: Final = ".lost"
+"""What follows the name of a lost item in the name of its file."""
 
 
 def digest_of(value: Any) -> str:
-    """Digest a JSON value: sha256 of its canonical form."""
+    """Return the sha256 of the canonical form of a JSON value, as hex digits."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclasses.dataclass
-class _Look:
-    """What a folder in a store held when it was looked at, and what this process changed since."""
+class _RemoteSnapshot:
+    """The files and markers of a folder in a store when its stage began, with the changes by this process since."""
 
     sizes: dict[str, int]
+    """In bytes, by path relative to the folder."""
     markers: dict[str, dict[str, Any]]
+    """By the name of the file without ``.json``: markers of finished and of lost items."""
 
     @classmethod
-    def at(cls, folder: RemotePath, stage: RemotePath) -> _Look:
-        """Look: one listing, and all markers of a stage."""
+    def take(cls, folder: RemotePath, stage: RemotePath) -> _RemoteSnapshot:
+        """List the folder and read all markers of the stage."""
         sizes = folder.sizes()
         state = f"{stage.relative_to(folder)}/"
         names = [name for name in sizes if name.startswith(state) and name.endswith(".json")]
-        read = read_all([folder / name for name in names])
-        parsed = {path.name.removesuffix(".json"): parse_json(data) for path, data in read.items()}
-        return cls(sizes, {name: marker for name, marker in parsed.items() if marker is not None})
+        markers = {path.stem: parse_json(data) for path, data in read_all([folder / name for name in names]).items()}
+        return cls(sizes, {name: marker for name, marker in markers.items() if marker is not None})
 
 
 @dataclasses.dataclass(frozen=True)
 class StageSpec:
-    """What a stage is called, and the files it leaves."""
+    """The name of a stage, and the files that it writes."""
 
     name: str
     outputs: tuple[str, ...]
-    """Files and folders of the run folder, by name or pattern (``*.tar``)."""
+    """Names or patterns (``*.tar``) of files and folders in the run folder."""
     partials: tuple[str, ...] = ()
-    """Patterns of the partial results that each item leaves beside its marker until the stage is complete."""
+    """Patterns of the partial results that exist beside the marker of each item until the stage is complete."""
     semantics: int = 1
-    """Part of the fingerprint; raised when the same input would give another result."""
+    """A version, part of the fingerprint; increased when the same input would give another result."""
 
 
 class Stage:
     """One stage of a run folder. It can be sent to a worker on another machine, which marks items there."""
 
     def __init__(self, folder: Folder, spec: StageSpec) -> None:
-        """Name the stage; `begin` makes it ready for work."""
+        """Set folder and name; `begin` prepares the stage for work."""
         self.folder, self.spec, self.name = folder, spec, spec.name
         self.digest = ""
-        """Of the fingerprint; known when the stage was begun."""
+        """The digest of the fingerprint; set by `begin`."""
         self._complete = False
-        self._look: _Look | None = None
+        self._snapshot: _RemoteSnapshot | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave behind what was seen of a store: it is large, and a worker asks for none of it."""
-        return {**self.__dict__, "_look": None}
+        """Return the attributes without the snapshot: it is large, and workers do not need it."""
+        return {**self.__dict__, "_snapshot": None}
 
     @property
     def path(self) -> AnyPath:
-        """Where the stage's markers stand."""
+        """The folder of the stage's markers."""
         return self.folder.state / self.name
 
     @property
     def record(self) -> dict[str, Any] | None:
-        """What the manifest says of the stage; None until it is finished."""
+        """The record of the stage in the manifest; None until it is finished."""
         found = self.folder.manifest.get("stages", {}).get(self.name)
         return found if isinstance(found, dict) else None
 
     def begin(self, fingerprint: Mapping[str, Any], overwrite: bool = False) -> bool:
-        """Begin the stage, or take it up where it stopped; tell whether it was begun anew over another one.
+        """Begin or resume the stage; return whether it replaced a stage with another fingerprint.
 
-        Raise MetaclipError where it was begun under another fingerprint, naming what differs; with `overwrite` remove
-        its outputs and begin anew.
+        With `overwrite`, the outputs of a stage with another fingerprint are removed; otherwise raise MetaclipError, which
+        names the difference.
         """
         self.folder.check()
         wanted = json.loads(json.dumps(fingerprint))
         path = self.path / _FINGERPRINT
-        exists = path.exists()  # asked before the file is read: another part of a job array may write it meanwhile
+        exists = path.exists()  # checked before the file is read: another part of a job array may write it meanwhile
         before = read_json(path) if exists else None
         another = exists and before != wanted
         if another:
@@ -121,135 +123,132 @@ class Stage:
             write_json(path, wanted)
         self.digest = digest_of(wanted)
         if isinstance(self.folder.path, RemotePath) and isinstance(self.path, RemotePath):
-            self._look = _Look.at(self.folder.path, self.path)
-        record = self.record
-        if record is not None and not self._stands(record):
-            self._forget_record()
-            record = None
+            self._snapshot = _RemoteSnapshot.take(self.folder.path, self.path)
+        record = self.finished()
+        if record is None:
+            self._remove_record()
         self._complete = record is not None and record["complete"]
         return another
 
     def finished(self) -> dict[str, Any] | None:
-        """Give the record of the stage if it is finished under this fingerprint and all its outputs stand."""
+        """Return the record of the stage; None if it is not finished under this fingerprint, or an output has changed."""
         record = self.record
-        return record if record is not None and self._stands(record) else None
+        return record if record is not None and self._is_valid(record) else None
 
-    def marker(self, shard: str) -> dict[str, Any] | None:
-        """Give a finished shard's marker; None where it has none of this fingerprint, or a file is not as it was."""
-        found = read_json(self.path / f"{shard}.json") if self._look is None else self._look.markers.get(shard)
-        # What the shards of a complete stage add up to is gone; its record, which stands, speaks for them.
-        return found if found is not None and (self._complete or self._stands(found)) else None
+    def marker(self, item: str) -> dict[str, Any] | None:
+        """Return the marker of a finished item; None if it has none of this fingerprint, or a file has changed."""
+        found = read_json(self._file(item)) if self._snapshot is None else self._snapshot.markers.get(item)
+        # The partial results of a complete stage are gone; its record, which is valid, proves its items.
+        return found if found is not None and (self._complete or self._is_valid(found)) else None
 
-    def mark(self, shard: str, marker: Mapping[str, Any], files: Iterable[Path] = ()) -> dict[str, Any]:
-        """Mark a shard as finished; its `files` are in place. Give the marker as it stands."""
-        made = {**marker, "fingerprint": self.digest, "files": self._sizes(files)}
+    def mark(self, item: str, marker: Mapping[str, Any], files: Iterable[Path] = ()) -> dict[str, Any]:
+        """Mark an item as finished once its `files` are in place; return the marker as it is written."""
+        written = {**marker, "fingerprint": self.digest, "files": self._sizes(files)}
         self.folder.check()
-        write_json(self.path / f"{shard}.json", made)
-        self.regain(shard)
-        self.note(shard, made)
-        return made
+        write_json(self._file(item), written)
+        self.unmark_lost(item)
+        self.add_marker(item, written)
+        return written
 
-    def note(self, shard: str, made: Mapping[str, Any]) -> None:
-        """Note what `mark` gave in a worker, for this process to know of it."""
-        if self._look is not None:
-            self._look.sizes.update(made["files"])
-            self._look.markers[shard] = json.loads(json.dumps(made))
-            self._look.markers.pop(f"{shard}{_LOST}".removesuffix(".json"), None)
+    def add_marker(self, item: str, marker: Mapping[str, Any]) -> None:
+        """Tell this process of a marker that `mark` wrote in a worker."""
+        if self._snapshot is not None:
+            self._snapshot.sizes.update(marker["files"])
+            self._snapshot.markers[item] = json.loads(json.dumps(marker))
+            self._snapshot.markers.pop(item + _LOST, None)
 
-    def unmark(self, shard: str) -> None:
-        """Take back that a shard is finished."""
-        (self.path / f"{shard}.json").unlink(missing_ok=True)
-        if self._look is not None:
-            self._look.markers.pop(shard, None)
+    def unmark(self, item: str) -> None:
+        """Remove the marker of an item."""
+        self._file(item).unlink(missing_ok=True)
+        if self._snapshot is not None:
+            self._snapshot.markers.pop(item, None)
 
-    def lose(self, shard: str, **why: Any) -> None:
-        """Mark a shard as lost: it could not be read, and is tried again by the next process."""
-        made = {**why, "fingerprint": self.digest}
+    def mark_lost(self, item: str, **why: Any) -> None:
+        """Mark an item as lost: its input could not be read, and the next run tries it again."""
+        written = {**why, "fingerprint": self.digest}
         self.folder.check()
-        write_json(self.path / f"{shard}{_LOST}", made)
-        if self._look is not None:
-            self._look.markers[f"{shard}{_LOST}".removesuffix(".json")] = made
+        write_json(self._file(item + _LOST), written)
+        if self._snapshot is not None:
+            self._snapshot.markers[item + _LOST] = written
+
+    def unmark_lost(self, item: str) -> None:
+        """Remove the mark of a lost item."""
+        if self._snapshot is None or self._snapshot.markers.pop(item + _LOST, None) is not None:
+            self._file(item + _LOST).unlink(missing_ok=True)
 
     def lost(self) -> dict[str, dict[str, Any]]:
-        """Give why shards are lost, by shard."""
-        paths = sorted(self.path.glob(f"*{_LOST}"))
-        read = read_all([path for path in paths if isinstance(path, RemotePath)])
-        found = {path.name.removesuffix(_LOST): parse_json(data) for path, data in read.items()}
-        found |= {path.name.removesuffix(_LOST): read_json(path) for path in paths if not isinstance(path, RemotePath)}
-        return {shard: why for shard, why in found.items() if why and why.pop("fingerprint", None) == self.digest}
+        """Return why items are lost, by item."""
+        found = read_all(sorted(self.path.glob(f"*{_LOST}.json")))
+        reasons = {path.stem.removesuffix(_LOST): parse_json(data) for path, data in found.items()}
+        return {item: why for item, why in reasons.items() if why and why.pop("fingerprint", None) == self.digest}
 
-    def regain(self, shard: str) -> None:
-        """Take back that a shard is lost."""
-        name = f"{shard}{_LOST}"
-        if self._look is None or self._look.markers.pop(name.removesuffix(".json"), None) is not None:
-            (self.path / name).unlink(missing_ok=True)
-
-    def settled(self) -> set[str]:
-        """Give the shards that were finished or lost, by any process, as the names in the folder tell."""
-        return {path.name.removesuffix(_LOST).removesuffix(".json") for path in self.path.glob("*.json")}
+    def finished_or_lost(self) -> set[str]:
+        """Return the items that any process has marked as finished or lost, by the names of their files alone."""
+        return {path.stem.removesuffix(_LOST) for path in self.path.glob("*.json")}
 
     def finish(
         self, record: Mapping[str, Any], complete: bool = True, proof: Sequence[str] | None = None, **manifest: Any
     ) -> dict[str, Any]:
-        """Write the stage's record, and other changes of the manifest, in one step; its outputs are in place.
+        """Write the record of the stage, with other changes of the manifest, once its outputs are in place.
 
-        If it is `complete`, the partial results of its items are not needed any more, and `tidy` may follow. The outputs,
-        or those named as `proof`, must stay as they are for the record to hold.
+        If the stage is `complete`, the partial results of its items are no longer needed, and `remove_partials` may follow.
+        The record is valid as long as the outputs, or those named as `proof`, keep their sizes.
         """
-        made = {
+        written = {
             **record,
             "fingerprint": self.digest,
-            "files": self._made(proof or self.spec.outputs),
+            "files": self._output_sizes(proof or self.spec.outputs),
             "complete": complete,
         }
         self.folder.check()
-        self.folder.update_manifest(stages={**self.folder.manifest.get("stages", {}), self.name: made}, **manifest)
-        return made
+        self.folder.update_manifest(stages={**self.folder.manifest.get("stages", {}), self.name: written}, **manifest)
+        return written
 
-    def remove_strays(self, output: str, shards: Container[str]) -> None:
-        """Remove from a folder of outputs the files of other shards: of an input that was cut otherwise, or is lost."""
-        self._remove(path for path in (self.folder / output).glob("*.parquet") if path.stem not in shards)
+    def remove_strays(self, output: str, items: Container[str]) -> None:
+        """Remove the files of all other items from a folder of outputs: of an input that was cut otherwise, or is lost."""
+        self._remove(path for path in (self.folder / output).glob("*.parquet") if path.stem not in items)
 
-    def partials(self, shard: str) -> list[AnyPath]:
-        """Return the paths of a shard's partial results, whether they exist or not."""
-        return [self.path / f"{shard}{pattern.removeprefix('*')}" for pattern in self.spec.partials]
+    def partials(self, item: str) -> list[AnyPath]:
+        """Return the paths of the partial results of an item, whether they exist or not."""
+        return [self.path / f"{item}{pattern.removeprefix('*')}" for pattern in self.spec.partials]
 
-    def tidy(self) -> None:
+    def remove_partials(self) -> None:
         """Remove the partial results of a complete stage."""
-        names = list(self.path.iterdir()) if self.path.exists() else []
-        self._remove(path for path in names if any(fnmatch.fnmatchcase(path.name, each) for each in self.spec.partials))
+        paths = self.path.glob("*")
+        self._remove(path for path in paths if any(fnmatch.fnmatchcase(path.name, each) for each in self.spec.partials))
 
     def clear(self) -> None:
-        """Remove the stage: its record, then its state, then its outputs."""
+        """Remove the stage: its record, then its markers, then its outputs."""
         self.folder.check()
-        self._forget_record()
-        self._look = None
+        self._remove_record()
+        self._snapshot = None
         if isinstance(self.path, RemotePath):
-            # A kill may leave half a state; what is left of markers holds for the fingerprint that they name, and no other.
+            # A kill may leave some markers; they are valid only for the fingerprint that they name.
             remove(self.path)
         elif self.path.exists():
-            # By one rename, so that no kill leaves half a state.
+            # By one rename, so that a kill leaves all markers or none.
             os.rename(self.path, gone := temporary_path(self.path))
             remove(gone)
         for path in self._paths(self.spec.outputs):
             remove(path)
 
-    def _forget_record(self) -> None:
+    def _remove_record(self) -> None:
         stages = self.folder.manifest.get("stages", {})
         if stages.pop(self.name, None) is not None:
             self.folder.update_manifest(stages=stages)
 
+    def _file(self, name: str) -> AnyPath:
+        return self.path / f"{name}.json"
+
     def _remove(self, paths: Iterable[AnyPath]) -> None:
         gone = list(paths)
-        remove_all(path for path in gone if isinstance(path, RemotePath))
-        for path in gone:
-            if not isinstance(path, RemotePath):
-                path.unlink()
-            elif self._look is not None:
-                self._look.sizes.pop(str(path.relative_to(self.folder.path)), None)
+        remove_all(gone)
+        if self._snapshot is not None:
+            for path in gone:
+                self._snapshot.sizes.pop(str(path.relative_to(self.folder.path)), None)
 
     def _paths(self, outputs: Sequence[str]) -> list[AnyPath]:
-        """Return the paths that names and patterns of outputs stand for."""
+        """Return the paths that match names and patterns of outputs."""
         names = [name for name in outputs if "*" not in name]
         patterns = [name for name in outputs if "*" in name]
         return [
@@ -257,14 +256,14 @@ class Stage:
             *(path for pattern in patterns for path in self.folder.path.glob(pattern)),
         ]
 
-    def _made(self, outputs: Sequence[str]) -> dict[str, int]:
+    def _output_sizes(self, outputs: Sequence[str]) -> dict[str, int]:
         """Return the sizes of the outputs, and of the files in those that are folders; temporary files are left out."""
         if not isinstance(self.folder.path, RemotePath):
             paths = (path for output in self._paths(outputs) for path in (output, *output.glob("*")))
             return self._sizes(path for path in paths if not is_temporary(path))
         sizes = self.folder.path.sizes()
-        if self._look is not None:
-            self._look.sizes = sizes
+        if self._snapshot is not None:
+            self._snapshot.sizes = sizes
 
         def is_output(name: str) -> bool:
             if {name, name.rpartition("/")[0]} & set(outputs):
@@ -277,17 +276,17 @@ class Stage:
         found = ((path, file_size(path)) for path in paths)
         return {str(path.relative_to(self.folder.path)): size for path, size in found if size is not None}
 
-    def _stands(self, made: Mapping[str, Any]) -> bool:
-        """Tell whether a marker's or record's files are there, in the sizes they had."""
-        if made.get("fingerprint") != self.digest:
+    def _is_valid(self, marker: Mapping[str, Any]) -> bool:
+        """Return whether a marker or record has this fingerprint, and its files still have the sizes that it names."""
+        if marker.get("fingerprint") != self.digest:
             return False
-        files: Mapping[str, int] = made["files"]
-        sizes = self.folder.sizes(files) if self._look is None else self._look.sizes
+        files: Mapping[str, int] = marker["files"]
+        sizes = self.folder.sizes(files) if self._snapshot is None else self._snapshot.sizes
         return all(sizes.get(name) == size for name, size in files.items())
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> str:
-    """Name the first thing that differs, with both values."""
+    """Return the first difference in words, with both values."""
     for key in sorted(set(before) | set(now)):
         one, other, name = before.get(key), now.get(key), prefix + key
         if one == other:

@@ -209,27 +209,25 @@ class RemotePath(_Path):
         """
         condition = {"IfNoneMatch": "*"} if if_new else {} if if_tag is None else {"IfMatch": if_tag}
         with self._opened() as (fs, path):
-            if not hasattr(fs, "call_s3"):
+            if (target := _s3_key(fs, path)) is None:
                 if if_new and fs.exists(path):
                     raise FileExistsError(path)
                 fs.pipe_file(path, data)
                 return None
-            bucket, _, key = path.partition("/")
             try:
-                put = fs.call_s3("put_object", Bucket=bucket, Key=key, Body=data, **condition)
+                put = fs.call_s3("put_object", **target, Body=data, **condition)
             except OSError as error:
                 if not condition or error_code(error) not in ("NotImplemented", "501", "InvalidArgument"):
                     raise
-                put = fs.call_s3("put_object", Bucket=bucket, Key=key, Body=data)
+                put = fs.call_s3("put_object", **target, Body=data)
             return str(put["ETag"])
 
     def age(self) -> float | None:
         """Return the age of an object in seconds, by the clock of the store; None if the store gives no time."""
         with self._opened() as (fs, path):
-            if not hasattr(fs, "call_s3"):
+            if (target := _s3_key(fs, path)) is None:
                 return None
-            bucket, _, key = path.partition("/")
-            head = fs.call_s3("head_object", Bucket=bucket, Key=key)
+            head = fs.call_s3("head_object", **target)
         from email.utils import parsedate_to_datetime
 
         now = head["ResponseMetadata"]["HTTPHeaders"].get("date")
@@ -247,24 +245,29 @@ class RemotePath(_Path):
     def remove_unfinished(self) -> None:
         """Remove the parts of unfinished uploads below a folder, if the store lists them."""
         with self._opened() as (fs, path):
-            if not hasattr(fs, "call_s3"):
+            if (target := _s3_key(fs, path)) is None:
                 return
-            bucket, _, key = path.partition("/")
             # A user without list permission cannot have created them; and some stores do not have the call.
             with contextlib.suppress(OSError):
-                found = fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{key}/")
+                found = fs.call_s3("list_multipart_uploads", Bucket=target["Bucket"], Prefix=f"{target['Key']}/")
                 for upload in found.get("Uploads", []):
-                    fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+                    fs.call_s3("abort_multipart_upload", **target | {"Key": upload["Key"]}, UploadId=upload["UploadId"])
+
+
+def _s3_key(fs: Any, path: str) -> dict[str, str] | None:
+    """Return the bucket and the key of an object for calls of S3's API; None if the store has another API."""
+    bucket, _, key = path.partition("/")
+    return {"Bucket": bucket, "Key": key} if hasattr(fs, "call_s3") else None
 
 
 AnyPath = Path
 """A path on this machine or in a store: a `pathlib.Path` or a `RemotePath`."""
 
 
-def read_all(paths: Sequence[RemotePath]) -> dict[RemotePath, bytes]:
-    """Return the bytes of many small objects, read in parallel; missing objects are left out."""
+def read_all(paths: Sequence[AnyPath]) -> dict[AnyPath, bytes]:
+    """Return the bytes of many small files, read in parallel; missing files are left out."""
 
-    def read(path: RemotePath) -> bytes | None:
+    def read(path: AnyPath) -> bytes | None:
         try:
             return path.read_bytes()
         except FileNotFoundError:
@@ -289,18 +292,22 @@ def fetch_all(paths: Sequence[RemotePath], folder: Path, names: Sequence[str] | 
     return map_parallel(fetch, targets, _LARGE_AT_ONCE)
 
 
-def remove_all(paths: Iterable[RemotePath]) -> None:
-    """Remove objects, up to 1,000 per request if the store can; missing objects are ignored."""
+def remove_all(paths: Iterable[AnyPath]) -> None:
+    """Remove files; missing ones are ignored. Remove up to 1,000 objects per request if the store can."""
     wanted = list(paths)
-    for begin in range(0, len(wanted), 1000):
-        batch = wanted[begin : begin + 1000]
-        with batch[0]._opened() as (fs, path):
-            if not hasattr(fs, "call_s3"):
+    remote = [path for path in wanted if isinstance(path, RemotePath)]
+    for path in wanted:
+        if not isinstance(path, RemotePath):
+            path.unlink(missing_ok=True)
+    for begin in range(0, len(remote), 1000):
+        batch = remote[begin : begin + 1000]
+        with batch[0]._opened() as (fs, name):
+            if (target := _s3_key(fs, name)) is None:
                 map_parallel(lambda path: path.unlink(missing_ok=True), batch, _SMALL_AT_ONCE)
                 continue
             keys = [{"Key": file_system(path.url)[1].partition("/")[2]} for path in batch]
             delete = {"Objects": keys, "Quiet": True}
-            response = fs.call_s3("delete_objects", Bucket=path.partition("/")[0], Delete=delete)
+            response = fs.call_s3("delete_objects", Bucket=target["Bucket"], Delete=delete)
             for error in response.get("Errors", []):
                 raise PermissionError(f"{error.get('Key')}: {error.get('Message')}")
 

@@ -464,9 +464,9 @@ def test_ten_thousand_shards(store: RemotePath, through: Through) -> None:
     began = time.monotonic()
     stage.begin({"list": "a"})
     looked = time.monotonic() - began
-    assert stage.settled() >= {f"{i:06d}-0000" for i in range(marked)}
-    assert stage._look is not None
-    assert len(stage._look.markers) == marked + 1
+    assert stage.finished_or_lost() >= {f"{i:06d}-0000" for i in range(marked)}
+    assert stage._snapshot is not None
+    assert len(stage._snapshot.markers) == marked + 1
     began = time.monotonic()
     remove(store)
     print(

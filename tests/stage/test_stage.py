@@ -41,7 +41,7 @@ def finish(stage: Stage, shards: list[str], complete: bool = True) -> None:
     (stage.folder / "sum.txt").write_text("sum of sums")
     stage.finish({"shards": shards}, complete, inputs=["x"])
     if complete:
-        stage.tidy()
+        stage.remove_partials()
 
 
 def test_a_marker_comes_back(tmp_path: Path) -> None:
@@ -244,15 +244,15 @@ def test_an_incomplete_stage_keeps_what_it_needs(tmp_path: Path) -> None:
 def test_lost_shards_are_remembered_until_they_are_found(tmp_path: Path) -> None:
     """Why a shard is lost outlives the process, is of this fingerprint only, and goes when the shard is made."""
     stage = begun(tmp_path)
-    stage.lose("1", error="torn", rows=None)
+    stage.mark_lost("1", error="torn", rows=None)
     again = begun(tmp_path)
     assert again.lost() == {"1": {"error": "torn", "rows": None}}
-    assert again.settled() == {"1", "fingerprint"}
+    assert again.finished_or_lost() == {"1", "fingerprint"}
     make(again, "1")
     assert again.lost() == {}
     make(again, "2")
-    again.lose("2", error="torn too")
-    again.regain("2")
+    again.mark_lost("2", error="torn too")
+    again.unmark_lost("2")
     again.unmark("2")
     assert (again.lost(), again.marker("2")) == ({}, None)
     (stage.path / "3.lost.json").write_text('{"error": "old", "fingerprint": "of another run"}')

@@ -243,9 +243,9 @@ def test_a_stage_in_a_store_keeps_the_contract(store: RemotePath) -> None:
         with atomic_write(folder / "matched" / f"{name}.parquet") as path:
             path.write_text(name)
         stage.mark(name, {"rows": 1}, [folder / "matched" / f"{name}.parquet"])
-    stage.lose("d", error="broken")
+    stage.mark_lost("d", error="broken")
     assert stage.marker("a") is not None
-    assert stage.settled() >= {"a", "b", "c", "d"}
+    assert stage.finished_or_lost() >= {"a", "b", "c", "d"}
     remove(folder / "matched" / "b.parquet")
     (folder / "matched" / "c.parquet").put(b"longer")
     later = Stage(Folder(store), MATCH)
@@ -277,7 +277,7 @@ def test_what_this_process_changes_is_seen(store: RemotePath) -> None:
     stage.remove_strays("matched", {"b"})
     assert [path.name for path in (folder / "matched").glob("*")] == ["b.parquet"]
     stage.finish({})
-    stage.tidy()
+    stage.remove_partials()
     assert [path.name for path in stage.path.glob("*")] == ["b.json", "fingerprint.json"]
     assert stage.marker("b") is None  # as in a folder here: until the stage is begun again, its partials prove it
     stage.begin({})

@@ -96,9 +96,9 @@ def remove(
                 balance.clear()
             if match.finished() is None:
                 _match(near, parent_digest, request, match, options)
-            match.tidy()
+            match.remove_partials()
             _balance(near, Run(folder.path), balance, options)
-            balance.tidy()
+            balance.remove_partials()
             if not has_account(folder.path):
                 write_account(Run(folder.path))
     return Run(folder.path)

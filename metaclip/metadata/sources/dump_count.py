@@ -110,7 +110,7 @@ def count(
             bound = max(1, memory // options.active_engine.workers // spill.BYTES_A_KEY)
             _work(stage, files, parts, options, bound)
             record = _add_up(stage, files, parts)
-        stage.tidy()
+        stage.remove_partials()
     return DumpCounts(folder.path, record)
 
 
