@@ -56,27 +56,28 @@ class Machine:
         """Wrap `arrays` (see the module) and `info`: the seed, the most outputs of a symbol, whether symbols are words."""
         self.arrays, self.info = arrays, info
         self.words: bool = info["words"]
-        vector = np.zeros(layout.MACHINE_SIZE, np.uint64)
-        for index, name in (
-            (layout.SLOTS, "slots"),
-            (layout.DISPLACEMENTS, "displacements"),
-            (layout.BYTES, "bytes"),
-            (layout.SYMBOLS, "symbols"),
-            (layout.NODES, "nodes"),
-            (layout.EDGES, "edges"),
-            (layout.FILTER, "filter"),
-            (layout.BLOOM, "bloom"),
-        ):
-            vector[index] = arrays[name].ctypes.data
-        vector[layout.SHIFT] = 64 - _log2(len(arrays["slots"]))
-        vector[layout.BUCKETS] = len(arrays["displacements"]) - 1
-        vector[layout.EDGE_SHIFT] = 64 - _log2(len(arrays["edges"]))
-        vector[layout.EDGE_MASK] = len(arrays["edges"]) - 1
-        vector[layout.FILTER_SHIFT] = 61 - _log2(len(arrays["filter"]))
-        vector[layout.BLOOM_SHIFT] = 64 - _log2(len(arrays["bloom"]))
-        vector[layout.SEED] = info["seed"]
-        vector[layout.OUTPUTS] = info["outputs"]
-        self.vector = vector
+        address = {name: array.ctypes.data for name, array in arrays.items()}
+        bits = {name: len(array).bit_length() - 1 for name, array in arrays.items()}
+        values = {
+            layout.SLOTS: address["slots"],
+            layout.SHIFT: 64 - bits["slots"],
+            layout.DISPLACEMENTS: address["displacements"],
+            layout.BUCKETS: len(arrays["displacements"]) - 1,
+            layout.BYTES: address["bytes"],
+            layout.SYMBOLS: address["symbols"],
+            layout.NODES: address["nodes"],
+            layout.EDGES: address["edges"],
+            layout.EDGE_SHIFT: 64 - bits["edges"],
+            layout.EDGE_MASK: len(arrays["edges"]) - 1,
+            layout.FILTER: address["filter"],
+            layout.FILTER_SHIFT: 61 - bits["filter"],
+            layout.SEED: info["seed"],
+            layout.OUTPUTS: info["outputs"],
+            layout.BLOOM: address["bloom"],
+            layout.BLOOM_SHIFT: 64 - bits["bloom"],
+        }
+        self.vector = np.zeros(layout.MACHINE_SIZE, np.uint64)
+        self.vector[list(values)] = np.fromiter(values.values(), np.uint64)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle without the addresses; protocol 5 does not copy the arrays where memory is shared."""
@@ -173,18 +174,19 @@ def _symbol_arrays(ordered: list[bytes]) -> tuple[Arrays, int]:
             blob.ctypes.data, symbols.ctypes.data, n, np.uint64(seed), heads, tails, hashes
         )
         placed = _chain_same_keys(symbols, heads, tails)
-        slots = _displace(hashes, placed, attempt)
-        if slots is not None:
-            places, displacements, capacity = slots
+        if (displaced := _displace(hashes, placed, attempt)) is not None:
+            slots, displacements, capacity = displaced
             table = np.zeros((capacity, 4), np.uint64)
-            table[places, 0] = heads[placed]
-            table[places, 1] = (tails[placed].astype(np.uint64) << np.uint64(32)) | placed.astype(np.uint64)
+            table[slots, 0] = heads[placed]
+            table[slots, 1] = (tails[placed].astype(np.uint64) << np.uint64(32)) | placed.astype(np.uint64)
             bloom = np.zeros(_power_of_two(_FILTER_BITS * n / 64), np.uint64)
             compiled("symbol_kernel", "fill_bloom")(hashes[1:], bloom, np.uint64(64 - _log2(len(bloom))))
             return {
                 "slots": table, "displacements": displacements, "bytes": blob, "symbols": symbols, "bloom": bloom,
             }, seed  # fmt: skip
-    raise MetaclipError("the list's words cannot be hashed apart; it seems made for that")
+    raise MetaclipError(
+        "the words of the list cannot be hashed without collisions; the list seems constructed for that"
+    )
 
 
 def _chain_same_keys(symbols: npt.NDArray[np.uint32], heads: Any, tails: Any) -> npt.NDArray[np.int64]:

@@ -71,14 +71,16 @@ def load(path: Path) -> Automaton:
     """Memory-map a file and check its digest. Raise MetaclipError if it is damaged."""
     with path.open("rb") as file:
         if os.fstat(file.fileno()).st_size < _HEADER.size:
-            raise MetaclipError(f"{path} is not a whole automaton; delete it, it is made again")
+            raise MetaclipError(f"{path} is not a complete automaton; delete it, and it will be built again")
         memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     magic, version, size, digest = _HEADER.unpack_from(memory)
     view = memoryview(memory)
     found = hashlib.sha256(struct.pack("<Q", size))
     found.update(view[_HEADER.size :])
     if magic != _MAGIC or version != VERSION or found.digest() != digest:
-        raise MetaclipError(f"{path} is not a whole automaton of version {VERSION}; delete it, it is made again")
+        raise MetaclipError(
+            f"{path} is not a complete automaton of version {VERSION}; delete it, and it will be built again"
+        )
     directory = json.loads(bytes(view[_HEADER.size : _HEADER.size + size]))
     begin = _HEADER.size + size
     machines = []

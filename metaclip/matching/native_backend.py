@@ -108,15 +108,13 @@ class Scratch:
             layout.ENDS: np.empty((rows, 2), np.int64),  # key rows and positions up to the end of each text
             layout.CANDIDATES: np.empty((rows, 2), np.int64),  # see walk_kernel
             layout.DEEPER: np.empty((burst, 2), np.uint32),  # see walk_kernel
-            layout.RAW: np.empty(
-                self.raw_room + layout.IN_ONE, np.uint32
-            ),  # ids of each text, unsorted and with duplicates
+            layout.RAW: np.empty(self.raw_room + layout.IN_ONE, np.uint32),  # ids of each text, not sorted yet
             layout.FIRSTS: np.empty(self.raw_room if longest else 0, np.int64),  # where each match begins
         }
         self.vector = np.zeros(layout.SCRATCH_SIZE, np.int64)
         self.vector[layout.RAW_ROOM] = self.raw_room
-        for place, array in self._arrays.items():
-            self.vector[place] = array.ctypes.data
+        for index, array in self._arrays.items():
+            self.vector[index] = array.ctypes.data
 
 
 class _Single:

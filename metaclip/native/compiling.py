@@ -196,7 +196,7 @@ class Kernel:
     def bind(self, *given: Any) -> Callable[[], int | bool | None]:
         """Return a function that calls the kernel with these arguments, for one thread; the arrays must outlive it."""
         if len(given) != len(self._arguments):
-            raise TypeError(f"a kernel of {len(self._arguments)} arguments was given {len(given)}")
+            raise TypeError(f"a kernel takes {len(self._arguments)} arguments, not {len(given)}")
         # Numba's calling convention: the addresses of the result and of an error; then for each array its owner, its
         # parent, the number and the size of its items, its address, its shape and its strides.
         result, error = ctypes.c_int64(), ctypes.c_void_p()
@@ -207,7 +207,7 @@ class Kernel:
                 continue
             flags = value.flags
             if (value.dtype, value.ndim) != array[:2] or not flags.c_contiguous or (array[2] and not flags.writeable):
-                raise TypeError(f"a kernel wants an array of {array}, not {value.dtype} in {value.ndim} dimensions")
+                raise TypeError(f"a kernel expects an array of {array}, not {value.dtype} in {value.ndim} dimensions")
             words += (0, 0, value.size, value.itemsize, value.ctypes.data, *value.shape, *value.strides)
         packed = (ctypes.c_int64 * len(words))(*words)
         function, read, at = self._function, self._result, ctypes.c_void_p(ctypes.addressof(packed))

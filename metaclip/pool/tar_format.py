@@ -157,7 +157,7 @@ def _checked_size(head: bytes, at: int) -> int:
             return int.from_bytes(head[124:136], "big") & ((1 << 88) - 1)
         return int(head[124:136].partition(b"\0")[0].strip() or b"0", 8)
     except ValueError:
-        raise ValueError(f"what stands at byte {at} is no tar header") from None
+        raise ValueError(f"there is no tar header at byte {at}") from None
 
 
 def _signed_sum(head: bytes) -> int:
@@ -185,7 +185,7 @@ def _pax(records: bytes, name: bytes | None) -> tuple[bytes | None, int | None]:
     while records:
         length, _, _ = records.partition(b" ")
         if not length.isdigit() or not len(length) < int(length) <= len(records):
-            raise ValueError(f"a pax record begins with {records[:20]!r}, which is no length")
+            raise ValueError(f"a pax record begins with {records[:20]!r}, which is not a length")
         key, _, value = records[len(length) + 1 : int(length) - 1].partition(b"=")
         if key == b"path":
             name = value

@@ -82,7 +82,7 @@ def test_every_flipped_byte_is_noticed(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for at in [*range(1000), *range(1000, len(whole), 13)]:
         path.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << at % 8)]) + whole[at + 1 :])
-        with pytest.raises(MetaclipError, match="not a whole automaton"):
+        with pytest.raises(MetaclipError, match="not a complete automaton"):
             load(path)
 
 
@@ -93,10 +93,10 @@ def test_another_size_is_noticed(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for size in [0, 1, 20, 63, 64, 65, 200, *range(300, len(whole), 101), len(whole) - 1]:
         path.write_bytes(whole[:size])
-        with pytest.raises(MetaclipError, match="not a whole automaton"):
+        with pytest.raises(MetaclipError, match="not a complete automaton"):
             load(path)
     path.write_bytes(whole + b"\0")
-    with pytest.raises(MetaclipError, match="not a whole automaton"):
+    with pytest.raises(MetaclipError, match="not a complete automaton"):
         load(path)
 
 

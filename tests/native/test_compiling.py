@@ -151,7 +151,7 @@ def test_what_does_not_fit_the_signature_is_refused() -> None:
     locked = result.copy()
     locked.flags.writeable = False
     for wrong in (np.zeros(2, np.float32), np.zeros((2, 1)), np.zeros(4)[::2], locked):
-        with pytest.raises(TypeError, match="wants an array"):
+        with pytest.raises(TypeError, match="expects an array"):
             chances(values, offsets, 2, probability, wrong)
     with pytest.raises(TypeError, match="5 arguments"):
         chances(values, offsets, 2, probability)

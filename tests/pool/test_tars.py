@@ -121,7 +121,7 @@ def test_a_damaged_header_is_refused(place: int, tmp_path: Path) -> None:
     """A header whose sum does not fit is an error that names the place."""
     data = bytearray(write_shards(tmp_path, [2])[0].read_bytes())
     data[place] ^= 0x15
-    with pytest.raises(ValueError, match="byte 0 is no tar header"):
+    with pytest.raises(ValueError, match="no tar header at byte 0"):
         our_members(bytes(data))
 
 
