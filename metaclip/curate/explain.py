@@ -12,8 +12,7 @@ from metaclip.curate.run import Run
 from metaclip.errors import MetaclipError
 from metaclip.matching.matcher import Matcher
 from metaclip.matching.text_rule import TextRule
-from metaclip.metadata.entries import Metadata
-from metaclip.metadata.shipped import shipped
+from metaclip.metadata.entries import Metadata, shipped_list
 from metaclip.pool.uid import uid_of
 
 
@@ -62,7 +61,7 @@ def explain(
             "a run has its own list; give --run to see counts and the draw, or --metadata to see matches alone"
         )
     if run is None:
-        entries = metadata if isinstance(metadata, Metadata) else Metadata.read(metadata or shipped())
+        entries = metadata if isinstance(metadata, Metadata) else Metadata.read(metadata or shipped_list())
         found_rule = TextRule(**(rule or {}))
         rows = _rows(text, entries, found_rule)
         return Explanation(text, found_rule.text(text), rows)

@@ -30,8 +30,7 @@ from metaclip.matching.automaton_file import is_built, open_automaton
 from metaclip.matching.count import Counts
 from metaclip.matching.native_backend import NativeBackend
 from metaclip.matching.text_rule import TextRule
-from metaclip.metadata.entries import Metadata, as_metadata
-from metaclip.metadata.shipped import shipped
+from metaclip.metadata.entries import Metadata, as_metadata, shipped_list
 from metaclip.pool.files import Paths, PoolFile, find_files
 from metaclip.pool.shards import Shard
 from metaclip.pool.sorted_uids import duplicate_uids, merge_runs, write_subset
@@ -120,7 +119,7 @@ def read_metadata(metadata: MetadataLike | None, settings: MatchSettings) -> tup
         return as_metadata(metadata), settings
     path = os.fspath(metadata) if metadata is not None else settings.metadata
     if path is None:
-        return Metadata.read(shipped(), fold_duplicates=settings.fold_duplicates), settings
+        return Metadata.read(shipped_list(), fold_duplicates=settings.fold_duplicates), settings
     # A recipe's paths are relative to its folder, and the run's recipe stands in another.
     named = dataclasses.replace(settings, metadata=path if "://" in path else os.path.abspath(path))
     return Metadata.read(path, fold_duplicates=settings.fold_duplicates), named

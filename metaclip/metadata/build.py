@@ -1,26 +1,25 @@
-"""Builds a query list by a recipe: sources in order, merged, checked, written.
+"""Builds a query list from a recipe: runs its sources in order, merges their candidates, checks and writes the list.
 
-A recipe has a table [build] and in it an array [[build.sources]], a table a source:
+A recipe has a table [build] with an array [[build.sources]], one table for each source:
 
     [build]
-    total = 500_000                    # exact; without it whatever comes
+    total = 500_000                    # exact number of entries; without it as many as the sources give
     digest = "..."                     # of the list; checked
 
     [[build.sources]]
     source = "unigram"                 # its name in the list
-    kind = "words"                     # what makes candidates: a row of KINDS, whose settings are the other keys
-    budget = 251_465                   # exactly so many new entries; without it all, or what fills the total
-    gives = 251_465                    # what it gave when the recipe was written; checked
-    licence = "..."                    # of what is read
+    kind = "words"                     # what makes the candidates: a key of KINDS, whose settings are the other keys
+    budget = 251_465                   # exact number of new entries; without it all, or as many as the total has room for
+    gives = 251_465                    # number of new entries when the recipe was written; checked
+    licence = "..."                    # of the source's data
 
-Law: the same recipe gives the same list, order and all, on every machine and with any seed of Python's hashes, and with
-the same pyarrow the same bytes.
+Law: the same recipe gives the same list in the same order, on every machine and with any hash seed of Python, and the same
+bytes with the same pyarrow.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,14 +33,14 @@ from metaclip import recipe
 from metaclip.engine.contract import Engine
 from metaclip.errors import MetaclipError, one_line
 from metaclip.metadata import lint
-from metaclip.metadata.candidates import Candidates
-from metaclip.metadata.merge import Given, Share, merge
+from metaclip.metadata.candidates import Candidates, Contribution, SourceLimits, check_minimums, merge
+from metaclip.metadata.entries import list_digest
 from metaclip.storage.files import atomic_write
 
 
 @dataclasses.dataclass(frozen=True)
-class Kind:
-    """What makes candidates: a function of settings in a module, imported when it is used."""
+class SourceKind:
+    """A kind of source: a function of settings that returns candidates, in a module that is imported when it is used."""
 
     module: str
     settings: str
@@ -49,73 +48,68 @@ class Kind:
     arguments: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
     """The settings that are paths relative to the recipe's folder."""
-    carried: bool = False
-    """Whether an engine carries its work."""
+    uses_engine: bool = False
+    """Whether the function takes an engine, any engine."""
 
 
 KINDS: Final = {
-    "numbers": Kind("lists", "NumberSettings", "numbers"),
-    "list": Kind("lists", "ListSettings", "another", paths=("path",)),
-    "wordnet": Kind("wordnet", "WordnetSettings", "candidates", paths=("folder",)),
-    "words": Kind("words", "WordSettings", "unigrams"),
-    "pairs": Kind("words", "PairSettings", "bigrams"),
-    "vital titles": Kind("titles", "VitalSettings", "vital"),
-    "popular titles": Kind("titles", "PopularSettings", "popular"),
-    "places": Kind("titles", "PlaceSettings", "places"),
-    "dump unigrams": Kind("ngrams", "NgramSettings", "candidates", ("unigram",), carried=True),
-    "dump bigrams": Kind("ngrams", "NgramSettings", "candidates", ("bigram",), carried=True),
-    "pageviews": Kind("pageviews", "PageviewSettings", "candidates"),
-    "category": Kind("category", "CategorySettings", "candidates"),
+    "numbers": SourceKind("lists", "NumberSettings", "numbers"),
+    "list": SourceKind("lists", "ListSettings", "entries_of_list", paths=("path",)),
+    "wordnet": SourceKind("wordnet", "WordnetSettings", "candidates", paths=("folder",)),
+    "words": SourceKind("words", "WordSettings", "unigrams"),
+    "pairs": SourceKind("words", "PairSettings", "bigrams"),
+    "vital titles": SourceKind("titles", "VitalSettings", "vital"),
+    "popular titles": SourceKind("titles", "PopularSettings", "popular"),
+    "places": SourceKind("titles", "PlaceSettings", "places"),
+    "dump unigrams": SourceKind("ngrams", "NgramSettings", "candidates", ("unigram",), uses_engine=True),
+    "dump bigrams": SourceKind("ngrams", "NgramSettings", "candidates", ("bigram",), uses_engine=True),
+    "pageviews": SourceKind("pageviews", "PageviewSettings", "candidates"),
+    "category": SourceKind("category", "CategorySettings", "candidates"),
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class SourceSettings:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SourceSettings(SourceLimits):
     """The keys that every source has; the others are the settings of its kind."""
 
-    source: str
     kind: str
     licence: str | None = None
-    budget: int | None = None
     gives: int | None = None
-    trusted: bool = False
-    """Keep its entries however they look, as WordNet's own."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"kind is {self.kind!r}, must be one of {', '.join(KINDS)}")
-        if self.budget is not None and self.budget < 1:
-            raise ValueError(f"budget is {self.budget}, must be at least 1")
+        check_minimums(self, budget=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
     """A source of a recipe."""
 
-    given: SourceSettings
+    common: SourceSettings
     settings: Any
+    """The settings of its kind."""
     where: str
-    """Its place in the recipe, for messages."""
+    """Its position in the recipe, for messages."""
 
     def candidates(self, engine: Engine | None = None) -> Candidates:
         """Run the source."""
-        kind = KINDS[self.given.kind]
-        make: Callable[..., Candidates] = getattr(_module(kind), kind.function)
-        carried = {"engine": engine} if kind.carried else {}
-        return make(self.settings, *kind.arguments, **carried)
+        kind = KINDS[self.common.kind]
+        function: Callable[..., Candidates] = getattr(kind_module(kind), kind.function)
+        return function(self.settings, *kind.arguments, **({"engine": engine} if kind.uses_engine else {}))
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class BuildRecipe:
     """The table [build] of a recipe."""
 
-    sources: Sequence[Source]
     total: int | None = None
     digest: str | None = None
+    sources: tuple[Source, ...] = ()
 
 
-def read(path: str | os.PathLike[str]) -> Recipe:
-    """Read a recipe. Raise MetaclipError for what is missing, unknown, or of another type, naming the key."""
+def read(path: str | os.PathLike[str]) -> BuildRecipe:
+    """Read a recipe. Raise MetaclipError, naming the key, for a key that is missing, unknown, or of another type."""
     name, tables = os.fspath(path), recipe.read(path)
     if set(tables) != {"build"} or not isinstance(tables["build"], Mapping):
         found = ", ".join(tables) or "none"
@@ -126,112 +120,95 @@ def read(path: str | os.PathLike[str]) -> Recipe:
         raise MetaclipError(
             f"{name}, [build]: sources is {sources!r:.80}, must be tables [[build.sources]], at least one"
         )
-    head = recipe.settings(_Head, table, f"{name}, [build]")
-    made = [
-        _source(source, f"{name}, [[build.sources]] {number}", Path(path).parent)
-        for number, source in enumerate(sources, 1)
-    ]
-    return Recipe(made, head.total, head.digest)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Head:
-    total: int | None = None
-    digest: str | None = None
+    made = recipe.settings(BuildRecipe, table, f"{name}, [build]")
+    numbered = [(f"{name}, [[build.sources]] {number}", source) for number, source in enumerate(sources, 1)]
+    return dataclasses.replace(
+        made, sources=tuple(_source(source, where, Path(path).parent) for where, source in numbered)
+    )
 
 
 def _source(table: Any, where: str, folder: Path) -> Source:
     if not isinstance(table, Mapping):
         raise MetaclipError(f"{where} is {table!r:.80}, must be a table")
-    common = {field.name for field in dataclasses.fields(SourceSettings)}
+    names = {field.name for field in dataclasses.fields(SourceSettings)}
     for key in ("source", "kind"):
         if key not in table:
             raise MetaclipError(f"{where}: the key {key!r} is missing")
-    given = recipe.settings(SourceSettings, {key: table[key] for key in common & table.keys()}, where)
-    kind = KINDS[given.kind]
-    rest = {key: value for key, value in table.items() if key not in common}
-    for key in kind.paths:
-        if isinstance(rest.get(key), str):
-            rest[key] = os.fspath(folder / rest[key])
-    wanted: type[Any] = getattr(_module(kind), kind.settings)
-    missing = [
+    common = recipe.settings(SourceSettings, {key: table[key] for key in names & table.keys()}, where)
+    kind = KINDS[common.kind]
+    rest = {key: value for key, value in table.items() if key not in names}
+    rest |= {key: os.fspath(folder / rest[key]) for key in kind.paths if isinstance(rest.get(key), str)}
+    settings: type[Any] = getattr(kind_module(kind), kind.settings)
+    required = [
         field.name
-        for field in dataclasses.fields(wanted)
-        if field.name not in rest
-        and field.default is dataclasses.MISSING
-        and field.default_factory is dataclasses.MISSING
+        for field in dataclasses.fields(settings)
+        if field.default is field.default_factory is dataclasses.MISSING
     ]
-    if missing:
-        raise MetaclipError(f"{where} ({given.kind}): missing: {', '.join(missing)}")
-    return Source(given, recipe.settings(wanted, rest, f"{where} ({given.kind})"), where)
+    if missing := [name for name in required if name not in rest]:
+        raise MetaclipError(f"{where} ({common.kind}): missing: {', '.join(missing)}")
+    return Source(common, recipe.settings(settings, rest, f"{where} ({common.kind})"), where)
 
 
-def _module(kind: Kind) -> Any:
+def kind_module(kind: SourceKind) -> Any:
+    """Import the module of a kind of source."""
     return importlib.import_module(f"metaclip.metadata.sources.{kind.module}")
 
 
 def build(
-    made: Recipe, rule: lint.Rule, note: Callable[[str], None] = lambda line: None, engine: Engine | None = None
-) -> tuple[pa.Table, list[Given]]:
-    """Run a recipe's sources and merge them; `rule` is the text rule under which every entry must be able to match.
+    made: BuildRecipe, rule: lint.Rule, note: Callable[[str], None] = lambda line: None, engine: Engine | None = None
+) -> tuple[pa.Table, list[Contribution]]:
+    """Run a recipe's sources and merge their candidates; every entry must be able to match under the text rule `rule`.
 
-    Give the list (`metaclip.metadata.merge.SCHEMA`) and what each source gave; `note` is told of each source before it
-    runs; `engine` counts dumps. Raise MetaclipError where a source cannot be read, or gives another number of entries than
-    the recipe says, or the list is another than the recipe's.
+    Return the list (a table of `metaclip.metadata.candidates.SCHEMA`) and the contribution of each source. `note` is called
+    with a line on each source before it runs; dumps are counted on `engine`. Raise MetaclipError if a source cannot be
+    read or gives another number of entries than the recipe says, or if the list's digest is not the recipe's.
     """
 
-    def offers() -> Iterator[tuple[Share, Candidates]]:
+    def offers() -> Iterator[tuple[SourceLimits, Candidates]]:
         for source in made.sources:
-            note(f"{source.given.source}: {source.given.kind}")
-            yield Share(source.given.source, source.given.budget, source.given.trusted), source.candidates(engine)
+            note(f"{source.common.source}: {source.common.kind}")
+            yield source.common, source.candidates(engine)
 
-    table, given = merge(offers(), rule, made.total)
-    for source, one in zip(made.sources, given, strict=True):
-        if source.given.gives not in (None, one.new):
+    table, contributions = merge(offers(), rule, made.total)
+    for source, one in zip(made.sources, contributions, strict=True):
+        if source.common.gives not in (None, one.new):
             raise MetaclipError(
-                f"{source.where}: {source.given.source!r} gives {one.new:,} entries, the recipe says {source.given.gives:,}; "
+                f"{source.where}: {one.source!r} gives {one.new:,} entries, the recipe says {source.common.gives:,}; "
                 "its source has changed, or correct the recipe"
             )
-    found = digest(table)
+    found = list_digest(table["entry"])
     if made.digest not in (None, found):
         raise MetaclipError(
-            f"the list's digest is {found}, the recipe says {made.digest}; a source has changed, or correct it"
+            f"the list's digest is {found}, the recipe says {made.digest}; a source has changed, or correct the recipe"
         )
-    return table, given
-
-
-def digest(table: pa.Table) -> str:
-    r"""Give the identity of a built list: sha256 of its entries joined by "\n"."""
-    return hashlib.sha256("\n".join(table["entry"].to_pylist()).encode()).hexdigest()
+    return table, contributions
 
 
 def check_out(path: str | os.PathLike[str]) -> None:
-    """Refuse a name that is not of a parquet file, before the sources run."""
+    """Raise MetaclipError for an output that is not named as a parquet file; called before the sources run."""
     if Path(path).suffix != ".parquet":
         raise MetaclipError(f"--out is {path}, must end in .parquet: a built list carries sources, scores and ranks")
 
 
 def write(table: pa.Table, path: str | os.PathLike[str]) -> None:
-    """Write a built list as parquet, whole or not at all; the same list makes the same bytes with the same pyarrow."""
+    """Write a built list as parquet, atomically; the same list gives the same bytes with the same pyarrow."""
     check_out(path)
-    out = Path(path)
     try:
-        with atomic_write(out) as temporary:
+        with atomic_write(Path(path)) as temporary:
             pq.write_table(
                 table, temporary, compression="zstd", compression_level=19, use_dictionary=["source"],
                 column_encoding={"entry": "DELTA_LENGTH_BYTE_ARRAY", "score": "BYTE_STREAM_SPLIT", "rank": "DELTA_BINARY_PACKED"},
                 row_group_size=1 << 20, write_statistics=False, store_schema=False,
             )  # fmt: skip
     except OSError as error:
-        raise MetaclipError(f"{out} cannot be written ({one_line(error)}); check space and permissions") from None
+        raise MetaclipError(f"{path} cannot be written ({one_line(error)}); check space and permissions") from None
 
 
-def render(table: pa.Table, given: Sequence[Given]) -> str:
-    """Give the composition for a reader: a row a source, then the total and the digest."""
+def render(table: pa.Table, contributions: Sequence[Contribution]) -> str:
+    """Return the composition of a list for readers: a row for each source, then the total and the digest."""
     lines = [f"{'source':<10} {'candidates':>11} {'new':>9}   left out"]
-    for one in given:
-        reasons = [
-            f"{count:,} {reason}" for reason, count in (one.facts.get("left_out", {}) | one.left_out).items() if count
-        ]
-        lines.append(f"{one.share.source:<10} {one.candidates:>11,} {one.new:>9,}   {'; '.join(reasons)}".rstrip())
-    return "\n".join([*lines, f"{'total':<10} {'':>11} {len(table):>9,}   digest {digest(table)}"])
+    for one in contributions:
+        left_out = one.facts.get("left_out", {}) | one.left_out
+        reasons = "; ".join(f"{count:,} {reason}" for reason, count in left_out.items() if count)
+        lines.append(f"{one.source:<10} {one.candidates:>11,} {one.new:>9,}   {reasons}".rstrip())
+    return "\n".join([*lines, f"{'total':<10} {'':>11} {len(table):>9,}   digest {list_digest(table['entry'])}"])

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gzip
 import hashlib
 import json
 import os
@@ -23,6 +24,7 @@ import secrets
 import shutil
 import tempfile
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -263,6 +265,14 @@ def decode_utf8(data: bytes, name: str) -> str:
         raise MetaclipError(
             f"{name}, line {line}: not valid UTF-8 ({error.reason}); convert the file to UTF-8"
         ) from None
+
+
+def gunzip(data: bytes, name: str) -> bytes:
+    """Decompress gzip data, return other data as it is. Raise MetaclipError, naming the file, for damaged gzip."""
+    try:
+        return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+    except (OSError, EOFError, zlib.error) as error:
+        raise MetaclipError(f"{name} is broken gzip ({one_line(error)}); fetch or make it again") from None
 
 
 def read_lines(name: str, what: str, *, may_be_empty: bool = False) -> list[str]:

@@ -29,9 +29,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from mwparserfromhell.parser import CTokenizer
-from tests.metadata.test_wikitext import from_tree
 
-from metaclip.metadata.sources import bzip2, dump, spill, wikitext
+from metaclip.metadata.sources import bzip2, dump, string_counts, wikitext
+from tests.metadata.sources.test_wikitext import from_tree
 
 FULL_BZ2 = 24.0e9
 """Bytes of the multistream dump of English Wikipedia: our assumption for the arithmetic."""
@@ -70,10 +70,11 @@ def count_words(texts: list[str]) -> tuple[Counter[str], Counter[str]]:
 
 COUNT = """
 import resource, sys, time
-from metaclip.metadata import dump_count
+from metaclip.engine.local import Local
+from metaclip.metadata.sources import dump_count
 path, out, workers, memory = sys.argv[1:]
 begin = time.perf_counter()
-dump_count.count(path, "enwiki", out, workers=int(workers), memory=int(memory), part_bytes=1 << 20)
+dump_count.count(path, "enwiki", out, engine=Local(int(workers)), memory=int(memory), shard_bytes=1 << 20)
 seconds = time.perf_counter() - begin
 own, workers = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
 peak = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
@@ -95,7 +96,8 @@ def runs_for_merging(folder: Path, pairs: Counter[str], runs: int) -> Iterator[P
     rng, keys = np.random.default_rng(0), pa.array(sorted(pairs))
     for number in range(runs):
         some = keys.filter(pa.array(rng.random(len(keys)) < 0.5))
-        spill.write(folder / f"{number}.parquet", pa.table([some, np.ones(len(some), np.int64)], schema=spill.SCHEMA))
+        table = pa.table([some, np.ones(len(some), np.int64)], schema=string_counts.SCHEMA)
+        string_counts.write_run(folder / f"{number}.parquet", [table])
         yield folder / f"{number}.parquet"
 
 
@@ -116,7 +118,7 @@ def main() -> None:
         pages = list(dump.pages(source, 0, source.stat().st_size))
         articles = [page.text for page in pages if page.namespace == 0 and page.redirect is None]
         written = sum(len(text.encode()) for text in articles)
-        extract = wikitext.extractor(wikitext.Names())
+        extract = wikitext.extractor(wikitext.NamespaceNames())
         steps: dict[str, tuple[float, float]] = {}
 
         seconds, text = timed(lambda: bz2.decompress(path.read_bytes()), rounds)
@@ -133,7 +135,7 @@ def main() -> None:
         steps["mwparserfromhell: parse().strip_code()"] = seconds, written
         seconds, texts = timed(lambda: [extract(text) for text in articles], rounds)
         steps["metaclip: text from tokens"] = seconds, written
-        assert texts == [from_tree(text, wikitext.Names()) for text in articles]
+        assert texts == [from_tree(text, wikitext.NamespaceNames()) for text in articles]
         seconds, (_, pairs) = timed(lambda: count_words(texts), rounds)
         steps["metaclip: words and counts"] = seconds, written
         print("| one core | MB/s |\n|---|---:|")
@@ -157,7 +159,7 @@ def main() -> None:
         folder.mkdir()
         runs = list(runs_for_merging(folder, pairs, 32))
         rows = sum(pq.read_metadata(run).num_rows for run in runs)
-        seconds, _ = timed(lambda: spill.merge(runs, folder / "all"), rounds)
+        seconds, _ = timed(lambda: string_counts.merge_runs(runs, folder / "all"), rounds)
         merging = rows / seconds
         print(
             f"\nmerging {len(runs)} runs: {merging / 1e6:.2f} M rows/s, {sum(r.stat().st_size for r in runs) / rows:.1f} bytes a row"

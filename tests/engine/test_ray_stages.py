@@ -77,7 +77,7 @@ def test_the_count_of_a_dump(ray_here: Ray, tmp_path: Path) -> None:
     dumps.write(path, pages, streams_of=20)
 
     def count(name: str, engine: Engine) -> dict[str, bytes]:
-        dump_count.count(str(path), "enwiki", tmp_path / name, part_bytes=1000, engine=engine)
+        dump_count.count(str(path), "enwiki", tmp_path / name, shard_bytes=1000, engine=engine)
         return contents(tmp_path / name, "*.parquet")
 
     assert count("ray", ray_here) == count("local", Local(1)) != {}

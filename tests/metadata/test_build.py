@@ -16,7 +16,8 @@ from metaclip import Metadata
 from metaclip.errors import MetaclipError
 from metaclip.matching.text_rule import PAPER
 from metaclip.metadata import build
-from metaclip.metadata.merge import SCHEMA
+from metaclip.metadata.candidates import SCHEMA
+from metaclip.metadata.entries import list_digest
 
 RECIPES = sorted((Path(__file__).parents[2] / "metadata").glob("*.toml"))
 
@@ -79,7 +80,7 @@ def test_written_and_read(home: Path) -> None:
     assert back.entries.equals(table["entry"].combine_chunks())
     assert back.source.equals(table["source"].combine_chunks())
     assert back.score.equals(table["score"].combine_chunks())
-    assert back.digest == build.digest(table)
+    assert back.digest == list_digest(table["entry"])
     assert pq.read_table(home / "out.parquet")["rank"].to_pylist() == table["rank"].to_pylist()
     assert sorted(path.name for path in home.iterdir()) == ["lists", "out.parquet", "r.toml"]
 
@@ -104,7 +105,7 @@ def test_what_the_recipe_says_is_checked(home: Path) -> None:
     recipe.write_text(HEAD.replace("gives = 10", "gives = 11"))
     with pytest.raises(MetaclipError, match=r"sources\]\] 1: 'number' gives 10 entries, the recipe says 11"):
         made(recipe)
-    digest = build.digest(made(write(home, HEAD)))
+    digest = list_digest(made(write(home, HEAD))["entry"])
     assert len(made(write(home, HEAD.replace("[build]", f'[build]\ndigest = "{digest}"')))) == 14
     with pytest.raises(MetaclipError, match=rf"digest is {digest}, the recipe says {'0' * 64}"):
         made(write(home, HEAD.replace("[build]", f'[build]\ndigest = "{"0" * 64}"')))
@@ -169,7 +170,7 @@ def test_bad_names_of_outputs(home: Path) -> None:
 def test_every_kind_is_there() -> None:
     """Each kind of source names a module, settings and a function that are there."""
     for kind in build.KINDS.values():
-        module = build._module(kind)
+        module = build.kind_module(kind)
         assert isinstance(getattr(module, kind.settings), type)
         assert callable(getattr(module, kind.function))
 
@@ -185,7 +186,7 @@ def test_the_recipes(path: Path) -> None:
     assert "Cost" in head
     assert "Expected" in head
     for source in recipe.sources:
-        assert source.given.licence or source.given.kind == "numbers"
+        assert source.common.licence or source.common.kind == "numbers"
 
 
 def test_the_toy_recipe() -> None:

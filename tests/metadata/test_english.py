@@ -17,8 +17,8 @@ import pytest
 from metaclip import Matcher, Metadata
 from metaclip.matching.text_rule import PAPER, TextRule
 from metaclip.metadata import build, lint
-from metaclip.metadata.shipped import shipped
-from metaclip.metadata.sources.explicit import explicit
+from metaclip.metadata.entries import list_digest, shipped_list
+from metaclip.metadata.sources.explicit import is_explicit
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "metadata" / "english.toml"
@@ -27,7 +27,7 @@ RECIPE = ROOT / "metadata" / "english.toml"
 @pytest.fixture(scope="module")
 def table() -> pa.Table:
     """Read the shipped list, as a table."""
-    return pq.read_table(shipped())
+    return pq.read_table(shipped_list())
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def entries(table: pa.Table) -> dict[str, list[str]]:
 
 def test_it_is_the_checkouts() -> None:
     """In a checkout the shipped list is the file in metadata/."""
-    assert shipped() == ROOT / "metadata" / "english.parquet"
+    assert shipped_list() == ROOT / "metadata" / "english.parquet"
 
 
 def test_composition(table: pa.Table, entries: dict[str, list[str]]) -> None:
@@ -52,18 +52,18 @@ def test_composition(table: pa.Table, entries: dict[str, list[str]]) -> None:
     }  # fmt: skip
     assert list(entries) == ["number", "wordnet", "unigram", "bigram", "title", "place"]
     assert entries["number"] == [str(number) for number in range(100)]
-    assert shipped().stat().st_size < 5 << 20
+    assert shipped_list().stat().st_size < 5 << 20
 
 
 def test_the_recipe_says_so(table: pa.Table) -> None:
     """The recipe has the file's digest, and the number that each source gave."""
     recipe = build.read(RECIPE)
     assert recipe.total == 500_000
-    assert recipe.digest == build.digest(table) == Metadata.read(shipped()).digest
+    assert recipe.digest == list_digest(table["entry"]) == Metadata.read(shipped_list()).digest
     counts: Counter[str] = Counter()
     for source in recipe.sources:
-        assert source.given.gives is not None
-        counts[source.given.source] += source.given.gives
+        assert source.common.gives is not None
+        counts[source.common.source] += source.common.gives
     assert counts == Counter(table["source"].to_pylist())
 
 
@@ -90,7 +90,7 @@ def test_it_is_clean(entries: dict[str, list[str]]) -> None:
     assert wrong == []
     signs = {char for entry in metadata.entries.to_pylist() for char in entry if not char.isalnum()}
     assert not signs & set('<>[]{}|\\=_"`~@^;')
-    assert not [pair for pair in entries["bigram"] if explicit(pair)]
+    assert not [pair for pair in entries["bigram"] if is_explicit(pair)]
     assert all(len(pair.split(" ")) == 2 for pair in entries["bigram"])
     assert not {"hot sex", "xxx porn", "free porn", "teen pics"} & set(entries["bigram"])
 
@@ -109,7 +109,7 @@ def test_it_matches_real_texts(data_folder: Path, table: pa.Table) -> None:
     """At least 62% of real alt texts match under the paper's rule, 95% with case folding."""
     texts = pq.read_table(data_folder / "alt_text_10k.parquet")["TEXT"]
     for rule, least in ((PAPER, 0.62), (TextRule(fold_case=True), 0.95)):
-        found = Matcher(Metadata.read(shipped()), rule, backend="pyahocorasick").match(
+        found = Matcher(Metadata.read(shipped_list()), rule, backend="pyahocorasick").match(
             texts
         )  # sooner built than the kernel
         share = sum(bool(ids) for ids in found.to_pylist()) / len(texts)
@@ -129,7 +129,7 @@ def test_the_recipe_makes_it_again(tmp_path: Path) -> None:
         )  # fmt: skip
         made = Metadata.read(out)
         assert made.digest == build.read(RECIPE).digest
-        assert pq.read_table(out).equals(pq.read_table(shipped()))
+        assert pq.read_table(out).equals(pq.read_table(shipped_list()))
         # Another version of pyarrow writes other bytes for the same table.
-        if pq.read_metadata(out).created_by == pq.read_metadata(shipped()).created_by:
-            assert hashlib.sha256(out.read_bytes()).digest() == hashlib.sha256(shipped().read_bytes()).digest()
+        if pq.read_metadata(out).created_by == pq.read_metadata(shipped_list()).created_by:
+            assert hashlib.sha256(out.read_bytes()).digest() == hashlib.sha256(shipped_list().read_bytes()).digest()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from curation import naive
 from metaclip import Metadata
 from metaclip.matching.text_rule import PAPER, TextRule
-from metaclip.metadata import clean, lint
+from metaclip.metadata import lint
 from tests import oracle
 
 
@@ -140,7 +140,7 @@ def test_doubles() -> None:
 )  # fmt: skip
 def test_what_looks_wrong(entry: str, fault: str | None) -> None:
     """Markup, glued quotes, hidden characters, stray spaces and bare signs are told apart from what words really hold."""
-    assert clean.fault(entry) == fault
+    assert lint.fault(entry) == fault
     assert (fault is None) or (fault in kinds(entry))
 
 

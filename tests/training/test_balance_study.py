@@ -22,7 +22,7 @@ pytest.importorskip("altair", reason="needs the extra cards: pip install -e '.[c
 
 from metaclip import Matcher, Metadata
 from metaclip.errors import MetaclipError
-from metaclip.metadata.shipped import shipped
+from metaclip.metadata.entries import shipped_list
 from metaclip.training.evaluation.sets import open_set
 from tests.training.labelled import class_files, labelled, write_zip
 from tests.training.shards import read_tar
@@ -83,7 +83,7 @@ def test_too_few_images(settings: PoolSettings, says: str) -> None:
 @pytest.mark.slow
 def test_kinds_of_text_under_the_shipped_list() -> None:
     """Every caption and every junk text matches entries, the class's name among them; what is unmatched matches none."""
-    metadata = Metadata.read(shipped())
+    metadata = Metadata.read(shipped_list())
     chance = random.Random(0)
     captions = [sentence.format(name) for own in NAMES.values() for name in own for sentence in SENTENCES]
     texts = [*captions, *JUNK, *(_unmatched(chance) for _ in range(500))]

@@ -1,69 +1,68 @@
-"""A category of Wikipedia, walked through the package wikipedia-api: the titles of its articles as candidates.
+"""The titles of a Wikipedia category's articles as candidates; the category is walked with the package wikipedia-api.
 
-The walk goes by depth: the category's own articles have depth 0, those of its subcategories 1, and so on; each category
-is visited once, however often it is met (categories form cycles). Order: depth, then title by code points, so that one
-state of the wiki gives one list. Members that are neither articles nor categories are counted and left out.
+The walk proceeds by depth: the category's own articles have depth 0, those of its subcategories 1, and so on. Each category
+is visited once, even if several others contain it (categories form cycles). Candidates are ordered by depth, then by title
+in code points, so that one state of the wiki gives one list. Members that are neither articles nor categories are counted
+and left out.
 
-It asks one thing at a time and waits between requests; a category of n members takes n / 500 of them.
+Requests are sent one at a time, with a wait between them; a category of n members takes n / 500 of them.
 """
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import importlib
 import json
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-import pyarrow as pa
-
+from metaclip.engine.progress import Progress
 from metaclip.errors import MetaclipError
-from metaclip.metadata.candidates import Candidates
+from metaclip.metadata.candidates import Candidates, check_minimums
+from metaclip.metadata.sources.casing import without_parentheses
 from metaclip.storage.download import user_agent
 
 LICENCE: Final = "CC BY-SA 4.0"
 _ARTICLE: Final = 0
 _CATEGORY: Final = 14
 _RETRIES: Final = 5
-_TAIL: Final = re.compile(r" \([^()]*\)$")
 
 
 @dataclass(frozen=True)
 class CategorySettings:
-    """Which category is walked, how far, and how politely."""
+    """The category to walk, how deep, and how politely."""
 
     category: str = ""
     """Its name, with or without "Category:"."""
     depth: int = 2
-    """How many levels of subcategories; 0: the category's own articles."""
+    """Number of levels of subcategories; 0 for the category's own articles."""
     language: str = "en"
-    """Whose Wikipedia."""
+    """The language of the Wikipedia."""
     exclude: str = "(Lists?|Index|Outline|Glossary|Timeline) of .*"
-    """Titles that are left out: a regular expression for the whole title; empty: none."""
+    """A regular expression; titles that it matches as a whole are left out. Empty for none."""
     exclude_categories: str = ""
-    """Subcategories that are not walked: a regular expression for the whole name after "Category:"; empty: none."""
+    """A regular expression; subcategories whose whole name after "Category:" it matches are not walked. Empty for none."""
     drop_tails: bool = False
-    """Cut off what tells articles of one name apart: "Crane (bird)" becomes "Crane"."""
+    """Remove what distinguishes articles of one name: "Crane (bird)" becomes "Crane"."""
     max_categories: int = 1000
-    """Refuse a walk of more categories."""
+    """The maximum number of categories; a walk of more is an error."""
     limit: int | None = None
-    """Give the first so many entries; None: all."""
+    """The maximum number of candidates; None for all."""
     wait: float = 1.0
     """Seconds between requests."""
     contact: str = ""
-    """How Wikipedia's operators reach who runs this: an address of mail or page, for the user agent."""
+    """A mail address or page by which Wikipedia's operators can reach the user, for the user agent."""
     api: str | None = None
-    """Another wiki's api.php; None: Wikipedia's."""
+    """The address of another wiki's api.php; None for Wikipedia's."""
 
     def __post_init__(self) -> None:
-        """Refuse what no walk could do."""
         if not self.category.removeprefix("Category:").strip():
             raise ValueError('category is empty, must be a name such as "Birds"')
-        for name, least in (("depth", 0), ("max_categories", 1), ("limit", 1), ("wait", 0)):
-            if (value := getattr(self, name)) is not None and value < least:
-                raise ValueError(f"{name} is {value}, must be at least {least}")
+        check_minimums(self, depth=0, max_categories=1, limit=1, wait=0)
         for name in ("exclude", "exclude_categories"):
             try:
                 re.compile(getattr(self, name))
@@ -71,143 +70,127 @@ class CategorySettings:
                 raise ValueError(f"{name} is no regular expression ({error})") from None
 
 
+@dataclass
+class CategoryWalk:
+    """What a walk found."""
+
+    articles: dict[str, int]
+    """The depth of each article, by title, in order."""
+    categories: int = 0
+    """Number of categories that were walked."""
+    others: int = 0
+    """Number of members that are neither articles nor categories."""
+
+
 def candidates(settings: CategorySettings, *, retry_wait: float = 1.0) -> Candidates:
-    """Walk the category and give the titles of its articles, nearest first, without scores.
+    """Walk the category and return the titles of its articles, nearest first, without scores.
 
     A request that fails is tried again five times, after `retry_wait` seconds and then twice as long each time. Raise
-    MetaclipError where the wiki cannot be reached or answers with an error, where more categories are met than the
-    settings allow, and if no article is found.
+    MetaclipError if the wiki cannot be reached or answers with an error, if there are more categories than the settings
+    allow, and if no article is found.
     """
-    with _Wiki(settings, retry_wait) as wiki:
-        found = _walk(wiki, settings)
-    excluded = re.compile(settings.exclude) if settings.exclude else None
+    with (
+        Progress(settings.category, None, unit="requests") as progress,
+        contextlib.closing(_Wiki(settings, retry_wait, progress)) as wiki,
+    ):
+        walk = _walk(wiki, settings)
+    titles = [title for title in walk.articles if not _is_excluded(title, settings.exclude)]
     depths: dict[str, int] = {}
-    left_out = 0
-    for title, depth in found.articles.items():
-        if excluded is not None and excluded.fullmatch(title):
-            left_out += 1
-        else:
-            depths.setdefault(_TAIL.sub("", title) if settings.drop_tails else title, depth)
-    entries = list(depths)[: settings.limit]
+    for title in titles:
+        depths.setdefault(without_parentheses(title) if settings.drop_tails else title, walk.articles[title])
+    entries, excluded = list(depths)[: settings.limit], len(walk.articles) - len(titles)
     if not entries:
         raise MetaclipError(
             f"the category {settings.category!r} of {wiki.address} has no articles down to depth {settings.depth} "
-            f"({found.categories} categories, {left_out} titles excluded); check its name"
+            f"({walk.categories} categories, {excluded} titles excluded); check its name"
         )
-    per_depth = [0] * (settings.depth + 1)
-    for entry in entries:
-        per_depth[depths[entry]] += 1
+    by_depth = collections.Counter(depths[entry] for entry in entries)
     facts = {
         "licence": LICENCE,
         "api": wiki.address,
         "category": settings.category,
-        "categories": found.categories,
+        "categories": walk.categories,
         "requests": wiki.requests,
-        "articles": len(found.articles),
-        "left_out": {"excluded titles": left_out, "members that are no articles": found.others},
-        "entries_by_depth": per_depth,
+        "articles": len(walk.articles),
+        "left_out": {"excluded titles": excluded, "members that are no articles": walk.others},
+        "entries_by_depth": [by_depth[depth] for depth in range(settings.depth + 1)],
     }
-    return Candidates(pa.array(entries, pa.string()), pa.nulls(len(entries), pa.float64()), facts)
+    return Candidates.of(entries, facts)
 
 
-@dataclass(frozen=True)
-class _Found:
-    """What a walk came to: articles in order with their depth, categories walked, members of other namespaces."""
-
-    articles: Mapping[str, int]
-    categories: int
-    others: int
+def _is_excluded(name: str, pattern: str) -> bool:
+    return bool(pattern) and re.fullmatch(pattern, name) is not None
 
 
-def _walk(wiki: _Wiki, settings: CategorySettings) -> _Found:
-    """Walk level by level."""
-    excluded = re.compile(settings.exclude_categories) if settings.exclude_categories else None
-    articles: dict[str, int] = {}
-    root = "Category:" + settings.category.removeprefix("Category:").strip()
-    seen, level, others, walked = {root}, [root], 0, 0
+def _walk(wiki: _Wiki, settings: CategorySettings) -> CategoryWalk:
+    """Walk a category level by level."""
+    walk, level = CategoryWalk({}), ["Category:" + settings.category.removeprefix("Category:").strip()]
+    seen = set(level)
     for depth in range(settings.depth + 1):
-        here: set[str] = set()
-        below: set[str] = set()
+        articles, subcategories = set[str](), set[str]()
         for name in level:
-            walked += 1
-            if walked > settings.max_categories:
+            walk.categories += 1
+            if walk.categories > settings.max_categories:
                 raise MetaclipError(
                     f"the category {settings.category!r} has more than {settings.max_categories} categories down to depth "
                     f"{depth}; lower depth, name exclude_categories, or raise max_categories"
                 )
             for title, namespace in wiki.members(name):
                 if namespace == _ARTICLE:
-                    here.add(title)
+                    articles.add(title)
                 elif namespace != _CATEGORY:
-                    others += 1
-                elif excluded is None or not excluded.fullmatch(title.partition(":")[2]):
-                    below.add(title)
-        articles |= dict.fromkeys(sorted(here - articles.keys()), depth)
-        level = sorted(below - seen)
-        seen |= below
-    return _Found(articles, walked, others)
+                    walk.others += 1
+                elif not _is_excluded(title.partition(":")[2], settings.exclude_categories):
+                    subcategories.add(title)
+        walk.articles |= dict.fromkeys(sorted(articles - walk.articles.keys()), depth)
+        level = sorted(subcategories - seen)
+        seen |= subcategories
+    return walk
 
 
 class _Wiki:
-    """A MediaWiki, asked through wikipedia-api: one request at a time, with a wait before each but the first."""
+    """A client of a MediaWiki, by wikipedia-api: one request at a time, with a wait before each but the first."""
 
-    def __init__(self, settings: CategorySettings, retry_wait: float) -> None:
-        self._settings, self._retry_wait = settings, retry_wait
+    def __init__(self, settings: CategorySettings, retry_wait: float, progress: Progress) -> None:
+        try:
+            self._package, httpx = importlib.import_module("wikipediaapi"), importlib.import_module("httpx")
+        except ImportError:
+            raise MetaclipError("walking a category needs wikipedia-api; pip install 'metaclip[build]'") from None
         self.address = settings.api or f"https://{settings.language}.wikipedia.org/w/api.php"
         self.requests = 0
-        try:
-            self._package = importlib.import_module("wikipediaapi")
-            self._httpx = importlib.import_module("httpx")
-        except ImportError:
-            raise MetaclipError("to walk a category takes wikipedia-api; pip install 'metaclip[build]'") from None
+        wiki, address = self, httpx.URL(self.address)
 
-    def __enter__(self) -> _Wiki:
-        from tqdm import tqdm
+        class PoliteTransport(httpx.HTTPTransport):  # type: ignore[misc, name-defined]
+            """A transport that waits between requests, and sends them to the wiki of the settings."""
 
-        # disable=None: silent where standard error is no terminal.
-        self._bar = tqdm(desc=self._settings.category, unit=" requests", disable=None)
-        self._transport = self._polite(self._httpx.HTTPTransport())
-        self._wiki = self._package.Wikipedia(
-            user_agent(self._settings.contact),
-            language=self._settings.language,
-            max_retries=_RETRIES,
-            retry_wait=self._retry_wait,
-            transport=self._transport,
-            timeout=30.0,
-        )
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._transport.close()
-        self._bar.close()
-
-    def _polite(self, inner: Any) -> Any:
-        """Give a transport that waits, and sends what is meant for Wikipedia to the wiki of the settings."""
-        wiki, httpx, settings = self, self._httpx, self._settings
-        other = httpx.URL(settings.api) if settings.api else None
-
-        class Polite(httpx.BaseTransport):  # type: ignore[misc, name-defined]
             def handle_request(self, request: Any) -> Any:
                 if wiki.requests:
                     time.sleep(settings.wait)
                 wiki.requests += 1
-                wiki._bar.update(1)
-                if other is not None:
-                    request.url = other.copy_with(query=request.url.query)
+                progress.advance(1, 0)
+                if settings.api is not None:
+                    request.url = address.copy_with(query=request.url.query)
                     request.headers["Host"] = request.url.netloc.decode()
-                return inner.handle_request(request)
+                return super().handle_request(request)
 
-            def close(self) -> None:
-                inner.close()
+        self._transport = PoliteTransport()
+        self._wiki = self._package.Wikipedia(
+            user_agent(settings.contact),
+            language=settings.language,
+            max_retries=_RETRIES,
+            retry_wait=retry_wait,
+            transport=self._transport,
+            timeout=30.0,
+        )
 
-        return Polite()
+    def close(self) -> None:
+        """Close the connections."""
+        self._transport.close()
 
     def members(self, category: str) -> Iterator[tuple[str, int]]:
-        """Give title and namespace of each member of a category."""
-        page = self._wiki.page(category, ns=self._package.Namespace.CATEGORY)
-        failure = self._package.WikipediaException
+        """Yield title and namespace of each member of a category."""
         try:
-            found = self._wiki.categorymembers(page)
+            found = self._wiki.categorymembers(self._wiki.page(category, ns=self._package.Namespace.CATEGORY))
         except self._package.WikiHttpError as error:
             raise MetaclipError(
                 f"{self.address} answers {error.status_code} when asked for {category!r}; "
@@ -215,9 +198,9 @@ class _Wiki:
             ) from None
         except (self._package.WikiInvalidJsonError, KeyError, TypeError, json.JSONDecodeError):
             raise MetaclipError(
-                f"{self.address} gave no members when asked for {category!r}; check the address and the name"
+                f"{self.address} returned no members when asked for {category!r}; check the address and the name"
             ) from None
-        except failure as error:
+        except self._package.WikipediaException as error:
             raise MetaclipError(
                 f"{self.address} cannot be reached ({type(error).__name__} after {1 + _RETRIES} tries); "
                 "is this machine offline?"

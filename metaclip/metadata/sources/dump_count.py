@@ -1,12 +1,14 @@
-"""The stage that counts a dump: words, pairs of words and redirects, a part at a time, in bounded memory.
+"""The stage that counts a dump: words, pairs of words and redirects, shard by shard, in bounded memory.
 
     counts/unigrams.parquet    key, count: every word, ascending
     counts/bigrams.parquet     key, count: every pair, its two words joined by a blank, ascending
     counts/redirects.parquet   title, target: of every redirect among articles, in the dump's order
     counts/manifest.json       the dump's files with sizes and digests, what became of each page, the sum of all words
 
-Law: the counts are those of the articles' text, whatever the parts, the workers and the memory; a killed count goes on
-from the parts that are finished. The folder is a run folder with one stage (`metaclip.stage`).
+A shard is a range of bytes of a file.
+
+Law: the counts are those of the articles' text, whatever the shards, the workers and the memory; a killed count continues
+with the shards that are not finished. The folder is a run folder with one stage (`metaclip.stage`).
 
 Cost on one core: 1.7 MB/s of XML; metadata/README.md has the steps, and the arithmetic for all of English Wikipedia.
 """
@@ -17,7 +19,7 @@ import dataclasses
 import importlib.metadata
 import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,8 +29,9 @@ import pyarrow.parquet as pq
 from metaclip.engine.contract import Engine, PortableStep, ProgressCallback
 from metaclip.engine.progress import Progress
 from metaclip.errors import MetaclipError
-from metaclip.metadata.sources import dump, spill, wikitext
+from metaclip.metadata.sources import dump, wikitext
 from metaclip.metadata.sources.dump import DumpFile
+from metaclip.metadata.sources.string_counts import BYTES_PER_KEY, StringCounter, merge_runs, sum_counts
 from metaclip.stage import funnel as funnels
 from metaclip.stage.folder import Folder
 from metaclip.stage.options import RunOptions
@@ -43,16 +46,16 @@ OUTPUTS: Final = (UNIGRAMS, BIGRAMS, REDIRECTS)
 DUMP: Final = StageSpec("dump", OUTPUTS, tuple(f"*.{name}" for name in OUTPUTS), semantics=1)
 """Its semantics are raised with any change of what is counted."""
 REASONS: Final = ("other_namespace", "redirect", "not_wikitext", "no_text", "unparsable")
-"""Why a page is not counted, in the order in which it is asked; the rest are `article`."""
-PART_BYTES: Final = 16 << 20
+"""Why a page is not counted, in the order of the checks; the other pages are `article`."""
+SHARD_BYTES: Final = 16 << 20
 MEMORY: Final = 3 << 29
 """Bytes for the counts that are held, over all workers; each worker takes 130 MiB besides, this process 250 MiB."""
-REDIRECT: Final = pa.schema([("title", pa.string()), ("target", pa.string())])
+REDIRECT_SCHEMA: Final = pa.schema([("title", pa.string()), ("target", pa.string())])
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
-    """A range of bytes of a dump's file: the unit of work and of resume."""
+class DumpShard:
+    """A range of bytes of a dump's file."""
 
     file: DumpFile
     name: str
@@ -73,8 +76,8 @@ class DumpCounts:
         return int(self.record["tokens"])
 
 
-def opened(folder: str | os.PathLike[str]) -> DumpCounts:
-    """Open a finished count. Raise MetaclipError where there is none."""
+def open_counts(folder: str | os.PathLike[str]) -> DumpCounts:
+    """Open a finished count. Raise MetaclipError if there is none."""
     found = Folder(folder)
     record = found.manifest.get("stages", {}).get(DUMP.name)
     if not record or not all((found / name).is_file() for name in OUTPUTS):
@@ -82,83 +85,78 @@ def opened(folder: str | os.PathLike[str]) -> DumpCounts:
     return DumpCounts(found.path, record)
 
 
+def read_redirects(counts: Path) -> pa.Table:
+    """Read the redirects of a count, from its folder or its file: a table of `REDIRECT_SCHEMA`."""
+    path = counts / REDIRECTS if counts.is_dir() else counts
+    try:
+        return (
+            pq.read_table(path, columns=REDIRECT_SCHEMA.names, partitioning=None).cast(REDIRECT_SCHEMA).combine_chunks()
+        )
+    except (OSError, pa.ArrowException) as error:
+        raise MetaclipError(
+            f"{path} is no file of redirects ({error!s:.200}); name a folder of a dump's counts"
+        ) from None
+
+
 def count(
     where: str,
     wiki: str,
     out: str | os.PathLike[str],
     *,
-    workers: int | None = None,
-    memory: int = MEMORY,
-    part_bytes: int = PART_BYTES,
     engine: Engine | None = None,
+    memory: int = MEMORY,
+    shard_bytes: int = SHARD_BYTES,
 ) -> DumpCounts:
-    """Count a dump (a file, a folder or a pattern) into a folder, or go on where an earlier call stopped.
+    """Count a dump (a file, a folder or a pattern) into a folder, or continue where an earlier call stopped.
 
-    `memory` in bytes bounds what is counted in memory at a time; `engine` carries the parts in place of `workers` processes
-    of this machine. Raise MetaclipError for what `dump.find` refuses, for a
-    file that is damaged, for a folder that holds the count of another dump or is in use, and if no article has a word.
+    `engine` runs the shards, by default in processes of this machine; `memory` bounds the counts in memory, in bytes. Raise
+    MetaclipError for a dump that `dump.find` refuses, for a damaged file, for a folder that holds the count of another
+    dump or is in use, and if no article has a word.
     """
-    files = dump.find(where, wiki)
-    options = RunOptions(workers=workers, engine=engine)
-    parts = _parts(files, part_bytes)
-    folder = Folder(out)
+    files, options, folder = dump.find(where, wiki), RunOptions(engine=engine), Folder(out)
+    shards = [
+        DumpShard(file, f"{index:05}-{start // shard_bytes:05}", start, min(start + shard_bytes, file.size))
+        for index, file in enumerate(files)
+        for start in range(0, file.size, shard_bytes)
+    ]
+    parser = f"mwparserfromhell {importlib.metadata.version('mwparserfromhell')}"
+    fingerprint = {
+        "semantics": DUMP.semantics,
+        "wiki": wiki,
+        "dump": [f"{file.path.name}, {file.size} bytes" for file in files],
+        "part_bytes": shard_bytes,
+        "parser": parser,
+    }
     with folder.owned():
         stage = Stage(folder, DUMP)
-        _begin(stage, _fingerprint(files, wiki, part_bytes))
+        try:
+            stage.begin(fingerprint)
+        except MetaclipError as error:
+            difference = str(error).rpartition("; ")[
+                0
+            ]  # without its advice, which names flags that a build does not have
+            raise MetaclipError(f"{difference}; name another folder with the key counts, or remove this one") from None
         record = stage.finished()
         if record is None:
-            bound = max(1, memory // options.active_engine.workers // spill.BYTES_A_KEY)
-            _work(stage, files, parts, options, bound)
-            record = _add_up(stage, files, parts)
+            _count_shards(stage, files, shards, options, memory)
+            record = _combine(stage, files, shards, parser)
         stage.remove_partials()
     return DumpCounts(folder.path, record)
 
 
-def _begin(stage: Stage, fingerprint: Mapping[str, Any]) -> None:
-    try:
-        stage.begin(fingerprint)
-    except MetaclipError as error:
-        what = str(error).rpartition("; ")[0]  # what follows names flags that a count does not have
-        raise MetaclipError(f"{what}; name another folder with the key counts, or remove this one") from None
-
-
-def _parts(files: Sequence[DumpFile], part_bytes: int) -> list[Part]:
-    return [
-        Part(file, f"{index:05}-{start // part_bytes:05}", start, min(start + part_bytes, file.size))
-        for index, file in enumerate(files)
-        for start in range(0, file.size, part_bytes)
-    ]
-
-
-def _fingerprint(files: Sequence[DumpFile], wiki: str, part_bytes: int) -> dict[str, Any]:
-    return {
-        "semantics": DUMP.semantics,
-        "wiki": wiki,
-        "dump": [f"{file.path.name}, {file.size} bytes" for file in files],
-        "part_bytes": part_bytes,
-        "parser": f"mwparserfromhell {importlib.metadata.version('mwparserfromhell')}",
-    }
-
-
-def _work(stage: Stage, files: Sequence[DumpFile], parts: Sequence[Part], options: RunOptions, bound: int) -> None:
-    """Count the parts that are not finished, and compute the digests of the dump's files."""
-    tasks: list[Task[Part | DumpFile]] = [Task(part.name, part) for part in parts]
+def _count_shards(
+    stage: Stage, files: Sequence[DumpFile], shards: Sequence[DumpShard], options: RunOptions, memory: int
+) -> None:
+    """Count the shards that are not finished, and compute the digests of the dump's files."""
+    tasks: list[Task[DumpShard | DumpFile]]
+    tasks = [Task(shard.name, shard, weight=shard.stop - shard.start) for shard in shards]
     tasks += [Task(_digest_name(index), file) for index, file in enumerate(files)]
-    step = CountStep(stage, bound)
-    size = sum(part.stop - part.start for part in parts)
-    with Progress("count", size, unit="B") as progress:
-        todo = []
-        for task in tasks:
-            if stage.marker(task.name) is None:
-                todo.append(task)
-            else:
-                progress.advance(_size(task.item), 0)
-        for task, _ in run(stage, step, todo, options, progress, holds_gil=True):
-            progress.advance(_size(task.item), 0)
-
-
-def _size(item: Part | DumpFile) -> int:
-    return item.stop - item.start if isinstance(item, Part) else 0
+    step = CountStep(stage, max(1, memory // options.active_engine.workers // BYTES_PER_KEY))
+    with Progress("count", sum(task.weight for task in tasks), unit="B") as progress:
+        left = [task for task in tasks if stage.marker(task.name) is None]
+        progress.advance(sum(task.weight for task in tasks) - sum(task.weight for task in left), 0)
+        for task, _ in run(stage, step, left, options, progress, holds_gil=True):
+            progress.advance(task.weight, 0)
 
 
 def _digest_name(index: int) -> str:
@@ -167,45 +165,37 @@ def _digest_name(index: int) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class CountStep(PortableStep):
-    """The step: counts a part, holding about `bound` strings in memory, or computes the digest of a file."""
+    """The step: counts a shard, holding about `bound` strings in memory, or computes the digest of a file."""
 
     stage: Stage
     bound: int
 
-    def __call__(self, item: Part | DumpFile, progress: ProgressCallback) -> tuple[dict[str, Any], list[Path]]:
-        """Return what the marker says, and the files of counts."""
+    def __call__(self, item: DumpShard | DumpFile, progress: ProgressCallback) -> tuple[dict[str, Any], list[Path]]:
+        """Return the content of the marker, and the files of counts."""
         if isinstance(item, DumpFile):
             with item.path.open("rb") as file:
                 return {"name": item.path.name, "size": item.size, "sha256": file_digest(file)}, []
-        return count_part(item, self.stage, self.bound), self.stage.partials(item.name)
+        paths = self.stage.partials(item.name)
+        return _count_shard(item, paths, self.bound), paths
 
 
-def count_part(part: Part, stage: Stage, bound: int) -> dict[str, Any]:
-    """Count a part into three files beside its marker, holding about `bound` strings; return the funnel of its pages."""
-    unigrams, bigrams, redirects = stage.partials(part.name)
-    words, pairs = spill.Tally(unigrams, 1 + bound // 4), spill.Tally(bigrams, 1 + 3 * bound // 4)
-    led: dict[str, list[str]] = {"title": [], "target": []}
-    extract = wikitext.extractor(part.file.names)
-    funnel = dict.fromkeys(("pages", *REASONS, "article"), 0)
-    size = 0
-    for page in dump.pages(part.file.path, part.start, part.stop):
-        funnel["pages"] += 1
-        reason, text = "article", ""
-        if page.namespace != 0:
-            reason = "other_namespace"
-        elif page.redirect is not None:
-            reason = "redirect"
-            led["title"].append(page.title)
-            led["target"].append(page.redirect)
-        elif page.model != "wikitext":
-            reason = "not_wikitext"
-        elif not page.text:
-            reason = "no_text"
-        else:
+def _count_shard(shard: DumpShard, paths: Sequence[Path], bound: int) -> dict[str, Any]:
+    """Count a shard into the files of `OUTPUTS`; return the funnel of its pages and the bytes of their wikitext."""
+    unigrams, bigrams, redirects = paths
+    words, pairs = StringCounter(unigrams, 1 + bound // 4), StringCounter(bigrams, 1 + 3 * bound // 4)
+    extract, redirect_rows = wikitext.extractor(shard.file.names), list[dict[str, str]]()
+    funnel, size = dict.fromkeys(("pages", *REASONS, "article"), 0), 0
+    for page in dump.pages(shard.file.path, shard.start, shard.stop):
+        checks = (page.namespace != 0, page.redirect is not None, page.model != "wikitext", not page.text)
+        reason, text = next(itertools.compress(REASONS, checks), "article"), ""
+        if reason == "redirect":
+            redirect_rows.append({"title": page.title, "target": page.redirect or ""})
+        elif reason == "article":
             try:
                 text = extract(page.text)
             except ValueError:
                 reason = "unparsable"
+        funnel["pages"] += 1
         funnel[reason] += 1
         size += len(page.text.encode())
         phrases = list(wikitext.phrases(text))
@@ -214,34 +204,34 @@ def count_part(part: Part, stage: Stage, bound: int) -> dict[str, Any]:
     words.finish()
     pairs.finish()
     with atomic_write(redirects) as temporary:
-        pq.write_table(pa.table(led, REDIRECT), temporary, compression="zstd")
+        pq.write_table(pa.Table.from_pylist(redirect_rows, REDIRECT_SCHEMA), temporary, compression="zstd")
     return {"funnel": funnel, "wikitext_bytes": size}
 
 
-def _add_up(stage: Stage, files: Sequence[DumpFile], parts: Sequence[Part]) -> dict[str, Any]:
-    """Merge what the parts left, and write the stage's record. Raise MetaclipError where that is nothing."""
+def _combine(stage: Stage, files: Sequence[DumpFile], shards: Sequence[DumpShard], parser: str) -> dict[str, Any]:
+    """Merge the counts of shards, and write the stage's record. Raise MetaclipError if there is no word."""
     folder = stage.folder
-    markers = [stage.marker(part.name) or {} for part in parts]
+    markers = [stage.marker(shard.name) or {} for shard in shards]
     funnel = funnels.add(marker["funnel"] for marker in markers)
     funnels.check(funnel, "pages", REASONS, "article")
     for output in (UNIGRAMS, BIGRAMS):
-        spill.merge([stage.path / f"{part.name}.{output}" for part in parts], folder / output)
-    tokens = spill.total(folder / UNIGRAMS)
+        merge_runs([stage.path / f"{shard.name}.{output}" for shard in shards], folder / output)
+    tokens = sum_counts(folder / UNIGRAMS)
     if not tokens:
         raise MetaclipError(f"{files[0].path}: none of the {funnel['pages']} pages is an article with a word in it")
     with (
         atomic_write(folder / REDIRECTS) as temporary,
-        pq.ParquetWriter(temporary, REDIRECT, compression="zstd") as writer,
+        pq.ParquetWriter(temporary, REDIRECT_SCHEMA, compression="zstd") as writer,
     ):
-        for part in parts:
-            writer.write_table(pq.read_table(stage.path / f"{part.name}.{REDIRECTS}"))
+        for shard in shards:
+            writer.write_table(pq.read_table(stage.path / f"{shard.name}.{REDIRECTS}"))
     digests = [stage.marker(_digest_name(index)) or {} for index in range(len(files))]
     record = {
         "semantics": DUMP.semantics,
         "wiki": files[0].wiki,
         "language": files[0].language,
         "schema": sorted({file.schema for file in files}),
-        "parser": _fingerprint(files, files[0].wiki, 0)["parser"],
+        "parser": parser,
         "dump": [{key: found[key] for key in ("name", "size", "sha256")} for found in digests],
         "funnel": funnel,
         "wikitext_bytes": sum(marker["wikitext_bytes"] for marker in markers),
@@ -250,15 +240,3 @@ def _add_up(stage: Stage, files: Sequence[DumpFile], parts: Sequence[Part]) -> d
         "bigrams": pq.read_metadata(folder / BIGRAMS).num_rows,
     }
     return stage.finish(record)
-
-
-def redirects(path: Path, rows: int = 1 << 17) -> Iterator[pa.RecordBatch]:
-    """Give title and target of the redirects of a count, some at a time: `path` is the folder or its file."""
-    where = path / REDIRECTS if path.is_dir() else path
-    try:
-        with pq.ParquetFile(where) as file:
-            yield from file.iter_batches(rows, columns=REDIRECT.names)
-    except (OSError, pa.ArrowException) as error:
-        raise MetaclipError(
-            f"{where} is no file of redirects ({error!s:.200}); name a folder of a dump's counts"
-        ) from None

@@ -1,8 +1,8 @@
-"""Pairs of words that the web's counts have from pornographic spam, and that a list of queries should not.
+"""A filter of pairs of words that come from pornographic spam in counts of the web, for lists of queries.
 
-The words are printed, not hidden: whoever builds a list sees what is left out and why. Words that say who people are
-(lesbian, teen, ...) leave nothing out by themselves, only beside a word with which such spam puts them. A filter of words
-is coarse both ways: it also takes a few innocent pairs, and names and foreign words pass it.
+The words are listed in plain text: everyone who builds a list can see what is left out and why. Words for groups of people
+(lesbian, teen, ...) exclude nothing by themselves, only beside a word that such spam puts next to them. A filter of words
+is inexact both ways: it also excludes a few innocent pairs, and names and foreign words pass it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _EXPLICIT: Final = _words(
     worldsex xxx zoophilia
     """
 )
-"""Either of them in a pair, and it is left out."""
+"""A pair with one of these is left out."""
 
 _SEX_IS_FINE_WITH: Final = _words(
     """
@@ -75,11 +75,11 @@ _BESIDE: Final = _CORE | _words(
     zoo
     """
 )
-"""A pair of these is left out if one of them is of the core."""
+"""A pair of these is left out if one of them is in `_CORE`."""
 
 
-def explicit(pair: str) -> bool:
-    """Tell whether a pair of words, "w1 w2", is of the kind that comes from pornographic spam."""
+def is_explicit(pair: str) -> bool:
+    """Return whether a pair of words, "w1 w2", is of the kind that comes from pornographic spam."""
     words = set(pair.lower().split(" "))
     if words & _EXPLICIT:
         return True

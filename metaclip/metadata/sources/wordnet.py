@@ -1,12 +1,12 @@
-"""WordNet 3.0's synsets as entries: the first row of the paper's Table 1.
+"""The names of WordNet 3.0's synsets: the first row of the paper's Table 1.
 
-Law (C, exact): of each synset the name of its first lemma as nltk's `synset.name()` gives it, cut at the first dot, "_" as
-space; in the order of nltk's `all_synsets()`. 117,659 synsets give 86,554 names that are distinct and not empty; with the
-numbers "0".."99" they are the paper's 86,654.
+Law (C, exact): an entry is the name of a synset's first lemma as nltk's `synset.name()` returns it, cut at the first dot,
+with "_" as space, in the order of nltk's `all_synsets()`. 117,659 synsets give 86,554 names that are distinct and not empty;
+with the numbers "0".."99" they are the paper's 86,654.
 
-The names stand in the fifth field of the lines of WordNet's own data files (wndb(5WN)), so these are read, in 0.3 s; nltk
-needs 19 s for the same names (a test holds the two to each other). The files come from nltk's data where they are, or are
-fetched: as nltk's data, else as the copy of Princeton's archive that the recipe's package carries.
+The names are the fifth field of the lines of WordNet's own data files (wndb(5WN)). Reading these takes 0.3 s; nltk needs
+19 s for the same names (a test compares them). The files are read from nltk's data if it is installed. Otherwise they are
+fetched: as nltk's data, else as the copy of Princeton's archive in the recipe's package.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import pyarrow as pa
-
 from metaclip.errors import MetaclipError, one_line
 from metaclip.metadata.candidates import Candidates
 from metaclip.metadata.sources import packages
@@ -32,7 +30,7 @@ from metaclip.storage.files import cache_folder
 FILES: Final = ("data.adj", "data.adv", "data.noun", "data.verb")
 """WordNet's data files, in the order in which nltk reads them."""
 _VERSION: Final = "WordNet 3.0 Copyright"
-_PATIENCE: Final = 10  # seconds; an nltk that is kept from its server waits for ever otherwise
+_TIMEOUT: Final = 10  # seconds; nltk waits for ever for a server that does not answer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,34 +38,27 @@ class WordnetSettings:
     """Where WordNet 3.0 is found."""
 
     package: Package
-    """Carries Princeton's archive of the data files."""
+    """A package with Princeton's archive of the data files."""
     member: str
     """The archive's name in the package."""
     folder: str | None = None
-    """A folder that holds data.noun and its kin; without it nltk's data is looked for, then fetched."""
+    """A folder with data.noun and the other data files; None to search nltk's data and then to fetch them."""
 
 
 def candidates(settings: WordnetSettings) -> Candidates:
-    """Give WordNet's names, without scores. Raise MetaclipError where no WordNet 3.0 can be had."""
-    files, where = _files(settings)
-    synsets, found = 0, dict[str, None]()
-    for name in FILES:
-        for synset in names(files[name], f"{where}, {name}"):
-            synsets += 1
-            found[synset] = None
-    empty = found.pop("", 0) is None
-    facts = {
-        "read": where,
-        "synsets": synsets,
-        "left_out": {"empty": int(empty), "repeated": synsets - len(found) - empty},
-    }
-    return Candidates(pa.array(list(found), pa.string()), pa.nulls(len(found), pa.float64()), facts)
+    """Return WordNet's names, without scores. Raise MetaclipError if there is no WordNet 3.0."""
+    files, where = _data_files(settings)
+    found = [synset for name in FILES for synset in names(files[name], f"{where}, {name}")]
+    distinct = dict.fromkeys(name for name in found if name)
+    empty = found.count("")
+    left_out = {"empty": empty, "repeated": len(found) - len(distinct) - empty}
+    return Candidates.of(distinct, {"read": where, "synsets": len(found), "left_out": left_out})
 
 
 def names(data: bytes, where: str) -> Iterator[str]:
-    """Give the name of each synset in a data file, in its order: lower-case, cut at the first dot, "_" as space.
+    """Yield the name of each synset of a data file, in its order: in lower case, cut at the first dot, "_" as space.
 
-    An adjective's marker of its place in the sentence, as in "galore(ip)", is not part of the name. Raise MetaclipError
+    The marker of an adjective's position in a sentence, as in "galore(ip)", is not part of the name. Raise MetaclipError
     for a file that is not WordNet 3.0's.
     """
     if _VERSION.encode() not in data[:4000]:
@@ -83,8 +74,8 @@ def names(data: bytes, where: str) -> Iterator[str]:
         yield name.lower().partition(".")[0].replace("_", " ")
 
 
-def _files(settings: WordnetSettings) -> tuple[Mapping[str, bytes], str]:
-    """Find the data files; give them with the words for where they were."""
+def _data_files(settings: WordnetSettings) -> tuple[Mapping[str, bytes], str]:
+    """Return the data files by name, and where they were found."""
     if settings.folder is not None:
         try:
             return {name: (Path(settings.folder) / name).read_bytes() for name in FILES}, settings.folder
@@ -98,44 +89,44 @@ def _files(settings: WordnetSettings) -> tuple[Mapping[str, bytes], str]:
         archive = packages.read(settings.package, settings.member)
     except MetaclipError as error:
         raise MetaclipError(
-            f"WordNet 3.0 is not here: {error}; or, where there is a network, python -m nltk.downloader wordnet, and copy "
-            "its nltk_data/corpora/wordnet to one of the folders in nltk.data.path (~/nltk_data), or name its folder in "
-            'the recipe: folder = "…/corpora/wordnet"'
+            f"WordNet 3.0 is not installed: {error}; or, on a machine with a network, run python -m nltk.downloader wordnet, "
+            "and copy its nltk_data/corpora/wordnet to one of the folders in nltk.data.path (~/nltk_data), or name its "
+            'folder in the recipe: folder = "…/corpora/wordnet"'
         ) from None
     members = packages.members_of(archive, [f"dict/{name}" for name in FILES], settings.member)
     return {name: members[f"dict/{name}"] for name in FILES}, str(settings.package)
 
 
 def _from_nltk() -> dict[str, bytes] | None:
-    """Give the files of nltk's data, fetching them into our cache where they are missing; None if they cannot be had."""
+    """Return the data files of nltk's data, which is downloaded into our cache if it is missing; None without nltk or data."""
     try:
         import nltk
     except ImportError:
         return None
-    ours = cache_folder() / "nltk_data"
-    places = [*nltk.data.path, os.fspath(ours)]
-    if (found := _read_nltk(places)) is not None:
+    ours = os.fspath(cache_folder() / "nltk_data")
+    folders = [*nltk.data.path, ours]
+    if (found := _read_nltk_data(folders)) is not None:
         return found
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_PATIENCE)
+    socket.setdefaulttimeout(_TIMEOUT)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a folder that others may write to, which it does not use then
-            nltk.downloader.Downloader().download("wordnet", os.fspath(ours), quiet=True, print_error_to=io.StringIO())
+            warnings.simplefilter("ignore")  # about a folder that others may write to, which is not used
+            nltk.downloader.Downloader().download("wordnet", ours, quiet=True, print_error_to=io.StringIO())
     except (OSError, ValueError):
         return None
     finally:
         socket.setdefaulttimeout(before)
-    return _read_nltk(places)
+    return _read_nltk_data(folders)
 
 
-def _read_nltk(places: list[str]) -> dict[str, bytes] | None:
+def _read_nltk_data(folders: list[str]) -> dict[str, bytes] | None:
     import nltk
 
     for name in ("corpora/wordnet", "corpora/wordnet.zip/wordnet/"):
         with contextlib.suppress(LookupError, OSError, ValueError), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            pointer: Any = nltk.data.find(name, places)
+            pointer: Any = nltk.data.find(name, folders)
             files = {}
             for file in FILES:
                 with pointer.join(file).open() as stream:

@@ -1,13 +1,13 @@
-"""Words and pairs of words from counts that packages carry: what stands in for counting Wikipedia itself.
+"""Words and pairs of words from counts that packages carry: a substitute for counting Wikipedia itself.
 
-Unigrams: the words of English Wikipedia with their counts, by count, as the paper has them. Left out is what no text can
-match as a word (the tokeniser's clitics, numbers with a comma), markup and colours that its reader took for words.
+Unigrams: the words of English Wikipedia with their counts, by count, as in the paper. Left out is what no text can match as
+a word (the tokeniser's clitics, numbers with a comma), and markup and colours that its reader took for words.
 
-Bigrams: pairs of the web with the counts of pairs and words in one corpus, so that PMI = log2(c12 N / (c1 c2)) is
-defined. Ranked by normalised PMI (see `metaclip.metadata.sources.pmi`) of pairs with at least `min_count`: by count the
-first ones are "of the" and "in the", by PMI they are typing errors. The paper's PMI >= 30 leaves none here: a pair that
-stands 100,000 times in 588 G words has 23 at most. Left out are pairs with a word that no dictionary has, pairs of a word
-with itself, and spam.
+Bigrams: pairs of words of the web, with the counts of pairs and words in one corpus, so that PMI = log2(c12 N / (c1 c2)) is
+defined. Pairs with a count of at least `min_count` are ranked by normalised PMI (`string_counts.pmi`): by count the first
+ones are "of the" and "in the", by PMI they are typing errors. The paper's PMI >= 30 leaves none here: a pair that occurs
+100,000 times in 588 G words has at most 23. Left out are pairs with a word that is in no dictionary, pairs of a word with
+itself, and spam.
 
 Cost: 829,254 words in 2 s, 286,358 pairs in 2.4 s.
 """
@@ -16,22 +16,20 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import gzip
 import html
 import re
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
-import pyarrow as pa
 
-from metaclip.errors import MetaclipError, one_line
+from metaclip.errors import MetaclipError
 from metaclip.metadata.candidates import Candidates
 from metaclip.metadata.sources import packages
-from metaclip.metadata.sources.explicit import explicit
+from metaclip.metadata.sources.explicit import is_explicit
 from metaclip.metadata.sources.packages import Package
-from metaclip.metadata.sources.pmi import pmi
+from metaclip.metadata.sources.string_counts import pmi
+from metaclip.storage.files import gunzip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +38,9 @@ class WordSettings:
 
     package: Package
     member: str
-    """Lines of "word;count", maybe gzipped."""
+    """Lines of "word;count", plain or gzipped."""
     min_count: int = 100
-    """Words with smaller counts are left out; the paper's 100."""
+    """Words with smaller counts are left out; 100 in the paper."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +53,7 @@ class PairSettings:
     words: str
     """The package's file of words: lines of word, tab, count."""
     spelling: str
-    """The package's file of known words: a word a line."""
+    """The package's file of known words: one per line."""
     dictionary: Package
     """A package with more words."""
     dictionary_words: str
@@ -65,70 +63,64 @@ class PairSettings:
 
 
 def unigrams(settings: WordSettings) -> Candidates:
-    """Give the clean words, largest count first, words of one count in the order of their code points."""
-    data = packages.read(settings.package, settings.member)
+    """Return the clean words by descending count, words with equal counts by code points."""
     where = f"{settings.package}, {settings.member}"
-    if data[:2] == b"\x1f\x8b":
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise MetaclipError(
-                f"{where} is broken gzip ({one_line(error)}); remove it, and it is fetched again"
-            ) from None
-    left, counts = collections.Counter[str](), dict[str, int]()
+    data = gunzip(packages.read(settings.package, settings.member), where)
+    left_out, counts = collections.Counter[str](), dict[str, int]()
     rows = 0
-    for rows, (raw, count) in enumerate(counted(data, ";", where), 1):  # noqa: B007 - the last one is the number of rows
+    for rows, (raw, count) in enumerate(iter_counts(data, ";", where), 1):  # noqa: B007 - the last one is the number of rows
         if count < settings.min_count:
-            left["count"] += 1
+            left_out["count"] += 1
         elif not (word := clean_word(raw)):
-            left["no word"] += 1
+            left_out["no word"] += 1
         else:
-            left["repeated"] += word in counts  # as written, and with its character references resolved
+            left_out["repeated"] += word in counts  # as written, and with its character references resolved
             counts[word] = counts.get(word, 0) + count
     ranked = sorted(counts, key=lambda word: (-counts[word], word))
-    return _candidates(ranked, counts, {"read": where, "rows": rows, "left_out": dict(left)})
+    facts = {"read": where, "rows": rows, "left_out": dict(left_out)}
+    return Candidates.of(ranked, facts, (float(counts[word]) for word in ranked))
 
 
 def bigrams(settings: PairSettings) -> Candidates:
-    """Give the clean pairs, largest normalised PMI first, then by count and code points."""
+    """Return the clean pairs by descending normalised PMI, then by descending count, then by code points."""
     where = f"{settings.package}, {settings.pairs}"
     read = packages.members_of(
         packages.fetch(settings.package).read_bytes(),
         [settings.pairs, settings.words, settings.spelling],
         str(settings.package),
     )
-    words = collections.Counter[str]()
-    for word, count in counted(read[settings.words], "\t", f"{settings.package}, {settings.words}"):
+    words, pairs = collections.Counter[str](), collections.Counter[str]()
+    for word, count in iter_counts(read[settings.words], "\t", f"{settings.package}, {settings.words}"):
         words[word] += count
-    pairs = collections.Counter[str]()
     rows = 0
-    for rows, (pair, count) in enumerate(counted(read[settings.pairs], "\t", where), 1):  # noqa: B007 - as above
-        pairs[pair] += count  # some stand there twice: they were counted with their capitals, and lower-cased later
+    for rows, (pair, count) in enumerate(iter_counts(read[settings.pairs], "\t", where), 1):  # noqa: B007 - as above
+        pairs[pair] += count  # some occur twice: they were counted with their capitals and lower-cased later
     known = set(read[settings.spelling].decode().split())
     more = packages.read(settings.dictionary, settings.dictionary_words)
-    known.update(word for word, _ in counted(more, " ", f"{settings.dictionary}, {settings.dictionary_words}"))
-    left, kept = collections.Counter[str](repeated=rows - len(pairs)), list[tuple[str, int, int, int]]()
+    known.update(word for word, _ in iter_counts(more, " ", f"{settings.dictionary}, {settings.dictionary_words}"))
+    left_out, kept = collections.Counter[str](repeated=rows - len(pairs)), list[tuple[str, int, int, int]]()
     for pair, count in pairs.items():
         first, second = pair.split(" ")
         if count < settings.min_count:
-            left["count"] += 1
+            left_out["count"] += 1
         elif not (first in known and second in known and first in words and second in words):
-            left["not in a dictionary"] += 1
+            left_out["not in a dictionary"] += 1
         elif first == second:
-            left["one word twice"] += 1
-        elif explicit(pair):
-            left["explicit"] += 1
+            left_out["one word twice"] += 1
+        elif is_explicit(pair):
+            left_out["explicit"] += 1
         else:
             kept.append((pair, count, words[first], words[second]))
     c12, c1, c2 = np.array([row[1:] for row in kept], np.int64).reshape(-1, 3).T
     _, normalised = pmi(c12, c1, c2, sum(words.values()))
     scores = {row[0]: score for row, score in zip(kept, normalised.tolist(), strict=True)}
     ranked = sorted(scores, key=lambda pair: (-scores[pair], -pairs[pair], pair))
-    return _candidates(ranked, scores, {"read": where, "rows": rows, "left_out": dict(left)})
+    facts = {"read": where, "rows": rows, "left_out": dict(left_out)}
+    return Candidates.of(ranked, facts, (scores[pair] for pair in ranked))
 
 
-def counted(data: bytes, separator: str, where: str) -> Iterator[tuple[str, int]]:
-    """Read lines that end in a separator and a count. Raise MetaclipError for one that does not."""
+def iter_counts(data: bytes, separator: str, where: str) -> Iterator[tuple[str, int]]:
+    """Yield word and count of lines that end in a separator and a count. Raise MetaclipError for a line that does not."""
     for number, line in enumerate(data.decode("utf-8-sig", "replace").split("\n"), 1):
         if not line:
             continue
@@ -149,18 +141,9 @@ _ATTRIBUTES: Final = re.compile(
 
 
 def clean_word(raw: str) -> str:
-    """Give a counted word as a text has it, with its character references resolved; "" for what is no word."""
+    """Return a counted word as texts have it, with its character references resolved; "" for what is no word."""
     word = html.unescape(raw)
     if not _WORD.fullmatch(word) or _CLITIC.fullmatch(word) or _COLOUR.fullmatch(word) or _ATTRIBUTES.fullmatch(word):
         return ""
-    # "i̇stanbul": the capital with a dot, lower-cased; no text has that.
+    # "i̇stanbul": the lower-cased capital with a dot, which no text has.
     return "" if "i\u0307" in word else word
-
-
-def _candidates(
-    ranked: Iterable[str], scores: dict[str, int] | dict[str, float], facts: dict[str, object]
-) -> Candidates:
-    entries = list(ranked)
-    return Candidates(
-        pa.array(entries, pa.string()), pa.array([float(scores[entry]) for entry in entries], pa.float64()), facts
-    )

@@ -63,7 +63,7 @@ def test_ranges_give_the_text_once_and_in_order(tmp_path: Path, form: str, size:
     found = [block for start in ranges for block in of_range(path, start, start + size)]
     assert b"".join(block.text for block in found) == bz2.decompress(FORMS[form])
     assert [block.bit for block in found] == sorted({block.bit for block in found})
-    bzip2.check_form(path)
+    bzip2.check_format(path)
 
 
 @given(st.lists(st.binary(max_size=3000), min_size=1, max_size=5), st.integers(1, 500), st.integers(1, 9))
@@ -93,7 +93,7 @@ def test_a_mark_inside_a_block_is_no_end(tmp_path: Path) -> None:
     data = bytearray(bz2.compress(noise(30_000)))
     first, end = bzip2._marks(bytes(data))[0], next(mark for mark in bzip2._marks(bytes(data)) if mark.is_end)
     false = [bzip2._Mark(first.bit + 1000, False), bzip2._Mark(first.bit + 5000, True)]
-    text, taken = bzip2._block(bytes(data), [first, *false, end])
+    text, taken = bzip2._decompress_block(bytes(data), [first, *false, end])
     assert text == noise(30_000)
     assert taken == 3
 
@@ -106,7 +106,7 @@ def test_cut_off_is_told_apart_from_damaged(tmp_path: Path) -> None:
     for cut in [len(whole) - 1, len(whole) - 9, *rng.sample(range(20, len(whole) - 20), 20)]:
         path.write_bytes(whole[:cut])
         with pytest.raises(MetaclipError, match=r"x\.bz2 is cut off: it ends at byte [\d,]+ inside a stream; fetch"):
-            bzip2.check_form(path)
+            bzip2.check_format(path)
         if cut < len(whole) - 20:
             with pytest.raises(MetaclipError, match=r"cut off|damaged"):
                 list(bzip2.blocks(path))
@@ -147,4 +147,4 @@ def test_no_bzip2(tmp_path: Path) -> None:
     for data in (b"", b"PK\x03\x04", b"<mediawiki>", b"BZhx"):
         (tmp_path / "x.bz2").write_bytes(data)
         with pytest.raises(MetaclipError, match="no bzip2 file"):
-            bzip2.check_form(tmp_path / "x.bz2")
+            bzip2.check_format(tmp_path / "x.bz2")

@@ -11,7 +11,7 @@ import pytest
 
 from metaclip.errors import MetaclipError
 from metaclip.metadata.sources import bzip2, dump
-from metaclip.metadata.sources.wikitext import Names
+from metaclip.metadata.sources.wikitext import NamespaceNames
 from tests import dumps
 from tests.dumps import Made
 
@@ -29,7 +29,7 @@ PAGES = [
 ] + [Made("Long", " ".join(WORDS * 12)), Made("Last", "the last")]
 
 
-def of_part(path: Path, start: int, stop: int) -> list[tuple[str, str]]:
+def pages_of(path: Path, start: int, stop: int) -> list[tuple[str, str]]:
     return [(page.title, page.text) for page in dump.pages(path, start, stop)]
 
 
@@ -39,9 +39,9 @@ def test_parts_have_every_page_once_and_in_order(tmp_path: Path, streams_of: int
     path = dumps.write(tmp_path / "enwiki-pages-articles.xml.bz2", PAGES, streams_of=streams_of, level=1)
     expected = [(page.title, page.text) for page in PAGES]
     size = path.stat().st_size
-    assert of_part(path, 0, size) == expected
+    assert pages_of(path, 0, size) == expected
     for step in (20_000, 2999):
-        parts = [of_part(path, start, start + step) for start in range(0, size, step)]
+        parts = [pages_of(path, start, start + step) for start in range(0, size, step)]
         assert [page for part in parts for page in part] == expected
     kinds = [(page.namespace, page.redirect) for page in dump.pages(path, 0, size)]
     assert kinds == [(page.namespace, page.redirect) for page in PAGES]
@@ -57,7 +57,7 @@ def test_tags_across_blocks() -> None:
             found = []
             for start in range(0, len(text), step):
                 given = (block for block in blocks if block.bit >= start)
-                parts = b"".join(dump._stretches(Path("x"), given, start + step))
+                parts = b"".join(dump._whole_pages(Path("x"), given, start + step))
                 found += re.findall(b"<page>.*?</page>", parts)
                 tags = [
                     at
@@ -87,7 +87,7 @@ def test_the_head_names_the_wiki(tmp_path: Path) -> None:
         path = dumps.write(tmp_path / "d.xml.bz2", PAGES[:30], beginning=beginning, streams_of=streams_of)
         [found] = dump.find(str(path), "dewiki")
         assert (found.schema, found.wiki, found.language, found.size) == ("0.10", "dewiki", "de", path.stat().st_size)
-        assert found.names == Names(("datei", "file", "image"), ("category", "kategorie"))
+        assert found.names == NamespaceNames(("datei", "file", "image"), ("category", "kategorie"))
 
 
 def test_finding_files(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_dump_that_is_cut_off_is_refused_at_once(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
     path.write_bytes(whole[:last])
     with pytest.raises(MetaclipError, match="does not end with </mediawiki>"):
-        of_part(path, 0, last)
+        pages_of(path, 0, last)
 
 
 def test_xml_that_is_no_dumps(tmp_path: Path) -> None:
@@ -155,12 +155,12 @@ def test_xml_that_is_no_dumps(tmp_path: Path) -> None:
     cases = {
         "not a dump's XML": [Made("A", "x", model="</b>")],
         "Unexpected tag": [Made("A", "x", model="wikitext</model><what/><model>")],
-        "take pages-articles, not pages-meta-history": [Made("A", "x", revisions=2)],
+        "use pages-articles, not pages-meta-history": [Made("A", "x", revisions=2)],
     }
     for message, pages in cases.items():
         path = dumps.write(tmp_path / "d.xml.bz2", pages)
         with pytest.raises(MetaclipError, match=message) as caught:
-            of_part(path, 0, path.stat().st_size)
+            pages_of(path, 0, path.stat().st_size)
         assert str(path) in str(caught.value)
 
 
@@ -174,8 +174,8 @@ def test_real_dump(data_folder: Path) -> None:
         for page in root.iterfind("page", space)
     ]
     assert len(expected) == 206
-    assert of_part(path, 0, path.stat().st_size) == expected
-    parts = [of_part(path, start, start + 300_000) for start in range(0, path.stat().st_size, 300_000)]
+    assert pages_of(path, 0, path.stat().st_size) == expected
+    parts = [pages_of(path, start, start + 300_000) for start in range(0, path.stat().st_size, 300_000)]
     assert [page for part in parts for page in part] == expected
     [found] = dump.find(str(path), "enwiki")
     assert (found.schema, found.language) == ("0.10", "en")

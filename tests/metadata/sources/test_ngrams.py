@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metaclip import recipe
+from metaclip.engine.local import Local
 from metaclip.errors import MetaclipError
 from metaclip.metadata.candidates import Candidates
-from metaclip.metadata.sources import dump_count, ngrams, spill
+from metaclip.metadata.sources import dump_count, ngrams, string_counts
 from metaclip.metadata.sources.ngrams import NgramSettings
 from tests import dumps
 from tests.dumps import Made
@@ -39,7 +40,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> NgramSettings:
     """Settings of a small dump's finished count."""
     folder = tmp_path_factory.mktemp("ngrams")
     path = dumps.write(folder / "d.xml.bz2", [Made("A", TEXT), Made("B", "hot dog")])
-    dump_count.count(str(path), "enwiki", folder / "c", workers=1)
+    dump_count.count(str(path), "enwiki", folder / "c", engine=Local(1))
     return NgramSettings(counts=str(folder / "c"), min_count=1)
 
 
@@ -97,7 +98,7 @@ def test_pairs_are_looked_up_in_batches(settings: NgramSettings, monkeypatch: py
     """However many pairs are looked up at a time, the result is the same."""
     whole = ngrams.candidates(settings, "bigram")
     monkeypatch.setattr(ngrams, "_PAIRS", 3)
-    monkeypatch.setattr(spill, "_ROWS", 2)
+    monkeypatch.setattr(string_counts, "_ROWS", 2)
     assert rows(ngrams.candidates(settings, "bigram")) == rows(whole)
 
 
@@ -146,10 +147,8 @@ def write_counts(folder: Path, words: dict[str, int], pairs: dict[str, int]) -> 
         stage = Stage(run, dump_count.DUMP)
         stage.begin({})
         for name, counts in ((dump_count.UNIGRAMS, words), (dump_count.BIGRAMS, pairs), (dump_count.REDIRECTS, {})):
-            table = pa.table(
-                [pa.array(sorted(counts), pa.string()), [counts[key] for key in sorted(counts)]], spill.SCHEMA
-            )
-            spill.write(folder / name, table)
+            columns = [pa.array(sorted(counts), pa.string()), [counts[key] for key in sorted(counts)]]
+            string_counts.write_run(folder / name, [pa.table(columns, string_counts.SCHEMA)])
         record = {key: "x" for key in ("wiki", "language", "schema", "parser", "dump", "funnel")}
         stage.finish({**record, "tokens": sum(words.values()), "unigrams": len(words), "bigrams": len(pairs)})
 
@@ -158,7 +157,7 @@ def test_from_the_dump_itself(tmp_path: Path) -> None:
     """Named a dump, candidates counts it; named no dump, it takes what is counted."""
     path = dumps.write(tmp_path / "d.xml.bz2", [Made("A", TEXT)])
     given = NgramSettings(dump=str(path), counts=str(tmp_path / "c"), min_count=2)
-    first = ngrams.candidates(given, "unigram", workers=1)
+    first = ngrams.candidates(given, "unigram", engine=Local(1))
     path.unlink()
     assert rows(ngrams.candidates(dataclasses.replace(given, dump=None), "unigram")) == rows(first)
     with pytest.raises(MetaclipError, match="holds no finished count of a dump"):
@@ -185,5 +184,5 @@ def test_settings_are_checked(table: dict[str, object], message: str) -> None:
 
 def test_words_have_no_pmi(settings: NgramSettings) -> None:
     """A threshold that no word has is refused."""
-    with pytest.raises(MetaclipError, match="one word has none"):
+    with pytest.raises(MetaclipError, match="a single word has none"):
         ngrams.candidates(dataclasses.replace(settings, min_pmi=3.0), "unigram")

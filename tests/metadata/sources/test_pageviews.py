@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metaclip import recipe
+from metaclip.engine.contract import ignore_progress
 from metaclip.errors import MetaclipError
 from metaclip.metadata.candidates import Candidates
 from metaclip.metadata.sources import pageviews
-from metaclip.metadata.sources.pageviews import PageviewSettings, candidates, read_file, sampled_days, title_of
+from metaclip.metadata.sources.pageviews import PageviewSettings, candidates, count_file, sampled_days, title_of
 from metaclip.storage.download import RetryPolicy
 from tests.http_servers import files, serving
 
@@ -144,8 +145,8 @@ def test_what_a_broken_line_is_counted_as(tmp_path: Path) -> None:
     }  # fmt: skip
     folder = hourly(tmp_path / "hours", [b"\n".join(lines) + b"\n"])
     [path] = folder.iterdir()
-    funnel, _ = read_file(path, PageviewSettings(), tmp_path, 1000)
-    assert funnel == {**dict.fromkeys(pageviews.REASONS, 0), **Counter(lines.values()), "lines": len(lines)}
+    counts = count_file(path, ignore_progress, settings=PageviewSettings(), folder=tmp_path, bound=1000)
+    assert counts.funnel == {**dict.fromkeys(pageviews.REASONS, 0), **Counter(lines.values()), "lines": len(lines)}
     assert rows(found_in(folder)) == [("Dog", 90)]
 
 

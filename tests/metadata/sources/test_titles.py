@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from metaclip.errors import MetaclipError
-from metaclip.metadata.sources import casing, efrt, titles
+from metaclip.metadata.sources import casing, titles
 from metaclip.metadata.sources.packages import Package
 
 
@@ -50,20 +50,20 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 )
 def test_unpack(packed: str, unpacked: list[str]) -> None:
     """A trie gives its words: pieces, ends, relative references and symbols."""
-    assert efrt.unpack(packed) == unpacked
+    assert titles.unpack_trie(packed) == unpacked
 
 
 def test_references() -> None:
     """References count 0 to Z, then 00 to ZZ, then 000."""
     codes = ["0", "9", "A", "Z", "00", "01", "10", "ZZ", "000"]
-    assert [efrt.number(code) for code in codes] == [0, 9, 10, 35, 36, 37, 72, 36 + 36**2 - 1, 36 + 36**2]
+    assert [titles.trie_reference(code) for code in codes] == [0, 9, 10, 35, 36, 37, 72, 36 + 36**2 - 1, 36 + 36**2]
 
 
 @pytest.mark.parametrize("packed", ["", "dog", "false¦dog", "true¦dog|cat¦mouse", "true¦dog5", "true¦0:0;dog0"])
 def test_what_is_not_packed(packed: str) -> None:
     """Text of another form, a reference out of the list, or one that never ends, is refused."""
     with pytest.raises(ValueError, match=r"begins|refers"):
-        efrt.unpack(packed)
+        titles.unpack_trie(packed)
 
 
 # Case -----------------------------------------------------------------------------------------------------------------
@@ -103,23 +103,23 @@ TEXT = [
 )
 def test_restore(title: str, restored: str) -> None:
     """A title gets the case that is known, else that of the text, else that of a name."""
-    phrases, words = casing.evidence(TEXT, [title, "nautical mile"])
+    phrases, words = casing.usual_forms(TEXT, [title, "nautical mile"])
     assert casing.restore(title, {"taj mahal": "Taj Mahal"}, phrases, words) == restored
     assert restored.lower() == title
 
 
 def test_the_begin_of_a_sentence_is_no_evidence() -> None:
     """A capital that every sentence begins with does not make a name."""
-    phrases, words = casing.evidence(["Gamma rays burn. We saw gamma. Gamma rays pass."], ["gamma rays"])
+    phrases, words = casing.usual_forms(["Gamma rays burn. We saw gamma. Gamma rays pass."], ["gamma rays"])
     assert words["gamma"] == "gamma"
     assert phrases["gamma rays"] == "gamma rays"
 
 
 def test_tails() -> None:
     """The tail in brackets goes; brackets elsewhere stay."""
-    assert casing.without_tail("Table (furniture)") == "Table"
-    assert casing.without_tail("F(x) theorem") == "F(x) theorem"
-    assert casing.without_tail("Dog") == "Dog"
+    assert casing.without_parentheses("Table (furniture)") == "Table"
+    assert casing.without_parentheses("F(x) theorem") == "F(x) theorem"
+    assert casing.without_parentheses("Dog") == "Dog"
 
 
 # Sources --------------------------------------------------------------------------------------------------------------

@@ -12,12 +12,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from metaclip.metadata.sources import dump, wikitext
-from metaclip.metadata.sources.wikitext import Names, extractor, phrases
+from metaclip.metadata.sources.wikitext import NamespaceNames, extractor, phrases
 
 mwparserfromhell = pytest.importorskip("mwparserfromhell", reason="needs metaclip[build]")
 
 
-def from_tree(text: str, names: Names) -> str:
+def from_tree(text: str, names: NamespaceNames) -> str:
     """Give the same text from the parser's tree: slow and plain."""
     from mwparserfromhell import nodes
 
@@ -35,13 +35,13 @@ def from_tree(text: str, names: Names) -> str:
             return shown(node.title)
         if isinstance(node, nodes.Wikilink):
             title, text = shown(node.title), None if node.text is None else shown(node.text)
-            return wikitext._shown(None if text is None else title, title if text is None else text, names)
+            return wikitext._visible_link(None if text is None else title, title if text is None else text, names)
         if isinstance(node, nodes.Tag):
             name = str(node.tag.nodes[0]).strip().lower() if node.tag.nodes else ""
-            end = "\n" if name in wikitext._BREAKING else ""
+            end = "\n" if name in wikitext._LINE_BREAKING_TAGS else ""
             if node.self_closing:
                 return end
-            return end if name in wikitext._DROPPED else end + shown(node.contents) + end
+            return end if name in wikitext._DROPPED_TAGS else end + shown(node.contents) + end
         return ""  # templates, arguments, comments
 
     return re.sub("__[A-Z]+__|''+", "", shown(mwparserfromhell.parse(text, skip_style_tags=True)))
@@ -80,19 +80,19 @@ CASES = [
 @pytest.mark.parametrize(("markup", "text"), CASES)
 def test_cases(markup: str, text: str) -> None:
     """What a reader sees stays, the rest goes."""
-    assert extractor(Names())(markup) == text
-    assert from_tree(markup, Names()) == text
+    assert extractor(NamespaceNames())(markup) == text
+    assert from_tree(markup, NamespaceNames()) == text
 
 
 def test_a_table_gives_its_cells_line_by_line() -> None:
     """Cells are words of their own lines, attributes are none."""
     markup = '{| class="wikitable"\n|+ Heights\n! Name !! Metres\n|-\n| style="color:red" | K2 || 8611\n|}'
-    assert list(phrases(extractor(Names())(markup))) == [["heights"], ["name"], ["metres"], ["k2"], ["8611"]]
+    assert list(phrases(extractor(NamespaceNames())(markup))) == [["heights"], ["name"], ["metres"], ["k2"], ["8611"]]
 
 
 def test_names_of_another_language() -> None:
     """A wiki's own names of namespaces count beside the usual ones."""
-    names = Names(("bild", "file"), ("category", "kategorie"))
+    names = NamespaceNames(("bild", "file"), ("category", "kategorie"))
     assert extractor(names)("[[Kategorie:Vögel]][[Bild:a.jpg|mini|hochkant]] [[Datei:a]]") == "\nhochkant\n Datei:a"
 
 
@@ -111,17 +111,17 @@ MARKUP = st.lists(
 @example("<b>[[x</b>]]")
 def test_the_pass_over_tokens_is_the_tree(markup: str) -> None:
     """Any soup of markup: the tokens give what the tree gives."""
-    assert extractor(Names())(markup) == from_tree(markup, Names())
+    assert extractor(NamespaceNames())(markup) == from_tree(markup, NamespaceNames())
 
 
 def test_the_pass_over_tokens_is_the_tree_on_real_articles(data_folder: Path) -> None:
     """Real articles: the tokens give what the tree gives."""
     path = data_folder / "enwiki-sample.xml.bz2"
-    extract = extractor(Names())
+    extract = extractor(NamespaceNames())
     articles = [page for page in dump.pages(path, 0, path.stat().st_size) if page.redirect is None][:25]
     assert len(articles) == 25
     for page in articles:
-        assert extract(page.text) == from_tree(page.text, Names()), page.title
+        assert extract(page.text) == from_tree(page.text, NamespaceNames()), page.title
 
 
 @pytest.mark.parametrize(

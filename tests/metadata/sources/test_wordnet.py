@@ -178,7 +178,7 @@ def test_the_recipes_package(real: Path, monkeypatch: pytest.MonkeyPatch, tmp_pa
     (source,) = [
         one
         for one in build.read(Path(__file__).parents[3] / "metadata" / "english.toml").sources
-        if one.given.kind == "wordnet"
+        if one.common.kind == "wordnet"
     ]
     monkeypatch.setattr(wordnet, "_from_nltk", lambda: None)
     here = wordnet.candidates(wordnet.WordnetSettings(NOWHERE, "x", str(real)))

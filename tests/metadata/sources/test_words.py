@@ -14,9 +14,9 @@ import pytest
 
 from metaclip.errors import MetaclipError
 from metaclip.metadata.sources import words
-from metaclip.metadata.sources.explicit import explicit
+from metaclip.metadata.sources.explicit import is_explicit
 from metaclip.metadata.sources.packages import Package
-from metaclip.metadata.sources.pmi import pmi
+from metaclip.metadata.sources.string_counts import pmi
 from metaclip.storage.files import cache_folder
 
 
@@ -143,7 +143,7 @@ def test_normalised_pmi() -> None:
 )  # fmt: skip
 def test_spam(pair: str, spam: bool) -> None:
     """Pornographic pairs are known; words that only say who people are, or what bodies are, leave nothing out."""
-    assert explicit(pair) == spam
+    assert is_explicit(pair) == spam
 
 
 def test_the_cache_is_the_tests_own(sources: Path) -> None:

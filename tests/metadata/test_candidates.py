@@ -4,30 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from metaclip.errors import MetaclipError
 from metaclip.matching.text_rule import PAPER, TextRule
-from metaclip.metadata.candidates import Candidates
-from metaclip.metadata.merge import SCHEMA, Share, merge
+from metaclip.metadata.candidates import SCHEMA, Candidates, SourceLimits, merge
 
 
 def offer(entries: Sequence[str], scores: Sequence[float | None] | None = None) -> Candidates:
     """Make candidates."""
-    column = pa.array(scores, pa.float64()) if scores is not None else pa.nulls(len(entries), pa.float64())
-    return Candidates(pa.array(entries, pa.string()), column, {})
+    return Candidates.of(entries, {}, scores)
 
 
 def test_a_list() -> None:
     """Order, provenance, scores and ranks are the sources' own; an entry belongs to the first source that offers it."""
     table, given_ = merge(
         [
-            (Share("number"), offer(["0", "1"])),
-            (Share("word", budget=2), offer(["the", "1", "dog", "cat"], [9.0, 8.0, 7.0, 6.0])),
-            (Share("title"), offer(["dog", "Dog", "Cat"], [3.0, None, 1.0])),
+            (SourceLimits("number"), offer(["0", "1"])),
+            (SourceLimits("word", budget=2), offer(["the", "1", "dog", "cat"], [9.0, 8.0, 7.0, 6.0])),
+            (SourceLimits("title"), offer(["dog", "Dog", "Cat"], [3.0, None, 1.0])),
         ],
         PAPER,
         total=6,
@@ -39,7 +36,7 @@ def test_a_list() -> None:
         "score": [None, None, 9.0, 7.0, None, 1.0],
         "rank": [1, 2, 1, 3, 2, 3],
     }
-    assert [(one.share.source, one.candidates, one.new) for one in given_] == [
+    assert [(one.source, one.candidates, one.new) for one in given_] == [
         ("number", 2, 2), ("word", 4, 2), ("title", 3, 2),
     ]  # fmt: skip
     assert given_[1].left_out == {"an earlier source has it": 1}
@@ -47,21 +44,21 @@ def test_a_list() -> None:
 
 def test_the_last_source_fills_the_total() -> None:
     """A source without a budget stops where the total is reached."""
-    table, _ = merge([(Share("a"), offer(["x"])), (Share("b"), offer(["p", "q", "r"]))], PAPER, total=3)
+    table, _ = merge([(SourceLimits("a"), offer(["x"])), (SourceLimits("b"), offer(["p", "q", "r"]))], PAPER, total=3)
     assert table["entry"].to_pylist() == ["x", "p", "q"]
 
 
 def test_what_is_left_out() -> None:
     """What can never match is left out of every source, what looks wrong of those that are not trusted, with counts."""
     entries = ["St. Louis", "dog", '"dog', "lt;br&gt", "", "cat"]
-    table, (given_,) = merge([(Share("a"), offer(entries))], PAPER)
+    table, (given_,) = merge([(SourceLimits("a"), offer(entries))], PAPER)
     assert table["entry"].to_pylist() == ["dog", "cat"]
     assert given_.left_out == {
         "can never match under the rule": 2, "has a quote glued to a word": 1, "empty": 1,
     }  # fmt: skip
-    table, _ = merge([(Share("a", trusted=True), offer(entries))], PAPER)
+    table, _ = merge([(SourceLimits("a", trusted=True), offer(entries))], PAPER)
     assert table["entry"].to_pylist() == ["dog", '"dog', "cat"]
-    table, _ = merge([(Share("a", trusted=True), offer(entries))], TextRule(space_entries=True))
+    table, _ = merge([(SourceLimits("a", trusted=True), offer(entries))], TextRule(space_entries=True))
     assert table["entry"].to_pylist() == ["St. Louis", "dog", '"dog', "lt;br&gt", "cat"]
 
 
@@ -82,7 +79,7 @@ def test_what_does_not_add_up(
 ) -> None:
     """A source that gives nothing, a budget above what there is, a total that is not reached: named with both values."""
     with pytest.raises(MetaclipError) as error:
-        merge([(Share(name, budget), offer(entries)) for name, budget, entries in shares], PAPER, total)
+        merge([(SourceLimits(name, budget), offer(entries)) for name, budget, entries in shares], PAPER, total)
     for words in says:
         assert words in str(error.value)
     assert "\n" not in str(error.value)
@@ -104,7 +101,7 @@ def test_against_a_naive_merge(sources: list[tuple[list[str], int | None]]) -> N
                 mine.append((entry, str(number), rank))
         fits = fits and bool(mine) and (budget is None or len(mine) == budget)
         expected += mine
-    offers = [(Share(str(number), budget), offer(entries)) for number, (entries, budget) in enumerate(sources)]
+    offers = [(SourceLimits(str(number), budget), offer(entries)) for number, (entries, budget) in enumerate(sources)]
     if not fits:
         with pytest.raises(MetaclipError):
             merge(offers, PAPER)
