@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from metaclip.pool.tar_format import BLOCK, NAME_BYTES, Forward, header, members
+from metaclip.pool.tar_format import BLOCK, NAME_BYTES, ForwardReader, header, read_members
 from metaclip.pool.tars import split_name
 from metaclip.pool.uid import Uids
 from metaclip.reshard.index import IMAGES
@@ -57,7 +57,7 @@ class SampleCopies(SampleSpans):
     uses: npt.NDArray[np.int64]
 
 
-def copy_samples(stream: Forward, copies: SampleCopies, counts: dict[str, int]) -> Iterator[memoryview]:
+def copy_samples(stream: ForwardReader, copies: SampleCopies, counts: dict[str, int]) -> Iterator[memoryview]:
     """Yield the bytes of samples named ``{uid}-{number of the copy}``, a window at a time, and count them in `counts`.
 
     A window is valid until the next one is requested.
@@ -86,7 +86,11 @@ def copy_samples(stream: Forward, copies: SampleCopies, counts: dict[str, int]) 
 
 
 def _overwrite_headers(
-    blocks: npt.NDArray[np.uint8], moved: npt.NDArray[np.int64], copies: SampleCopies, part: slice, counts: dict[str, int]
+    blocks: npt.NDArray[np.uint8],
+    moved: npt.NDArray[np.int64],
+    copies: SampleCopies,
+    part: slice,
+    counts: dict[str, int],
 ) -> None:
     """Overwrite the headers of simple samples; `moved` is the distance of each one's bytes from their place in the tar."""
     uids, first = copies.uids[part], copies.first[part]
@@ -143,10 +147,14 @@ def _renamed_members(
     parts: list[bytes | memoryview] = []
     for row, by in zip(range(part.start, part.stop), moved.tolist(), strict=True):
         window: Any = _Window(by, data)
-        uid, first, uses = b"%016x%016x" % tuple(copies.uids[row].tolist()), int(copies.first[row]), int(copies.uses[row])
+        uid, first, uses = (
+            b"%016x%016x" % tuple(copies.uids[row].tolist()),
+            int(copies.first[row]),
+            int(copies.uses[row]),
+        )
         names = [b"%b-%d" % (uid, number) for number in range(first, first + uses)]
         found = []
-        for member in members(window, int(copies.spans[row, 0]), int(copies.spans[row, 1])):
+        for member in read_members(window, int(copies.spans[row, 0]), int(copies.spans[row, 1])):
             split = split_name(member.name)
             if split is None:
                 continue

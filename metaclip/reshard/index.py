@@ -141,7 +141,9 @@ def _read(path: Path) -> Index:
         return column.flatten().to_numpy().reshape(-1, column.type.list_size) if is_list else column.to_numpy()
 
     notes = table.schema.metadata
-    return Index(*map(array, _ARRAYS), text=notes[b"text"].decode(), has_uid=bool(notes[b"has_uid"]))
+    return Index(
+        **{name: array(name) for name in _ARRAYS}, text=notes[b"text"].decode(), has_uid=bool(notes[b"has_uid"])
+    )
 
 
 def make_index(file: PoolFile, names: Names = USUAL_NAMES) -> Index:

@@ -23,7 +23,7 @@ from metaclip.errors import LostInputs, MetaclipError
 from metaclip.pool.files import Paths, PoolFile, find_files
 from metaclip.reshard import shards
 from metaclip.reshard.index import NO_UID
-from metaclip.reshard.shards import ReshardSettings, SeenUids, Selection, SharedUids, ShardLayout, TarUses
+from metaclip.reshard.shards import ReshardSettings, SeenUids, Selection, ShardLayout, SharedUids, TarUses
 from metaclip.reshard.subset import Subset
 from metaclip.stage import funnel as funnels
 from metaclip.stage.folder import Folder

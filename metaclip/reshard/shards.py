@@ -221,9 +221,9 @@ def share_uids(runs: Sequence[Path], subset: Subset, shared_path: Path, missing_
             counts["missing"] += int((uids[1:] != uids[:-1]).any(axis=1).sum()) + 1 if len(uids) else 0
             counts["missing_uses"] += len(uids)
             file.write(np.ascontiguousarray(uids).tobytes())
-    with spool.open("rb") as file:
+    with spool.open("rb") as spooled:
         steps = range(0, counts["missing_uses"], _BLOCK)
-        blocks = (np.fromfile(file, np.uint64, 2 * _BLOCK).reshape(-1, 2) for _ in steps)
+        blocks = (np.fromfile(spooled, np.uint64, 2 * _BLOCK).reshape(-1, 2) for _ in steps)
         write_subset(missing_path, blocks, counts["missing_uses"])
     spool.unlink()
     write_rows(shared_path, SharedUids.of(np.concatenate(shared)).rows)

@@ -85,7 +85,9 @@ class MemberWindow:
         ends = begins + self.size[numbers]
         data, offset, data_end = self._data, self._offset, self._offset + len(self._data)
         return {
-            at: bytes(data[at - offset : end - offset]) if end <= data_end else os.pread(self._file.fileno(), end - at, at)
+            at: bytes(data[at - offset : end - offset])
+            if end <= data_end
+            else os.pread(self._file.fileno(), end - at, at)
             for at, end in zip(begins.tolist(), ends.tolist(), strict=True)
         }
 
@@ -124,7 +126,7 @@ def find_headers(file: io.FileIO, visit: Visit = lambda _: True) -> TarHeaders |
     file.seek(due * BLOCK)
     if not parts or file.read(BLOCK) != bytes(BLOCK):
         return None
-    heads, sizes, codes, new = (np.concatenate(column) for column in zip(*parts, strict=True))
+    begins, sizes, codes, new = (np.concatenate(column) for column in zip(*parts, strict=True))
     first = np.flatnonzero(new)
     written, which = np.unique(codes, return_inverse=True)
     lower = [int(one).to_bytes(_SUFFIX_BYTES, "little").rstrip(b"\0").lower() for one in written]
@@ -134,7 +136,7 @@ def find_headers(file: io.FileIO, visit: Visit = lambda _: True) -> TarHeaders |
     bits = np.int64(1) << suffix
     if len(suffixes) > 62 or (np.add.reduceat(bits, first) != np.bitwise_or.reduceat(bits, first)).any():
         return None
-    return TarHeaders(heads, sizes, suffix, suffixes, first, due * BLOCK)
+    return TarHeaders(begins, sizes, suffix, suffixes, first, due * BLOCK)
 
 
 def suffix_code(suffix: bytes) -> int:

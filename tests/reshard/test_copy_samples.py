@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from metaclip.pool.files import find_files
 from metaclip.pool.tar_format import END, ForwardReader, header
 from metaclip.reshard import copy_samples as copying
-from metaclip.reshard.index import make_index
 from metaclip.reshard.copy_samples import NOT_SIMPLE, SampleCopies, copy_samples, make_headers
+from metaclip.reshard.index import make_index
 from tests.training.shards import read_tar, sample, uid, write_tar
 
 
@@ -55,7 +55,9 @@ def test_both_ways_give_the_same_bytes(
         for one in (copies, slow):
             counts = {"samples": 0, "members": 0, "odd_suffix": 0}
             with path.open("rb") as file:
-                results.append((b"".join(bytes(block) for block in copy_samples(ForwardReader(file), one, counts)), counts))
+                results.append(
+                    (b"".join(bytes(block) for block in copy_samples(ForwardReader(file), one, counts)), counts)
+                )
     assert results[0] == results[1]
     assert results[0][1] == {"samples": len(rows), "members": 3 * len(rows), "odd_suffix": 0}
     out = Path(path.with_name("out.tar"))

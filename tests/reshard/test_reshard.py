@@ -432,10 +432,10 @@ def test_what_is_no_subset(tmp_path: Path) -> None:
     with pytest.raises(MetaclipError, match="not sorted"):
         Subset(tmp_path / "b.npy")
     (tmp_path / "c.npy").write_text("uids")
-    with pytest.raises(MetaclipError, match=r"c\.npy is no subset file"):
+    with pytest.raises(MetaclipError, match=r"c\.npy is not a subset file"):
         Subset(tmp_path / "c.npy")
     with pytest.raises(MetaclipError, match="there is no subset"):
         Subset(tmp_path / "d.npy")
     np.save(tmp_path / "e.npy", np.array([{"x": 1}], object))
-    with pytest.raises(MetaclipError, match=r"e\.npy is no subset file"):
+    with pytest.raises(MetaclipError, match=r"e\.npy is not a subset file"):
         Subset(tmp_path / "e.npy")
