@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from metaclip.card.publish import read_card
-from metaclip.curate.account import MEANING, plain
+from metaclip.curate.account import MEANING, escaped
 from metaclip.errors import MetaclipError, one_line
 from metaclip.storage.files import atomic_write
 
@@ -164,11 +164,11 @@ def format_number(value: float, *, sign: bool = False) -> str:
 
 def render_markdown(found: Difference) -> str:
     """Return a difference as Markdown."""
-    a, b = (plain(name) for name in found.names)
+    a, b = (escaped(name) for name in found.names)
     lines = [f"# {a} and {b}", ""]
     if found.settings:
         lines += ["Set otherwise:", "", f"| | {a} | {b} |", "|---|---|---|"]
-        lines += [f"| {name} | {plain(one)} | {plain(other)} |" for name, one, other in found.settings]
+        lines += [f"| {name} | {escaped(one)} | {escaped(other)} |" for name, one, other in found.settings]
     else:
         lines.append("Nothing that determines the set was set otherwise.")
     lines += ["", f"| | {a} | {b} | change |", "|---|---:|---:|---:|"]
@@ -180,7 +180,7 @@ def render_markdown(found: Difference) -> str:
             lines += ["", f"## {title}, as a share of the kept pairs", ""]
             lines += ["| entry | kept | | share | |", "|---|---:|---:|---:|---:|"]
             lines += [
-                f"| {plain(row['entry'])} | {row['kept']:,} | {row['kept_after']:,} | {100 * row['share']:.3f}% "
+                f"| {escaped(row['entry'])} | {row['kept']:,} | {row['kept_after']:,} | {100 * row['share']:.3f}% "
                 f"| {100 * row['share_after']:.3f}% |"
                 for row in rows
             ]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from metaclip.card.plots import TITLES
-from metaclip.curate.account import MEANING, REMOVED, funnel_rows, plain, taken_out
+from metaclip.curate.account import MEANING, REMOVED, escaped, render_removed, shown_steps
 
 
 def summary(card: Mapping[str, Any]) -> str:
@@ -44,9 +44,9 @@ def head(card: Mapping[str, Any]) -> str:
 def render(card: Mapping[str, Any]) -> str:
     """Return README.md."""
     balance, entries, sums, funnel = (card[key] for key in ("balance", "entries", "sums", "funnel"))
-    who = plain(card["contact"]) if card["contact"] else "the publisher of this card (no contact was given to it)"
+    who = escaped(card["contact"]) if card["contact"] else "the publisher of this card (no contact was given to it)"
     lines = [
-        head(card), "", f"# {plain(card['name'])}", "", summary(card), "",
+        head(card), "", f"# {escaped(card['name'])}", "", summary(card), "",
         "Open `index.html` to look up an entry, a caption, a url or another t. `card.json` has every figure here for a "
         "program; its fields are those of metaclip's data_cards/README.md.", "",
         "## How it was made", "",
@@ -58,7 +58,7 @@ def render(card: Mapping[str, Any]) -> str:
         "whether a pair is in (the page does).", "",
         "## What was dropped, and why", "", "| rows | | |", "|---:|---|---|",
     ]  # fmt: skip
-    lines += [f"| {rows:,} | {key} | {MEANING[key]} |" for key, rows in funnel_rows(funnel)]
+    lines += [f"| {rows:,} | {key} | {MEANING[key]} |" for key, rows in shown_steps(funnel)]
     if card["lost_inputs"]:
         lines += [
             "",
@@ -74,7 +74,7 @@ def render(card: Mapping[str, Any]) -> str:
         "| entry | source | count | probability | expected | kept |", "|---|---|---:|---:|---:|---:|",
     ]  # fmt: skip
     lines += [
-        f"| {plain(row['entry'])} | {plain(row['source'] or '')} | {row['count']:,} | {row['probability']:.4f} "
+        f"| {escaped(row['entry'])} | {escaped(row['source'] or '')} | {row['count']:,} | {row['probability']:.4f} "
         f"| {row['expected']:,.1f} | {row['kept']:,} |"
         for row in card["top_entries"]
     ]
@@ -90,12 +90,12 @@ def render(card: Mapping[str, Any]) -> str:
         "## How to be removed", "",
         f"Write to {who} with the uid, url or host. Pairs that are taken out do not change the draw of the others.", "",
         *_removed(card), "## Licence", "",
-        f"{plain(card['license'] or 'Not stated.')} This is about the figures and lists here. The images belong to whoever "
+        f"{escaped(card['license'] or 'Not stated.')} This is about the figures and lists here. The images belong to whoever "
         "made them.", "",
         "## Citation", "", "```bibtex", "@misc{xu2023demystifying,", "  title = {Demystifying {CLIP} Data},",
         "  author = {Hu Xu and Saining Xie and others}, year = {2023}, eprint = {2309.16671}, archivePrefix = {arXiv}",
         "}", "```", "",
-        f"Result digest `{card['result_digest']}`, made with metaclip {plain(card['versions']['metaclip'])}.", "",
+        f"Result digest `{card['result_digest']}`, made with metaclip {escaped(card['versions']['metaclip'])}.", "",
     ]  # fmt: skip
     return "\n".join(lines)
 
@@ -113,16 +113,16 @@ def _classes(lists: Sequence[Mapping[str, Any]]) -> list[str]:
     for one in lists:
         before, after = ("" if one[k] is None else f"{one[k]:.3f}" for k in ("divergence", "divergence_kept"))
         lines.append(
-            f"| {plain(one['name'])} | {one['names']:,} | {one['known']:,} | {100 * one['zero']:.1f}% "
+            f"| {escaped(one['name'])} | {one['names']:,} | {one['known']:,} | {100 * one['zero']:.1f}% "
             f"| {100 * one['zero_kept']:.1f}% | {before} | {after} |"
         )
     for one in lists:
         ranked = sorted(one["entries"], key=lambda row: (-row["kept"], row["name"]))
-        most = ", ".join(f"{plain(row['name'])} ({row['kept']:,})" for row in ranked[:_MOST_NAMES] if row["kept"])
-        none = [plain(row["name"]) for row in ranked if not row["kept"]]
+        most = ", ".join(f"{escaped(row['name'])} ({row['kept']:,})" for row in ranked[:_MOST_NAMES] if row["kept"])
+        none = [escaped(row["name"]) for row in ranked if not row["kept"]]
         more = f" and {len(none) - _MOST_NAMES:,} more (see card.json)" if len(none) > _MOST_NAMES else ""
         rest = f" None kept: {', '.join(none[:_MOST_NAMES])}{more}." if none else ""
-        lines += ["", f"Of {plain(one['name'])}, kept most: {most or 'none'}.{rest}"]
+        lines += ["", f"Of {escaped(one['name'])}, kept most: {most or 'none'}.{rest}"]
     return lines
 
 
@@ -131,7 +131,7 @@ def _removed(card: Mapping[str, Any]) -> list[str]:
         return []
     return [
         "## What was taken out since the first version", "",
-        *taken_out(card[REMOVED]), "",
+        *render_removed(card[REMOVED]), "",
         "`removed.parquet` lists what went since the version before, by uid and by sha256 of the url. Take it out of a copy "
         "with `metaclip card apply removed.parquet COPY --out NEW` (a subset file, a parquet file, or a folder of these; "
         "tars then follow with `metaclip reshard`).", "",
@@ -149,5 +149,5 @@ def _most_frequent(found: Mapping[str, Any] | None, what: str, none: str) -> lis
     error = f", each maybe {found['floor']:,} too small" if found["floor"] else ""
     return [
         f"{found['pairs']:,} kept pairs name a {what}; the {len(top)} most frequent{error}:", "",
-        f"| {what} | pairs |", "|---|---:|", *(f"| {plain(item['name'])} | {item['pairs']:,} |" for item in top),
+        f"| {what} | pairs |", "|---|---:|", *(f"| {escaped(item['name'])} | {item['pairs']:,} |" for item in top),
     ]  # fmt: skip

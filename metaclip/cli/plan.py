@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -51,8 +52,4 @@ def command(
             seed=seed,
             options=RunOptions(engine=engine),
         )
-    if as_json:
-        click.echo(json.dumps(planning.as_json(found), indent=2))
-        return
-    for line in planning.lines(found):
-        click.echo(line)
+    click.echo(json.dumps(dataclasses.asdict(found), indent=2) if as_json else planning.render(found))

@@ -1,7 +1,7 @@
 """The account of a run: card.json, and card.md for a reader.
 
-Every field is documented in data_cards/README.md. The result digest identifies what came out - not when, where, by
-which engine, or in how many files it went in.
+data_cards/README.md documents every field. The result digest identifies the result: not when, where or by which engine it
+was made, nor in how many files the pool was.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from metaclip.storage.files import atomic_write, file_digest, read_json, write_j
 SCHEMA: Final = {"name": "metaclip-account", "version": schemas.VERSION}
 FIELDS: Final = schemas.ACCOUNT | schemas.REMOVED
 REMOVED: Final = "removed"
-"""The funnel's reason for rows that matched and were taken out later (`metaclip.card.removal`)."""
+"""The reason in the funnel for rows that matched and were taken out later (`metaclip.card.removal`)."""
 MEANING: Final[dict[str, str]] = {
     name: funnels.MEANING.get(name, "taken out on request")
     for name in ("rows", *funnels.MATCH_REASONS, REMOVED, "matched", *funnels.BALANCE_REASONS, "kept")
 }
-"""The funnel's steps in their order; `REMOVED` is in the funnel of a set that pairs were taken out of."""
+"""The steps of the funnel in their order, with their meaning; `REMOVED` is one only if pairs were taken out."""
 _CARD: Final = "card.json"
 _PAGE: Final = "card.md"
-_TOP: Final = 25
-_ALWAYS: Final = ("rows", "no_match", "matched", "not_drawn", "kept")
-_WAYS: Final = ("uids", "urls", "domains")
+_TOP_ENTRIES: Final = 25
+_SHOWN_INPUTS: Final = 50
+_ALWAYS_SHOWN: Final = ("rows", "no_match", "matched", "not_drawn", "kept")
 
 
 def write_account(run: Run) -> dict[str, Any]:
-    """Write card.md and card.json into a balanced run's folder; give the account."""
+    """Write card.md and card.json into the folder of a balanced run; return the account."""
     account = make_account(run)
     schemas.check_written(account, FIELDS)
     with atomic_write(run.path / _PAGE) as temporary:
@@ -52,7 +52,7 @@ def write_account(run: Run) -> dict[str, Any]:
 
 
 def has_account(folder: Path) -> bool:
-    """Tell whether a run's folder holds its account."""
+    """Return whether a run's folder holds its account."""
     return read_json(folder / _CARD) is not None
 
 
@@ -63,13 +63,13 @@ def remove_account(folder: Path) -> None:
 
 
 def make_account(run: Run) -> dict[str, Any]:
-    """Make the account of a balanced run from its files."""
-    counts, t, seed, match, entries = run.counts.values, run.t, run.seed, run.match, run.entries
+    """Compute the account of a balanced run from its files."""
+    counts, t, match, entries = run.counts.values, run.t, run.match, run.entries
     balance = run.manifest["stages"]["balance"]
-    zero, tail = counts == 0, (counts > 0) & (counts < t)
-    head = counts >= t
-    lost = {**match["funnel"], **balance["funnel"]}
-    funnel = {key: lost.get(key, 0) for key in MEANING if key != REMOVED or key in lost}
+    zero, head = counts == 0, counts >= t
+    tail = ~(zero | head)
+    rows = {**match["funnel"], **balance["funnel"]}
+    funnel = {step: rows.get(step, 0) for step in MEANING if step != REMOVED or step in rows}
     funnels.check(funnel, "rows", (*funnels.MATCH_REASONS, REMOVED), "matched")
     funnels.check(funnel, "matched", funnels.BALANCE_REASONS, "kept")
     with (run.path / "curated.npy").open("rb") as file:
@@ -78,7 +78,7 @@ def make_account(run: Run) -> dict[str, Any]:
         "semantics": {"match": match["semantics"], "balance": balance["semantics"]},
         "list": {"digest": match["list"], "entries": len(counts)},
         "rule": match["rule"],
-        "balance": {"t": t, "tail_share": tail_share(counts, t), "seed": seed, "epoch": 0},
+        "balance": {"t": t, "tail_share": tail_share(counts, t), "seed": run.seed, "epoch": 0},
         "funnel": funnel,
         "entries": {"zero": int(zero.sum()), "tail": int(tail.sum()), "head": int(head.sum())},
         "sums": {
@@ -101,10 +101,10 @@ def make_account(run: Run) -> dict[str, Any]:
     if REMOVED in match:
         result[REMOVED] = match[REMOVED]
     # What does not occur is left out, so that a setting or a reason added later changes no digest.
-    occurring = {reason: rows for reason, rows in funnel.items() if rows}
-    identity = {**result, "rule": _used(match["rule"]), "funnel": occurring}
+    occurring = {step: rows for step, rows in funnel.items() if rows}
+    identity = {**result, "rule": _changed_settings(match["rule"]), "funnel": occurring}
     recipe = {**run.manifest["settings"], "match": {**run.manifest["settings"]["match"], "metadata": match["list"]}}
-    order = np.lexsort((np.arange(len(counts)), -counts.astype(np.int64)))[:_TOP]
+    top = np.argsort(-counts.astype(np.int64), kind="stable")[:_TOP_ENTRIES]
     return {
         **result,
         "schema": SCHEMA,
@@ -116,19 +116,19 @@ def make_account(run: Run) -> dict[str, Any]:
         "lost_inputs": [{key: item[key] for key in ("name", "first", "rows")} for item in match["lost"]],
         "list": {**result["list"], "sources": _by_source(entries)},
         "balance": {**result["balance"], "asked": balance["asked"]},
-        "top_entries": [row for row in entries.take(order).to_pylist() if row["count"]],
+        "top_entries": [row for row in entries.take(top).to_pylist() if row["count"]],
         "result_digest": digest_of(identity),
     }
 
 
 def _now() -> datetime.datetime:
-    """Give the time, or the one in SOURCE_DATE_EPOCH, by which whoever makes a card again gets the same bytes."""
+    """Return the time, or the one in SOURCE_DATE_EPOCH, with which a card can be made again with the same bytes."""
     given = os.environ.get("SOURCE_DATE_EPOCH", "")
     return datetime.datetime.fromtimestamp(int(given) if given.isdecimal() else time.time(), datetime.UTC)
 
 
-def _used(rule: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the settings of a text rule that are not as in the paper."""
+def _changed_settings(rule: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a text rule that differ from the paper's."""
     return {name: value for name, value in rule.items() if value not in (False, "none")}
 
 
@@ -138,7 +138,7 @@ def _by_source(entries: Any) -> dict[str, int]:
 
 
 def render(account: Mapping[str, Any]) -> str:
-    """Write the account as a page of Markdown."""
+    """Return the account as a page of Markdown."""
     balance, pairs, entries, sums = account["balance"], account["pairs"], account["entries"], account["sums"]
     funnel = account["funnel"]
     share = 100 * pairs["kept"] / max(1, funnel["rows"])
@@ -153,20 +153,19 @@ def render(account: Mapping[str, Any]) -> str:
         "",
     ]
     if account["lost_inputs"]:
-        lost = ", ".join(map(_lost, account["lost_inputs"]))
+        lost = ", ".join(map(_lost_input, account["lost_inputs"]))
         lines += [f"**Not all inputs could be read.** Missing from every figure here: {lost}", ""]
     lines += ["## Funnel", "", "| rows | | |", "|---:|---|---|"]
-    for key, rows in funnel_rows(funnel):
-        lines.append(f"| {rows:,} | {key} | {MEANING.get(key, '')} |")
+    lines += [f"| {rows:,} | {step} | {MEANING[step]} |" for step, rows in shown_steps(funnel)]
     if REMOVED in account:
-        lines += ["", *taken_out(account[REMOVED])]
+        lines += ["", *render_removed(account[REMOVED])]
     lines += [
         "",
         "## Balance",
         "",
         "| | |",
         "|---|---:|",
-        f"| t (asked: {plain(balance['asked'])}) | {_number(balance['t'])} |",
+        f"| t (asked: {escaped(balance['asked'])}) | {_number(balance['t'])} |",
         f"| tail share at t | {100 * balance['tail_share']:.2f}% |",
         f"| pairs expected | {pairs['expected']:,.1f} ± {pairs['deviation']:,.1f} |",
         f"| pairs kept | {pairs['kept']:,} ({off:+.1f} standard deviations) |",
@@ -187,17 +186,19 @@ def render(account: Mapping[str, Any]) -> str:
         "| entry | source | count | probability | expected | kept |",
         "|---|---|---:|---:|---:|---:|",
     ]
-    for row in account["top_entries"]:
-        lines.append(
-            f"| {plain(row['entry'])} | {plain(row['source'] or '')} | {row['count']:,} | {row['probability']:.4f} "
-            f"| {row['expected']:,.1f} | {row['kept']:,} |"
-        )
+    lines += [
+        f"| {escaped(row['entry'])} | {escaped(row['source'] or '')} | {row['count']:,} "
+        f"| {row['probability']:.4f} | {row['expected']:,.1f} | {row['kept']:,} |"
+        for row in account["top_entries"]
+    ]
     lines += ["", "## Made from", "", "| input | bytes | sha256 |", "|---|---:|---|"]
-    shown = account["inputs"][:50]
-    lines += [f"| {plain(item['name'])} | {item['size']:,} | `{item['sha256']}` |" for item in shown]
+    shown = account["inputs"][:_SHOWN_INPUTS]
+    lines += [f"| {escaped(item['name'])} | {item['size']:,} | `{item['sha256']}` |" for item in shown]
     if len(shown) < len(account["inputs"]):
         lines.append(f"| ... and {len(account['inputs']) - len(shown):,} more, in card.json | | |")
-    rule = [name if value is True else f"{name} = {value}" for name, value in _used(account["rule"]).items()]
+    rule = [
+        name if value is True else f"{name} = {value}" for name, value in _changed_settings(account["rule"]).items()
+    ]
     lines += [
         "",
         f"- list: sha256 `{account['list']['digest']}`",
@@ -209,13 +210,13 @@ def render(account: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def funnel_rows(funnel: Mapping[str, int]) -> list[tuple[str, int]]:
-    """Give the funnel's steps that a reader is shown: those of every run, and what occurs."""
-    return [(key, funnel[key]) for key in MEANING if key in _ALWAYS or funnel.get(key)]
+def shown_steps(funnel: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Return the steps of a funnel that a reader is shown, with their rows: those of every run, and what occurs."""
+    return [(step, funnel[step]) for step in MEANING if step in _ALWAYS_SHOWN or funnel.get(step)]
 
 
-def taken_out(removed: Mapping[str, Any]) -> list[str]:
-    """Say in Markdown what was taken out of a set, version by version."""
+def render_removed(removed: Mapping[str, Any]) -> list[str]:
+    """Return lines of Markdown about what was taken out of a set, version by version."""
     lines = [
         "Counts and probabilities are those of the first version, so that no other pair's draw changes; without the pairs "
         f"that were taken out, the counts come to {removed['count']:,}.",
@@ -224,27 +225,29 @@ def taken_out(removed: Mapping[str, Any]) -> list[str]:
         "|---|---:|---:|---|---|",
     ]
     for version in removed["versions"]:
-        asked, found = (", ".join(f"{version[which][what]:,}" for what in _WAYS) for which in ("asked", "found"))
+        asked, found = (
+            ", ".join(f"{version[which][kind]:,}" for kind in ("uids", "urls", "domains"))
+            for which in ("asked", "found")
+        )
         lines.append(
-            f"| `{plain(version['parent'][:16])}` | {version['pairs']:,} | {version['kept']:,} | {asked} | {found} |"
+            f"| `{escaped(version['parent'][:16])}` | {version['pairs']:,} | {version['kept']:,} | {asked} | {found} |"
         )
     return lines
 
 
 def _number(value: float) -> str:
-    """Write a number so that it reads back as it is, whole ones without a point."""
+    """Write a number so that it can be read back exactly, whole numbers without a point."""
     return f"{value:,.0f}" if value == int(value) else repr(value)
 
 
-def _lost(item: Mapping[str, Any]) -> str:
-    if item["rows"] is None:
-        return plain(item["name"])
-    return f"{plain(item['name'])} (rows {item['first']:,} to {item['first'] + item['rows'] - 1:,})"
+def _lost_input(item: Mapping[str, Any]) -> str:
+    last = None if item["rows"] is None else item["first"] + item["rows"] - 1
+    return escaped(item["name"]) + ("" if last is None else f" (rows {item['first']:,} to {last:,})")
 
 
 _MARKUP: Final = str.maketrans({char: f"&#{ord(char)};" for char in "&<>|`*_[]\\~$:@#"})
 
 
-def plain(text: Any) -> str:
-    """Show text from outside in Markdown: one line, without a character that Markdown, HTML or a terminal acts on."""
+def escaped(text: Any) -> str:
+    """Return foreign text for Markdown: one line, without characters that Markdown, HTML or a terminal interprets."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text)).translate(_MARKUP)

@@ -1,4 +1,4 @@
-"""Explain: what one text matches, and whether its pair is kept and why - the law, step by step."""
+"""`explain`: what one text matches, and whether its pair is kept and why: the law, step by step."""
 
 from __future__ import annotations
 
@@ -19,18 +19,20 @@ from metaclip.pool.uid import uid_of
 
 @dataclasses.dataclass(frozen=True)
 class Explanation:
-    """What was found; without a run, entries alone."""
+    """What a text matches, and how its pair is drawn; without a run, only the entries."""
 
     text: str
     padded: str
     entries: list[dict[str, Any]]
-    """entry_id, entry, source; with a run: count, probability."""
+    """A dict for each entry: entry_id, entry, source; with a run also count and probability."""
     t: float | None = None
     p: float | None = None
     """P(keep)."""
     uid: str | None = None
     uid_from: str | None = None
+    """How the uid was found."""
     u: float | None = None
+    """The number that the draw compares with P(keep)."""
     seed: int | None = None
     epoch: int = 0
 
@@ -52,10 +54,10 @@ def explain(
     seed: int | None = None,
     epoch: int = 0,
 ) -> Explanation:
-    """Explain a text under a run's list, rule, counts, t and seed, or under a list alone (the shipped one, if none is given).
+    """Explain a text by the list, rule, counts, t and seed of a run, or by a list alone (default: the shipped one).
 
-    The uid is the given one, else md5(text + url), else md5(text). Raise MetaclipError if both run and list are
-    given, or a rule beside a run.
+    The uid is the given one, else md5(text + url), else md5(text). Raise MetaclipError if both a run and a list are given,
+    or a rule beside a run.
     """
     if run is not None and metadata is not None:
         raise MetaclipError(
@@ -63,49 +65,48 @@ def explain(
         )
     if run is None:
         entries = metadata if isinstance(metadata, Metadata) else Metadata.read(metadata or shipped())
-        found_rule = TextRule(**(rule or {}))
-        rows = _rows(text, entries, found_rule)
-        return Explanation(text, found_rule.text(text), rows)
+        return _explain_matches(text, entries, TextRule(**(rule or {})))
     if rule:
         raise MetaclipError(f"{', '.join(rule)}: a run has its own text rule; leave the flags out, or give --metadata")
-    opened = run if isinstance(run, Run) else Run(run)
     if t is not None and not t > 0:
         raise MetaclipError(f"t is {t:g}, must be above 0")
-    threshold = opened.t if t is None else t
-    chosen = (opened.seed if opened.balance else 0) if seed is None else seed
-    rows = _rows(text, opened.metadata, opened.rule)
+    opened = run if isinstance(run, Run) else Run(run)
+    t = opened.t if t is None else t
+    seed = (opened.seed if opened.balance else 0) if seed is None else seed
     counts = opened.counts.values
-    probability = probabilities(counts, threshold)
-    for row in rows:
+    probability = probabilities(counts, t)
+    found = _explain_matches(text, opened.metadata, opened.rule)
+    for row in found.entries:
         row |= {"count": int(counts[row["entry_id"]]), "probability": float(probability[row["entry_id"]])}
-    source = "given" if uid else "md5 of text and url" if url else "md5 of the text, for no url is given"
     number = uid_of(text, url, uid)
-    return Explanation(
-        text, opened.rule.text(text), rows, threshold, keep_probability([row["entry_id"] for row in rows], probability),
-        number, source, uniform(chosen, epoch, number), chosen, epoch,
+    return dataclasses.replace(
+        found, t=t, p=keep_probability([row["entry_id"] for row in found.entries], probability), uid=number,
+        uid_from="given" if uid else "md5 of text and url" if url else "md5 of the text, for no url is given",
+        u=uniform(seed, epoch, number), seed=seed, epoch=epoch,
     )  # fmt: skip
 
 
-def _rows(text: str, metadata: Metadata, rule: TextRule) -> list[dict[str, Any]]:
+def _explain_matches(text: str, metadata: Metadata, rule: TextRule) -> Explanation:
     ids = Matcher(metadata, rule).match([text])[0].as_py()
-    return [{"entry_id": i, "entry": metadata[i], "source": metadata.source[i].as_py()} for i in ids]
+    rows = [{"entry_id": i, "entry": metadata[i], "source": metadata.source[i].as_py()} for i in ids]
+    return Explanation(text, rule.text(text), rows)
 
 
 def render(found: Explanation) -> str:
-    """Show an explanation to a reader at a terminal."""
-    lines = [f"looked in  {_shown(found.padded)}", ""]
+    """Return an explanation as text for a terminal; strings from outside are shown with control characters escaped."""
+    lines = [f"looked in  {found.padded!r}", ""]
     if not found.entries:
         return "\n".join([*lines, "no entry matches, so the pair is dropped"])
-    width = max(len(_shown(row["entry"])) for row in found.entries)
+    width = max(len(repr(row["entry"])) for row in found.entries)
     if found.t is None:
-        lines += [f"  {_shown(row['entry'])}" for row in found.entries]
+        lines += [f"  {row['entry']!r}" for row in found.entries]
         return "\n".join(
             [*lines, "", f"{len(found.entries)} entries match; with --run also counts, probabilities and the draw"]
         )
     lines.append(f"  {'entry':{width}}  {'count':>14}  {'min(1, t/count)':>15}")
     for row in found.entries:
         where = "head" if row["count"] >= found.t else "tail"
-        lines.append(f"  {_shown(row['entry']):{width}}  {row['count']:>14,}  {row['probability']:>15.6f}  {where}")
+        lines.append(f"  {row['entry']!r:{width}}  {row['count']:>14,}  {row['probability']:>15.6f}  {where}")
     verdict = "kept" if found.kept else "dropped"
     sign = "<" if found.kept else ">="
     lines += [
@@ -116,8 +117,3 @@ def render(found: Explanation) -> str:
         f"{verdict}: u {sign} P(keep)",
     ]
     return "\n".join(lines)
-
-
-def _shown(text: str) -> str:
-    """Show a string from outside on one terminal line: control characters escaped."""
-    return repr(text)

@@ -33,9 +33,9 @@ def counts_digest(counts: npt.NDArray[np.uint64]) -> str:
 
 @contextlib.contextmanager
 def local_run(run: Run) -> Iterator[Run]:
-    """Give a run whose files are on this machine for the length of a block: itself, or a copy of one in a store.
+    """Yield a run whose files are on this machine: the run itself, or a copy of one in a store, removed after the block.
 
-    For what reads all of a run more than once, as a card does: it takes the disk of matched/ and curated/.
+    Use it to read all of a run more than once, as a card does: a copy needs disk space for matched/ and curated/.
     """
     if not isinstance(run.path, RemotePath) and not isinstance(run.matched.path, RemotePath):
         yield run
@@ -49,12 +49,12 @@ def local_run(run: Run) -> Iterator[Run]:
 
 
 class Run:
-    """A run folder: what it was made from, its counts, its curated pairs."""
+    """A run folder, opened for reading: what it was made from, its counts, its curated pairs."""
 
     def __init__(self, path: str | os.PathLike[str], counted: tuple[Counts, Metadata] | None = None) -> None:
         """Open a run folder. Raise MetaclipError if it is none, or if its first stage is not finished.
 
-        `counted` are counts and list that were just made or read: where they are this run's, they are not read again.
+        `counted` are counts and list that were made or read before: if they belong to this run, they are not read again.
         """
         self.folder = Folder(path)
         self.path = self.folder.path
@@ -85,7 +85,7 @@ class Run:
 
     @property
     def seed(self) -> int:
-        """The seed of the draw."""
+        """The seed of the draw. Raise MetaclipError if the run is not balanced."""
         return int(self._balanced["seed"])
 
     @property
@@ -101,28 +101,26 @@ class Run:
 
     @functools.cached_property
     def matched(self) -> Folder:
-        """The folder that holds the matches: its own, or of a run balanced anew the one it was made from.
+        """The folder that holds the matches: its own, or the folder of the run that it was balanced from.
 
-        Raise MetaclipError if that one is gone, or was matched anew.
+        Raise MetaclipError if that folder is gone, or was matched again.
         """
         if self._owns_matches:
             return self.folder
-        of = self._balanced["match"]
-        for path in (
-            resolve_path(self.path, of["beside"]),
-            of["folder"],
-        ):  # both may have been moved, or this one alone
+        source = self._balanced["match"]
+        # Both folders may have been moved together, or this one alone.
+        for path in (resolve_path(self.path, source["beside"]), source["folder"]):
             found = Folder(path)
             record = Stage(found, MATCH).record
             if record is not None and record["identity"] == self.match["identity"]:
                 return found
         raise MetaclipError(
-            f"the matches that {self.path} was balanced from are no longer in {of['folder']}; match and balance again"
+            f"the matches that {self.path} was balanced from are no longer in {source['folder']}; match and balance again"
         )
 
     @functools.cached_property
     def counted(self) -> tuple[Counts, Metadata]:
-        """The counts, their digest checked, and the query list."""
+        """The counts and the query list. Raise MetaclipError if they cannot be read, or differ from what the run wrote."""
         path = self.path / ("counts.parquet" if self._owns_matches else "entries.parquet")
         try:
             with local_copy(path) as local:
@@ -141,7 +139,7 @@ class Run:
 
     @property
     def counts(self) -> Counts:
-        """The counts, their digest checked."""
+        """The counts."""
         return self.counted[0]
 
     @property
@@ -151,27 +149,26 @@ class Run:
 
     @property
     def entries(self) -> pa.Table:
-        """entry_id, entry, source, count, probability, expected, kept."""
+        """A row for each entry: entry_id, entry, source, count, probability, expected, kept."""
         _ = self._balanced
         with local_copy(self.path / "entries.parquet") as path:
             return pq.read_table(path)
 
     @property
     def curated(self) -> pa.Table:
-        """The curated pairs, all columns, in memory; for larger sets open the folder ``curated/`` as a data set."""
+        """The curated pairs with all columns, in memory; open the folder ``curated/`` as a data set if it is large."""
         _ = self._balanced
         files = sorted((self.path / "curated").glob("*.parquet"))
         if not files:
-            return pa.schema(
-                [("uid", pa.string()), ("matches", MATCHES), ("keep_probability", pa.float64())]
-            ).empty_table()
+            own = [("uid", pa.string()), ("matches", MATCHES), ("keep_probability", pa.float64())]
+            return pa.schema(own).empty_table()
         # Files of a pool may have different columns.
         with local_copies(files) as paths:
             return pa.concat_tables([pq.ParquetFile(path).read() for path in paths], promote_options="permissive")
 
     @property
     def account(self) -> dict[str, Any]:
-        """The account: card.json."""
+        """The account of the run: card.json as a dict."""
         _ = self._balanced
         if (found := read_json(self.path / "card.json")) is None:
             raise MetaclipError(f"{self.path / 'card.json'} is gone or damaged; run the same command again")

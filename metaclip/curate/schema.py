@@ -1,8 +1,8 @@
 """The schema of card.json: each field's path and type; data_cards/README.md says what each means.
 
-Paths are joined by points; ``[]`` is each item of a list, ``<...>`` each key of a map. Within a schema version fields
-are added, never changed or removed: so a reader takes unknown fields as they come, and may miss those of `LATER`; a
-writer may not.
+A path joins names by points; ``[]`` stands for each item of a list, ``<...>`` for each key of a map. Within a schema
+version, fields are added, but never changed or removed: so a reader accepts unknown fields, and may find those of `LATER`
+missing; a writer accepts neither.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from metaclip.errors import MetaclipError
+
+VERSION: Final = 1
+"""Version of the schema of card.json, in runs and in cards."""
 
 _COUNTED: Final = {"pairs": "integer", "names": "integer", "floor": "integer"}
 _COUNTED_TOP: Final = {"top[].name": "string", "top[].pairs": "integer"}
@@ -90,7 +93,7 @@ REMOVED: Final[dict[str, str]] = {
     "removed.versions[].urls": "string or null",
     **{f"removed.versions[].{which}.{what}": "integer" for which in ("asked", "found") for what in ("uids", "urls", "domains")},
 }  # fmt: skip
-"""What an account has besides where pairs were taken out."""
+"""Further fields of an account if pairs were taken out."""
 
 CARD: Final[dict[str, str]] = {
     "name": "string",
@@ -120,10 +123,10 @@ CARD: Final[dict[str, str]] = {
     "files[].size": "integer",
     "files[].sha256": "string",
 }
-"""What a published card has besides."""
+"""Further fields of a published card."""
 
 LATER: Final = frozenset({"removed", "funnel.removed", "classes"})
-"""Fields that were added within version 1, or are there only where there is something to say."""
+"""Fields that were added within version 1, or are optional."""
 
 _TYPES: Final[dict[str, tuple[type, ...]]] = {
     "string": (str,), "integer": (int,), "number": (int, float), "boolean": (bool,), "null": (type(None),),
@@ -132,77 +135,57 @@ _TYPES: Final[dict[str, tuple[type, ...]]] = {
 
 
 def faults(value: Mapping[str, Any], fields: Mapping[str, str], *, strict: bool) -> Iterator[str]:
-    """Name what in an object is not of the schema: a type, a field that is missing; where `strict`, a field too many."""
-    yield from _faults(value, fields, _children(fields), "", "", strict)
-
-
-def _children(fields: Mapping[str, str]) -> dict[str, set[str]]:
-    """Give the names below each path; "[]" for items."""
-    below: dict[str, set[str]] = {"": set()}
-    for path in fields:
-        parts = path.replace("[]", ".[]").split(".")
+    """Yield what in an object violates the schema: a wrong type, a missing field; if `strict`, also an unknown field."""
+    children: dict[str, set[str]] = {}
+    for field in fields:
+        parts = field.replace("[]", ".[]").split(".")
         for i, part in enumerate(parts):
-            below.setdefault(".".join(parts[:i]), set()).add(part)
-    return below
+            children.setdefault(".".join(parts[:i]), set()).add(part)
 
+    def check(value: Any, path: str, shown: str) -> Iterator[str]:
+        """Check a value; `path` is its path in the schema ("top.[]"), `shown` the one in the object ("top[3]")."""
+        kind, names = fields.get(path.replace(".[]", "[]")), children.get(path, set())
+        if kind is not None and not (names and isinstance(value, dict)):
+            if kind != "any" and not any(type(value) in _TYPES[one] for one in kind.split(" or ")):
+                yield f"{shown} is {value!r:.60}, must be {kind}"
+        elif "[]" in names and isinstance(value, list):
+            for i, item in enumerate(value):
+                yield from check(item, f"{path}.[]", f"{shown}[{i}]")
+        elif "[]" in names or not isinstance(value, dict):
+            yield f"{shown or 'it'} is {value!r:.60}, must be {'a list' if '[]' in names else 'an object'}"
+        else:
+            placeholder = next((name for name in names if name.startswith("<")), None)
+            for name in sorted(names - value.keys() - {placeholder}):
+                if f"{path}.{name}".lstrip(".") not in LATER:
+                    yield f"{shown}.{name}".lstrip(".") + " is missing"
+            for name, inner in value.items():
+                where = f"{shown}.{name}".lstrip(".")
+                if (known := name if name in names else placeholder) is not None:
+                    yield from check(inner, f"{path}.{known}".lstrip("."), where)
+                elif strict:
+                    yield f"{where} is in no schema"
 
-def _faults(
-    value: Any, fields: Mapping[str, str], below: Mapping[str, set[str]], path: str, shown: str, strict: bool
-) -> Iterator[str]:
-    """Walk a value; `path` is of the schema ("top.[]"), `shown` of the value ("top[3]")."""
-    kind = fields.get(path.replace(".[]", "[]"))
-    if kind == "any" and path not in below:
-        return
-    names = below.get(path)
-    if kind is not None and not (names and isinstance(value, dict)):
-        if not any(type(value) in _TYPES[one] for one in kind.split(" or ")):
-            yield f"{shown} is {value!r:.60}, must be {kind}"
-    elif names and "[]" in names:
-        if not isinstance(value, list):
-            yield f"{shown} is {value!r:.60}, must be a list"
-            return
-        for i, item in enumerate(value):
-            yield from _faults(item, fields, below, f"{path}.[]", f"{shown}[{i}]", strict)
-    elif names:
-        if not isinstance(value, dict):
-            yield f"{shown or 'it'} is {value!r:.60}, must be an object"
-            return
-        free = next((name for name in names if name.startswith("<")), None)
-        for name in sorted(names - value.keys()):
-            if not name.startswith("<") and f"{path}.{name}".lstrip(".") not in LATER:
-                yield f"{shown}.{name}".lstrip(".") + " is missing"
-        for name, inner in value.items():
-            where = f"{shown}.{name}".lstrip(".")
-            if name in names or free is not None:
-                known = name if name in names else free
-                yield from _faults(inner, fields, below, f"{path}.{known}".lstrip("."), where, strict)
-            elif strict:
-                yield f"{where} is in no schema"
+    yield from check(value, "", "")
 
 
 def check_written(value: Mapping[str, Any], fields: Mapping[str, str]) -> None:
-    """Raise AssertionError where what is about to be written is not of the schema: a defect of ours."""
+    """Raise AssertionError if an object that is about to be written violates the schema: a defect of metaclip."""
     if (fault := next(faults(value, fields, strict=True), None)) is not None:
         raise AssertionError(f"card.json: {fault}")
 
 
 def check_read(value: Mapping[str, Any], name: str, fields: Mapping[str, str], where: str, again: str) -> None:
-    """Raise MetaclipError where what was read is of another schema or a newer one, or not what that says.
+    """Raise MetaclipError if an object that was read has another schema or a newer version of it, or violates it.
 
-    `name` is the schema's, `where` the file, `again` the next step where it was spoiled.
+    `name` is the name of the schema, `where` the file, `again` the next step if it is damaged.
     """
     schema = value.get("schema")
-    found = schema.get("name") if isinstance(schema, dict) else None
-    if found != name:
+    stated = schema if isinstance(schema, dict) else {}
+    if (found := stated.get("name")) != name:
         raise MetaclipError(f"{where} is of the schema {found!r:.60}, must be {name!r}; {again}")
-    version = schema.get("version") if isinstance(schema, dict) else None
-    if version != VERSION:
+    if (version := stated.get("version")) != VERSION:
         raise MetaclipError(
             f"{where} has schema version {version!r:.60}, this metaclip reads {VERSION}; install a newer one"
         )
     if (fault := next(faults(value, fields, strict=False), None)) is not None:
         raise MetaclipError(f"{where}: {fault}; {again}")
-
-
-VERSION: Final = 1
-"""Of card.json, an account's and a card's."""

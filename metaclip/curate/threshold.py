@@ -17,18 +17,17 @@ _PASSES: Final = 3
 
 
 def tail_share(counts: npt.NDArray[np.uint64], t: float) -> float:
-    """Give the share of all counts that entries with a count below t hold."""
+    """Return the tail share: the share of all counts that entries with a count below t hold."""
     total = int(counts.sum())
     return int(counts[counts < t].sum()) / total if total else 0.0
 
 
 def solve_tail_share(counts: npt.NDArray[np.uint64], share: float) -> float:
-    """Give the largest value among the counts whose tail share is at most `share`."""
+    """Return the largest value among the counts whose tail share is at most `share`."""
     values, times = np.unique(counts[counts > 0], return_counts=True)
     sums = values * times.astype(np.uint64)
-    below = np.cumsum(sums) - sums
-    total = int(sums.sum())
-    # Shares ascend, and that of the smallest count is 0.
+    below, total = np.cumsum(sums) - sums, int(sums.sum())
+    # The share of the smallest count is 0.
     shares = zip(values.tolist(), below.tolist(), strict=True)
     return float(max(value for value, under in shares if under / total <= share))
 
@@ -36,15 +35,15 @@ def solve_tail_share(counts: npt.NDArray[np.uint64], share: float) -> float:
 def solve_target(
     counts: npt.NDArray[np.uint64], target: int, matched: int, expect: Callable[[npt.NDArray[np.float64]], list[float]]
 ) -> float:
-    """Give a t under which about `target` of the `matched` pairs are expected.
+    """Return a t with which about `target` of the `matched` pairs are expected.
 
-    `expect` makes one pass over the matches: the expected number for each of many t. Three passes narrow t to one part
-    in 10,000 or better; the grid's t that comes nearest is taken.
+    `expect` makes one pass over the matches and returns the expected number for each of many t. Three passes narrow t to
+    one part in 10,000 or better; the t of the grid that comes nearest is returned.
     """
     highest = float(counts.max())
     if target >= matched:
         return highest
-    # Each entry adds at most t to what is expected.
+    # Each entry adds at most t to the expected number.
     low, high = min(target / np.count_nonzero(counts), highest), highest
     best, distance = high, math.inf
     for _ in range(_PASSES):
@@ -53,15 +52,15 @@ def solve_target(
         for t, number in zip(grid.tolist(), expected, strict=True):
             if abs(number - target) < distance:
                 best, distance = t, abs(number - target)
-        place = min(max(1, int(np.searchsorted(expected, target))), _THRESHOLDS - 1)
-        low, high = float(grid[place - 1]), float(grid[place])
+        index = min(max(1, int(np.searchsorted(expected, target))), _THRESHOLDS - 1)
+        low, high = float(grid[index - 1]), float(grid[index])
     return best
 
 
 def resolve(
     settings: BalanceSettings, counts: npt.NDArray[np.uint64], matched: int, expect: Callable[[Any], list[float]]
 ) -> float:
-    """Give the t that settings ask for. Raise MetaclipError where no text matched."""
+    """Return the t that the settings ask for. Raise MetaclipError if no text matched."""
     if not counts.any():
         raise MetaclipError(
             "no text matched any entry, so there is nothing to balance; check the list and the text column"

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metaclip import curate
-from metaclip.curate.plan import Measured, amount, duration, estimate, plan, size
+from metaclip.curate.measure import Measured
+from metaclip.curate.plan import amount, duration, estimate, plan, size
 from metaclip.engine.local import Local
 from metaclip.errors import MetaclipError
 from metaclip.pool.sorted_uids import FAN_IN

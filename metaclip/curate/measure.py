@@ -1,0 +1,147 @@
+"""Measure what it takes to curate a shard: seconds, bytes, pairs.
+
+A shard goes through both stages on one worker, in a temporary folder. First a short piece of it does, so that what is
+compiled or opened once counts as start-up and not as work. Seconds are those that the processor spent in this thread, so
+that other work on the machine counts little; `wall` and `start` are by the clock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, TypeVar
+
+import numpy as np
+
+from metaclip.curate.balance_shard import DrawParameters, balance_shard
+from metaclip.curate.inputs import columns_of
+from metaclip.curate.match import rows_read
+from metaclip.curate.match_shard import match_shard, shard_counts
+from metaclip.curate.settings import BALANCE, MATCH, MatchSettings
+from metaclip.engine.contract import PortableStep, ProgressCallback, ignore_progress
+from metaclip.matching.automaton import Automaton
+from metaclip.matching.matcher import Matcher
+from metaclip.metadata.entries import Metadata
+from metaclip.pool.shards import Shard
+from metaclip.pool.sorted_uids import merge_runs, write_subset
+from metaclip.stage.folder import Folder
+from metaclip.stage.stage import Stage
+
+_T_PER_PAIR: Final = 20_000 / 1.6e9
+"""The published t (arXiv 2309.16671, Table 6) for each pair of its pool: counts grow with the pool, and t with them."""
+_PIECE: Final = 20_000  # rows that everything is compiled and opened with
+
+Result = TypeVar("Result")
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What one or several shards took."""
+
+    pairs: int
+    matched: int
+    kept: int
+    input_bytes: int
+    match_seconds: float
+    balance_seconds: float
+    sum_seconds: float
+    """For adding a shard's counts to others."""
+    sort_seconds: float
+    """For merging its uids once, of matched and of kept pairs."""
+    matched_bytes: int
+    """Files of the first stage that remain."""
+    partial_bytes: int
+    """Files that are removed when a stage is complete."""
+    curated_bytes: int
+    wall: float
+    """Seconds by the clock, for both stages."""
+    start: float
+    """Seconds by the clock, before a worker's first row."""
+    memory: int
+    """Peak memory of the process in bytes."""
+
+    @classmethod
+    def of(cls, shards: Sequence[Measured]) -> Measured:
+        """Add shards; start and memory are those of the largest."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(
+            *((max if name in ("start", "memory") else sum)(getattr(shard, name) for shard in shards) for name in names)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class MeasureStep(PortableStep):
+    """Measures a shard. Nothing that it writes is kept."""
+
+    settings: MatchSettings
+    automaton: Automaton
+    entries: Metadata
+
+    @functools.cached_property
+    def matcher(self) -> Matcher:
+        """The matcher, made once in each worker process."""
+        return Matcher.from_automaton(self.automaton, self.entries)
+
+    def __call__(self, shard: Shard, progress: ProgressCallback) -> Measured:
+        """Measure a shard, all but its `input_bytes`: only who knows the file's other shards knows its part of them."""
+        begin = time.perf_counter()
+        rows = _PIECE if shard.rows is None else min(_PIECE, shard.rows)
+        self._measure(dataclasses.replace(shard, rows=rows), 0.0)
+        return self._measure(shard, time.perf_counter() - begin)
+
+    def _measure(self, shard: Shard, start: float) -> Measured:
+        with tempfile.TemporaryDirectory(prefix="metaclip-plan-") as name:
+            path, folder, n_entries = Path(name), Folder(name), len(self.entries)
+            match, balance = Stage(folder, MATCH), Stage(folder, BALANCE)
+            for output in ("matched", "curated"):
+                (path / output).mkdir()
+            match_seconds, match_wall, marker = _timed(
+                lambda: match_shard(shard, self.matcher, self.settings, match, ignore_progress)
+            )
+            read, matched = rows_read(marker["funnel"]), marker["funnel"]["matched"]
+            total = np.zeros(n_entries, np.uint64)
+            sum_seconds, _, counts = _timed(lambda: total + shard_counts(shard.name, stage=match, n_entries=n_entries))
+            uids = match.path / f"{shard.name}.uids.npy"
+            sort_seconds, _, _ = _timed(lambda: write_subset(path / "uids.npy", merge_runs([uids]), matched))
+            parameters = DrawParameters.of(counts, max(1.0, _T_PER_PAIR * read), 0, np.zeros(0, "u8,u8"))
+            balance_seconds, balance_wall, drawn = _timed(
+                lambda: balance_shard(
+                    shard, columns_of(shard.file, self.settings), read, parameters, folder, balance, ignore_progress
+                )
+            )
+            kept = drawn["funnel"]["kept"]
+            return Measured(
+                pairs=read, matched=matched, kept=kept, input_bytes=0,
+                match_seconds=match_seconds, balance_seconds=balance_seconds, sum_seconds=sum_seconds,
+                sort_seconds=sort_seconds * (1 + kept / max(1, matched)), matched_bytes=_size(path / "matched"),
+                partial_bytes=_size(path / ".state"), curated_bytes=_size(path / "curated"),
+                wall=match_wall + balance_wall, start=start, memory=_peak_memory(),
+            )  # fmt: skip
+
+
+def _timed(call: Callable[[], Result]) -> tuple[float, float, Result]:
+    """Call a function; return (seconds of the processor in this thread, seconds by the clock, its result)."""
+    begin, clock = time.thread_time(), time.perf_counter()
+    result = call()
+    return time.thread_time() - begin, time.perf_counter() - clock, result
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _peak_memory() -> int:
+    # What the system counts for a process begins with the peak of the one that started it; Linux also knows its own.
+    with contextlib.suppress(OSError), open("/proc/self/status") as status:
+        for line in status:
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) << 10
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak << 10
