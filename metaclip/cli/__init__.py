@@ -16,7 +16,7 @@ from metaclip._version import __version__
 from metaclip.errors import INTERRUPTED, MetaclipError
 
 VERBS: Final = {
-    "build": "Build a query list from WordNet, Wikipedia and others, by a recipe.",
+    "build": "Build a query list from WordNet, Wikipedia etc., by a recipe.",
     "lint": "Check a query list for entries that can never match.",
     "extract": "Extract a pool of pairs from the WAT and WARC files of a crawl.",
     "curate": "Match and balance a pool, and write its account, in one go.",
