@@ -2,9 +2,10 @@
 
     python curation/naive.py list.txt texts.txt --t 20 [--seed 0]
 
-An entry a line, a text a line; out come the counts, then the texts that are kept. It takes a minute where metaclip
-takes a millisecond, and it is what metaclip's tests hold every engine to: matches, counts, probabilities and draws must
-be these. The laws are those of "Demystifying CLIP Data" (arXiv 2309.16671), section 3; the draw is metaclip's own.
+The files hold one entry and one text per line; it prints the counts, then the texts that are kept. It takes a minute where
+metaclip takes a millisecond. The tests compare every backend and engine of metaclip with it: matches, counts,
+probabilities and draws must be the same. The laws are those of "Demystifying CLIP Data" (arXiv 2309.16671), section 3; the
+draw is metaclip's own.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import hashlib
 
 
 def pad_text(text):
-    """Space the text at both ends and each mark apart; tab and line ends are spaces too."""
+    """Put spaces at both ends of the text and around punctuation; tabs and line ends become spaces too."""
     padded = f" {text} "
     for mark in ",.;:?!`":
         padded = padded.replace(mark, f" {mark} ")
@@ -22,12 +23,12 @@ def pad_text(text):
 
 
 def pad_entry(entry):
-    """Space the entry at both ends, and nowhere inside."""
+    """Put spaces at both ends of the entry, and nowhere inside."""
     return f" {entry} "
 
 
 def match(entries, text):
-    """List, ascending, the ids of the entries whose padded form is a substring of the padded text."""
+    """Return the ascending ids of the entries whose padded form is a substring of the padded text."""
     padded = pad_text(text)
     return [entry_id for entry_id, entry in enumerate(entries) if pad_entry(entry) in padded]
 
@@ -38,12 +39,12 @@ def counts(matches, size):
 
 
 def probability(count, t):
-    """Give the chance that an entry keeps a text it matches: certain up to t texts, then t of them on average."""
+    """Return the probability that an entry keeps a text: all of up to t texts, else t of them on average."""
     return min(1.0, t / count) if count else 1.0
 
 
 def keep_probability(ids, p):
-    """Give the chance that any of a text's entries keeps it: 1 - (1 - p[a]) (1 - p[b]) ..., by ascending id."""
+    """Return the probability that any of a text's entries keeps it: 1 - (1 - p[a]) (1 - p[b]) ..., by ascending id."""
     dropped = 1.0
     for entry_id in ids:
         dropped *= 1.0 - p[entry_id]
@@ -51,14 +52,14 @@ def keep_probability(ids, p):
 
 
 def mix(x):
-    """Stir 64 bits: the finaliser of SplitMix64."""
+    """Mix 64 bits: the finaliser of SplitMix64."""
     x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 % 2**64
     x = (x ^ x >> 27) * 0x94D049BB133111EB % 2**64
     return x ^ x >> 31
 
 
 def draw(seed, epoch, uid_hex):
-    """Draw u in [0, 1), always the same for the same seed, epoch and uid; a text stays if u < its keep probability."""
+    """Return u in [0, 1), the same for the same seed, epoch and uid; a text is kept if u < its keep probability."""
     high, low = divmod(int(uid_hex, 16), 2**64)
     h = mix((seed + 0x9E3779B97F4A7C15 * (epoch + 1)) % 2**64)
     h = mix(mix(h ^ high) ^ low)
@@ -66,11 +67,13 @@ def draw(seed, epoch, uid_hex):
 
 
 def main():
-    """Count, balance, draw."""
+    """Count the matches of a file of texts, balance them, and print the texts that the draw keeps."""
     parser = argparse.ArgumentParser(description="Balance the texts of a file by a list of entries.")
-    parser.add_argument("list", help="a file with an entry a line")
-    parser.add_argument("texts", help="a file with a text a line")
-    parser.add_argument("--t", type=float, required=True, help="the threshold: an entry of up to t texts keeps all")
+    parser.add_argument("list", help="a file with one entry per line")
+    parser.add_argument("texts", help="a file with one text per line")
+    parser.add_argument(
+        "--t", type=float, required=True, help="the threshold: an entry with up to t texts keeps all of them"
+    )
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     with open(arguments.list, encoding="utf-8", newline="\n") as file:

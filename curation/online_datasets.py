@@ -11,7 +11,7 @@ from metaclip import Balancer
 
 
 def balanced(pairs, balancer, epoch):
-    """Keep the pairs that the balancer keeps, a batch at a time, by text and uid alone."""
+    """Filter pairs by what the balancer keeps, in batches; it reads only text and uid."""
 
     def kept(texts, uids):
         return balancer.keep(texts, uids, epoch=epoch).tolist()
@@ -20,7 +20,7 @@ def balanced(pairs, balancer, epoch):
 
 
 def main():
-    """Count what each epoch keeps, streaming."""
+    """Stream the pairs, and print how many each epoch keeps."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pairs", help="a parquet file with uid and text")
     parser.add_argument("--run", required=True, help="a balanced run, or a card")

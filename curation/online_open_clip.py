@@ -3,8 +3,9 @@
     python curation/online_open_clip.py --run run/ -- --train-data "tars/{00000..00003}.tar" --dataset-type webdataset \
         --train-num-samples 10000 --model ViT-B-32-quickgelu --batch-size 64 --workers 4
 
-Everything behind `--` is open_clip's own command line. Its pipeline asks one function whether a sample has an image and
-a caption, before it decodes; here the balancer is asked too. --train-num-samples is the number of pairs kept.
+Everything after `--` is open_clip's own command line. Before its pipeline decodes a sample, it calls one function that checks
+whether the sample has an image and a caption; here that function asks the balancer too. --train-num-samples is the number
+of pairs kept.
 """
 
 import argparse
@@ -14,22 +15,22 @@ from metaclip.training.vision import import_torchvision
 
 
 class Takes:
-    """A sample with image and caption that the balancer keeps."""
+    """Predicate of samples: it has image and caption, and the balancer keeps it."""
 
     def __init__(self, complete, balancer):
-        """Ask `complete` first: it is cheaper."""
+        """Take open_clip's own check, which is called first because it is cheaper, and the balancer."""
         self.complete, self.balancer = complete, balancer
 
     def __call__(self, sample):
-        """Decide on one sample."""
+        """Return whether to keep a sample."""
         return self.complete(sample) and self.balancer.takes(sample)
 
 
 def main():
-    """Hand the balancer to open_clip, and open_clip its arguments."""
+    """Put the balancer into open_clip's pipeline and run its trainer."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", required=True, help="a balanced run, or a card")
-    parser.add_argument("open_clip", nargs="*", help="open_clip's own arguments, behind --")
+    parser.add_argument("open_clip", nargs="*", help="open_clip's own arguments, after --")
     arguments = parser.parse_args()
     import_torchvision()  # a torch without CUDA needs it first
     from open_clip_train import data
@@ -38,7 +39,7 @@ def main():
     balancer = Balancer(arguments.run)
 
     class SharedEpoch(data.SharedEpoch):
-        """open_clip's epoch, which its workers share: the balancer's too."""
+        """The epoch that open_clip's workers share; the balancer uses it too."""
 
         def __init__(self, epoch=0):
             super().__init__(epoch)

@@ -1,9 +1,9 @@
-"""Balance inside a torch DataLoader: a data set that asks the balancer before it does anything that costs.
+"""Balance inside a torch DataLoader: a data set that asks the balancer before any expensive work.
 
     python curation/online_torch.py pairs.parquet --run run/ --workers 4 --epochs 2
 
-Workers decide alike without talking to each other, because the draw is a hash. The epoch travels to them in a value
-that all processes share, so workers may live on from epoch to epoch.
+Workers decide alike without communication, because the draw is a hash. The epoch is a value that all processes share, so
+that workers can be reused from epoch to epoch.
 """
 
 import argparse
@@ -16,20 +16,20 @@ from metaclip import Balancer
 
 
 class Pairs(torch.utils.data.IterableDataset):
-    """The pairs of a parquet file that a run keeps: (text, uid). A real one would load its image here."""
+    """The pairs of a parquet file that a run keeps: (text, uid). A real data set would load the image here."""
 
     def __init__(self, path, run):
-        """Open the run; each worker gets the balancer with the data set."""
+        """Open the run; the balancer is copied to each worker with the data set."""
         self.path = path
         self.shared_epoch = multiprocessing.get_context("spawn").Value("q", 0)  # works under fork too
         self.balancer = Balancer(run)
 
     def set_epoch(self, epoch):
-        """Tell all workers which epoch comes next."""
+        """Set the epoch of all workers."""
         self.shared_epoch.value = epoch
 
     def __iter__(self):
-        """Go through this worker's row groups."""
+        """Yield the kept pairs of this worker's row groups."""
         worker = torch.utils.data.get_worker_info()
         mine, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
         file = pq.ParquetFile(self.path)
@@ -40,7 +40,7 @@ class Pairs(torch.utils.data.IterableDataset):
 
 
 def main():
-    """Count what each epoch keeps."""
+    """Print how many pairs each epoch keeps."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pairs", help="a parquet file with uid and text")
     parser.add_argument("--run", required=True, help="a balanced run, or a card")

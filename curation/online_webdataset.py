@@ -1,10 +1,10 @@
-"""Balance inside a webdataset pipeline: one stage behind the tar reader, before anything is decoded.
+"""Balance inside a webdataset pipeline: one stage after the tar reader, before anything is decoded.
 
     python curation/online_webdataset.py "tars/{00000..00003}.tar" --run run/ --epochs 2
 
-The tars are what img2dataset writes with --save_additional_columns '["uid"]'. Epoch 0 is the run's own subset; each
-later epoch is another one, which shows other texts of head entries. `.select(balancer.takes)` does the same sample by sample,
-with nothing read ahead, and takes 4% of the time of decoding an image, not 0.2%.
+The tars are what img2dataset writes with --save_additional_columns '["uid"]'. Epoch 0 yields the run's own subset;
+each later epoch yields another one, with other texts of head entries. `.select(balancer.takes)` does the same sample by
+sample without reading ahead, and takes 4% of the time of decoding an image instead of 0.2%.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from metaclip import Balancer
 
 
 def pipeline(tars, balancer):
-    """Give the pairs that the balancer keeps, as (image bytes, text, uid)."""
+    """Return a pipeline of the pairs that the balancer keeps, as (image, text, uid)."""
     return (
         wds.WebDataset(tars, shardshuffle=False)
         .compose(balancer.kept)
@@ -26,7 +26,7 @@ def pipeline(tars, balancer):
 
 
 def main():
-    """Count what each epoch keeps."""
+    """Print how many pairs each epoch keeps."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tars", help="tars, in webdataset's brace notation")
     parser.add_argument("--run", required=True, help="a balanced run, or a card")

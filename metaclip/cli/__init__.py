@@ -1,6 +1,6 @@
-"""The command line: one file a verb, found by a fixed table; what is heavy is imported inside the verb.
+"""The command line: one module for each verb, found by a fixed table; a verb imports what is heavy when it is called.
 
-`metaclip --help` reads this file and click alone.
+`metaclip --help` imports only this module and click.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from metaclip._version import __version__
 from metaclip.errors import INTERRUPTED, MetaclipError
 
 VERBS: Final = {
-    "build": "Make a query list from WordNet, Wikipedia and others, by a recipe.",
-    "lint": "Look for entries of a query list that can never match.",
-    "extract": "Read the pairs of a crawl's WAT and WARC files: a pool.",
-    "curate": "Match, balance and account for a pool, in one go.",
-    "plan": "Measure a few shards, and say what curating a pool takes.",
+    "build": "Build a query list from WordNet, Wikipedia etc., by a recipe.",
+    "lint": "Check a query list for entries that can never match.",
+    "extract": "Extract a pool of pairs from the WAT and WARC files of a crawl.",
+    "curate": "Match and balance a pool, and write its account, in one go.",
+    "plan": "Estimate what curating a pool takes, from a few shards.",
     "match": "Find the entries of a query list in a pool, and count them.",
-    "balance": "Draw the curated pairs of a matched run, at another t too.",
-    "reshard": "Write the samples of a subset of tars to new tars.",
-    "train": "Train CLIP by a recipe, on tars, balanced offline or online.",
-    "evaluate": "Measure a model: zero-shot classification, retrieval.",
-    "explain": "Show what a text matches, and whether it is kept and why.",
-    "card": "Publish what is in a curated set, or check what was published.",
+    "balance": "Draw the curated pairs of a matched run, with any t.",
+    "reshard": "Write the samples of tars that are in a subset to new tars.",
+    "train": "Train CLIP by a recipe, on tars balanced offline or online.",
+    "evaluate": "Evaluate a model: zero-shot classification, retrieval.",
+    "explain": "Show what a text matches, and whether and why it is kept.",
+    "card": "Publish the card of a curated set, or check one.",
 }
-"""Each verb with its line in the help; the verb `x` is the command of that name in `metaclip.cli.x`."""
+"""Each verb with its line in the help; the verb `x` is `command` in `metaclip.cli.x`."""
 
 
 class _Verbs(click.Group):
-    """A group whose commands are imported when they are called."""
+    """A group that imports a command when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(VERBS)
@@ -55,9 +55,9 @@ class _Verbs(click.Group):
     epilog="""\b
 From a pool to a curated set in one line:
   metaclip curate pairs.parquet --metadata list.txt --t 20000 --out run/
-then read run/card.md. Exit codes: 0 done; 2 usage, bad input, nothing
-produced; 3 finished except for inputs that are listed; 130 interrupted
-(the same command goes on).""",
+then read run/card.md. Exit codes: 0 done; 2 usage error, bad input,
+nothing produced; 3 finished except for the inputs that are listed;
+130 interrupted (the same command continues).""",
 )
 @click.version_option(__version__, "-V", "--version", prog_name="metaclip", message="%(prog)s %(version)s")
 def group() -> None:
@@ -65,7 +65,7 @@ def group() -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; leave the process with the exit codes of `metaclip.errors`."""
+    """Run the command line; exit with the codes of `metaclip.errors`."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         given = _in_utf8(sys.argv[1:] if arguments is None else arguments)
@@ -89,13 +89,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _in_utf8(arguments: list[str]) -> list[str]:
-    """Give the arguments back. Raise MetaclipError for one that no recipe, manifest or card could hold."""
+    """Return the arguments. Raise MetaclipError for one that no recipe, manifest or card could hold."""
     for argument in arguments:
         try:
             argument.encode()
         except UnicodeEncodeError:
             raise MetaclipError(
-                f"the argument {argument!a} is not valid UTF-8; rename the file, or mend the text"
+                f"the argument {argument!a} is not valid UTF-8; rename the file, or correct the text"
             ) from None
     return arguments
 

@@ -22,17 +22,12 @@ Examples:
 @click.option("--recipe", metavar="FILE", help="TOML with a table [balance]; flags override it.")
 @options.balance_options
 @options.run_option_flags
-@click.option("--allow-lost", is_flag=True, help="Balance although the run lost inputs.")
+@click.option("--allow-lost", is_flag=True, help="Balance even if the run lost inputs.")
 def command(run: str, out: str | None, recipe: str | None, **flags: Any) -> None:
     """Draw the curated pairs of RUN, a folder that `metaclip match` or `metaclip curate` made."""
-    _, table = options.split_recipe(recipe)
-    settings = options.balance_settings(flags, table)
+    settings = options.balance_settings(flags, options.read_recipe(recipe)["balance"])
     from metaclip.curate.balance import balance
-    from metaclip.stage.options import RunOptions
 
-    with options.engine(flags) as engine:
-        run_options = RunOptions(
-            flags["workers"], overwrite=flags["overwrite"], allow_lost=flags["allow_lost"], engine=engine
-        )
-        made = balance(run, out=out, settings=settings, options=run_options)
-    options.show_result(made)
+    with options.run_options(flags) as run_options:
+        balanced = balance(run, out=out, settings=settings, options=run_options)
+    options.show_result(balanced)

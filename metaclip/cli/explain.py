@@ -20,26 +20,16 @@ Examples:
 @click.argument("text")
 @click.option("--run", metavar="FOLDER", help="A balanced run: its list, rule, counts, t and seed.")
 @click.option("--metadata", metavar="LIST", help="A query list, without a run.  [default: the shipped list]")
-@click.option("--url", help="The pair's url: with the text it makes the uid.")
-@click.option("--uid", help="The pair's uid, where it has one of its own.")
-@click.option("--t", type=float, metavar="T", help="Another t than the run's.")
-@click.option("--seed", type=click.IntRange(0, (1 << 64) - 1), help="Another seed than the run's.")
+@click.option("--url", help="The url of the pair, which with the text makes its uid.")
+@click.option("--uid", help="The uid of the pair, if it has one of its own.")
+@click.option("--t", type=float, metavar="T", help="Another t than that of the run.")
+@click.option("--seed", type=click.IntRange(0, (1 << 64) - 1), help="Another seed than that of the run.")
 @click.option("--epoch", type=click.IntRange(0), default=0, show_default=True, help="The epoch of an online draw.")
 @options.rule_options
-def command(text: str, run: str | None, metadata: str | None, url: str | None, uid: str | None, **flags: Any) -> None:
+def command(text: str, run: str | None, metadata: str | None, **flags: Any) -> None:
     """Show what TEXT matches, with counts and probabilities, and whether the pair is kept and why."""
     from metaclip.curate import explain
 
-    rule = {name: flags[name] for name in (*options.RULE_FLAGS, "unspaced_scripts") if flags[name] is not None}
-    found = explain.explain(
-        text,
-        run=run,
-        metadata=metadata,
-        rule=rule,
-        url=url,
-        uid=uid,
-        t=flags["t"],
-        seed=flags["seed"],
-        epoch=flags["epoch"],
-    )
+    given = {name: flags[name] for name in ("url", "uid", "t", "seed", "epoch")}
+    found = explain.explain(text, run=run, metadata=metadata, rule=options.rule(flags), **given)
     click.echo(explain.render(found))

@@ -1,6 +1,6 @@
 """Options that several verbs share, and how flags and recipes become settings.
 
-A flag that changes the result has the name of the recipe's key and overrides it.
+A flag that changes the result has the name of a key of the recipe and overrides it.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -21,19 +21,19 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 _SUFFIXES: Final = {"k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9, "t": 10**12}
 
 RULE_FLAGS: Final = {
-    "space_entries": 'Set marks inside entries apart as in texts, so that "St. Louis" can match.',
-    "fold_spaces": "Treat a run of spaces as one.",
+    "space_entries": 'Space punctuation inside entries as in texts, so that "St. Louis" can match.',
+    "fold_spaces": "Treat several spaces in a row as one.",
     "unicode_separators": "Treat all Unicode whitespace and punctuation as separators.",
-    "nfc": "Compare in Unicode's composed normal form.",
-    "unescape_html": "Resolve &amp; and the like in texts.",
+    "nfc": "Compare in Unicode normal form C (composed).",
+    "unescape_html": "Resolve HTML entities such as &amp; in texts.",
     "fold_case": "Compare without regard to case.",
-    "longest_only": "Leave out matches inside longer matches.",
+    "longest_only": "Drop matches that lie inside longer matches.",
 }
-"""The yes-or-no settings of the text rule, as flags; `--unspaced-scripts` is the other one."""
+"""The settings of the text rule that are on or off, with their help; `--unspaced-scripts` is the other one."""
 
 
 class Number(click.ParamType[int]):
-    """A whole number, maybe with a suffix: 400M."""
+    """A whole number, with or without a suffix: 400M."""
 
     name = "number"
 
@@ -73,12 +73,12 @@ match_options = _stack(
         "--metadata", metavar="LIST", help="The query list: txt, json or parquet.  [default: the shipped list]"
     ),
     click.option("--recipe", metavar="FILE", help="TOML with tables [match] and [balance]; flags override it."),
-    click.option("--text-column", metavar="C", help="The text column, where it is not text, caption or alt."),
-    click.option("--url-column", metavar="C", help="The url column, where it is not url."),
-    click.option("--uid-column", metavar="C", help="The uid column, where it is not uid."),
+    click.option("--text-column", metavar="C", help="Name of the text column, if not text, caption or alt."),
+    click.option("--url-column", metavar="C", help="Name of the url column, if not url."),
+    click.option("--uid-column", metavar="C", help="Name of the uid column, if not uid."),
     click.option("--limit", type=Number(), metavar="N", help="Read only the first N rows."),
-    click.option("--with-text", is_flag=True, default=None, help="Carry url and text in matched/."),
-    click.option("--fold-duplicates", is_flag=True, default=None, help="Keep the first of entries that stand twice."),
+    click.option("--with-text", is_flag=True, default=None, help="Write url and text to matched/ too."),
+    click.option("--fold-duplicates", is_flag=True, default=None, help="Keep the first of duplicate entries."),
     rule_options,
 )
 """What determines matches."""
@@ -86,39 +86,42 @@ match_options = _stack(
 balance_options = _stack(
     click.option("--t", type=float, metavar="T", help="The threshold: entries with larger counts are thinned."),
     click.option("--tail-share", type=float, metavar="S", help="Solve t for this share of the tail.  [default: 0.06]"),
-    click.option("--target-pairs", type=Number(), metavar="N", help="Solve t for this number of pairs: 400M."),
+    click.option("--target-pairs", type=Number(), metavar="N", help="Solve t for this number of pairs, e.g. 400M."),
     click.option("--seed", type=int, default=None, help="Seed of the draw.  [default: 0]"),
 )
 """What determines the draw."""
 
 engine_name_options = _stack(
     click.option(
-        "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="What carries shards."
+        "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
+        help="Where shards are processed: on this machine or on a Ray cluster.",
     ),
     click.option(
-        "--address", metavar="A", help="Of a Ray cluster: auto, or host:port.  [default: Ray on this machine]"
+        "--address", metavar="A",
+        help="Address of the Ray cluster: 'auto' or host:port.  [default: start Ray on this machine]",
     ),
-)
-"""What carries shards."""
+)  # fmt: skip
+"""Which engine processes shards."""
 
 engine_options = _stack(
     engine_name_options,
     click.option(
-        "--workers", type=click.IntRange(1), default=None, help="Shards at a time.  [default: one a processor]"
+        "--workers", type=click.IntRange(1), default=None,
+        help="Number of shards processed in parallel.  [default: number of CPUs]",
     ),
-)
-"""What carries shards, and how many at a time."""
+)  # fmt: skip
+"""Which engine processes shards, and how many at a time."""
 
 run_option_flags = _stack(
     engine_options,
     click.option("--overwrite", is_flag=True, help="Replace another run in the output folder."),
 )
-"""What changes nothing in the result."""
+"""What does not change the result."""
 
 
 @contextlib.contextmanager
 def engine(flags: Mapping[str, Any]) -> Iterator[Any]:
-    """Give what `engine_options` name for the length of a block."""
+    """Start the engine that `engine_options` name; stop it after the block."""
     if flags["engine"] == "ray":
         from metaclip.engine.ray import Ray
 
@@ -126,54 +129,75 @@ def engine(flags: Mapping[str, Any]) -> Iterator[Any]:
             yield active_engine
         return
     if flags["address"] is not None:
-        raise MetaclipError(f"--address {flags['address']} is of a Ray cluster; add --engine ray")
+        raise MetaclipError(f"--address {flags['address']} is the address of a Ray cluster; add --engine ray")
     from metaclip.engine.local import Local
 
     yield Local(flags["workers"])
 
 
-def split_recipe(path: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Read a recipe's tables [match] and [balance]; paths in it are relative to its folder."""
+@contextlib.contextmanager
+def run_options(flags: Mapping[str, Any]) -> Iterator[Any]:
+    """Make RunOptions of flags, with an engine that runs until the end of the block."""
+    from metaclip.stage.options import RunOptions
+    from metaclip.storage.ownership import ALL, Part
+
+    part = Part.parse(flags["part"]) if flags.get("part") else ALL
+    given = {name: flags[name] for name in ("overwrite", "allow_lost") if name in flags}
+    with engine(flags) as active_engine:
+        yield RunOptions(flags["workers"], part=part, engine=active_engine, **given)
+
+
+def read_recipe(path: str | None) -> dict[str, dict[str, Any]]:
+    """Read the tables of a recipe; paths in it are relative to its folder. Without a recipe all tables are empty."""
+    made: dict[str, dict[str, Any]] = {"extract": {}, "match": {}, "balance": {}}
     if path is None:
-        return {}, {}
+        return made
     from metaclip import recipe
     from metaclip.curate.settings import BalanceSettings, MatchSettings
-    from metaclip.extract.settings import ExtractSettings
+    from metaclip.extract.settings import LISTS, ExtractSettings
 
     tables = recipe.read(path)
     recipe.tables(tables, path, {"extract": ExtractSettings, "match": MatchSettings, "balance": BalanceSettings})
-    match = dict(tables.get("match", {}))
-    if "metadata" in match and "://" not in match["metadata"]:
-        match["metadata"] = os.fspath(Path(path).parent / match["metadata"])
-    return match, dict(tables.get("balance", {}))
+    made |= {name: dict(table) for name, table in tables.items()}
+    for table, key in (("match", "metadata"), *(("extract", name) for name in LISTS)):
+        if key in made[table] and "://" not in made[table][key]:
+            made[table][key] = os.fspath(Path(path).parent / made[table][key])
+    return made
+
+
+def override(kind: Any, table: Mapping[str, Any], flags: Mapping[str, Any], alternatives: Collection[str] = ()) -> Any:
+    """Make settings of a recipe's table, with flags over it; one of the `alternatives` replaces another."""
+    from metaclip import recipe
+
+    names = [field.name for field in dataclasses.fields(kind)]
+    given = {name: flags[name] for name in names if flags.get(name) is not None}
+    replaced = set(alternatives) if given.keys() & set(alternatives) else set()
+    kept = {name: value for name, value in table.items() if name not in replaced}
+    return recipe.settings(kind, {**kept, **given}, "the command line")
+
+
+def rule(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of the text rule that flags give."""
+    return {name: flags[name] for name in (*RULE_FLAGS, "unspaced_scripts") if flags.get(name) is not None}
 
 
 def match_settings(flags: Mapping[str, Any], table: Mapping[str, Any]) -> Any:
-    """Put flags over a recipe's table [match]."""
-    from metaclip import recipe
+    """Make MatchSettings of a recipe's table [match], with flags over it."""
     from metaclip.curate.settings import MatchSettings
 
-    names = {field.name for field in dataclasses.fields(MatchSettings)}
-    merged = {**table, **{name: value for name, value in flags.items() if name in names and value is not None}}
-    rule = {name: flags[name] for name in (*RULE_FLAGS, "unspaced_scripts") if flags.get(name) is not None}
-    if rule or "rule" in table:
-        merged["rule"] = {**table.get("rule", {}), **rule}
-    return recipe.settings(MatchSettings, merged, "the command line")
+    given = {**table.get("rule", {}), **rule(flags)}
+    return override(MatchSettings, table, {**flags, "rule": given or None})
 
 
 def balance_settings(flags: Mapping[str, Any], table: Mapping[str, Any]) -> Any:
-    """Put flags over a recipe's table [balance]; a t of one kind replaces one of another."""
-    from metaclip import recipe
+    """Make BalanceSettings of a recipe's table [balance], with flags over it."""
     from metaclip.curate.settings import BalanceSettings
 
-    given = {name: flags[name] for name in ("t", "tail_share", "target_pairs", "seed") if flags.get(name) is not None}
-    kinds = {"t", "tail_share", "target_pairs"}
-    kept = {key: value for key, value in table.items() if not (key in kinds and kinds & given.keys())}
-    return recipe.settings(BalanceSettings, {**kept, **given}, "the command line")
+    return override(BalanceSettings, table, flags, ("t", "tail_share", "target_pairs"))
 
 
 def show_result(run: Any) -> None:
-    """Print what a balanced run came to, and where to look."""
+    """Print the figures of a balanced run, and where to find more."""
     account = run.account
     pairs, balance, entries = account["pairs"], account["balance"], account["entries"]
     rows = account["funnel"]["rows"]

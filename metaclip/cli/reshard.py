@@ -39,6 +39,7 @@ def command(
     """Write the samples of TARS (tars, folders or globs) that are in a subset to new tars, as DataComp's resharder does."""
     from metaclip import recipe
     from metaclip.reshard import reshard as resharding
+    from metaclip.reshard.index import NO_UID
     from metaclip.reshard.shards import ReshardSettings
     from metaclip.stage.options import RunOptions
 
@@ -60,7 +61,8 @@ def command(
     if record["missing"]:
         click.echo(f"missing   {record['missing']:>14,}   uids that no sample has: {made.path / 'missing.npy'}")
         if record["without_uid"]:
-            click.echo(f"metaclip: {resharding.NO_UID.format(record['without_uid'])}", err=True)
+            without_uid = NO_UID.format(f"{record['without_uid']} samples")
+            click.echo(f"metaclip: {without_uid}", err=True)
     shown = " ".join(tars)
     click.echo(f"\nnext      tars in {made.path}; to balance what arrived: metaclip curate {shown} --out run_arrived/")
     if record["lost"]:

@@ -21,8 +21,8 @@ from metaclip.curate import schema as schemas
 from metaclip.curate.run import Run
 from metaclip.curate.threshold import tail_share
 from metaclip.stage import funnel as funnels
+from metaclip.stage.folder import versions
 from metaclip.stage.stage import digest_of
-from metaclip.stage.versions import versions
 from metaclip.storage.files import atomic_write, file_digest, read_json, write_json
 
 SCHEMA: Final = {"name": "metaclip-account", "version": schemas.VERSION}

@@ -1,22 +1,23 @@
-"""The Balancer: the balance of a run inside a data loader, pair by pair, without torch.
+"""The Balancer: balance a run inside a data loader, pair by pair, without torch.
 
-    balancer = Balancer("run/")                     # counts, list, text rule, t and seed of a balanced run, or a card
-    balancer.keep(texts, uids)                      # bool[n]; at epoch 0 just the pairs that the run kept
-    balancer.keep_one(text, uid, epoch=3)           # another draw each epoch: head entries show other texts
-    webdataset.WebDataset(tars).compose(balancer.kept)      # many at a time; .select(balancer.takes) one by one
+    balancer = Balancer("run/")                     # counts, list, text rule, t and seed of a balanced run, or of a card
+    balancer.keep(texts, uids)                      # bool[n]; at epoch 0 exactly the pairs that the run kept
+    balancer.keep_one(text, uid, epoch=3)           # another draw in each epoch: head entries show other texts
+    webdataset.WebDataset(tars).compose(balancer.kept)      # many samples at a time; .select(balancer.takes) one by one
 
-The law is the offline one (`metaclip.curate.draw`): a hash of seed, epoch and uid, no state. So any number of loader
-workers decide alike, in any order, and a loader that is resumed goes on as if it had never stopped.
+The law is the offline one (`metaclip.curate.draw`): a hash of seed, epoch and uid, without state. So any number of loader
+workers decide alike, in any order, and a loader that is resumed continues as if it had never stopped.
 
-A Balancer is picklable and safe under fork and spawn: it travels as list, rule and probabilities (12 MB for 500,000
-entries), and the automaton is mapped from the machine's cache.
-Cost, one thread, 500,000 entries: 0.6 us a pair in batches, 10 us one by one, and 140 us alone between two images, which
-leave nothing of it in the processor's caches: 4% of the loader's time, where 256 decided together take 0.2%
-(tests/bench/bench_online.py). On a new machine the first process compiles the kernel in 3 s.
+A Balancer can be pickled, and is safe under fork and spawn: list, rule and probabilities are pickled (12 MB for 500,000
+entries), and the automaton is memory-mapped from the machine's cache.
+Cost, one thread, 500,000 entries: 0.6 us a pair in batches and 10 us one by one. Alone between two decoded images, which
+leave nothing of it in the processor's caches, a pair takes 140 us: 4% of the loader's time, where 256 pairs decided together
+take 0.2% (tests/bench/bench_online.py). On a new machine the first process compiles the kernel in 3 s.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import os
@@ -30,14 +31,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from metaclip.curate.draw import (
-    choice,
-    keep_probabilities,
-    keep_probability,
-    probabilities,
-    uniform,
-    uniforms,
-)
+from metaclip.curate.draw import choice, keep_probabilities, keep_probability, probabilities, uniform, uniforms
 from metaclip.curate.run import Run, counts_digest
 from metaclip.curate.settings import DEFAULT_TAIL_SHARE
 from metaclip.curate.threshold import solve_tail_share
@@ -49,11 +43,11 @@ from metaclip.metadata.entries import Metadata
 from metaclip.pool.uid import Uids, uid_of, uids_of
 from metaclip.storage.files import read_json
 
-Ids: TypeAlias = pa.Array | pa.ChunkedArray | Sequence[str | None] | Uids
+UidsLike: TypeAlias = pa.Array | pa.ChunkedArray | Sequence[str | None] | Uids
 """Uids as they were given upstream (strings, 16 bytes), or as uint64[n, 2]."""
 
 AHEAD: Final = 256
-"""Samples that are read ahead, to decide on them together: 7 MB of images of 256 pixels."""
+"""Number of samples that `kept` reads ahead and decides on together: 7 MB of encoded images of 256 pixels."""
 
 Sample = TypeVar("Sample", bound=Mapping[str, Any])
 
@@ -64,7 +58,10 @@ NO_UID: Final = (
 
 
 class Balancer:
-    """Decides which pairs stay, by the counts of a run."""
+    """Decides which pairs to keep, with the probabilities that follow from the counts of a run.
+
+    Methods with an `epoch` use that of the Balancer unless they are given one.
+    """
 
     def __init__(
         self,
@@ -77,13 +74,14 @@ class Balancer:
         epoch: int | Callable[[], int] = 0,
         cache: str | os.PathLike[str] | bool = True,
     ) -> None:
-        """Take the counts of a run or a card (the object or its folder), or Counts with their `metadata` and `rule`.
+        """Take the counts from a run, a run's folder, a card's folder, or from `Counts` with their `metadata` and `rule`.
 
-        `t` and `seed` are the source's where it has them, else t for a tail share of 0.06, and seed 0. `epoch` is a
-        number, or what gives it (a value that the loader's processes share). `cache` as in `Matcher`. Raise
-        MetaclipError for a source that cannot be read, for counts of another list or rule, and for t <= 0.
+        `t` and `seed` default to those of the source, for Counts and for a run that is not balanced to the t of a tail
+        share of 0.06 and to 0. `epoch` is a number, or a function that returns it, for example from a value that the
+        processes of a loader share. `cache` is as in `Matcher`. Raise MetaclipError for a source that cannot be read, for
+        counts of another list or rule, and for t <= 0.
         """
-        found = _of_counts(source, metadata, rule) if isinstance(source, Counts) else _opened(source)
+        found = _from_counts(source, metadata, rule) if isinstance(source, Counts) else _open_source(source)
         if t is None:
             t = found.t or solve_tail_share(found.counts, DEFAULT_TAIL_SHARE)
         if not t > 0:
@@ -98,7 +96,7 @@ class Balancer:
         return f"Balancer(t = {self.t:g}, seed {self.seed}, {self.matcher.metadata!r})"
 
     def p_keep(self, texts: Texts) -> npt.NDArray[np.float64]:
-        """Give P(keep) of each text: float64[n]; 0 for a text that matches nothing, and for a null."""
+        """Return P(keep) of each text: float64[n]; 0 for a null and for a text that matches nothing."""
         matches = self.matcher.match(texts)
         if isinstance(matches, pa.ChunkedArray):
             matches = matches.combine_chunks()
@@ -108,46 +106,53 @@ class Balancer:
     def keep(
         self,
         texts: Texts,
-        uids: Ids | None = None,
+        uids: UidsLike | None = None,
         *,
         urls: pa.Array | Sequence[str | None] | None = None,
         epoch: int | None = None,
     ) -> npt.NDArray[np.bool_]:
-        """Decide on a batch of pairs: bool[n]. Where a uid is missing it is md5(text + url), as offline."""
+        """Return which of n pairs to keep: bool[n].
+
+        `texts` are n strings, as an Arrow array or a list; a null is never kept. `uids` and `urls` are n values or None; a
+        missing uid is md5(text + url), as offline. Raise ValueError if their numbers differ.
+        """
         array = _strings(texts)
-        given = uids if isinstance(uids, np.ndarray) else None if uids is None else _strings(uids)
+        given = uids if uids is None or isinstance(uids, np.ndarray) else _strings(uids)
         links = None if urls is None else _strings(urls)
         for name, column in (("uids", given), ("urls", links)):
             if column is not None and len(column) != len(array):
                 raise ValueError(f"{len(column)} {name} beside {len(array)} texts")
         if not isinstance(given, np.ndarray):
             given = uids_of(array.fill_null("") if array.null_count else array, links, given)
-        return uniforms(self.seed, self._at(epoch), given) < self.p_keep(array)
+        return uniforms(self.seed, self._epoch(epoch), given) < self.p_keep(array)
 
     def keep_one(self, text: str, uid: str | None = None, *, url: str | None = None, epoch: int | None = None) -> bool:
-        """Decide on one pair, as `keep` does."""
+        """Return whether to keep one pair, as `keep` decides."""
         p = keep_probability(self.matcher.find(text), self.probability)
-        return p > 0.0 and uniform(self.seed, self._at(epoch), uid_of(text, url, uid)) < p
+        return p > 0.0 and uniform(self.seed, self._epoch(epoch), uid_of(text, url, uid)) < p
 
     def choose(self, texts: Sequence[str], uid: str, *, epoch: int | None = None) -> int | None:
-        """Draw one of an image's texts for this visit, then keep it by its own P: its index, or None."""
-        at = self._at(epoch)
-        index = choice(self.seed, at, uid_of("", uid=uid), len(texts)) if texts else 0
-        return index if texts and self.keep_one(texts[index], uid, epoch=at) else None
+        """Draw one of the texts of an image for this epoch; return its index if it is to be kept, else None."""
+        if not texts:
+            return None
+        epoch = self._epoch(epoch)
+        index = choice(self.seed, epoch, uid_of("", uid=uid), len(texts))
+        return index if self.keep_one(texts[index], uid, epoch=epoch) else None
 
     def takes(self, sample: Mapping[str, Any]) -> bool:
-        """Decide on a sample of a webdataset pipeline, decoded or not: its text in "txt", uid and url in "json".
+        """Return whether to keep a sample of a webdataset pipeline, as a predicate for ``.select``.
 
-        A sample without a text, or whose text is not UTF-8, is not taken. Warn once if a sample has no uid.
+        The sample may be decoded or not: its text is in "txt" (else the "caption" in "json"), its uid and url in "json". A
+        sample without a text, or whose text is not UTF-8, is not kept. Warn once if a sample has no uid.
         """
         pair = self._pair(sample)
         return pair is not None and self.keep_one(pair[0], pair[1], url=pair[2])
 
     def kept(self, samples: Iterable[Sample], ahead: int = AHEAD) -> Iterator[Sample]:
-        """Give those of the samples that `takes` takes, in their order: a stage of a pipeline, before it decodes.
+        """Yield the samples that `takes` keeps, in their order, as a stage for ``.compose`` before images are decoded.
 
-        `ahead` of them are read and decided on together, which takes a twentieth of the time: alone, a decision finds
-        nothing of its own in the processor's caches after an image was decoded. The epoch is asked for once for all.
+        `ahead` samples are read and decided on together, which takes a twentieth of the time: a single decision finds
+        nothing of its own in the processor's caches after an image was decoded. They all belong to the same epoch.
         """
         source = iter(samples)
         while block := list(itertools.islice(source, ahead)):
@@ -157,7 +162,7 @@ class Balancer:
             yield from (sample for (sample, _), stays in zip(found, stay, strict=True) if stays)
 
     def _pair(self, sample: Mapping[str, Any]) -> tuple[str, str | None, str | None] | None:
-        """Give a sample's text, uid and url; None where it has no text."""
+        """Return the text, uid and url of a sample; None if it has no text, or if one of them is not valid."""
         try:
             text, fields = sample.get("txt"), sample.get("json") or {}
             text = text.decode() if isinstance(text, bytes) else text
@@ -165,9 +170,9 @@ class Balancer:
             text = fields.get("caption") if text is None else text
             uid, url = fields.get("uid"), fields.get("url")
             uid, url = None if uid is None else str(uid), url if isinstance(url, str) else None
-            for part in (text, uid, url):  # JSON can hold half a surrogate
-                if part is not None:
-                    part.encode()
+            for value in (text, uid, url):
+                if value is not None:
+                    value.encode()  # raises for half a surrogate, which JSON can hold
         except (ValueError, AttributeError):
             return None
         if text is None:
@@ -177,17 +182,17 @@ class Balancer:
             warnings.warn(NO_UID.format(key=sample.get("__key__", "?")), stacklevel=3)
         return text, uid, url
 
-    def _at(self, epoch: int | None) -> int:
+    def _epoch(self, epoch: int | None) -> int:
         if epoch is not None:
             return epoch
         return self.epoch() if callable(self.epoch) else self.epoch
 
 
 def count_texts(texts: Iterable[Texts], matcher: Matcher) -> Counts:
-    """Count the matches of texts, batch by batch: the first pass where no counts exist yet.
+    """Count the texts that match each entry, from batches of texts: the first pass if there is no run yet.
 
-    A pass over texts alone takes 0.3 us each, so counts that run along with the loader, which keep too much of what
-    they have not seen often yet, are not offered.
+    It takes 0.3 us a text. Counts that grow while the loader runs are not offered: they keep too many of the texts of
+    entries that they have rarely seen so far.
     """
     values = np.zeros(len(matcher.metadata), np.uint64)
     for batch in texts:
@@ -195,16 +200,18 @@ def count_texts(texts: Iterable[Texts], matcher: Matcher) -> Counts:
     return Counts(values, matcher.metadata.digest, matcher.rule.identity)
 
 
+@dataclasses.dataclass(frozen=True)
 class _Source:
-    """What a Balancer is made of."""
+    """What a Balancer is made from."""
 
-    def __init__(
-        self, counts: npt.NDArray[np.uint64], metadata: Metadata, rule: TextRule, t: float | None, seed: int
-    ) -> None:
-        self.counts, self.metadata, self.rule, self.t, self.seed = counts, metadata, rule, t, seed
+    counts: npt.NDArray[np.uint64]
+    metadata: Metadata
+    rule: TextRule
+    t: float | None = None
+    seed: int = 0
 
 
-def _of_counts(counts: Counts, metadata: Metadata | None, rule: TextRule) -> _Source:
+def _from_counts(counts: Counts, metadata: Metadata | None, rule: TextRule) -> _Source:
     if metadata is None:
         raise MetaclipError("counts alone do not say what was counted: give their metadata too (and rule)")
     for name, mine, theirs in (
@@ -215,41 +222,39 @@ def _of_counts(counts: Counts, metadata: Metadata | None, rule: TextRule) -> _So
             raise MetaclipError(
                 f"the counts are of the {name} {mine}, not of {theirs}; count again, or give that {name}"
             )
-    return _Source(counts.values, metadata, rule, None, 0)
+    return _Source(counts.values, metadata, rule)
 
 
-def _opened(source: Run | str | os.PathLike[str]) -> _Source:
+def _open_source(source: Run | str | os.PathLike[str]) -> _Source:
     if not isinstance(source, Run):
         folder = Path(source)
         if not (folder / "manifest.json").exists() and (folder / "card.json").exists():
-            return _of_card(folder)
+            return _read_card(folder)
         source = Run(source)
-    balanced = source.balance is not None
-    counts, metadata = source.counted
-    return _Source(counts.values, metadata, source.rule, source.t if balanced else None, source.seed if balanced else 0)
+    t, seed = (None, 0) if source.balance is None else (source.t, source.seed)
+    return _Source(source.counts.values, source.metadata, source.rule, t, seed)
 
 
-def _of_card(folder: Path) -> _Source:
-    """Open a published card: card.json and entries.parquet, whose digests must agree."""
+def _read_card(folder: Path) -> _Source:
+    """Read a published card: card.json and entries.parquet, whose digests must agree."""
     card, path = read_json(folder / "card.json"), folder / "entries.parquet"
     try:
         assert card is not None
         table = pq.read_table(path, columns=["entry", "source", "count"])
         metadata = Metadata(table["entry"].combine_chunks(), table["source"].combine_chunks())
         counts = table["count"].to_numpy().astype(np.uint64)
-        made = _Source(
-            counts, metadata, TextRule(**card["rule"]), float(card["balance"]["t"]), int(card["balance"]["seed"])
-        )
-        wanted = card["list"]["digest"], card["digests"]["counts"]
+        balance, rule = card["balance"], TextRule(**card["rule"])
+        found = _Source(counts, metadata, rule, float(balance["t"]), int(balance["seed"]))
+        stated = card["list"]["digest"], card["digests"]["counts"]
     except (AssertionError, OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise MetaclipError(f"{folder} is no card that can be read ({one_line(error)}); fetch it again") from None
-    if (metadata.digest, counts_digest(counts)) != wanted:
+    if (metadata.digest, counts_digest(counts)) != stated:
         raise MetaclipError(f"{path} does not hold the counts that {folder / 'card.json'} names; fetch both again")
-    return made
+    return found
 
 
 def _strings(values: Any) -> Any:
-    """Give a column as an Arrow array."""
+    """Return a column as an Arrow array."""
     if isinstance(values, pa.ChunkedArray):
         return values.combine_chunks()
     if isinstance(values, str):

@@ -35,11 +35,10 @@ from metaclip.pool.files import Paths, PoolFile, find_files
 from metaclip.pool.shards import Shard
 from metaclip.pool.sorted_uids import duplicate_uids, merge_runs, write_subset
 from metaclip.stage import funnel as funnels
-from metaclip.stage.folder import Folder
+from metaclip.stage.folder import Folder, versions
 from metaclip.stage.options import RunOptions
 from metaclip.stage.runner import Task, lost_message, run, run_in_parts
 from metaclip.stage.stage import Stage, digest_of
-from metaclip.stage.versions import versions
 from metaclip.storage.files import local_copies
 from metaclip.storage.ownership import ALL
 from metaclip.storage.remote import as_path, is_inside, is_remote

@@ -32,11 +32,10 @@ from metaclip.extract.settings import LISTS, ExtractSettings, Lists, fingerprint
 from metaclip.extract.sources import RETRY, Paths, Source
 from metaclip.extract.step import RECORD_REASONS, Extractor
 from metaclip.stage import funnel as funnels
-from metaclip.stage.folder import Folder
+from metaclip.stage.folder import Folder, versions
 from metaclip.stage.options import RunOptions
 from metaclip.stage.runner import Task, run, run_in_parts
 from metaclip.stage.stage import Stage, StageSpec, digest_of
-from metaclip.stage.versions import versions
 from metaclip.storage.download import RetryPolicy
 from metaclip.storage.files import file_digest, remove_temporaries
 from metaclip.storage.ownership import ALL

@@ -183,9 +183,10 @@ def clean_texts(texts: pa.Array, rule: TextRule) -> pa.Array:
         simple = pc.and_(simple, pc.invert(pc.match_substring(texts, "&")))
     if rule.unicode_separators:  # ASCII has separators of its own
         simple = pc.and_(simple, False)
-    rewrite = pc.invert(pc.fill_null(simple, True))
+    simple = pc.fill_null(simple, True)
     cleaned = pc.ascii_lower(texts) if rule.fold_case else texts
-    if pc.any(rewrite).as_py():
+    if not pc.all(simple, min_count=0).as_py():
+        rewrite = pc.invert(simple)
         rewritten = [None if text is None else rule.clean_text(text) for text in decode_texts(texts.filter(rewrite))]
         # Bytes that were not UTF-8 must not become characters of an entry.
         encoded = [None if text is None else text.encode("utf-8", "surrogatepass") for text in rewritten]

@@ -1,22 +1,21 @@
-"""Reshard: the samples of a subset, taken out of the tars they came in and written to new ones, as DataComp does it.
+"""The two steps of resharding, pure functions of files: select the samples of a tar, and write a shard.
 
-    00000000.tar ...           shards of 10,000 samples; the last has the rest
-    00000000_stats.json ...    {"successes": number of its samples}
-    sizes.json                 {"00000000.tar": number of its samples}
+    00000000.tar ...           shards of 10,000 samples; the last one has the rest
+    00000000_stats.json ...    {"successes": number of samples}
+    sizes.json                 {"00000000.tar": number of samples}
     meta.json                  what went in and what came out
-    missing.npy                uids of the subset that no sample has, a subset too
+    missing.npy                uids of the subset that no sample has; a subset too
 
-Law: a uid that stands m times in the subset is used m times, its samples named ``{uid}-0`` to ``{uid}-{m - 1}``, with
-the uid as 32 hex digits; where s samples have it, each is used m // s times and the first m % s of them once more. The
-samples come in the tars' order, and in a tar's order within it. So the result does not depend on who works.
+Law: a uid that occurs m times in the subset is used m times, under the names ``{uid}-0`` to ``{uid}-{m - 1}`` with the uid
+as 32 hex digits; if s samples have it, each is used m // s times and the first m % s of them once more. Samples come in the
+order of the tars, and of their rows. So the result does not depend on who works.
 
-Members' bytes are copied, not decoded; their headers are made anew (`tar_format.header`), so no name that comes in goes
-out: the suffix alone does, where it has nothing but letters, digits, dots, hyphens and underscores.
+The bytes of members are copied, not decoded; their headers are made anew (`tar_format.header`), so no input name reaches
+the output, only its suffix if that consists of letters, digits, dots, hyphens and underscores.
 
-Two steps, both pure functions of files: `pick` looks up a tar's samples, `write_shard` writes a new tar.
-Cost: 40 us of processor a sample of 26 kB, half of it to look its tar through and half to write it, where `cp` takes 10
-(tests/bench/bench_reshard.py): the bytes are read twice, since where a sample goes depends on the tars before it. It runs on
-threads, with no compiler and no process to begin.
+Cost: 40 us of processor time per sample of 26 kB, half of it for selecting and half for writing; `cp` takes 10
+(tests/bench/bench_reshard.py). The bytes are read twice, because the place of a sample depends on the tars before it. It
+runs in threads and needs neither a compiler nor a new process.
 """
 
 from __future__ import annotations
@@ -27,17 +26,17 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from metaclip.pool.files import PoolFile, open_tar, translate_read_errors
-from metaclip.pool.sorted_uids import load_array, merge_runs, write_rows, write_run, write_subset
+from metaclip.pool.sorted_uids import UidSet, load_array, merge_runs, write_rows, write_run, write_subset
 from metaclip.pool.tar_format import BLOCK, END, ForwardReader
 from metaclip.pool.uid import Uids
+from metaclip.reshard.copy_samples import NOT_SIMPLE, SampleCopies, SampleSpans, copy_samples
 from metaclip.reshard.index import FLAWS, Names, make_index
-from metaclip.reshard.rename import PLAIN_NOT, Jobs, Samples, copies
 from metaclip.reshard.subset import Subset
 from metaclip.storage.files import atomic_write, write_json
 
@@ -45,10 +44,10 @@ SEMANTICS: Final = 1
 """Raised when the same input would give other shards."""
 SHARD_SIZE: Final = 10_000
 
-PICK_REASONS: Final = ("malformed_json", "not_in_subset")
+REASONS: Final = ("malformed_json", "not_in_subset")
 """Why a sample is not used; the rest are `picked`."""
 
-_PLACE_BITS: Final = 40  # of a sample's number, in a place
+_ROW_BITS: Final = 40  # of a sample's number that hold its row
 _BLOCK: Final = 1 << 20
 
 
@@ -57,7 +56,7 @@ class ReshardSettings:
     """What determines the shards, besides tars and subset."""
 
     shard_size: int = SHARD_SIZE
-    """Samples a shard."""
+    """Number of samples per shard."""
     text_column: str | None = None
     url_column: str | None = None
     uid_column: str | None = None
@@ -68,262 +67,240 @@ class ReshardSettings:
 
     @property
     def names(self) -> Names:
-        """How columns are called."""
+        """The names of the columns."""
         return Names(self.text_column, self.url_column, self.uid_column)
 
 
 @dataclasses.dataclass(frozen=True)
-class Picked(Samples):
+class Selection(SampleSpans):
     """The samples of a tar that are in the subset, in the tar's order."""
 
-    places: npt.NDArray[np.uint64]
-    """Tar and number in it, as one number."""
+    numbers: npt.NDArray[np.uint64]
+    """Tar and row of each sample in one number."""
     ranks: npt.NDArray[np.int64]
-    """Where the uid of each stands in the subset."""
+    """The first position of each uid in the subset."""
     counts: npt.NDArray[np.int64]
-    """How often it stands there."""
+    """How often each uid occurs in the subset."""
 
     @classmethod
-    def read(cls, path: Path) -> Picked:
-        """Read what `pick` left."""
+    def read(cls, path: Path) -> Selection:
+        """Read what `select_samples` wrote."""
         rows = load_array(path)
         ranks, counts = rows[:, 5].astype(np.int64), rows[:, 6].astype(np.int64)
         return cls(rows[:, :2], rows[:, 2:4], rows[:, 7], rows[:, 8:].reshape(-1, 3, 2), rows[:, 4], ranks, counts)
 
 
-def pick(file: PoolFile, number: int, subset: Subset, names: Names, to: Sequence[Path]) -> dict[str, Any]:
-    """Look up the samples of a tar with this number; write them in its order, and sorted by uid, to two files.
+def select_samples(file: PoolFile, tar: int, subset: Subset, names: Names, paths: Sequence[Path]) -> dict[str, Any]:
+    """Look up the samples of the tar number `tar` in the subset; write a `Selection`, and a run sorted by uid, to `paths`.
 
-    Give {funnel, has_uid, uses: how often its samples would be used if no other had their uids}. Raise BrokenInput for
-    a tar that cannot be read.
+    Return {funnel, has_uid, uses: how often its samples are used if no other samples have their uids}. Raise BrokenInput if
+    the tar cannot be read.
     """
     index = make_index(file, names)
-    fine = index.flaw != FLAWS.index("malformed_json")
-    ranks = subset.place(index.uids)
-    counts = np.where(fine, subset.place(index.uids, after=True) - ranks, 0)
-    found = np.flatnonzero(counts)
-    places = (np.uint64(number) << np.uint64(_PLACE_BITS)) + found.astype(np.uint64)
-    uids = index.uids[found]
-    parts = np.stack([index.image, index.txt, index.json], axis=1)[found]
-    whole = np.where(parts[:, :, 0] > 0, BLOCK + -(-parts[:, :, 1].astype(np.int64) // BLOCK) * BLOCK, 0).sum(axis=1)
-    plain = whole == (index.end - index.begin)[found].astype(np.int64)
-    kind = np.where(plain, index.kind[found], PLAIN_NOT).astype(np.uint64)
-    spans = (index.begin[found], index.end[found])
-    stands = np.column_stack([ranks[found], counts[found]]).astype(np.uint64)
-    write_rows(to[0], np.column_stack([uids, *spans, places, stands, kind, parts.reshape(-1, 6)]))
-    write_run(to[1], np.column_stack([uids, places]))
+    usable = index.flaw != FLAWS.index("malformed_json")
+    ranks = subset.searchsorted(index.uids)
+    counts = np.where(usable, subset.searchsorted(index.uids, "right") - ranks, 0)
+    rows = np.flatnonzero(counts)
+    numbers = (np.uint64(tar) << np.uint64(_ROW_BITS)) + rows.astype(np.uint64)
+    uids = index.uids[rows]
+    members = np.stack([index.image, index.txt, index.json], axis=1)[rows]
+    padded = BLOCK + -(-members[:, :, 1].astype(np.int64) // BLOCK) * BLOCK
+    simple = np.where(members[:, :, 0] > 0, padded, 0).sum(axis=1) == (index.end - index.begin)[rows].astype(np.int64)
+    kind = np.where(simple, index.kind[rows], NOT_SIMPLE).astype(np.uint64)
+    spans = (index.begin[rows], index.end[rows])
+    in_subset = np.column_stack([ranks[rows], counts[rows]]).astype(np.uint64)
+    write_rows(paths[0], np.column_stack([uids, *spans, numbers, in_subset, kind, members.reshape(-1, 6)]))
+    write_run(paths[1], np.column_stack([uids, numbers]))
     funnel = {
         "samples": len(index),
-        "malformed_json": int((~fine).sum()),
-        "not_in_subset": int(fine.sum()) - len(found),
-        "picked": len(found),
+        "malformed_json": int((~usable).sum()),
+        "not_in_subset": int(usable.sum()) - len(rows),
+        "picked": len(rows),
     }
     return {"funnel": funnel, "has_uid": index.has_uid, "uses": int(counts.sum())}
 
 
 @dataclasses.dataclass(frozen=True)
-class Shared:
-    """The samples that are used otherwise than if they had their uids alone, by place, ascending."""
+class SharedUids:
+    """Samples that are used differently because others have the same uid, in order of their numbers."""
 
     rows: npt.NDArray[np.uint64]
-    """uint64[n, 4]: place, how often it is used, the number of its first use, how often it would be used alone."""
+    """uint64[n, 4]: number of the sample, how often it is used, number of its first use, how often it would be used alone."""
 
     @classmethod
-    def of(cls, rows: npt.NDArray[np.uint64]) -> Shared:
-        """Take rows of samples that have their uids in common, in any order."""
+    def of(cls, rows: npt.NDArray[np.uint64]) -> SharedUids:
+        """Keep the rows of samples that are used differently, from those of all samples that share uids, in any order."""
         rows = rows.copy()
         rows[rows[:, 1] == 0, 2] = 0
         rows = rows[(rows[:, 1] != rows[:, 3]) | (rows[:, 2] > 0)]
         return cls(rows[np.argsort(rows[:, 0], kind="stable")])
 
     @classmethod
-    def read(cls, path: Path) -> Shared:
-        """Read what `share` left."""
+    def read(cls, path: Path) -> SharedUids:
+        """Read what `share_uids` wrote."""
         return cls(load_array(path))
 
-    def among(self, tar: int) -> Shared:
-        """Give those of one tar."""
-        bounds = np.array([tar, tar + 1], np.uint64) << np.uint64(_PLACE_BITS)
+    def of_tar(self, tar: int) -> SharedUids:
+        """Return the samples of one tar."""
+        bounds = np.array([tar, tar + 1], np.uint64) << np.uint64(_ROW_BITS)
         begin, end = np.searchsorted(self.rows[:, 0], bounds).tolist()
-        return Shared(self.rows[begin:end])
+        return SharedUids(self.rows[begin:end])
 
     @property
     def digest(self) -> str:
-        """The sha256 of all this."""
+        """The sha256 of the rows."""
         return hashlib.sha256(np.ascontiguousarray(self.rows, "<u8").tobytes()).hexdigest()
 
     @property
-    def change(self) -> int:
-        """How many more uses there are than if all had their uids alone."""
+    def more_uses(self) -> int:
+        """How many more uses there are than if no uids were shared; may be negative."""
         return int(self.rows[:, 1].sum()) - int(self.rows[:, 3].sum())
 
-    def uses_of(self, picked: Picked) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Give how often each sample of a tar is used, and the number of its first use."""
-        uses, first = picked.counts.copy(), np.zeros(len(picked.uids), np.int64)
-        at = np.searchsorted(picked.places, self.rows[:, 0])
+    def uses_of(self, selection: Selection) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return how often each selected sample of the tar is used, and the number of its first use: int64[n] each."""
+        uses, first = selection.counts.copy(), np.zeros(len(selection.uids), np.int64)
+        at = np.searchsorted(selection.numbers, self.rows[:, 0])
         uses[at], first[at] = self.rows[:, 1:3].astype(np.int64).T
         return uses, first
 
 
-class Arrivals:
-    """Which uids of a subset have come, tar by tar: so what `share` will find is known before all tars were looked through.
+class SeenUids:
+    """The uids of a subset seen so far, tar by tar, to know what `share_uids` will find before all tars are searched.
 
-    That is so as long as none comes again that stands in the subset several times. Memory: a bit a uid of the subset.
+    That works unless a uid occurs again that the subset has several times. Memory: one bit per uid of the subset.
     """
 
     def __init__(self, subset: Subset) -> None:
-        """Begin before the first tar."""
-        self._came = np.zeros(-(-len(subset) // 8), np.uint8)
+        """Start before the first tar."""
+        self._seen = np.zeros(-(-len(subset) // 8), np.uint8)
 
-    def add(self, picked: Picked) -> Shared | None:
-        """Take the next tar, in the tars' order; give its part of what is shared, None where that cannot be known."""
-        place, bit = picked.ranks >> 3, np.uint8(1) << (picked.ranks & 7).astype(np.uint8)
-        again = (self._came[place] & bit) > 0
-        _, first = np.unique(picked.ranks, return_index=True)
-        within = np.ones(len(again), np.bool_)
-        within[first] = False
-        again |= within
-        if (picked.counts[again] > 1).any():
+    def add(self, selection: Selection) -> SharedUids | None:
+        """Add the next tar in order; return its part of the shared uids, None if that cannot be known yet."""
+        byte, bit = selection.ranks >> 3, np.uint8(1) << (selection.ranks & 7).astype(np.uint8)
+        again = np.ones(len(byte), np.bool_)
+        again[np.unique(selection.ranks, return_index=True)[1]] = False
+        again |= (self._seen[byte] & bit) > 0
+        if (selection.counts[again] > 1).any():
             return None
-        np.bitwise_or.at(self._came, place, bit)
+        np.bitwise_or.at(self._seen, byte, bit)
         zeros = np.zeros(int(again.sum()), np.uint64)
-        return Shared.of(np.column_stack([picked.places[again], zeros, zeros, zeros + 1]))
+        return SharedUids.of(np.column_stack([selection.numbers[again], zeros, zeros, zeros + 1]))
 
 
-def share(runs: Sequence[Path], subset: Subset, shared_to: Path, missing_to: Path) -> dict[str, int]:
-    """Find, in the sorted runs of all tars, the samples that have a uid in common, and the uids that no sample has.
+def share_uids(runs: Sequence[Path], subset: Subset, shared_path: Path, missing_path: Path) -> dict[str, int]:
+    """Find the samples that share uids, and the uids that no sample has, in the sorted runs of all tars; write both.
 
-    Write both; give {arrived, missing: uids, missing_uses: how often these stand in the subset}.
+    Return {arrived, missing: numbers of uids, missing_uses: how often the missing ones occur in the subset}.
     """
     shared = [np.zeros((0, 4), np.uint64)]
-    tally = {"arrived": 0, "missing": 0, "missing_uses": 0}
+    counts = {"arrived": 0, "missing": 0, "missing_uses": 0}
 
-    def lost() -> Iterator[Uids]:
+    def missing() -> Iterator[Uids]:
         done = 0
         for block in merge_runs(runs):
             new = np.concatenate([[True], (block[1:, :2] != block[:-1, :2]).any(axis=1)])
             first = np.flatnonzero(new)
             sizes = np.diff([*first.tolist(), len(block)])
             uids = np.ascontiguousarray(block[first, :2])
-            tally["arrived"] += len(uids)
+            counts["arrived"] += len(uids)
             several = sizes > 1
-            counts = subset.count(uids[several])
-            for begin, size, m in zip(first[several], sizes[several], counts, strict=True):
-                places = np.sort(block[begin : begin + size, 2])
-                each = np.full(size, m // size) + (np.arange(size) < m % size)
-                shared.append(
-                    np.column_stack([places, each, np.cumsum(each) - each, np.full(size, m)]).astype(np.uint64)
-                )
-            end = int(subset.place(uids[-1:], after=True)[0])
-            yield from _absent(subset, done, end, uids)
+            for begin, size, m in zip(first[several], sizes[several], subset.count(uids[several]), strict=True):
+                numbers = np.sort(block[begin : begin + size, 2])
+                uses = np.full(size, m // size) + (np.arange(size) < m % size)
+                rows = [numbers, uses, np.cumsum(uses) - uses, np.full(size, m)]
+                shared.append(np.column_stack(rows).astype(np.uint64))
+            end, arrived = int(subset.searchsorted(uids[-1:], "right")[0]), UidSet(uids)
+            yield from (part[~arrived.contains(part)] for part in subset.blocks(done, end))
             done = end
-        yield from _absent(subset, done, len(subset), np.zeros((0, 2), np.uint64))
+        yield from subset.blocks(done)
 
-    # A subset's header says how many there are, so they are spooled first.
-    spool = shared_to.with_name("missing.spool")
+    # The header of a subset holds the number of uids, so they are spooled first.
+    spool = shared_path.with_name("missing.spool")
     with spool.open("wb") as file:
-        for block in lost():
-            tally["missing"] += int((block[1:] != block[:-1]).any(axis=1).sum()) + 1 if len(block) else 0
-            tally["missing_uses"] += len(block)
-            file.write(np.ascontiguousarray(block).tobytes())
-    absent = np.fromfile(spool, np.uint64, 0).reshape(-1, 2)
-    if tally["missing_uses"]:
-        absent = np.memmap(spool, np.uint64, "r").reshape(-1, 2)
-    write_subset(missing_to, (absent[at : at + _BLOCK] for at in range(0, len(absent), _BLOCK)), len(absent))
+        for uids in missing():
+            counts["missing"] += int((uids[1:] != uids[:-1]).any(axis=1).sum()) + 1 if len(uids) else 0
+            counts["missing_uses"] += len(uids)
+            file.write(np.ascontiguousarray(uids).tobytes())
+    with spool.open("rb") as spooled:
+        steps = range(0, counts["missing_uses"], _BLOCK)
+        blocks = (np.fromfile(spooled, np.uint64, 2 * _BLOCK).reshape(-1, 2) for _ in steps)
+        write_subset(missing_path, blocks, counts["missing_uses"])
     spool.unlink()
-    write_rows(shared_to, Shared.of(np.concatenate(shared)).rows)
-    return tally
+    write_rows(shared_path, SharedUids.of(np.concatenate(shared)).rows)
+    return counts
 
 
-def _absent(subset: Subset, begin: int, end: int, found: Uids) -> Iterator[Uids]:
-    """Give the uids of a stretch of the subset that are not among the sorted uids `found`."""
-    for part in subset.blocks(begin, end):
-        both = np.concatenate([found, part])
-        order = np.lexsort((np.arange(len(both)) >= len(found), both[:, 1], both[:, 0]))
-        ours = order < len(found)
-        rows = both[order]
-        group = np.cumsum(np.concatenate([[True], (rows[1:] != rows[:-1]).any(axis=1)])) - 1
-        has = np.zeros(group[-1] + 1, np.bool_)
-        has[group[ours]] = True
-        yield rows[~ours & ~has[group]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Piece:
-    """What a shard takes of one tar: its uses with these numbers."""
+class TarUses(NamedTuple):
+    """The uses of a tar's samples that a shard takes, by their numbers."""
 
     tar: int
     begin: int
     end: int
 
 
-class Cut:
-    """All uses, in the tars' order, cut into shards."""
+class ShardLayout:
+    """The division of all uses, in the order of the tars, into shards."""
 
-    def __init__(self, size: int) -> None:
-        """Begin before the first tar; a shard has `size` uses."""
-        self._size = size
-        self._held: list[Piece] = []
-        self._room = size
+    def __init__(self, shard_size: int) -> None:
+        """Start before the first tar."""
+        self._shard_size = self._room = shard_size
+        self._open: list[TarUses] = []
 
-    def add(self, tar: int, uses: int) -> list[list[Piece]]:
-        """Take the next tar; give the shards that are whole with it."""
-        whole: list[list[Piece]] = []
+    def add(self, tar: int, uses: int) -> list[list[TarUses]]:
+        """Add the next tar; return the shards that it completes."""
+        complete: list[list[TarUses]] = []
         begin = 0
         while begin < uses:
             end = min(uses, begin + self._room)
-            self._held.append(Piece(tar, begin, end))
+            self._open.append(TarUses(tar, begin, end))
             self._room -= end - begin
             begin = end
             if not self._room:
-                whole.append(self._held)
-                self._held, self._room = [], self._size
-        return whole
+                complete.append(self._open)
+                self._open, self._room = [], self._shard_size
+        return complete
 
-    def rest(self) -> list[list[Piece]]:
-        """Give the last shard, if it is not whole."""
-        return [self._held] if self._held else []
+    def rest(self) -> list[list[TarUses]]:
+        """Return the last shard, if it is not complete."""
+        return [self._open] if self._open else []
 
 
-def write_shard(
-    path: Path, pieces: Iterable[tuple[PoolFile, Picked, npt.NDArray[np.int64], npt.NDArray[np.int64], int, int]]
-) -> dict[str, int]:
-    """Write a shard and its stats, from (tar, its samples, uses, first uses, begin and end among its uses).
+def write_shard(path: Path, parts: Iterable[tuple[PoolFile, Selection, SharedUids, TarUses]]) -> dict[str, int]:
+    """Write a shard and its stats from parts: (tar, its selection, its shared uids, the uses to take).
 
-    Give {samples, members, odd_suffix: members left out}. Raise BrokenInput for a tar that cannot be read.
+    Return {samples, members, odd_suffix: members left out}. Raise BrokenInput if a tar cannot be read.
     """
-    tally = {"samples": 0, "members": 0, "odd_suffix": 0}
+    counts = {"samples": 0, "members": 0, "odd_suffix": 0}
     with atomic_write(path) as temporary, temporary.open("wb", buffering=0) as out:
-        for file, picked, uses, first, begin, end in pieces:
+        for file, selection, shared, (_, begin, end) in parts:
+            uses, first = shared.uses_of(selection)
             ends = np.cumsum(uses)
-            low, high = np.searchsorted(ends, begin, side="right"), np.searchsorted(ends, end, side="left") + 1
-            rows = slice(int(low), int(high))
-            starts = (ends - uses)[rows]
-            skipped = np.maximum(begin - starts, 0)  # uses of the first sample that an earlier shard has
-            taken = np.minimum(ends[rows], end) - starts - skipped
-            used = np.flatnonzero(taken > 0)
-            jobs = Jobs(
-                picked.uids[rows][used], picked.spans[rows][used], picked.kind[rows][used], picked.members[rows][used],
-                (first[rows] + skipped)[used], taken[used],
+            begins = ends - uses
+            taken = np.minimum(ends, end) - np.maximum(begins, begin)
+            rows = np.flatnonzero(taken > 0)
+            number = first + np.maximum(begin - begins, 0)  # an earlier shard has the uses before it
+            copies = SampleCopies(
+                selection.uids[rows], selection.spans[rows], selection.kind[rows], selection.members[rows], number[rows],
+                taken[rows],
             )  # fmt: skip
-            with translate_read_errors(file), _opened(file) as stream:
-                for block in copies(ForwardReader(stream), jobs, tally):
+            with translate_read_errors(file), _open_unbuffered(file) as stream:
+                for block in copy_samples(ForwardReader(stream), copies, counts):
                     _write_all(out, block)
-                    _begin_to_store(out, len(block))
+                    _start_writeback(out, len(block))
         _write_all(out, END)
-    write_json(path.with_name(f"{path.stem}_stats.json"), {"successes": tally["samples"]})
-    return tally
+    write_json(path.with_name(f"{path.stem}_stats.json"), {"successes": counts["samples"]})
+    return counts
 
 
-def _opened(file: PoolFile) -> Any:
-    """Open a tar to read large stretches: without a buffer where that is possible."""
+def _open_unbuffered(file: PoolFile) -> Any:
+    """Open a tar for long reads, without a buffer if that is possible."""
     local = "://" not in file.path and file.codec is None
     return open(file.path, "rb", buffering=0) if local else open_tar(file)
 
 
-def _begin_to_store(out: Any, size: int) -> None:
-    """Let the disk begin with what was written last: by itself the system waits until there is much more."""
-    with contextlib.suppress(AttributeError, OSError):  # a hint: where there is none to give, it is done without
+def _start_writeback(out: Any, size: int) -> None:
+    """Let the disk begin with the last `size` bytes; the system alone would wait for much more."""
+    with contextlib.suppress(AttributeError, OSError):  # a hint, which not every system takes
         os.posix_fadvise(out.fileno(), out.tell() - size, size, os.POSIX_FADV_DONTNEED)
 
 

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
+from importlib import metadata as installed
 from typing import Any, Final
 
+from metaclip._version import __version__
 from metaclip.recipe import dump
 from metaclip.storage import ownership
 from metaclip.storage.files import atomic_write, file_size, read_json, write_json
@@ -20,6 +24,16 @@ from metaclip.storage.ownership import ALL, STATE, Part
 from metaclip.storage.remote import AnyPath, RemotePath, absolute_path, as_path
 
 MANIFEST: Final = "manifest.json"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of everything that a result may depend on, for the manifest."""
+    return {
+        "metaclip": __version__,
+        "python": platform.python_version(),
+        "unicode": unicodedata.unidata_version,  # options of the text rule follow it
+        **{name: installed.version(name) for name in ("numpy", "numba", "pyarrow")},
+    }
 
 
 class Folder:

@@ -127,20 +127,19 @@ def fetch(file: PublishedFile, path: Path, *, contact: str = "", retry: RetryPol
 
 
 def _verify(file: PublishedFile, part: Path, about: Path) -> None:
-    if file.size is not None and part.stat().st_size != file.size:
-        problem = f"has {part.stat().st_size:,} bytes, {file.size:,} are published"
+    size, problem = part.stat().st_size, None
+    if file.size is not None and size != file.size:
+        problem = f"has {size:,} bytes, {file.size:,} are published"
     elif file.digest is not None:
         algorithm = _ALGORITHMS[len(file.digest)]
         with part.open("rb") as whole:
             found = hashlib.file_digest(whole, algorithm).hexdigest()
-        if found == file.digest.lower():
-            return
-        problem = f"has the {algorithm} {found}, published is {file.digest.lower()}"
-    else:
-        return
-    part.unlink()
-    about.unlink(missing_ok=True)
-    raise MetaclipError(f"{file.url}: the downloaded file {problem}; it was removed, run the same command again")
+        if found != file.digest.lower():
+            problem = f"has the {algorithm} {found}, published is {file.digest.lower()}"
+    if problem is not None:
+        part.unlink()
+        about.unlink(missing_ok=True)
+        raise MetaclipError(f"{file.url}: the downloaded file {problem}; it was removed, run the same command again")
 
 
 def _download(
@@ -159,9 +158,13 @@ def _download(
             except urllib.error.HTTPError as error:
                 with error:
                     if error.code not in _BUSY:
-                        raise _refused(file, error) from None
+                        raise MetaclipError(
+                            f"{file.url}: the server answers {error.code} {error.reason}; check the address and the date "
+                            "(publishers keep dumps for a few months only)"
+                        ) from None
                     problem: Exception = error
-                    requested = _retry_after(error)
+                    retry_after = error.headers.get("Retry-After", "")
+                    requested = float(retry_after) if retry_after.isdecimal() else None
             except (OSError, http.client.HTTPException) as error:  # the errors of urllib are OSErrors
                 if isinstance(error, OSError) and is_disk_full(error):
                     with disk_errors(path):
@@ -169,7 +172,12 @@ def _download(
                 problem = error
             failures = 1 if output.tell() > begin else failures + 1
             if failures >= retry.tries:
-                raise MetaclipError(_gave_up(file, path, problem, retry.tries)) from None
+                reason = getattr(problem, "reason", None) or problem
+                why = one_line(reason if isinstance(reason, BaseException) else problem, 120)
+                raise MetaclipError(
+                    f"{file.url} cannot be fetched: {retry.tries} tries in a row failed ({why}); is this machine offline? "
+                    f"The bytes that arrived are kept: run the same command again, or put the file at {path}"
+                ) from None
             time.sleep(retry.pause(failures, requested))
 
 
@@ -199,7 +207,10 @@ def _request(file: PublishedFile, output: IO[bytes], about: Path, contact: str, 
             raise ConnectionError(f"byte {have:,} was requested, the server began at {first:,}")
         if first < have:
             _restart(output, bar)
-        write_json(about, {"url": file.url, "version": _version(response)})
+        # A strong ETag or the time of the last change identifies a version of the file in If-Range.
+        tag = response.headers.get("ETag", "")
+        version = tag if tag.startswith('"') else response.headers.get("Last-Modified")
+        write_json(about, {"url": file.url, "version": version})
         if total is not None:
             bar.total = total
         while block := response.read(_BLOCK):
@@ -226,31 +237,3 @@ def _range(response: Any) -> tuple[int, int | None]:
         return int(found[1]), None if found[2] == "*" else int(found[2])
     length = response.headers.get("Content-Length", "")
     return 0, int(length) if length.isdecimal() else None
-
-
-def _version(response: Any) -> str | None:
-    """Return what identifies the version of a file in If-Range: a strong ETag, or the time of the last change."""
-    tag: str = response.headers.get("ETag", "")
-    modified: str | None = response.headers.get("Last-Modified")
-    return tag if tag.startswith('"') else modified
-
-
-def _retry_after(error: urllib.error.HTTPError) -> float | None:
-    value = error.headers.get("Retry-After", "")
-    return float(value) if value.isdecimal() else None
-
-
-def _refused(file: PublishedFile, error: urllib.error.HTTPError) -> MetaclipError:
-    return MetaclipError(
-        f"{file.url}: the server answers {error.code} {error.reason}; check the address and the date "
-        "(publishers keep dumps for a few months only)"
-    )
-
-
-def _gave_up(file: PublishedFile, path: Path, problem: Exception, tries: int) -> str:
-    reason = getattr(problem, "reason", None) or problem
-    why = one_line(reason if isinstance(reason, BaseException) else problem, 120)
-    return (
-        f"{file.url} cannot be fetched: {tries} tries in a row failed ({why}); is this machine offline? "
-        f"The bytes that arrived are kept: run the same command again, or put the file at {path}"
-    )

@@ -46,10 +46,8 @@ _LARGE_AT_ONCE: Final = 8
 
 def is_remote(path: object) -> bool:
     """Return whether a path is an address, such as ``s3://bucket/run``."""
-    if isinstance(path, RemotePath):
-        return True
-    text = os.fspath(path) if isinstance(path, str | os.PathLike) else ""
-    return isinstance(text, str) and "://" in text and not text.startswith("file://")
+    is_path = isinstance(path, RemotePath | str | os.PathLike)
+    return is_path and "://" in str(path) and not str(path).startswith("file://")
 
 
 def as_path(path: str | os.PathLike[str] | RemotePath) -> AnyPath:
@@ -155,20 +153,16 @@ class RemotePath(_Path):
         found = self._info()
         return None if found is None else str(found.get("ETag") or found.get("etag") or found.get("mtime") or "")
 
-    def names(self) -> list[str]:
-        """Return the sorted names of the files and folders in a folder."""
+    def iterdir(self) -> Iterator[RemotePath]:
+        """Yield the paths of the files and folders in a folder, sorted."""
         with self._opened() as (fs, path):
             try:
                 found = fs.ls(path, detail=False)
             except FileNotFoundError as error:
                 if has_no_bucket(error):
                     raise
-                return []
-            return sorted(name.rstrip("/").rpartition("/")[2] for name in found)
-
-    def iterdir(self) -> Iterator[RemotePath]:
-        """Yield the paths of the files and folders in a folder."""
-        return (self / name for name in self.names())
+                found = []
+        return (self / name for name in sorted(name.rstrip("/").rpartition("/")[2] for name in found))
 
     def glob(self, pattern: str) -> list[RemotePath]:
         """Return the paths in a folder whose names match a pattern without folders; one listing."""
@@ -195,6 +189,13 @@ class RemotePath(_Path):
         """Return the bytes of an object. Raise FileNotFoundError if there is none."""
         with self._opened() as (fs, path):
             return bytes(fs.cat_file(path))
+
+    def download(self, local: Path) -> Path:
+        """Download the object to a file of this machine; return the path of the file."""
+        local.parent.mkdir(parents=True, exist_ok=True)
+        with self._opened() as (fs, path):
+            fs.get_file(path, os.fspath(local))
+        return local
 
     def upload(self, local: Path) -> None:
         """Upload a file of this machine; the object is complete or absent."""
@@ -235,12 +236,9 @@ class RemotePath(_Path):
 
     def unlink(self, missing_ok: bool = False) -> None:
         """Remove an object. Raise FileNotFoundError if there is none, unless `missing_ok`."""
-        with self._opened() as (fs, path):
-            try:
-                fs.rm_file(path)
-            except FileNotFoundError:
-                if not missing_ok:
-                    raise
+        missing = contextlib.suppress(FileNotFoundError) if missing_ok else contextlib.nullcontext()
+        with self._opened() as (fs, path), missing:
+            fs.rm_file(path)
 
     def remove_unfinished(self) -> None:
         """Remove the parts of unfinished uploads below a folder, if the store lists them."""
@@ -279,17 +277,9 @@ def read_all(paths: Sequence[AnyPath]) -> dict[AnyPath, bytes]:
 
 def fetch_all(paths: Sequence[RemotePath], folder: Path, names: Sequence[str] | None = None) -> list[Path]:
     """Download objects to a folder of this machine, in parallel; return their local paths, with `names` if given."""
-
-    def fetch(item: tuple[RemotePath, Path]) -> Path:
-        path, local = item
-        local.parent.mkdir(parents=True, exist_ok=True)
-        with path._opened() as (fs, name):
-            fs.get_file(name, os.fspath(local))
-        return local
-
     wanted = names or [f"{index:06d}-{path.name}" for index, path in enumerate(paths)]
     targets = [(path, folder / name) for path, name in zip(paths, wanted, strict=True)]
-    return map_parallel(fetch, targets, _LARGE_AT_ONCE)
+    return map_parallel(lambda target: target[0].download(target[1]), targets, _LARGE_AT_ONCE)
 
 
 def remove_all(paths: Iterable[AnyPath]) -> None:

@@ -45,10 +45,10 @@ def pairs():
 
 def whole(identify):
     from metaclip.extract.extract import extract
-    from metaclip.stage.options import Work
+    from metaclip.stage.options import RunOptions
     from metaclip.extract.settings import ExtractSettings
     with tempfile.TemporaryDirectory() as folder:
-        made = extract(path, out=Path(folder, "pool"), settings=ExtractSettings(identify=identify), work=Work(workers=1))
+        made = extract(path, out=Path(folder, "pool"), settings=ExtractSettings(identify=identify), options=RunOptions(workers=1))
         return range(made.funnel["pairs"])
 
 sides = {"go": pairs, "rows": pairs, "filters": lambda: whole(False), "languages": lambda: whole(True)}

@@ -182,7 +182,7 @@ def test_parts_in_processes_of_their_own(large: Path, words: Path, undisturbed: 
         parts[0].wait()
         assert [part.wait() for part in parts[1:]] == [0] * (n - 1), [part.err for part in parts]
         for part in parts[1:]:
-            assert "is done; when all are, the same command without --part adds them up" in part.out
+            assert "is done; when all are, the same command without --part combines them" in part.out
     before = made(run, "match")
     assert not (run / "manifest.json").exists()
     with start(*match, "--part", f"1/{n}", into=tmp_path) as process:

@@ -20,7 +20,7 @@ from metaclip.pool.files import find_files
 from metaclip.pool.sorted_uids import SUBSET
 from metaclip.reshard import reshard as resharding
 from metaclip.reshard import shards as steps
-from metaclip.reshard.shards import Arrivals, Cut, Picked, Piece, ReshardSettings, Shared
+from metaclip.reshard.shards import ReshardSettings, SeenUids, Selection, ShardLayout, SharedUids, TarUses
 from metaclip.reshard.subset import Subset
 from tests.training.shards import read_tar, sample, uid, write_shards, write_tar
 
@@ -127,24 +127,24 @@ def test_each_is_used_as_often_as_the_subset_says(
 
 
 @given(uses=st.lists(st.integers(0, 30), max_size=8), size=st.integers(1, 12))
-def test_a_cut_takes_all_uses_once_in_order(uses: list[int], size: int) -> None:
+def test_a_layout_takes_all_uses_once_in_order(uses: list[int], size: int) -> None:
     """Shards are full but for the last, and their pieces put together are all uses."""
-    cut = Cut(size)
-    shards = [shard for tar, total in enumerate(uses) for shard in cut.add(tar, total)]
+    layout = ShardLayout(size)
+    shards = [shard for tar, total in enumerate(uses) for shard in layout.add(tar, total)]
     assert all(sum(p.end - p.begin for p in pieces) == size for pieces in shards)
-    shards += cut.rest()
+    shards += layout.rest()
     assert [(p.tar, n) for pieces in shards for p in pieces for n in range(p.begin, p.end)] == [
         (tar, n) for tar, total in enumerate(uses) for n in range(total)
     ]
     assert all(0 < sum(p.end - p.begin for p in pieces) <= size for pieces in shards[-1:])
 
 
-def test_a_cut_by_hand() -> None:
+def test_a_layout_by_hand() -> None:
     """A shard is given with the tar that fills it, and what is left at the end."""
-    cut = Cut(5)
-    assert cut.add(0, 3) == cut.add(1, 0) == []
-    assert cut.add(2, 4) == [[Piece(0, 0, 3), Piece(2, 0, 2)]]
-    assert cut.rest() == [[Piece(2, 2, 4)]]
+    layout = ShardLayout(5)
+    assert layout.add(0, 3) == layout.add(1, 0) == []
+    assert layout.add(2, 4) == [[TarUses(0, 0, 3), TarUses(2, 0, 2)]]
+    assert layout.rest() == [[TarUses(2, 2, 4)]]
 
 
 @settings(max_examples=60)
@@ -163,13 +163,13 @@ def test_what_arrives_is_known_before_the_end(
         files = [file for place, n in enumerate(numbers) for file in sample(n, key=f"{place:03d}")]
         file = find_files(write_tar(folder / "tars" / f"{tar}.tar", files))[0]
         to = folder / f"{tar}.npy", folder / f"{tar}.run"
-        steps.pick(file, tar, subset, ReshardSettings().names, to)
-        picked.append(Picked.read(to[0]))
+        steps.select_samples(file, tar, subset, ReshardSettings().names, to)
+        picked.append(Selection.read(to[0]))
         runs.append(to[1])
-    steps.share(runs, subset, folder / "shared.npy", folder / "missing.npy")
-    truth, arrivals, seen = Shared.read(folder / "shared.npy"), Arrivals(subset), Counter[int]()
+    steps.share_uids(runs, subset, folder / "shared.npy", folder / "missing.npy")
+    truth, seen_uids, seen = SharedUids.read(folder / "shared.npy"), SeenUids(subset), Counter[int]()
     for tar, numbers in enumerate(have):
-        mine = arrivals.add(picked[tar])
+        mine = seen_uids.add(picked[tar])
         before = seen.copy()
         seen.update(n for n in numbers if n in asked)
         if any(asked.count(n) > 1 and seen[n] > max(1, before[n]) for n in numbers):
@@ -177,7 +177,7 @@ def test_what_arrives_is_known_before_the_end(
             return
         assert mine is not None
         if all(asked.count(n) == 1 for n in seen if sum(ns.count(n) for ns in have) > 1):
-            assert mine.rows.tolist() == truth.among(tar).rows.tolist()
+            assert mine.rows.tolist() == truth.of_tar(tar).rows.tolist()
 
 
 def test_shards_are_written_while_tars_are_looked_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +193,7 @@ def test_shards_are_written_while_tars_are_looked_through(tmp_path: Path, monkey
 
         return call
 
-    monkeypatch.setattr(steps, "pick", noted("pick"))
+    monkeypatch.setattr(steps, "select_samples", noted("select_samples"))
     monkeypatch.setattr(steps, "write_shard", noted("write_shard"))
     write_shards(tmp_path / "tars", [5, 5, 5])
     uids = [uid(n) for n in range(15)]
@@ -432,10 +432,10 @@ def test_what_is_no_subset(tmp_path: Path) -> None:
     with pytest.raises(MetaclipError, match="not sorted"):
         Subset(tmp_path / "b.npy")
     (tmp_path / "c.npy").write_text("uids")
-    with pytest.raises(MetaclipError, match=r"c\.npy is no subset file"):
+    with pytest.raises(MetaclipError, match=r"c\.npy is not a subset file"):
         Subset(tmp_path / "c.npy")
     with pytest.raises(MetaclipError, match="there is no subset"):
         Subset(tmp_path / "d.npy")
     np.save(tmp_path / "e.npy", np.array([{"x": 1}], object))
-    with pytest.raises(MetaclipError, match=r"e\.npy is no subset file"):
+    with pytest.raises(MetaclipError, match=r"e\.npy is not a subset file"):
         Subset(tmp_path / "e.npy")

@@ -221,7 +221,9 @@ def test_tars_without_uids(tars: Path, tmp_path: Path) -> None:
     write_tar(tmp_path / "tars" / "0.tar", [("1.jpg", jpeg(1)), ("1.json", row), ("1.txt", "a dog")])
     law = hashlib.md5(b"a doghttps://example.org/1.jpg", usedforsecurity=False).hexdigest()
     subset = Subset(write_subset(tmp_path / "subset.npy", [law]))
-    with pytest.warns(UserWarning, match=r"1 of 1 tars have no uid.*0\.tar.*save_additional_columns") as caught:
+    with pytest.warns(
+        UserWarning, match=r"1 of 1 tars \(the first: .*0\.tar\) have no uid.*save_additional_columns"
+    ) as caught:
         assert uids_of(Loader(Stream(str(tmp_path / "tars"), keep=subset), 1, epochs=1)) == [law]
     assert len(caught) == 1
     assert len(Stream(str(tmp_path / "tars")).files) == 1  # nothing is decided by the uid, so nothing is said
@@ -323,7 +325,7 @@ def test_tars_that_are_gone_or_compressed_or_changed(tmp_path: Path) -> None:
     loader = Loader(stream, 4)
     state = loader.state()
     write_tar(paths[0], [file for n in range(5) for file in sample(n)])
-    with pytest.raises(MetaclipError, match="the state is of the stream"):
+    with pytest.raises(MetaclipError, match="the state belongs to the stream"):
         Loader(Stream(str(tmp_path / "tars")), 4, state=[state])
     paths[0].unlink()
     with pytest.raises(MetaclipError, match=r"00000\.tar cannot be read"):

@@ -1,11 +1,11 @@
 """The samples of a page: read, one text chosen, kept or not, decoded; or the reason why not.
 
-Of several texts one is drawn for the visit, and the pair stays if the Balancer (or subset, or predicate) keeps it with
-that text. Texts are asked for page by page, in one batch, and an image is read only where its pair stays. The transform
-sees generators (torch's and `random`'s) that are set by (seed, epoch, uid), so an image is cropped alike whoever
-decodes it, and otherwise in the next epoch.
+Of several texts one is drawn for each epoch, and the pair is kept if the Balancer (or subset, or function) keeps it with
+that text. It decides on the texts of a page in one batch, and only images of kept pairs are read. The transform draws from
+generators (torch's and `random`'s) seeded by (seed, epoch, uid), so an image is cropped the same way whichever worker
+decodes it, and differently in the next epoch.
 
-Local tars are read where the index says; from a store, a page's runs of samples are asked for at once.
+Local tars are read at the places that the index holds; of a store, all runs of samples of a page are requested at once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import multiprocessing
 import os
 import random
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import fsspec
@@ -27,19 +27,20 @@ import numpy.typing as npt
 
 from metaclip.curate.draw import choice, mix, stream_key
 from metaclip.errors import MetaclipError, one_line
+from metaclip.pool.files import PoolFile
 from metaclip.reshard.index import FLAWS, TXT, Index, open_index
 from metaclip.reshard.subset import Subset
-from metaclip.training.stream.order import Ints
-from metaclip.training.stream.plan import At, Plan
+from metaclip.storage.remote import is_remote
+from metaclip.training.stream.sample_order import Ints
 from metaclip.training.stream.stream import Stream
 
 REASONS: Final = (*FLAWS[1:], "invalid_utf8", "not_kept", "oversized_image", "broken_image")
 """Why a sample does not come through; the rest are `yielded`."""
 
 MAX_BYTES: Final = 1 << 26
-_OPEN: Final = 32  # tars and indexes held open; an order mixes 16 at a time
+_OPEN_TARS: Final = 32  # an order mixes 16 at a time
 _FORMATS: Final = ("JPEG", "PNG", "WEBP")
-_AUGMENT: Final = 0xA0761D6478BD642F  # sets the transform's draws apart from others of the same visit
+_TRANSFORM: Final = 0xA0761D6478BD642F  # separates the draws of the transform from others of the same sample and epoch
 
 
 class Sample(NamedTuple):
@@ -49,143 +50,129 @@ class Sample(NamedTuple):
     """32 hex digits."""
     text: str
     image: Any
-    """What the transform made of a PIL image in RGB; that image where there is none."""
+    """What the transform returned for a PIL image in RGB; that image if there is no transform."""
 
 
-class Visited(NamedTuple):
-    """A sample, or None at the end of the lane; where the lane is after it; what did not come through since the last one."""
+class _Tar:
+    """A tar with its index; its file is opened at the first read."""
 
-    sample: Sample | None
-    at: At
-    reasons: Mapping[str, int]
+    def __init__(self, file: PoolFile, index: Index) -> None:
+        self.file, self.index, self.is_remote = file, index, is_remote(file.path)
+        self._descriptor = -1
+
+    def read(self, begin: int, size: int) -> bytes:
+        with _naming(self.file):
+            if self._descriptor < 0:
+                self._descriptor = os.open(self.file.path, os.O_RDONLY)
+            data = os.pread(self._descriptor, size, begin)
+            while len(data) < size:
+                if not (more := os.pread(self._descriptor, size - len(data), begin + len(data))):
+                    raise OSError(f"it ends after {begin + len(data)} bytes")
+                data += more
+        return data
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class _Item(NamedTuple):
+    """A sample of a page: its place in the page, its tar, and its row there."""
+
+    place: int
+    tar: _Tar
+    row: int
+
+    @property
+    def begin(self) -> int:
+        """The first byte of the sample in the tar."""
+        return int(self.tar.index.begin[self.row])
+
+    @property
+    def end(self) -> int:
+        """The end of the sample in the tar."""
+        return int(self.tar.index.end[self.row])
+
+    @property
+    def text_span(self) -> Any:
+        """Where the text begins, or the fields that hold it, and how many bytes these have."""
+        index = self.tar.index
+        return (index.txt if index.text == TXT else index.json)[self.row]
 
 
 class Reader:
-    """Reads the samples of a stream; holds its tars open, in one process."""
+    """Reads the samples of a stream in one process, and keeps up to 32 tars open."""
 
     def __init__(self, stream: Stream) -> None:
         """Take the stream; nothing is opened yet."""
         self._stream = stream
-        self._indexes: collections.OrderedDict[int, Index] = collections.OrderedDict()
-        self._open: collections.OrderedDict[int, int] = collections.OrderedDict()
-        keep = stream.keep
-        self._needs_texts = keep is not None and not hasattr(keep, "contains")
-        self._seed = int(getattr(keep, "seed", stream.seed))
+        self._tars: collections.OrderedDict[int, _Tar] = collections.OrderedDict()
+        self._needs_texts = stream.keep is not None and not hasattr(stream.keep, "contains")
+        self._seed = int(getattr(stream.keep, "seed", stream.seed))
 
     def close(self) -> None:
-        """Close the tars that are open."""
-        while self._open:
-            os.close(self._open.popitem()[1])
+        """Close the open tars."""
+        while self._tars:
+            self._tars.popitem()[1].close()
 
     def read(
         self, tars: Ints, rows: Ints, places: Sequence[int], epoch: int, reasons: collections.Counter[str]
     ) -> Iterator[tuple[int, Sample]]:
-        """Give the samples at some places of a page that come through; count the others, one by one, on the way."""
-        items = [_Item(place, int(tars[place]), self._index(int(tars[place])), int(rows[place])) for place in places]
-        uids = np.array([item.of.uids[item.row] for item in items], np.uint64).reshape(-1, 2)
-        why = [FLAWS[item.of.flaw[item.row]] for item in items]
+        """Yield (place, sample) for the samples at `places` of a page that come through.
+
+        Outcomes are counted in `reasons` one by one: those of skipped samples before the next one is yielded.
+        """
+        items = [_Item(place, self._tar(int(tars[place])), int(rows[place])) for place in places]
+        uids = np.array([item.tar.index.uids[item.row] for item in items], np.uint64).reshape(-1, 2)
+        why = [FLAWS[item.tar.index.flaw[item.row]] for item in items]
         keep = self._stream.keep
         if isinstance(keep, Subset):
             for i in np.flatnonzero(~keep.contains(uids)).tolist():
                 why[i] = why[i] or "not_kept"
-        held = self._from_store([item for item, reason in zip(items, why, strict=True) if not reason])
+        held = _fetch([item for item, reason in zip(items, why, strict=True) if not reason])
         texts: list[str | None] = [None] * len(items)
         if self._needs_texts:
             for i, item in enumerate(items):
                 if not why[i]:
-                    texts[i], why[i] = self._text(item, self._bytes(item, item.text_span, held), uids[i], epoch)
+                    texts[i], why[i] = self._text(item, held, uids[i], epoch)
             asked = [i for i, reason in enumerate(why) if not reason]
             for i, kept in zip(asked, self._kept([texts[i] for i in asked], uids[asked], epoch), strict=True):
                 why[i] = "" if kept else "not_kept"
         for i, item in enumerate(items):
             reason, text, image = why[i], texts[i], None
+            if not reason and text is None:  # one read for text and image
+                held[item.place] = held.get(item.place) or item.tar.read(item.begin, item.end - item.begin)
+                text, reason = self._text(item, held, uids[i], epoch)
             if not reason:
-                data = held.get(item.place)
-                if text is None:
-                    data = data or self._bytes(item, item.whole, held)
-                    text, reason = self._text(item, _part(data, item, item.text_span), uids[i], epoch)
+                image, reason = self._image(item, held)
+            held.pop(item.place, None)
+            reasons[reason or "yielded"] += 1
             if not reason:
-                span = item.of.image[item.row]
-                if span[1] > MAX_BYTES:
-                    reason = "oversized_image"
-                else:
-                    image, reason = self._decoded(_part(data, item, span) if data else self._bytes(item, span, held))
-            if reason:
-                reasons[reason] += 1
-                continue
-            reasons["yielded"] += 1
-            yield item.place, self._made(uids[i], epoch, text or "", image)
+                yield item.place, self._transformed(uids[i], epoch, text or "", image)
 
-    def _index(self, tar: int) -> Index:
-        if tar not in self._indexes:
-            file = self._stream.files[tar]
+    def _tar(self, number: int) -> _Tar:
+        if number not in self._tars:
+            file = self._stream.files[number]
             index = open_index(file, self._stream.names, self._stream.cache)
-            if len(index) != self._stream.order.sizes[tar]:
+            if len(index) != self._stream.order.sizes[number]:
                 raise MetaclipError(f"{file.path} has changed while it was read; begin anew")
-            _bounded(self._indexes, tar, index)
-        self._indexes.move_to_end(tar)
-        return self._indexes[tar]
+            if len(self._tars) == _OPEN_TARS:
+                self._tars.popitem(last=False)[1].close()
+            self._tars[number] = _Tar(file, index)
+        self._tars.move_to_end(number)
+        return self._tars[number]
 
-    def _bytes(self, item: _Item, span: Any, held: Mapping[int, bytes]) -> bytes:
-        """Read a span of a tar."""
-        if item.place in held:
-            return _part(held[item.place], item, span)
-        begin, size = int(span[0]), int(span[1])
-        if item.tar not in self._open:
-            with self._naming(item.tar):
-                closed = _bounded(self._open, item.tar, os.open(self._stream.files[item.tar].path, os.O_RDONLY))
-            if closed is not None:
-                os.close(closed)
-        self._open.move_to_end(item.tar)
-        with self._naming(item.tar):
-            data = os.pread(self._open[item.tar], size, begin)
-            while len(data) < size:
-                if not (more := os.pread(self._open[item.tar], size - len(data), begin + len(data))):
-                    raise OSError(f"it ends after {begin + len(data)} bytes")
-                data += more
-        return data
-
-    def _from_store(self, items: Sequence[_Item]) -> dict[int, bytes]:
-        """Read samples whose tars are not on this machine: those that stand side by side as one range."""
-        far = sorted((i for i in items if "://" in self._stream.files[i.tar].path), key=lambda i: (i.tar, i.row))
-        ranges: list[list[_Item]] = []
-        for item in far:
-            last = ranges[-1][-1] if ranges else None
-            if last is not None and last.tar == item.tar and sum(last.whole) == item.whole[0]:
-                ranges[-1].append(item)
-            else:
-                ranges.append([item])
-        held: dict[int, bytes] = {}
-        if not ranges:
-            return held
-        with self._naming(ranges[0][0].tar):
-            fs, _ = fsspec.core.url_to_fs(self._stream.files[ranges[0][0].tar].path)
-            paths = [fs._strip_protocol(self._stream.files[part[0].tar].path) for part in ranges]
-            found = fs.cat_ranges(
-                paths, [part[0].whole[0] for part in ranges], [sum(part[-1].whole) for part in ranges], on_error="raise"
-            )
-        for part, data in zip(ranges, found, strict=True):
-            for item in part:
-                begin = item.whole[0] - part[0].whole[0]
-                held[item.place] = data[begin : begin + item.whole[1]]
-        return held
-
-    @contextlib.contextmanager
-    def _naming(self, tar: int) -> Iterator[None]:
+    def _text(
+        self, item: _Item, held: dict[int, bytes], uid: npt.NDArray[np.uint64], epoch: int
+    ) -> tuple[str | None, str]:
+        """Return a sample's text in this epoch, or the reason why there is none."""
+        field = item.tar.index.text
+        data = _read(item, item.text_span, held)
         try:
-            yield
-        except OSError as error:
-            path = self._stream.files[tar].path
-            raise MetaclipError(
-                f"{path} cannot be read ({one_line(error)}); put it back and go on from the state"
-            ) from None
-
-    def _text(self, item: _Item, data: bytes, uid: npt.NDArray[np.uint64], epoch: int) -> tuple[str | None, str]:
-        """Give a sample's text of this visit, or why there is none."""
-        try:
-            if item.of.text == TXT:
+            if field == TXT:
                 return data.decode(), ""
-            value = json.loads(data)[item.of.text]
+            value = json.loads(data)[field]
             texts = [text for text in value if isinstance(text, str)] if isinstance(value, list) else [value]
         except UnicodeDecodeError:
             return None, "invalid_utf8"
@@ -198,16 +185,18 @@ class Reader:
 
     def _kept(self, texts: Sequence[str | None], uids: npt.NDArray[np.uint64], epoch: int) -> Sequence[bool]:
         keep: Any = self._stream.keep
-        if not texts:
-            return []
-        if hasattr(keep, "keep"):
+        if texts and hasattr(keep, "keep"):
             return [bool(kept) for kept in keep.keep(list(texts), uids, epoch=epoch)]
         return [bool(keep(text, f"{_number(uid):032x}")) for text, uid in zip(texts, uids, strict=True)]
 
-    def _decoded(self, data: bytes) -> tuple[Any, str]:
-        """Decode an image to RGB, or say why not."""
+    def _image(self, item: _Item, held: dict[int, bytes]) -> tuple[Any, str]:
+        """Return a sample's image decoded to RGB, or the reason why there is none."""
         from PIL import Image
 
+        span = item.tar.index.image[item.row]
+        if span[1] > MAX_BYTES:
+            return None, "oversized_image"
+        data = _read(item, span, held)
         try:
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
                 if image.width * image.height > self._stream.max_pixels:
@@ -215,58 +204,67 @@ class Reader:
                 return image.convert("RGB"), ""
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
             return None, "oversized_image"
-        except Exception:  # decoders raise whatever they come upon
+        except Exception:  # decoders raise exceptions of any kind
             return None, "broken_image"
 
-    def _made(self, uid: npt.NDArray[np.uint64], epoch: int, text: str, image: Any) -> Sample:
-        number = _number(uid)
-        transform = self._stream.transform
-        if transform is not None:
-            high, low = divmod(number, 1 << 64)
-            with _generators(mix(mix(stream_key(self._stream.seed ^ _AUGMENT, epoch) ^ high) ^ low)):
-                image = transform(image)
-        return Sample(f"{number:032x}", text, image)
+    def _transformed(self, uid: npt.NDArray[np.uint64], epoch: int, text: str, image: Any) -> Sample:
+        if self._stream.transform is not None:
+            key = mix(stream_key(self._stream.seed ^ _TRANSFORM, epoch) ^ int(uid[0]))
+            with _seeded_generators(mix(key ^ int(uid[1]))):
+                image = self._stream.transform(image)
+        return Sample(f"{_number(uid):032x}", text, image)
 
 
-class _Item(NamedTuple):
-    """A sample of a page."""
-
-    place: int
-    tar: int
-    of: Index
-    row: int
-
-    @property
-    def whole(self) -> tuple[int, int]:
-        """Where it begins, and how many bytes it has."""
-        begin = int(self.of.begin[self.row])
-        return begin, int(self.of.end[self.row]) - begin
-
-    @property
-    def text_span(self) -> Any:
-        """Where its text stands, or the fields that hold it."""
-        return (self.of.txt if self.of.text == TXT else self.of.json)[self.row]
+def _read(item: _Item, span: Any, held: dict[int, bytes]) -> bytes:
+    """Return the bytes of a span (begin, size) of a tar, taken from those that are held of the sample, if any."""
+    begin, size = int(span[0]), int(span[1])
+    if item.place in held:
+        return held[item.place][begin - item.begin : begin - item.begin + size]
+    return item.tar.read(begin, size)
 
 
-def _part(data: bytes, item: _Item, span: Any) -> bytes:
-    """Give a span of a sample from the bytes of all of it."""
-    begin = int(span[0]) - item.whole[0]
-    return data[begin : begin + int(span[1])]
+def _fetch(items: Sequence[_Item]) -> dict[int, bytes]:
+    """Return the bytes of the samples whose tars are in a store, by place; neighbours are fetched as one range."""
+    remote = sorted((item for item in items if item.tar.is_remote), key=lambda i: (i.tar.file.path, i.row))
+    ranges: list[list[_Item]] = []
+    for item in remote:
+        if ranges and ranges[-1][-1].tar is item.tar and ranges[-1][-1].end == item.begin:
+            ranges[-1].append(item)
+        else:
+            ranges.append([item])
+    held: dict[int, bytes] = {}
+    if not ranges:
+        return held
+    with _naming(ranges[0][0].tar.file):
+        fs, _ = fsspec.core.url_to_fs(ranges[0][0].tar.file.path)
+        paths = [fs._strip_protocol(part[0].tar.file.path) for part in ranges]
+        found = fs.cat_ranges(
+            paths, [part[0].begin for part in ranges], [part[-1].end for part in ranges], on_error="raise"
+        )
+    for part, data in zip(ranges, found, strict=True):
+        first = part[0].begin
+        held.update((item.place, data[item.begin - first : item.end - first]) for item in part)
+    return held
+
+
+@contextlib.contextmanager
+def _naming(file: PoolFile) -> Iterator[None]:
+    """Name the tar in what goes wrong while it is read."""
+    try:
+        yield
+    except OSError as error:
+        raise MetaclipError(
+            f"{file.path} cannot be read ({one_line(error)}); put it back and resume from the state"
+        ) from None
 
 
 def _number(uid: npt.NDArray[np.uint64]) -> int:
     return int(uid[0]) << 64 | int(uid[1])
 
 
-def _bounded(held: collections.OrderedDict[int, Any], key: int, value: Any) -> Any:
-    """Put something in; give back what had to go for it."""
-    held[key] = value
-    return held.popitem(last=False)[1] if len(held) > _OPEN else None
-
-
 @contextlib.contextmanager
-def _generators(seed: int) -> Iterator[None]:
-    """Set the generators of `random` and torch for a block; put them back, unless this is a worker, where no one else draws."""
+def _seeded_generators(seed: int) -> Iterator[None]:
+    """Seed the generators of `random` and torch for a block; outside of workers, restore them after it."""
     torch = sys.modules.get("torch")
     alone = multiprocessing.parent_process() is not None
     state = None if alone else (random.getstate(), None if torch is None else torch.default_generator.get_state())
@@ -280,32 +278,3 @@ def _generators(seed: int) -> Iterator[None]:
             random.setstate(state[0])
             if torch is not None:
                 torch.default_generator.set_state(state[1])
-
-
-def read_lane(stream: Stream, plan: Plan, lane: int, at: At, epochs: int | None = None) -> Iterator[Visited]:
-    """Go through a lane's samples from where it is, to the end of the last of so many epochs (None: endless).
-
-    Raise MetaclipError where nothing has come through for as long as ten epochs take.
-    """
-    reasons = collections.Counter[str]()
-    idle = 0
-    with contextlib.closing(Reader(stream)) as reader:
-        while epochs is None or at.epoch < epochs:
-            pages = plan.pages(stream.order, at.epoch, lane)
-            while at.pages < len(pages):
-                page = int(pages[at.pages])
-                tars, rows = stream.order.page(at.epoch, page)
-                taken = plan.places(at.epoch, page)
-                places = [place for place in range(at.places, len(tars)) if not taken >> place & 1]
-                for place, sample in reader.read(tars, rows, places, at.epoch, reasons):
-                    idle = 0
-                    yield Visited(sample, At(at.epoch, at.pages, place + 1), dict(reasons))
-                    reasons.clear()
-                idle += len(places)
-                at = At(at.epoch, at.pages + 1)
-                if idle > 10 * stream.order.total:
-                    raise MetaclipError(
-                        f"none of {idle} samples came through: {dict(reasons)}; check `keep` and the tars"
-                    )
-            at = At(at.epoch + 1)
-        yield Visited(None, at, dict(reasons))

@@ -17,29 +17,25 @@ import numpy.typing as npt
 
 from metaclip.errors import BrokenInput, LostInputs, MetaclipError
 from metaclip.pool.files import Paths, PoolFile, find_files
-from metaclip.reshard.index import Names, open_index
+from metaclip.reshard.index import NO_UID, USUAL_NAMES, Names, open_index
 from metaclip.reshard.subset import Subset
 from metaclip.stage.stage import digest_of
-from metaclip.training.stream.order import Order
+from metaclip.training.stream.sample_order import SampleOrder
 
 MAX_PIXELS: Final = 1 << 26
-NO_UID: Final = (
-    "{} of {} tars have no uid in their .json (the first: {}), so md5(text + url) is taken for it; where the offline run had "
-    "uids, download with img2dataset --save_additional_columns '[\"uid\"]'"
-)
 
 
 class Keeper(Protocol):
-    """What decides which pairs stay: a `metaclip.curate.balancer.Balancer`."""
+    """What decides which pairs are kept: a `metaclip.curate.balancer.Balancer`."""
 
     def keep(self, texts: Any, uids: Any, *, epoch: int) -> npt.NDArray[np.bool_]:
-        """Decide on a batch."""
+        """Decide for a batch of pairs: bool[n]."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """Image-text tars in an order. It is picklable, and does nothing until a `Loader` (or `read_lane`) reads it."""
+    """Image-text tars in an order. It can be pickled, and reads nothing until a `Loader` iterates over it."""
 
     tars: Paths
     """Tars, folders or globs, local or anything fsspec opens; not compressed."""
@@ -47,19 +43,21 @@ class Stream:
     keep: Keeper | Subset | Callable[[str, str], bool] | None = None
     """A Balancer, a subset, or a function of (text, uid)."""
     transform: Callable[[Any], Any] | None = None
-    names: Names = Names()  # noqa: RUF009 - it is frozen
+    """A function of a PIL image in RGB."""
+    names: Names = USUAL_NAMES
     max_pixels: int = MAX_PIXELS
     allow_lost: bool = False
-    """Go on without tars that cannot be read; they are `lost`."""
+    """Continue without tars that cannot be read; they are listed in `lost`."""
     cache: Path | None = None
     """The folder of indexes; None for the user's cache."""
 
     @functools.cached_property
     def _opened(self) -> tuple[tuple[PoolFile, ...], tuple[int, ...], tuple[str, ...]]:
-        files, sizes, lost, unnamed = [], [], [], []
+        """Index all tars: (files, number of samples of each, errors of tars that cannot be read)."""
+        files, sizes, lost, without_uid = [], [], [], []
         for file in find_files(self.tars, form="tar"):
             if file.codec is not None:
-                raise MetaclipError(f"{file.path} is compressed, and a stream reads where it wants; decompress it")
+                raise MetaclipError(f"{file.path} is compressed, and a stream reads it at random; decompress it")
             try:
                 index = open_index(file, self.names, self.cache)
             except BrokenInput as error:
@@ -68,13 +66,14 @@ class Stream:
             files.append(file)
             sizes.append(len(index))
             if len(index) and not index.has_uid:
-                unnamed.append(file.path)
+                without_uid.append(file.path)
         if lost and not self.allow_lost:
             raise LostInputs("\n".join([f"{len(lost)} of {len(lost) + len(files)} tars cannot be read:", *lost]))
         if not sum(sizes):
             raise MetaclipError(f"there are no samples in {self.tars}; check the path")
-        if unnamed and (isinstance(self.keep, Subset) or hasattr(self.keep, "keep")):
-            warnings.warn(NO_UID.format(len(unnamed), len(files), unnamed[0]), stacklevel=2)
+        if without_uid and (isinstance(self.keep, Subset) or hasattr(self.keep, "keep")):
+            which = f"{len(without_uid)} of {len(files)} tars (the first: {without_uid[0]})"
+            warnings.warn(NO_UID.format(which), stacklevel=2)
         return tuple(files), tuple(sizes), tuple(lost)
 
     @property
@@ -84,19 +83,19 @@ class Stream:
 
     @property
     def lost(self) -> tuple[str, ...]:
-        """What is wrong with the tars that cannot be read."""
+        """The errors of the tars that cannot be read."""
         return self._opened[2]
 
     @functools.cached_property
-    def order(self) -> Order:
-        """The order of its epochs."""
-        return Order(self._opened[1], self.seed)
+    def order(self) -> SampleOrder:
+        """The order of samples in its epochs."""
+        return SampleOrder(self._opened[1], self.seed)
 
     @functools.cached_property
     def identity(self) -> str:
-        """What a saved state must be of: names, sizes and seed."""
+        """A digest of names, sizes and seed, which a saved state must match."""
         return digest_of([[file.name for file in self.files], list(self.order.sizes), self.seed])[:16]
 
     def __len__(self) -> int:
-        """Give the number of samples in the tars, of whatever kind."""
+        """Return the number of samples in the tars, including those that do not come through."""
         return self.order.total

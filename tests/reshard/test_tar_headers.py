@@ -18,15 +18,15 @@ from hypothesis import strategies as st
 from metaclip.errors import MetaclipError
 from metaclip.pool.files import find_files
 from metaclip.pool.tar_format import header, padded
-from metaclip.reshard import headers as plain
-from metaclip.reshard.index import Index, Names, at_once, make_index, walked
+from metaclip.reshard import tar_headers
+from metaclip.reshard.index import Index, Names, index_at_once, index_by_walking, make_index
 from tests.training.shards import Content, jpeg, sample, uid, write_shards, write_tar
 
 
 def quick(path: Path, names: Names | None = None) -> Index | None:
     """Make an index at once; None where the tar is left to the walk."""
     with path.open("rb", buffering=0) as tar:
-        return at_once(tar, find_files(path)[0], names or Names())
+        return index_at_once(tar, find_files(path)[0], names or Names())
 
 
 def assert_same(one: Index, other: Index) -> None:
@@ -45,7 +45,7 @@ def outcome(make: Callable[..., Index], path: Path, names: Names | None) -> Inde
 
 
 def assert_same_as_walked(path: Path, names: Names | None = None) -> Index | tuple[type, str]:
-    expected, found = outcome(walked, path, names), outcome(make_index, path, names)
+    expected, found = outcome(index_by_walking, path, names), outcome(make_index, path, names)
     if isinstance(expected, Index) and isinstance(found, Index):
         assert_same(found, expected)
     else:
@@ -57,12 +57,12 @@ def assert_same_as_walked(path: Path, names: Names | None = None) -> Index | tup
 @pytest.mark.parametrize("window", [512, 3 * 512, 1 << 20])
 def test_tars_as_they_are_written(form: int, window: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tar as img2dataset writes it is plain, whoever wrote it, and is found in windows of any size."""
-    monkeypatch.setattr(plain, "_WINDOW", window)
+    monkeypatch.setattr(tar_headers, "_WINDOW", window)
     path = write_tar(tmp_path / "x.tar", [file for n in range(50) for file in sample(n)], form)
     found = quick(path)
     assert found is not None
     assert len(found) == 50
-    assert_same(found, walked(find_files(path)[0], Names()))
+    assert_same(found, index_by_walking(find_files(path)[0], Names()))
 
 
 BITS = [b'"', b"\\", b"{", b"}", b"[", b"]", b",", b":", b"\n", b"\r", b"\t", b"\0", b"\xff", b"\xc3", b"\\ud800", b"\\x", b"1", b"-",
@@ -158,7 +158,7 @@ def test_an_image_that_holds_a_tar(tmp_path: Path) -> None:
         path = write_tar(tmp_path / f"{len(lead)}.tar", files)
         index = make_index(find_files(path)[0])
         assert len(index) == 3
-        assert_same(index, walked(find_files(path)[0], Names()))
+        assert_same(index, index_by_walking(find_files(path)[0], Names()))
 
 
 def test_real_photos(data_folder: Path, tmp_path: Path) -> None:
@@ -169,5 +169,5 @@ def test_real_photos(data_folder: Path, tmp_path: Path) -> None:
     write_tars(tmp_path / "tars", 600, 128, size=300)
     for path in [*sorted((tmp_path / "tars").glob("*.tar")), data_folder / "images" / "cc12m-train-0000.tar"]:
         file = find_files(path)[0]
-        assert_same(make_index(file), walked(file, Names()))
+        assert_same(make_index(file), index_by_walking(file, Names()))
     assert quick(tmp_path / "tars" / "00000000.tar") is not None

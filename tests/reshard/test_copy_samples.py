@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from metaclip.pool.files import find_files
 from metaclip.pool.tar_format import END, ForwardReader, header
-from metaclip.reshard import rename
+from metaclip.reshard import copy_samples as copying
+from metaclip.reshard.copy_samples import NOT_SIMPLE, SampleCopies, copy_samples, make_headers
 from metaclip.reshard.index import make_index
-from metaclip.reshard.rename import PLAIN_NOT, Jobs, copies, headers
 from tests.training.shards import read_tar, sample, uid, write_tar
 
 
@@ -28,7 +28,7 @@ def test_headers_are_those_made_one_by_one(uids: list[int], size: int, suffix: b
     """Headers made by array operations have the bytes of the one that is made by itself."""
     halves = np.array([divmod(n, 1 << 64) for n in uids], np.uint64)
     sizes = np.arange(len(uids)) + size
-    made = headers(halves, np.full(len(uids), number), suffix, sizes)
+    made = make_headers(halves, np.full(len(uids), number), suffix, sizes)
     assert [row.tobytes() for row in made] == [
         header(b"%032x-%d.%b" % (n, number, suffix), int(s)) for n, s in zip(uids, sizes, strict=True)
     ]
@@ -44,18 +44,20 @@ def test_both_ways_give_the_same_bytes(
     index = make_index(find_files(path)[0])
     rows = np.flatnonzero(chosen)
     members = np.stack([index.image, index.txt, index.json], axis=1)[rows]
-    jobs = Jobs(
+    copies = SampleCopies(
         index.uids[rows], np.column_stack([index.begin[rows], index.end[rows]]), index.kind[rows].astype(np.uint64), members,
         np.arange(len(rows)) % 10, np.ones(len(rows), np.int64),
     )  # fmt: skip
-    slow = dataclasses.replace(jobs, kind=np.full(len(rows), PLAIN_NOT, np.uint64))
+    slow = dataclasses.replace(copies, kind=np.full(len(rows), NOT_SIMPLE, np.uint64))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rename, "_WINDOW", window)
+        patch.setattr(copying, "_WINDOW", window)
         results = []
-        for one in (jobs, slow):
-            tally = {"samples": 0, "members": 0, "odd_suffix": 0}
+        for one in (copies, slow):
+            counts = {"samples": 0, "members": 0, "odd_suffix": 0}
             with path.open("rb") as file:
-                results.append((b"".join(bytes(block) for block in copies(ForwardReader(file), one, tally)), tally))
+                results.append(
+                    (b"".join(bytes(block) for block in copy_samples(ForwardReader(file), one, counts)), counts)
+                )
     assert results[0] == results[1]
     assert results[0][1] == {"samples": len(rows), "members": 3 * len(rows), "odd_suffix": 0}
     out = Path(path.with_name("out.tar"))
