@@ -7,7 +7,8 @@ traceback. Everything else that escapes is a defect of ours and keeps its traceb
 from __future__ import annotations
 
 import errno
-from typing import Final
+import importlib
+from typing import Any, Final
 
 DONE: Final = 0
 FAILED: Final = 2
@@ -51,3 +52,12 @@ def one_line(error: BaseException, limit: int = 300) -> str:
     """Give an exception's message as one line of at most `limit` characters, its class name where it has none."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def import_extra(module: str, extra: str, user: str) -> Any:
+    """Import a module that an extra installs. Raise MetaclipError, with the command that installs it, if it is missing."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        package = module.partition(".")[0]
+        raise MetaclipError(f"{user} needs the package {package}; pip install 'metaclip[{extra}]'") from None

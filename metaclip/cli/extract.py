@@ -64,19 +64,17 @@ Then metaclip curate pool/ --out run/. No image is fetched: the command for img2
 def command(crawl: tuple[str, ...], out: str, recipe: str | None, part: str | None, **flags: Any) -> None:
     """Read the pairs of CRAWL: WAT or WARC files, folders, globs, addresses, or a list of these (wat.paths.gz)."""
     settings = _settings(flags, _table(recipe))
-    from metaclip.extract import extract as extracting
-    from metaclip.extract.sources import RETRY
-    from metaclip.stage.folder import Folder
+    from metaclip.extract.crawl_files import RETRY
+    from metaclip.extract.extract import extract_part
     from metaclip.stage.options import RunOptions
     from metaclip.stage.runner import lost_message
     from metaclip.storage.ownership import Part
 
-    retry = dataclasses.replace(RETRY, tries=flags["tries"], first_wait=flags["wait"])
-    crawled = extracting.Crawl(list(crawl), settings, flags["memory"], retry)
     parsed = Part.parse(part) if part else Part()
+    retry = dataclasses.replace(RETRY, tries=flags["tries"], first_wait=flags["wait"])
     with options.engine(flags) as engine:
         run_options = RunOptions(workers=flags["workers"], part=parsed, overwrite=flags["overwrite"], engine=engine)
-        made = extracting.extract_part(crawled, Folder(out), run_options)
+        made = extract_part(crawl, out, settings, run_options, flags["memory"], retry)
     if made is None:
         click.echo(f"part {part} is done; when all are, the same command without --part makes the pool")
         return
@@ -92,12 +90,12 @@ def _table(path: str | None) -> dict[str, Any]:
         return {}
     from metaclip import recipe
     from metaclip.curate.settings import BalanceSettings, MatchSettings
-    from metaclip.extract.settings import LISTS, ExtractSettings
+    from metaclip.extract.settings import LIST_SETTINGS, ExtractSettings
 
     tables = recipe.read(path)
     recipe.tables(tables, path, {"extract": ExtractSettings, "match": MatchSettings, "balance": BalanceSettings})
     table = dict(tables.get("extract", {}))
-    for name in LISTS:
+    for name in LIST_SETTINGS:
         if name in table and "://" not in table[name]:
             table[name] = os.fspath(Path(path).parent / table[name])
     return table

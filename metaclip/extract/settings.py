@@ -1,4 +1,4 @@
-"""What determines the pairs of a crawl: the table [extract] of a recipe."""
+"""The settings that determine the pairs of a crawl (the table [extract] of a recipe), and the lists that they name."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import dataclasses
 import hashlib
 from typing import Any, Final, Literal, get_args
 
-from metaclip.extract.filters import Filters, Listing, Words
-from metaclip.extract.pages import Wanted
+from metaclip.extract.filters import BlockedWords, Filters, UrlList
+from metaclip.extract.html_pages import ImageOptions
 from metaclip.storage.files import read_lines
 
 SEMANTICS: Final = 1
 """Raised when the same input would give other pairs."""
 
 Dedupe = Literal["uid", "url", "none"]
-LISTS: Final = ("blocked_domains", "opt_out", "blocked_words")
+LIST_SETTINGS: Final = ("blocked_domains", "opt_out", "blocked_words")
 """Settings that name a file; a recipe's paths are relative to its folder."""
 
 
@@ -23,36 +23,36 @@ class ExtractSettings:
     """What determines the pairs of a crawl: the table [extract] of a recipe."""
 
     prefix: str = "https://data.commoncrawl.org/"
-    """What stands before the paths of a list that has no scheme."""
+    """What precedes the paths of a list that have no scheme."""
     first: int | None = None
-    """Take only the first so many files."""
+    """Take only this number of files, the first ones."""
     sample: int | None = None
-    """Take so many files, drawn by `seed`, each at most once; a larger sample holds a smaller one."""
+    """Take this number of files, drawn by `seed` without replacement; a larger sample contains a smaller one."""
     seed: int = 0
     titles: bool = False
-    """Take an image's title as a text too."""
+    """Take the title of an image as a text too."""
     captions: bool = False
-    """Take the caption of the figure that an image stands in as a text too (not in a WAT)."""
+    """Take the caption of the figure around an image as a text too (not from a WAT)."""
     lazy: bool = False
-    """Take an image's address from data-src and the like where there is one (not in a WAT)."""
+    """Take the address of an image from data-src and similar attributes if there is one (not from a WAT)."""
     srcset: bool = False
-    """Take the largest image of a srcset (not in a WAT)."""
+    """Take the largest image of a srcset (not from a WAT)."""
     min_text: int = 1
-    """Characters that a text must have."""
+    """Minimum length of a text, in characters."""
     max_text: int = 1000
-    """Characters that a text may have."""
+    """Maximum length of a text, in characters."""
     identify: bool = True
-    """Tell languages."""
+    """Identify the language of each text."""
     lang: str | None = None
-    """Keep only these languages, as lid.176 has them: "en", or "en,de"."""
+    """Keep only these languages, as lid.176 names them: "en", or "en,de"."""
     min_lang_score: float = 0.0
-    """Keep only texts whose language is told with this score."""
+    """Keep only texts whose language is identified with at least this score."""
     blocked_domains: str | None = None
     """A file of domains whose images and pages are left out."""
     opt_out: str | None = None
-    """A file of domains and addresses that do not want to be in the pool."""
+    """A file of domains and addresses whose owners do not want to be in the pool."""
     blocked_words: str | None = None
-    """A file of words and phrases whose texts are left out."""
+    """A file of words and phrases; texts that contain one are left out."""
     dedupe: Dedupe = "uid"
     """What two pairs must have in common for the later one to be left out."""
 
@@ -76,17 +76,17 @@ class ExtractSettings:
 
     @property
     def languages(self) -> frozenset[str]:
-        """The languages that are wanted; none: all."""
+        """The languages to keep; empty for all."""
         return frozenset(filter(None, (self.lang or "").lower().replace(" ", "").split(",")))
 
     @property
-    def wanted(self) -> Wanted:
-        """What is asked of an image."""
-        return Wanted(self.titles, self.captions, self.lazy, self.srcset)
+    def image_options(self) -> ImageOptions:
+        """What is read of an image."""
+        return ImageOptions(self.titles, self.captions, self.lazy, self.srcset)
 
 
 @dataclasses.dataclass(frozen=True)
-class Lists:
+class FilterLists:
     """The lines of the files that settings name."""
 
     blocked_domains: tuple[str, ...] = ()
@@ -94,35 +94,35 @@ class Lists:
     blocked_words: tuple[str, ...] = ()
 
     @classmethod
-    def read(cls, settings: ExtractSettings) -> Lists:
-        """Read the files. Raise MetaclipError for one that is missing or is not UTF-8."""
-        return cls(**{name: _lines(getattr(settings, name), name) for name in LISTS})
-
-    @property
-    def digests(self) -> dict[str, str | None]:
-        """What a fingerprint holds of them: of each its sha256, None where there is none."""
-        return {
-            name: hashlib.sha256("\n".join(lines).encode()).hexdigest() if (lines := getattr(self, name)) else None
-            for name in LISTS
-        }
+    def read(cls, settings: ExtractSettings) -> FilterLists:
+        """Read the files. Raise MetaclipError if one is missing or is not UTF-8."""
+        lists: dict[str, tuple[str, ...]] = {}
+        for name in LIST_SETTINGS:
+            if (path := getattr(settings, name)) is not None:
+                lines = read_lines(path, f"{name.replace('_', '-')} list", may_be_empty=True)
+                lists[name] = tuple(line for line in lines if not line.startswith("#"))
+        return cls(**lists)
 
     def filters(self, settings: ExtractSettings) -> Filters:
-        """Make the filters."""
-        words = Words(self.blocked_words) if self.blocked_words else None
-        blocked, opted_out = Listing.of(self.blocked_domains), Listing.of(self.opt_out)
-        return Filters(settings.min_text, settings.max_text, blocked, opted_out, words)
+        """Return the filters of these lists and of the settings."""
+        return Filters(
+            min_text=settings.min_text,
+            max_text=settings.max_text,
+            blocked=UrlList.parse(self.blocked_domains),
+            opted_out=UrlList.parse(self.opt_out),
+            words=BlockedWords(self.blocked_words) if self.blocked_words else None,
+            languages=settings.languages,
+            min_lang_score=settings.min_lang_score,
+        )
 
 
-def _lines(path: str | None, name: str) -> tuple[str, ...]:
-    if path is None:
-        return ()
-    lines = read_lines(path, f"{name.replace('_', '-')} list", may_be_empty=True)
-    return tuple(line for line in lines if not line.startswith("#"))
-
-
-def fingerprint(settings: ExtractSettings, lists: Lists, names: list[str]) -> dict[str, Any]:
-    """Give everything that determines the pairs, but for the bytes of the inputs (markers hold these)."""
+def fingerprint(settings: ExtractSettings, lists: FilterLists, names: list[str]) -> dict[str, Any]:
+    """Return everything that determines the pairs, except for the bytes of the input files (their markers hold digests)."""
     table = dataclasses.asdict(settings)
-    for name in ("prefix", "first", "sample", "seed", *LISTS):  # what they come to stands in names and digests
+    for name in ("prefix", "first", "sample", "seed", *LIST_SETTINGS):  # the names and digests cover them
         del table[name]
-    return {"semantics": SEMANTICS, **table, "lists": lists.digests, "inputs": names}
+    digests = {
+        name: hashlib.sha256("\n".join(lines).encode()).hexdigest() if (lines := getattr(lists, name)) else None
+        for name in LIST_SETTINGS
+    }
+    return {"semantics": SEMANTICS, **table, "lists": digests, "inputs": names}

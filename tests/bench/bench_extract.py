@@ -24,23 +24,24 @@ from tests.bench.peers import CC2DATASET, CC2DATASET_DRIVER, Driver, environment
 OURS = """
 import json, sys, tempfile, time
 from pathlib import Path
-from metaclip.extract import records, step
-from metaclip.extract.pages import Wanted
+from metaclip.extract.extract_file import page_of, uid_of
+from metaclip.extract.html_pages import ImageOptions
+from metaclip.extract.warc_records import read_records
 
 path = sys.argv[1]
 data = open(path, "rb").read()
 
 def pairs():
-    wanted, found = Wanted(), []
-    for record in records.read([data], lambda reason, place: None):
-        page = step.page_of(record, wanted)
+    options, found = ImageOptions(), []
+    for record in read_records([data], lambda reason, position: None, path):
+        page = page_of(record, options)
         if isinstance(page, str):
             continue
         for link, alt, _, _ in page.images:
             if alt:
                 url = page.base.resolve(link)
                 if url is not None and url.startswith(("http://", "https://")):
-                    found.append((step.uid_of(alt, url), url, alt, page.url))
+                    found.append((uid_of(alt, url), url, alt, page.url))
     return found
 
 def whole(identify):
@@ -48,7 +49,8 @@ def whole(identify):
     from metaclip.stage.options import RunOptions
     from metaclip.extract.settings import ExtractSettings
     with tempfile.TemporaryDirectory() as folder:
-        made = extract(path, out=Path(folder, "pool"), settings=ExtractSettings(identify=identify), options=RunOptions(workers=1))
+        settings, options = ExtractSettings(identify=identify), RunOptions(workers=1)
+        made = extract(path, out=Path(folder, "pool"), settings=settings, options=options)
         return range(made.funnel["pairs"])
 
 sides = {"go": pairs, "rows": pairs, "filters": lambda: whole(False), "languages": lambda: whole(True)}

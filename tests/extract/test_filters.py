@@ -1,29 +1,29 @@
-"""Filters: a table of pairs and the reasons for which they are left out, in the order in which they are asked."""
+"""Filters: tables of pairs with the reasons why they are left out, in the order in which they are tested."""
 
 from __future__ import annotations
 
 import pytest
 
-from metaclip.extract.addresses import Base
-from metaclip.extract.filters import MAX_URL, REASONS, Filters, Listing, Words
+from metaclip.extract.filters import MAX_URL, REASONS, BlockedWords, Filters, UrlList
+from metaclip.extract.urls import BaseUrl
 
 FILTERS = Filters(
     min_text=3,
     max_text=20,
-    blocked=Listing.of(["spam.example", "*.ads.example/ # comment", ""]),
-    opted_out=Listing.of(["Artist.example", "https://e.org/mine.jpg", "# comment"]),
-    words=Words(["bad", "very rude", "ばか", "bad"]),
+    blocked=UrlList.parse(["spam.example", "*.ads.example/ # comment", ""]),
+    opted_out=UrlList.parse(["Artist.example", "https://e.org/mine.jpg", "# comment"]),
+    words=BlockedWords(["bad", "very rude", "ばか", "bad"]),
 )
 PAGE = "https://page.example/dir/"
 
 
-def why(link: str, text: str, page: str = PAGE, dot: bool = False, filters: Filters = FILTERS) -> str | None:
-    """Ask what the step asks, in its order."""
-    url = Base(page).resolve(link)
-    if reason := filters.why_address(link, url, dot) or filters.why_text(text, text):
+def reason_of(link: str, text: str, page: str = PAGE, is_pixel: bool = False, filters: Filters = FILTERS) -> str | None:
+    """Return the first reason, tested in the order of `extract_file`."""
+    url = BaseUrl(page).resolve(link)
+    if reason := filters.url_reason(link, url, is_pixel) or filters.text_reason(text, text):
         return reason
     assert url is not None
-    return filters.why_listed(url, text, filters.why_page(page))
+    return filters.pair_reason(url, text, filters.page_reason(page))
 
 
 @pytest.mark.parametrize(
@@ -41,9 +41,9 @@ def why(link: str, text: str, page: str = PAGE, dot: bool = False, filters: Filt
         ("https://www.artist.example/a.jpg", "opted_out"), ("https://e.org/mine.jpg", "opted_out"), ("https://e.org/yours.jpg", None),
     ],
 )  # fmt: skip
-def test_addresses(link: str, reason: str | None) -> None:
-    """Each link has its reason, or none."""
-    assert why(link, "a good text") == reason
+def test_urls(link: str, reason: str | None) -> None:
+    """Each url has its reason, or none."""
+    assert reason_of(link, "a good text") == reason
     assert reason is None or reason in REASONS
 
 
@@ -57,28 +57,38 @@ def test_addresses(link: str, reason: str | None) -> None:
 )  # fmt: skip
 def test_texts(text: str, reason: str | None) -> None:
     """Lengths are in characters; blocked words are whole words, phrases too, in any case, and inside words of unspaced scripts."""
-    assert why("/a.jpg", text) == reason
+    assert reason_of("/a.jpg", text) == reason
 
 
-def test_pages_count_too() -> None:
-    """An image elsewhere on a page of a listed domain is left out like those on it; an address listed is just itself."""
-    assert why("https://e.org/a.jpg", "a dog", "https://blog.spam.example/") == "blocked_domain"
-    assert why("https://e.org/a.jpg", "a dog", "https://artist.example/") == "opted_out"
+def test_pages_are_tested_too() -> None:
+    """An image elsewhere on a page of a listed domain is left out like those on it; a listed url stands for itself alone."""
+    assert reason_of("https://e.org/a.jpg", "a dog", "https://blog.spam.example/") == "blocked_domain"
+    assert reason_of("https://e.org/a.jpg", "a dog", "https://artist.example/") == "opted_out"
 
 
-def test_declared_dots() -> None:
+def test_declared_pixels() -> None:
     """An image that is declared one pixel small counts visits."""
-    assert why("/a.jpg", "a dog", dot=True) == "tracking_pixel"
+    assert reason_of("/a.jpg", "a dog", is_pixel=True) == "tracking_pixel"
 
 
-def test_nothing_is_asked_by_default() -> None:
-    """Without lists only what is no image and no text is left out."""
-    assert why("https://spam.example/a.jpg", "bad", filters=Filters()) is None
+def test_defaults() -> None:
+    """Without lists, only what is no image or no text is left out."""
+    assert reason_of("https://spam.example/a.jpg", "bad", filters=Filters()) is None
 
 
-def test_reasons_are_asked_in_their_order() -> None:
-    """What has several reasons is counted for the first."""
-    assert why("data:x", "bad") == "data_url"
-    assert why("https://spam.example/a.svg", "b") == "svg"
-    assert why("https://spam.example/a.jpg", "b") == "text_too_short"
-    assert why("https://spam.example/a.jpg", "bad") == "blocked_domain"
+def test_reasons_are_tested_in_order() -> None:
+    """A pair with several reasons is counted for the first."""
+    assert reason_of("data:x", "bad") == "data_url"
+    assert reason_of("https://spam.example/a.svg", "b") == "svg"
+    assert reason_of("https://spam.example/a.jpg", "b") == "text_too_short"
+    assert reason_of("https://spam.example/a.jpg", "bad") == "blocked_domain"
+
+
+def test_languages() -> None:
+    """A language that is not wanted, an unknown one, or a score that is too low is a reason."""
+    filters = Filters(languages=frozenset({"en", "de"}), min_lang_score=0.5)
+    assert filters.language_reason("en", 0.5) is None
+    assert filters.language_reason("ja", 0.9) == "language"
+    assert filters.language_reason("de", 0.4) == "language"
+    assert filters.language_reason(None, 0.0) == "language"
+    assert Filters().language_reason(None, 0.0) is None

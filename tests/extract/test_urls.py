@@ -1,4 +1,4 @@
-"""Addresses: links resolve as urljoin has it, on every link; hosts and their domains."""
+"""Urls: links resolve as urljoin resolves them; hosts and their domains."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from metaclip.extract.addresses import Base, clean, domains, host
+from metaclip.extract.urls import BaseUrl, clean_url, domains_of, host_of
 
 PIECES = [
     "http:", "https:", "HTTP:", "ftp:", "data:", "//", "/", "/", "/", "a", "b.jpg", "é", "..", ".", "?", "#", ";", ":", "x=1", "&",
@@ -40,14 +40,15 @@ def expected(link: str, base: str) -> str | None:
 @example("//host.example", "https://example.org/a")
 @example("a?", "https://example.org/a")
 @example("data://[", "https://example.org/a")
+@example("data:\t//[", "https://example.org/a")
 @example("\u3000a", "https://example.org/a")
-def test_links_resolve_as_urljoin_has_it(link: str, base: str) -> None:
-    """The quick ways and urljoin give the same, also where there is no answer."""
+def test_links_resolve_as_urljoin_resolves_them(link: str, base: str) -> None:
+    """The fast paths give the result of urljoin for every link, also if it cannot be resolved."""
     try:
         joined = expected(link, base)
     except Exception as error:  # urllib's own on odd bases
         pytest.fail(f"urljoin raised {error!r}")
-    assert Base(base).resolve(link) == joined
+    assert BaseUrl(base).resolve(link) == joined
 
 
 @pytest.mark.parametrize(
@@ -62,8 +63,8 @@ def test_links_resolve_as_urljoin_has_it(link: str, base: str) -> None:
     ],
 )
 def test_base(page: str, base: str | None, link: str, url: str) -> None:
-    """Links are relative to <base>, which may be relative to the page; one that is no address is not there."""
-    assert Base.of(page, base).resolve(link) == url
+    """Links are relative to <base>, which may be relative to the page; a <base> that is invalid is ignored."""
+    assert BaseUrl.of_page(page, base).resolve(link) == url
 
 
 @pytest.mark.parametrize(
@@ -75,17 +76,17 @@ def test_base(page: str, base: str | None, link: str, url: str) -> None:
     ],
 )  # fmt: skip
 def test_host(url: str, name: str) -> None:
-    """A host is in lower case, without user, port and last dot."""
-    assert host(url) == name
+    """A host is in lower case, without user, port and final dot."""
+    assert host_of(url) == name
 
 
 def test_domains() -> None:
-    """A host lies in itself and each domain above it."""
-    assert list(domains("a.b.example")) == ["a.b.example", "b.example", "example"]
-    assert list(domains("")) == []
+    """The domains of a host are itself and each domain above it."""
+    assert list(domains_of("a.b.example")) == ["a.b.example", "b.example", "example"]
+    assert list(domains_of("")) == []
 
 
 def test_clean() -> None:
-    """Blanks at the ends and line feeds anywhere are no part of an address; blanks inside are."""
-    assert clean(" \thttps://e.org/a\n b.jpg \x00") == "https://e.org/a b.jpg"
-    assert clean("https://e.org/a b.jpg") == "https://e.org/a b.jpg"
+    """Blanks at the ends and line feeds anywhere are removed; blanks inside stay."""
+    assert clean_url(" \thttps://e.org/a\n b.jpg \x00") == "https://e.org/a b.jpg"
+    assert clean_url("https://e.org/a b.jpg") == "https://e.org/a b.jpg"

@@ -1,4 +1,4 @@
-"""Sources: which files a crawl has, and bytes that are fetched until they are there or never will be."""
+"""Which files a crawl has, and the bytes of a file, read with retries until they arrive or never will."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from metaclip.errors import BrokenInput, MetaclipError
-from metaclip.extract import sources
+from metaclip.extract import crawl_files
+from metaclip.extract.crawl_files import CrawlFile, CrawlFileReader, draw_sample, find_crawl_files
 from metaclip.extract.settings import ExtractSettings
-from metaclip.extract.sources import Reader, Source
 from metaclip.storage.download import RetryPolicy
 from tests.crawls import served
 
@@ -23,7 +23,7 @@ PLAIN = ExtractSettings()
 
 
 def find(*given: Any, **settings: Any) -> list[tuple[str, str]]:
-    return [(source.name, source.path) for source in sources.find(list(given), ExtractSettings(**settings))]
+    return [(file.name, file.path) for file in find_crawl_files(list(given), ExtractSettings(**settings))]
 
 
 # Which files ----------------------------------------------------------------------------------------------------------
@@ -42,9 +42,9 @@ def test_files_folders_and_globs(tmp_path: Path) -> None:
     assert find(tmp_path / "a" / "notes.txt") == [
         ("notes.txt", str(tmp_path / "a" / "notes.txt"))
     ]  # by name, whatever it is
-    source = sources.find(tmp_path / "c.warc", PLAIN)[0]
-    assert source.size == 1
-    assert source.stamp == str((tmp_path / "c.warc").stat().st_mtime_ns)
+    file = find_crawl_files(tmp_path / "c.warc", PLAIN)[0]
+    assert file.size == 1
+    assert file.stamp == str((tmp_path / "c.warc").stat().st_mtime_ns)
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -66,15 +66,15 @@ def test_lists(tmp_path: Path, packed: bool) -> None:
 
 def test_samples() -> None:
     """A sample is drawn without replacement, by seed alone, in the order given; a larger one holds a smaller."""
-    files = [Source(f"{i}.warc.gz", f"/{i}") for i in range(1000)]
-    drawn = sources.sample(files, 100, 0)
-    assert len({source.name for source in drawn}) == 100
+    files = [CrawlFile(f"{i}.warc.gz", f"/{i}") for i in range(1000)]
+    drawn = draw_sample(files, 100, 0)
+    assert len({file.name for file in drawn}) == 100
     assert drawn == sorted(drawn, key=files.index)
-    assert set(drawn) < set(sources.sample(files, 200, 0))
-    assert sources.sample(files, 100, 1) != drawn
-    assert set(sources.sample(files[::-1], 100, 0)) == set(drawn)
-    assert sources.sample(files, 2000, 0) == files
-    assert 30 < sum(files.index(source) < 500 for source in drawn) < 70
+    assert set(drawn) < set(draw_sample(files, 200, 0))
+    assert draw_sample(files, 100, 1) != drawn
+    assert set(draw_sample(files[::-1], 100, 0)) == set(drawn)
+    assert draw_sample(files, 2000, 0) == files
+    assert 30 < sum(files.index(file) < 500 for file in drawn) < 70
 
 
 @pytest.mark.parametrize("given", ["none.warc.gz", "*.warc.gz", "none.paths", "."])
@@ -82,7 +82,7 @@ def test_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, give
     """A path, glob, list or folder without a file is refused, with its name."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(MetaclipError) as raised:
-        sources.find(given, PLAIN)
+        find_crawl_files(given, PLAIN)
     assert given in str(raised.value)
 
 
@@ -91,7 +91,7 @@ def test_a_list_that_is_damaged(tmp_path: Path) -> None:
     path = tmp_path / "wat.paths.gz"
     path.write_bytes(gzip.compress(b"a\n" * 10_000)[:-20])
     with pytest.raises(MetaclipError, match="cannot be read"):
-        sources.find(path, PLAIN)
+        find_crawl_files(path, PLAIN)
 
 
 # Reading --------------------------------------------------------------------------------------------------------------
@@ -99,17 +99,17 @@ def test_a_list_that_is_damaged(tmp_path: Path) -> None:
 DATA = random.Random(0).randbytes(300_000)
 
 
-def read(source: Source, tries: int = 4) -> tuple[bytes, Reader, list[float]]:
+def read(file: CrawlFile, tries: int = 4) -> tuple[bytes, CrawlFileReader, list[float]]:
     """Read a file: (bytes, reader, seconds that it wanted to wait)."""
     waits: list[float] = []
-    reader = Reader(source, RetryPolicy(tries, 1.0, 60.0), waits.append)
+    reader = CrawlFileReader(file, RetryPolicy(tries, 1.0, 60.0), waits.append)
     return b"".join(reader.blocks()), reader, waits
 
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fetch by 50,000 bytes, so that a file takes several requests."""
-    monkeypatch.setattr(sources, "BLOCK", 50_000)
+    monkeypatch.setattr(crawl_files, "BLOCK", 50_000)
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def crawl(tmp_path: Path) -> Path:
 
 def test_a_local_file(crawl: Path) -> None:
     """A local file is read, with its digest and size."""
-    data, reader, _ = read(sources.find(crawl, PLAIN)[0])
+    data, reader, _ = read(find_crawl_files(crawl, PLAIN)[0])
     assert data == DATA
     assert (reader.size, reader.sha256) == (len(DATA), hashlib.sha256(DATA).hexdigest())
 
@@ -129,12 +129,12 @@ def test_a_local_file(crawl: Path) -> None:
 def test_an_address_is_read_by_ranges(crawl: Path) -> None:
     """A remote file is read by ranges, one request each, under an honest name."""
     with served(crawl) as (address, requests):
-        data, reader, waits = read(Source("a", address + "a.warc.gz"))
+        data, reader, waits = read(CrawlFile("a", address + "a.warc.gz"))
     assert (data, reader.tried, waits) == (DATA, 0, [])
     ranges = [headers["Range"] for method, _, headers in requests if method == "GET" and "Range" in headers]
     assert len(ranges) == 6
-    assert {headers["User-Agent"] for *_, headers in requests} == {sources.USER_AGENT}
-    assert "metaclip/" in sources.USER_AGENT
+    assert {headers["User-Agent"] for *_, headers in requests} == {crawl_files.USER_AGENT}
+    assert "metaclip/" in crawl_files.USER_AGENT
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -142,7 +142,7 @@ def test_an_address_is_read_by_ranges(crawl: Path) -> None:
 def test_failures_are_tried_again(crawl: Path, refusal: int) -> None:
     """An error of the server, or a connection that breaks in the middle, is tried again from the byte that was reached."""
     with served(crawl, lambda request, n: refusal if n % 3 == 0 else None) as (address, _):
-        data, reader, waits = read(Source("a", address + "a.warc.gz"))
+        data, reader, waits = read(CrawlFile("a", address + "a.warc.gz"))
     assert data == DATA
     assert reader.sha256 == hashlib.sha256(DATA).hexdigest()
     assert reader.tried == len(waits) > 0
@@ -152,7 +152,7 @@ def test_waits_grow(crawl: Path) -> None:
     """A file that never comes is given up after the tries, with waits that double up to the longest."""
     with served(crawl, lambda request, n: 503) as (address, _):
         waits: list[float] = []
-        reader = Reader(Source("a", address + "a.warc.gz"), RetryPolicy(6, 1.0, 10.0), waits.append)
+        reader = CrawlFileReader(CrawlFile("a", address + "a.warc.gz"), RetryPolicy(6, 1.0, 10.0), waits.append)
         with pytest.raises(BrokenInput, match=r"a\.warc\.gz.*tried 6 times; run the same command again later"):
             list(reader.blocks())
     assert waits == [1, 2, 4, 8, 10]
@@ -163,7 +163,7 @@ def test_what_will_never_be_there_is_asked_for_once(crawl: Path, status: int) ->
     """Not found, or not for us, is believed at once."""
     with served(crawl, lambda request, n: status) as (address, requests):
         with pytest.raises(BrokenInput, match=str(status)):
-            read(Source("a", address + "a.warc.gz"))
+            read(CrawlFile("a", address + "a.warc.gz"))
     assert len(requests) <= 2  # HEAD and GET
 
 
@@ -171,7 +171,7 @@ def test_what_will_never_be_there_is_asked_for_once(crawl: Path, status: int) ->
 def test_a_server_without_ranges(crawl: Path) -> None:
     """A server that gives only the whole is read through, after a failure again from the start."""
     with served(crawl, lambda request, n: 0 if n != 2 else -1) as (address, _):
-        data, _, _ = read(Source("a", address + "a.warc.gz"))
+        data, _, _ = read(CrawlFile("a", address + "a.warc.gz"))
     assert data == DATA
 
 
@@ -187,16 +187,16 @@ def test_a_file_that_changes_between_tries(crawl: Path) -> None:
 
     with served(crawl, answer) as (address, _):
         with pytest.raises(BrokenInput, match="300000 bytes and has 300004"):
-            read(Source("a", address + "a.warc.gz"))
+            read(CrawlFile("a", address + "a.warc.gz"))
 
 
 def test_nobody_listens() -> None:
     """A host that is not there is tried again, then named."""
     with pytest.raises(BrokenInput, match=r"127\.0\.0\.1.*tried 2 times"):
-        read(Source("a", "http://127.0.0.1:9/a.warc.gz"), tries=2)
+        read(CrawlFile("a", "http://127.0.0.1:9/a.warc.gz"), tries=2)
 
 
 def test_a_store_that_is_not_installed() -> None:
     """A protocol that no package serves is refused with what is missing."""
     with pytest.raises(MetaclipError, match="nostore"):
-        read(Source("a", "nostore://x/a.warc.gz"), tries=1)
+        read(CrawlFile("a", "nostore://x/a.warc.gz"), tries=1)

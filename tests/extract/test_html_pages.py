@@ -1,4 +1,4 @@
-"""Pages: images as browsers see them, and the same from WATs."""
+"""HTML pages: images as browsers see them, and the same images from WATs."""
 
 from __future__ import annotations
 
@@ -9,17 +9,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metaclip.extract import pages, records, step
-from metaclip.extract.pages import PLAIN, Page, Wanted
+from metaclip.extract.extract_file import page_of
+from metaclip.extract.html_pages import (
+    NO_OPTIONS,
+    Image,
+    ImageOptions,
+    Page,
+    clean_text,
+    image_texts,
+    largest_of_srcset,
+    read_html_page,
+)  # fmt: skip
+from metaclip.extract.warc_records import read_records
 
 pytest.importorskip("resiliparse", reason="needs metaclip[crawl]")
 
 URL = "https://example.org/dir/page.html"
-ALL = Wanted(titles=True, captions=True, lazy=True, srcset=True)
+ALL = ImageOptions(titles=True, captions=True, lazy=True, srcset=True)
 
 
-def of_html(html: str | bytes, wanted: Wanted = PLAIN, charset: str | None = None) -> list[pages.Image]:
-    return pages.from_html(URL, html.encode() if isinstance(html, str) else html, charset, wanted).images
+def of_html(html: str | bytes, options: ImageOptions = NO_OPTIONS, charset: str | None = None) -> list[Image]:
+    return read_html_page(URL, html.encode() if isinstance(html, str) else html, charset, options).images
 
 
 # HTML -----------------------------------------------------------------------------------------------------------------
@@ -30,7 +40,7 @@ def test_images_of_html() -> None:
     html = """<!DOCTYPE html><base href=/b/><p><IMG SRC=1.jpg ALT='Tom &amp; J&eacute;r&ocirc;me'><img src="2.jpg"
       alt=" two&nbsp;"><!-- <img src=no.jpg alt=no> --><script>"<img src=no.jpg>"</script><table><img src=3.jpg alt=three><tr>
       <noscript><img src=4.jpg alt=four></noscript><img alt=none><img src=5.gif width=1 height=1 alt=dot><img"""
-    page = pages.from_html(URL, html.encode())
+    page = read_html_page(URL, html.encode())
     assert page.base.url == "https://example.org/b/"
     assert page.images == [
         ("1.jpg", "Tom & Jérôme", (), False), ("2.jpg", " two\xa0", (), False), ("3.jpg", "three", (), False),
@@ -43,9 +53,9 @@ def test_titles_and_captions() -> None:
     html = """<figure><figcaption>outer</figcaption><figure><a><img src=1.jpg alt=a title=t></a><figcaption>in <b>bold</b>
     </figcaption></figure></figure><img src=2.jpg alt=b>"""
     assert [more for _, _, more, _ in of_html(html)] == [(), ()]
-    assert [more for _, _, more, _ in of_html(html, Wanted(titles=True))] == [("t",), ()]
-    (_, _, more, _), (_, _, none, _) = of_html(html, Wanted(captions=True))
-    assert [pages.text_of(text) for text in more] == ["in bold"]
+    assert [more for _, _, more, _ in of_html(html, ImageOptions(titles=True))] == [("t",), ()]
+    (_, _, more, _), (_, _, none, _) = of_html(html, ImageOptions(captions=True))
+    assert [clean_text(text) for text in more] == ["in bold"]
     assert none == ()
 
 
@@ -53,7 +63,7 @@ def test_lazy_images() -> None:
     """On request the address is that which a script would load, the first of the known attributes that is not empty."""
     html = "<img src=dot.gif data-original=o.jpg data-src=' s.jpg ' alt=a><img src=2.jpg data-src='' alt=b>"
     assert [link for link, *_ in of_html(html)] == ["dot.gif", "2.jpg"]
-    assert [link for link, *_ in of_html(html, Wanted(lazy=True))] == ["s.jpg", "2.jpg"]
+    assert [link for link, *_ in of_html(html, ImageOptions(lazy=True))] == ["s.jpg", "2.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -65,10 +75,10 @@ def test_lazy_images() -> None:
 )  # fmt: skip
 def test_srcset(srcset: str, link: str) -> None:
     """The largest of a srcset is taken, commas in addresses are no separators; without one the src stays."""
-    assert pages.largest(srcset) == link
+    assert largest_of_srcset(srcset) == link
     html = f'<img src=s.jpg srcset="{srcset}" alt=x>'
     assert of_html(html)[0][0] == "s.jpg"
-    assert of_html(html, Wanted(srcset=True))[0][0] == (link or "s.jpg")
+    assert of_html(html, ImageOptions(srcset=True))[0][0] == (link or "s.jpg")
 
 
 @pytest.mark.parametrize(
@@ -97,7 +107,7 @@ def test_marks_at_the_beginning(encoding: str) -> None:
 @given(st.binary(max_size=200), st.sampled_from([None, "utf-8", "utf-16", "x"]))
 def test_any_bytes_are_a_page(body: bytes, charset: str | None) -> None:
     """No bytes crash the parser."""
-    assert isinstance(pages.from_html(URL, b"<img alt=a src=" + body, charset, ALL), Page)
+    assert isinstance(read_html_page(URL, b"<img alt=a src=" + body, charset, ALL), Page)
 
 
 # Texts ----------------------------------------------------------------------------------------------------------------
@@ -111,15 +121,15 @@ def test_text_is_cleaned_as_html_means_it(raw: str) -> None:
         for word in raw.replace("\t", " ").replace("\n", " ").replace("\f", " ").replace("\r", " ").split(" ")
         if word
     ]
-    assert pages.text_of(raw) == " ".join(words)
+    assert clean_text(raw) == " ".join(words)
 
 
 def test_texts_of_an_image() -> None:
     """Texts that are empty, or equal to an earlier one when cleaned, are left out; they stay as written."""
-    assert list(pages.texts(" a  b ", ())) == [" a  b "]
-    assert list(pages.texts(" \n", ())) == []
-    assert list(pages.texts("", ("t", " t", "c"))) == ["t", "c"]
-    assert list(pages.texts("a b", (" a\tb",))) == ["a b"]
+    assert list(image_texts(" a  b ", ())) == [" a  b "]
+    assert list(image_texts(" \n", ())) == []
+    assert list(image_texts("", ("t", " t", "c"))) == ["t", "c"]
+    assert list(image_texts("a b", (" a\tb",))) == ["a b"]
 
 
 # Real crawls ----------------------------------------------------------------------------------------------------------
@@ -128,8 +138,9 @@ def test_texts_of_an_image() -> None:
 def pairs(path: Path) -> Counter[tuple[str, str, str | None]]:
     found: Counter[tuple[str, str, str | None]] = Counter()
     with path.open("rb") as file:
-        for record in records.read(iter(lambda: file.read(1 << 16), b""), lambda reason, place: pytest.fail(place)):
-            page = step.page_of(record, PLAIN)
+        blocks = iter(lambda: file.read(1 << 16), b"")
+        for record in read_records(blocks, lambda reason, position: pytest.fail(position), str(path)):
+            page = page_of(record, NO_OPTIONS)
             if not isinstance(page, str):
                 found.update((page.url, alt, page.base.resolve(link)) for link, alt, _, _ in page.images)
     return found

@@ -14,11 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from metaclip.errors import BrokenInput
-from metaclip.extract import sources
+from metaclip.extract.crawl_files import find_crawl_files
+from metaclip.extract.extract import EXTRACT
+from metaclip.extract.extract_file import RECORD_REASONS, ExtractStep
 from metaclip.extract.filters import REASONS
-from metaclip.extract.records import LOSSES
-from metaclip.extract.settings import ExtractSettings, Lists
-from metaclip.extract.step import RECORD_REASONS, Extractor
+from metaclip.extract.settings import ExtractSettings, FilterLists
+from metaclip.extract.warc_records import LOSSES
+from metaclip.stage.folder import Folder
+from metaclip.stage.stage import Stage
 from tests.bench.peers import CC2DATASET, CC2DATASET_DRIVER, Driver, environment
 from tests.crawls import image, packed, photos, record, response, wat
 
@@ -28,10 +31,11 @@ PLAIN = ExtractSettings(identify=False)
 
 def extract(path: Path, folder: Path, settings: ExtractSettings = PLAIN) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Extract a file: (marker, rows)."""
-    folder.mkdir(exist_ok=True)
-    by = Extractor(settings, Lists.read(settings), folder)
-    marker = by(("000000", sources.find(path, settings)[0]))
-    return marker, pq.read_table(folder / "000000.parquet").to_pylist()
+    stage = Stage(Folder(folder), EXTRACT)
+    step = ExtractStep(stage, settings, FilterLists.read(settings))
+    marker, key_files = step(("000000", find_crawl_files(path, settings)[0]), lambda *_: None)
+    assert all(path.is_file() for path in key_files)
+    return marker, pq.read_table(stage.path / "000000.parquet").to_pylist()
 
 
 def made(tmp_path: Path, *records: bytes, **settings: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -117,17 +121,19 @@ def test_what_is_no_crawl_is_lost_as_a_file(tmp_path: Path) -> None:
         (tmp_path / "x.warc.gz").write_bytes(data)
         with pytest.raises(BrokenInput, match=r"x\.warc\.gz is no WAT or WARC file"):
             extract(tmp_path / "x.warc.gz", tmp_path / "out")
-        assert not list((tmp_path / "out").iterdir())
+        assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
 
-def test_an_extractor_travels() -> None:
-    """What was made for one process is made anew in the next; settings and lists go along."""
-    by = Extractor(ExtractSettings(identify=False), Lists(blocked_words=("bad",)), Path("x"))
-    assert by.filters.words is not None
-    copy = pickle.loads(pickle.dumps(by))
-    assert copy == by
+def test_the_step_can_be_sent_to_workers() -> None:
+    """Settings and lists are pickled; the compiled filters are not, and are compiled again on arrival."""
+    stage = Stage(Folder(Path("x").absolute()), EXTRACT)
+    step = ExtractStep(stage, ExtractSettings(identify=False), FilterLists(blocked_words=("bad",)), owner=("a", 1))
+    assert step.filters.words is not None
+    copy = pickle.loads(pickle.dumps(step))
+    assert (copy.settings, copy.lists, copy.retry, copy.owner) == (step.settings, step.lists, step.retry, step.owner)
+    assert copy.stage.path == stage.path
     assert "filters" not in copy.__dict__
-    assert copy.filters.words.stand_in("bad dog")
+    assert copy.filters.words.occur_in("bad dog")
 
 
 # Real pages -----------------------------------------------------------------------------------------------------------

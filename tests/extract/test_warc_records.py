@@ -1,4 +1,4 @@
-"""Records: what fastwarc reads, and from a damaged file all that the damage does not touch."""
+"""Records: those that fastwarc reads, and of a damaged file all that the damage does not touch."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metaclip.errors import MetaclipError
-from metaclip.extract import members, records
-from metaclip.extract.records import LOSSES, Record
+from metaclip.errors import BrokenInput
+from metaclip.extract import gzip_members, warc_records
+from metaclip.extract.warc_records import LOSSES, WarcRecord, read_records
 from tests.crawls import packed, photos, record, wat
 
 pytest.importorskip("isal", reason="needs metaclip[crawl]")
@@ -24,16 +24,16 @@ REAL = ["wat/web-pages.warc.wat.gz", "wat/iana.warc.wat.gz", "warc/iana.warc.gz"
         "wat/cc-main-2019-22-sample.warc.wat"]  # fmt: skip
 
 
-def read(data: bytes, block: int = 1 << 20) -> tuple[list[Record], list[tuple[str, str]]]:
+def read(data: bytes, block: int = 1 << 20) -> tuple[list[WarcRecord], list[tuple[str, str]]]:
     """Read records from bytes: (records, losses)."""
     lost: list[tuple[str, str]] = []
     blocks = (data[i : i + block] for i in range(0, len(data), block))
-    found = list(records.read(blocks, lambda reason, place: lost.append((reason, place))))
+    found = list(read_records(blocks, lambda reason, position: lost.append((reason, position)), "x.warc.gz"))
     assert {reason for reason, _ in lost} <= set(LOSSES)
     return found, lost
 
 
-def shown(found: list[Record]) -> list[tuple[int, bytes]]:
+def shown(found: list[WarcRecord]) -> list[tuple[int, bytes]]:
     return [(one.offset, one.block) for one in found]
 
 
@@ -146,8 +146,8 @@ def test_a_page_about_this_format_is_a_page() -> None:
 
 def test_a_record_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """A record larger than the limit is lost alone, and what is held of it stays bounded, packed (a bomb) or not."""
-    monkeypatch.setattr(records, "MAX_RECORD", 100_000)
-    monkeypatch.setattr(members, "MOST", 100_000)
+    monkeypatch.setattr(warc_records, "MAX_RECORD", 100_000)
+    monkeypatch.setattr(gzip_members, "MAX_MEMBER", 100_000)
     large = record("response", bytes(5_000_000))
     for data in (large + RECORDS[0], packed([large, RECORDS[0]]), gzip.compress(large + RECORDS[0])):
         found, lost = read(data, 10_000)
@@ -166,7 +166,7 @@ def test_what_is_no_crawl() -> None:
         b"\x1f\x8b\x08",
     ):
         assert read(data, 100)[0] == []
-    with pytest.raises(MetaclipError, match="zstd"):
+    with pytest.raises(BrokenInput, match=r"x\.warc\.gz is compressed by zstd"):
         read(b"\x28\xb5\x2f\xfd" + bytes(100))
 
 
@@ -215,7 +215,7 @@ def test_streaming() -> None:
         while True:
             yield FORMS["members"]
 
-    found = records.read(endless(), lambda reason, place: None)
+    found = read_records(endless(), lambda reason, position: None, "x.warc.gz")
     assert [next(found).block for _ in range(200)][-1] == wat_block_of(RECORDS[199 % 30])
 
 

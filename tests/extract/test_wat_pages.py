@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metaclip.extract import wat
-from metaclip.extract.pages import PLAIN, Wanted
+from metaclip.extract.html_pages import NO_OPTIONS, ImageOptions
+from metaclip.extract.wat_pages import read_any_wat_page, read_wat_page
 from tests.crawls import image, wat_block
 
 URL = "https://example.org/dir/page.html"
-TITLES = Wanted(titles=True)
+TITLES = ImageOptions(titles=True)
 
 
 def test_images_of_a_wat() -> None:
@@ -23,7 +23,7 @@ def test_images_of_a_wat() -> None:
         {"path": "A@/href", "url": "/a", "text": "x"}, image("/1.jpg", "one", "t"), image("/2.jpg"), image("", ""),
         {"path": "IMG@/longdesc", "url": "/d"}, {"url": "/no-path"}, image(None, "alt only"),
     ]  # fmt: skip
-    page = wat.read(wat_block(URL, links, "/base/"))
+    page = read_wat_page(wat_block(URL, links, "/base/"))
     assert page is not None
     assert (page.url, page.base.url) == (URL, "https://example.org/base/")
     assert page.images == [
@@ -32,7 +32,7 @@ def test_images_of_a_wat() -> None:
         ("", "", (), False),
         ("", "alt only", (), False),
     ]
-    titled = wat.read(wat_block(URL, links), TITLES)
+    titled = read_wat_page(wat_block(URL, links), TITLES)
     assert titled is not None
     assert titled.images[0] == ("/1.jpg", "one", ("t",), False)
 
@@ -56,8 +56,8 @@ def test_the_quick_way_reads_what_the_tolerant_way_reads(links: list[Any], base:
     record = json.loads(wat_block(URL, [], base).decode("utf-8", "surrogatepass"))
     record["Envelope"]["Payload-Metadata"]["HTTP-Response-Metadata"]["HTML-Metadata"]["Links"] = links
     block = json.dumps(record, ensure_ascii=True).encode()
-    for wanted in (PLAIN, TITLES):
-        quick, tolerant = wat.read(block, wanted), wat.read_any(block, wanted.titles)
+    for options in (NO_OPTIONS, TITLES):
+        quick, tolerant = read_wat_page(block, options), read_any_wat_page(block, options.titles)
         assert quick is not None
         assert tolerant is not None
         assert (quick.url, quick.base.url, quick.images) == (tolerant.url, tolerant.base.url, tolerant.images)
@@ -66,15 +66,15 @@ def test_the_quick_way_reads_what_the_tolerant_way_reads(links: list[Any], base:
 @pytest.mark.parametrize("record", [{}, {"Envelope": 1}, {"Envelope": {"Payload-Metadata": {}}}, [], 7, None])
 def test_a_wat_of_no_page(record: Any) -> None:
     """A record of a request, or of anything that is no page, has none."""
-    assert wat.read(json.dumps(record).encode()) is None
+    assert read_wat_page(json.dumps(record).encode()) is None
 
 
 @pytest.mark.parametrize("block", [b"", b"{", b'{"a":1}x', b"\xff", b'{"Envelope":"\xff"}', b"[" * 100_000])
 def test_a_wat_that_is_no_json(block: bytes) -> None:
     """What is not JSON, or not UTF-8, is a ValueError, also when it is nested deep; the parser is fit for the next."""
     with pytest.raises(ValueError):  # noqa: PT011 - whatever it says, the record is counted
-        wat.read(block)
-    assert wat.read(wat_block(URL, [image("/1.jpg", "one")])) is not None
+        read_wat_page(block)
+    assert read_wat_page(wat_block(URL, [image("/1.jpg", "one")])) is not None
 
 
 def test_half_a_surrogate_costs_its_pair_alone() -> None:
@@ -82,6 +82,6 @@ def test_half_a_surrogate_costs_its_pair_alone() -> None:
     block = wat_block(URL, [image("/1.jpg", "one"), image("/2.jpg", "HALF"), image("/3.jpg", "three")]).replace(
         b"HALF", b"\\ud83d"
     )
-    page = wat.read(block)
+    page = read_wat_page(block)
     assert page is not None
     assert [alt for _, alt, _, _ in page.images] == ["one", "\ud83d", "three"]

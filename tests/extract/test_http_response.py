@@ -1,4 +1,4 @@
-"""Bodies of responses, as archives keep them."""
+"""HTTP responses as archives keep them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metaclip.extract import http
+from metaclip.extract import http_response
+from metaclip.extract.http_response import HttpResponse, parse_response
 
 pytest.importorskip("brotli", reason="needs metaclip[crawl]")
 BODY = b"<img src=a.jpg alt='a dog'>" * 40
@@ -43,36 +44,36 @@ def test_codings_are_undone_where_the_body_has_them(encode: object, coding: str,
     body = encode(BODY)
     headers = [f"Content-Encoding: {coding}", *(["Transfer-Encoding: chunked"] if in_chunks else [])]
     for kept in (chunked(body) if in_chunks else body, body, BODY):
-        found = http.parse(block(kept, "content-type: Text/HTML; Charset='UTF-8'", *headers))
+        found = parse_response(block(kept, "content-type: Text/HTML; Charset='UTF-8'", *headers))
         assert found is not None
         assert found.body == BODY
         assert (found.media_type, found.charset) == ("text/html", "UTF-8")
 
 
 def test_line_feeds_alone() -> None:
-    """Headers that end in line feeds alone are headers."""
-    found = http.parse(b"HTTP/1.0 200\nContent-Type: text/html\n\nbody")
-    assert found == http.Response("text/html", None, b"body")
+    """Header lines may end in line feeds alone."""
+    found = parse_response(b"HTTP/1.0 200\nContent-Type: text/html\n\nbody")
+    assert found == HttpResponse("text/html", None, b"body")
 
 
-def test_what_is_no_response() -> None:
-    """A request, or no HTTP at all, is none."""
+def test_other_bytes_are_no_response() -> None:
+    """A request, or anything that is not HTTP, is no response."""
     for data in (b"", b"GET / HTTP/1.1\r\n\r\n", b"HTTP/1.1 200 OK\r\nA: b", b"\r\n\r\n"):
-        assert http.parse(data) is None
+        assert parse_response(data) is None
 
 
 @pytest.mark.parametrize("encode", [gzip.compress, brotli])
 def test_a_bomb_is_refused(encode: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """A body that grows beyond the limit is not read to its end."""
     assert callable(encode)
-    monkeypatch.setattr(http, "MAX_BODY", 10_000)
+    monkeypatch.setattr(http_response, "MAX_BODY", 10_000)
     coding = "gzip" if encode is gzip.compress else "br"
     with pytest.raises(ValueError, match="body of more than"):
-        http.parse(block(encode(bytes(1_000_000)), f"Content-Encoding: {coding}"))
+        parse_response(block(encode(bytes(1_000_000)), f"Content-Encoding: {coding}"))
 
 
 @given(st.binary(max_size=300), st.sampled_from(["gzip", "deflate", "br", "chunked", "gzip, br", ""]))
 def test_any_bytes(body: bytes, coding: str) -> None:
-    """Whatever stands in a body, something is given back."""
+    """Any body is parsed without an error."""
     header = "Transfer-Encoding: chunked" if coding == "chunked" else f"Content-Encoding: {coding}"
-    assert http.parse(block(body, header)) is not None
+    assert parse_response(block(body, header)) is not None

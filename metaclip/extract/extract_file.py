@@ -1,0 +1,229 @@
+"""Extracts one file of a crawl: its pairs, and the keys by which duplicates are found.
+
+    .state/extract/<file>.parquet           the pairs after all filters, duplicates included
+    .state/extract/<file>.<run>.keys.npy    the sorted keys of a million pairs: high and low half, row
+    .state/extract/<file>.<run>.same.npy    the rows of these whose key occurs earlier in the run
+
+Law: the result is a function of the bytes of the file and the settings. Each image gives at least one candidate, and one more
+for each further text (`more_texts`); a candidate is lost for one reason or becomes a row, so that
+images_seen + more_texts = reasons + rows.
+Memory: one record, 150,000 rows, a million keys; it does not grow with the file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import functools
+import hashlib
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Final
+
+from metaclip.engine.contract import PortableStep, ProgressCallback
+from metaclip.errors import BrokenInput
+from metaclip.extract.crawl_files import RETRY, CrawlFile, CrawlFileReader
+from metaclip.extract.deduplicate import KeyRunWriter, run_files
+from metaclip.extract.filters import REASONS, Filters
+from metaclip.extract.html_pages import ImageOptions, Page, clean_text, image_texts, read_html_page
+from metaclip.extract.http_response import parse_response
+from metaclip.extract.language import identify_language
+from metaclip.extract.pool_writer import PoolWriter, Row
+from metaclip.extract.settings import ExtractSettings, FilterLists
+from metaclip.extract.urls import clean_url
+from metaclip.extract.warc_records import LOSSES, WarcRecord, read_records
+from metaclip.extract.wat_pages import read_wat_page
+from metaclip.stage import funnel as funnels
+from metaclip.stage.folder import Folder
+from metaclip.stage.runner import Marker
+from metaclip.stage.stage import Stage
+from metaclip.storage.download import RetryPolicy
+from metaclip.storage.files import remove_temporaries
+from metaclip.storage.remote import is_remote
+
+RECORD_REASONS: Final[dict[str, str]] = {
+    "other_record": "record that is no response and no WAT record of one",
+    "not_html": "response that is not HTML",
+    "bad_json": "WAT record that is not JSON",
+    "bad_page": "response or page that cannot be taken apart",
+}
+"""Why a record that was read gives no page."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ExtractStep(PortableStep):
+    """Extracts files. The filters are compiled in each worker."""
+
+    stage: Stage
+    settings: ExtractSettings
+    lists: FilterLists
+    retry: RetryPolicy = RETRY
+    owner: tuple[str, int] | None = None
+    """The process that owns the folder; None if the step runs in it."""
+
+    @functools.cached_property
+    def filters(self) -> Filters:
+        """The filters."""
+        return self.lists.filters(self.settings)
+
+    @functools.cached_property
+    def lock(self) -> IO[str] | None:
+        """A shared lock that a worker holds until it ends, since it may outlive the process that started it."""
+        if self.owner in (None, this_process()) or is_remote(self.stage.folder.path):
+            return None
+        file = _workers_lock(self.stage.folder).open("a", encoding="utf-8")
+        fcntl.flock(file, fcntl.LOCK_SH)
+        return file
+
+    def __call__(self, item: tuple[str, CrawlFile], progress: ProgressCallback) -> tuple[Marker, list[Path]]:
+        """Write the pairs and keys of a file under a name. Raise BrokenInput if nothing of it can be read.
+
+        Damage inside the file costs the records that it touches; the marker's `records` counts them.
+        """
+        assert self.lock is None or not self.lock.closed
+        (name, file), folder = item, self.stage.path
+        reader, counts, dedupe = CrawlFileReader(file, self.retry), _Counts(), self.settings.dedupe
+        with PoolWriter.open(folder / f"{name}.parquet", file.name) as writer:
+            keys = KeyRunWriter(folder, name)
+            for row in self._rows(self._pages(reader, counts), counts):
+                writer.write(row)
+                if dedupe != "none":
+                    keys.add(bytes.fromhex(row[0]) if dedupe == "uid" else _md5(row[1]).digest())
+            if counts.records["records"] == sum(counts.records.get(reason, 0) for reason in LOSSES):
+                lost = "; ".join(f"{LOSSES[reason]}: {position}" for reason, position in counts.first_losses.items())
+                raise BrokenInput(f"{file.path} is no WAT or WARC file ({lost or 'it is empty'}); fetch it again")
+            file.check_unchanged()
+        keys.close()
+        counts.funnel["rows"] = writer.rows
+        funnels.check(counts.funnel, "candidates", REASONS, "rows")
+        marker = {
+            "name": file.name, "path": file.path, "size": reader.size, "stamp": file.stamp, "sha256": reader.sha256,
+            "funnel": counts.funnel, "records": counts.records, "places": counts.first_losses, "runs": keys.runs,
+            "tried_again": reader.tried,
+        }  # fmt: skip
+        return marker, run_files(folder, name, len(keys.runs))
+
+    def _pages(self, reader: CrawlFileReader, counts: _Counts) -> Iterator[Page]:
+        """Yield the pages of a file."""
+        options = self.settings.image_options
+        for record in read_records(reader.blocks(), counts.lose_record, reader.file.path):
+            counts.records["records"] += 1
+            page = page_of(record, options)
+            if isinstance(page, str):
+                counts.lose_record(page, f"byte {record.offset}")
+            else:
+                counts.records["pages"] += 1
+                yield page
+
+    def _rows(self, pages: Iterator[Page], counts: _Counts) -> Iterator[Row]:
+        """Yield the pairs of pages that pass the filters; count the others."""
+        filters, identify, funnel = self.filters, self.settings.identify, counts.funnel
+        lang, score = None, None
+        for page in pages:
+            page_reason = filters.page_reason(page.url)
+            funnel["images_seen"] += len(page.images)
+            for link, alt, others, is_pixel in page.images:
+                raw_texts = image_texts(alt, others)
+                n = len(raw_texts)
+                funnel["candidates"] += n or 1
+                if n == 0:
+                    counts.lose("no_text")
+                    continue
+                funnel["more_texts"] += n - 1
+                # The first text is the alt, unless that is empty.
+                funnel["alt_nonempty"] += raw_texts[0] == alt
+                resolved = page.base.resolve(link)
+                if reason := filters.url_reason(link, resolved, is_pixel):
+                    counts.lose(reason, n)
+                    continue
+                assert resolved is not None
+                url = clean_url(resolved)
+                for raw in raw_texts:
+                    text = clean_text(raw)
+                    reason = filters.text_reason(raw, text) or filters.pair_reason(url, text, page_reason)
+                    if identify and not reason:
+                        lang, score = identify_language(text)
+                        reason = filters.language_reason(lang, score)
+                    if reason:
+                        counts.lose(reason)
+                    else:
+                        yield uid_of(raw, resolved), url, text, page.url, lang, score
+
+
+class _Counts:
+    """What became of the records and images of a file."""
+
+    def __init__(self) -> None:
+        self.funnel: dict[str, int] = {"images_seen": 0, "alt_nonempty": 0, "more_texts": 0, "candidates": 0}
+        self.records: dict[str, int] = {"records": 0, "pages": 0}
+        self.first_losses: dict[str, str] = {}
+        """The position of the first record that is lost for each reason."""
+
+    def lose(self, reason: str, candidates: int = 1) -> None:
+        """Count candidates that are lost."""
+        self.funnel[reason] = self.funnel.get(reason, 0) + candidates
+
+    def lose_record(self, reason: str, position: str) -> None:
+        """Count a record that is lost."""
+        self.records["records"] += reason in LOSSES
+        self.records[reason] = self.records.get(reason, 0) + 1
+        if reason not in ("other_record", "not_html"):
+            self.first_losses.setdefault(reason, position)
+
+
+def page_of(record: WarcRecord, options: ImageOptions) -> Page | str:
+    """Return the page of a record, or the reason why it has none."""
+    kind = record.headers.get(b"warc-type", b"").lower()
+    media_type = record.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    try:
+        if kind == b"metadata" and media_type == b"application/json":
+            return read_wat_page(record.block, options) or "other_record"
+        if kind == b"response" and media_type in (b"application/http", b""):
+            response = parse_response(bytes(record.block))
+            if response is None:
+                return "bad_page"
+            return _html_page(record, response.media_type, response.body, response.charset, options)
+        if kind == b"resource":
+            return _html_page(record, media_type.decode("latin-1"), bytes(record.block), None, options)
+    except ValueError:
+        return "bad_json" if kind == b"metadata" else "bad_page"
+    return "other_record"
+
+
+def _html_page(
+    record: WarcRecord, media_type: str, body: bytes, charset: str | None, options: ImageOptions
+) -> Page | str:
+    media_type = media_type or record.header(b"warc-identified-payload-type")
+    url = record.header(b"warc-target-uri").strip("<>")  # WARC 1.0 writes these around the url
+    if media_type not in ("text/html", "application/xhtml+xml") or not url:
+        return "not_html"
+    return read_html_page(url, body, charset, options)
+
+
+def uid_of(raw: str, resolved: str) -> str:
+    """Return the uid of a pair: md5 of its text and its resolved link, before either is cleaned."""
+    return _md5(raw + resolved).hexdigest()
+
+
+def _md5(text: str) -> hashlib._Hash:
+    return hashlib.md5(text.encode(), usedforsecurity=False)
+
+
+def wait_for_orphans(folder: Folder) -> None:
+    """Wait until the workers of a process that was killed have ended (they notice it at once); remove what they left."""
+    if is_remote(folder.path):
+        return  # a store has no lock to wait for, and what orphans still write there are files of the same bytes
+    with _workers_lock(folder).open("a", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+    remove_temporaries(folder.path)
+
+
+def _workers_lock(folder: Folder) -> Path:
+    return folder.state / "workers"
+
+
+def this_process() -> tuple[str, int]:
+    """Return the machine and the id of this process."""
+    return platform.node(), os.getpid()

@@ -1,0 +1,152 @@
+"""Reads the members of a gzip file, whatever is damaged between them.
+
+Law: a member is accepted if its checksum is right; after a damaged member, reading continues at the next member that begins
+with a WARC record. A member of more than 64 MiB (a file that is a single member, which crawlers do not write) is passed on
+as it is decompressed, before its checksum is known.
+
+Cost: 0.05 s for 31 MB in 1,034 members (6 MB compressed). Memory: one block, and one member of at most 64 MiB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
+
+from metaclip.errors import import_extra
+
+MAX_MEMBER: Final = 1 << 26
+"""Largest number of bytes of a member, compressed or not, that are kept in memory."""
+GZIP_MAGIC: Final = b"\x1f\x8b\x08"
+_STEP: Final = 1 << 14  # compressed bytes per step, which become at most 16 MiB
+
+LossCallback = Callable[[str, str], None]
+"""Called with the reason and the position of each loss."""
+
+
+class StreamBuffer:
+    """The bytes of a stream that were read and not yet consumed."""
+
+    def __init__(self, blocks: Iterable[bytes]) -> None:
+        """Wrap the blocks of a file; nothing is read yet."""
+        self._blocks = iter(blocks)
+        self.data = bytearray()
+        self.offset = 0
+        """Position in the file of the first byte of `data`."""
+
+    def read_block(self) -> bool:
+        """Append the next block that is not empty; return whether there was one."""
+        block = next(filter(None, self._blocks), b"")
+        self.data += block
+        return bool(block)
+
+    def fill(self, size: int) -> None:
+        """Read until `data` has at least `size` bytes, or the stream ends."""
+        while len(self.data) < size and self.read_block():
+            pass
+
+    def drop(self, size: int) -> None:
+        """Discard the first `size` bytes."""
+        del self.data[:size]
+        self.offset += size
+
+
+def read_members(buffer: StreamBuffer, start: bytes, report_loss: LossCallback) -> Iterator[tuple[int, bytes, bool]]:
+    """Yield the content of members as (offset of the member, bytes, whether the member ends with them).
+
+    `start` is what the content of a member begins with. A member of at most 64 MiB is one item. After an item that does
+    not end its member, the end may never come.
+    """
+    zlib = import_extra("isal.isal_zlib", "crawl", "extract")
+    deflate = import_extra(
+        "deflate", "crawl", "extract"
+    )  # libdeflate: a third faster than the best that can decompress in steps
+    damaged = False
+    while buffer.data or buffer.read_block():
+        if damaged and not _find_member(buffer, start, zlib):
+            return
+        offset = buffer.offset
+        pieces: list[bytes] = []
+        size = 0
+        try:
+            for piece in _decompress_whole(buffer, deflate) or _decompress_in_steps(buffer, zlib):
+                pieces.append(piece)
+                size += len(piece)
+                if size > MAX_MEMBER:
+                    yield offset, b"".join(pieces), False
+                    pieces, size = [], 0
+        except (zlib.error, EOFError):
+            damaged = True
+            report_loss("broken_gzip", f"byte {offset}")
+            if buffer.offset == offset:
+                buffer.drop(1)
+            continue
+        yield offset, b"".join(pieces), True
+        buffer.fill(3)
+        while buffer.data[:1] == b"\0":  # padding
+            buffer.drop(len(buffer.data) - len(buffer.data.lstrip(b"\0")))
+            buffer.fill(3)
+        damaged = bool(buffer.data) and buffer.data[:3] != GZIP_MAGIC
+        if damaged:
+            report_loss("broken_gzip", f"byte {buffer.offset}")
+
+
+def _decompress_whole(buffer: StreamBuffer, deflate: Any) -> tuple[bytes] | None:
+    """Decompress the member at the beginning of the buffer in one call, and drop it there; return None if that is unsafe.
+
+    It is safe if the bytes before what looks like the next member give the size of the content, and the content has that
+    size and the right checksum.
+    """
+    end = buffer.data.find(GZIP_MAGIC, 18)
+    size = int.from_bytes(buffer.data[end - 4 : end], "little") if end > 0 else 0
+    if not 0 < size <= MAX_MEMBER:
+        return None
+    try:
+        content = deflate.gzip_decompress(buffer.data[:end], size)
+    except (deflate.DeflateError, ValueError):
+        return None
+    if len(content) != size:
+        return None
+    buffer.drop(end)
+    return (content,)
+
+
+def _decompress_in_steps(buffer: StreamBuffer, zlib: Any) -> Iterator[bytes]:
+    """Decompress the member at the beginning of the buffer, and drop it there once its checksum is right.
+
+    Until then its compressed bytes stay in the buffer, because another member may begin among them; of a member of more
+    than 64 MiB only the last ones do.
+    """
+    inflater = zlib.decompressobj(31)
+    at = 0
+    while not inflater.eof:
+        if at == len(buffer.data):
+            if at > MAX_MEMBER:
+                buffer.drop(at)
+                at = 0
+            if not buffer.read_block():
+                raise EOFError
+        with memoryview(buffer.data) as data:
+            piece = inflater.decompress(data[at : at + _STEP])
+        at = min(at + _STEP, len(buffer.data))
+        if piece:
+            yield piece
+    buffer.drop(at - len(inflater.unused_data))
+
+
+def _find_member(buffer: StreamBuffer, start: bytes, zlib: Any) -> bool:
+    """Drop everything before the next member whose content begins with `start`; return whether there is one."""
+    while True:
+        at = buffer.data.find(GZIP_MAGIC)
+        if at < 0:
+            buffer.drop(max(0, len(buffer.data) - 2))
+            if not buffer.read_block():
+                return False
+            continue
+        buffer.drop(at)
+        buffer.fill(4096)
+        try:
+            if zlib.decompressobj(31).decompress(bytes(buffer.data[:4096])).startswith(start):
+                return True
+        except zlib.error:
+            pass
+        buffer.drop(1)
