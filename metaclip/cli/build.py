@@ -1,4 +1,4 @@
-"""`metaclip build`: make a query list by a recipe."""
+"""`metaclip build`: build a query list from a recipe."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from metaclip.cli import options
 Examples:
   metaclip build metadata/toy.toml --out toy.parquet
   metaclip build metadata/english.toml --out english.parquet
-What is fetched stays in the cache folder; metadata/README.md says what to
-put there by hand on a machine without a network.""",
+Fetched files stay in the cache folder; metadata/README.md lists the files
+to put there by hand on a machine without a network.""",
 )
 @click.argument("recipe")
 @click.option("--out", required=True, metavar="FILE", help="The list: a parquet file.")
 @options.engine_options
-@click.option("--quiet", is_flag=True, help="Say nothing of the sources while they run.")
+@click.option("--quiet", is_flag=True, help="Do not print the sources while they run.")
 def command(recipe: str, out: str, quiet: bool, **flags: Any) -> None:
-    """Make the query list of RECIPE: TOML with a table [build] and its sources."""
+    """Build the query list of RECIPE: a TOML file with a table [build] and its sources."""
     from metaclip.matching.text_rule import PAPER
     from metaclip.metadata import build
 
-    made = build.read(recipe)
+    read = build.read(recipe)
     build.check_out(out)
 
     def note(line: str) -> None:
@@ -35,6 +35,6 @@ def command(recipe: str, out: str, quiet: bool, **flags: Any) -> None:
             click.echo(line, err=True)
 
     with options.engine(flags) as engine:
-        table, given = build.build(made, PAPER, note, engine)
+        table, contributions = build.build(read, PAPER, note, engine)
     build.write(table, out)
-    click.echo(build.render(table, given))
+    click.echo(build.render(table, contributions))

@@ -1,4 +1,4 @@
-"""`metaclip lint`: look for entries of a query list that can never match, doubles and suspicious ones."""
+"""`metaclip lint`: find entries of a query list that can never match, doubles and suspicious entries."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ Examples:
   metaclip lint metadata/english.parquet
   metaclip lint list.txt --space-entries --json > findings.json
 Exit codes: 0 every entry can match; 2 some cannot, or with --strict
-anything was found but pairs that differ in case.""",
+anything else than pairs that differ in case was found.""",
 )
 @click.argument("metadata")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 @click.option("--limit", type=options.Number(), default=10, show_default=True, metavar="N", help="Show N of each kind.")
 @click.option("--strict", is_flag=True, help="Exit with 2 for doubles and suspicious entries too.")
-@click.option("--fold-duplicates", is_flag=True, help="Keep the first of entries that stand twice.")
+@click.option("--fold-duplicates", is_flag=True, help="Keep the first of entries that occur twice.")
 @options.rule_options
 def command(metadata: str, as_json: bool, limit: int, strict: bool, fold_duplicates: bool, **flags: Any) -> None:
-    """Check METADATA, a query list, under a text rule: the paper's unless flags say otherwise."""
+    """Check METADATA, a query list, under a text rule: the paper's, unless flags change it."""
     from metaclip.matching.text_rule import TextRule
     from metaclip.metadata import lint
     from metaclip.metadata.entries import Metadata

@@ -14,7 +14,7 @@ from metaclip.metadata.candidates import SCHEMA, Candidates, SourceLimits, merge
 
 
 def offer(entries: Sequence[str], scores: Sequence[float | None] | None = None) -> Candidates:
-    """Make candidates."""
+    """Return candidates."""
     return Candidates.of(entries, {}, scores)
 
 

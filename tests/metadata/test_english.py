@@ -32,7 +32,7 @@ def table() -> pa.Table:
 
 @pytest.fixture(scope="module")
 def entries(table: pa.Table) -> dict[str, list[str]]:
-    """Give the entries of each source."""
+    """Return the entries of each source."""
     found: dict[str, list[str]] = {}
     for entry, source in zip(table["entry"].to_pylist(), table["source"].to_pylist(), strict=True):
         found.setdefault(source, []).append(entry)

@@ -19,13 +19,13 @@ from tests import oracle
 
 
 def strings(alphabet: str, longest: int) -> Iterator[str]:
-    """Give every string over an alphabet of 1 to `longest` characters."""
+    """Yield every string over an alphabet of 1 to `longest` characters."""
     for length in range(1, longest + 1):
         yield from map("".join, itertools.product(alphabet, repeat=length))
 
 
 def dead_by_the_book(entry: str) -> bool:
-    """Say what REFERENCE.md does: a tab or line end, a mark inside a longer token, or two mark tokens in a row."""
+    """Return whether an entry is dead by REFERENCE.md: a tab or line end, a mark inside a longer token, or two mark tokens in a row."""
     if re.search("[\t\n\r]", entry):
         return True
     tokens = entry.split(" ")
@@ -102,7 +102,7 @@ def test_the_examples() -> None:
 
 
 def kinds(*entries: str, rule: TextRule = PAPER) -> dict[str, list[int]]:
-    """Give the rows found, by kind."""
+    """Return the rows found, by kind."""
     found: dict[str, list[int]] = {}
     for finding in lint.findings(Metadata(list(entries)), rule, {}):
         found.setdefault(finding.kind, []).append(finding.row)

@@ -46,7 +46,7 @@ def tarball(path: Path, files: dict[str, bytes]) -> Path:
 
 
 def package(registry: str, path: Path, **other: str) -> Package:
-    """Give the record of an archive."""
+    """Return the record of an archive."""
     found = {"name": path.name.split("-")[0], "version": "1.0", "file": path.name}
     return Package(registry, **{**found, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), **other})  # type: ignore[arg-type]
 

@@ -18,7 +18,7 @@ mwparserfromhell = pytest.importorskip("mwparserfromhell", reason="needs metacli
 
 
 def from_tree(text: str, names: NamespaceNames) -> str:
-    """Give the same text from the parser's tree: slow and plain."""
+    """Return the same text from the parser's tree: slow and simple."""
     from mwparserfromhell import nodes
 
     def shown(code: Any) -> str:

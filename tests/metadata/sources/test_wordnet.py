@@ -70,7 +70,7 @@ def test_nltk_reads_the_same_small_wordnet(folder: Path) -> None:
 
 
 def names_of_nltk(folder: Path) -> list[str]:
-    """Give the names of all synsets as nltk reads them, cut at the first dot."""
+    """Return the names of all synsets as nltk reads them, cut at the first dot."""
     nltk = pytest.importorskip("nltk")
     from nltk.corpus.reader.wordnet import WordNetCorpusReader
 

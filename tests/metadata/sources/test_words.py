@@ -22,7 +22,7 @@ from metaclip.storage.files import cache_folder
 
 @pytest.fixture
 def sources(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Give the folder of archives, empty."""
+    """Return the folder of archives, empty."""
     monkeypatch.setenv("METACLIP_CACHE", str(tmp_path))
     (tmp_path / "sources").mkdir()
     return tmp_path / "sources"
@@ -88,7 +88,7 @@ def test_bad_counts(sources: Path) -> None:
 
 
 def pairs(sources: Path, lines: str, **other: int) -> words.PairSettings:
-    """Make settings over a small corpus of 1,000,000 words."""
+    """Return settings over a small corpus of 1,000,000 words."""
     known = {"hot": 1000, "dog": 2000, "new": 9000, "york": 500, "of": 40000, "porn": 700, "the": 946800}
     files: dict[str, str | bytes] = {
         "pairs": lines,
