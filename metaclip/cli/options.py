@@ -154,12 +154,12 @@ def read_recipe(path: str | None) -> dict[str, dict[str, Any]]:
         return made
     from metaclip import recipe
     from metaclip.curate.settings import BalanceSettings, MatchSettings
-    from metaclip.extract.settings import LISTS, ExtractSettings
+    from metaclip.extract.settings import LIST_SETTINGS, ExtractSettings
 
     tables = recipe.read(path)
     recipe.tables(tables, path, {"extract": ExtractSettings, "match": MatchSettings, "balance": BalanceSettings})
     made |= {name: dict(table) for name, table in tables.items()}
-    for table, key in (("match", "metadata"), *(("extract", name) for name in LISTS)):
+    for table, key in (("match", "metadata"), *(("extract", name) for name in LIST_SETTINGS)):
         if key in made[table] and "://" not in made[table][key]:
             made[table][key] = os.fspath(Path(path).parent / made[table][key])
     return made
