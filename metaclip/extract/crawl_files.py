@@ -23,6 +23,7 @@ from metaclip._version import __version__
 from metaclip.errors import BrokenInput, MetaclipError, one_line
 from metaclip.extract.filters import has_lone_surrogate
 from metaclip.extract.settings import ExtractSettings
+from metaclip.pool.files import Paths
 from metaclip.storage.download import RetryPolicy
 from metaclip.storage.files import read_bytes
 from metaclip.storage.remote import StoreError, file_system, is_remote, refuse_secrets, translate_errors
@@ -35,8 +36,6 @@ _NEVER: Final = frozenset({400, 401, 403, 404, 405, 410, 451})
 """Status codes after which no retry helps."""
 RETRY: Final = RetryPolicy(tries=8, longest_wait=60.0)
 _SUFFIXES: Final = (".warc", ".warc.gz", ".wat", ".wat.gz", ".arc.gz")
-
-Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +76,7 @@ def find_crawl_files(crawl: Paths, settings: ExtractSettings, retry: RetryPolicy
     by_path: dict[str, CrawlFile] = {}
     for path in [crawl] if isinstance(crawl, str | os.PathLike) else crawl:
         given = os.fspath(path)
-        is_list = given.endswith(_LISTS)
-        for file in _files_in_list(given, settings.prefix, retry) if is_list else _files_at(given):
+        for file in _files_in_list(given, settings.prefix, retry) if given.endswith(_LISTS) else _files_at(given):
             by_path.setdefault(file.path, file)
     if not by_path:
         raise MetaclipError("no crawl is given; name WAT or WARC files, a folder, a glob or a list (wat.paths.gz)")

@@ -130,8 +130,7 @@ def duplicate_rows(folder: Path, name: str, runs: int, ranges: int) -> npt.NDArr
     begin, end = int(name) << ROW_BITS, (int(name) + 1) << ROW_BITS
     for path in iter_local_copies([positions_path(folder, key_range) for key_range in range(ranges)]):
         pieces.append(_load_between(path, begin, end)[:, 0] & np.uint64((1 << ROW_BITS) - 1))
-    rows: npt.NDArray[np.int64] = np.sort(np.concatenate(pieces)).astype(np.int64)
-    return rows
+    return np.sort(np.concatenate(pieces)).astype(np.int64)
 
 
 def _load_between(path: Path, begin: int, end: int) -> npt.NDArray[np.uint64]:

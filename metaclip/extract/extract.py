@@ -26,13 +26,14 @@ from typing import Any, Final
 from metaclip.engine.contract import ProgressCallback
 from metaclip.engine.progress import Progress
 from metaclip.errors import MetaclipError
-from metaclip.extract.crawl_files import RETRY, CrawlFile, Paths, find_crawl_files
+from metaclip.extract.crawl_files import RETRY, CrawlFile, find_crawl_files
 from metaclip.extract.deduplicate import duplicate_rows, find_duplicates, positions_path, range_count, run_files
 from metaclip.extract.extract_file import RECORD_REASONS, ExtractStep, this_process, wait_for_orphans
 from metaclip.extract.filters import REASONS
 from metaclip.extract.pool_writer import copy_without_rows
 from metaclip.extract.settings import LIST_SETTINGS, ExtractSettings, FilterLists, fingerprint
 from metaclip.extract.warc_records import LOSSES
+from metaclip.pool.files import Paths
 from metaclip.stage import funnel as funnels
 from metaclip.stage.folder import Folder, versions
 from metaclip.stage.options import RunOptions

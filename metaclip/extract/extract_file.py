@@ -18,6 +18,7 @@ import functools
 import hashlib
 import os
 import platform
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Final
@@ -91,7 +92,7 @@ class ExtractStep(PortableStep):
                 writer.write(row)
                 if dedupe != "none":
                     keys.add(bytes.fromhex(row[0]) if dedupe == "uid" else _md5(row[1]).digest())
-            if counts.records["records"] == sum(counts.records.get(reason, 0) for reason in LOSSES):
+            if counts.records["records"] == sum(counts.records[reason] for reason in LOSSES):
                 lost = "; ".join(f"{LOSSES[reason]}: {position}" for reason, position in counts.first_losses.items())
                 raise BrokenInput(f"{file.path} is no WAT or WARC file ({lost or 'it is empty'}); fetch it again")
             file.check_unchanged()
@@ -100,7 +101,7 @@ class ExtractStep(PortableStep):
         funnels.check(counts.funnel, "candidates", REASONS, "rows")
         marker = {
             "name": file.name, "path": file.path, "size": reader.size, "stamp": file.stamp, "sha256": reader.sha256,
-            "funnel": counts.funnel, "records": counts.records, "places": counts.first_losses, "runs": keys.runs,
+            "funnel": dict(counts.funnel), "records": dict(counts.records), "places": counts.first_losses, "runs": keys.runs,
             "tried_again": reader.tried,
         }  # fmt: skip
         return marker, run_files(folder, name, len(keys.runs))
@@ -129,14 +130,14 @@ class ExtractStep(PortableStep):
                 n = len(raw_texts)
                 funnel["candidates"] += n or 1
                 if n == 0:
-                    counts.lose("no_text")
+                    funnel["no_text"] += 1
                     continue
                 funnel["more_texts"] += n - 1
                 # The first text is the alt, unless that is empty.
                 funnel["alt_nonempty"] += raw_texts[0] == alt
                 resolved = page.base.resolve(link)
                 if reason := filters.url_reason(link, resolved, is_pixel):
-                    counts.lose(reason, n)
+                    funnel[reason] += n
                     continue
                 assert resolved is not None
                 url = clean_url(resolved)
@@ -147,7 +148,7 @@ class ExtractStep(PortableStep):
                         lang, score = identify_language(text)
                         reason = filters.language_reason(lang, score)
                     if reason:
-                        counts.lose(reason)
+                        funnel[reason] += 1
                     else:
                         yield uid_of(raw, resolved), url, text, page.url, lang, score
 
@@ -156,19 +157,15 @@ class _Counts:
     """What became of the records and images of a file."""
 
     def __init__(self) -> None:
-        self.funnel: dict[str, int] = {"images_seen": 0, "alt_nonempty": 0, "more_texts": 0, "candidates": 0}
-        self.records: dict[str, int] = {"records": 0, "pages": 0}
+        self.funnel = Counter(images_seen=0, alt_nonempty=0, more_texts=0, candidates=0)
+        self.records = Counter(records=0, pages=0)
         self.first_losses: dict[str, str] = {}
         """The position of the first record that is lost for each reason."""
-
-    def lose(self, reason: str, candidates: int = 1) -> None:
-        """Count candidates that are lost."""
-        self.funnel[reason] = self.funnel.get(reason, 0) + candidates
 
     def lose_record(self, reason: str, position: str) -> None:
         """Count a record that is lost."""
         self.records["records"] += reason in LOSSES
-        self.records[reason] = self.records.get(reason, 0) + 1
+        self.records[reason] += 1
         if reason not in ("other_record", "not_html"):
             self.first_losses.setdefault(reason, position)
 

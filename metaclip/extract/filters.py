@@ -117,11 +117,6 @@ class Filters:
     """The languages to keep; empty for all."""
     min_lang_score: float = 0.0
 
-    @property
-    def needs_hosts(self) -> bool:
-        """Whether the hosts of pages and images are tested."""
-        return bool(self.blocked.domains or self.opted_out.domains)
-
     def page_reason(self, url: str) -> str | None:
         """Return why no image of a page gives a pair."""
         host = host_of(url)
@@ -161,7 +156,7 @@ class Filters:
 
     def pair_reason(self, url: str, text: str, page_reason: str | None) -> str | None:
         """Return why a pair is on a list; `page_reason` is the reason of its page."""
-        host = host_of(url) if self.needs_hosts else ""
+        host = host_of(url) if self.blocked.domains or self.opted_out.domains else ""
         if page_reason == "blocked_domain" or self.blocked.has_host(host) or url in self.blocked.urls:
             return "blocked_domain"
         if page_reason == "opted_out" or self.opted_out.has_host(host) or url in self.opted_out.urls:

@@ -57,9 +57,8 @@ def read_members(buffer: StreamBuffer, start: bytes, report_loss: LossCallback) 
     not end its member, the end may never come.
     """
     zlib = import_extra("isal.isal_zlib", "crawl", "extract")
-    deflate = import_extra(
-        "deflate", "crawl", "extract"
-    )  # libdeflate: a third faster than the best that can decompress in steps
+    # libdeflate is a third faster than the fastest library that can decompress in steps.
+    deflate = import_extra("deflate", "crawl", "extract")
     damaged = False
     while buffer.data or buffer.read_block():
         if damaged and not _find_member(buffer, start, zlib):

@@ -13,7 +13,6 @@ from metaclip.errors import import_extra
 
 MAX_LENGTH: Final = 200
 """Characters of a text that the model reads; more change little and cost time."""
-_CACHE_SIZE: Final = 1 << 16
 
 
 @functools.cache
@@ -23,7 +22,7 @@ def _detector() -> Any:
     return package.LangDetector(package.LangDetectConfig(max_input_length=None, model="lite"))
 
 
-@functools.lru_cache(_CACHE_SIZE)
+@functools.lru_cache(1 << 16)
 def _detect(text: str) -> tuple[str | None, float]:
     found = _detector().detect(text, model="lite")
     return (str(found[0]["lang"]), float(found[0]["score"])) if found else (None, 0.0)

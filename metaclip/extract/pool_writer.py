@@ -24,7 +24,6 @@ SCHEMA: Final = pa.schema(
     ]
 )  # fmt: skip
 """The columns of a pool that extract writes."""
-COMPRESSION: Final = "zstd"
 BATCH_ROWS: Final = 1 << 14
 GROUP_ROWS: Final = 1 << 17
 
@@ -83,7 +82,7 @@ def _open_parquet(path: Path) -> Any:
     # uids and urls hardly ever repeat, so dictionaries of them would cost time and save nothing.
     dictionaries = ["page_url", "lang", "source_file"]
     return pq.ParquetWriter(
-        path, SCHEMA, compression=COMPRESSION, use_dictionary=dictionaries, write_statistics=False
+        path, SCHEMA, compression="zstd", use_dictionary=dictionaries, write_statistics=False
     )  # fmt: skip
 
 
