@@ -1,11 +1,9 @@
-"""`metaclip extract`: from a crawl's WAT and WARC files to a pool."""
+"""`metaclip extract`: extract the pairs of WAT and WARC files to a pool."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
 import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,13 +11,7 @@ from typing import Any
 import click
 
 from metaclip.cli import options
-from metaclip.errors import LOST
-
-
-class _Size(options.Number):
-    """A number of bytes, maybe with a suffix: 2G."""
-
-    name = "size"
+from metaclip.errors import LostInputs
 
 
 @click.command(
@@ -32,77 +24,66 @@ Examples:
 Then metaclip curate pool/ --out run/. No image is fetched: the command for img2dataset is printed.""",
 )
 @click.argument("crawl", nargs=-1, required=True)
-@click.option("--out", required=True, metavar="FOLDER", help="The pool's folder.")
+@click.option("--out", required=True, metavar="FOLDER", help="Folder of the pool.")
 @click.option("--recipe", metavar="FILE", help="TOML with a table [extract]; flags override it.")
-@click.option("--prefix", metavar="URL", help="What stands before the paths of a list.  [default: Common Crawl's]")
+@click.option("--prefix", metavar="URL", help="What precedes the paths of a list.  [default: that of Common Crawl]")
 @click.option("--first", type=options.Number(), metavar="N", help="Take only the first N files.")
-@click.option("--sample", type=options.Number(), metavar="N", help="Take N files, drawn by --seed, each once.")
+@click.option("--sample", type=options.Number(), metavar="N", help="Take N files, drawn by --seed without replacement.")
 @click.option("--seed", type=int, default=None, help="Seed of the sample.  [default: 0]")
-@click.option("--titles", is_flag=True, default=None, help="Take titles of images as texts too.")
-@click.option("--captions", is_flag=True, default=None, help="Take captions of figures as texts too (WARC).")
-@click.option("--lazy", is_flag=True, default=None, help="Take addresses from data-src and the like (WARC).")
+@click.option("--titles", is_flag=True, default=None, help="Take the titles of images as texts too.")
+@click.option("--captions", is_flag=True, default=None, help="Take the captions of figures as texts too (WARC).")
+@click.option("--lazy", is_flag=True, default=None, help="Take addresses from data-src and similar attributes (WARC).")
 @click.option("--srcset", is_flag=True, default=None, help="Take the largest image of a srcset (WARC).")
-@click.option("--min-text", type=int, default=None, metavar="N", help="Characters a text must have.  [default: 1]")
-@click.option("--max-text", type=int, default=None, metavar="N", help="Characters a text may have.  [default: 1000]")
-@click.option("--identify/--no-identify", default=None, help="Tell languages.  [default: yes]")
+@click.option(
+    "--min-text", type=int, default=None, metavar="N", help="Minimum length of a text in characters.  [default: 1]"
+)
+@click.option(
+    "--max-text", type=int, default=None, metavar="N", help="Maximum length of a text in characters.  [default: 1000]"
+)
+@click.option("--identify/--no-identify", default=None, help="Identify languages.  [default: yes]")
 @click.option("--lang", metavar="L", help="Keep only these languages: en, or en,de.")
-@click.option("--min-lang-score", type=float, default=None, metavar="S", help="Keep only what is told with this score.")
-@click.option("--blocked-domains", metavar="FILE", help="Domains to leave out, one a line.")
-@click.option("--opt-out", metavar="FILE", help="Domains and addresses that do not want to be in, one a line.")
-@click.option("--blocked-words", metavar="FILE", help="Words whose texts to leave out, one a line.")
+@click.option(
+    "--min-lang-score", type=float, default=None, metavar="S", help="Keep only texts identified with this score."
+)
+@click.option("--blocked-domains", metavar="FILE", help="Domains to leave out, one per line.")
+@click.option("--opt-out", metavar="FILE", help="Domains and addresses that opted out, one per line.")
+@click.option("--blocked-words", metavar="FILE", help="Words; texts with one are left out. One per line.")
 @click.option(
     "--dedupe", type=click.Choice(["uid", "url", "none"]), default=None,
-    help="What pairs share of which only the first stays.  [default: uid]",
+    help="Keep only the first of pairs that have this in common.  [default: uid]",
 )  # fmt: skip
 @options.run_option_flags
-@click.option("--part", metavar="I/N", help="Do only this part of the files: 3/100.")
+@click.option("--part", metavar="I/N", help="Extract only this part of the files, e.g. 3/100.")
 @click.option(
-    "--memory", type=_Size(), default="2G", show_default=True, metavar="BYTES", help="For finding duplicates."
+    "--memory",
+    type=options.Number(),
+    default="2G",
+    show_default=True,
+    metavar="BYTES",
+    help="Memory for finding duplicates.",
 )
-@click.option("--tries", type=click.IntRange(1), default=8, show_default=True, help="Tries of a download.")
+@click.option("--tries", type=click.IntRange(1), default=8, show_default=True, help="Number of tries of a download.")
 @click.option("--wait", type=click.FloatRange(0), default=1.0, show_default=True, help="Seconds before the second try.")
-def command(crawl: tuple[str, ...], out: str, recipe: str | None, part: str | None, **flags: Any) -> None:
-    """Read the pairs of CRAWL: WAT or WARC files, folders, globs, addresses, or a list of these (wat.paths.gz)."""
-    settings = _settings(flags, _table(recipe))
+def command(crawl: tuple[str, ...], out: str, recipe: str | None, **flags: Any) -> None:
+    """Extract the pairs of CRAWL: WAT or WARC files, folders, globs, addresses, or a list of these (wat.paths.gz)."""
+    settings = _settings(flags, options.read_recipe(recipe)["extract"])
     from metaclip.extract.crawl_files import RETRY
     from metaclip.extract.extract import extract_part
-    from metaclip.stage.options import RunOptions
     from metaclip.stage.runner import lost_message
-    from metaclip.storage.ownership import Part
 
-    parsed = Part.parse(part) if part else Part()
     retry = dataclasses.replace(RETRY, tries=flags["tries"], first_wait=flags["wait"])
-    with options.engine(flags) as engine:
-        run_options = RunOptions(workers=flags["workers"], part=parsed, overwrite=flags["overwrite"], engine=engine)
+    with options.run_options(flags) as run_options:
         made = extract_part(crawl, out, settings, run_options, flags["memory"], retry)
     if made is None:
-        click.echo(f"part {part} is done; when all are, the same command without --part makes the pool")
+        click.echo(f"part {flags['part']} is done; when all are, the same command without --part makes the pool")
         return
     _show(made.path, made.funnel)
     if made.lost:
-        click.echo(f"metaclip: {lost_message(made.lost, made.record['wanted'])}", err=True)
-        sys.exit(LOST)
-
-
-def _table(path: str | None) -> dict[str, Any]:
-    """Read a recipe's table [extract]; paths in it are relative to its folder."""
-    if path is None:
-        return {}
-    from metaclip import recipe
-    from metaclip.curate.settings import BalanceSettings, MatchSettings
-    from metaclip.extract.settings import LIST_SETTINGS, ExtractSettings
-
-    tables = recipe.read(path)
-    recipe.tables(tables, path, {"extract": ExtractSettings, "match": MatchSettings, "balance": BalanceSettings})
-    table = dict(tables.get("extract", {}))
-    for name in LIST_SETTINGS:
-        if name in table and "://" not in table[name]:
-            table[name] = os.fspath(Path(path).parent / table[name])
-    return table
+        raise LostInputs(lost_message(made.lost, made.record["wanted"]))
 
 
 def _settings(flags: Mapping[str, Any], table: Mapping[str, Any]) -> Any:
-    """Put flags over a recipe's table [extract]; one of first and sample replaces the other."""
+    """Override a recipe's table [extract] by flags; one of first and sample replaces the other."""
     from metaclip import recipe
     from metaclip.extract.settings import ExtractSettings
 
@@ -114,7 +95,7 @@ def _settings(flags: Mapping[str, Any], table: Mapping[str, Any]) -> Any:
 
 
 def _show(path: Path, funnel: Mapping[str, int]) -> None:
-    """Print what became of the images, and what can be done with the pool."""
+    """Print what became of the images, and the commands that use the pool."""
     from metaclip.extract.filters import REASONS
 
     seen = max(1, funnel["images_seen"])
