@@ -27,7 +27,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, Final
 
 from metaclip.engine.contract import (
@@ -174,7 +174,10 @@ class Ray:
             if self._address is None:
                 folder = tempfile.mkdtemp(prefix="metaclip-ray-")
                 opened.callback(_remove_folder, folder)
-                opened.enter_context(_environment_variable(_USAGE_REPORTS, "0"))
+                if (before := os.environ.get(_USAGE_REPORTS)) is not None:
+                    opened.callback(os.environ.update, {_USAGE_REPORTS: before})
+                opened.callback(os.environ.pop, _USAGE_REPORTS)
+                os.environ[_USAGE_REPORTS] = "0"  # inherited by the processes of Ray
                 settings |= {
                     "address": "local", "num_cpus": self.workers, "include_dashboard": False, "_temp_dir": folder,
                     "object_store_memory": _OBJECT_STORE_BYTES, "_system_config": {"task_oom_retries": TRIES - 1},
@@ -182,14 +185,16 @@ class Ray:
             else:
                 settings["address"] = self._address
             opened.callback(ray.shutdown)
+            sigterm_handler = signal.getsignal(signal.SIGTERM)
             try:
-                with _sigterm_handler_kept():
-                    ray.init(**settings)
+                ray.init(**settings)
             except (OSError, RuntimeError, ValueError) as error:
                 where = self._address or "this machine"
                 raise MetaclipError(
                     f"Ray does not answer on {where} ({one_line(error, 160)}); check --address and `ray status`"
                 ) from error
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, sigterm_handler)  # Ray replaces it by one that exits at once
             self._open = opened.pop_all()
 
 
@@ -230,25 +235,3 @@ def _run_task(step: list[Any], item: Any) -> Any:
 def _fetch_step(step: Any) -> Any:
     """Return the step; a worker keeps it, with its cached properties, from task to task."""
     return _import_ray().get(step)
-
-
-@contextlib.contextmanager
-def _environment_variable(name: str, value: str) -> Iterator[None]:
-    """Set a variable of this process, which Ray's processes inherit, for the length of a block."""
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        os.environ.pop(name)
-        if before is not None:
-            os.environ[name] = before
-
-
-@contextlib.contextmanager
-def _sigterm_handler_kept() -> Iterator[None]:
-    """Restore the handler of SIGTERM, which Ray replaces by one that exits at once."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)

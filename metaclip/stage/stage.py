@@ -19,6 +19,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -249,12 +250,9 @@ class Stage:
 
     def _paths(self, outputs: Sequence[str]) -> list[AnyPath]:
         """Return the paths that match names and patterns of outputs."""
-        names = [name for name in outputs if "*" not in name]
-        patterns = [name for name in outputs if "*" in name]
-        return [
-            *(self.folder / name for name in names),
-            *(path for pattern in patterns for path in self.folder.path.glob(pattern)),
-        ]
+        folder = self.folder.path
+        found = (folder.glob(output) if "*" in output else [folder / output] for output in outputs)
+        return list(itertools.chain.from_iterable(found))
 
     def _output_sizes(self, outputs: Sequence[str]) -> dict[str, int]:
         """Return the sizes of the outputs, and of the files in those that are folders; temporary files are left out."""
@@ -265,12 +263,9 @@ class Stage:
         if self._snapshot is not None:
             self._snapshot.sizes = sizes
 
-        def is_output(name: str) -> bool:
-            if {name, name.rpartition("/")[0]} & set(outputs):
-                return True
-            return "/" not in name and any(fnmatch.fnmatchcase(name, pattern) for pattern in outputs)
-
-        return {name: size for name, size in sizes.items() if is_output(name)}
+        # The name of a file in the folder itself, or the name of the folder that contains it.
+        outer = {name: name.rpartition("/")[0] or name for name in sizes}
+        return {name: sizes[name] for name in sizes if any(fnmatch.fnmatchcase(outer[name], each) for each in outputs)}
 
     def _sizes(self, paths: Iterable[AnyPath]) -> dict[str, int]:
         found = ((path, file_size(path)) for path in paths)

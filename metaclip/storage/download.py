@@ -14,7 +14,6 @@ import http.client
 import re
 import time
 import urllib.error
-import urllib.parse
 import urllib.request
 from pathlib import Path
 from typing import IO, Any, Final
@@ -28,7 +27,6 @@ _BUSY: Final = frozenset((408, 425, 429, 500, 502, 503, 504))
 """Status codes after which another try may help."""
 _ALGORITHMS: Final = {32: "md5", 40: "sha1", 64: "sha256"}
 """Names of digests by their number of hex digits."""
-_NAME: Final = re.compile(r"[\w][\w.-]*", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,42 +60,6 @@ class PublishedFile:
 def user_agent(contact: str = "") -> str:
     """Return the user agent that Wikimedia's policy asks for: the program, and how to reach the person who runs it."""
     return f"metaclip/{__version__} ({contact or 'builds a list of queries; no contact given'})"
-
-
-def dump_files(status: Any, where: str) -> list[PublishedFile]:
-    """Return the files of a dump's articles from its ``dumpstatus.json``: multistream if there are any, else single stream.
-
-    Raise MetaclipError if the dump is not finished, or if the status has another form.
-    """
-    jobs = status.get("jobs") if isinstance(status, dict) else None
-    for job in ("articlesmultistreamdump", "articlesdump"):
-        found = (jobs or {}).get(job)
-        if not isinstance(found, dict) or not isinstance(found.get("files"), dict):
-            continue
-        if found.get("status") != "done":
-            raise MetaclipError(f"{where}: {job} is {found.get('status')!r}, not done; take an earlier dump")
-        files = [
-            PublishedFile(
-                urllib.parse.urljoin(where, name), name, item.get("size"), item.get("sha1") or item.get("md5")
-            )
-            for name, item in sorted(found["files"].items())
-            if name.endswith(".bz2") and "pages-articles" in name and "-index" not in name and _NAME.fullmatch(name)
-        ]
-        if files:
-            return files
-    raise MetaclipError(f"{where} lists no files of pages-articles; name the folder of one dump, with its date")
-
-
-def fetch_dump(url: str, folder: Path, *, contact: str = "", retry: RetryPolicy | None = None) -> None:
-    """Download the articles of a dump (``https://dumps.wikimedia.org/enwiki/20240101/``) to a folder.
-
-    Files that exist are not requested; a complete folder needs no network.
-    """
-    url = url.rstrip("/") + "/"
-    status = folder / "dumpstatus.json"
-    fetch(PublishedFile(url + status.name, status.name), status, contact=contact, retry=retry)
-    for file in dump_files(read_json(status), url):
-        fetch(file, folder / file.name, contact=contact, retry=retry)
 
 
 def fetch(file: PublishedFile, path: Path, *, contact: str = "", retry: RetryPolicy | None = None) -> None:
@@ -184,13 +146,12 @@ def _download(
 def _request(file: PublishedFile, output: IO[bytes], about: Path, contact: str, timeout: float, bar: Any) -> None:
     """Request the missing bytes once, and write those that arrive. Raise if fewer arrive than the server promised."""
     have = output.tell()
-    headers = {"User-Agent": user_agent(contact), "Accept-Encoding": "identity"}
-    if have:
-        known = read_json(about) or {}
-        if known.get("url") == file.url and known.get("version"):
-            headers |= {"Range": f"bytes={have}-", "If-Range": known["version"]}
-        else:  # the server may have another file now
-            have = _restart(output, bar)
+    headers, known = {"User-Agent": user_agent(contact), "Accept-Encoding": "identity"}, read_json(about) or {}
+    if have and known.get("url") == file.url and known.get("version"):
+        headers |= {"Range": f"bytes={have}-", "If-Range": known["version"]}
+    elif have:  # the server may have another file now
+        _restart(output, bar)
+        have = 0
     try:
         response = urllib.request.urlopen(urllib.request.Request(file.url, headers=headers), timeout=timeout)
     except urllib.error.HTTPError as error:
@@ -211,8 +172,7 @@ def _request(file: PublishedFile, output: IO[bytes], about: Path, contact: str, 
         tag = response.headers.get("ETag", "")
         version = tag if tag.startswith('"') else response.headers.get("Last-Modified")
         write_json(about, {"url": file.url, "version": version})
-        if total is not None:
-            bar.total = total
+        bar.total = file.size if total is None else total
         while block := response.read(_BLOCK):
             output.write(block)
             output.flush()
@@ -221,11 +181,10 @@ def _request(file: PublishedFile, output: IO[bytes], about: Path, contact: str, 
             raise ConnectionError(f"the connection ended at byte {output.tell():,} of {total:,}")
 
 
-def _restart(output: IO[bytes], bar: Any) -> int:
+def _restart(output: IO[bytes], bar: Any) -> None:
     output.truncate(0)
     output.seek(0)
     bar.reset()
-    return 0
 
 
 def _range(response: Any) -> tuple[int, int | None]:

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from metaclip.errors import MetaclipError
-from metaclip.storage import download
 from metaclip.storage.download import PublishedFile, RetryPolicy, fetch
 from tests.http_servers import Asked, files, serving
 
@@ -211,47 +210,3 @@ def test_two_processes_do_not_write_one_file(published: Path, tmp_path: Path) ->
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(MetaclipError, match="is being fetched by another process"):
             fetch(PublishedFile(f"{server.address}/a.bz2", "a.bz2"), tmp_path / "a.bz2", retry=QUICK)
-
-
-def test_a_dump_by_its_status(published: Path, tmp_path: Path) -> None:
-    """The files of the articles are fetched and checked by what dumpstatus.json says; a second time needs no network."""
-    names = ["enwiki-1-pages-articles-multistream1.xml-p1p9.bz2", "enwiki-1-pages-articles-multistream2.xml-p10p19.bz2"]
-    listed: dict[str, Any] = {
-        name: {
-            "size": len(name) * 1000,
-            "url": f"/enwiki/1/{name}",
-            "sha1": hashlib.sha1(name.encode() * 1000).hexdigest(),
-        }
-        for name in names
-    }
-    for name in names:
-        (published / name).write_bytes(name.encode() * 1000)
-    others = {"enwiki-1-pages-articles-multistream-index1.txt-p1p9.bz2": {}, "../../pages-articles.bz2": {}}
-    status = {"version": "0.8", "jobs": {
-        "articlesdump": {"status": "done", "files": {"enwiki-1-pages-articles.xml.bz2": {}}},
-        "articlesmultistreamdump": {"status": "done", "files": {**listed, **others}},
-    }}  # fmt: skip
-    (published / "dumpstatus.json").write_text(json.dumps(status))
-    with serving(files(published)) as server:
-        download.fetch_dump(server.address, tmp_path / "dump", retry=QUICK)
-    assert left(tmp_path / "dump") == ["dumpstatus.json", *names]
-    download.fetch_dump(server.address, tmp_path / "dump", retry=QUICK)
-    status["jobs"]["articlesmultistreamdump"]["status"] = "in-progress"  # type: ignore[index]
-    with pytest.raises(MetaclipError, match="is 'in-progress', not done"):
-        download.dump_files(status, "https://x/")
-    for other in ({}, [], {"jobs": {}}, {"jobs": {"articlesdump": {"status": "done", "files": {}}}}):
-        with pytest.raises(MetaclipError, match="lists no files of pages-articles"):
-            download.dump_files(other, "https://x/")
-
-
-@pytest.mark.network
-def test_wikimedias_own_server(tmp_path: Path) -> None:
-    """The dump of a small wiki is found in the publisher's index, and arrives as published."""
-    fetch(PublishedFile("https://dumps.wikimedia.org/index.json", "index.json"), tmp_path / "index.json")
-    status = json.loads((tmp_path / "index.json").read_text())["wikis"]["tyvwiki"]
-    if status["jobs"]["articlesmultistreamdump"]["status"] != "done":
-        pytest.skip("the wiki is being dumped just now")
-    name = next(iter(status["jobs"]["articlesmultistreamdump"]["files"]))
-    date = name.split("-")[1]
-    download.fetch_dump(f"https://dumps.wikimedia.org/tyvwiki/{date}/", tmp_path / "dump")
-    assert [path.name for path in (tmp_path / "dump").glob("*pages-articles*.bz2")]

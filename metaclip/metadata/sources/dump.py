@@ -15,6 +15,7 @@ import glob
 import io
 import os
 import re
+import urllib.parse
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +25,8 @@ from metaclip.errors import MetaclipError, one_line
 from metaclip.metadata.sources import bzip2
 from metaclip.metadata.sources.bzip2 import Block
 from metaclip.metadata.sources.wikitext import NamespaceNames, import_parser
+from metaclip.storage.download import PublishedFile, RetryPolicy, fetch
+from metaclip.storage.files import read_json
 
 SCHEMAS: Final = ("0.10", "0.11")
 """The versions of the export schema that can be read: dumps since 2014."""
@@ -31,6 +34,7 @@ NAME: Final = "*pages-articles*.xml*.bz2"
 """The pattern of the names of a dump's files in a folder."""
 _INDEX: Final = re.compile(r"-index\d*\.txt")
 _RANGE: Final = re.compile(r"-p\d+p\d+\.bz2$")
+_SAFE_NAME: Final = re.compile(r"[\w][\w.-]*", re.ASCII)
 _PAGE_OPEN: Final = b"<page>"
 _PAGE_CLOSE: Final = b"</page>"
 _DUMP_CLOSE: Final = b"</mediawiki>"
@@ -40,6 +44,45 @@ _TAIL_BYTES: Final = 1 << 20
 """Number of bytes at the end of a file in which a block begins."""
 _FILE_NAMESPACE: Final = 6
 _CATEGORY_NAMESPACE: Final = 14
+
+
+def published_files(status: Any, where: str) -> list[PublishedFile]:
+    """Return the files of a dump's articles from its ``dumpstatus.json``: multistream if there are any, else single stream.
+
+    Raise MetaclipError if the dump is not finished, or if the status has another form.
+    """
+    jobs = status.get("jobs") if isinstance(status, dict) else None
+    for job in ("articlesmultistreamdump", "articlesdump"):
+        found = (jobs or {}).get(job)
+        if not isinstance(found, dict) or not isinstance(found.get("files"), dict):
+            continue
+        if found.get("status") != "done":
+            raise MetaclipError(f"{where}: {job} is {found.get('status')!r}, not done; take an earlier dump")
+        files = [
+            PublishedFile(
+                urllib.parse.urljoin(where, name), name, item.get("size"), item.get("sha1") or item.get("md5")
+            )
+            for name, item in sorted(found["files"].items())
+            if name.endswith(".bz2")
+            and "pages-articles" in name
+            and "-index" not in name
+            and _SAFE_NAME.fullmatch(name)
+        ]
+        if files:
+            return files
+    raise MetaclipError(f"{where} lists no files of pages-articles; name the folder of one dump, with its date")
+
+
+def download(url: str, folder: Path, *, contact: str = "", retry: RetryPolicy | None = None) -> None:
+    """Download the articles of a dump (``https://dumps.wikimedia.org/enwiki/20240101/``) to a folder.
+
+    Files that exist are not requested; a complete folder needs no network.
+    """
+    url = url.rstrip("/") + "/"
+    status = folder / "dumpstatus.json"
+    fetch(PublishedFile(url + status.name, status.name), status, contact=contact, retry=retry)
+    for file in published_files(read_json(status), url):
+        fetch(file, folder / file.name, contact=contact, retry=retry)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,10 +23,9 @@ import pyarrow.compute as pc
 from metaclip.engine.contract import Engine
 from metaclip.errors import MetaclipError
 from metaclip.metadata.candidates import Candidates, check_minimums
-from metaclip.metadata.sources import dump_count
+from metaclip.metadata.sources import dump, dump_count
 from metaclip.metadata.sources.dump_count import BIGRAMS, UNIGRAMS, DumpCounts
 from metaclip.metadata.sources.string_counts import SCHEMA, best_first, pmi, read_frequent, rechunk
-from metaclip.storage import download
 
 NgramKind = Literal["unigram", "bigram"]
 
@@ -84,7 +83,7 @@ def candidates(
         counts = dump_count.open_counts(settings.counts)
     else:
         if settings.url is not None:
-            download.fetch_dump(settings.url, Path(settings.dump), contact=settings.contact)
+            dump.download(settings.url, Path(settings.dump), contact=settings.contact)
         counts = dump_count.count(settings.dump, settings.wiki, settings.counts, engine=engine, memory=memory)
     words = read_frequent(counts.folder / UNIGRAMS, settings.min_count)
     best, passed = best_first(words if kind == "unigram" else _bigrams(counts, settings), settings.limit)
