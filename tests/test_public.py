@@ -118,7 +118,7 @@ MODULES = sorted(
 
 
 def named(module: ModuleType) -> list[tuple[str, Any]]:
-    """Give the public functions and classes that a module defines, and the public methods of these classes."""
+    """Return the public functions and classes that a module defines, and the public methods of these classes."""
     found = []
     for name, value in vars(module).items():
         if name.startswith("_") or getattr(value, "__module__", "") != module.__name__:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -45,16 +44,14 @@ def solve_target(
         return highest
     # Each entry adds at most t to the expected number.
     low, high = min(target / np.count_nonzero(counts), highest), highest
-    best, distance = high, math.inf
+    tried: list[tuple[float, float]] = []
     for _ in range(_PASSES):
         grid = np.geomspace(low, high, _THRESHOLDS)
         expected = expect(grid)
-        for t, number in zip(grid.tolist(), expected, strict=True):
-            if abs(number - target) < distance:
-                best, distance = t, abs(number - target)
+        tried += [(abs(number - target), t) for t, number in zip(grid.tolist(), expected, strict=True)]
         index = min(max(1, int(np.searchsorted(expected, target))), _THRESHOLDS - 1)
         low, high = float(grid[index - 1]), float(grid[index])
-    return best
+    return min(tried, key=lambda pair: pair[0])[1]
 
 
 def resolve(

@@ -14,9 +14,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from metaclip.pool import jsonl, tars
 from metaclip.pool.columns import Columns
-from metaclip.pool.delimited import DelimitedReader
 from metaclip.pool.files import PoolFile, open_decompressed, open_file, translate_read_errors
 from metaclip.pool.texts import DroppedRows
 from metaclip.storage.remote import is_remote
@@ -80,12 +78,18 @@ def schema_and_shards(file: PoolFile, file_index: int = 0, limit: int | None = N
             with _open_parquet(file) as parquet:
                 return parquet.schema_arrow, _cut(file, parquet.metadata, file_index, limit)
         if file.form == "jsonl":
+            from metaclip.pool import jsonl
+
             schema = jsonl.infer_schema((block for _, block in jsonl.read_blocks(file)), rows=1)
             if not schema.names:
                 raise ValueError("it is empty, without a line that is a JSON object")
         elif file.form == "tar":
+            from metaclip.pool import tars
+
             schema = tars.read_schema(file, rows=1)
         else:
+            from metaclip.pool.delimited import DelimitedReader
+
             with open_decompressed(file) as stream:
                 names = DelimitedReader(stream, _DELIMITERS[file.form], DroppedRows().add).names
                 schema = pa.schema([(name, pa.string()) for name in names])
@@ -143,6 +147,8 @@ def _batches(shard: Shard, columns: Sequence[str] | None, dropped: DroppedRows) 
             ):
                 yield _without_views(batch)
     elif file.form == "jsonl":
+        from metaclip.pool import jsonl
+
         if columns is None:
             schema = jsonl.infer_schema((block for _, block in jsonl.read_blocks(file)), left)
         else:
@@ -152,8 +158,12 @@ def _batches(shard: Shard, columns: Sequence[str] | None, dropped: DroppedRows) 
             left = None if left is None else max(0, left - len(table))
             yield from table.to_batches(BATCH_ROWS)
     elif file.form == "tar":
+        from metaclip.pool import tars
+
         yield from tars.read_batches(file, columns, dropped.add, left)
     else:
+        from metaclip.pool.delimited import DelimitedReader
+
         with open_decompressed(file) as stream:
             yield from DelimitedReader(stream, _DELIMITERS[file.form], dropped.add, left).batches(columns, BATCH_ROWS)
 

@@ -28,7 +28,7 @@ from tests.bench import corpus
 
 
 def photos(number: int) -> list[bytes]:
-    """Give real photos at 256 pixels as JPEG, repeated as often as needed."""
+    """Return real photos at 256 pixels as JPEG, repeated as often as needed."""
     from PIL import Image
 
     made = []

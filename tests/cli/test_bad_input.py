@@ -73,7 +73,7 @@ def same(one: Path, other: Path) -> None:
 
 
 def lost_inputs(run: str) -> list[str]:
-    """Give the names of the inputs that a run's card says are lost."""
+    """Return the names of the inputs that a run's card says are lost."""
     return [item["name"] for item in Run(run).account["lost_inputs"]]
 
 

@@ -79,7 +79,7 @@ VERBS = {
 
 
 def command_of(verb: str) -> click.Command:
-    """Give the command of a verb, or of a verb and what it is to do."""
+    """Return the command of a verb, or of a verb and what it is to do."""
     found: click.Command = cli.group
     for word in verb.split():
         assert isinstance(found, click.Group)
@@ -88,7 +88,7 @@ def command_of(verb: str) -> click.Command:
 
 
 def words_of(verb: str) -> set[str]:
-    """Give the arguments and flags that a verb takes."""
+    """Return the arguments and flags that a verb takes."""
     command = command_of(verb)
     context = click.Context(command, **cli.group.context_settings)
     parameters = command.get_params(context)
@@ -322,12 +322,12 @@ def test_what_comes_from_outside_is_shown_escaped() -> None:
 
 
 def process(*arguments: object) -> list[str]:
-    """Give the command line of a process of its own."""
+    """Return the command line of a process of its own."""
     return [sys.executable, "-m", "metaclip", *map(str, arguments)]
 
 
 def environment() -> dict[str, str]:
-    """Give an environment in which another process finds the package."""
+    """Return an environment in which another process finds the package."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 

@@ -9,13 +9,12 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -29,11 +28,11 @@ from metaclip.curate import match_shard as shard_matching
 from metaclip.curate.balance import _repeats_variance
 from metaclip.curate.draw import FIXED_POINT
 from metaclip.curate.match import match_part
-from metaclip.curate.threshold import resolve, solve_tail_share, solve_target, tail_share
 from metaclip.matching.match_arrays import MATCHES
 from metaclip.pool import shards
 from metaclip.pool.files import CODECS
 from metaclip.storage.ownership import Part
+from tests.curate.test_threshold import by_definition
 
 LIST = [
     "dog", "cat", "a", "photo of", "a photo of", "red", "ski", "the", "unseen", "red dog", "bird .", "猫", "x", "of",
@@ -487,49 +486,7 @@ def test_variance_of_repeated_uids(rows: list[tuple[int, float]]) -> None:
     assert found / FIXED_POINT == pytest.approx(float(exact), rel=1e-12, abs=5 / FIXED_POINT)
 
 
-# --- solving t
-
-
-def by_definition(counts: Iterable[int], share: float) -> float:
-    """The largest value among the counts whose tail share is at most `share`."""
-    counts = list(counts)
-    return float(max(v for v in counts if v and sum(c for c in counts if c < v) / sum(counts) <= share))
-
-
-@pytest.mark.parametrize(
-    ("counts", "share", "t"),
-    [
-        ([5, 5, 5], 0.5, 5),  # all equal: none is below
-        ([5, 5, 5], 0, 5),
-        ([0, 0, 7], 0.06, 7),
-        ([1, 2, 3, 4], 0, 1),
-        ([1, 2, 3, 4], 0.1, 2),  # 1 / 10 is just the share
-        ([1, 2, 3, 4], 0.0999, 1),
-        ([1, 2, 3, 4], 0.3, 3),
-        ([1, 2, 3, 4], 0.6, 4),
-        ([1, 2, 3, 4], 0.999, 4),
-        ([2, 2, 2, 94], 0.06, 94),  # ties count together
-        ([2, 2, 2, 93], 0.06, 2),
-        ([10**15, 1], 0, 1),
-    ],
-)
-def test_tail_share_table(counts: list[int], share: float, t: float) -> None:
-    """The t of a tail share is the largest count whose tail holds at most that share: ties, equal counts, share 0."""
-    assert by_definition(counts, share) == t
-    assert solve_tail_share(np.array(counts, np.uint64), share) == t
-
-
-@given(st.lists(st.integers(0, 30) | st.integers(0, 10**9), min_size=1, max_size=40).filter(any), st.floats(0, 0.999))
-@settings(max_examples=300)
-def test_tail_share_is_its_definition(counts: list[int], share: float) -> None:
-    """For any counts, t is the definition's, its share is at most what was asked, and the next count's is more."""
-    values = np.array(counts, np.uint64)
-    t = solve_tail_share(values, share)
-    assert t == by_definition(counts, share)
-    assert tail_share(values, t) <= share
-    above = [count for count in counts if count > t]
-    assert not above or tail_share(values, min(above)) > share
-    assert tail_share(values, t) == sum(c for c in counts if c < t) / sum(counts)
+# --- the t of a run
 
 
 def test_tail_share_is_the_default(tmp_path: Path) -> None:
@@ -543,43 +500,6 @@ def test_tail_share_is_the_default(tmp_path: Path) -> None:
         "seed": 0, "epoch": 0,
     }  # fmt: skip
     held(run, table, by_hand(table, run.t))
-
-
-def _realistic(n: int, n_entries: int, seed: int) -> tuple[list[npt.NDArray[np.int64]], npt.NDArray[np.uint64]]:
-    """Matches of texts over entries whose counts fall as 1 / rank; about 3.5 a text."""
-    rng = np.random.default_rng(seed)
-    weights = 1.0 / np.arange(1, n_entries + 1)
-    sizes = rng.poisson(2.5, n) + 1
-    drawn = rng.choice(n_entries, int(sizes.sum()), p=weights / weights.sum())
-    rows = [np.unique(part) for part in np.split(drawn, np.cumsum(sizes)[:-1])]
-    return rows, np.bincount(np.concatenate(rows), minlength=n_entries).astype(np.uint64)
-
-
-def test_target_pairs_is_hit() -> None:
-    """On counts with a long tail, any target is hit within 1% in three passes, and a larger one takes a larger t."""
-    rows, counts = _realistic(4000, 3000, 0)
-    passes = 0
-
-    def expect(thresholds: npt.NDArray[np.float64]) -> list[float]:
-        nonlocal passes
-        passes += 1
-        return [exact(t) for t in thresholds.tolist()]
-
-    def exact(t: float) -> float:
-        dropped = 1.0 - np.minimum(1.0, t / np.maximum(counts, 1))
-        return len(rows) - math.fsum(np.multiply.reduceat(dropped[np.concatenate(rows)], starts).tolist())
-
-    starts = np.cumsum([0, *map(len, rows[:-1])])
-    before = 0.0
-    for target in (1, 10, 100, 1000, 2000, 3000, 3900, 3999):
-        passes = 0
-        t = solve_target(counts, target, len(rows), expect)
-        assert passes <= 3
-        assert exact(t) == pytest.approx(target, rel=0.01)
-        assert t > before
-        before = t
-    for target in (4000, 4001, 10**12):
-        assert solve_target(counts, target, len(rows), expect) == counts.max()
 
 
 def test_target_pairs_of_a_run(tmp_path: Path) -> None:
@@ -598,37 +518,6 @@ def test_target_pairs_of_a_run(tmp_path: Path) -> None:
     assert run.account["pairs"]["kept"] == matched
     assert found == sorted(found)
     assert len(set(found)) == 5
-
-
-@pytest.mark.parametrize(
-    ("given_settings", "message"),
-    [
-        ({"t": 0}, "t is 0"),
-        ({"t": -1.5}, "t is -1.5"),
-        ({"t": math.nan}, "t is nan"),
-        ({"t": math.inf}, "t is inf"),
-        ({"tail_share": 1}, "tail_share is 1"),
-        ({"tail_share": -0.1}, "tail_share is -0.1"),
-        ({"tail_share": math.nan}, "tail_share is nan"),
-        ({"target_pairs": 0}, "target_pairs is 0"),
-        ({"t": 20, "tail_share": 0.1}, "t = 20 and tail_share = 0.1 are given, must be one of them"),
-        ({"seed": -1}, "seed is -1"),
-        ({"seed": 2**64}, "seed is"),
-    ],
-)
-def test_settings_that_mean_nothing(tmp_path: Path, given_settings: dict[str, Any], message: str) -> None:
-    """A t, share, number or seed that the law does not know is refused with its value, before anything is read."""
-    with pytest.raises(ValueError, match=message):
-        BalanceSettings(**given_settings)
-    with pytest.raises(MetaclipError, match=message):
-        curate(tmp_path / "nothing.parquet", LIST, out=tmp_path / "run", **given_settings)
-    assert not (tmp_path / "run").exists()
-
-
-def test_no_counts_no_t() -> None:
-    """Where nothing matched there is no t to solve, and the message says so."""
-    with pytest.raises(MetaclipError, match="no text matched any entry"):
-        resolve(BalanceSettings(), np.zeros(3, np.uint64), 0, lambda thresholds: [])
 
 
 # --- another t, another folder
