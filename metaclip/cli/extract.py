@@ -66,11 +66,13 @@ Then metaclip curate pool/ --out run/. No image is fetched: the command for img2
 @click.option("--wait", type=click.FloatRange(0), default=1.0, show_default=True, help="Seconds before the second try.")
 def command(crawl: tuple[str, ...], out: str, recipe: str | None, **flags: Any) -> None:
     """Extract the pairs of CRAWL: WAT or WARC files, folders, globs, addresses, or a list of these (wat.paths.gz)."""
-    settings = _settings(flags, options.read_recipe(recipe)["extract"])
     from metaclip.extract.crawl_files import RETRY
     from metaclip.extract.extract import extract_part
+    from metaclip.extract.settings import ExtractSettings
     from metaclip.stage.runner import lost_message
 
+    table = options.read_recipe(recipe)["extract"]
+    settings = options.override(ExtractSettings, table, flags, alternatives=("first", "sample"))
     retry = dataclasses.replace(RETRY, tries=flags["tries"], first_wait=flags["wait"])
     with options.run_options(flags) as run_options:
         made = extract_part(crawl, out, settings, run_options, flags["memory"], retry)
@@ -80,18 +82,6 @@ def command(crawl: tuple[str, ...], out: str, recipe: str | None, **flags: Any) 
     _show(made.path, made.funnel)
     if made.lost:
         raise LostInputs(lost_message(made.lost, made.record["wanted"]))
-
-
-def _settings(flags: Mapping[str, Any], table: Mapping[str, Any]) -> Any:
-    """Override a recipe's table [extract] by flags; one of first and sample replaces the other."""
-    from metaclip import recipe
-    from metaclip.extract.settings import ExtractSettings
-
-    names = {field.name for field in dataclasses.fields(ExtractSettings)}
-    given = {name: flags[name] for name in names if flags.get(name) is not None}
-    sizes = {"first", "sample"}
-    kept = {key: value for key, value in table.items() if not (key in sizes and sizes & given.keys())}
-    return recipe.settings(ExtractSettings, {**kept, **given}, "the command line")
 
 
 def _show(path: Path, funnel: Mapping[str, int]) -> None:

@@ -37,18 +37,16 @@ def command(
     tars: tuple[str, ...], subset: str, out: str, workers: int | None, overwrite: bool, allow_lost: bool, **flags: Any
 ) -> None:
     """Write the samples of TARS (tars, folders or globs) that are in a subset to new tars, as DataComp's resharder does."""
-    from metaclip import recipe
     from metaclip.reshard import reshard as resharding
     from metaclip.reshard.index import NO_UID
     from metaclip.reshard.shards import ReshardSettings
     from metaclip.stage.options import RunOptions
 
-    given = {name: value for name, value in flags.items() if value is not None}
     made = resharding.reshard(
         list(tars),
         subset=subset,
         out=out,
-        settings=recipe.settings(ReshardSettings, given, "the command line"),
+        settings=options.override(ReshardSettings, {}, flags),
         options=RunOptions(workers=workers, overwrite=overwrite, allow_lost=allow_lost),
     )
     record = made.record
