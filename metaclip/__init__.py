@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from metaclip.matching.matcher import Matcher
     from metaclip.matching.text_rule import TextRule
     from metaclip.metadata.entries import Metadata
-    from metaclip.stage.options import RunOptions
+    from metaclip.stage.runner import RunOptions
 
 _HOMES: Final = {
     "BalanceSettings": "metaclip.curate.settings",
@@ -39,7 +39,7 @@ _HOMES: Final = {
     "MetaclipError": "metaclip.errors",
     "Run": "metaclip.curate.run",
     "TextRule": "metaclip.matching.text_rule",
-    "RunOptions": "metaclip.stage.options",
+    "RunOptions": "metaclip.stage.runner",
     "balance": "metaclip.curate.balance",
     "curate": "metaclip.curate.curate",
     "match": "metaclip.curate.match",

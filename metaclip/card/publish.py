@@ -35,7 +35,7 @@ from metaclip.curate.run import Run, local_run
 from metaclip.errors import MetaclipError
 from metaclip.metadata.entries import Metadata
 from metaclip.stage.folder import Folder
-from metaclip.stage.options import RunOptions
+from metaclip.stage.runner import RunOptions
 from metaclip.storage.files import atomic_write, disk_errors, file_digest, read_json, uploaded_folder, write_json
 
 SCHEMA: Final = {"name": "metaclip-card", "version": schema.VERSION}

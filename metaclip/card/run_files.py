@@ -15,7 +15,7 @@ from metaclip.engine.progress import Progress
 from metaclip.errors import MetaclipError, one_line
 from metaclip.pool.columns import find_columns
 from metaclip.pool.shards import BATCH_ROWS
-from metaclip.stage.options import RunOptions
+from metaclip.stage.runner import RunOptions
 
 Result = TypeVar("Result")
 

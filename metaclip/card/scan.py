@@ -23,7 +23,7 @@ from metaclip.engine.progress import Progress
 from metaclip.matching.matcher import Matcher
 from metaclip.matching.text_rule import TextRule
 from metaclip.metadata.entries import Metadata
-from metaclip.stage.options import RunOptions
+from metaclip.stage.runner import RunOptions
 
 _BLOCKED_RULE: Final = TextRule(fold_case=True, unicode_separators=True)
 

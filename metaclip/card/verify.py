@@ -30,7 +30,7 @@ from metaclip.curate.run import Run, counts_digest, local_run
 from metaclip.matching.count import add_ids
 from metaclip.metadata.entries import Metadata
 from metaclip.pool.uid import Uids, column_uids
-from metaclip.stage.options import RunOptions
+from metaclip.stage.runner import RunOptions
 from metaclip.storage.files import local_folder
 from metaclip.storage.remote import as_path
 

@@ -87,7 +87,7 @@ def make(
     """Make the card of RUN, a balanced run."""
     from metaclip.card.class_coverage import ClassNames
     from metaclip.card.publish import CardInfo, make_card
-    from metaclip.stage.options import RunOptions
+    from metaclip.stage.runner import RunOptions
 
     info = CardInfo(name or Path(out).resolve().name, **stated)
     lists = [ClassNames.read(path) for path in classes]
@@ -109,7 +109,7 @@ Examples:
 def verify(folder: str, run: str, blocked_words: str | None, workers: int | None) -> None:
     """Compute every figure of a card again, from the run's matches up; exit with 2 if one differs."""
     from metaclip.card.verify import verify
-    from metaclip.stage.options import RunOptions
+    from metaclip.stage.runner import RunOptions
 
     found = verify(folder, run, blocked=_words(blocked_words), options=RunOptions(workers=workers))
     for line in found:
@@ -173,7 +173,7 @@ def remove(
     from metaclip.card.removal.removed_list import REMOVED_LIST
     from metaclip.card.removal.request import read_request
     from metaclip.curate.run import Run
-    from metaclip.stage.options import RunOptions
+    from metaclip.stage.runner import RunOptions
 
     if card is not None and card_out is None:
         raise click.UsageError("--card names the card of RUN; name the folder of the next one too: --card-out")

@@ -40,7 +40,7 @@ def command(
     from metaclip.reshard import reshard as resharding
     from metaclip.reshard.index import NO_UID
     from metaclip.reshard.shards import ReshardSettings
-    from metaclip.stage.options import RunOptions
+    from metaclip.stage.runner import RunOptions
 
     made = resharding.reshard(
         list(tars),

@@ -42,8 +42,7 @@ from metaclip.pool.shards import Shard
 from metaclip.pool.sorted_uids import merge_runs, write_subset
 from metaclip.stage import funnel as funnels
 from metaclip.stage.folder import Folder
-from metaclip.stage.options import RunOptions
-from metaclip.stage.runner import Task, run
+from metaclip.stage.runner import RunOptions, Task, run
 from metaclip.stage.stage import Stage
 from metaclip.storage.files import local_copies
 from metaclip.storage.remote import absolute_path, relative_path

@@ -10,7 +10,7 @@ from metaclip.curate.run import Run
 from metaclip.curate.settings import BalanceSettings, MatchSettings
 from metaclip.errors import LostInputs, MetaclipError
 from metaclip.pool.files import Paths
-from metaclip.stage.options import RunOptions
+from metaclip.stage.runner import RunOptions
 
 
 def curate(

@@ -36,8 +36,7 @@ from metaclip.pool.shards import Shard
 from metaclip.pool.sorted_uids import duplicate_uids, merge_runs, write_subset
 from metaclip.stage import funnel as funnels
 from metaclip.stage.folder import Folder, versions
-from metaclip.stage.options import RunOptions
-from metaclip.stage.runner import Task, lost_message, run, run_in_parts
+from metaclip.stage.runner import RunOptions, Task, lost_message, run, run_in_parts
 from metaclip.stage.stage import Stage, digest_of
 from metaclip.storage.files import local_copies
 from metaclip.storage.ownership import ALL

@@ -23,7 +23,7 @@ from metaclip.matching.automaton_file import open_automaton
 from metaclip.pool.files import Paths, find_files
 from metaclip.pool.shards import SHARD_ROWS, Shard
 from metaclip.pool.sorted_uids import FAN_IN
-from metaclip.stage.options import RunOptions
+from metaclip.stage.runner import RunOptions
 
 _UID: Final = 16  # bytes
 _DRIVER: Final = 400 << 20  # bytes of the process that adds up: measured with 500,000 entries

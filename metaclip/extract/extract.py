@@ -36,8 +36,7 @@ from metaclip.extract.warc_records import LOSSES
 from metaclip.pool.files import Paths
 from metaclip.stage import funnel as funnels
 from metaclip.stage.folder import Folder, versions
-from metaclip.stage.options import RunOptions
-from metaclip.stage.runner import Marker, Task, run, run_in_parts
+from metaclip.stage.runner import Marker, RunOptions, Task, run, run_in_parts
 from metaclip.stage.stage import Stage, StageSpec, digest_of
 from metaclip.storage.download import RetryPolicy
 from metaclip.storage.files import file_digest

@@ -27,8 +27,7 @@ from metaclip.reshard.shards import ReshardSettings, SeenUids, Selection, ShardL
 from metaclip.reshard.subset import Subset
 from metaclip.stage import funnel as funnels
 from metaclip.stage.folder import Folder
-from metaclip.stage.options import RunOptions
-from metaclip.stage.runner import Task, lost_message, run
+from metaclip.stage.runner import RunOptions, Task, lost_message, run
 from metaclip.stage.stage import Stage, StageSpec, digest_of
 from metaclip.storage.files import write_json
 

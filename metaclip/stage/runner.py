@@ -19,21 +19,50 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from metaclip.engine.contract import Item, ProgressCallback, WorkerDied, map_grouped
+from metaclip.engine.contract import Engine, Item, ProgressCallback, WorkerDied, map_grouped
+from metaclip.engine.local import Local
 from metaclip.engine.progress import Progress
 from metaclip.errors import BrokenInput, LostInputs, MetaclipError
-from metaclip.stage.options import RunOptions
 from metaclip.stage.stage import Stage
+from metaclip.storage.ownership import ALL, Part
 
 Outcome = TypeVar("Outcome")
 
 Marker = dict[str, Any]
 StageStep = Callable[[Item, ProgressCallback], tuple[Marker, Sequence[Path]]]
 """Returns what the marker of an item says, and the files that prove it; they are in place."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """How a stage is run."""
+
+    workers: int | None = None
+    """Number of threads, or of processes for steps that hold the GIL; None for the number of CPUs."""
+    part: Part = ALL
+    overwrite: bool = False
+    """Replace another run in the output folder."""
+    allow_lost: bool = False
+    """Continue without inputs that cannot be read."""
+    progress: bool | None = None
+    """Whether to show progress; None shows it where standard error is a terminal."""
+    engine: Engine | None = None
+    """The engine that runs the steps, with workers of its own; None for this machine."""
+
+    @functools.cached_property
+    def active_engine(self) -> Engine:
+        """The engine that is used: the given one, or one of this machine."""
+        return self.engine or Local(self.workers)
+
+    @property
+    def threads(self) -> int:
+        """The number of threads that work in this process may use."""
+        return Local(self.workers).workers
 
 
 @dataclasses.dataclass(frozen=True)

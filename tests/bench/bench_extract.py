@@ -46,7 +46,7 @@ def pairs():
 
 def whole(identify):
     from metaclip.extract.extract import extract
-    from metaclip.stage.options import RunOptions
+    from metaclip.stage.runner import RunOptions
     from metaclip.extract.settings import ExtractSettings
     with tempfile.TemporaryDirectory() as folder:
         settings, options = ExtractSettings(identify=identify), RunOptions(workers=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from metaclip.reshard.reshard import reshard
-from metaclip.stage.options import RunOptions
+from metaclip.stage.runner import RunOptions
 
 if __name__ == "__main__":
     tars, subset, out, workers = sys.argv[1:]

@@ -23,7 +23,7 @@ from metaclip.extract.extract import extract
 from metaclip.extract.filters import REASONS
 from metaclip.extract.settings import ExtractSettings
 from metaclip.pool.files import find_files
-from metaclip.stage.options import RunOptions
+from metaclip.stage.runner import RunOptions
 from tests import commands
 from tests.crawls import image, packed, photos, served, wat
 

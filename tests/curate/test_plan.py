@@ -20,7 +20,7 @@ from metaclip.curate.plan import amount, duration, estimate, plan, size
 from metaclip.engine.local import Local
 from metaclip.errors import MetaclipError
 from metaclip.pool.sorted_uids import FAN_IN
-from metaclip.stage.options import RunOptions
+from metaclip.stage.runner import RunOptions
 from tests import commands
 from tests.runs import write_list, write_pool
 

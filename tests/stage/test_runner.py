@@ -25,8 +25,7 @@ from metaclip.engine.local import Local
 from metaclip.engine.progress import Progress
 from metaclip.errors import BrokenInput, Interrupted, LostInputs, MetaclipError
 from metaclip.stage.folder import Folder
-from metaclip.stage.options import RunOptions
-from metaclip.stage.runner import Task, lost_message, run, run_in_parts
+from metaclip.stage.runner import RunOptions, Task, lost_message, run, run_in_parts
 from metaclip.stage.stage import Stage, StageSpec
 from metaclip.storage.files import atomic_write
 from metaclip.storage.ownership import ALL, Part

@@ -60,8 +60,7 @@ from metaclip.pool.sorted_uids import UidSet
 from metaclip.pool.uid import Uids, column_uids, from_binary, to_hex
 from metaclip.stage import funnel as funnels
 from metaclip.stage.folder import Folder
-from metaclip.stage.options import RunOptions
-from metaclip.stage.runner import Marker, StageStep, Task, run
+from metaclip.stage.runner import Marker, RunOptions, StageStep, Task, run
 from metaclip.stage.stage import Stage, digest_of
 from metaclip.storage.files import disk_errors, iter_local_copies, local_copy
 

@@ -34,8 +34,7 @@ from metaclip.metadata.sources.dump import DumpFile
 from metaclip.metadata.sources.string_counts import BYTES_PER_KEY, StringCounter, merge_runs, sum_counts
 from metaclip.stage import funnel as funnels
 from metaclip.stage.folder import Folder
-from metaclip.stage.options import RunOptions
-from metaclip.stage.runner import Task, run
+from metaclip.stage.runner import RunOptions, Task, run
 from metaclip.stage.stage import Stage, StageSpec
 from metaclip.storage.files import atomic_write, file_digest
 
