@@ -1,4 +1,4 @@
-"""Crawls made for tests: records of WARC and WAT files, and a server that gives them, badly where asked."""
+"""Crawls for tests: records of WARC and WAT files, and a server that can be told to fail."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 
 def record(kind: str, block: bytes, **headers: str) -> bytes:
-    """Write a record; names of headers have "_" for "-"."""
+    """Return a record; "_" in the names of headers stands for "-"."""
     lines = [
         "WARC/1.0",
         f"WARC-Type: {kind}",
@@ -24,13 +24,13 @@ def record(kind: str, block: bytes, **headers: str) -> bytes:
 
 
 def image(url: str | None, alt: str | None = None, title: str | None = None) -> dict[str, str]:
-    """Give an image as a WAT has it: what is not there has no key."""
+    """Return an image as a WAT describes it: a missing field has no key."""
     fields = {"path": "IMG@/src", "url": url, "alt": alt, "title": title}
     return {key: value for key, value in fields.items() if value is not None}
 
 
 def wat_block(url: str, links: Iterable[Any], base: str | None = None) -> bytes:
-    """Write what a WAT record holds of a page."""
+    """Return the block of a WAT record of a page."""
     head = {"Title": "x"} | ({} if base is None else {"Base": base})
     page = {"Head": head, "Links": list(links)}
     envelope = {
@@ -43,12 +43,12 @@ def wat_block(url: str, links: Iterable[Any], base: str | None = None) -> bytes:
 
 
 def wat(url: str, links: Iterable[Any], base: str | None = None) -> bytes:
-    """Write a WAT record."""
+    """Return a WAT record."""
     return record("metadata", wat_block(url, links, base), WARC_Target_URI=url, Content_Type="application/json")
 
 
 def response(url: str, html: str | bytes, *headers: str, content_type: str = "text/html; charset=utf-8") -> bytes:
-    """Write a response record."""
+    """Return a response record."""
     body = html.encode() if isinstance(html, str) else html
     lines = ["HTTP/1.1 200 OK", f"Content-Type: {content_type}", *headers]
     block = "\r\n".join(lines).encode() + b"\r\n\r\n" + body
@@ -56,12 +56,12 @@ def response(url: str, html: str | bytes, *headers: str, content_type: str = "te
 
 
 def packed(records: Iterable[bytes]) -> bytes:
-    """Put records together, each in a gzip member."""
+    """Return records, each in a gzip member."""
     return b"".join(gzip.compress(one, mtime=0) for one in records)
 
 
 def photos(first: int, n: int, page: str = "https://example.org/page") -> bytes:
-    """Write a WAT record of a page with `n` different photos."""
+    """Return a WAT record of a page with `n` different photos."""
     return wat(f"{page}{first}", [image(f"/photo-{i}.jpg", f"a photo of number {i}") for i in range(first, first + n)])
 
 
@@ -69,10 +69,10 @@ def photos(first: int, n: int, page: str = "https://example.org/page") -> bytes:
 def served(
     folder: Path, answer: Callable[[Any, int], int | None] = lambda request, n: None
 ) -> Iterator[tuple[str, list[Any]]]:
-    """Serve a folder, ranges too: (address, requests so far).
+    """Serve a folder, ranges too; yield (address, requests so far).
 
-    `answer` is called with each request and its number; it may give a status to refuse with, -1 to break off in the
-    middle of the body, or 0 to ignore ranges.
+    `answer` is called with each request and its number; it may return a status to refuse with, -1 to close the connection
+    in the middle of the body, or 0 to ignore ranges.
     """
     requests: list[Any] = []
     lock = threading.Lock()

@@ -1,11 +1,11 @@
-"""Extraction, measured against cc2dataset's own WAT function in one run, on one core.
+"""Measure extraction against cc2dataset's own WAT function, in one run, on one core.
 
     METACLIP_DATA=... python -m tests.bench.bench_extract [--rounds 15]
 
-Both sides begin with the bytes of shared WAT pages and give uid, url, alt and page_url of every image with a text and an
-http(s) address, asserted equal, in processes of their own that take turns; cc2dataset stands in an environment of its
-own, without Spark. Then the whole of `metaclip extract`: filters, deduplication and parquet, and languages too.
-CPU seconds, so that what else the machine does matters less; medians, and the median of each round's ratio.
+Both sides read the bytes of shared WAT pages and return uid, url, alt and page_url of every image with a text and an http(s)
+address, asserted equal, in separate processes that take turns; cc2dataset has its own environment, without Spark. Then the
+whole of `metaclip extract` is measured: filters, deduplication and parquet, without and with languages. All times are CPU
+seconds, to be independent of other load: medians, and the median of the ratios of the rounds.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def main() -> None:
         "cc2dataset": "cc2dataset 1.5, its WAT function",
         "pairs": "metaclip, the same pairs",
         "filters": "metaclip extract: filters, dedupe, parquet",
-        "languages": "metaclip extract, telling languages too",
+        "languages": "metaclip extract, identifying languages too",
     }
     base = [cpu for _, cpu, _ in took["cc2dataset"]]
     print(f"{len(one):,} pairs, equal on both sides, of {megabytes:.1f} MB\n")

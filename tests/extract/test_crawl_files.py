@@ -49,7 +49,7 @@ def test_files_folders_and_globs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_lists(tmp_path: Path, packed: bool) -> None:
-    """A list names files by paths below a prefix, or by addresses; nothing of what is remote is asked about."""
+    """A list names files by paths below a prefix, or by addresses; remote files are not requested."""
     text = b"crawl-data/CC/1.warc.wat.gz\n\ncrawl-data/CC/2.warc.wat.gz\r\nhttps://e.org/3.warc.gz\n"
     path = tmp_path / ("wat.paths.gz" if packed else "wat.paths")
     path.write_bytes(gzip.compress(text) if packed else text)
@@ -65,7 +65,7 @@ def test_lists(tmp_path: Path, packed: bool) -> None:
 
 
 def test_samples() -> None:
-    """A sample is drawn without replacement, by seed alone, in the order given; a larger one holds a smaller."""
+    """A sample is drawn without replacement, by seed alone, in the order given; a larger one contains a smaller one."""
     files = [CrawlFile(f"{i}.warc.gz", f"/{i}") for i in range(1000)]
     drawn = draw_sample(files, 100, 0)
     assert len({file.name for file in drawn}) == 100
@@ -79,7 +79,7 @@ def test_samples() -> None:
 
 @pytest.mark.parametrize("given", ["none.warc.gz", "*.warc.gz", "none.paths", "."])
 def test_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
-    """A path, glob, list or folder without a file is refused, with its name."""
+    """A path, glob, list or folder without a file is refused with its name."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(MetaclipError) as raised:
         find_crawl_files(given, PLAIN)
@@ -87,7 +87,7 @@ def test_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, give
 
 
 def test_a_list_that_is_damaged(tmp_path: Path) -> None:
-    """A list that is cut off is refused, not read as a shorter one."""
+    """A list that is cut off is refused instead of being read as a shorter one."""
     path = tmp_path / "wat.paths.gz"
     path.write_bytes(gzip.compress(b"a\n" * 10_000)[:-20])
     with pytest.raises(MetaclipError, match="cannot be read"):
@@ -108,7 +108,7 @@ def read(file: CrawlFile, tries: int = 4) -> tuple[bytes, CrawlFileReader, list[
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fetch by 50,000 bytes, so that a file takes several requests."""
+    """Read in blocks of 50,000 bytes, so that a file takes several requests."""
     monkeypatch.setattr(crawl_files, "BLOCK", 50_000)
 
 
@@ -127,7 +127,7 @@ def test_a_local_file(crawl: Path) -> None:
 
 @pytest.mark.usefixtures("small_blocks")
 def test_an_address_is_read_by_ranges(crawl: Path) -> None:
-    """A remote file is read by ranges, one request each, under an honest name."""
+    """A remote file is read by ranges, one request each, with an honest user agent."""
     with served(crawl) as (address, requests):
         data, reader, waits = read(CrawlFile("a", address + "a.warc.gz"))
     assert (data, reader.tried, waits) == (DATA, 0, [])
@@ -140,7 +140,7 @@ def test_an_address_is_read_by_ranges(crawl: Path) -> None:
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("refusal", [500, 503, 429, -1])
 def test_failures_are_tried_again(crawl: Path, refusal: int) -> None:
-    """An error of the server, or a connection that breaks in the middle, is tried again from the byte that was reached."""
+    """After an error of the server or a broken connection, reading continues at the byte that was reached."""
     with served(crawl, lambda request, n: refusal if n % 3 == 0 else None) as (address, _):
         data, reader, waits = read(CrawlFile("a", address + "a.warc.gz"))
     assert data == DATA
@@ -149,7 +149,7 @@ def test_failures_are_tried_again(crawl: Path, refusal: int) -> None:
 
 
 def test_waits_grow(crawl: Path) -> None:
-    """A file that never comes is given up after the tries, with waits that double up to the longest."""
+    """Reading gives up after the last try; the waits double up to the longest."""
     with served(crawl, lambda request, n: 503) as (address, _):
         waits: list[float] = []
         reader = CrawlFileReader(CrawlFile("a", address + "a.warc.gz"), RetryPolicy(6, 1.0, 10.0), waits.append)
@@ -160,7 +160,7 @@ def test_waits_grow(crawl: Path) -> None:
 
 @pytest.mark.parametrize("status", [404, 403, 410])
 def test_what_will_never_be_there_is_asked_for_once(crawl: Path, status: int) -> None:
-    """Not found, or not for us, is believed at once."""
+    """An answer that the file does not exist, or is forbidden, is final."""
     with served(crawl, lambda request, n: status) as (address, requests):
         with pytest.raises(BrokenInput, match=str(status)):
             read(CrawlFile("a", address + "a.warc.gz"))
@@ -169,7 +169,7 @@ def test_what_will_never_be_there_is_asked_for_once(crawl: Path, status: int) ->
 
 @pytest.mark.usefixtures("small_blocks")
 def test_a_server_without_ranges(crawl: Path) -> None:
-    """A server that gives only the whole is read through, after a failure again from the start."""
+    """A file is read from a server without ranges, after a failure again from the start."""
     with served(crawl, lambda request, n: 0 if n != 2 else -1) as (address, _):
         data, _, _ = read(CrawlFile("a", address + "a.warc.gz"))
     assert data == DATA
@@ -177,7 +177,7 @@ def test_a_server_without_ranges(crawl: Path) -> None:
 
 @pytest.mark.usefixtures("small_blocks")
 def test_a_file_that_changes_between_tries(crawl: Path) -> None:
-    """A remote file that is another one after a failure is not put together of both."""
+    """If a remote file changes between tries, its bytes are not mixed with the earlier ones."""
 
     def answer(request: Any, n: int) -> int | None:
         if n == 4:
@@ -191,12 +191,12 @@ def test_a_file_that_changes_between_tries(crawl: Path) -> None:
 
 
 def test_nobody_listens() -> None:
-    """A host that is not there is tried again, then named."""
+    """An unreachable host is retried, then named."""
     with pytest.raises(BrokenInput, match=r"127\.0\.0\.1.*tried 2 times"):
         read(CrawlFile("a", "http://127.0.0.1:9/a.warc.gz"), tries=2)
 
 
 def test_a_store_that_is_not_installed() -> None:
-    """A protocol that no package serves is refused with what is missing."""
+    """A protocol without an installed package is refused; the message names what is missing."""
     with pytest.raises(MetaclipError, match="nostore"):
         read(CrawlFile("a", "nostore://x/a.warc.gz"), tries=1)

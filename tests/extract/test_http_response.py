@@ -39,7 +39,7 @@ def brotli(body: bytes) -> bytes:
 )  # fmt: skip
 @pytest.mark.parametrize("in_chunks", [False, True])
 def test_codings_are_undone_where_the_body_has_them(encode: object, coding: str, in_chunks: bool) -> None:
-    """A body is decoded as its headers say; one that was decoded by the archive already, headers kept, stays as it is."""
+    """A body is decoded as its headers say; a body that the archive decoded already stays as it is."""
     assert callable(encode)
     body = encode(BODY)
     headers = [f"Content-Encoding: {coding}", *(["Transfer-Encoding: chunked"] if in_chunks else [])]
@@ -64,7 +64,7 @@ def test_other_bytes_are_no_response() -> None:
 
 @pytest.mark.parametrize("encode", [gzip.compress, brotli])
 def test_a_bomb_is_refused(encode: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A body that grows beyond the limit is not read to its end."""
+    """A body that grows beyond the limit is not decompressed to its end."""
     assert callable(encode)
     monkeypatch.setattr(http_response, "MAX_BODY", 10_000)
     coding = "gzip" if encode is gzip.compress else "br"

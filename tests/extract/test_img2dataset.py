@@ -1,4 +1,4 @@
-"""img2dataset, the real one in an environment of its own: a pool goes in by the command that is printed, what comes out is a pool."""
+"""The real img2dataset, in its own environment, downloads a pool by the printed command; its output is a pool again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LIST = Path(__file__).parents[2] / "metadata" / "toy.txt"
 
 
 def png(side: int, grey: int) -> bytes:
-    """Write a picture of one grey."""
+    """Return a PNG image of one shade of grey."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -35,7 +35,7 @@ def png(side: int, grey: int) -> bytes:
 
 @pytest.mark.slow
 def test_there_and_back(tmp_path: Path) -> None:
-    """Pairs are downloaded by the printed command; their uids survive, and images that could not be had are counted out."""
+    """The printed command downloads the pairs; their uids survive, and images that could not be fetched are counted."""
     given = os.environ.get("METACLIP_IMG2DATASET")  # the Python of an environment that has it
     python = Path(given) if given else environment(tmp_path / "img2dataset", ("img2dataset==1.47.0",))
     (tmp_path / "web").mkdir()

@@ -39,7 +39,7 @@ def shown(found: list[WarcRecord]) -> list[tuple[int, bytes]]:
 
 @pytest.mark.parametrize("name", REAL)
 def test_fastwarc_reads_the_same(name: str, data_folder: Path) -> None:
-    """Of undamaged files, places and blocks are those that fastwarc gives, whatever the blocks they are read by."""
+    """In undamaged files, positions and blocks equal those of fastwarc, whatever the size of the reads."""
     warc = pytest.importorskip("fastwarc.warc")
     data = (data_folder / name).read_bytes()
     expected = [(one.stream_pos, one.reader.read()) for one in warc.ArchiveIterator(io.BytesIO(data), parse_http=False)]
@@ -56,7 +56,7 @@ FORMS = {"members": packed(RECORDS), "plain": b"".join(RECORDS), "one member": g
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("block", [1, 7, 100, 1 << 20])
 def test_any_form_in_any_blocks(form: str, block: int) -> None:
-    """Records in a member each, in one member or not compressed are the same records."""
+    """Records in a member each, in one member or uncompressed are the same records."""
     found, lost = read(FORMS[form], block)
     assert [one.block for one in found] == [one.split(b"\r\n\r\n", 1)[1][:-4] for one in RECORDS]
     assert not lost
@@ -70,7 +70,7 @@ def offsets(data: bytes) -> list[int]:
 
 
 def test_a_flipped_byte_costs_one_member() -> None:
-    """Wherever a byte of any member is flipped, only that member's record is lost, or none (time stamps), and counted."""
+    """A flipped byte of any member costs only that member's record, or none (time stamps), and the loss is counted."""
     data = FORMS["members"]
     whole, places = dict(shown(read(data)[0])), offsets(data)
     rng = random.Random(1)
@@ -91,7 +91,7 @@ def test_a_flipped_byte_costs_one_member() -> None:
 
 @pytest.mark.parametrize("form", ["members", "plain"])
 def test_a_cut_costs_what_is_behind_it(form: str) -> None:
-    """A file that was cut off gives every record before the cut; the one that is cut is counted."""
+    """A file that is cut off has every record before the cut; the record that is cut is counted."""
     data = FORMS[form]
     whole, places = shown(read(data)[0]), offsets(data)
     rng = random.Random(2)
@@ -106,7 +106,7 @@ def test_a_cut_costs_what_is_behind_it(form: str) -> None:
 
 
 def test_garbage_between_members() -> None:
-    """What stands between members costs none of them; zeros are padding and not counted."""
+    """Bytes between members cost no member; zeros are padding and are not counted."""
     first, second = packed(RECORDS[:2]), packed(RECORDS[2:4])
     for junk, n in (
         (b"junk" * 1000, 1),
@@ -120,7 +120,7 @@ def test_garbage_between_members() -> None:
 
 
 def test_wrong_lengths() -> None:
-    """A record that is longer or shorter than it says is lost alone, in members and outside of them."""
+    """A record that is longer or shorter than its length says is lost alone, in members and outside."""
     for wrong in (b"1", b"9", b"999999", b"99999999999", b"-5", b"x", b""):
         size = RECORDS[1].index(b"Content-Length: ") + len(b"Content-Length: ")
         bad = RECORDS[1][:size] + wrong + RECORDS[1][RECORDS[1].index(b"\r\n\r\n") :]
@@ -135,7 +135,7 @@ def test_wrong_lengths() -> None:
 
 
 def test_a_page_about_this_format_is_a_page() -> None:
-    """A header of WARC inside a block is text: lengths are believed where they are right."""
+    """A WARC header inside a block is text: a length that is right is trusted."""
     block = b"a\r\n\r\nWARC/1.0\r\nContent-Length: 3\r\n\r\nabc\r\n\r\n" * 3
     data = record("response", block) + RECORDS[0]
     for form in (data, packed([data[: -len(RECORDS[0])], RECORDS[0]])):
@@ -145,7 +145,7 @@ def test_a_page_about_this_format_is_a_page() -> None:
 
 
 def test_a_record_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A record larger than the limit is lost alone, and what is held of it stays bounded, packed (a bomb) or not."""
+    """A record larger than the limit is lost alone, and memory stays bounded, compressed (a bomb) or not."""
     monkeypatch.setattr(warc_records, "MAX_RECORD", 100_000)
     monkeypatch.setattr(gzip_members, "MAX_MEMBER", 100_000)
     large = record("response", bytes(5_000_000))
@@ -156,7 +156,7 @@ def test_a_record_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_no_crawl() -> None:
-    """Other bytes give no record and do not hang; zstd is named."""
+    """Other bytes have no record and do not hang; zstd is named."""
     for data in (
         b"",
         b"\n",
@@ -172,7 +172,7 @@ def test_what_is_no_crawl() -> None:
 
 @given(st.data())
 def test_damage_anywhere(data: st.DataObject) -> None:
-    """Bytes put in, taken out or changed anywhere: no crash, and records that are not touched are there."""
+    """Bytes inserted, removed or changed anywhere cause no error, and untouched records are read."""
     text = bytearray(FORMS[data.draw(st.sampled_from(["members", "plain"]))])
     whole = {one.block for one in read(bytes(text))[0]}
     begin = data.draw(st.integers(0, len(text)))
@@ -186,7 +186,7 @@ def test_damage_anywhere(data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("chunk", [64, 5000, 1 << 20])
 def test_a_record_that_ends_where_the_next_header_does(chunk: int) -> None:
-    """A record that lost as many bytes as the next one's header has costs no other, though its length seems right."""
+    """A record that lost as many bytes as the next header has costs no other one, though its length seems right."""
     text = FORMS["plain"]
     begin, after, _ = offsets(text)[3:6]
     header = text.index(b"\r\n\r\n", after) - after + 4
@@ -198,7 +198,7 @@ def test_a_record_that_ends_where_the_next_header_does(chunk: int) -> None:
 
 
 def test_a_page_that_quotes_a_header() -> None:
-    """A record in which the beginning of another one stands is read as it is."""
+    """A record that quotes the beginning of another one is read unchanged."""
     text = FORMS["plain"]
     quoted = b"WARC/1.0\r\nWARC-Type: response\r\n\r\nWARC/1.0 is\r\n\r\nWARC/1.0 was"
     record = b"WARC/1.0\r\nWARC-Type: response\r\nContent-Length: %d\r\n\r\n%b\r\n\r\n" % (len(quoted), quoted)
@@ -209,7 +209,7 @@ def test_a_page_that_quotes_a_header() -> None:
 
 
 def test_streaming() -> None:
-    """Records are given as soon as they are read: a file without end costs no memory."""
+    """Records are yielded as soon as they are read: an endless file takes no more memory."""
 
     def endless() -> Iterator[bytes]:
         while True:

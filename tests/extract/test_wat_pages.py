@@ -1,4 +1,4 @@
-"""WATs: the images of a record, whatever stands in it."""
+"""WAT records: the images of a page, whatever the record contains."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TITLES = ImageOptions(titles=True)
 
 
 def test_images_of_a_wat() -> None:
-    """Images come in their order, with what is not there as ""; other links are not images."""
+    """Images come in order, missing fields are empty; other links are no images."""
     links = [
         {"path": "A@/href", "url": "/a", "text": "x"}, image("/1.jpg", "one", "t"), image("/2.jpg"), image("", ""),
         {"path": "IMG@/longdesc", "url": "/d"}, {"url": "/no-path"}, image(None, "alt only"),
@@ -52,7 +52,7 @@ LINK = st.dictionaries(
     st.booleans(),
 )
 def test_the_quick_way_reads_what_the_tolerant_way_reads(links: list[Any], base: str | None, ascii_only: bool) -> None:
-    """The fields that are asked for are what decoding all gives; what is refused is read as far as it can be, without a crash."""
+    """The fast decoder gives what decoding everything gives; what it refuses is read as far as possible."""
     record = json.loads(wat_block(URL, [], base).decode("utf-8", "surrogatepass"))
     record["Envelope"]["Payload-Metadata"]["HTTP-Response-Metadata"]["HTML-Metadata"]["Links"] = links
     block = json.dumps(record, ensure_ascii=True).encode()
@@ -65,20 +65,20 @@ def test_the_quick_way_reads_what_the_tolerant_way_reads(links: list[Any], base:
 
 @pytest.mark.parametrize("record", [{}, {"Envelope": 1}, {"Envelope": {"Payload-Metadata": {}}}, [], 7, None])
 def test_a_wat_of_no_page(record: Any) -> None:
-    """A record of a request, or of anything that is no page, has none."""
+    """A record of a request, or of anything that is no page, has no page."""
     assert read_wat_page(json.dumps(record).encode()) is None
 
 
 @pytest.mark.parametrize("block", [b"", b"{", b'{"a":1}x', b"\xff", b'{"Envelope":"\xff"}', b"[" * 100_000])
 def test_a_wat_that_is_no_json(block: bytes) -> None:
-    """What is not JSON, or not UTF-8, is a ValueError, also when it is nested deep; the parser is fit for the next."""
+    """Bytes that are not JSON or not UTF-8, or nested deeply, are a ValueError; the next record is still read."""
     with pytest.raises(ValueError):  # noqa: PT011 - whatever it says, the record is counted
         read_wat_page(block)
     assert read_wat_page(wat_block(URL, [image("/1.jpg", "one")])) is not None
 
 
 def test_half_a_surrogate_costs_its_pair_alone() -> None:
-    """A record with half a surrogate in an alt, which is no Unicode, still gives its other images."""
+    """A record with a lone surrogate in an alt, which is no valid Unicode, still has its other images."""
     block = wat_block(URL, [image("/1.jpg", "one"), image("/2.jpg", "HALF"), image("/3.jpg", "three")]).replace(
         b"HALF", b"\\ud83d"
     )

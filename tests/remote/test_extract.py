@@ -1,4 +1,4 @@
-"""A crawl on S3, and a pool written to S3, are what they are here; stopped, killed and taken up."""
+"""A crawl on S3, and a pool written to S3, equal the local ones; also if stopped, killed and continued."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FILES = 5
 
 @pytest.fixture(scope="module")
 def crawl(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Files of pages whose images partly stand in several of them, here."""
+    """Local files of pages; some images occur in several of them."""
     folder = tmp_path_factory.mktemp("crawl")
     for i in range(FILES):
         pages = [photos(7 * (i + j), 12, "https://example.org/p") for j in range(5)]
@@ -38,7 +38,7 @@ def crawl(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def wanted(crawl: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The pool of it, here."""
+    """The local pool of the crawl."""
     commands.done(*extract(crawl, tmp_path_factory.mktemp("wanted") / "pool"))
     return tmp_path_factory.getbasetemp() / "wanted0" / "pool"
 
@@ -56,7 +56,7 @@ def extract(crawl: Any, out: Any, *more: Any) -> list[Any]:
 
 
 def pairs(pool: Any) -> dict[str, str]:
-    """The sha256 of each file of a pool, but for the column that names the crawl's file; and the funnel."""
+    """The sha256 of each file of a pool without the column that names the crawl's file, and the funnel."""
     import pyarrow.parquet as pq
 
     with local_folder(Folder(pool).path) as here:
@@ -69,7 +69,7 @@ def pairs(pool: Any) -> dict[str, str]:
 def test_the_pool_is_the_same(
     how: str, crawl: Path, there: RemotePath, wanted: Path, store: RemotePath, tmp_path: Path
 ) -> None:
-    """A folder, a glob and a list of addresses, to S3; and from here to S3: nothing but the pool is left there."""
+    """A folder, a glob, a list of addresses and a local crawl give the same pool on S3; nothing else is left there."""
     source: Any = {"folder": there, "glob": there / "*.gz", "list": store / "wat.paths.gz", "here": crawl}[how]
     if how == "list":
         names = "".join(f"{there}/{i}.warc.wat.gz\n" for i in range(FILES))
@@ -90,7 +90,7 @@ def test_the_pool_is_the_same(
 
 @pytest.mark.slow
 def test_killed_and_run_again(there: RemotePath, wanted: Path, store: RemotePath, tmp_path: Path) -> None:
-    """Kill -9 with some files extracted, then the same command with processes; and in parts: the same pool."""
+    """Killed with some files extracted, the same command with worker processes gives the same pool; so do parts."""
     out = store / "pool"
     with start(*extract(there, out), into=tmp_path) as process:
 
@@ -112,7 +112,7 @@ def test_killed_and_run_again(there: RemotePath, wanted: Path, store: RemotePath
 def test_a_file_that_is_refused_is_lost_and_retried(
     there: RemotePath, wanted: Path, store: RemotePath, through: Through
 ) -> None:
-    """A file that may not be read is listed, exit code 3, at once; the same command reads it when it may be."""
+    """A file that is refused is listed, exit code 3; the same command reads it once it is allowed."""
     with through(lambda request: (403, "AccessDenied") if key_of(request).endswith("/3.warc.wat.gz") else None):
         done = commands.call(*extract(there, store / "pool"))
     assert done.code == 3
@@ -123,7 +123,7 @@ def test_a_file_that_is_refused_is_lost_and_retried(
 
 
 def test_what_is_wrong_is_one_line(store: RemotePath, crawl: Path) -> None:
-    """A folder without a crawl, a bucket that is not there, an address with a secret."""
+    """A folder without a crawl, a missing bucket and an address with a secret are each reported in one line."""
     (store / "x.txt").put(b"x")
     assert f"there is no crawl in {store}" in commands.refused(*extract(store, store / "pool"))
     assert "there is no such bucket" in commands.refused(*extract(crawl, "s3://nobucket/pool"))
