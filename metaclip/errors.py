@@ -1,7 +1,7 @@
-"""Messages and exit codes: what a user reads when something is wrong, and what a scheduler reads.
+"""Errors and exit codes: the messages for users, and the codes for schedulers.
 
-Law: a `MetaclipError` is one clear line - the file, the place, both values, the next step - and reaches the user without a
-traceback. Everything else that escapes is a defect of ours and keeps its traceback.
+Law: a `MetaclipError` is one clear line (the file, the position, both values, the next step) and reaches the user without a
+traceback. Any other exception that escapes is a bug of metaclip and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from typing import Any, Final
 
 DONE: Final = 0
 FAILED: Final = 2
-"""Usage, bad input, nothing produced."""
+"""Wrong usage or bad input: nothing was produced."""
 LOST: Final = 3
-"""Finished, except for inputs that are listed."""
+"""Finished, except for the inputs that the message lists."""
 INTERRUPTED: Final = 130
 
 
 class MetaclipError(Exception):
-    """Something the user can mend; ``str(error)`` is the whole message and ``exit_code`` the process's answer."""
+    """A problem that the user can solve; ``str(error)`` is the whole message and ``exit_code`` the exit code of the process."""
 
     exit_code: int = FAILED
 
 
 class BrokenInput(MetaclipError):
-    """An input that cannot be read, while the others are still worth reading."""
+    """An input that cannot be read; the other inputs are not affected."""
 
 
 class LostInputs(MetaclipError):
@@ -35,7 +35,7 @@ class LostInputs(MetaclipError):
 
 
 class Interrupted(MetaclipError):
-    """Ctrl-C or SIGTERM: what is finished stays, and the same command takes the rest up."""
+    """Ctrl-C or SIGTERM: finished items are kept, and the same command does the rest."""
 
     exit_code = INTERRUPTED
 
@@ -44,12 +44,14 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def is_disk_full(error: OSError) -> bool:
-    """Tell whether `error` says that no more can be written: no space, over quota, file too large."""
-    return error.errno in _FULL or (error.errno is None and "requested and" in str(error))  # what numpy makes of it
+    """Return whether nothing more can be written: no space, quota exceeded, or file too large."""
+    return error.errno in _FULL or (
+        error.errno is None and "requested and" in str(error)
+    )  # numpy's message for a short write
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:
-    """Give an exception's message as one line of at most `limit` characters, its class name where it has none."""
+    """Return the message of an exception, or its class name, as one line of at most `limit` characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= limit else text[: limit - 1] + "…"
 

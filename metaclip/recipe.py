@@ -1,7 +1,7 @@
-"""Recipes: what changes a result, as TOML in frozen dataclasses.
+"""Recipes: all settings that change a result, as TOML and as frozen dataclasses.
 
-A recipe has one table for each verb; a table's keys are the fields of a dataclass in the file that uses them. A flag
-overrides a key and is recorded all the same: the resolved recipe and its digest stand in every run folder.
+A recipe has one table for each verb; the keys of a table are the fields of a dataclass in the module that uses them. A flag
+overrides a key and is recorded too: every run folder contains the resolved recipe and its digest.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Settings = TypeVar("Settings")
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a recipe's tables. Raise MetaclipError for a file that is missing or is not TOML."""
+    """Return the tables of a recipe. Raise MetaclipError if the file is missing or is not TOML."""
     name = os.fspath(path)
     try:
         return tomllib.loads(Path(name).read_text(encoding="utf-8"))
@@ -36,9 +36,9 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def tables(recipe: Mapping[str, Any], where: str, known: Mapping[str, type]) -> dict[str, Any]:
-    """Make each table of a recipe the dataclass that `known` names for it; a table that is not there is not given.
+    """Return the tables of a recipe as dataclasses, by the classes in `known`; absent tables are left out.
 
-    Raise MetaclipError for a table or a key that nobody reads, naming the nearest one.
+    Raise MetaclipError for an unknown table or key, with the most similar known one.
     """
     made: dict[str, Any] = {}
     for name, table in recipe.items():
@@ -49,7 +49,7 @@ def tables(recipe: Mapping[str, Any], where: str, known: Mapping[str, type]) -> 
 
 
 def settings(kind: type[Settings], table: Any, where: str) -> Settings:
-    """Make a table a dataclass, checking names and types."""
+    """Return a table as a dataclass. Raise MetaclipError for a key of another name or type."""
     if not isinstance(table, Mapping):
         raise MetaclipError(f"{where} is {table!r:.80}, must be a table")
     hints = typing.get_type_hints(kind)
@@ -65,19 +65,14 @@ def settings(kind: type[Settings], table: Any, where: str) -> Settings:
 
 
 def dump(made: Mapping[str, Any]) -> str:
-    """Write dataclasses as the TOML of a recipe; keys that are None are left out."""
-    return tomli_w.dumps({name: _plain(value) for name, value in made.items()})
+    """Return dataclasses as the TOML of a recipe; keys with the value None are left out."""
+    return tomli_w.dumps({name: _without_none(dataclasses.asdict(value)) for name, value in made.items()})
 
 
-def _plain(value: Any) -> dict[str, Any]:
-    table = dataclasses.asdict(value)
-
-    def without_none(item: Any) -> Any:
-        if isinstance(item, dict):
-            return {key: without_none(inner) for key, inner in item.items() if inner is not None}
-        return item
-
-    return typing.cast("dict[str, Any]", without_none(table))
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
+    return value
 
 
 def _near(name: str, known: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
-"""The command line in processes of their own, to be killed, locked out and run side by side.
+"""The command line in separate processes, which can be killed, locked out and run side by side.
 
-A process compiles the kernels for some seconds before its first shard. So most of them are forked from one that has
-done so (`tests.warm`), with a pid, signals and locks of their own; `cold` ones are ``python -m metaclip`` as a user
+A process compiles the kernels for some seconds before its first shard. So most processes are forked from one that has
+compiled them (`tests.warm`), with their own pid, signals and locks; a `cold` process is ``python -m metaclip``, as a user
 starts it.
 """
 
@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-PATIENCE = 120
-"""Seconds after which a process hangs, on a machine that does other things too."""
+TIMEOUT = 120
+"""Seconds after which a process counts as hanging, on a busy machine."""
 
 _forking = multiprocessing.get_context("forkserver")
 _forking.set_forkserver_preload(["tests.warm"])
@@ -29,7 +29,7 @@ _forking.set_forkserver_preload(["tests.warm"])
 
 @dataclasses.dataclass
 class Running:
-    """A process of the command line."""
+    """A running process of the command line."""
 
     process: Any
     files: tuple[Path, Path]
@@ -57,25 +57,25 @@ class Running:
         os.kill(self.pid, number)
 
     def wait(self) -> int:
-        """Wait for the end; give the exit code."""
+        """Wait until the process ends; return its exit code."""
         until(lambda: self.code is not None, f"the end of {self.pid}: {self.err}")
         assert self.code is not None
         return self.code
 
 
 def until(true: Callable[[], bool], what: str) -> None:
-    """Wait until something holds, looking often."""
-    end = time.monotonic() + PATIENCE
+    """Wait until a condition holds; check it often."""
+    end = time.monotonic() + TIMEOUT
     while not true():
-        assert time.monotonic() < end, f"no sight of {what}"
+        assert time.monotonic() < end, f"timeout: {what}"
         time.sleep(0.001)
 
 
 @contextlib.contextmanager
 def start(*arguments: Any, into: Path, cold: bool = False, largest_file: int | None = None) -> Iterator[Running]:
-    """Start ``metaclip`` with these arguments; what it writes goes to files in the folder `into`.
+    """Start ``metaclip`` with these arguments; its output goes to files in the folder `into`.
 
-    With `largest_file` it can write no file of more bytes, as on a full disk. It is killed if it outlives the block.
+    With `largest_file`, it cannot write files with more bytes, as on a full disk. It is killed if it outlives the block.
     """
     number = len(list(into.glob("*.out")))
     files = into / f"{number}.out", into / f"{number}.err"

@@ -1,4 +1,4 @@
-"""Runs to compare: a pool that takes a second, what a run is byte for byte, which of its shards are made."""
+"""Runs to compare: a pool that takes a second to curate, the bytes of a run, and its finished shards."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import pyarrow.parquet as pq
 from tests.processes import start
 
 FILES, ROWS, T = 40, 6_000, 60
-"""The large pool: shards of some hundredths of a second each, of which a kill leaves some made and some not."""
+"""The large pool: each shard takes a few hundredths of a second, so that a kill hits a run in the middle."""
 WORDS = [f"word{i}" for i in range(2_000)]
 
 
 def write_pool(folder: Path, files: int, rows: int, seed: int = 0) -> Path:
-    """Write a pool of parquet files: texts of six words, rare and frequent ones; uids."""
+    """Write a pool of parquet files: texts of six words, rare and frequent ones, with uids."""
     rng = np.random.default_rng(seed)
     words = pa.array(WORDS)
     folder.mkdir(parents=True)
@@ -34,7 +34,7 @@ def write_pool(folder: Path, files: int, rows: int, seed: int = 0) -> Path:
 
 
 def write_list(path: Path) -> Path:
-    """Write a list of 500 entries, of one word and of two."""
+    """Write a list of 500 entries of one or two words."""
     path.write_text("\n".join([*WORDS[::5], *(f"{a} {b}" for a, b in itertools.pairwise(WORDS[:101]))]) + "\n")
     return path
 
@@ -44,14 +44,14 @@ def curate(pool: Path, words: Path, out: Path, *more: Any) -> list[Any]:
 
 
 def undisturbed_run(pool: Path, words: Path, folder: Path) -> Path:
-    """Curate a pool by one process that nobody disturbs."""
+    """Curate a pool in one process that is not interrupted; return the run folder."""
     with start(*curate(pool, words, folder / "run"), into=folder) as process:
         assert process.wait() == 0, process.err
     return folder / "run"
 
 
 def result(run: Path) -> dict[str, str]:
-    """The sha256 of every file that a run's result stands in, and its account but for when it was made."""
+    """Return the sha256 of every file of a run's result, and its account without the time of creation."""
     files = [*run.glob("*.parquet"), *run.glob("*.npy"), *run.glob("matched/*"), *run.glob("curated/*")]
     found = {path.relative_to(run).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
     card = json.loads((run / "card.json").read_text())
@@ -59,7 +59,7 @@ def result(run: Path) -> dict[str, str]:
 
 
 def holds(run: Path, wanted: Path) -> None:
-    """A run equals another one in every byte of its result, and nothing half-made is left of it."""
+    """Assert that a run equals another one in every byte of its result, and that no unfinished file is left."""
     found, other = result(run), result(wanted)
     assert found.keys() == other.keys()
     assert {name for name in found if found[name] != other[name]} == set()
@@ -68,17 +68,17 @@ def holds(run: Path, wanted: Path) -> None:
 
 
 def markers(run: Path, stage: str) -> set[str]:
-    """The names of a stage's finished shards."""
+    """Return the names of the finished shards of a stage."""
     return {path.stem for path in run.glob(f".state/{stage}/*-*.json") if ".lost" not in path.name}
 
 
 def made_as(path: Path) -> tuple[int, int]:
-    """As which file, and when, a file was made."""
+    """Return the inode and the time of modification of a file, which change when it is written again."""
     return path.stat().st_ino, path.stat().st_mtime_ns
 
 
 def made(run: Path, stage: str) -> dict[str, tuple[int, int]]:
-    """As which file, and when, the output of each finished shard was made."""
+    """Return `made_as` for the output of each finished shard."""
     output = {"match": "matched", "balance": "curated"}[stage]
     paths = {name: run / output / f"{name}.parquet" for name in markers(run, stage)}
     return {name: made_as(path) for name, path in paths.items() if path.exists()}

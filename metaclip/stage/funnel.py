@@ -1,6 +1,6 @@
-"""The funnel: how many rows came in, what became of each, by reason. It must add up.
+"""The funnel: the number of rows read, and for each reason the number of rows lost. It must add up.
 
-A funnel is a dict ``{"rows": n, <reason>: rows lost for it, ..., <last>: rows that came through}``.
+A funnel is a dict ``{"rows": n, <reason>: rows lost for it, ..., <last>: rows that remain}``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 MATCH_REASONS: Final = ("malformed_row", "not_downloaded", "null_text", "invalid_utf8", "empty_text", "no_match")
-"""Why a row does not come to the second stage, in the order in which it is asked; the rest are `matched`."""
+"""Why a row is lost in stage match, in the order of the checks; the other rows are `matched`."""
 BALANCE_REASONS: Final = ("not_drawn",)
 
 MEANING: Final[dict[str, str]] = {
@@ -27,7 +27,7 @@ MEANING: Final[dict[str, str]] = {
 
 
 def add(funnels: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    """Add funnels up, key by key."""
+    """Return the sum of funnels, key by key."""
     total: dict[str, int] = {}
     for funnel in funnels:
         for key, rows in funnel.items():
@@ -36,7 +36,7 @@ def add(funnels: Iterable[Mapping[str, int]]) -> dict[str, int]:
 
 
 def check(funnel: Mapping[str, int], whole: str, reasons: Iterable[str], rest: str) -> None:
-    """Raise AssertionError unless `whole` is the sum of the rows lost by `reasons` and of the `rest`."""
+    """Raise AssertionError unless `whole` is the sum of the rows lost for `reasons` and of the `rest`."""
     parts = {key: funnel.get(key, 0) for key in (*reasons, rest)}
     if funnel.get(whole, 0) != sum(parts.values()):
         raise AssertionError(f"the funnel does not add up: {whole} = {funnel.get(whole, 0)}, parts {parts}")

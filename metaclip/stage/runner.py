@@ -40,7 +40,7 @@ StageStep = Callable[[Item, ProgressCallback], tuple[Marker, Sequence[Path]]]
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
-    """How a stage is run."""
+    """How a stage is run; nothing here changes its result."""
 
     workers: int | None = None
     """Number of threads, or of processes for steps that hold the GIL; None for the number of CPUs."""
@@ -50,18 +50,18 @@ class RunOptions:
     allow_lost: bool = False
     """Continue without inputs that cannot be read."""
     progress: bool | None = None
-    """Whether to show progress; None shows it where standard error is a terminal."""
+    """Whether to show progress; None shows it if standard error is a terminal."""
     engine: Engine | None = None
     """The engine that runs the steps, with workers of its own; None for this machine."""
 
     @functools.cached_property
     def active_engine(self) -> Engine:
-        """The engine that is used: the given one, or one of this machine."""
+        """The given engine, or the local one."""
         return self.engine or Local(self.workers)
 
     @property
     def threads(self) -> int:
-        """The number of threads that work in this process may use."""
+        """The number of threads for work in this process."""
         return Local(self.workers).workers
 
 

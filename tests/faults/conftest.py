@@ -1,4 +1,4 @@
-"""What the tests of faults disturb: a pool, a crawl, and what comes of each where nobody disturbs."""
+"""The inputs of the tests of faults: a pool and a crawl."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["crawl", "large", "undisturbed", "words"]
 
 @pytest.fixture(scope="module")
 def crawl(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A crawl of 60 files, whose images partly stand in several of them."""
+    """A crawl of 60 files; some images occur in several files."""
     pytest.importorskip("isal", reason="needs metaclip[crawl]")
     folder = tmp_path_factory.mktemp("crawl")
     for i in range(60):

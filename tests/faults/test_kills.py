@@ -1,4 +1,4 @@
-"""Killed on this machine, the driver or a worker, at any moment: the same command ends as if nobody had disturbed it."""
+"""The driver or a worker is killed at any moment: the same command ends with the result of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SEEDS = [pytest.param(seed, marks=[] if seed < FEW else [pytest.mark.slow]) for 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_driver_is_killed(large: Path, words: Path, undisturbed: Path, tmp_path: Path, seed: int) -> None:
-    """SIGKILL at a random moment: some shards were made and some not; then the same run, nothing made twice."""
+    """SIGKILL at a random moment, when some shards are finished: the next run has the same result and repeats no shard."""
     rng, run = random.Random(seed), tmp_path / "run"
     goal, delay = rng.randrange(1, 2 * FILES - 1), rng.random() / 50
     command = curate(large, words, run, "--workers", rng.choice([1, 2, 3]))
@@ -52,7 +52,7 @@ def extract(crawl: Path, out: Path, *more: Any) -> list[Any]:
 
 
 def pairs(pool: Path) -> list[dict[str, Any]]:
-    """Give the pairs of a pool in its order."""
+    """Return the pairs of a pool in its order."""
     return [row for path in sorted(pool.glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
 
 
@@ -62,7 +62,7 @@ def extracted(pool: Path) -> int:
 
 @pytest.fixture(scope="module")
 def pool(crawl: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The crawl's pool that nobody disturbed."""
+    """The pool of an uninterrupted extraction."""
     folder = tmp_path_factory.mktemp("pool")
     with start(*extract(crawl, folder / "pool", "--workers", 1), into=folder) as process:
         assert process.wait() == 0, process.err
@@ -71,7 +71,7 @@ def pool(crawl: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("times", [pytest.param(FEW, id="few"), pytest.param(TIMES, id="many", marks=pytest.mark.slow)])
 def test_workers_are_killed(crawl: Path, pool: Path, tmp_path: Path, times: int) -> None:
-    """Workers killed by SIGKILL in the middle of files, one after the other: the command goes on, and ends well."""
+    """Workers are killed by SIGKILL in the middle of files, one after the other: the command continues and succeeds."""
     rng, out, killed = random.Random(times), tmp_path / "pool", 0
     with start(*extract(crawl, out, "--workers", 2), into=tmp_path) as process:
         for i in range(times):
@@ -94,7 +94,7 @@ def test_workers_are_killed(crawl: Path, pool: Path, tmp_path: Path, times: int)
 
 @pytest.mark.parametrize("seed", [pytest.param(s, marks=[] if s < 1 else [pytest.mark.slow]) for s in range(5)])
 def test_the_driver_of_workers_is_killed(crawl: Path, pool: Path, tmp_path: Path, seed: int) -> None:
-    """SIGKILL of the driver while its workers write: no worker stays, and the same command makes the same pool."""
+    """SIGKILL of the driver while its workers write: no worker survives, and the same command makes the same pool."""
     rng, out = random.Random(seed), tmp_path / "pool"
     goal = rng.randrange(1, 55)
     with start(*extract(crawl, out, "--workers", 2), into=tmp_path) as process:
@@ -116,7 +116,7 @@ def test_the_driver_of_workers_is_killed(crawl: Path, pool: Path, tmp_path: Path
 
 @pytest.mark.parametrize("where", ["torn", "truncated"])
 def test_one_corrupt_shard_among_fifty(words: Path, tmp_path: Path, where: str) -> None:
-    """It is listed, the 49 others are finished, exit code 3; mended, the same command reads it alone."""
+    """It is listed, the other 49 are finished, the exit code is 3; once corrected, the same command reads it alone."""
     source, run = write_pool(tmp_path / "pool", 50, 50), tmp_path / "run"
     path = source / "031.parquet"
     whole = path.read_bytes()
@@ -136,7 +136,7 @@ def test_one_corrupt_shard_among_fifty(words: Path, tmp_path: Path, where: str) 
 
 @pytest.mark.slow
 def test_a_full_disk_under_workers(crawl: Path, pool: Path, tmp_path: Path) -> None:
-    """Workers that can write no more: code 2, one line, nothing half-made; with room again it ends as undisturbed."""
+    """Workers cannot write: exit code 2, one line, no unfinished file; with free space, the result is that of a normal run."""
     out = tmp_path / "pool"
     largest = max(path.stat().st_size for path in pool.glob("*.parquet")) // 2
     with start(*extract(crawl, out, "--workers", 2), into=tmp_path, largest_file=largest) as process:

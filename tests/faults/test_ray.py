@@ -1,4 +1,4 @@
-"""Ray's workers, its nodes and its driver are lost: the command goes on, or the same command does, to the same run."""
+"""Workers, nodes or the driver of Ray are lost: the command, or the same command again, has the same result."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.extra, pytest.mark.xdist_group("ray")]
 
 TIMES = 8
 FILES, ROWS = 200, 200
-"""Of the pool here: few enough texts in a file that no process compiles a kernel, each process being a cold one."""
+"""The size of the pool: so few texts per file that no process, each of which is cold, compiles a kernel."""
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(large: Path, words: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run of the local engine that nobody disturbed."""
+    """An uninterrupted run of the local engine."""
     return undisturbed_run(large, words, tmp_path_factory.mktemp("undisturbed"))
 
 
@@ -48,12 +48,12 @@ def done(run: Path) -> int:
 
 
 def leftovers() -> set[str]:
-    """What Ray has below the folder of temporary files."""
+    """Return the names of Ray's folders among the temporary files."""
     return {path.name for path in Path(tempfile.gettempdir()).glob("metaclip-ray-*")}
 
 
 def test_the_run_of_the_local_engine(large: Path, words: Path, undisturbed: Path, tmp_path: Path) -> None:
-    """To the byte; nothing of Ray stays behind, and what a reader sees on the screen is the same."""
+    """The bytes are equal, no file of Ray is left, and the output on the screen is the same."""
     before = leftovers()
     with start(*on_ray(large, words, tmp_path / "run", "--workers", 2), into=tmp_path, cold=True) as process:
         assert process.wait() == 0, process.err
@@ -63,7 +63,7 @@ def test_the_run_of_the_local_engine(large: Path, words: Path, undisturbed: Path
 
 
 def test_interrupted(large: Path, words: Path, undisturbed: Path, tmp_path: Path) -> None:
-    """Ctrl-C: code 130 and one line, no process and no file of Ray's left; the local engine takes the run up."""
+    """Ctrl-C: exit code 130 and one line, no process or file of Ray is left, and the local engine can resume the run."""
     before, run = leftovers(), tmp_path / "run"
     with start(*on_ray(large, words, run, "--workers", 2), into=tmp_path, cold=True) as process:
         until(lambda: done(run) >= 5 or process.code is not None, "shards")
@@ -82,7 +82,7 @@ def test_interrupted(large: Path, words: Path, undisturbed: Path, tmp_path: Path
 
 @pytest.mark.parametrize("times", [pytest.param(3, id="few"), pytest.param(TIMES, id="many", marks=pytest.mark.slow)])
 def test_workers_are_killed(large: Path, words: Path, undisturbed: Path, tmp_path: Path, times: int) -> None:
-    """Workers killed by SIGKILL one after the other, in both stages: the command ends well, with the same run."""
+    """Workers are killed by SIGKILL one after the other, in both stages: the command succeeds with the same result."""
     rng, run, killed = random.Random(times), tmp_path / "run", 0
     with start(*on_ray(large, words, run, "--workers", 2), into=tmp_path, cold=True) as process:
         for i in range(times):
@@ -104,7 +104,7 @@ def test_workers_are_killed(large: Path, words: Path, undisturbed: Path, tmp_pat
 
 @pytest.mark.parametrize("seed", [pytest.param(s, marks=[] if s < 1 else [pytest.mark.slow]) for s in range(2)])
 def test_the_driver_is_killed(large: Path, words: Path, undisturbed: Path, tmp_path: Path, seed: int) -> None:
-    """SIGKILL of the driver: Ray ends with it, finished shards stay, and the same command ends as if undisturbed."""
+    """SIGKILL of the driver: Ray ends too, finished shards stay, and the same command ends with the same result."""
     rng, run = random.Random(seed), tmp_path / "run"
     goal = rng.randrange(1, 2 * FILES - 8)
     with start(*on_ray(large, words, run, "--workers", 2), into=tmp_path, cold=True) as process:
@@ -122,7 +122,7 @@ def test_the_driver_is_killed(large: Path, words: Path, undisturbed: Path, tmp_p
 
 
 def test_one_corrupt_shard_among_fifty(words: Path, tmp_path: Path) -> None:
-    """It is listed, the 49 others are finished, exit code 3."""
+    """It is listed, the other 49 are finished, the exit code is 3."""
     pool, run = write_pool(tmp_path / "pool", 50, 50), tmp_path / "run"
     path = pool / "031.parquet"
     path.write_bytes(b"PAR1" + b"\xff" * 196 + path.read_bytes()[200:])
@@ -139,7 +139,7 @@ def test_one_corrupt_shard_among_fifty(words: Path, tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def cluster(nodes: int, patch: pytest.MonkeyPatch) -> Iterator[tuple[Any, list[Any]]]:
-    """Start a cluster on this machine: a head that works on nothing, and nodes of one processor."""
+    """Start a cluster on this machine: a head without CPUs, and nodes with one CPU each."""
     from ray.cluster_utils import Cluster
 
     folder = tempfile.mkdtemp(prefix="r-")
@@ -158,7 +158,7 @@ def cluster(nodes: int, patch: pytest.MonkeyPatch) -> Iterator[tuple[Any, list[A
 def test_a_node_is_lost(
     large: Path, words: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, goal: int
 ) -> None:
-    """Of two nodes one is lost with what runs on it, in the first stage or the second: the other does its shards too."""
+    """One of two nodes is lost with its running tasks, in the first or second stage: the other node runs its shards too."""
     run = tmp_path / "run"
     with cluster(2, monkeypatch) as (made_of, (first, _)), contextlib.ExitStack() as opened:
         command = on_ray(large, words, run, "--address", made_of.address)

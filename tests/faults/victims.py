@@ -1,4 +1,4 @@
-"""Processes to kill: those that a command started, found by their parents."""
+"""The processes that a command has started, found by their parents, and killing them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def below(pid: int) -> dict[int, str]:
-    """Give the processes that a process started, and those that these started: pid to command line."""
+    """Return the command lines of all descendants of a process, by pid."""
     parents, lines = {}, {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -23,7 +23,7 @@ def below(pid: int) -> dict[int, str]:
 
 
 def workers(pid: int) -> list[int]:
-    """Give the processes of a command that work on shards, oldest first: those of Ray, or those that Python spawned."""
+    """Return the worker processes of a command, oldest first: workers of Ray, or processes spawned by Python."""
     found = [
         child
         for child, line in below(pid).items()
@@ -39,7 +39,7 @@ def _age(pid: int) -> int:
 
 
 def kill(pid: int) -> bool:
-    """Kill a process by SIGKILL; tell whether it was there."""
+    """Kill a process by SIGKILL; return whether it existed."""
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
