@@ -26,7 +26,7 @@ from metaclip.curate.run import Run
 from metaclip.matching.matcher import Matcher
 from metaclip.matching.text_rule import PAPER
 from metaclip.metadata.entries import Metadata
-from metaclip.pool.texts import plain_texts
+from metaclip.pool.columns import plain_texts
 from metaclip.storage.files import read_lines
 
 Counts = npt.NDArray[np.uint64]

@@ -35,7 +35,7 @@ from metaclip.curate.threshold import resolve
 from metaclip.engine.contract import fold
 from metaclip.engine.progress import Progress
 from metaclip.errors import MetaclipError
-from metaclip.matching.count import Counts
+from metaclip.matching.match_arrays import Counts
 from metaclip.metadata.entries import Metadata
 from metaclip.pool.files import PoolFile, stat_files
 from metaclip.pool.shards import Shard

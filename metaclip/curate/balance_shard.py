@@ -28,10 +28,9 @@ from metaclip.curate.settings import MatchSettings
 from metaclip.engine.contract import PortableStep, ProgressCallback
 from metaclip.errors import BrokenInput
 from metaclip.matching.match_arrays import MATCHES, ids_and_offsets
-from metaclip.pool.columns import Columns
+from metaclip.pool.columns import Columns, DroppedRows
 from metaclip.pool.shards import Shard, read_batches
 from metaclip.pool.sorted_uids import UidSet, load_array, write_rows, write_run
-from metaclip.pool.texts import DroppedRows
 from metaclip.pool.uid import Uids, to_hex, to_strings
 from metaclip.stage.folder import Folder
 from metaclip.stage.stage import Stage

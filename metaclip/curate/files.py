@@ -18,8 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from metaclip.matching.count import Counts
-from metaclip.matching.match_arrays import MATCHES, ids_and_offsets
+from metaclip.matching.match_arrays import MATCHES, Counts, ids_and_offsets
 from metaclip.metadata.entries import Metadata
 from metaclip.pool.shards import BATCH_ROWS
 from metaclip.pool.uid import UID, Uids, from_binary, to_binary

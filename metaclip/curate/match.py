@@ -27,7 +27,7 @@ from metaclip.engine.contract import fold
 from metaclip.engine.progress import Progress, print_status
 from metaclip.errors import MetaclipError
 from metaclip.matching.automaton_file import is_built, open_automaton
-from metaclip.matching.count import Counts
+from metaclip.matching.match_arrays import Counts
 from metaclip.matching.native_backend import NativeBackend
 from metaclip.matching.text_rule import TextRule
 from metaclip.metadata.entries import Metadata, as_metadata, shipped_list

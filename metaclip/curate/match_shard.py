@@ -26,13 +26,12 @@ from metaclip.curate.inputs import FileDigest, PoolItem, check_unchanged, column
 from metaclip.curate.settings import MatchSettings
 from metaclip.engine.contract import PortableStep, ProgressCallback
 from metaclip.matching.automaton import Automaton
-from metaclip.matching.count import add_ids
-from metaclip.matching.match_arrays import MATCHES
+from metaclip.matching.match_arrays import MATCHES, add_ids
 from metaclip.matching.matcher import BackendName, Matcher
 from metaclip.metadata.entries import Metadata
+from metaclip.pool.columns import DroppedRows, usable_texts
 from metaclip.pool.shards import Shard, read_batches
 from metaclip.pool.sorted_uids import load_array, write_rows, write_run
-from metaclip.pool.texts import DroppedRows, usable_texts
 from metaclip.pool.uid import Uids, uids_of
 from metaclip.stage.stage import Stage
 from metaclip.storage.files import local_copy

@@ -16,8 +16,7 @@ import pyarrow.parquet as pq
 
 from metaclip.curate.settings import MATCH
 from metaclip.errors import MetaclipError, one_line
-from metaclip.matching.count import Counts
-from metaclip.matching.match_arrays import MATCHES
+from metaclip.matching.match_arrays import MATCHES, Counts
 from metaclip.matching.text_rule import TextRule
 from metaclip.metadata.entries import Metadata
 from metaclip.stage.folder import Folder

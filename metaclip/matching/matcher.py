@@ -22,10 +22,8 @@ import pyarrow as pa
 
 from metaclip.matching.automaton import Automaton, build
 from metaclip.matching.automaton_file import open_automaton
-from metaclip.matching.count import count_matches
-from metaclip.matching.match_arrays import MATCHES, Backend
+from metaclip.matching.match_arrays import MATCHES, Backend, count_matches
 from metaclip.matching.native_backend import NativeBackend
-from metaclip.matching.python_backend import PythonBackend
 from metaclip.matching.text_rule import PAPER, TextRule
 from metaclip.metadata.entries import Metadata, as_metadata
 
@@ -110,5 +108,9 @@ class Matcher:
 
 def _automaton_backend(automaton: Automaton, backend: BackendName) -> Backend:
     """Return the backend that runs on an automaton; the native one if the Python one does not support it."""
-    use_python = backend == "python" and PythonBackend.supports(automaton)
-    return PythonBackend(automaton) if use_python else NativeBackend(automaton)
+    if backend == "python":
+        from metaclip.matching.python_backend import PythonBackend
+
+        if PythonBackend.supports(automaton):
+            return PythonBackend(automaton)
+    return NativeBackend(automaton)

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from metaclip.pool.texts import BOM, DropRow
+from metaclip.pool.columns import BOM, DropRow
 
 _BLOCK: Final = 1 << 24
 _UNCLOSED: Final = "a quote that is never closed, so all that follows is in one value"

@@ -17,7 +17,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from metaclip.errors import BrokenInput, MetaclipError, one_line
-from metaclip.pool.texts import is_utf8
+from metaclip.pool.columns import is_utf8
 from metaclip.storage.remote import (
     StoreError,
     as_path,

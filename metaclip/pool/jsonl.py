@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.json
 
 from metaclip.errors import one_line
+from metaclip.pool.columns import BOM, DropRow, is_utf8
 from metaclip.pool.files import PoolFile, open_decompressed
-from metaclip.pool.texts import BOM, DropRow, is_utf8
 
 _BLOCK: Final = 1 << 24
 _LEVELS: Final = 100

@@ -14,9 +14,8 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from metaclip.pool.columns import Columns
+from metaclip.pool.columns import Columns, DroppedRows
 from metaclip.pool.files import PoolFile, open_decompressed, open_file, translate_read_errors
-from metaclip.pool.texts import DroppedRows
 from metaclip.storage.remote import is_remote
 
 BATCH_ROWS: Final = 1 << 16

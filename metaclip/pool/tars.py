@@ -31,10 +31,9 @@ from typing import Any, Final, NamedTuple
 import pyarrow as pa
 
 from metaclip.pool import jsonl
-from metaclip.pool.columns import KEY, TEXT_NAMES
+from metaclip.pool.columns import KEY, TEXT_NAMES, DropRow
 from metaclip.pool.files import PoolFile, open_tar
 from metaclip.pool.tar_format import ForwardReader, Member, read_members
-from metaclip.pool.texts import DropRow
 
 TEXT: Final = TEXT_NAMES[0]
 """The column of the `.txt`."""

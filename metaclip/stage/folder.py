@@ -13,15 +13,17 @@ import platform
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata as installed
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from metaclip._version import __version__
 from metaclip.recipe import dump
 from metaclip.storage import ownership
 from metaclip.storage.files import atomic_write, file_size, read_json, write_json
-from metaclip.storage.lease import Lease
 from metaclip.storage.ownership import ALL, STATE, Part
 from metaclip.storage.remote import AnyPath, RemotePath, absolute_path, as_path
+
+if TYPE_CHECKING:
+    from metaclip.storage.lease import Lease
 
 MANIFEST: Final = "manifest.json"
 

@@ -20,13 +20,15 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from typing import IO, Final
+from typing import IO, TYPE_CHECKING, Final
 
 from metaclip.errors import MetaclipError, one_line
 from metaclip.storage.files import disk_errors, read_json, remove_temporaries
-from metaclip.storage.lease import Lease, live_claim
 from metaclip.storage.remote import AlreadyExists, AnyPath, RemotePath
 from metaclip.storage.threads import map_parallel
+
+if TYPE_CHECKING:
+    from metaclip.storage.lease import Lease
 
 STATE: Final = ".state"
 """The folder of locks and markers, in a folder that can be owned."""
@@ -114,6 +116,8 @@ def read_locked(path: AnyPath, manifest: str) -> Iterator[None]:
     In a store, raise MetaclipError at the end of the block if the manifest has changed.
     """
     if isinstance(path, RemotePath):
+        from metaclip.storage.lease import live_claim
+
         if (owner := live_claim(path / STATE / _LOCK)) is not None:
             raise _in_use(path, owner.who)
         before = read_json(path / manifest)
@@ -147,6 +151,8 @@ def _part_lock(part: Part) -> str:
 
 
 def _claim(held: contextlib.ExitStack, path: RemotePath, part: Part) -> Lease:
+    from metaclip.storage.lease import Lease, live_claim
+
     name, who = (_LOCK, "") if part.whole else (_part_lock(part), f"part {part}, ")
     try:
         lease = held.enter_context(Lease.held(path / STATE / name, who))

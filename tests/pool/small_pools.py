@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from metaclip import MatchSettings, Run, curate
+from metaclip.pool.columns import DroppedRows
 from metaclip.pool.files import find_files
 from metaclip.pool.shards import Shard, read_batches, schema_and_shards
-from metaclip.pool.texts import DroppedRows
 
 LIST = ["dog", "cat", "photo", "é"]
 TEXTS = ["a photo of a dog", "a cat, asleep", "nothing of note", "un café é", "dog dog dog", "two\tcats"]

@@ -20,10 +20,9 @@ from metaclip import MatchSettings, MetaclipError, RunOptions, curate
 from metaclip.curate.inputs import columns_of
 from metaclip.errors import BrokenInput
 from metaclip.pool import delimited, jsonl, shards
-from metaclip.pool.columns import Columns
+from metaclip.pool.columns import Columns, DroppedRows
 from metaclip.pool.files import find_files
 from metaclip.pool.shards import read_batches
-from metaclip.pool.texts import DroppedRows
 from tests import commands
 from tests.pool.small_pools import (
     LIST,

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from metaclip import MatchSettings, MetaclipError, Run, curate
 from metaclip.errors import BrokenInput
 from metaclip.pool import tars
+from metaclip.pool.columns import DroppedRows
 from metaclip.pool.files import find_files
 from metaclip.pool.shards import Shard, read_batches
 from metaclip.pool.tar_format import END, NAME_BYTES, ForwardReader, header, padded, read_members
-from metaclip.pool.texts import DroppedRows
 from metaclip.pool.uid import uid_of
 from tests import commands
 from tests.training.shards import Content, jpeg, read_tar, sample, uid, write_shards, write_tar

@@ -54,8 +54,7 @@ from metaclip.curate.settings import BALANCE, MATCH, BalanceSettings, MatchSetti
 from metaclip.engine.contract import ProgressCallback
 from metaclip.engine.progress import Progress
 from metaclip.errors import MetaclipError
-from metaclip.matching.count import add_ids
-from metaclip.matching.match_arrays import ids_and_offsets
+from metaclip.matching.match_arrays import add_ids, ids_and_offsets
 from metaclip.pool.sorted_uids import UidSet
 from metaclip.pool.uid import Uids, column_uids, from_binary, to_hex
 from metaclip.stage import funnel as funnels
