@@ -55,12 +55,14 @@ clean: ## remove .venv and everything made here
 	@$(PYTHON) -m venv .venv || { rm -rf .venv; \
 	  echo "$(PYTHON) cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 
-.venv/core.stamp: .venv/bin/python pyproject.toml
+SOURCES := pyproject.toml hatch_build.py $(wildcard metaclip/native/src/*) metaclip/native/build.py
+
+.venv/core.stamp: .venv/bin/python $(SOURCES)
 	@echo "setting up .venv: the core (about 20 s and 0.5 GB at first)"
 	@$(INSTALL) -e .
 	@touch $@
 
-.venv/test.stamp: .venv/bin/python pyproject.toml
+.venv/test.stamp: .venv/bin/python $(SOURCES)
 	@echo "setting up .venv: the core and what the tests need"
 	@$(INSTALL) -e '.[test,build,crawl]'
 	@touch $@ .venv/core.stamp

@@ -18,12 +18,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from metaclip.native.library import address, load
 from metaclip.pool.uid import Uids
 
 FIXED_POINT: Final = 1 << 32
 """One, in the integers that expected numbers are summed in."""
 
-_FEW: Final = 8192
 _WORD: Final = (1 << 64) - 1
 _GOLDEN: Final = 0x9E3779B97F4A7C15
 
@@ -101,10 +101,26 @@ def keep_probabilities(
     values: npt.NDArray[np.uint32], offsets: npt.NDArray[np.int64], probability: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
     """Return P(keep) of rows of matches, as `draw_rows` takes them: float64[n]."""
-    from metaclip.native.compiling import compiled
+    n = len(offsets) - 1
+    if (library := load()) is None:
+        return 1.0 - _products(values, offsets, 1.0 - probability)
+    result = np.empty(n, np.float64)
+    library.mc_keep_probabilities(
+        address(values, np.uint32), address(offsets, np.int64), n, address(probability, np.float64),
+        address(result, np.float64),
+    )  # fmt: skip
+    return result
 
-    result = np.empty(len(offsets) - 1, np.float64)
-    compiled("pair_kernel", "chances")(values, offsets, len(result), probability, result)
+
+def _products(
+    values: npt.NDArray[np.uint32], offsets: npt.NDArray[np.int64], factors: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Return the product of the factors of each row's entries, in the law's order: the first entry, then the second."""
+    sizes = np.diff(offsets)
+    result = np.ones(len(sizes))
+    for position in range(int(sizes.max(initial=0))):
+        rows = np.flatnonzero(sizes > position)
+        result[rows] *= factors[values[offsets[rows] + position]]
     return result
 
 
@@ -128,36 +144,49 @@ def draw_rows(
     uids: Uids,
     key: int,
     sums: DrawSums,
-    few: int = _FEW,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     """Draw rows of matches: (P(keep) float64[n], kept bool[n]).
 
     Row i matches the entries ``values[offsets[i]:offsets[i + 1]]``, ascending; `key` is `stream_key` of seed and
-    epoch. The rows' expected and kept numbers and their variance are added to `sums`. Up to `few` rows are drawn in numpy,
-    with the same bits as by the kernel: this takes less time than to compile it.
+    epoch. The rows' expected and kept numbers and their variance are added to `sums`.
     """
     n = len(offsets) - 1
-    if n > few:
-        from metaclip.native.compiling import compiled
+    if (library := load()) is None:
+        return draw_rows_numpy(values, offsets, probability, uids, key, sums)
+    drawn, keep = np.empty(n, np.float64), np.empty(n, np.bool_)
+    library.mc_draw(
+        address(values, np.uint32), address(offsets, np.int64), n, address(probability, np.float64),
+        address(uids, np.uint64), key, address(drawn, np.float64), address(keep, np.bool_),
+        *(address(array, np.uint64, written=True) for array in (sums.expected, sums.kept, sums.totals)),
+    )  # fmt: skip
+    return drawn, keep
 
-        drawn, keep = np.empty(n, np.float64), np.empty(n, np.bool_)
-        compiled("pair_kernel", "draw")(
-            values, offsets, n, probability, uids, np.uint64(key), drawn, keep, sums.expected, sums.kept, sums.totals
-        )
-        return drawn, keep
-    sizes = np.diff(offsets)
-    dropped = np.ones(n)
-    for position in range(int(sizes.max(initial=0))):  # the law's order: of each row the first entry, then the second
-        rows = np.flatnonzero(sizes > position)
-        dropped[rows] *= 1.0 - probability[values[offsets[rows] + position]]
-    drawn = 1.0 - dropped
+
+def draw_rows_numpy(
+    values: npt.NDArray[np.uint32],
+    offsets: npt.NDArray[np.int64],
+    probability: npt.NDArray[np.float64],
+    uids: Uids,
+    key: int,
+    sums: DrawSums,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Do the same as `draw_rows` in numpy, with the same bits."""
+    drawn = 1.0 - _products(values, offsets, 1.0 - probability)
     keep = _uniforms(key, uids) < drawn
-    fixed, variance = ((x * FIXED_POINT).astype(np.uint64) for x in (drawn, drawn * (1.0 - drawn)))
+    fixed, variance = (_fixed(x) for x in (drawn, drawn * (1.0 - drawn)))
     sums.totals += np.array([fixed.sum(), variance.sum(), keep.sum()], np.uint64)
-    matched, row = values[offsets[0] : offsets[-1]], np.repeat(np.arange(n), sizes)
+    matched, row = values[offsets[0] : offsets[-1]], _row_of_each(offsets)
     np.add.at(sums.expected, matched, fixed[row])
     np.add.at(sums.kept, matched, keep[row].astype(np.uint64))
     return drawn, keep
+
+
+def _fixed(x: npt.NDArray[np.float64]) -> npt.NDArray[np.uint64]:
+    return (x * FIXED_POINT).astype(np.uint64)
+
+
+def _row_of_each(offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    return np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
 
 
 def expect_rows(
@@ -173,9 +202,31 @@ def expect_rows(
     With `by_entry` (uint64[number of entries, k]), add them to the sums of each row's entries too. Only for the search of
     a t: the quotient is rounded differently than in `probabilities`.
     """
-    from metaclip.native.compiling import compiled
+    if (library := load()) is None:
+        expect_rows_numpy(values, offsets, counts, thresholds, sums, by_entry)
+        return
+    scratch = np.empty(len(thresholds))
+    library.mc_expect(
+        address(values, np.uint32), address(offsets, np.int64), len(offsets) - 1, address(counts, np.uint64),
+        address(thresholds, np.float64), len(thresholds), address(sums, np.uint64, written=True),
+        None if by_entry is None else address(by_entry, np.uint64, written=True), address(scratch, np.float64),
+    )  # fmt: skip
 
-    by_entry = np.zeros((0, 0), np.uint64) if by_entry is None else by_entry
-    compiled("pair_kernel", "expect")(
-        values, offsets, len(offsets) - 1, counts, thresholds, sums, by_entry, np.empty(len(thresholds))
-    )
+
+def expect_rows_numpy(
+    values: npt.NDArray[np.uint32],
+    offsets: npt.NDArray[np.int64],
+    counts: npt.NDArray[np.uint64],
+    thresholds: npt.NDArray[np.float64],
+    sums: npt.NDArray[np.uint64],
+    by_entry: npt.NDArray[np.uint64] | None = None,
+) -> None:
+    """Do the same as `expect_rows` in numpy, with the same bits."""
+    matched, row = values[offsets[0] : offsets[-1]], _row_of_each(offsets)
+    with np.errstate(divide="ignore"):
+        inverse = 1.0 / counts.astype(np.float64)
+    for k, t in enumerate(thresholds):
+        fixed = _fixed(1.0 - _products(values, offsets, np.fmax(0.0, 1.0 - t * inverse)))
+        sums[k] += fixed.sum()
+        if by_entry is not None:
+            np.add.at(by_entry[:, k], matched, fixed[row])

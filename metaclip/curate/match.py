@@ -14,7 +14,7 @@ import functools
 import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -24,13 +24,13 @@ from metaclip.curate.match_shard import MatchStep, shard_counts
 from metaclip.curate.run import Run, counts_digest
 from metaclip.curate.settings import BALANCE, MATCH, MatchSettings
 from metaclip.engine.contract import fold
-from metaclip.engine.progress import Progress, print_status
+from metaclip.engine.progress import Progress
 from metaclip.errors import MetaclipError
-from metaclip.matching.automaton_file import is_built, open_automaton
+from metaclip.matching.automaton_file import open_automaton
 from metaclip.matching.match_arrays import Counts
-from metaclip.matching.native_backend import NativeBackend
 from metaclip.matching.text_rule import TextRule
 from metaclip.metadata.entries import Metadata, as_metadata, shipped_list
+from metaclip.native.library import load
 from metaclip.pool.files import Paths, PoolFile, find_files
 from metaclip.pool.shards import Shard
 from metaclip.pool.sorted_uids import duplicate_uids, merge_runs, write_subset
@@ -41,9 +41,6 @@ from metaclip.stage.stage import Stage, digest_of
 from metaclip.storage.files import local_copies
 from metaclip.storage.ownership import ALL
 from metaclip.storage.remote import as_path, is_inside, is_remote
-
-_FEW_TEXTS: Final = 50_000  # matched in Python before the kernel would be compiled
-_LARGE_LIST: Final = 50_000  # entries whose automaton takes a second or more to build
 
 MetadataLike = Metadata | str | os.PathLike[str] | Iterable[str]
 """A query list: the object, its file, or its entries."""
@@ -161,13 +158,10 @@ class _MatchStage:
         if not tasks:
             return
         entries, rule, shown = self.entries, self.settings.rule, self.options.progress
-        if len(entries) >= _LARGE_LIST and not is_built(entries, rule):
-            print_status(f"building the automaton of {len(entries):,} entries, once for this list and rule", shown)
+        automaton = None if load() is None else open_automaton(entries, rule)
         rows = [task.item.rows for task in tasks if isinstance(task.item, Shard)]
         total = None if None in rows else sum(filter(None, rows))
-        automaton = open_automaton(entries, rule)
-        few = total is not None and total <= _FEW_TEXTS and not NativeBackend.is_compiled(automaton)
-        step = MatchStep(self.stage, self.settings, automaton, entries, backend="python" if few else "native")
+        step = MatchStep(self.stage, self.settings, automaton, entries)
         with Progress("match", total, shown) as progress:
             for task, marker in run(self.stage, step, tasks, self.options, progress, group=GROUP_BYTES):
                 made = marker or {}

@@ -14,7 +14,7 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,7 @@ from metaclip.curate.settings import MatchSettings
 from metaclip.engine.contract import PortableStep, ProgressCallback
 from metaclip.matching.automaton import Automaton
 from metaclip.matching.match_arrays import MATCHES, add_ids
-from metaclip.matching.matcher import BackendName, Matcher
+from metaclip.matching.matcher import Matcher
 from metaclip.metadata.entries import Metadata
 from metaclip.pool.columns import DroppedRows, usable_texts
 from metaclip.pool.shards import Shard, read_batches
@@ -35,8 +35,6 @@ from metaclip.pool.sorted_uids import load_array, write_rows, write_run
 from metaclip.pool.uid import Uids, uids_of
 from metaclip.stage.stage import Stage
 from metaclip.storage.files import local_copy
-
-_COUNTED_AT_ONCE: Final = 1 << 20  # matches: counting walks through all entries' counts each time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,14 +46,16 @@ class MatchStep(PortableStep):
 
     stage: Stage
     settings: MatchSettings
-    automaton: Automaton
+    automaton: Automaton | None
+    """None where the compiled library is not installed."""
     entries: Metadata
-    backend: BackendName
 
     @functools.cached_property
     def matcher(self) -> Matcher:
         """The matcher, made once in each worker process."""
-        return Matcher.from_automaton(self.automaton, self.entries, self.backend)
+        if self.automaton is None:
+            return Matcher(self.entries, self.settings.rule, backend="pyahocorasick")
+        return Matcher.from_automaton(self.automaton, self.entries)
 
     def __call__(self, item: PoolItem, progress: ProgressCallback) -> tuple[dict[str, Any], Sequence[Path]]:
         """Run the step. Raise BrokenInput if the file cannot be read, or changes while it is read."""
@@ -82,7 +82,6 @@ def match_shard(
     funnel = {"rows": 0, "matched": 0}
     counts = np.zeros(len(matcher.metadata), np.uint64)
     uids: list[Uids] = []
-    uncounted: list[npt.NDArray[np.uint32]] = []
     row = shard.first
     with matched_writer(stage.folder / "matched" / f"{shard.name}.parquet", settings.with_text) as add_rows:
         for batch in read_batches(shard, list(dict.fromkeys(wanted)), dropped):
@@ -101,10 +100,7 @@ def match_shard(
                 found_matches = pa.ListArray.from_arrays(ends, matches.values, type=MATCHES)
                 add_rows(row + found, found_uids, found_matches, urls, found_texts)
                 uids.append(found_uids)
-                uncounted.append(matches.values.to_numpy())
-                if sum(map(len, uncounted)) > _COUNTED_AT_ONCE:
-                    add_ids(counts, np.concatenate(uncounted))
-                    uncounted.clear()
+                add_ids(counts, matches.values.to_numpy())
             empty = int(((n_matches == 0) & (pc.fill_null(pc.binary_length(texts), 1).to_numpy() == 0)).sum())
             dropped.add("empty_text", f"row {row}", empty)
             funnel["rows"] += len(batch)
@@ -114,7 +110,6 @@ def match_shard(
     funnel["rows"] += dropped.counts.get("malformed_row", 0)
     funnel |= dropped.counts
     funnel["no_match"] = funnel["rows"] - funnel["matched"] - sum(dropped.counts.values())
-    add_ids(counts, np.concatenate([np.zeros(0, np.uint32), *uncounted]))
     write_partials(stage, shard.name, counts, [np.zeros((0, 2), np.uint64), *uids])
     return {"shard": shard.identity, "funnel": funnel, "places": dropped.places}
 

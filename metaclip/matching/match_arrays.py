@@ -13,9 +13,9 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from metaclip.errors import MetaclipError
+from metaclip.native.library import address, load
 
 MATCHES: Final = pa.list_(pa.field("item", pa.uint32(), nullable=False))
 """The type of a column of matches: sorted, distinct entry ids; null where the text is null."""
@@ -47,19 +47,6 @@ def binary_of(texts: pa.Array) -> pa.DataType:
     return pa.large_binary() if pa.types.is_large_string(texts.type) else pa.binary()
 
 
-def make_matches(ids: npt.NDArray[np.uint32], offsets: npt.NDArray[np.int64], texts: pa.Array) -> pa.Array:
-    """Return a column of matches from the entry ids and the offsets of its rows, null where `texts` is null."""
-    if offsets[-1] > np.iinfo(np.int32).max:
-        raise ValueError(f"{offsets[-1]} matches in one array of {len(texts)} texts; pass fewer texts at a time")
-    validity = None
-    if texts.null_count:
-        valid = pc.is_valid(texts).to_numpy(zero_copy_only=False)
-        validity = pa.py_buffer(np.packbits(valid, bitorder="little"))
-    child = pa.Array.from_buffers(pa.uint32(), len(ids), [None, pa.py_buffer(ids)])
-    buffers = [validity, pa.py_buffer(offsets.astype(np.int32))]
-    return pa.Array.from_buffers(MATCHES, len(texts), buffers, texts.null_count, children=[child])
-
-
 def ids_and_offsets(matches: pa.Array) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
     """Return (ids, offsets) of a column of matches: row i has ``ids[offsets[i]:offsets[i + 1]]``, and ``offsets[0]`` is 0."""
     offsets = np.asarray(matches.offsets).astype(np.int64)
@@ -76,10 +63,13 @@ def count_matches(matches: pa.Array | pa.ChunkedArray, n_entries: int) -> npt.ND
 
 
 def add_ids(counts: npt.NDArray[np.uint64], ids: npt.NDArray[np.uint32]) -> None:
-    """Add the entry ids of matches to `counts` in place; few ids take as long as one per entry."""
-    if len(ids) and int(ids.max()) >= len(counts):
-        raise ValueError(f"an entry id of {ids.max()} in matches, but the list has {len(counts)} entries")
-    counts += np.bincount(ids, minlength=len(counts)).astype(np.uint64)
+    """Add the entry ids of matches to `counts` in place."""
+    if len(ids) and (last := int(ids.max())) >= len(counts):
+        raise ValueError(f"an entry id of {last} in matches, but the list has {len(counts)} entries")
+    if (library := load()) is not None:
+        library.mc_count(address(ids, np.uint32), len(ids), address(counts, np.uint64, written=True))
+    else:
+        np.add.at(counts, ids, np.uint64(1))
 
 
 @dataclasses.dataclass(frozen=True)

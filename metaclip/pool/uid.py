@@ -12,9 +12,10 @@ Cost: 0.1 us per uid from hex, 0.3 us by md5 of 100 bytes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import itertools
-import math
+import re
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
@@ -22,18 +23,17 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from metaclip.native import layout
+from metaclip.native.library import StringsStruct, address, load
 
 Uids = npt.NDArray[np.uint64]
 """Uids as uint64[n, 2]: high and low half of the 128-bit number."""
 UID: Final = pa.binary(16)
 """The type of a column of uids."""
 
-_K: Final = np.array([int(abs(math.sin(i + 1)) * 2**32) for i in range(64)], np.uint32)  # RFC 1321, section 3.4
-_TURNS: Final = np.array([[7, 12, 17, 22], [5, 9, 14, 20], [4, 11, 16, 23], [6, 10, 15, 21]], np.uint32)
 _HEX: Final = np.frombuffer(b"".join(b"%02x" % byte for byte in range(256)), np.uint16)  # two digits per byte
-_MD5_FEW: Final = 8192
-_MD5_BLOCKS: Final = 64  # of 64 bytes; hashlib computes the longer ones
+_OTHER, _EMPTY = 1, 2
+"""Kinds of ids, as `mc_hex` writes them: not hex digits, none; 0 for up to 32 hex digits."""
+_HEX_ID: Final = re.compile(rb"[0-9a-fA-F]{1,32}")
 
 
 def uid_of(text: str, url: str | None = None, uid: str | None = None) -> str:
@@ -127,64 +127,53 @@ def _given_uids(column: pa.Array) -> tuple[Uids, npt.NDArray[np.bool_]]:
     if _is_16_bytes(column.type):
         return from_binary(column), pc.is_null(column).to_numpy(zero_copy_only=False)
     column = to_large_string(column)
-    uids, kinds = np.zeros((len(column), 2), np.uint64), np.zeros(len(column), np.uint8)
-    address, starts, sizes = _layout(column)
-    from metaclip.native.compiling import compiled  # loads a compiler
-
-    compiled("pair_kernel", "hex")(address, starts, sizes, uids, kinds, layout.DIGITS)
-    if (kinds == layout.OTHER).any():
-        rows = np.flatnonzero(kinds == layout.OTHER)
+    uids, kinds = _hex(column)
+    if (kinds == _OTHER).any():
+        rows = np.flatnonzero(kinds == _OTHER)
         uids[rows] = _md5([column.take(pa.array(rows))])
-    return uids, kinds == layout.NONE
+    return uids, kinds == _EMPTY
+
+
+def _hex(column: pa.Array) -> tuple[Uids, npt.NDArray[np.uint8]]:
+    """Parse a large_string array as hex digits: uids (0 where a string is something else), and the kind of each."""
+    uids, kinds = np.zeros((len(column), 2), np.uint64), np.zeros(len(column), np.uint8)
+    if (library := load()) is not None:
+        with _strings(column) as strings:
+            library.mc_hex(strings, len(column), address(uids, np.uint64), address(kinds, np.uint8))
+        return uids, kinds
+    for i, value in enumerate(column.cast(pa.large_binary()).to_pylist()):
+        if not value:
+            kinds[i] = _EMPTY
+        elif _HEX_ID.fullmatch(value):
+            uids[i] = divmod(int(value, 16), 1 << 64)
+        else:
+            kinds[i] = _OTHER
+    return uids, kinds
 
 
 def _md5(parts: list[pa.Array]) -> Uids:
-    """Return md5 of the rows of one column, or of two columns concatenated: uint64[n, 2].
-
-    Rows with the same number of blocks are compressed together, so that the compression runs in vector registers.
-    """
-    first, second = _layout(parts[0]), _layout(parts[-1])
-    if len(parts) == 1:
-        second = (second[0], second[1], np.zeros_like(second[2]))
-    sizes = first[2] + second[2]
-    if len(sizes) < _MD5_FEW:  # less work than compiling the kernel
-        return _digests(parts)
-    uids = np.empty((len(sizes), 2), np.uint64)
-    blocks = (sizes + 8) // 64 + 1
-    # numpy sorts 16 bits by radix; the order of the longer rows, which go to hashlib, does not matter.
-    order = np.argsort(np.minimum(blocks, 0xFFFF).astype(np.uint16), kind="stable")
-    short = int(np.searchsorted(blocks[order] > _MD5_BLOCKS, True))
-    bounds = [*np.flatnonzero(np.diff(blocks[order[:short]], prepend=-1)).tolist(), short]
-    from metaclip.native.compiling import compiled  # loads a compiler
-
-    state, lanes = np.empty((2, 4 * layout.LANES), np.uint32)
-    for begin, end in itertools.pairwise(bounds):
-        n_blocks = int(blocks[order[begin]])
-        words = np.empty(16 * n_blocks * layout.LANES, np.uint32)
-        compiled("pair_kernel", "md5")(
-            *first, *second, order[begin:end], n_blocks, _K, _TURNS, words, state, lanes, uids
-        )
-    if short < len(order):
-        index = pa.array(order[short:])
-        uids[order[short:]] = _digests([part.take(index) for part in parts])
+    """Return md5 of the rows of one column, or of two columns concatenated: uint64[n, 2]. A null is an empty string."""
+    if (library := load()) is None:
+        return _md5_hashlib(parts)
+    uids = np.empty((len(parts[0]), 2), np.uint64)
+    with _strings(parts[0]) as first, _strings(parts[-1]) as second:
+        library.mc_md5(first, second if len(parts) > 1 else None, len(uids), address(uids, np.uint64))
     return uids
 
 
-def _digests(parts: list[pa.Array]) -> Uids:
-    """Do the same as `_md5` with hashlib."""
+def _md5_hashlib(parts: list[pa.Array]) -> Uids:
     pieces = (part.cast(pa.large_binary()).fill_null(b"").to_pylist() for part in parts)
     rows = (b"".join(row) for row in zip(*pieces, strict=True))
     digests = b"".join(hashlib.md5(row, usedforsecurity=False).digest() for row in rows)
     return np.frombuffer(digests, ">u8").reshape(-1, 2).astype(np.uint64)
 
 
-def _layout(column: pa.Array) -> tuple[int, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return (address of the bytes, starts, sizes) of a large_string array; a null has size 0."""
+@contextlib.contextmanager
+def _strings(column: pa.Array) -> Iterator[StringsStruct]:
+    """Yield a large_string array as the library takes it; a null is an empty string."""
+    if column.null_count:
+        column = pc.fill_null(column, "")
     _, offsets, data = column.buffers()
     if len(column) == 0:
-        return 0, np.zeros(0, np.int64), np.zeros(0, np.int64)
-    bounds = np.frombuffer(offsets, np.int64, len(column) + 1, 8 * column.offset)
-    sizes = np.diff(bounds)
-    if column.null_count:
-        sizes[pc.is_null(column).to_numpy(zero_copy_only=False)] = 0
-    return (data.address if data is not None else 0), bounds[:-1].copy(), sizes
+        offsets = pa.py_buffer(bytes(8))
+    yield StringsStruct(data=data.address if data is not None else None, offsets=offsets.address + 8 * column.offset)

@@ -34,7 +34,7 @@ def versions() -> dict[str, str]:
         "metaclip": __version__,
         "python": platform.python_version(),
         "unicode": unicodedata.unidata_version,  # options of the text rule follow it
-        **{name: installed.version(name) for name in ("numpy", "numba", "pyarrow")},
+        **{name: installed.version(name) for name in ("numpy", "pyarrow")},
     }
 
 

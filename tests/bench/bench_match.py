@@ -23,6 +23,7 @@ import ahocorasick
 import ahocorasick_rs
 import numpy as np
 import pyarrow as pa
+from metaclip.native.compiling import compiled
 
 from curation import naive
 from metaclip import Matcher, Metadata
@@ -32,7 +33,6 @@ from metaclip.matching.match_arrays import MATCHES
 from metaclip.matching.native_backend import Scratch, addresses
 from metaclip.matching.text_rule import PAPER
 from metaclip.native import layout
-from metaclip.native.compiling import compiled
 from tests.bench import corpus
 
 SPACED = {mark: f" {mark} " for mark in ",.;:?!`"}

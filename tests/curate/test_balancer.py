@@ -416,7 +416,7 @@ ENTRIES = ["dog", "hot dog", "a", "カメラ", "写真", "a . b", "é", "x y"]
         ",".join(name for name, value in dataclasses.asdict(rule).items() if value and value != "none") or "paper"
     ),
 )
-@pytest.mark.parametrize("backend", ["native", "python", "pyahocorasick"])
+@pytest.mark.parametrize("backend", ["native", "pyahocorasick"])
 def test_find_is_match(rule: TextRule, backend: Any) -> None:
     """One text at a time finds what the oracle finds: short texts, long ones, those about the limit between."""
     matcher = Matcher(ENTRIES, rule, backend=backend, cache=False)

@@ -20,6 +20,7 @@ from metaclip.curate.draw import (
     FIXED_POINT,
     DrawSums,
     draw_rows,
+    draw_rows_numpy,
     expect_rows,
     keep_probability,
     mix,
@@ -76,12 +77,12 @@ def by_hand(ids: Sequence[int], p: Sequence[float]) -> float:
 def drawn(rows: Sequence[Sequence[int]], p: Any, uids: Any, seed: int = 0, epoch: int = 0) -> tuple[Any, Any, DrawSums]:
     sums = DrawSums(len(p))
     problem = *ragged(rows), np.asarray(p, np.float64), uids, stream_key(seed, epoch)
-    (p_keep, kept), sums = draw_rows(*problem, sums, few=0), sums
-    # The other way to draw, for few rows, gives the same to the bit.
+    p_keep, kept = draw_rows(*problem, sums)
+    # numpy, where there is no library, gives the same to the bit.
     same = DrawSums(len(p))
-    few, few_kept = draw_rows(*problem, same, few=len(rows))
-    assert few.tobytes() == p_keep.tobytes()
-    assert few_kept.tolist() == kept.tolist()
+    in_numpy, kept_in_numpy = draw_rows_numpy(*problem, same)
+    assert in_numpy.tobytes() == p_keep.tobytes()
+    assert kept_in_numpy.tolist() == kept.tolist()
     for name in ("expected", "kept", "totals"):
         assert getattr(same, name).tolist() == getattr(sums, name).tolist()
     return p_keep, kept, sums

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import gc
+import hashlib
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 from metaclip.errors import MetaclipError
 from metaclip.matching import automaton_file
 from metaclip.matching.automaton import Automaton, build
-from metaclip.matching.automaton_file import key, load, open_automaton, save
+from metaclip.matching.automaton_file import UntrustedFile, key, load, open_automaton, save
 from metaclip.matching.matcher import Matcher
 from metaclip.matching.text_rule import PAPER, TextRule
 from metaclip.metadata.entries import Metadata
@@ -39,26 +40,12 @@ def _arrays(of: Automaton) -> list[dict[str, Any]]:
     return [machine.arrays for machine in of.machines]
 
 
-def test_the_garbage_collector_is_left_as_it_was() -> None:
-    """Building turns the garbage collector off, and on again only if it was on, also if building fails."""
-    try:
-        for turn, on in ((gc.enable, True), (gc.disable, False)):
-            turn()
-            build(LIST)
-            assert gc.isenabled() is on
-            with pytest.raises(AttributeError):
-                build(None)  # type: ignore[arg-type]
-            assert gc.isenabled() is on
-    finally:
-        gc.enable()
-
-
 @pytest.mark.parametrize("rule", RULES)
 def test_file_holds_the_same_arrays(tmp_path: Path, rule: TextRule) -> None:
     """A saved and opened automaton equals the one that was built, and is read-only."""
     built = build(LIST, rule)
     save(built, tmp_path / "file")
-    opened = load(tmp_path / "file")
+    opened = load(tmp_path / "file", LIST, rule)
     assert (opened.rule, opened.size, opened.list_digest) == (rule, len(LIST), LIST.digest)
     assert opened.nbytes == built.nbytes
     assert [machine.info for machine in opened.machines] == [machine.info for machine in built.machines]
@@ -75,15 +62,23 @@ def test_file_holds_the_same_arrays(tmp_path: Path, rule: TextRule) -> None:
         )
 
 
+def resigned(data: bytes) -> bytes:
+    """Return the bytes of a file with the digest that its content has."""
+    size = struct.unpack_from("<Q", data, 24)[0]
+    digest = hashlib.sha256(struct.pack("<Q", size) + data[64:]).digest()
+    return data[:32] + digest + data[64:]
+
+
 def test_every_flipped_byte_is_noticed(tmp_path: Path) -> None:
     """A file in which any one byte was changed is refused."""
+    rule = TextRule(unspaced_scripts="fixed")
     path = tmp_path / "file"
-    save(build(LIST, TextRule(unspaced_scripts="fixed")), path)
+    save(build(LIST, rule), path)
     whole = path.read_bytes()
     for at in [*range(1000), *range(1000, len(whole), 13)]:
         path.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << at % 8)]) + whole[at + 1 :])
-        with pytest.raises(MetaclipError, match="not a complete automaton"):
-            load(path)
+        with pytest.raises(UntrustedFile):
+            load(path, LIST, rule)
 
 
 def test_another_size_is_noticed(tmp_path: Path) -> None:
@@ -93,19 +88,66 @@ def test_another_size_is_noticed(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for size in [0, 1, 20, 63, 64, 65, 200, *range(300, len(whole), 101), len(whole) - 1]:
         path.write_bytes(whole[:size])
-        with pytest.raises(MetaclipError, match="not a complete automaton"):
-            load(path)
+        with pytest.raises(UntrustedFile):
+            load(path, LIST, PAPER)
     path.write_bytes(whole + b"\0")
-    with pytest.raises(MetaclipError, match="not a complete automaton"):
-        load(path)
+    with pytest.raises(UntrustedFile):
+        load(path, LIST, PAPER)
 
 
-def test_is_built(tmp_path: Path) -> None:
-    """`is_built` tells whether the automaton of a list and a rule is cached."""
-    assert not automaton_file.is_built(LIST, PAPER, tmp_path)
+@pytest.mark.parametrize("rule", [PAPER, TextRule(unspaced_scripts="fixed"), TextRule(longest_only=True)])
+def test_a_crafted_file_is_refused_or_harmless(tmp_path: Path, rule: TextRule) -> None:
+    """A file with any wrong number and a right digest is refused, or matching with it ends and gives ids of the list."""
+    path = tmp_path / "file"
+    save(build(LIST, rule), path)
+    whole = path.read_bytes()
+    refused = 0
+    for at in range(64, len(whole) - 3, 5):
+        for value in (b"\xff" * 4, b"\x01\0\0\0", b"\0" * 4):
+            path.write_bytes(resigned(whole[:at] + value + whole[at + 4 :]))
+            try:
+                opened = load(path, LIST, rule)
+            except UntrustedFile:
+                refused += 1
+                continue
+            found = Matcher.from_automaton(opened, LIST).match([*TEXTS, "hot dog " * 900, None])
+            assert all(entry_id < len(LIST) for entry_id in found.flatten().to_pylist())
+    assert refused > 100
+
+
+def test_the_file_of_another_list_is_built_again(tmp_path: Path) -> None:
+    """A file under the name of this list that holds another list, or another rule, is not used."""
+    path = tmp_path / f"{key(LIST, PAPER)}.automaton"
+    for other in (build(Metadata(["cat", *ENTRIES]), PAPER), build(LIST, TextRule(fold_case=True))):
+        save(other, path)
+        with pytest.raises(UntrustedFile, match="of another"):
+            load(path, LIST, PAPER)
+        assert Matcher(LIST, cache=tmp_path).match(["hot dog"]).to_pylist() == [[0, 1]]
+        load(path, LIST, PAPER)
+
+
+@pytest.mark.parametrize("mode", [0o664, 0o646])
+def test_what_others_may_write_is_built_again(tmp_path: Path, mode: int) -> None:
+    """A file that other users may write to is replaced by one that only its owner may write to."""
     open_automaton(LIST, PAPER, tmp_path)
-    assert automaton_file.is_built(LIST, PAPER, tmp_path)
-    assert not automaton_file.is_built(LIST, TextRule(fold_case=True), tmp_path)
+    (path,) = tmp_path.iterdir()
+    path.chmod(mode)
+    with pytest.raises(UntrustedFile, match="others may write"):
+        load(path, LIST, PAPER)
+    open_automaton(LIST, PAPER, tmp_path)
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_another_users_file_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The owner must be this user, or root."""
+    open_automaton(LIST, PAPER, tmp_path)
+    (path,) = tmp_path.iterdir()
+    if os.getuid() == 0:
+        os.chown(path, 12345, -1)
+    else:
+        monkeypatch.setattr(os, "getuid", lambda: 12345)
+    with pytest.raises(UntrustedFile, match="another user"):
+        load(path, LIST, PAPER)
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b"", lambda b: b[:70] + b"\xff" + b[71:]])
@@ -190,7 +232,7 @@ def test_built_by_several_at_once(tmp_path: Path) -> None:
             for opened in pool.map(lambda folder: open_automaton(LIST, PAPER, folder), folders):
                 assert opened.list_digest == LIST.digest
             (path,) = folders[0].iterdir()
-            load(path)
+            load(path, LIST, PAPER)
 
 
 def test_bytes_do_not_depend_on_the_hash_seed(tmp_path: Path) -> None:
@@ -240,7 +282,7 @@ def test_real_list_on_real_captions(data_folder: Path, tmp_path: Path) -> None:
     matcher = Matcher(metadata, cache=tmp_path)
     (path,) = tmp_path.iterdir()
     assert path.stat().st_size <= 64 * 2**20
-    assert load(path).nbytes <= 64 * 2**20
+    assert load(path, metadata, PAPER).nbytes <= 64 * 2**20
     found = matcher.match(texts).combine_chunks()
     wanted = Matcher(metadata, backend="pyahocorasick").match(texts).combine_chunks()
     assert found.equals(wanted)

@@ -27,7 +27,7 @@ def test_naive(case: Case) -> None:
     assert oracle.match(case.entries, case.text, case.rule) == case.ids
 
 
-@pytest.mark.parametrize("backend", ["native", "python", "pyahocorasick"])
+@pytest.mark.parametrize("backend", ["native", "pyahocorasick"])
 @every_case
 def test_backend(case: Case, backend: str) -> None:
     """Each backend finds the matches in the table, also for a text between other texts."""
@@ -46,7 +46,7 @@ def test_all_lists_of_a_rule_in_one(rule: object) -> None:
     entries = list(dict.fromkeys(entry for case in cases for entry in case.entries if len(case.entries) < 1000))
     texts = [case.text for case in cases]
     wanted = [oracle.match(entries, text, cases[0].rule) for text in texts]
-    for backend in ("native", "python", "pyahocorasick"):
+    for backend in ("native", "pyahocorasick"):
         assert Matcher(entries, cases[0].rule, backend=backend, cache=False).match(texts).to_pylist() == wanted
 
 
@@ -75,5 +75,5 @@ def test_another_type_is_refused() -> None:
 
 def test_another_backend_is_refused() -> None:
     """An unknown backend is refused, and the error lists the known ones."""
-    with pytest.raises(ValueError, match="'native', 'python' or 'pyahocorasick'"):
+    with pytest.raises(ValueError, match="'native' or 'pyahocorasick'"):
         Matcher(["a"], backend="grep", cache=False)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Laws of the matcher: on any list, text, rule and form of column, the kernel gives what the naive algorithm gives."""
+"""Laws of the matcher: on any list, text, rule and form of column, the library gives what the naive algorithm gives."""
 
 from __future__ import annotations
 
@@ -22,14 +22,16 @@ from hypothesis import strategies as st
 
 from curation import naive
 from metaclip.errors import MetaclipError
+from metaclip.matching.automaton import seed_of
 from metaclip.matching.match_arrays import MATCHES, Counts, count_matches
 from metaclip.matching.matcher import Matcher
 from metaclip.matching.text_rule import MARKS, PAPER, TextRule
-from metaclip.native import layout
-from metaclip.native.compiling import compiled
+from metaclip.native.library import READABLE, address, load
 from tests import oracle
 
-BACKENDS = ("native", "python", "pyahocorasick")
+BACKENDS = ("native", "pyahocorasick")
+CHUNK = 4096
+"""Symbols that the library processes at a time: CHUNK in match.c."""
 
 
 def found(entries: Sequence[str], texts: Any, rule: TextRule = PAPER, backend: Any = "native") -> Any:
@@ -76,7 +78,7 @@ def problems(draw: Any, rules: st.SearchStrategy[TextRule] = RULES) -> tuple[Tex
 @given(problems())
 @settings(max_examples=400)
 def test_backends_agree(problem: tuple[TextRule, list[str], list[str]]) -> None:
-    """The kernel and pyahocorasick find exactly what the naive algorithm finds, under every rule."""
+    """The library and pyahocorasick find exactly what the naive algorithm finds, under every rule."""
     rule, entries, texts = problem
     wanted = [oracle.match(entries, text, rule) for text in texts]
     for backend in BACKENDS:
@@ -275,7 +277,7 @@ def test_result_holds_no_more_than_itself() -> None:
     assert held < 100_000 < peak
 
 
-# --- chunks: the kernel works on layout.CHUNK symbols at a time
+# --- chunks: the library works on CHUNK symbols at a time
 
 
 @pytest.mark.parametrize(
@@ -304,8 +306,8 @@ def test_rows_go_on_over_the_end_of_a_chunk(
     assert wanted
     matcher = Matcher(entries, rule, cache=False)
     # A chunk closes within two blocks of 64 bytes before it is full.
-    first = range((layout.CHUNK - 200) // symbols, (layout.CHUNK + 20) // symbols)
-    second = range((2 * layout.CHUNK - 400) // symbols, (2 * layout.CHUNK + 20) // symbols)
+    first = range((CHUNK - 200) // symbols, (CHUNK + 20) // symbols)
+    second = range((2 * CHUNK - 400) // symbols, (2 * CHUNK + 20) // symbols)
     texts = [filler * count + middle + filler * 9 for count in (*first, *second)]
     assert [matcher.match([text]).to_pylist() for text in texts] == [[wanted]] * len(texts)
     assert matcher.match(texts).to_pylist() == [wanted] * len(texts)
@@ -347,7 +349,7 @@ def test_longest_only_after_other_texts() -> None:
 
 def test_many_texts_in_a_chunk() -> None:
     """Texts without symbols, and more texts than a chunk has symbols, all get a row."""
-    n = 3 * layout.CHUNK + 7
+    n = 3 * CHUNK + 7
     assert found(["dog", ""], [""] * n) == [[1]] * n
     assert found(["dog"], [None] * n) == [None] * n
     assert found(["dog"], [" "] * n, TextRule(fold_spaces=True)) == [[]] * n
@@ -357,7 +359,7 @@ def test_many_texts_in_a_chunk() -> None:
 
 def test_an_entry_longer_than_a_chunk() -> None:
     """An entry may have more words than a chunk."""
-    words = [f"w{i % 89}" for i in range(3 * layout.CHUNK)]
+    words = [f"w{i % 89}" for i in range(3 * CHUNK)]
     entry = " ".join(words)
     texts = [entry, entry + " w0", "w5 " + entry, " ".join(words[1:]), " ".join(words[:-1]), entry + "x"]
     for rule in (PAPER, TextRule(longest_only=True)):
@@ -453,7 +455,7 @@ def test_twins_without_number() -> None:
 # --- planted collisions of the hash
 
 MASK = 2**64 - 1
-A = int(layout.MULTIPLIER)
+A = 0xD6E8FEB86659FD93  # MULTIPLIER in keys.h
 LETTERS = [c for c in range(0x21, 0x7F) if chr(c) not in MARKS]
 ASCII = 0x8080808080808080  # the bits that are clear in eight bytes of ASCII
 
@@ -471,21 +473,16 @@ def _pair(difference: bytes) -> tuple[bytes, bytes] | None:
 
 
 def _keys(words: Sequence[str], attempt: int = 0) -> list[tuple[int, int, int]]:
-    """The kernel's own (head, tail, hash) of words."""
+    """The library's own (head, tail, hash) of words."""
     encoded = [word.encode() for word in words]
-    blob = np.frombuffer(b"".join(encoded) + bytes(layout.READABLE), np.uint8)
+    blob = np.frombuffer(b"".join(encoded) + bytes(READABLE), np.uint8)
     symbols = np.zeros((len(words) + 2, 2), np.uint32)
     symbols[2:, 0] = np.cumsum([len(word) for word in encoded])
     heads, tails, hashes = (np.zeros(len(words) + 1, kind) for kind in (np.uint64, np.uint32, np.uint64))
-    compiled("symbol_kernel", "symbol_keys")(
-        blob.ctypes.data,
-        symbols.ctypes.data,
-        len(words),
-        np.uint64(layout.seed_of(attempt)),
-        heads,
-        tails,
-        hashes,
-    )
+    load().mc_symbol_keys(
+        address(blob, np.uint8), address(symbols, np.uint32), len(words), seed_of(attempt),
+        address(heads, np.uint64), address(tails, np.uint32), address(hashes, np.uint64),
+    )  # fmt: skip
     return list(zip(heads[1:].tolist(), tails[1:].tolist(), hashes[1:].tolist(), strict=True))
 
 
@@ -551,7 +548,7 @@ def test_many_long_words_with_one_key() -> None:
 
 def _same_short_hashes(attempt: int, n: int) -> list[str]:
     """Pairs of words of 11 bytes whose keys differ and whose hash under a seed is one."""
-    seed = np.uint64(layout.seed_of(attempt))
+    seed = np.uint64(seed_of(attempt))
     endings = [bytes(letters) for letters in itertools.product(LETTERS, repeat=3)]
     # The hash is a bijection of first eight bytes XOR tail * seed: let the first eight undo what the tails differ in.
     products = np.array([int.from_bytes(ending + b"\x0b", "little") for ending in endings], np.uint64) * seed
@@ -575,7 +572,7 @@ def test_short_words_with_one_hash() -> None:
     for attempt, pair in enumerate(crafted):
         words += pair
         matcher = Matcher(words, cache=False)
-        assert matcher._backend.automaton.machines[0].info["seed"] == layout.seed_of(attempt + 1)
+        assert matcher._backend.automaton.machines[0].info["seed"] == seed_of(attempt + 1)
         texts = [*words, " ".join(words), " ".join(words[1:]), words[0][:-1], words[0] + "x"]
         assert matcher.match(texts).to_pylist() == [naive.match(words, text) for text in texts]
 

@@ -33,7 +33,7 @@ LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 
 
 def room(module: str) -> str:
-    """Give the part of a dotted name that has a layer: "curation" of "metaclip.native.kernel"."""
+    """Give the part of a dotted name that has a layer: "native" of "metaclip.native.library"."""
     parts = module.split(".")
     return parts[1] if len(parts) > 1 else "__init__"
 
@@ -92,8 +92,8 @@ def every_import() -> Iterator[tuple[Path, int, str, str]]:
         ("from metaclip import Run", "metaclip"),
         ("from metaclip import curate", "metaclip.curate"),
         ("from metaclip.training import stream", "metaclip.training"),
-        ("from . import kernel", "metaclip.native"),
-        ("from .kernel import compiled", "metaclip.native.kernel"),
+        ("from . import library", "metaclip.native"),
+        ("from .library import load", "metaclip.native.library"),
         ("from ..card import page", "metaclip.card"),
         ("from .. import card", "metaclip.card"),
         ("def f():\n    from metaclip import cli", "metaclip.cli"),

@@ -128,7 +128,8 @@ BOUNDS = [0, 1, 3, 4, 54, 55, 56, 57, 63, 64, 65, 118, 119, 120, 121, 127, 128, 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_every_length(monkeypatch: pytest.MonkeyPatch, compiled: bool) -> None:
     """Texts of 0 to 200 bytes and more, cut anywhere between text and url, have hashlib's md5."""
-    monkeypatch.setattr(uids, "_MD5_FEW", 0 if compiled else 1 << 30)
+    if not compiled:
+        monkeypatch.setattr(uids, "load", lambda: None)
     whole = ["x" * n for n in range(201)] + [some_text(n) for n in [*range(201), *BOUNDS, 5000, 20_000]]
     assert hexes(whole) == [md5(text) for text in whole]
     cut = [(text[: len(text) * k // 4], text[len(text) * k // 4 :]) for text in whole for k in range(5)]
@@ -144,7 +145,6 @@ def test_many_rows() -> None:
     urls = [
         None if i % 7 == 0 else "" if i % 7 == 1 else f"http://example.org/{i % 100}.jpg" for i in range(len(texts))
     ]
-    assert len(texts) > uids._MD5_FEW
     assert hexes(texts, urls) == [md5(text + (url or "")) for text, url in zip(texts, urls, strict=True)]
     assert hexes(texts) == [md5(text) for text in texts]
     # As ids of another form: only some rows come to md5, from a column that holds others too.
@@ -153,13 +153,8 @@ def test_many_rows() -> None:
 
 
 def test_rows_of_one_length() -> None:
-    """Any number of rows of one length fills the vector registers rightly: 1 to 33 rows, and 8,192 and a few."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(uids, "_MD5_FEW", 0)
-        for n in [*range(1, 34), 64, 65]:
-            texts = [f"{i:07}" for i in range(n)]
-            assert hexes(texts) == [md5(text) for text in texts]
-    for n in (uids._MD5_FEW, uids._MD5_FEW + 1):
+    """Any number of rows of one length fills the vector registers rightly: 1 to 100 rows, and thousands."""
+    for n in [*range(1, 101), 8191, 8192, 8193]:
         texts = [f"{i:07}" for i in range(n)]
         assert hexes(texts) == [md5(text) for text in texts]
 
@@ -168,10 +163,8 @@ def test_rows_of_one_length() -> None:
 @settings(max_examples=150)
 def test_compiled_md5_is_hashlibs(pairs: list[tuple[str, str | None]]) -> None:
     """The compiled path gives hashlib's md5 for any texts and urls."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(uids, "_MD5_FEW", 0)
-        texts, urls = [text for text, _ in pairs], [url for _, url in pairs]
-        assert hexes(texts, urls) == [md5(text + (url or "")) for text, url in pairs]
+    texts, urls = [text for text, _ in pairs], [url for _, url in pairs]
+    assert hexes(texts, urls) == [md5(text + (url or "")) for text, url in pairs]
 
 
 # --- forms of columns
@@ -192,7 +185,8 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_forms_of_columns(monkeypatch: pytest.MonkeyPatch, form: str, compiled: bool) -> None:
     """Ids and urls give the same uids as string, large_string, dictionary, view, bytes or a slice of these."""
-    monkeypatch.setattr(uids, "_MD5_FEW", 0 if compiled else 1 << 30)
+    if not compiled:
+        monkeypatch.setattr(uids, "load", lambda: None)
     texts = ["a dog", "", "猫", "a dog", "x" * 70, "y", "z"]
     urls = ["http://a", None, "", "http://b", "http://c", None, "http://d"]
     given = [None, None, None, "ABC", "not hex", "", "0" * 40]

@@ -1,0 +1,150 @@
+"""The compiled library: found, checked and loaded with ctypes, which releases the GIL during calls.
+
+    if (library := load()) is not None:
+        library.mc_count(address(ids, np.uint32), len(ids), address(counts, np.uint64, written=True))
+
+Where there is no library, every caller has another way with the same result: pyahocorasick to match, numpy for the rest.
+A process that takes it says so once, on standard error. METACLIP_NATIVE=0 forces it; METACLIP_NATIVE=baseline loads the
+library without the vector instructions that not every processor has (AVX2).
+
+Law: a library that was not compiled from the sources that stand beside it is never used. It is compiled again, or refused.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import sys
+import threading
+from ctypes import c_int32, c_int64, c_uint32, c_uint64, c_void_p
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from metaclip.errors import MetaclipError
+from metaclip.native import build
+
+READABLE: Final = 64
+"""Number of bytes behind the bytes of all symbols that the library may read."""
+
+
+class MachineStruct(ctypes.Structure):
+    """``mc_machine``: addresses and sizes of the tables of one alphabet."""
+
+    _fields_ = [
+        *((name, c_void_p) for name in ("slots", "displacements", "bloom", "bytes", "symbols", "nodes", "edges", "filter")),
+        *((f"n_{name}", c_int64) for name in ("slots", "displacements", "bloom", "bytes", "symbols", "nodes", "edges", "filter")),
+        ("seed", c_uint64), ("most_outputs", c_int64), ("words", c_int64), ("longest", c_int64), ("fold_spaces", c_int64),
+    ]  # fmt: skip
+
+
+class TextsStruct(ctypes.Structure):
+    """``mc_texts``: a column of texts in Arrow's layout."""
+
+    _fields_ = [
+        ("data", c_void_p), ("n_data", c_int64), ("offsets", c_void_p), ("wide", c_int64), ("validity", c_void_p),
+        ("first", c_int64), ("n_texts", c_int64),
+    ]  # fmt: skip
+
+
+class StringsStruct(ctypes.Structure):
+    """``mc_strings``: strings in Arrow's large_string layout."""
+
+    _fields_ = [("data", c_void_p), ("offsets", c_void_p)]
+
+
+_MACHINE, _TEXTS, _STRINGS = map(ctypes.POINTER, (MachineStruct, TextsStruct, StringsStruct))
+_A, _N = c_void_p, c_int64  # the address of an array, a number
+_SIGNATURES: Final[dict[str, tuple[Any, list[Any]]]] = {
+    "mc_digest": (ctypes.c_char_p, []),
+    "mc_allow_avx2": (None, [c_int32]),
+    "mc_free": (None, [_A]),
+    "mc_check": (_N, [_MACHINE, _N]),
+    "mc_symbol_keys": (None, [_A, _A, _N, c_uint64, _A, _A, _A]),
+    "mc_fill_bloom": (None, [_A, _N, _A, _N]),
+    "mc_displace": (_N, [_A, _A, _A, _A, _N, _N, _A, _A, _A]),
+    "mc_build_trie": (_N, [_A, _A, _A, _N, _N, _N, _A, _A, ctypes.POINTER(_N), ctypes.POINTER(_N)]),
+    "mc_fill_edges": (None, [_A, _N, _A, _N, _A, _N]),
+    "mc_workspace_new": (c_void_p, [_MACHINE]),
+    "mc_workspace_free": (None, [c_void_p]),
+    "mc_match": (_N, [_MACHINE, c_void_p, _TEXTS, _A, ctypes.POINTER(c_void_p)]),
+    "mc_find": (_N, [_MACHINE, c_void_p, ctypes.c_char_p, _N, ctypes.POINTER(ctypes.POINTER(c_uint32))]),
+    "mc_unite": (_N, [_A, _A, _A, _A, _N, _A, ctypes.POINTER(c_void_p)]),
+    "mc_hex": (None, [_STRINGS, _N, _A, _A]),
+    "mc_md5": (None, [_STRINGS, _STRINGS, _N, _A]),
+    "mc_keep_probabilities": (None, [_A, _A, _N, _A, _A]),
+    "mc_draw": (None, [_A, _A, _N, _A, _A, c_uint64, _A, _A, _A, _A, _A]),
+    "mc_expect": (None, [_A, _A, _N, _A, _A, _N, _A, _A, _A]),
+    "mc_count": (None, [_A, _N, _A]),
+}
+
+
+_lock = threading.Lock()
+
+
+def load() -> Any:
+    """Return the library, the same object each time; None, after a line on standard error, if there is none."""
+    with _lock:
+        return _load()
+
+
+@functools.cache
+def _load() -> Any:
+    wanted = os.environ.get("METACLIP_NATIVE", "")
+    if wanted not in ("", "0", "1", "baseline"):
+        raise MetaclipError(f"METACLIP_NATIVE is {wanted!r}, must be 0, 1 or baseline")
+    found, why = (None, "METACLIP_NATIVE=0") if wanted == "0" else _open()
+    if found is None:
+        print(
+            f"metaclip: the compiled library is not used ({why}); matching with pyahocorasick instead: same result, about "
+            "40 times slower",
+            file=sys.stderr,
+        )
+    elif wanted == "baseline":
+        found.mc_allow_avx2(0)
+    return found
+
+
+def _open() -> tuple[Any, str]:
+    """Return the library and why there is none. Compile it first if it is not of the sources beside it."""
+    path, digest = build.LIBRARY, build.source_digest()
+    library = _read(path)
+    if digest is not None and path.exists() and (library is None or library.mc_digest().decode() != digest):
+        try:
+            build.compile_library()
+        except build.BuildError as error:
+            raise MetaclipError(f"{path} was not compiled from the sources beside it: {error}") from None
+        library = _read(path)  # another file than before, so the loader does not return what it has
+    return library, f"{path.name} is not installed" if library is None else ""
+
+
+def _read(path: Any) -> Any:
+    try:
+        library = ctypes.CDLL(os.fspath(path))
+        for name, (result, arguments) in _SIGNATURES.items():
+            function = getattr(library, name)
+            function.restype, function.argtypes = result, arguments
+    except (OSError, AttributeError):
+        return None
+    return library
+
+
+def address(array: npt.NDArray[Any], dtype: npt.DTypeLike, *, written: bool = False) -> int:
+    """Return the address of an array's items. Raise TypeError for another dtype, or for items that are not contiguous."""
+    if array.dtype != dtype or not array.flags.c_contiguous or (written and not array.flags.writeable):
+        raise TypeError(f"the library takes a contiguous array of {np.dtype(dtype)}, not {array.dtype}, {array.flags}")
+    return array.ctypes.data
+
+
+class Memory:
+    """Memory that the library allocated; freed with this object."""
+
+    def __init__(self, library: Any, start: int) -> None:
+        """Take over the memory at an address."""
+        self._library, self.start = library, start
+
+    def __del__(self) -> None:
+        """Free it."""
+        self._library.mc_free(self.start)

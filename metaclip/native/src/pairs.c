@@ -1,0 +1,228 @@
+/* Pairs: uids from hex digits and by MD5 (RFC 1321), the draw, and expected numbers.
+
+   The laws are in metaclip/pool/uid.py and metaclip/curate/draw.py, with numpy implementations of the same bits. The
+   library is compiled with -ffp-contract=off: a fused multiply-add would change the last bit of P(keep). */
+
+#include "keys.h"
+
+static const double ONE = 4294967296.0; /* 1 in the integers in which expected numbers are summed */
+
+/* ---- uids ---- */
+
+void mc_hex(const mc_strings *strings, int64_t n, uint64_t *uids, uint8_t *kinds) {
+    enum { PARSED, OTHER, EMPTY };
+    uint8_t digits[256];
+    memset(digits, 16, sizeof digits);
+    for (int i = 0; i < 16; i++) digits[(uint8_t)"0123456789abcdef"[i]] = digits[(uint8_t)"0123456789ABCDEF"[i]] = (uint8_t)i;
+    for (int64_t i = 0; i < n; i++) {
+        const uint8_t *at = strings->data + strings->offsets[i];
+        int64_t size = strings->offsets[i + 1] - strings->offsets[i];
+        kinds[i] = size ? OTHER : EMPTY;
+        if (!size || size > 32) continue;
+        uint64_t high = 0, low = 0;
+        uint8_t wrong = 0;
+        for (int64_t j = 0; j < size; j++) {
+            uint8_t digit = digits[at[j]];
+            wrong |= digit;
+            high = high << 4 | low >> 60;
+            low = low << 4 | (digit & 15);
+        }
+        uids[2 * i] = high;
+        uids[2 * i + 1] = low;
+        kinds[i] = wrong > 15 ? OTHER : PARSED;
+    }
+}
+
+/* MD5 of many messages at once, one in each lane, so that the compiler can use vector instructions: the rounds of a single
+   message depend on each other and cannot. A lane that has finished its message takes the next one. */
+enum { LANES = 32 };
+
+typedef struct {
+    uint32_t words[16][LANES];
+    uint32_t state[4][LANES];
+} md5_lanes;
+
+#define ROTATE(x, by) ((x) << (by) | (x) >> (32 - (by)))
+#define MD5_STEP(MIX, A, B_, C_, D, WORD, SUM, TURN)                                                                   \
+    for (int l = 0; l < LANES; l++) {                                                                                  \
+        uint32_t b = s[B_][l], c = s[C_][l], d = s[D][l];                                                              \
+        uint32_t x = s[A][l] + MIX + m->words[WORD][l] + SUM;                                                          \
+        s[A][l] = b + ROTATE(x, TURN);                                                                                 \
+    }
+#define MD5_ROUND(MIX, TIMES, PLUS, T0, T1, T2, T3, SUMS)                                                              \
+    for (int i = 0; i < 16; i += 4) {                                                                                  \
+        MD5_STEP(MIX, 0, 1, 2, 3, ((TIMES) * i + (PLUS)) & 15, SUMS[i], T0)                                            \
+        MD5_STEP(MIX, 3, 0, 1, 2, ((TIMES) * (i + 1) + (PLUS)) & 15, SUMS[i + 1], T1)                                  \
+        MD5_STEP(MIX, 2, 3, 0, 1, ((TIMES) * (i + 2) + (PLUS)) & 15, SUMS[i + 2], T2)                                  \
+        MD5_STEP(MIX, 1, 2, 3, 0, ((TIMES) * (i + 3) + (PLUS)) & 15, SUMS[i + 3], T3)                                  \
+    }
+
+/* floor(2^32 * abs(sin(i + 1))), RFC 1321 section 3.4 */
+static const uint32_t SINES[64] = {
+    0xd76aa478, 0xe8c7b756, 0x242070db, 0xc1bdceee, 0xf57c0faf, 0x4787c62a, 0xa8304613, 0xfd469501,
+    0x698098d8, 0x8b44f7af, 0xffff5bb1, 0x895cd7be, 0x6b901122, 0xfd987193, 0xa679438e, 0x49b40821,
+    0xf61e2562, 0xc040b340, 0x265e5a51, 0xe9b6c7aa, 0xd62f105d, 0x02441453, 0xd8a1e681, 0xe7d3fbc8,
+    0x21e1cde6, 0xc33707d6, 0xf4d50d87, 0x455a14ed, 0xa9e3e905, 0xfcefa3f8, 0x676f02d9, 0x8d2a4c8a,
+    0xfffa3942, 0x8771f681, 0x6d9d6122, 0xfde5380c, 0xa4beea44, 0x4bdecfa9, 0xf6bb4b60, 0xbebfbc70,
+    0x289b7ec6, 0xeaa127fa, 0xd4ef3085, 0x04881d05, 0xd9d4d039, 0xe6db99e5, 0x1fa27cf8, 0xc4ac5665,
+    0xf4292244, 0x432aff97, 0xab9423a7, 0xfc93a039, 0x655b59c3, 0x8f0ccc92, 0xffeff47d, 0x85845dd1,
+    0x6fa87e4f, 0xfe2ce6e0, 0xa3014314, 0x4e0811a1, 0xf7537e82, 0xbd3af235, 0x2ad7d2bb, 0xeb86d391,
+};
+
+MC_INLINE void md5_block_with(md5_lanes *m) {
+    uint32_t s[4][LANES];
+    memcpy(s, m->state, sizeof s);
+    MD5_ROUND((d ^ (b & (c ^ d))), 1, 0, 7, 12, 17, 22, SINES)
+    MD5_ROUND((c ^ (d & (b ^ c))), 5, 1, 5, 9, 14, 20, (SINES + 16))
+    MD5_ROUND((b ^ c ^ d), 3, 5, 4, 11, 16, 23, (SINES + 32))
+    MD5_ROUND((c ^ (b | ~d)), 7, 0, 6, 10, 15, 21, (SINES + 48))
+    for (int i = 0; i < 4; i++) {
+        for (int l = 0; l < LANES; l++) m->state[i][l] += s[i][l];
+    }
+}
+
+static void md5_block(md5_lanes *m) { md5_block_with(m); }
+
+#if defined(__x86_64__)
+static __attribute__((target("avx2"))) void md5_block_avx2(md5_lanes *m) { md5_block_with(m); }
+#endif
+
+/* Copy what a piece of a message, which begins `before` bytes into it, has in the block of 64 bytes at `at`. */
+MC_INLINE void copy_piece(uint8_t *block, int64_t at, const uint8_t *piece, int64_t before, int64_t size) {
+    int64_t from = at > before ? at : before, to = before + size < at + 64 ? before + size : at + 64;
+    if (from < to) memcpy(block + (from - at), piece + (from - before), (size_t)(to - from));
+}
+
+void mc_md5(const mc_strings *first, const mc_strings *second, int64_t n, uint64_t *uids) {
+    void (*compress)(md5_lanes *) = md5_block;
+#if defined(__x86_64__)
+    if (mc_has_avx2()) compress = md5_block_avx2;
+#endif
+    static const uint32_t start[4] = {0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476};
+    md5_lanes m;
+    int64_t message[LANES], at[LANES], next = 0, active = 0;
+    memset(&m, 0, sizeof m);
+    for (int l = 0; l < LANES; l++) message[l] = -1;
+    do {
+        active = 0;
+        for (int l = 0; l < LANES; l++) {
+            if (message[l] < 0) {
+                if (next == n) continue;
+                message[l] = next++;
+                at[l] = 0;
+                for (int i = 0; i < 4; i++) m.state[i][l] = start[i];
+            }
+            active++;
+            int64_t i = message[l], size = first->offsets[i + 1] - first->offsets[i];
+            int64_t more = second ? second->offsets[i + 1] - second->offsets[i] : 0, all = size + more;
+            uint8_t block[64] = {0};
+            copy_piece(block, at[l], first->data + first->offsets[i], 0, size);
+            if (more) copy_piece(block, at[l], second->data + second->offsets[i], size, more);
+            if (all >= at[l] && all < at[l] + 64) block[all - at[l]] = 0x80;
+            if (all + 8 < at[l] + 64) {
+                uint64_t bits = 8 * (uint64_t)all;
+                memcpy(block + 56, &bits, 8);
+            }
+            for (int j = 0; j < 16; j++) m.words[j][l] = load32(block + 4 * j);
+        }
+        if (active) compress(&m);
+        for (int l = 0; l < LANES; l++) {
+            if (message[l] < 0) continue;
+            int64_t i = message[l], all = first->offsets[i + 1] - first->offsets[i];
+            if (second) all += second->offsets[i + 1] - second->offsets[i];
+            at[l] += 64;
+            if (all + 8 >= at[l]) continue;
+            /* The bytes of the digest are a big-endian number of 128 bits. */
+            uids[2 * i] = __builtin_bswap64((uint64_t)m.state[1][l] << 32 | m.state[0][l]);
+            uids[2 * i + 1] = __builtin_bswap64((uint64_t)m.state[3][l] << 32 | m.state[2][l]);
+            message[l] = -1;
+        }
+    } while (active);
+}
+
+/* ---- the draw ---- */
+
+/* Return P(keep) of a row: 1 - product of (1 - p) in the order of the entries, which the law states. */
+MC_INLINE double keep_probability(const uint32_t *values, int64_t begin, int64_t end, const double *probability) {
+    double dropped = 1.0;
+    for (int64_t j = begin; j < end; j++) dropped *= 1.0 - probability[values[j]];
+    return 1.0 - dropped;
+}
+
+void mc_keep_probabilities(const uint32_t *values, const int64_t *offsets, int64_t n, const double *probability,
+                           double *result) {
+    for (int64_t i = 0; i < n; i++) result[i] = keep_probability(values, offsets[i], offsets[i + 1], probability);
+}
+
+/* The finaliser of SplitMix64. */
+MC_INLINE uint64_t mix(uint64_t x) {
+    x = (x ^ x >> 30) * B;
+    x = (x ^ x >> 27) * C;
+    return x ^ x >> 31;
+}
+
+void mc_draw(const uint32_t *values, const int64_t *offsets, int64_t n, const double *probability,
+             const uint64_t *uids, uint64_t key, double *drawn, uint8_t *keep, uint64_t *expected, uint64_t *kept,
+             uint64_t *sums) {
+    for (int64_t i = 0; i < n; i++) {
+        double p = keep_probability(values, offsets[i], offsets[i + 1], probability);
+        uint64_t hash = mix(mix(key ^ uids[2 * i]) ^ uids[2 * i + 1]);
+        int stays = (double)(hash >> 11) * 0x1p-53 < p;
+        uint64_t fixed = (uint64_t)(p * ONE);
+        drawn[i] = p;
+        keep[i] = (uint8_t)stays;
+        sums[0] += fixed;
+        sums[1] += (uint64_t)(p * (1.0 - p) * ONE);
+        sums[2] += (uint64_t)stays;
+        for (int64_t j = offsets[i]; j < offsets[i + 1]; j++) {
+            expected[values[j]] += fixed;
+            kept[values[j]] += (uint64_t)stays;
+        }
+    }
+}
+
+/* ---- expected numbers under many thresholds ---- */
+
+MC_INLINE void expect_with(const uint32_t *values, const int64_t *offsets, int64_t n, const uint64_t *counts,
+                           const double *thresholds, int64_t n_t, uint64_t *sums, uint64_t *by_entry,
+                           double *restrict dropped) {
+    for (int64_t i = 0; i < n; i++) {
+        for (int64_t k = 0; k < n_t; k++) dropped[k] = 1.0;
+        for (int64_t j = offsets[i]; j < offsets[i + 1]; j++) {
+            double inverse = 1.0 / (double)counts[values[j]];
+            for (int64_t k = 0; k < n_t; k++) {
+                double rest = 1.0 - thresholds[k] * inverse;
+                dropped[k] *= rest > 0.0 ? rest : 0.0;
+            }
+        }
+        for (int64_t k = 0; k < n_t; k++) sums[k] += (uint64_t)((1.0 - dropped[k]) * ONE);
+        if (!by_entry) continue;
+        for (int64_t j = offsets[i]; j < offsets[i + 1]; j++) {
+            uint64_t *row = by_entry + n_t * values[j];
+            for (int64_t k = 0; k < n_t; k++) row[k] += (uint64_t)((1.0 - dropped[k]) * ONE);
+        }
+    }
+}
+
+#if defined(__x86_64__)
+static __attribute__((target("avx2"))) void expect_avx2(const uint32_t *values, const int64_t *offsets, int64_t n,
+                                                        const uint64_t *counts, const double *thresholds, int64_t n_t,
+                                                        uint64_t *sums, uint64_t *by_entry, double *dropped) {
+    expect_with(values, offsets, n, counts, thresholds, n_t, sums, by_entry, dropped);
+}
+#endif
+
+void mc_expect(const uint32_t *values, const int64_t *offsets, int64_t n, const uint64_t *counts,
+               const double *thresholds, int64_t n_t, uint64_t *sums, uint64_t *by_entry, double *dropped) {
+#if defined(__x86_64__)
+    if (mc_has_avx2()) {
+        expect_avx2(values, offsets, n, counts, thresholds, n_t, sums, by_entry, dropped);
+        return;
+    }
+#endif
+    expect_with(values, offsets, n, counts, thresholds, n_t, sums, by_entry, dropped);
+}
+
+void mc_count(const uint32_t *ids, int64_t n, uint64_t *counts) {
+    for (int64_t i = 0; i < n; i++) counts[ids[i]]++;
+}
