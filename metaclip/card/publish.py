@@ -25,9 +25,9 @@ import pyarrow.parquet as pq
 from metaclip.card import croissant, readme
 from metaclip.card.class_coverage import ClassNames
 from metaclip.card.explorer.writer import write_explorer
-from metaclip.card.integrity import check_unedited
 from metaclip.card.plots import write_plots
 from metaclip.card.removal.removed_list import REMOVED_LIST, read_list, write_list
+from metaclip.card.run_files import check_unedited
 from metaclip.card.samples import Samples
 from metaclip.card.scan import RunScan, scan_run
 from metaclip.curate import account, schema

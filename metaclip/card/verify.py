@@ -18,10 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from metaclip.card.class_coverage import ClassNames
-from metaclip.card.integrity import account_differences, json_differences
 from metaclip.card.publish import CardInfo, card_json, entries_table, read_card_of, sha256_of
 from metaclip.card.removal.removed_list import REMOVED_LIST, list_digest, listed_uids, read_list
-from metaclip.card.run_files import curated_files, matched_files, read_batches
+from metaclip.card.run_files import account_differences, curated_files, json_differences, matched_files, read_batches
 from metaclip.card.scan import scan_run
 from metaclip.curate.account import REMOVED
 from metaclip.curate.draw import FIXED_POINT, DrawSums, draw_rows, hashes, probabilities, stream_key

@@ -218,7 +218,7 @@ Examples:
 @click.option("--out", required=True, metavar="PATH", help="Where to write the copy without these pairs.")
 def apply(removed: str, copy: str, out: str) -> None:
     """Remove the pairs in REMOVED (a card's removed.parquet) from COPY, a subset file, a parquet file or a folder of them."""
-    from metaclip.card.removal.apply import apply_removal
+    from metaclip.card.removal.removed_list import apply_removal
 
     went, stay = apply_removal(removed, copy, out)
     click.echo(f"{went:,} rows went, {stay:,} stay in {out}")

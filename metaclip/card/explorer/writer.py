@@ -23,8 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from metaclip.card.explorer.data_files import varints, write_data, write_json_data
-from metaclip.card.explorer.lookups import write_lookups
+from metaclip.card.explorer.data_files import varints, write_data, write_json_data, write_lookups
 from metaclip.card.explorer.rule_tables import rule_tables
 from metaclip.card.neighbours import MOST_ENTRIES, MOST_NEIGHBOURS, MOST_SEEN, Neighbours, find_neighbours
 from metaclip.card.run_files import matched_files
