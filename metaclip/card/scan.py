@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
 
 from metaclip.card import threshold_grid
 from metaclip.card.class_coverage import ClassCoverage, ClassNames
 from metaclip.card.hosts import LossyCounter, count_hosts
 from metaclip.card.run_files import curated_files, map_files, matched_files
-from metaclip.card.samples import Samples, draw_samples, merge_samples
+from metaclip.card.samples import draw_samples, merge_samples
 from metaclip.card.threshold_grid import ThresholdGrid
 from metaclip.curate.run import Run
 from metaclip.engine.progress import Progress
@@ -34,7 +35,7 @@ class RunScan:
     """What a card has beside the account of its run."""
 
     grid: ThresholdGrid
-    samples: Samples
+    samples: pa.Table
     hosts: dict[str, LossyCounter]
     """Kept pairs by "hosts" and by "languages", each if the pool has such a column."""
     classes: list[dict[str, Any]]
