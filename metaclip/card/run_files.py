@@ -1,4 +1,4 @@
-"""What cards need of a run folder: its files, their columns of urls and texts, a pass over them, and proof that none was edited.
+"""The run folder of a card: its files, their columns of urls and texts, a pass over them, and a check that none was edited.
 
 A run counts as unedited if its account, made again, is the one in its card.json; `metaclip card verify` goes deeper, down
 to the matches. Cost of the check: reading entries.parquet and curated.npy.
