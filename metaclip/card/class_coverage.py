@@ -14,22 +14,19 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from metaclip.card.run_files import find_column, read_batches
 from metaclip.curate.run import Run
 from metaclip.matching.matcher import Matcher
-from metaclip.matching.text_rule import PAPER
 from metaclip.metadata.entries import Metadata
 from metaclip.pool.columns import plain_texts
 from metaclip.storage.files import read_lines
-
-Counts = npt.NDArray[np.uint64]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,56 +53,45 @@ class ClassCoverage:
     def __init__(self, run: Run, lists: Sequence[ClassNames]) -> None:
         """Find out which names are entries, and prepare the search for the others."""
         self._run, self._lists = run, lists
-        names = list(dict.fromkeys(name for one in lists for name in one.names))
+        names = dict.fromkeys(name for one in lists for name in one.names)
         self._entry_ids = _entry_ids(run, names) if names else {}
-        others = [name for name in names if name not in self._entry_ids]
-        self._rows = {name: row for row, name in enumerate(others)}
-        self._matcher = Matcher(Metadata(others), run.rule, cache=False) if others else None
-        self._counts: dict[str, Counts] = {}
-        """Counts of the other names by folder, "matched" or "curated"."""
+        self._others = [name for name in names if name not in self._entry_ids]
+        self._matcher = Matcher(Metadata(self._others), run.rule, cache=False) if self._others else None
 
-    def search(self, path: Path) -> Counts | None:
-        """Count the names that are no entries in a file of matched/ or curated/; None if there is nothing to count."""
+    def search(self, path: Path) -> Counter[tuple[str, str]]:
+        """Count the names that are no entries in a file of matched/ or curated/, by (folder, name).
+
+        The result is empty if there are none, or if the file has no texts.
+        """
         if self._matcher is None or (column := find_column(self._run, path, "text")) is None:
-            return None
-        counts = np.zeros(len(self._rows), np.uint64)
+            return Counter()
+        counts = np.zeros(len(self._others), np.int64)
         for batch in read_batches(path, [column]):
             found = self._matcher.match(plain_texts(batch.column(column))).flatten().to_numpy()
-            counts += np.bincount(found, minlength=len(counts)).astype(np.uint64)
-        return counts
+            counts += np.bincount(found, minlength=len(counts))
+        return Counter({(path.parent.name, name): n for name, n in zip(self._others, counts.tolist(), strict=True)})
 
-    def add(self, path: Path, counts: Counts | None) -> None:
-        """Add what `search` counted in a file."""
-        if counts is not None:
-            self._counts[path.parent.name] = counts + self._counts.get(path.parent.name, np.uint64(0))
-
-    def result(self) -> list[dict[str, Any]]:
-        """Return the coverage of each list, as card.json has it."""
+    def result(self, found: Counter[tuple[str, str]]) -> list[dict[str, Any]]:
+        """Return the coverage of each list, as card.json has it; `found` is the sum of what `search` counted."""
         entries = self._run.entries
-        count, kept = entries["count"].to_numpy(), entries["kept"].to_numpy()
-        matched, curated = self._counts.get("matched"), self._counts.get("curated")
+        count, kept = entries["count"].to_pylist(), entries["kept"].to_pylist()
         rows: dict[str, dict[str, Any]] = {
-            name: {"name": name, "entry_id": entry_id, "count": int(count[entry_id]), "kept": int(kept[entry_id])}
+            name: {"name": name, "entry_id": entry_id, "count": count[entry_id], "kept": kept[entry_id]}
             for name, entry_id in self._entry_ids.items()
         }
-        for name, row in self._rows.items():
-            counts = None if matched is None else int(matched[row]), 0 if curated is None else int(curated[row])
-            rows[name] = {"name": name, "entry_id": None, "count": counts[0], "kept": counts[1]}
+        for name in self._others:
+            known = found.get(("matched", name)), found["curated", name]
+            rows[name] = {"name": name, "entry_id": None, "count": known[0], "kept": known[1]}
         return [_summarise(one.name, [rows[name] for name in one.names]) for one in self._lists]
 
 
-def _entry_ids(run: Run, names: Sequence[str]) -> dict[str, int]:
+def _entry_ids(run: Run, names: Iterable[str]) -> dict[str, int]:
     """Find the entries that match exactly the texts that a name would match: they have the same form under the rule."""
-
-    def form_of(text: str) -> str | None:
-        return f" {text} " if run.rule == PAPER else run.rule.entry(text)
-
-    forms = {name: form_of(name) for name in names}
-    wanted, found = set(forms.values()) - {None}, dict[str | None, int]()
-    for entry_id, entry in enumerate(run.metadata.entries.to_pylist()):
-        if (form := form_of(entry)) in wanted:
-            found.setdefault(form, entry_id)
-    return {name: found[form] for name, form in forms.items() if form in found}
+    rule, entries = run.rule, run.metadata.entries.to_pylist()
+    forms = {name: rule.entry(name) for name in names}
+    wanted = set(forms.values()) - {None}
+    first = {form: i for i in reversed(range(len(entries))) if (form := rule.entry(entries[i])) in wanted}
+    return {name: first[form] for name, form in forms.items() if form in first}
 
 
 def _summarise(name: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -126,7 +112,7 @@ def _summarise(name: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def divergence(counts: Iterable[int]) -> float | None:
     """Return KL(p, uniform) of counts in nats, 0 to ln n; None if all are zero."""
-    values = [int(value) for value in counts]
+    values = list(counts)
     total = sum(values)
     if not total:
         return None

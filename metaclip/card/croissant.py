@@ -11,8 +11,10 @@ from metaclip.card.readme import summary
 def describe(card: Mapping[str, Any], entries_digest: str) -> dict[str, Any]:
     """Return croissant.json, JSON-LD that describes entries.parquet."""
     columns = COLUMNS | CORRECTED if "removed" in card else COLUMNS
-    kinds = {name: "sc:Integer" for name in ("entry_id", "count", "kept", *CORRECTED)}
-    kinds |= {name: "sc:Float" for name in ("probability", "expected")}
+    kinds = {
+        **dict.fromkeys(("entry_id", "count", "kept", *CORRECTED), "sc:Integer"),
+        **dict.fromkeys(("probability", "expected"), "sc:Float"),
+    }
 
     def field(name: str) -> dict[str, Any]:
         return {

@@ -32,7 +32,6 @@ from metaclip.storage.files import atomic_write
 
 MOST_CHANGES: Final = 25
 _FIGURES: Final = ("funnel", "entries", "pairs")
-_STEPS: Final = tuple(MEANING)
 _SETTINGS: Final = (
     "list.digest.", "rule.", "balance.t.", "balance.seed.", "recipe.match.limit.", "semantics.", "versions."
 )  # fmt: skip
@@ -73,22 +72,22 @@ class Difference:
 
 def diff(first: Path, second: Path) -> Difference:
     """Compare two cards. Raise MetaclipError if one cannot be read."""
-    one, other = cards = [read_card(folder) for folder in (first, second)]
-    flat_one, flat_other = flat = [dict(_flatten(card)) for card in cards]
+    one, other = read_card(first), read_card(second)
+    flat_one, flat_other = dict(_flatten(one)), dict(_flatten(other))
     settings = [
         (name, flat_one.get(name), flat_other.get(name))
-        for name in dict.fromkeys([*flat_one, *flat_other])
+        for name in flat_one | flat_other
         if f"{name}.".startswith(_SETTINGS) and flat_one.get(name) != flat_other.get(name)
     ]
-    figures = sorted({name for card in flat for name in card if name.partition(".")[0] in _FIGURES}, key=_figure_order)
+    figures = sorted((name for name in flat_one | flat_other if name.partition(".")[0] in _FIGURES), key=_figure_order)
     tables = _read_entries(first), _read_entries(second)
     joined = tables[0].join(tables[1], "entry", join_type="full outer", right_suffix="_after")
-    only = tuple(int(pc.sum(pc.is_null(joined[name])).as_py() or 0) for name in ("count_after", "count"))
     columns = {"entry": joined["entry"]}
     columns |= {name: pc.fill_null(joined[name], 0) for name in ("count", "count_after", "kept", "kept_after")}
     for suffix, card in (("", one), ("_after", other)):
-        kept = columns[f"kept{suffix}"].cast(pa.float64())
-        columns[f"share{suffix}"] = pc.divide(kept, max(1, card["pairs"]["kept"]))
+        columns[f"share{suffix}"] = pc.divide(
+            columns[f"kept{suffix}"].cast(pa.float64()), max(1, card["pairs"]["kept"])
+        )
     differs = (pc.not_equal(columns[name], columns[f"{name}_after"]) for name in ("count", "kept"))
     names = str(one["name"]), str(other["name"])
     if names[0] == names[1]:  # versions of one set
@@ -96,7 +95,8 @@ def diff(first: Path, second: Path) -> Difference:
     return Difference(
         names, settings,
         [(name, flat_one.get(name, 0), flat_other.get(name, 0)) for name in [*figures, "balance.tail_share"]],
-        pa.table(columns).filter(pc.or_(*differs)).sort_by("entry"), (only[0], only[1]), _removed_between(one, other),
+        pa.table(columns).filter(pc.or_(*differs)).sort_by("entry"),
+        (joined["count_after"].null_count, joined["count"].null_count), _removed_between(one, other),
     )  # fmt: skip
 
 
@@ -111,7 +111,7 @@ def _flatten(value: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, An
 def _figure_order(name: str) -> tuple[int, int, str]:
     """Order figures: the funnel in its steps, then entries, then pairs."""
     section, _, step = name.partition(".")
-    return _FIGURES.index(section), _STEPS.index(step) if step in _STEPS else 0, name
+    return _FIGURES.index(section), list(MEANING).index(step) if step in MEANING else 0, name
 
 
 def _read_entries(folder: Path) -> pa.Table:
@@ -151,8 +151,7 @@ def largest_changes(found: Difference, *, lost: bool = False) -> list[dict[str, 
     change = found.entries["share_after"].to_numpy() - found.entries["share"].to_numpy()
     order = np.argsort(change if lost else -change, kind="stable")[:MOST_CHANGES]
     order = order[(change[order] < 0) if lost else (change[order] > 0)]
-    rows: list[dict[str, Any]] = found.entries.take(pa.array(order)).to_pylist()
-    return rows
+    return list(found.entries.take(order).to_pylist())
 
 
 def format_number(value: float, *, sign: bool = False) -> str:

@@ -7,6 +7,7 @@ floor, which is reported. Below a million hosts nothing is dropped and counts ar
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from metaclip.card.run_files import read_batches
+from metaclip.card.run_files import first_column, read_batches
 from metaclip.pool.columns import URL_NAMES
 
 MOST_NAMES: Final = 1_000_000
@@ -29,7 +30,7 @@ _HOST: Final = r"^(?i:https?)://(?:[^/?#@]*@)?(?P<host>\[[0-9A-Fa-f:.]+\]|[^/:?#
 class LossyCounter:
     """Counts of pairs by name; each may be too small by up to `floor`."""
 
-    counts: dict[str, int] = dataclasses.field(default_factory=dict)
+    counts: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     total: int = 0
     """Number of pairs that have a name at all."""
     floor: int = 0
@@ -37,13 +38,13 @@ class LossyCounter:
 
     def add(self, counts: Mapping[str, int], total: int, floor: int = 0) -> None:
         """Add counts of other pairs."""
-        for name, number in counts.items():
-            self.counts[name] = self.counts.get(name, 0) + number
+        self.counts.update(counts)
         self.total += total
         self.floor += floor
         while len(self.counts) > self.most_names:
             median = sorted(self.counts.values())[len(self.counts) // 2]
-            self.counts = {name: number - median for name, number in self.counts.items() if number > median}
+            larger = {name: number - median for name, number in self.counts.items() if number > median}
+            self.counts = collections.Counter(larger)
             self.floor += median
 
     def top(self, n: int) -> list[dict[str, Any]]:
@@ -54,10 +55,10 @@ class LossyCounter:
 
 def count_hosts(path: Path, url_column: str | None = None) -> dict[str, LossyCounter]:
     """Count the pairs of one file of curated/ by "hosts" and by "languages", each if the file has such a column."""
-    names = {name.lower(): name for name in reversed(pq.read_schema(path).names)}
+    schema = pq.read_schema(path)
     columns = {
-        "hosts": url_column or next((names[name] for name in URL_NAMES if name in names), None),
-        "languages": next((names[name] for name in LANGUAGE_NAMES if name in names), None),
+        "hosts": url_column or first_column(schema, URL_NAMES),
+        "languages": first_column(schema, LANGUAGE_NAMES),
     }
     found = {key: column for key, column in columns.items() if column is not None}
     counters = {key: LossyCounter() for key in found}
@@ -67,12 +68,6 @@ def count_hosts(path: Path, url_column: str | None = None) -> dict[str, LossyCou
             counts = {item["values"]: item["counts"] for item in pc.value_counts(values.drop_null()).to_pylist()}
             counters[key].add(counts, sum(counts.values()))
     return counters
-
-
-def add_counters(whole: dict[str, LossyCounter], part: Mapping[str, LossyCounter]) -> None:
-    """Add what `count_hosts` counted in a file."""
-    for key, counter in part.items():
-        whole.setdefault(key, LossyCounter()).add(counter.counts, counter.total, counter.floor)
 
 
 def url_hosts(urls: pa.Array) -> pa.Array:

@@ -120,12 +120,15 @@ def _best(
     good = np.flatnonzero((together >= _LEAST_TOGETHER) & (lift >= _LEAST_LIFT))
     order = good[np.lexsort((entry[good], -together[good] * np.log(lift[good]), owner[good]))]
     owner, entry, together, lift = owner[order], entry[order], together[order], lift[order]
-    chosen, last, taken = [], -1, 0
-    candidates = np.flatnonzero(np.arange(len(owner)) - np.searchsorted(owner, owner) < _CANDIDATES)
-    for i, mine, other in zip(candidates.tolist(), owner[candidates].tolist(), entry[candidates].tolist(), strict=True):
-        last, taken = (last, taken) if mine == last else (mine, 0)
-        if taken < MOST_NEIGHBOURS and padded[mine] not in padded[other] and padded[other] not in padded[mine]:
-            chosen.append(i)
-            taken += 1
-    rows = np.array(chosen, np.int64)
+    rows = _first_of_each(owner, _CANDIDATES)
+    texts = (
+        (padded[mine], padded[other]) for mine, other in zip(owner[rows].tolist(), entry[rows].tolist(), strict=True)
+    )
+    rows = rows[np.array([mine not in other and other not in mine for mine, other in texts], np.bool_)]
+    rows = rows[_first_of_each(owner[rows], MOST_NEIGHBOURS)]
     return owner[rows], entry[rows], together[rows], lift[rows]
+
+
+def _first_of_each(ids: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.int64]:
+    """Return the indices of the first `most` occurrences of each of sorted ids."""
+    return np.flatnonzero(np.arange(len(ids)) - np.searchsorted(ids, ids) < most)

@@ -20,13 +20,13 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from metaclip.card.threshold_grid import ThresholdGrid
 from metaclip.curate.account import MEANING
 from metaclip.errors import MetaclipError
 from metaclip.storage.files import atomic_write
 
-NAMES: Final = ("ranks", "cumulative", "kept", "sources", "funnel", "thresholds")
 TITLES: Final = {
     "ranks": "Counts by rank, before and after balancing",
     "cumulative": "Share of all counts in entries up to a count",
@@ -42,12 +42,11 @@ _WIDTH, _HEIGHT = 560, 320
 def write_plots(folder: Path, account: Mapping[str, Any], entries: pa.Table, grid: ThresholdGrid) -> list[str]:
     """Write ``plots/<name>.svg``; return the names of the files."""
     (folder / "plots" / "index.html").unlink(missing_ok=True)  # of a card made by an earlier version
-    written = []
-    for name, chart in make_charts(account, entries, grid).items():
-        written.append(f"plots/{name}.svg")
-        with atomic_write(folder / written[-1]) as temporary:
+    charts = {f"plots/{name}.svg": chart for name, chart in make_charts(account, entries, grid).items()}
+    for name, chart in charts.items():
+        with atomic_write(folder / name) as temporary:
             chart.save(str(temporary), format="svg")
-    return written
+    return list(charts)
 
 
 def make_charts(account: Mapping[str, Any], entries: pa.Table, grid: ThresholdGrid) -> dict[str, Any]:
@@ -125,10 +124,9 @@ def _cumulative(counts: npt.NDArray[Any]) -> list[dict[str, Any]]:
 
 def _expected_kept(entries: pa.Table) -> list[dict[str, Any]]:
     table = entries.select(["entry", "count", "expected", "kept"])
-    count, expected, kept = (table[name].to_numpy() for name in ("count", "expected", "kept"))
-    order = np.lexsort((np.arange(len(table)), -count.astype(np.int64)))
-    order = order[(expected[order] > 0) & (kept[order] > 0)]
-    return table.take(pa.array(order[_thinned(len(order))])).to_pylist()  # type: ignore[no-any-return]
+    table = table.filter((pc.field("expected") > 0) & (pc.field("kept") > 0))
+    order = np.argsort(-table["count"].to_numpy().astype(np.int64), kind="stable")
+    return list(table.take(order[_thinned(len(order))]).to_pylist())
 
 
 def _by_source(entries: pa.Table) -> list[dict[str, Any]]:

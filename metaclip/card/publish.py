@@ -25,10 +25,10 @@ import pyarrow.parquet as pq
 from metaclip.card import croissant, readme
 from metaclip.card.class_coverage import ClassNames
 from metaclip.card.explorer.writer import write_explorer
-from metaclip.card.integrity import check_unedited
 from metaclip.card.plots import write_plots
 from metaclip.card.removal.removed_list import REMOVED_LIST, read_list, write_list
-from metaclip.card.samples import Samples
+from metaclip.card.run_files import check_unedited
+from metaclip.card.samples import samples_by_entry
 from metaclip.card.scan import RunScan, scan_run
 from metaclip.curate import account, schema
 from metaclip.curate.run import Run, local_run
@@ -142,13 +142,13 @@ def card_json(run: Run, info: CardInfo, scan: RunScan) -> dict[str, Any]:
     }
 
 
-def entries_table(run: Run, samples: Samples) -> pa.Table:
+def entries_table(run: Run, samples: pa.Table) -> pa.Table:
     """Return the table of entries.parquet: the run's, with samples; with corrected counts where pairs were taken out."""
     table = run.entries
     if account.REMOVED in run.match:
         corrected = pq.read_table(run.matched / "counts.parquet", columns=["count_corrected"])["count_corrected"]
         table = table.append_column("count_corrected", corrected)
-    return table.append_column("samples", samples.by_entry(len(run.metadata)))
+    return table.append_column("samples", samples_by_entry(samples, len(run.metadata)))
 
 
 def _write_card(folder: Path, run: Run, info: CardInfo, scan: RunScan) -> dict[str, Any]:

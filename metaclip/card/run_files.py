@@ -1,14 +1,20 @@
-"""The files of a run that cards are made from: which there are, their columns of urls and texts, a pass over them in threads."""
+"""The run folder of a card: its files, their columns of urls and texts, a pass over them, and a check that none was edited.
+
+A run counts as unedited if its account, made again, is the one in its card.json; `metaclip card verify` goes deeper, down
+to the matches. Cost of the check: reading entries.parquet and curated.npy.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from metaclip.curate import schema
+from metaclip.curate.account import FIELDS, SCHEMA, make_account
 from metaclip.curate.run import Run
 from metaclip.engine.local import Local
 from metaclip.engine.progress import Progress
@@ -21,6 +27,7 @@ Result = TypeVar("Result")
 
 MOST_WORKERS: Final = 4
 """A worker may hold sums by entry for each of 24 thresholds: 100 MB for 500,000 entries."""
+MANIFEST_VERSION: Final = 1
 
 
 def matched_files(run: Run) -> list[Path]:
@@ -41,11 +48,17 @@ def url_files(run: Run) -> list[Path]:
 
 def find_column(run: Run, path: Path, role: Literal["text", "url"]) -> str | None:
     """Return the name of the column of texts or of urls in a file of matched/ or curated/; None if it has none."""
-    schema, given = pq.read_schema(path), run.match["columns"]
+    columns, given = pq.read_schema(path), run.match["columns"]
     if path.parent.name == "matched":
-        return role if role in schema.names else None
-    found = find_columns(schema, str(path), given["text"], given["url"], "uid")
-    return found.text if role == "text" else found.url
+        return role if role in columns.names else None
+    name: str | None = getattr(find_columns(columns, str(path), given["text"], given["url"], "uid"), role)
+    return name
+
+
+def first_column(schema: pa.Schema, names: Sequence[str]) -> str | None:
+    """Return the first column that has one of these names in any case of letters, in the order of `names`."""
+    columns = {name.lower(): name for name in reversed(schema.names)}
+    return next((columns[name] for name in names if name in columns), None)
 
 
 def pairs_with_urls(run: Run) -> str | None:
@@ -80,3 +93,39 @@ def map_files(
 def limited_engine(options: RunOptions) -> Local:
     """Return an engine of this machine with at most `MOST_WORKERS` threads."""
     return Local(min(options.threads, MOST_WORKERS))
+
+
+def check_unedited(run: Run) -> None:
+    """Raise MetaclipError for a run that is not finished, was edited, or is of a newer schema."""
+    version = run.manifest.get("schema")
+    if version != MANIFEST_VERSION:
+        raise MetaclipError(
+            f"{run.path / 'manifest.json'} has schema version {version!r:.60}, this metaclip reads {MANIFEST_VERSION}; "
+            "install a newer one"
+        )
+    again = f"balance the run again with: metaclip balance {run.path} --overwrite"
+    schema.check_read(run.account, str(SCHEMA["name"]), FIELDS, str(run.path / "card.json"), again)
+    # The digest differs with each of the other fields, which say more.
+    if lines := sorted(account_differences(run), key=lambda line: line.startswith("result_digest")):
+        raise MetaclipError(f"{run.path} was changed since it was written: card.json, {lines[0]}; {again}")
+
+
+def account_differences(run: Run) -> Iterator[str]:
+    """Make a run's account again and yield what differs in card.json, one line each."""
+    account = run.account
+    free = {name: account[name] for name in ("created", "versions")}  # another time and machine may differ in these
+    yield from json_differences({**make_account(run), **free}, account)
+
+
+def json_differences(expected: Any, found: Any, path: str = "") -> Iterator[str]:
+    """Yield what differs in two JSON values, one line each: the path, the value found, and the one that the run gives."""
+    if isinstance(expected, Mapping) and isinstance(found, Mapping):
+        for key in sorted(expected.keys() | found.keys()):
+            name = f"{path}.{key}".lstrip(".")
+            if key not in expected or key not in found:
+                yield f"{name}: {'missing' if key in expected else 'not of the run'}"
+            else:
+                yield from json_differences(expected[key], found[key], name)
+    elif expected != found:
+        shown = (f"{value!r:.60}" for value in (found, expected))
+        yield f"{path}: {' where the run gives '.join(shown)}"

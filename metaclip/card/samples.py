@@ -8,7 +8,6 @@ Cost: 3 us a kept pair; memory for five captions an entry.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -38,46 +37,38 @@ _PRIVATE: Final = "|".join(
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Samples:
-    """Captions drawn for entries; row i is caption `text[i]` for entry `entry[i]`."""
-
-    entry: npt.NDArray[np.uint32]
-    rank: npt.NDArray[np.uint64]
-    """Hashes that order the captions of one entry."""
-    text: pa.Array
-    """large_string."""
-
-    def lowest_ranks(self) -> Samples:
-        """Return up to `SAMPLES_PER_ENTRY` captions of lowest rank for each entry, without repetitions, in order."""
-        order = np.lexsort((self.rank, self.entry))
-        entry, rank = self.entry[order], self.rank[order]
-        new = np.ones(len(order), np.bool_)
-        new[1:] = (entry[1:] != entry[:-1]) | (rank[1:] != rank[:-1])
-        order, entry, rank = order[new], entry[new], rank[new]
-        first = np.arange(len(entry)) - np.searchsorted(entry, entry) < SAMPLES_PER_ENTRY
-        return Samples(entry[first], rank[first], self.text.take(pa.array(order[first])))
-
-    def by_entry(self, n_entries: int) -> pa.Array:
-        """Return the captions of each entry: list<string>[n_entries]."""
-        offsets = np.searchsorted(self.entry, np.arange(n_entries + 1)).astype(np.int32)
-        return pa.ListArray.from_arrays(pa.array(offsets), self.text.cast(pa.string()))
+_SCHEMA: Final = pa.schema([("entry", pa.uint32()), ("rank", pa.uint64()), ("text", pa.large_string())])
+"""Samples are a table of captions: a row is a caption for an entry, `rank` a hash that orders the captions of one entry."""
 
 
-def merge_samples(parts: Iterable[Samples]) -> Samples:
-    """Merge the samples of files or batches into one."""
-    whole = Samples(np.zeros(0, np.uint32), np.zeros(0, np.uint64), pa.array([], pa.large_string()))
+def merge_samples(parts: Iterable[pa.Table]) -> pa.Table:
+    """Merge the samples of files or batches into one table: those of lowest rank for each entry."""
+    whole = _SCHEMA.empty_table()
     for part in parts:
-        texts = pa.concat_arrays([whole.text, part.text])
-        entry = np.concatenate([whole.entry, part.entry])
-        whole = Samples(entry, np.concatenate([whole.rank, part.rank]), texts).lowest_ranks()
+        whole = _lowest_ranks(pa.concat_tables([whole, part]))
     return whole
 
 
-def draw_samples(path: Path, text_column: str | None, blocked: Matcher | None) -> Samples:
+def _lowest_ranks(samples: pa.Table) -> pa.Table:
+    """Return up to `SAMPLES_PER_ENTRY` captions of lowest rank for each entry, without repetitions, in order."""
+    entry, rank = samples["entry"].to_numpy(), samples["rank"].to_numpy()
+    order = np.lexsort((rank, entry))
+    entry, rank = entry[order], rank[order]
+    repeated = (np.diff(entry, prepend=~entry[:1]) == 0) & (np.diff(rank, prepend=rank[:1]) == 0)
+    order, entry = order[~repeated], entry[~repeated]
+    return samples.take(order[np.arange(len(entry)) - np.searchsorted(entry, entry) < SAMPLES_PER_ENTRY])
+
+
+def samples_by_entry(samples: pa.Table, n_entries: int) -> pa.Array:
+    """Return the captions of each entry: list<string>[n_entries]."""
+    offsets = np.searchsorted(samples["entry"].to_numpy(), np.arange(n_entries + 1)).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), samples["text"].combine_chunks().cast(pa.string()))
+
+
+def draw_samples(path: Path, text_column: str | None, blocked: Matcher | None) -> pa.Table:
     """Draw samples from one file of curated/."""
 
-    def batches() -> Iterator[Samples]:
+    def batches() -> Iterator[pa.Table]:
         name = find_columns(pq.read_schema(path), str(path), text_column).text
         for batch in read_batches(path, [name, "matches"]):
             texts = plain_texts(batch.column(name)).cast(pa.large_string())
@@ -87,7 +78,7 @@ def draw_samples(path: Path, text_column: str | None, blocked: Matcher | None) -
             entry, offsets = ids_and_offsets(matches)
             row = np.repeat(np.arange(len(texts)), np.diff(offsets))
             rank = _mix(hashes[row] ^ _mix(entry.astype(np.uint64) + np.uint64(1)))
-            yield Samples(entry, rank, texts.take(pa.array(row))).lowest_ranks()
+            yield _lowest_ranks(pa.table({"entry": entry, "rank": rank, "text": texts.take(pa.array(row))}))
 
     return merge_samples(batches())
 

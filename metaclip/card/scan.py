@@ -5,18 +5,20 @@ Results of files are added in any order and do not depend on it.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
 
 from metaclip.card import threshold_grid
 from metaclip.card.class_coverage import ClassCoverage, ClassNames
-from metaclip.card.hosts import LossyCounter, add_counters, count_hosts
+from metaclip.card.hosts import LossyCounter, count_hosts
 from metaclip.card.run_files import curated_files, map_files, matched_files
-from metaclip.card.samples import Samples, draw_samples, merge_samples
+from metaclip.card.samples import draw_samples, merge_samples
 from metaclip.card.threshold_grid import ThresholdGrid
 from metaclip.curate.run import Run
 from metaclip.engine.progress import Progress
@@ -33,7 +35,7 @@ class RunScan:
     """What a card has beside the account of its run."""
 
     grid: ThresholdGrid
-    samples: Samples
+    samples: pa.Table
     hosts: dict[str, LossyCounter]
     """Kept pairs by "hosts" and by "languages", each if the pool has such a column."""
     classes: list[dict[str, Any]]
@@ -49,24 +51,26 @@ def scan_run(
     thresholds = threshold_grid.choose_thresholds(counts, run.t)
     share = threshold_grid.sampled_share(run.match["funnel"]["matched"])
     sums, by_entry = np.zeros(len(thresholds), np.uint64), np.zeros((len(counts), len(thresholds)), np.uint64)
-    samples, counters, coverage = merge_samples([]), dict[str, LossyCounter](), ClassCoverage(run, classes)
+    samples, hosts = merge_samples([]), collections.defaultdict[str, LossyCounter](LossyCounter)
+    coverage, class_counts = ClassCoverage(run, classes), collections.Counter[tuple[str, str]]()
 
     def scan_matched(path: Path) -> tuple[Any, ...]:
-        return path, coverage.search(path), *threshold_grid.sum_file(path, counts, thresholds, share)
+        return coverage.search(path), *threshold_grid.sum_file(path, counts, thresholds, share)
 
     def scan_curated(path: Path) -> tuple[Any, ...]:
         found = draw_samples(path, columns["text"], matcher)
-        return path, coverage.search(path), found, count_hosts(path, columns["url"])
+        return coverage.search(path), found, count_hosts(path, columns["url"])
 
     matched, curated = matched_files(run), curated_files(run)
     with Progress("card", len(matched) + len(curated), options.progress, unit="files") as progress:
-        for path, names, file_sums, file_by_entry in map_files(scan_matched, matched, options, progress):
-            coverage.add(path, names)
+        for names, file_sums, file_by_entry in map_files(scan_matched, matched, options, progress):
+            class_counts.update(names)
             sums += file_sums
             by_entry += file_by_entry
-        for path, names, file_samples, file_counters in map_files(scan_curated, curated, options, progress):
-            coverage.add(path, names)
+        for names, file_samples, file_hosts in map_files(scan_curated, curated, options, progress):
+            class_counts.update(names)
             samples = merge_samples([samples, file_samples])
-            add_counters(counters, file_counters)
+            for key, counter in file_hosts.items():
+                hosts[key].add(counter.counts, counter.total, counter.floor)
     grid = threshold_grid.make_grid(counts, thresholds, share, sums, by_entry)
-    return RunScan(grid, samples, counters, coverage.result())
+    return RunScan(grid, samples, hosts, coverage.result(class_counts))

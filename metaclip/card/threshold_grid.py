@@ -44,14 +44,9 @@ class ThresholdGrid:
 def choose_thresholds(counts: npt.NDArray[np.uint64], t: float) -> npt.NDArray[np.float64]:
     """Return t itself and round numbers from 1 to the largest count, evenly spaced in the logarithm: float64[k], ascending."""
     highest = max(2.0, float(counts.max()), t)
-    steps = np.geomspace(1.0, highest, POINTS - 1)
-    rounded = {min(highest, _two_digits(float(step))) for step in steps}
-    return np.array(sorted(rounded | {highest, float(t)}))
-
-
-def _two_digits(x: float) -> float:
-    unit = 10.0 ** max(0, math.floor(math.log10(x)) - 1)
-    return round(x / unit) * unit
+    steps = np.geomspace(1.0, highest, POINTS - 1).tolist()
+    two_digits = {min(highest, round(step, min(0, 1 - math.floor(math.log10(step))))) for step in steps}
+    return np.array(sorted(two_digits | {highest, float(t)}))
 
 
 def sum_file(

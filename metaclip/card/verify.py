@@ -7,10 +7,11 @@ is made again. Cost: 0.5 us a matched pair, and the cost of making the card.
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,23 +19,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from metaclip.card.class_coverage import ClassNames
-from metaclip.card.integrity import account_differences, json_differences
 from metaclip.card.publish import CardInfo, card_json, entries_table, read_card_of, sha256_of
 from metaclip.card.removal.removed_list import REMOVED_LIST, list_digest, listed_uids, read_list
-from metaclip.card.run_files import curated_files, matched_files, read_batches
+from metaclip.card.run_files import account_differences, curated_files, json_differences, matched_files, read_batches
 from metaclip.card.scan import scan_run
 from metaclip.curate.account import REMOVED
 from metaclip.curate.draw import FIXED_POINT, DrawSums, draw_rows, hashes, probabilities, stream_key
 from metaclip.curate.files import matched_rows
 from metaclip.curate.run import Run, counts_digest, local_run
+from metaclip.errors import MetaclipError
 from metaclip.matching.match_arrays import add_ids
 from metaclip.metadata.entries import Metadata
 from metaclip.pool.uid import Uids, column_uids
+from metaclip.reshard.subset import Subset
 from metaclip.stage.runner import RunOptions
 from metaclip.storage.files import local_folder
 from metaclip.storage.remote import as_path
-
-_BLOCK: Final = 1 << 20
 
 
 def verify(
@@ -61,8 +61,9 @@ def verify(
             theirs = pq.read_table(local / "entries.parquet")
         except (OSError, pa.ArrowException) as error:
             return [*found, f"entries.parquet cannot be read ({error})"]
-        same = {name for name in theirs.column_names if name in table.column_names and theirs[name].equals(table[name])}
-        found += [f"entries.parquet, {name}: not what the run gives" for name in table.column_names if name not in same]
+        for name in table.column_names:
+            if name not in theirs.column_names or not theirs[name].equals(table[name]):
+                found.append(f"entries.parquet, {name}: not what the run gives")
     return found
 
 
@@ -79,9 +80,8 @@ def _file_differences(folder: Path, card: Mapping[str, Any]) -> Iterator[str]:
 def _run_differences(run: Run) -> Iterator[str]:
     """Count and draw again from the matches, and compare with what the run states."""
     counts, files = np.zeros(len(run.metadata), np.uint64), matched_files(run)
-    for path in files:
-        for _, values, _ in matched_rows(path):
-            add_ids(counts, values)
+    for _, values, _ in itertools.chain.from_iterable(map(matched_rows, files)):
+        add_ids(counts, values)
     yield from (f"run: card.json, {line}" for line in account_differences(run))
     removed = REMOVED in run.match
     stated = pq.read_table(run.matched / "counts.parquet")["count_corrected" if removed else "count"].to_numpy()
@@ -89,34 +89,25 @@ def _run_differences(run: Run) -> Iterator[str]:
         yield f"run: {int((counts != stated).sum())} entries have another count than their matches"
     if removed:
         yield from _removal_differences(run, files, counts)
-    drawn, kept = DrawSums(len(counts)), np.zeros(3, np.uint64)
     drawn_by = run.counts.values if removed else counts  # the parent's, which the account's digest proves
-    probability, key = probabilities(drawn_by, run.t), stream_key(run.seed, 0)
-    for path in files:
-        for uids, values, offsets in matched_rows(path):
-            _, keep = draw_rows(values, offsets, probability, uids, key, drawn)
-            kept += _uid_sums(uids[keep])
+    probability, key, drawn = probabilities(drawn_by, run.t), stream_key(run.seed, 0), DrawSums(len(counts))
+
+    def kept_uids() -> Iterator[Uids]:
+        for uids, values, offsets in itertools.chain.from_iterable(map(matched_rows, files)):
+            yield uids[draw_rows(values, offsets, probability, uids, key, drawn)[1]]
+
+    kept, entries = _uid_sums(kept_uids()), run.entries
     expected = (drawn.expected >> np.uint64(32)) + (drawn.expected & np.uint64(FIXED_POINT - 1)) / FIXED_POINT
-    entries = run.entries
     for name, computed in (("probability", probability), ("expected", expected), ("kept", drawn.kept)):
         if (entries[name].to_numpy() != computed).any():
             yield f"run: entries.parquet, {name}: not what the matches give"
-    subset = np.load(run.path / "curated.npy", mmap_mode="r", allow_pickle=False)
-    sums, last = np.zeros(3, np.uint64), np.zeros((1, 2), np.uint64)
-    for begin in range(0, len(subset), _BLOCK):
-        block = np.ascontiguousarray(subset[begin : begin + _BLOCK]).view(np.uint64).reshape(-1, 2)
-        sums += _uid_sums(block)
-        high, low = np.concatenate([last, block]).T
-        if ((high[1:] < high[:-1]) | ((high[1:] == high[:-1]) & (low[1:] < low[:-1]))).any():
-            yield "run: curated.npy is not sorted"
-        last = block[-1:]
-    if (sums != kept).any():
-        yield "run: curated.npy does not hold the pairs that the draw keeps"
-    sums = np.zeros(3, np.uint64)
-    for path in curated_files(run):
-        for batch in read_batches(path, ["uid"]):
-            sums += _uid_sums(column_uids(batch.column("uid")))
-    if (sums != kept).any():
+    try:
+        if (_uid_sums(Subset(run.path / "curated.npy").blocks()) != kept).any():
+            yield "run: curated.npy does not hold the pairs that the draw keeps"
+    except MetaclipError as error:
+        yield f"run: {error}"
+    batches = itertools.chain.from_iterable(read_batches(path, ["uid"]) for path in curated_files(run))
+    if (_uid_sums(column_uids(batch.column("uid")) for batch in batches) != kept).any():
         yield "run: curated/ does not hold the pairs that the draw keeps"
 
 
@@ -135,6 +126,9 @@ def _removal_differences(run: Run, files: Sequence[Path], counts: npt.NDArray[np
         yield f"run: {left} matched rows are left of pairs that {REMOVED_LIST} lists"
 
 
-def _uid_sums(uids: Uids) -> npt.NDArray[np.uint64]:
-    """Sum a set of uids, in any order: their number, and two hashes of each modulo 2^64."""
-    return np.array([len(uids), *(hashes(seed, 0, uids).sum(dtype=np.uint64) for seed in (1, 2))], np.uint64)
+def _uid_sums(parts: Iterable[Uids]) -> npt.NDArray[np.uint64]:
+    """Sum uids, in any order: their number, and two hashes of each modulo 2^64."""
+    sums = np.zeros(3, np.uint64)
+    for uids in parts:
+        sums += np.array([len(uids), *(hashes(seed, 0, uids).sum(dtype=np.uint64) for seed in (1, 2))], np.uint64)
+    return sums

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -41,12 +41,6 @@ def command() -> None:
 
 
 _blocked = click.option("--blocked-words", metavar="LIST", help="List of words; captions with one are not samples.")
-_classes = click.option(
-    "--classes",
-    multiple=True,
-    metavar="NAMES",
-    help="File of a benchmark's class names, one a line; the card says how often captions contain them.",
-)
 _workers = click.option(
     "--workers", type=click.IntRange(1), default=None, help="Number of threads.  [default: number of CPUs]"
 )
@@ -77,7 +71,12 @@ Examples:
     default=None,
     help="Whether the page can look up urls and uids.  [default: for up to 500,000 matched pairs]",
 )
-@_classes
+@click.option(
+    "--classes",
+    multiple=True,
+    metavar="NAMES",
+    help="File of a benchmark's class names, one per line; the card says how often captions contain them.",
+)
 @_blocked
 @_workers
 def make(
@@ -140,7 +139,7 @@ def diff(first: str, second: str, page: str | None) -> None:
         click.echo(diff.render_markdown(found))
     else:
         diff.write_page(Path(page), found)
-        click.echo(f"{page}: open it in a browser; it asks nothing of the network")
+        click.echo(f"{page}: open it in a browser; it loads nothing from the network")
 
 
 @command.command(
@@ -155,7 +154,7 @@ Each file has one uid, url or domain a line; a domain stands for all hosts below
 @click.argument("run")
 @click.option("--out", required=True, metavar="FOLDER", help="Folder of the next version of the run.")
 @click.option("--uids", metavar="FILE", help="Uids of pairs to take out.")
-@click.option("--urls", metavar="FILE", help="Urls of pairs to take out, letter by letter as the pool writes them.")
+@click.option("--urls", metavar="FILE", help="Urls of pairs to take out, exactly as the pool writes them.")
 @click.option("--domains", metavar="FILE", help="Domains whose pairs to take out, with those of all hosts below them.")
 @click.option("--card", metavar="CARD", help="Card of RUN; its name, licence, contact and url are taken over.")
 @click.option("--card-out", metavar="FOLDER", help="Folder of the next version's card.")
@@ -184,8 +183,8 @@ def remove(
     click.echo(f"taken out {version['pairs']:>10,}   matched pairs, {version['kept']:,} of them kept")
     for what, n in version["asked"].items():
         if n:
-            known = _known_urls(what, version["urls"])
-            click.echo(f"{what:9} {n:>10,}   asked, {version['found'][what]:,} found{known}")
+            where = "" if what == "uids" else _SEARCHED_URLS[version["urls"]]
+            click.echo(f"{what:9} {n:>10,}   asked, {version['found'][what]:,} found{where}")
     click.echo(f"kept      {made.account['pairs']['kept']:>10,}   pairs stay, each by its old probability and draw")
     digest, parent = made.account["result_digest"][:16], version["parent"][:16]
     click.echo(f"result    {digest}   of {parent}; the list: {made.path / REMOVED_LIST}")
@@ -199,10 +198,12 @@ def remove(
         )
 
 
-def _known_urls(what: str, urls: str | None) -> str:
-    if what == "uids" or urls == "matched":
-        return ""
-    return " (looked for among the kept pairs: the run has no other urls)" if urls else " (the run has no urls)"
+_SEARCHED_URLS: Final = {
+    "matched": "",
+    "kept": " (looked for among the kept pairs: the run has no other urls)",
+    None: " (the run has no urls)",
+}
+"""Where urls and domains were looked for, by what the account of a run says of its urls."""
 
 
 @command.command(
@@ -218,7 +219,7 @@ Examples:
 @click.option("--out", required=True, metavar="PATH", help="Where to write the copy without these pairs.")
 def apply(removed: str, copy: str, out: str) -> None:
     """Remove the pairs in REMOVED (a card's removed.parquet) from COPY, a subset file, a parquet file or a folder of them."""
-    from metaclip.card.removal.apply import apply_removal
+    from metaclip.card.removal.removed_list import apply_removal
 
     went, stay = apply_removal(removed, copy, out)
     click.echo(f"{went:,} rows went, {stay:,} stay in {out}")

@@ -22,8 +22,8 @@ Examples:
   metaclip evaluate ViT-B-32-quickgelu --pretrained weights.pt --data sets/cifar10
 A set is one of
   [test/]<class>/*.jpg      folders of classes, in a folder or a zip; names for
-                            them in classnames.txt, one a line
-  metadata.jsonl            {"file_name": ..., "text": ... or [...]} a line
+                            them in classnames.txt, one per line
+  metadata.jsonl            {"file_name": ..., "text": ... or [...]} per line
                             beside images: retrieval
   test/nshards.txt 0.tar    CLIP_benchmark's layout, classes or captions
 A file of tasks has a table for each:
@@ -36,28 +36,30 @@ A task whose result stands in the file is not done again, unless the model,
 the data or the prompts have changed.""",
 )
 @click.argument("model")
-@click.option("--data", multiple=True, metavar="PATH", help="A set: a folder or a zip; may be given again.")
+@click.option("--data", multiple=True, metavar="PATH", help="Set to evaluate on: a folder or a zip; may be repeated.")
 @click.option("--tasks", metavar="FILE", help="TOML with a table for each task.")
-@click.option(
-    "--out", metavar="FILE", help="The file of results.  [default: results.jsonl in the run's folder, or here]"
-)
-@click.option("--split", default="test", show_default=True, help="The split of --data.")
+@click.option("--out", metavar="FILE", help="File of results.  [default: results.jsonl in the run's folder, or here]")
+@click.option("--split", default="test", show_default=True, help="Split of --data.")
 @click.option(
     "--templates", metavar="T", help='Prompts for --data: "name", "photo" or a file.  [default: the set\'s own]'
 )
-@click.option("--pretrained", metavar="W", help="Weights of a model named as open_clip does: a tag or a file.")
-@click.option("--checkpoint", metavar="FILE", help="Other weights of the run than its last ones.")
+@click.option("--pretrained", metavar="W", help="Weights of a model that open_clip names: a tag or a file.")
+@click.option("--checkpoint", metavar="FILE", help="Weights of the run, if not its last ones.")
 @click.option(
-    "--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True, help="Of the model."
+    "--precision",
+    type=click.Choice(["fp32", "bf16", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="Precision of the model.",
 )
-@click.option("--device", help="cpu, cuda, cuda:1.  [default: a GPU where there is one]")
-@click.option("--batch", type=click.IntRange(1), default=256, show_default=True, help="Images at a time.")
-@click.option("--workers", type=click.IntRange(0), default=None, help="Processes that decode.")
+@click.option("--device", help="Device: cpu, cuda or cuda:1.  [default: a GPU if there is one]")
+@click.option("--batch", type=click.IntRange(1), default=256, show_default=True, help="Number of images per batch.")
+@click.option("--workers", type=click.IntRange(0), default=None, help="Number of decoding processes.")
 def command(
     model: str, data: tuple[str, ...], tasks: str | None, out: str | None, split: str, templates: str | None,
     pretrained: str | None, checkpoint: str | None, precision: Any, device: str | None, batch: int, workers: int | None,
 ) -> None:  # fmt: skip
-    """Measure MODEL (a training run's folder, or open_clip's name of one) on sets, to a file of results, a line a task."""
+    """Measure MODEL (a training run's folder, or open_clip's name of one) on sets; write a line per task to a file of results."""
     from metaclip.training import evaluate as evaluation
     from metaclip.training.evaluation.opening import open_model
 

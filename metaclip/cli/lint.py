@@ -34,7 +34,7 @@ def command(metadata: str, as_json: bool, limit: int, strict: bool, fold_duplica
     from metaclip.metadata import lint
     from metaclip.metadata.entries import Metadata
 
-    rule = TextRule(**{name: value for name, value in flags.items() if value is not None})
+    rule = TextRule(**options.rule(flags))
     entries = Metadata.read(metadata, fold_duplicates=fold_duplicates)
     settings = dataclasses.asdict(rule)
     others = {

@@ -66,7 +66,7 @@ rule_options = _stack(
         help="Scripts whose entries match inside words: the published table or the fixed one (kana, Hangul too).",
     ),
 )  # fmt: skip
-"""The text rule."""
+"""Flags of the text rule."""
 
 match_options = _stack(
     click.option(
@@ -81,7 +81,7 @@ match_options = _stack(
     click.option("--fold-duplicates", is_flag=True, default=None, help="Keep the first of duplicate entries."),
     rule_options,
 )
-"""What determines matches."""
+"""Flags that determine matches."""
 
 balance_options = _stack(
     click.option("--t", type=float, metavar="T", help="The threshold: entries with larger counts are thinned."),
@@ -89,7 +89,7 @@ balance_options = _stack(
     click.option("--target-pairs", type=Number(), metavar="N", help="Solve t for this number of pairs, e.g. 400M."),
     click.option("--seed", type=int, default=None, help="Seed of the draw.  [default: 0]"),
 )
-"""What determines the draw."""
+"""Flags that determine the draw."""
 
 engine_name_options = _stack(
     click.option(
@@ -116,7 +116,7 @@ run_option_flags = _stack(
     engine_options,
     click.option("--overwrite", is_flag=True, help="Replace another run in the output folder."),
 )
-"""What does not change the result."""
+"""Flags that do not change the result."""
 
 
 @contextlib.contextmanager

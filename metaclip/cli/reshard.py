@@ -19,20 +19,22 @@ Examples:
 Where many pairs never arrived, balance again on those that did:
   metaclip curate tars/ --t 20000 --out run_arrived/
   metaclip reshard tars/ --subset run_arrived/curated.npy --out curated_tars/
-Stopped at any point, the same command goes on from there.""",
+If it is interrupted, the same command continues from there.""",
 )
 @click.argument("tars", nargs=-1, required=True)
-@click.option("--subset", required=True, metavar="FILE", help="The uids to write: a run's curated.npy, or DataComp's.")
-@click.option("--out", required=True, metavar="FOLDER", help="The folder of the new tars.")
-@click.option("--shard-size", type=options.Number(), metavar="N", help="Samples a tar.  [default: 10000]")
-@click.option("--text-column", metavar="C", help="Where tars have no uid: the text, if not .txt, text, caption or alt.")
-@click.option("--url-column", metavar="C", help="Where tars have no uid: the url, if not url.")
-@click.option("--uid-column", metavar="C", help="The field of .json with the uid, if not uid.")
 @click.option(
-    "--workers", type=click.IntRange(1), default=None, help="Threads, or processes.  [default: one a processor]"
+    "--subset", required=True, metavar="FILE", help="Uids to write: a run's curated.npy, or a subset of DataComp."
 )
-@click.option("--overwrite", is_flag=True, help="Replace what was resharded to the output folder before.")
-@click.option("--allow-lost", is_flag=True, help="Go on without tars that cannot be read.")
+@click.option("--out", required=True, metavar="FOLDER", help="Folder of the new tars.")
+@click.option("--shard-size", type=options.Number(), metavar="N", help="Number of samples per tar.  [default: 10000]")
+@click.option("--text-column", metavar="C", help="Text of samples without a uid, if not .txt, text, caption or alt.")
+@click.option("--url-column", metavar="C", help="Url field of samples without a uid, if not url.")
+@click.option("--uid-column", metavar="C", help="Field of .json with the uid, if not uid.")
+@click.option(
+    "--workers", type=click.IntRange(1), default=None, help="Number of threads or processes.  [default: number of CPUs]"
+)
+@click.option("--overwrite", is_flag=True, help="Replace the result of another reshard in the output folder.")
+@click.option("--allow-lost", is_flag=True, help="Continue without tars that cannot be read.")
 def command(
     tars: tuple[str, ...], subset: str, out: str, workers: int | None, overwrite: bool, allow_lost: bool, **flags: Any
 ) -> None:

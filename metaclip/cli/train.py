@@ -16,34 +16,43 @@ Examples:
   metaclip train training/toy.toml --out run/           (two minutes, no data, no GPU)
   metaclip train training/b32_400m.toml --tars tars/ --out run/
   torchrun --nproc-per-node 8 -m metaclip train ... --workers 12 --accumulate 2
-Stopped at any point, the same command goes on from the last checkpoint.""",
+If it is interrupted, the same command continues from the last checkpoint.""",
 )
 @click.argument("recipe")
 @click.option(
-    "--out", required=True, metavar="FOLDER", help="The run's folder; with several machines one that all see."
+    "--out",
+    required=True,
+    metavar="FOLDER",
+    help="Folder of the run; with several machines, one that all of them share.",
 )
-@click.option("--tars", metavar="TARS", help="Tars to train on, instead of the recipe's: file, folder or glob.")
+@click.option("--tars", metavar="TARS", help="Tars to train on instead of the recipe's: a file, folder or glob.")
 @click.option("--subset", metavar="FILE", help="Offline balance: a run's curated.npy.")
 @click.option("--balance", metavar="RUN", help="Online balance: a balanced run, or a card.")
-@click.option("--t", type=float, metavar="T", help="Another t for the online balance.")
-@click.option("--text", metavar="NAME", help="The text's member or field, if not .txt, text, caption or alt.")
-@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1.  [default: a GPU where there is one]")
+@click.option("--t", type=float, metavar="T", help="Threshold of the online balance, if not the t of RUN.")
+@click.option("--text", metavar="NAME", help="Member or field with the text, if not .txt, text, caption or alt.")
+@click.option("--device", metavar="NAME", help="Device: cpu, cuda or cuda:1.  [default: a GPU if there is one]")
 @click.option(
-    "--workers", type=click.IntRange(0), help="Processes that load, a rank.  [default: 8 beside a GPU, else 0]"
+    "--workers", type=click.IntRange(0), help="Number of loading processes per rank.  [default: 8 with a GPU, else 0]"
 )
-@click.option("--accumulate", type=click.IntRange(1), help="Go through a batch in so many parts.  [default: 1]")
-@click.option("--checkpointing", is_flag=True, help="Save memory: compute activations twice.")
+@click.option(
+    "--accumulate", type=click.IntRange(1), help="Number of parts in which a batch is computed.  [default: 1]"
+)
+@click.option("--checkpointing", is_flag=True, help="Save memory: compute activations again in the backward pass.")
 @click.option("--compile", is_flag=True, help="Compile the model.")
-@click.option("--log-every", type=click.IntRange(1), metavar="N", help="Steps between lines of metrics.  [default: 50]")
-@click.option("--save-every", type=click.IntRange(1), metavar="N", help="Steps between checkpoints.  [default: 1000]")
-@click.option("--keep", type=click.IntRange(1), metavar="N", help="Checkpoints that stay.  [default: 2]")
+@click.option(
+    "--log-every", type=click.IntRange(1), metavar="N", help="Number of steps between lines of metrics.  [default: 50]"
+)
+@click.option(
+    "--save-every", type=click.IntRange(1), metavar="N", help="Number of steps between checkpoints.  [default: 1000]"
+)
+@click.option("--keep", type=click.IntRange(1), metavar="N", help="Number of checkpoints to keep.  [default: 2]")
 @click.option("--tensorboard", is_flag=True, help="Write metrics for TensorBoard too.")
 @click.option("--overwrite", is_flag=True, help="Replace another run in the output folder.")
-@click.option("--allow-lost", is_flag=True, help="Go on without tars that cannot be read.")
+@click.option("--allow-lost", is_flag=True, help="Continue without tars that cannot be read.")
 def command(recipe: str, out: str, **flags: Any) -> None:
-    """Train CLIP by the table [train] of RECIPE, or go on from the last checkpoint in the folder."""
-    # A thread of torch's that has nothing to do turns for a while, which costs those of others (or its own, where there are
-    # more of them than processors) up to four times as long; asked for before torch is there, it sleeps.
+    """Train CLIP by the table [train] of RECIPE, or continue from the last checkpoint in the folder."""
+    # An idle thread of torch spins for a while, which slows the threads of other processes, or its own if there are more of
+    # them than processors, up to four times. With this setting, made before torch is imported, it sleeps.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from metaclip.storage.files import disk_errors
     from metaclip.storage.remote import as_path

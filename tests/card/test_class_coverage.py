@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +84,7 @@ def test_divergence(counts: list[int]) -> None:
 def test_no_names_cost_nothing(tmp_path: Path) -> None:
     """A card without lists of class names has no coverage."""
     run = run_of(tmp_path / "run", with_text=False)
-    assert ClassCoverage(run, []).result() == []
+    assert ClassCoverage(run, []).result(Counter()) == []
 
 
 def test_lists_that_are_refused(tmp_path: Path) -> None:

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from metaclip import BalanceSettings, MatchSettings, Metadata, Run, balance
 from metaclip.card.explorer import data_files
-from metaclip.card.explorer.data_files import FILE_BYTES, varints, write_data
-from metaclip.card.explorer.lookups import write_lookups
+from metaclip.card.explorer.data_files import FILE_BYTES, varints, write_data, write_lookups
 from metaclip.card.explorer.writer import write_explorer
 from metaclip.curate.draw import keep_probability, uniform
 from metaclip.errors import MetaclipError
@@ -134,7 +133,7 @@ def kept_of(run: Run, rows: list[list[Any]], uids: set[str]) -> list[str]:
 @pytest.mark.parametrize("rows", [8192, 4])
 def test_look_ups(toy: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_text: bool, rows: int) -> None:
     """Look-ups contain every matched pair, and the urls of kept pairs or of all; in one file or many, in one pass or several."""
-    monkeypatch.setattr("metaclip.card.explorer.lookups.ROWS_PER_FILE", rows)
+    monkeypatch.setattr("metaclip.card.explorer.data_files.ROWS_PER_FILE", rows)
     pairs = [{"url": f"http://x.org/{i % 300}", "text": f"{'a dog' if i % 3 else 'no'} {i % 350}"} for i in range(400)]
     pairs[3]["url"] = pairs[5]["url"] = ""
     settings = MatchSettings(with_text=with_text)

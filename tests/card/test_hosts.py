@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metaclip.card.hosts import LossyCounter, add_counters, count_hosts, url_hosts
+from metaclip.card.hosts import LossyCounter, count_hosts, url_hosts
 
 
 @pytest.mark.parametrize(
@@ -47,9 +47,10 @@ def test_counts_of_shards(tmp_path: Path) -> None:
     )
     pq.write_table(pa.table({"URL": ["http://c.d/1", "http://a.b/9"], "LANGUAGE": ["en", "fr"]}), tmp_path / "b")
     pq.write_table(pa.table({"text": ["x"]}), tmp_path / "c")
-    found: dict[str, LossyCounter] = {}
+    found = {"hosts": LossyCounter(), "languages": LossyCounter()}
     for name in "abc":
-        add_counters(found, count_hosts(tmp_path / name))
+        for key, counter in count_hosts(tmp_path / name).items():
+            found[key].add(counter.counts, counter.total, counter.floor)
     assert found["hosts"].top(9) == [{"name": "a.b", "pairs": 3}, {"name": "c.d", "pairs": 1}]
     assert found["languages"].top(2) == [{"name": "en", "pairs": 3}, {"name": "de", "pairs": 1}]
     assert (found["hosts"].total, found["languages"].total, found["hosts"].floor) == (4, 5, 0)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from metaclip import Run, curate
-from metaclip.card.plots import NAMES, make_charts, write_plots
+from metaclip.card.plots import TITLES, make_charts, write_plots
 from metaclip.card.threshold_grid import choose_thresholds, make_grid, sum_file
 
 pytest.importorskip("altair", reason="needs the extra cards: pip install -e '.[cards]'")
@@ -42,7 +42,7 @@ def test_the_charts_show_the_runs_figures(inputs: tuple[Any, Any, Any]) -> None:
     """The ends of curves, the bars and the points are the account's numbers."""
     account, entries, grid = inputs
     charts = make_charts(account, entries, grid)
-    assert tuple(charts) == NAMES
+    assert list(charts) == list(TITLES)
     counts = entries["count"].to_numpy()
     before = [row for row in rows(charts["ranks"]) if row["set"] == "before"]
     assert (before[0]["rank"], before[0]["count"]) == (1, counts.max())
@@ -72,7 +72,7 @@ def test_files(inputs: tuple[Any, Any, Any], tmp_path: Path) -> None:
     (first / "plots").mkdir(parents=True)
     (first / "plots" / "index.html").write_text("of version 0.1")
     names = write_plots(first, *inputs)
-    assert names == [f"plots/{name}.svg" for name in NAMES]
+    assert names == [f"plots/{name}.svg" for name in TITLES]
     assert {f"plots/{path.name}" for path in (first / "plots").iterdir()} == set(names)
     write_plots(second, *inputs)
     for name in names:

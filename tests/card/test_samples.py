@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from metaclip import Matcher, Run, TextRule, curate
-from metaclip.card.samples import SAMPLES_PER_ENTRY, Samples, draw_samples, merge_samples, showable
+from metaclip.card.samples import SAMPLES_PER_ENTRY, draw_samples, merge_samples, samples_by_entry, showable
 from metaclip.matching.match_arrays import MATCHES
 
 ROOT = Path(__file__).parents[2]
@@ -24,13 +24,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return curate(ROOT / "curation" / "toy_pool.jsonl", ROOT / "metadata" / "toy.txt", out=out, t=20)
 
 
-def samples_of(folder: Path) -> Samples:
+def samples_of(folder: Path) -> pa.Table:
     return merge_samples(draw_samples(path, None, None) for path in sorted(folder.glob("*.parquet")))
 
 
 def test_samples_are_captions_of_their_entry(run: Run) -> None:
     """Each entry has up to five different kept captions that match it, and all of them if there are no more."""
-    found = samples_of(run.path / "curated").by_entry(len(run.metadata)).to_pylist()
+    found = samples_by_entry(samples_of(run.path / "curated"), len(run.metadata)).to_pylist()
     captions = collections.defaultdict(set)
     for pair in run.curated.to_pylist():
         for entry in pair["matches"]:
@@ -49,7 +49,7 @@ def test_samples_do_not_depend_on_shards_or_order(run: Run, tmp_path: Path) -> N
     for i in range(5):
         pq.write_table(table.take(list(range(i, len(table), 5))[::-1]), tmp_path / f"{9 - i}.parquet", row_group_size=7)
     mine, other = samples_of(run.path / "curated"), samples_of(tmp_path)
-    assert mine.by_entry(len(run.metadata)).equals(other.by_entry(len(run.metadata)))
+    assert samples_by_entry(mine, len(run.metadata)).equals(samples_by_entry(other, len(run.metadata)))
 
 
 def test_entries_of_one_caption_show_different_ones() -> None:
@@ -59,12 +59,12 @@ def test_entries_of_one_caption_show_different_ones() -> None:
     shown = []
     for entries in ([0], [1]):
         part = table.set_column(1, "matches", pa.array([entries] * 200, MATCHES))
-        shown.append(_sampled(part).by_entry(2).to_pylist()[entries[0]])
+        shown.append(samples_by_entry(_sampled(part), 2).to_pylist()[entries[0]])
     assert set(shown[0]) != set(shown[1])
-    assert _sampled(table).by_entry(2).to_pylist() == shown
+    assert samples_by_entry(_sampled(table), 2).to_pylist() == shown
 
 
-def _sampled(table: pa.Table) -> Samples:
+def _sampled(table: pa.Table) -> pa.Table:
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
@@ -111,5 +111,5 @@ def test_an_entry_whose_captions_are_all_hidden_has_none(tmp_path: Path) -> None
         pa.table({"text": ["dog http://x", "dog a@b"], "matches": pa.array([[0], [0]], MATCHES)}),
         tmp_path / "a.parquet",
     )
-    assert samples_of(tmp_path).by_entry(3).to_pylist() == [[], [], []]
-    assert json.dumps(samples_of(tmp_path).by_entry(1).to_pylist()) == "[[]]"
+    assert samples_by_entry(samples_of(tmp_path), 3).to_pylist() == [[], [], []]
+    assert json.dumps(samples_by_entry(samples_of(tmp_path), 1).to_pylist()) == "[[]]"

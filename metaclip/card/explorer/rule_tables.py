@@ -15,9 +15,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from metaclip.matching.text_rule import MARKS, PAPER, TextRule
-
-_BLANKS = "\t\n\r "
+from metaclip.matching.text_rule import BLANKS, MARKS, PAPER, TextRule
 
 
 def rule_tables(rule: TextRule, entries: Sequence[str]) -> dict[str, Any] | None:
@@ -33,7 +31,8 @@ def rule_tables(rule: TextRule, entries: Sequence[str]) -> dict[str, Any] | None
     tables: dict[str, Any] = {"forms": [[i, form] for i, entry, form in forms if form != f" {entry} "]}
     if rule.unicode_separators:
         spaced = TextRule(unicode_separators=True).clean_text
-        tables["separators"] = {c: spaced(c) for c in _characters() if c not in MARKS + _BLANKS and spaced(c) != c}
+        known = f"{MARKS}{BLANKS} "
+        tables["separators"] = {c: spaced(c) for c in _characters() if c not in known and spaced(c) != c}
     if rule.fold_case:
         tables["folded"] = {c: c.casefold() for c in _characters() if c.casefold() != c}
     if rule.unescape_html:

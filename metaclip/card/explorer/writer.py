@@ -6,14 +6,13 @@
     explorer/data/entries.0.js     the entries, and `numbers`: their counts; the first search needs them
     explorer/data/rule.0.js        tables of the text rule, other than the paper's
     explorer/data/block-7.0.js     samples, neighbours and grid of 1,024 entries: loaded when one of them is opened
-    explorer/data/uid-3f.0.js      look-ups (`lookups`): loaded when asked
+    explorer/data/uid-3f.0.js      look-ups (`data_files`): loaded when asked
 
 Cost: 500,000 entries with five samples each are written in 12 s; a first view loads 3.2 to 4.5 MB, by the order of the list.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
@@ -23,8 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from metaclip.card.explorer.data_files import varints, write_data, write_json_data
-from metaclip.card.explorer.lookups import write_lookups
+from metaclip.card.explorer.data_files import varints, write_data, write_json_data, write_lookups
 from metaclip.card.explorer.rule_tables import rule_tables
 from metaclip.card.neighbours import MOST_ENTRIES, MOST_NEIGHBOURS, MOST_SEEN, Neighbours, find_neighbours
 from metaclip.card.run_files import matched_files
@@ -74,7 +72,9 @@ def write_explorer(
         tables = rule_tables(TextRule(**account["rule"]), columns["entry"].to_pylist()) if known else None
         if tables is not None:
             write_json_data(data, "rule", tables)
-        neighbours = None if run is None else _neighbours(run, columns)
+        neighbours = None if run is None else find_neighbours(
+            matched_files(run), columns["entry"], columns["count"].to_numpy(), account["pairs"]["matched"]
+        )  # fmt: skip
         with_lookups = account["pairs"]["matched"] <= MOST_LOOKED_UP if look_ups is None else look_ups
         block = _BLOCK_ENTRIES
         while len(columns) > block * _MOST_BLOCKS:
@@ -114,14 +114,8 @@ def _check(entries: pa.Table, account: Mapping[str, Any]) -> None:
 
 
 def _copy_page_file(name: str, path: Path) -> None:
-    source = resources.files("metaclip.card.explorer") / "page" / name
-    with atomic_write(path) as temporary, source.open("rb") as file, temporary.open("wb") as out:
-        shutil.copyfileobj(file, out)
-
-
-def _neighbours(run: Run, entries: pa.Table) -> Neighbours:
-    entry, counts = entries["entry"].combine_chunks(), entries["count"].to_numpy().astype(np.uint64)
-    return find_neighbours(matched_files(run), entry, counts, int(run.match["funnel"]["matched"]))
+    with atomic_write(path) as temporary:
+        temporary.write_bytes((resources.files("metaclip.card.explorer") / "page" / name).read_bytes())
 
 
 def _write_first_view(
@@ -188,10 +182,9 @@ def _details(
         expected = [[]] * len(part) if grid is None else _expected(grid, first, part["count"].to_numpy())
         details: list[list[Any]] = []
         for i, samples in enumerate(part["samples"].to_pylist()):
-            seen, near = 0, []
-            if neighbours is not None:
-                seen = int(neighbours.seen[first + i])
-                near = [[entry, n, float(f"{lift:.3g}")] for entry, n, lift in neighbours.of(first + i)]
+            seen = 0 if neighbours is None else int(neighbours.seen[first + i])
+            found = [] if neighbours is None else neighbours.of(first + i)
+            near = [[entry, n, float(f"{lift:.3g}")] for entry, n, lift in found]
             left = [corrected[i]] if corrected[i] != count[i] else []
             details.append([samples or [], seen, near, expected[i], *left])
         yield details

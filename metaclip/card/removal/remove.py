@@ -23,7 +23,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from metaclip.card.integrity import check_unedited
 from metaclip.card.removal.removed_list import (
     REMOVED_LIST,
     list_digest,
@@ -35,6 +34,7 @@ from metaclip.card.removal.removed_list import (
 )
 from metaclip.card.removal.request import RemovalRequest
 from metaclip.card.run_files import (
+    check_unedited,
     find_column,
     limited_engine,
     map_files,

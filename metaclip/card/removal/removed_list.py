@@ -1,28 +1,36 @@
-"""The list of pairs taken out between two versions of a set.
+"""The list of pairs taken out between two versions of a set: how it is written, read, and applied to a copy of the set.
 
     removed.parquet    uid, url_sha256, kept: one row for each uid and url that was taken out, in their order
 
 Urls are listed as sha256 of their UTF-8 bytes: a reader who has a copy of the set can find a pair in it, and one who has
-none learns no address. `metaclip.card.removal.remove` writes the list, `metaclip.card.removal.apply` takes its pairs out
-of a copy.
+none learns no address. `metaclip.card.removal.remove` writes the list.
+
+Users of the set apply it to their copy: DataComp's subset (``.npy``), a parquet file, or a folder of these. Rows of a
+parquet file go by their uid; without a uid, by the sha256 of their url. Tars follow: ``metaclip reshard tars/ --subset
+NEW.npy`` writes them anew. Memory: one batch.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from metaclip.card.removal.request import sha256
-from metaclip.errors import MetaclipError, one_line
-from metaclip.pool.sorted_uids import UidSet
+from metaclip.card.run_files import first_column, read_batches
+from metaclip.errors import MetaclipError, is_disk_full, one_line
+from metaclip.pool.columns import UID_NAMES, URL_NAMES
+from metaclip.pool.sorted_uids import UidSet, write_subset
 from metaclip.pool.uid import Uids, column_uids, to_hex, to_large_string
-from metaclip.storage.files import atomic_write, local_copy
+from metaclip.reshard.subset import Subset
+from metaclip.storage.files import atomic_write, disk_errors, local_copy
 
 REMOVED_LIST: Final = "removed.parquet"
 LIST_SCHEMA: Final = pa.schema([("uid", pa.string()), ("url_sha256", pa.string()), ("kept", pa.bool_())])
@@ -31,12 +39,13 @@ LIST_SCHEMA: Final = pa.schema([("uid", pa.string()), ("url_sha256", pa.string()
 
 def list_rows(uids: Uids, urls: pa.Array | None, kept: bool) -> pa.Table:
     """Return the rows of removed.parquet for pairs."""
-    n = len(uids)
-    hashed = (
-        [None] * n if urls is None else [None if not url else sha256(url) for url in to_large_string(urls).to_pylist()]
-    )
-    columns = [to_hex(uids), pa.array(hashed, pa.string()), pa.array([kept] * n, pa.bool_())]
+    hashed = [None] * len(uids) if urls is None else _hashed(urls)
+    columns = [to_hex(uids), pa.array(hashed, pa.string()), pa.array([kept] * len(uids), pa.bool_())]
     return pa.Table.from_arrays(columns, schema=LIST_SCHEMA)
+
+
+def _hashed(urls: pa.Array) -> list[str | None]:
+    return [sha256(url) if url else None for url in to_large_string(urls).to_pylist()]
 
 
 def merge_lists(parts: Iterable[pa.Table]) -> pa.Table:
@@ -81,3 +90,67 @@ def read_list(path: Path) -> pa.Table:
             f"{path} has the columns {names}, a {REMOVED_LIST} has {', '.join(LIST_SCHEMA.names)}; give a card's"
         )
     return found
+
+
+def apply_removal(
+    removed: str | os.PathLike[str], copy: str | os.PathLike[str], out: str | os.PathLike[str]
+) -> tuple[int, int]:
+    """Write `copy` without the pairs of a removed.parquet to `out`; return the numbers of rows (removed, left).
+
+    Other files of a folder are not copied. Raise MetaclipError for a copy that cannot be read or has neither uids nor
+    urls, and if `out` exists.
+    """
+    copy, out = Path(copy), Path(out)
+    with disk_errors(out):
+        listed = read_list(Path(removed))
+        uids, urls = listed_uids(listed), frozenset(listed["url_sha256"].drop_null().to_pylist())
+        if out.exists():
+            raise MetaclipError(f"{out} is there already; choose another --out")
+        paths = copy.rglob("*") if copy.is_dir() else filter(Path.is_file, [copy])
+        known = sorted(path for path in paths if path.suffix in (".parquet", ".npy") and path.name[0] != ".")
+        if not known:
+            raise MetaclipError(
+                f"{copy} holds no .parquet and no .npy; give a copy of the set: a folder or file of these"
+            )
+        gone = left = 0
+        for path in known:
+            target, is_subset = out / path.relative_to(copy), path.suffix == ".npy"
+            rows = _filter_subset(path, target, uids) if is_subset else _filter_table(path, target, uids, urls)
+            gone, left = gone + rows[0], left + rows[1]
+    return gone, left
+
+
+def _filter_subset(path: Path, out: Path, removed: UidSet) -> tuple[int, int]:
+    subset = Subset(path)
+
+    def blocks_left() -> Iterator[Uids]:
+        return (block[~removed.contains(block)] for block in subset.blocks())
+
+    left = sum(map(len, blocks_left()))
+    write_subset(out, blocks_left(), left)
+    return len(subset) - left, left
+
+
+def _filter_table(path: Path, out: Path, removed: UidSet, removed_urls: frozenset[str]) -> tuple[int, int]:
+    gone = left = 0
+    try:
+        schema = pq.read_schema(path)
+        uid, url = (first_column(schema, names) for names in (UID_NAMES, URL_NAMES))
+        if uid is None and url is None:
+            raise MetaclipError(f"{path} has neither a column uid nor url; found {', '.join(schema.names)}")
+        with atomic_write(out) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+            for batch in read_batches(path):
+                listed = np.zeros(len(batch), np.bool_)
+                if url is not None:
+                    listed[:] = [hashed in removed_urls for hashed in _hashed(batch.column(url))]
+                if uid is not None:
+                    has_uid = pc.fill_null(pc.binary_length(to_large_string(batch.column(uid))), 0).to_numpy() > 0
+                    listed = np.where(has_uid, removed.contains(column_uids(batch.column(uid))), listed)
+                kept = batch.filter(pa.array(~listed))
+                writer.write_batch(kept)
+                gone, left = gone + len(batch) - len(kept), left + len(kept)
+    except (OSError, pa.ArrowException) as error:
+        if isinstance(error, OSError) and is_disk_full(error):
+            raise
+        raise MetaclipError(f"{path} cannot be read ({one_line(error)}); fetch it again") from None
+    return gone, left

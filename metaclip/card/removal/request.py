@@ -49,19 +49,14 @@ class RemovalRequest:
     def find(self, urls: pa.Array) -> tuple[npt.NDArray[np.bool_], set[str], set[str]]:
         """Find the urls that are requested: (bool[n], the requested urls found, the requested domains found)."""
         urls = to_large_string(urls)
-        requested = np.zeros(len(urls), np.bool_)
-        found_urls, found_domains = set[str](), set[str]()
-        if self.urls:
-            same = pc.is_in(urls, pa.array(sorted(self.urls), urls.type))
-            found_urls.update(urls.filter(same).to_pylist())
-            requested |= same.to_numpy(zero_copy_only=False)
-        if self.domains:
-            hosts = url_hosts(urls).dictionary_encode()
-            domains = [self._domain_of(host) for host in hosts.dictionary.to_pylist()]
-            found_domains.update(domain for domain in domains if domain is not None)
-            below = pa.array([domain is not None for domain in domains], pa.bool_()).take(hosts.indices)
-            requested |= pc.fill_null(below, False).to_numpy(zero_copy_only=False)
-        return requested, found_urls, found_domains
+        requested = pc.is_in(urls, pa.array(sorted(self.urls), urls.type))
+        found_urls = set(urls.filter(requested).to_pylist())
+        if not self.domains:
+            return requested.to_numpy(zero_copy_only=False), found_urls, set()
+        hosts = url_hosts(urls).dictionary_encode()
+        domains = pa.array(map(self._domain_of, hosts.dictionary.to_pylist()), pa.string())
+        requested = pc.or_(requested, domains.take(hosts.indices).is_valid())
+        return requested.to_numpy(zero_copy_only=False), found_urls, set(domains.drop_null().to_pylist())
 
     def _domain_of(self, host: str) -> str | None:
         """Return the requested domain that a host is, or is below."""
