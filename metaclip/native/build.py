@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import re
 import secrets
 import shlex
 import shutil
@@ -42,6 +43,12 @@ def source_digest() -> str | None:
     return digest.hexdigest()
 
 
+def digest_of(library: Path) -> str | None:
+    """Return the digest of the sources that a library was compiled from; None if it is no library of ours."""
+    found = re.search(rb"metaclip sources ([0-9a-f]{64})\0", library.read_bytes())
+    return found[1].decode() if found else None
+
+
 def find_compiler() -> list[str] | None:
     """Return the command of a C compiler; None if there is none."""
     if given := os.environ.get("CC"):
@@ -52,7 +59,7 @@ def find_compiler() -> list[str] | None:
     return [sys.executable, "-m", "ziglang", "cc"] if importlib.util.find_spec("ziglang") else None
 
 
-def compile_library(path: Path = LIBRARY, *, compiler: list[str] | None = None, flags: tuple[str, ...] = ()) -> None:
+def compile_library(path: Path, *, compiler: list[str] | None = None, flags: tuple[str, ...] = ()) -> None:
     """Compile the sources to a shared library, with further `flags`; it is complete or absent. Raise BuildError."""
     command = compiler or find_compiler()
     if command is None:

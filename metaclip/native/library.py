@@ -23,7 +23,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from metaclip.errors import MetaclipError
+from metaclip.errors import MetaclipError, one_line
 from metaclip.native import build
 
 READABLE: Final = 64
@@ -58,7 +58,6 @@ class StringsStruct(ctypes.Structure):
 _MACHINE, _TEXTS, _STRINGS = map(ctypes.POINTER, (MachineStruct, TextsStruct, StringsStruct))
 _A, _N = c_void_p, c_int64  # the address of an array, a number
 _SIGNATURES: Final[dict[str, tuple[Any, list[Any]]]] = {
-    "mc_digest": (ctypes.c_char_p, []),
     "mc_allow_avx2": (None, [c_int32]),
     "mc_free": (None, [_A]),
     "mc_check": (_N, [_MACHINE, _N]),
@@ -110,25 +109,21 @@ def _load() -> Any:
 def _open() -> tuple[Any, str]:
     """Return the library and why there is none. Compile it first if it is not of the sources beside it."""
     path, digest = build.LIBRARY, build.source_digest()
-    library = _read(path)
-    if digest is not None and path.exists() and (library is None or library.mc_digest().decode() != digest):
+    if not path.exists():
+        return None, f"{path.name} is not installed"
+    if digest is not None and build.digest_of(path) != digest:
         try:
-            build.compile_library()
+            build.compile_library(path)
         except build.BuildError as error:
             raise MetaclipError(f"{path} was not compiled from the sources beside it: {error}") from None
-        library = _read(path)  # another file than before, so the loader does not return what it has
-    return library, f"{path.name} is not installed" if library is None else ""
-
-
-def _read(path: Any) -> Any:
     try:
         library = ctypes.CDLL(os.fspath(path))
-        for name, (result, arguments) in _SIGNATURES.items():
-            function = getattr(library, name)
-            function.restype, function.argtypes = result, arguments
-    except (OSError, AttributeError):
-        return None
-    return library
+    except OSError as error:
+        return None, f"{path.name} cannot be loaded: {one_line(error)}"
+    for name, (result, arguments) in _SIGNATURES.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return library, ""
 
 
 def address(array: npt.NDArray[Any], dtype: npt.DTypeLike, *, written: bool = False) -> int:

@@ -8,7 +8,7 @@
 #define MC_DIGEST ""
 #endif
 
-const char *mc_digest(void) { return MC_DIGEST; }
+const char mc_sources[] = "metaclip sources " MC_DIGEST;
 
 void mc_symbol_keys(const uint8_t *bytes, const mc_symbol *symbols, int64_t n_symbols, uint64_t seed, uint64_t *heads,
                     uint32_t *tails, uint64_t *hashes) {

@@ -30,8 +30,8 @@ enum { MC_READABLE = 64 };
 /* What functions return instead of a size. */
 enum { MC_OUT_OF_MEMORY = -1, MC_TOO_MANY_MATCHES = -2 };
 
-/* The sha256 of the sources that this library was compiled from, as 64 hex digits. */
-MC_API const char *mc_digest(void);
+/* "metaclip sources " and the sha256 of the sources that this library was compiled from; read from the file (build.py). */
+MC_API extern const char mc_sources[];
 
 /* Forbid, or allow again, the vector instructions that not every processor has (AVX2), for tests. */
 MC_API void mc_allow_avx2(int allowed);
