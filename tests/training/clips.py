@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from metaclip.training.models import Clip
-from metaclip.training.vision import import_torchvision
+from metaclip.training.models import Clip, import_torchvision
 
 CONFIG: dict[str, Any] = {
     "embed_dim": 32,

@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from metaclip.training.shapes import CLASSES, draw
+from metaclip.training.rendered_shapes import CLASSES, draw
 from tests.training.shards import Content, write_tar
 
 

@@ -137,9 +137,9 @@ def test_plain_open_clip_loads_it(tars: str, tmp_path: Path) -> None:
     open_clip = models.import_open_clip()
     run = train(tiny.recipe(tmp_path, tars), tmp_path / "run", options=CPU)
     ours = models.open_clip_of(run.path)
-    from metaclip.training import shapes
+    from metaclip.training import rendered_shapes
 
-    image, texts = shapes.draw(5, 5)[0], ["a red star", "a blue ring"]
+    image, texts = rendered_shapes.draw(5, 5)[0], ["a red star", "a blue ring"]
     pixels = ours.transform(image)[None]
     assert ours.name == "tiny"
     assert not ours.model.training
@@ -488,7 +488,9 @@ def test_refused(tars: str, tmp_path: Path) -> None:
     assert "is empty; give a run's curated.npy" in line("--subset", str(empty))
     assert "none of" in line("--subset", str(none))
     assert "none of" in line("--subset", str(none), "--workers", "1", "--overwrite")
-    assert "there is no device cuda:7" in refused("train", tiny.toml(made, path), "--out", out, "--device", "cuda:7")
+    assert "the device cuda:7 cannot be used (torch sees " in refused(
+        "train", tiny.toml(made, path), "--out", out, "--device", "cuda:7"
+    )
     assert "is a file; --out must be a folder" in refused("train", path, "--out", path, "--device", "cpu")
 
 

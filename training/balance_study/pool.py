@@ -162,10 +162,10 @@ def write_pool(folder: Path, opened: EvaluationSet, settings: PoolSettings, seed
 def _write_tar(path: Path, opened: EvaluationSet, pairs: Sequence[Pair], first: int, seed: int) -> None:
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for number, pair in enumerate(pairs, first):
-            suffix = opened.images.name(pair.image).rpartition(".")[2]
+            suffix = str(opened.images[pair.image]).rpartition(".")[2]
             fields: dict[str, Any] = {"uid": uid_of(seed, pair.image), "caption": pair.text, "status": "success"}
             for ending, data in (
-                (suffix, opened.images.read(pair.image)),
+                (suffix, opened.images[pair.image].read()),
                 ("json", json.dumps(fields).encode()),
                 ("txt", pair.text.encode()),
             ):
