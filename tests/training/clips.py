@@ -31,7 +31,7 @@ def make_clip(seed: int = 0, **over: Any) -> Clip:
 
 
 def write_clip(folder: Path, seed: int = 0) -> str:
-    """Write such a model to a folder; give the name by which open_clip opens it."""
+    """Write such a model to a folder; return the name by which open_clip opens it."""
     import torch
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -58,7 +58,7 @@ def test_scores_by_their_definitions(rows: list[tuple[int, list[int]]]) -> None:
 
 
 def naive_recall(near: np.ndarray, own: np.ndarray, k: int) -> float:
-    """Give the part of rows with a right answer among the k nearest."""
+    """Return the share of rows with a right answer among the k nearest."""
     return float(np.mean([own[i][np.argsort(-near[i], kind="stable")[:k]].any() for i in range(len(near))]))
 
 

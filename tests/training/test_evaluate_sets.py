@@ -28,7 +28,7 @@ NAMES = "".join(f"{name}\n" for name in CLASSES[:4])
 
 
 def content(opened: EvaluationSet) -> list[tuple[bytes, str]]:
-    """Give each image's bytes and its class's name, in an order of their own."""
+    """Return the bytes of each image and the name of its class, sorted."""
     return sorted((opened.images[i].read(), opened.classes[label]) for i, label in enumerate(opened.labels))
 
 
@@ -36,7 +36,7 @@ EXPECTED = sorted((png(number), CLASSES[label]) for number, label in IMAGES)
 
 
 def bare(files: Mapping[str, Content]) -> dict[str, Content]:
-    """Take the split off the names."""
+    """Return files without the split in their names."""
     return {name.removeprefix("test/"): data for name, data in files.items()}
 
 

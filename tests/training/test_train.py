@@ -63,7 +63,7 @@ def weights(run: TrainRun | Path) -> dict[str, Any]:
 
 
 def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Tell whether tensors are the same to the bit, however deep they are."""
+    """Return whether all tensors are the same to the bit, however deeply they are nested."""
 
     def equal(a: Any, b: Any) -> bool:
         if isinstance(a, torch.Tensor):
@@ -78,9 +78,9 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def apart(one: dict[str, Any], other: dict[str, Any]) -> float:
-    """Give how far apart two models are, as a part of the way that training took them from their first weights.
+    """Return the distance of two models, relative to the distance that training moved them from their first weights.
 
-    Not the largest difference: where a gradient is all but 0, AdamW makes a step of what is rounding alone.
+    The largest difference would not do: where a gradient is almost 0, AdamW makes a step of rounding alone.
     """
     torch.manual_seed(0)
     first = models.create("tiny").state_dict()

@@ -29,7 +29,7 @@ def write_model(folder: Path, name: str = "tiny", **changes: Any) -> str:
 
 
 def write_pairs(folder: Path, n: int = 128) -> str:
-    """Write pairs to train on; give their folder."""
+    """Write pairs to train on; return their folder."""
     rendered_shapes.write_pairs(folder, n)
     return str(folder)
 
