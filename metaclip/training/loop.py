@@ -116,15 +116,17 @@ class Loop:
                         self.report({**line, "steps": self.recipe.steps})
                     stop = any(self.ranks.gather(asked.is_set()))
                 if save or stop:
-                    norms = torch.stack(torch._foreach_norm([p.detach() for p in self.model.parameters()]))
-                    if not bool(norms.isfinite().all()):
-                        metrics.stop(self.step - 1, ["finite, but the weights are not after it,"], uids)
-                    checkpoint.save(
-                        self.folder, self.step, self.name, self.model, self.optimiser, self.loader.state(), self.ranks,
-                        self.options.keep,
-                    )  # fmt: skip
+                    self._save(metrics, uids)
                 if stop and not ending:
                     raise Interrupted(f"stopped after step {self.step:,}, with a checkpoint; the same command goes on")
+
+    def _save(self, metrics: Metrics, uids: list[str]) -> None:
+        """Write a checkpoint. Raise MetaclipError if the weights are not finite after the batch of `uids`."""
+        norms = torch.stack(torch._foreach_norm([p.detach() for p in self.model.parameters()]))
+        if not bool(norms.isfinite().all()):
+            metrics.stop(self.step - 1, ["finite, but the weights are not after it,"], uids)
+        place, keep = self.loader.state(), self.options.keep
+        checkpoint.save(self.folder, self.step, self.name, self.model, self.optimiser, place, self.ranks, keep)
 
     def _inputs(self, part: batches.Part) -> tuple[Any, Any]:
         return self.to_floats(part.images), part.tokens
