@@ -64,6 +64,14 @@ def settings(kind: type[Settings], table: Any, where: str) -> Settings:
         raise MetaclipError(f"{where}: {error}") from None
 
 
+def check_minimums(settings: Any, **minimums: int) -> None:
+    """Raise ValueError for a field of settings that is below its minimum; None is above all of them."""
+    for name, least in minimums.items():
+        value = getattr(settings, name)
+        if value is not None and value < least:
+            raise ValueError(f"{name} is {value}, must be at least {least}")
+
+
 def dump(made: Mapping[str, Any]) -> str:
     """Return dataclasses as the TOML of a recipe; keys with the value None are left out."""
     return tomli_w.dumps({name: _without_none(dataclasses.asdict(value)) for name, value in made.items()})

@@ -31,7 +31,7 @@ from metaclip.extract.deduplicate import duplicate_rows, find_duplicates, positi
 from metaclip.extract.extract_file import RECORD_REASONS, ExtractStep, this_process, wait_for_orphans
 from metaclip.extract.filters import REASONS
 from metaclip.extract.pool_writer import copy_without_rows
-from metaclip.extract.settings import LIST_SETTINGS, ExtractSettings, FilterLists, fingerprint
+from metaclip.extract.settings import LIST_SETTINGS, ExtractSettings, fingerprint, read_lists
 from metaclip.extract.warc_records import LOSSES
 from metaclip.pool.files import Paths
 from metaclip.stage import funnel as funnels
@@ -98,7 +98,7 @@ def extract_part(
     others = folder.manifest.get("stages", {}).keys() - {EXTRACT.name}
     if others or any((folder.state / name).exists() for name in ("match", "balance")):
         raise MetaclipError(f"{folder.path} is a run folder; choose another --out for the pool")
-    files, lists = find_crawl_files(crawl, settings, retry), FilterLists.read(settings)
+    files, lists = find_crawl_files(crawl, settings, retry), read_lists(settings)
     # The recipe that is written stands in another folder than the one that names the lists.
     paths = {name: path for name in LIST_SETTINGS if (path := getattr(settings, name)) and "://" not in path}
     settings = dataclasses.replace(settings, **{name: os.path.abspath(path) for name, path in paths.items()})
@@ -112,7 +112,7 @@ class _Extraction:
 
     stage: Stage
     settings: ExtractSettings
-    lists: FilterLists
+    lists: Mapping[str, list[str]]
     files: list[CrawlFile]
     memory: int
     retry: RetryPolicy

@@ -33,7 +33,7 @@ from metaclip import recipe
 from metaclip.engine.contract import Engine
 from metaclip.errors import MetaclipError, one_line
 from metaclip.metadata import lint
-from metaclip.metadata.candidates import Candidates, Contribution, SourceLimits, check_minimums, merge
+from metaclip.metadata.candidates import Candidates, Contribution, SourceLimits, merge
 from metaclip.metadata.entries import list_digest
 from metaclip.storage.files import atomic_write
 
@@ -79,7 +79,7 @@ class SourceSettings(SourceLimits):
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"kind is {self.kind!r}, must be one of {', '.join(KINDS)}")
-        check_minimums(self, budget=1)
+        recipe.check_minimums(self, budget=1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,8 +22,9 @@ from typing import Any, Final
 
 from metaclip.engine.progress import Progress
 from metaclip.errors import MetaclipError
-from metaclip.metadata.candidates import Candidates, check_minimums
+from metaclip.metadata.candidates import Candidates
 from metaclip.metadata.sources.casing import without_parentheses
+from metaclip.recipe import check_minimums
 from metaclip.storage.download import user_agent
 
 LICENCE: Final = "CC BY-SA 4.0"

@@ -22,10 +22,11 @@ import pyarrow.compute as pc
 
 from metaclip.engine.contract import Engine
 from metaclip.errors import MetaclipError
-from metaclip.metadata.candidates import Candidates, check_minimums
+from metaclip.metadata.candidates import Candidates
 from metaclip.metadata.sources import dump, dump_count
 from metaclip.metadata.sources.dump_count import BIGRAMS, UNIGRAMS, DumpCounts
 from metaclip.metadata.sources.string_counts import SCHEMA, best_first, pmi, read_frequent, rechunk
+from metaclip.recipe import check_minimums
 
 NgramKind = Literal["unigram", "bigram"]
 

@@ -42,7 +42,7 @@ from metaclip.engine.contract import Engine, ProgressCallback
 from metaclip.engine.local import Local
 from metaclip.engine.progress import Progress
 from metaclip.errors import MetaclipError, one_line
-from metaclip.metadata.candidates import Candidates, check_minimums
+from metaclip.metadata.candidates import Candidates
 from metaclip.metadata.sources import dump_count
 from metaclip.metadata.sources.casing import PARENTHESES
 from metaclip.metadata.sources.string_counts import (
@@ -54,6 +54,7 @@ from metaclip.metadata.sources.string_counts import (
     read_run,
     rechunk,
 )
+from metaclip.recipe import check_minimums
 from metaclip.stage import funnel as funnels
 from metaclip.stage.stage import digest_of
 from metaclip.storage import download
