@@ -131,21 +131,11 @@ def _source(table: Any, where: str, folder: Path) -> Source:
     if not isinstance(table, Mapping):
         raise MetaclipError(f"{where} is {table!r:.80}, must be a table")
     names = {field.name for field in dataclasses.fields(SourceSettings)}
-    for key in ("source", "kind"):
-        if key not in table:
-            raise MetaclipError(f"{where}: the key {key!r} is missing")
     common = recipe.settings(SourceSettings, {key: table[key] for key in names & table.keys()}, where)
     kind = KINDS[common.kind]
     rest = {key: value for key, value in table.items() if key not in names}
     rest |= {key: os.fspath(folder / rest[key]) for key in kind.paths if isinstance(rest.get(key), str)}
     settings: type[Any] = getattr(kind_module(kind), kind.settings)
-    required = [
-        field.name
-        for field in dataclasses.fields(settings)
-        if field.default is field.default_factory is dataclasses.MISSING
-    ]
-    if missing := [name for name in required if name not in rest]:
-        raise MetaclipError(f"{where} ({common.kind}): missing: {', '.join(missing)}")
     return Source(common, recipe.settings(settings, rest, f"{where} ({common.kind})"), where)
 
 

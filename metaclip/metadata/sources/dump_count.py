@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from metaclip.engine.contract import Engine, PortableStep, ProgressCallback
@@ -31,7 +32,7 @@ from metaclip.engine.progress import Progress
 from metaclip.errors import MetaclipError
 from metaclip.metadata.sources import dump, wikitext
 from metaclip.metadata.sources.dump import DumpFile
-from metaclip.metadata.sources.string_counts import BYTES_PER_KEY, StringCounter, merge_runs, sum_counts
+from metaclip.metadata.sources.string_counts import BYTES_PER_KEY, StringCounter, merge_runs, read_run
 from metaclip.stage import funnel as funnels
 from metaclip.stage.folder import Folder
 from metaclip.stage.runner import RunOptions, Task, run
@@ -68,11 +69,7 @@ class DumpCounts:
 
     folder: Path
     record: Mapping[str, Any]
-
-    @property
-    def tokens(self) -> int:
-        """The sum of all counts of words: N of the paper."""
-        return int(self.record["tokens"])
+    """The record of the stage; its `tokens` are the sum of all counts of words, N of the paper."""
 
 
 def open_counts(folder: str | os.PathLike[str]) -> DumpCounts:
@@ -215,7 +212,7 @@ def _combine(stage: Stage, files: Sequence[DumpFile], shards: Sequence[DumpShard
     funnels.check(funnel, "pages", REASONS, "article")
     for output in (UNIGRAMS, BIGRAMS):
         merge_runs([stage.path / f"{shard.name}.{output}" for shard in shards], folder / output)
-    tokens = sum_counts(folder / UNIGRAMS)
+    tokens = sum(pc.sum(table["count"]).as_py() for table in read_run(folder / UNIGRAMS))
     if not tokens:
         raise MetaclipError(f"{files[0].path}: none of the {funnel['pages']} pages is an article with a word in it")
     with (

@@ -95,7 +95,7 @@ def test_the_counts_are_those_of_a_plain_count(made: Path, counted: Path) -> Non
     words, pairs = plain_count(sorted(made.iterdir()))
     assert counts_of(found, "unigrams.parquet") == words
     assert counts_of(found, "bigrams.parquet") == pairs
-    assert found.tokens == sum(words.values())
+    assert found.record["tokens"] == sum(words.values())
     assert "hidden" not in words
     assert {"cat's", "x-ray", "été"} <= words.keys()
     assert found.record["unigrams"] == len(words)
@@ -111,7 +111,7 @@ def test_the_counts_of_a_real_dump(data_folder: Path, tmp_path: Path) -> None:
     words, pairs = plain_count([path])
     assert counts_of(found, "unigrams.parquet") == words
     assert counts_of(found, "bigrams.parquet") == pairs
-    assert found.tokens == 482_459
+    assert found.record["tokens"] == 482_459
     assert found.record["funnel"] == {
         "pages": 206, "other_namespace": 1, "redirect": 99, "not_wikitext": 0, "no_text": 0, "unparsable": 0, "article": 106,
     }  # fmt: skip
