@@ -22,7 +22,7 @@ from metaclip.engine.progress import Progress
 from metaclip.errors import LostInputs, MetaclipError
 from metaclip.pool.files import Paths, PoolFile, find_files
 from metaclip.reshard import shards
-from metaclip.reshard.index import NO_UID
+from metaclip.reshard.index import NO_UID, Names
 from metaclip.reshard.shards import ReshardSettings, SeenUids, Selection, ShardLayout, SharedUids, TarUses
 from metaclip.reshard.subset import Subset
 from metaclip.stage import funnel as funnels
@@ -129,7 +129,9 @@ class _ReshardStep:
     def __call__(self, item: _Item, progress: ProgressCallback) -> tuple[dict[str, Any], list[Path]]:
         if isinstance(item, int):
             file, paths = self.files[item], [self.partial(item, "picked"), self.partial(item, "run")]
-            found = shards.select_samples(file, item, self.subset, self.settings.names, paths)
+            settings = self.settings
+            names = Names(settings.text_column, settings.url_column, settings.uid_column)
+            found = shards.select_samples(file, item, self.subset, names, paths)
             return {"size": file.size, "stamp": file.stamp, **found}, paths
         parts = ((self.files[uses.tar], self.selection(uses.tar), shared, uses) for uses, shared in item.parts)
         written = shards.write_shard(item.path, parts)
