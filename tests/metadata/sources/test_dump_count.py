@@ -20,7 +20,7 @@ import pytest
 from metaclip.engine.local import Local
 from metaclip.errors import MetaclipError
 from metaclip.metadata.sources import dump, dump_count, wikitext
-from metaclip.metadata.sources.dump_count import DumpCounts
+from metaclip.stage.stage import FinishedStage
 from tests import dumps
 from tests.dumps import Made
 
@@ -59,8 +59,8 @@ def plain_count(files: list[Path]) -> tuple[Counter[str], Counter[str]]:
     return words, pairs
 
 
-def counts_of(found: DumpCounts, name: str) -> Counter[str]:
-    table = pq.read_table(found.folder / name)
+def counts_of(found: FinishedStage, name: str) -> Counter[str]:
+    table = pq.read_table(found.path / name)
     return Counter(dict(zip(table["key"].to_pylist(), table["count"].to_pylist(), strict=True)))
 
 
