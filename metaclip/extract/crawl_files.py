@@ -21,8 +21,8 @@ from typing import Any, Final
 from metaclip._version import __version__
 from metaclip.errors import BrokenInput, MetaclipError, one_line
 from metaclip.extract.settings import ExtractSettings
+from metaclip.pool.columns import is_utf8
 from metaclip.pool.files import Paths
-from metaclip.pool.texts import is_utf8
 from metaclip.storage.download import RetryPolicy
 from metaclip.storage.files import decode_utf8, gunzip, read_bytes
 from metaclip.storage.remote import StoreError, file_system, is_remote, refuse_secrets, translate_errors

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from metaclip.errors import import_extra
 from metaclip.extract.urls import clean_url, domains_of, host_of, is_web_url
-from metaclip.pool.texts import is_utf8
+from metaclip.pool.columns import is_utf8
 
 if TYPE_CHECKING:
     from metaclip.matching.pyahocorasick_backend import PyAhocorasickBackend
