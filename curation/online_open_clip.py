@@ -11,7 +11,7 @@ of pairs kept.
 import argparse
 
 from metaclip import Balancer
-from metaclip.training.vision import import_torchvision
+from metaclip.training.models import import_torchvision
 
 
 class Takes:

@@ -49,7 +49,7 @@ def tables(recipe: Mapping[str, Any], where: str, known: Mapping[str, type]) -> 
 
 
 def settings(kind: type[Settings], table: Any, where: str) -> Settings:
-    """Return a table as a dataclass. Raise MetaclipError for a key of another name or type."""
+    """Return a table as a dataclass. Raise MetaclipError for a key of another name or type, and for one that is missing."""
     if not isinstance(table, Mapping):
         raise MetaclipError(f"{where} is {table!r:.80}, must be a table")
     hints = typing.get_type_hints(kind)
@@ -58,10 +58,25 @@ def settings(kind: type[Settings], table: Any, where: str) -> Settings:
         if key not in hints:
             raise MetaclipError(f"{where}: unknown key {key!r}{_near(key, hints)}; keys: {', '.join(hints)}")
         values[key] = _value(hints[key], value, f"{where}, {key}")
+    required = [
+        field.name
+        for field in dataclasses.fields(kind)  # type: ignore[arg-type]
+        if field.default is field.default_factory is dataclasses.MISSING
+    ]
+    if missing := [name for name in required if name not in values]:
+        raise MetaclipError(f"{where}: missing: {', '.join(missing)}")
     try:
         return kind(**values)
     except ValueError as error:
         raise MetaclipError(f"{where}: {error}") from None
+
+
+def check_minimums(settings: Any, **minimums: int) -> None:
+    """Raise ValueError for a field of settings that is below its minimum; None is above all of them."""
+    for name, least in minimums.items():
+        value = getattr(settings, name)
+        if value is not None and value < least:
+            raise ValueError(f"{name} is {value}, must be at least {least}")
 
 
 def dump(made: Mapping[str, Any]) -> str:

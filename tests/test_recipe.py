@@ -91,6 +91,30 @@ def test_what_does_not_fit_is_named(table: Any, says: str) -> None:
     assert str(error.value).startswith(says)
 
 
+@dataclasses.dataclass(frozen=True)
+class Book:
+    """A table of which two keys have no default."""
+
+    name: str
+    digest: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Shelf:
+    """Keys without a default, here and in a table."""
+
+    name: str
+    inner: Book
+
+
+def test_missing_keys_are_named() -> None:
+    """Keys without a default that a table lacks are named, in tables of tables too."""
+    with pytest.raises(MetaclipError, match="^p: missing: name, inner$"):
+        recipe.settings(Shelf, {}, "p")
+    with pytest.raises(MetaclipError, match="^p, inner: missing: digest$"):
+        recipe.settings(Shelf, {"name": "a", "inner": {"name": "b"}}, "p")
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

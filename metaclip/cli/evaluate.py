@@ -61,7 +61,7 @@ def command(
 ) -> None:  # fmt: skip
     """Measure MODEL (a training run's folder, or open_clip's name of one) on sets; write a line per task to a file of results."""
     from metaclip.training import evaluate as evaluation
-    from metaclip.training.evaluation.opening import open_model
+    from metaclip.training.models import open_model
 
     if data and tasks is not None:
         raise MetaclipError("--data and --tasks are both given; write the sets of --data into the file of tasks")

@@ -80,8 +80,8 @@ def command(crawl: tuple[str, ...], out: str, recipe: str | None, **flags: Any) 
         click.echo(f"part {flags['part']} is done; when all are, the same command without --part makes the pool")
         return
     _show(made.path, made.funnel)
-    if made.lost:
-        raise LostInputs(lost_message(made.lost, made.record["wanted"]))
+    if lost := made.record["lost"]:
+        raise LostInputs(lost_message(lost, made.record["wanted"]))
 
 
 def _show(path: Path, funnel: Mapping[str, int]) -> None:

@@ -10,8 +10,7 @@
     html_pages      the images of an HTML page, and their texts
     wat_pages       the images of a page in a WAT
     urls            resolve and clean links; hosts
-    filters         why an image gives no pair, and how to add a filter
-    language        the language of a text
+    filters         why an image gives no pair, and how to add a filter; the language of a text
     deduplicate     find pairs that occur more than once, out of core
     pool_writer     the parquet files of a pool
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import glob
-import gzip
 import hashlib
 import heapq
 import os
@@ -21,11 +20,11 @@ from typing import Any, Final
 
 from metaclip._version import __version__
 from metaclip.errors import BrokenInput, MetaclipError, one_line
-from metaclip.extract.filters import has_lone_surrogate
 from metaclip.extract.settings import ExtractSettings
+from metaclip.pool.columns import is_utf8
 from metaclip.pool.files import Paths
 from metaclip.storage.download import RetryPolicy
-from metaclip.storage.files import read_bytes
+from metaclip.storage.files import decode_utf8, gunzip, read_bytes
 from metaclip.storage.remote import StoreError, file_system, is_remote, refuse_secrets, translate_errors
 
 USER_AGENT: Final = f"metaclip/{__version__} (reads web crawls; fsspec)"
@@ -101,11 +100,7 @@ def _files_in_list(path: str, prefix: str, retry: RetryPolicy) -> Iterator[Crawl
         data = b"".join(CrawlFileReader(CrawlFile(path, path), retry).blocks())
     else:
         data = read_bytes(path, "the list of files")
-    try:
-        text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode()
-    except (OSError, EOFError, ValueError) as error:
-        raise MetaclipError(f"the list {path} cannot be read ({one_line(error)}); fetch it again") from None
-    for line in filter(None, map(str.strip, text.splitlines())):
+    for line in filter(None, map(str.strip, decode_utf8(gunzip(data, path), path).splitlines())):
         if "://" in line or line.startswith("/"):
             yield from _files_at(line)
         elif "://" in prefix:
@@ -158,7 +153,7 @@ def _refuse_empty(names: list[str], folder: str) -> list[str]:
 def _with_names(files: list[CrawlFile]) -> list[CrawlFile]:
     """Name local files that no list names by their paths below the folder that contains all of them."""
     for file in files:
-        if has_lone_surrogate(file.path):
+        if not is_utf8(file.path):
             raise MetaclipError(f"the name of {file.path!a} is not valid UTF-8; rename the file")
     folders = [os.path.dirname(file.path) for file in files if not file.name]
     root = os.path.commonpath(folders) if folders else ""
@@ -239,7 +234,13 @@ class CrawlFileReader:
 def _open(path: str, block: int) -> Any:
     """Open a remote file, to be read by ranges, or as a whole if `block` is 0. Raise BrokenInput if no retry would help."""
     try:
-        fs, name = _file_system(path)
+        if path.startswith("http"):
+            import fsspec
+
+            headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
+            fs, name = fsspec.core.url_to_fs(path, client_kwargs={"headers": headers})
+        else:
+            fs, name = file_system(path)
         return fs.open(name, "rb", block_size=block, cache_type="none")
     except ImportError:
         with translate_errors(path):
@@ -251,16 +252,6 @@ def _open(path: str, block: int) -> Any:
         if error.__cause__ is not None:
             raise OSError(one_line(error.__cause__)) from None
         raise
-
-
-def _file_system(path: str) -> tuple[Any, str]:
-    if not path.startswith("http"):
-        return file_system(path)
-    import fsspec
-
-    options = {"client_kwargs": {"headers": {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}}}
-    fs, name = fsspec.core.url_to_fs(path, **options)
-    return fs, str(name)
 
 
 def _gone(path: str, why: str) -> BrokenInput:

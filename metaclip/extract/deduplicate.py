@@ -49,14 +49,12 @@ class KeyRunWriter:
         """Add the key, 16 bytes, of the next row."""
         self._keys += key
         if len(self._keys) >= self._run_bytes:
-            self._write_run()
+            self.flush()
 
-    def close(self) -> None:
-        """Write the last run."""
-        if self._keys:
-            self._write_run()
-
-    def _write_run(self) -> None:
+    def flush(self) -> None:
+        """Write the keys that are held as a run, if there are any; called after the last row."""
+        if not self._keys:
+            return
         halves = np.frombuffer(bytes(self._keys), ">u8").reshape(-1, 2).astype(np.uint64)
         rows = self._first_row + np.arange(len(halves), dtype=np.uint64)
         kept, repeated = split_repeated(np.concatenate([halves, rows[:, None]], axis=1))

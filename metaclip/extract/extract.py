@@ -31,13 +31,13 @@ from metaclip.extract.deduplicate import duplicate_rows, find_duplicates, positi
 from metaclip.extract.extract_file import RECORD_REASONS, ExtractStep, this_process, wait_for_orphans
 from metaclip.extract.filters import REASONS
 from metaclip.extract.pool_writer import copy_without_rows
-from metaclip.extract.settings import LIST_SETTINGS, ExtractSettings, FilterLists, fingerprint
+from metaclip.extract.settings import LIST_SETTINGS, ExtractSettings, fingerprint, read_lists
 from metaclip.extract.warc_records import LOSSES
 from metaclip.pool.files import Paths
 from metaclip.stage import funnel as funnels
 from metaclip.stage.folder import Folder, versions
 from metaclip.stage.runner import Marker, RunOptions, Task, run, run_in_parts
-from metaclip.stage.stage import Stage, StageSpec, digest_of
+from metaclip.stage.stage import FinishedStage, Stage, StageSpec, digest_of
 from metaclip.storage.download import RetryPolicy
 from metaclip.storage.files import file_digest
 from metaclip.storage.ownership import ALL
@@ -45,24 +45,6 @@ from metaclip.storage.ownership import ALL
 EXTRACT: Final = StageSpec("extract", ("*.parquet",), ("*.parquet", "*.keys.npy", "*.same.npy", "*.places.npy"))
 MEMORY: Final = 2_000_000_000
 """Bytes that finding duplicates may use, by default."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Extracted:
-    """The pool that an extraction made, and its record in the manifest."""
-
-    path: Path
-    record: dict[str, Any]
-
-    @property
-    def funnel(self) -> dict[str, int]:
-        """What became of the images."""
-        return dict(self.record["funnel"])
-
-    @property
-    def lost(self) -> list[dict[str, Any]]:
-        """The files that could not be read."""
-        return list(self.record["lost"])
 
 
 def extract(
@@ -73,12 +55,12 @@ def extract(
     options: RunOptions | None = None,
     memory: int = MEMORY,
     retry: RetryPolicy = RETRY,
-) -> Extracted:
+) -> FinishedStage:
     """Extract the pairs of a crawl to a pool, or continue an earlier call that was interrupted.
 
     `crawl` names WAT or WARC files, folders, globs, addresses, or lists of these; `memory` is the number of bytes that
-    finding duplicates may use. The result lists files that cannot be read. Raise MetaclipError if none can be read, or for
-    anything else that the caller can mend.
+    finding duplicates may use. The record of the result lists the files that cannot be read, as `lost`. Raise MetaclipError
+    if none can be read, or for anything else that the caller can mend.
     """
     whole = dataclasses.replace(options or RunOptions(), part=ALL)
     made = extract_part(crawl, out, settings or ExtractSettings(), whole, memory, retry)
@@ -88,7 +70,7 @@ def extract(
 
 def extract_part(
     crawl: Paths, out: str | os.PathLike[str], settings: ExtractSettings, options: RunOptions, memory: int, retry: RetryPolicy
-) -> Extracted | None:  # fmt: skip
+) -> FinishedStage | None:  # fmt: skip
     """Run one part of `extract` in a job array; return None while other parts have files left.
 
     The part that leaves none makes the pool. Raise LostInputs for a part that is finished except for files that it could
@@ -98,7 +80,7 @@ def extract_part(
     others = folder.manifest.get("stages", {}).keys() - {EXTRACT.name}
     if others or any((folder.state / name).exists() for name in ("match", "balance")):
         raise MetaclipError(f"{folder.path} is a run folder; choose another --out for the pool")
-    files, lists = find_crawl_files(crawl, settings, retry), FilterLists.read(settings)
+    files, lists = find_crawl_files(crawl, settings, retry), read_lists(settings)
     # The recipe that is written stands in another folder than the one that names the lists.
     paths = {name: path for name in LIST_SETTINGS if (path := getattr(settings, name)) and "://" not in path}
     settings = dataclasses.replace(settings, **{name: os.path.abspath(path) for name, path in paths.items()})
@@ -112,7 +94,7 @@ class _Extraction:
 
     stage: Stage
     settings: ExtractSettings
-    lists: FilterLists
+    lists: Mapping[str, list[str]]
     files: list[CrawlFile]
     memory: int
     retry: RetryPolicy
@@ -185,7 +167,7 @@ class _Extraction:
                     meaning = {**LOSSES, **RECORD_REASONS}[reason]
                     progress.note(f"{task.source}: {marker['records'][reason]} lost: {meaning} (first: {position})")
 
-    def finish(self) -> Extracted:
+    def finish(self) -> FinishedStage:
         """Make the pool of the extracted files, unless the record shows that it exists."""
         stage, folder = self.stage, self.stage.folder
         markers, lost = self._extracted(), stage.lost()
@@ -197,7 +179,7 @@ class _Extraction:
         identity = digest_of([stage.digest, [(name, marker["sha256"]) for name, marker in markers.items()]])
         record = stage.finished()
         if record is not None and record["identity"] == identity:
-            return Extracted(folder.path, record)
+            return FinishedStage(folder.path, record)
         ranges = self._find_duplicates(markers, identity)
         pairs = self._write_pool(markers, identity, ranges, remove_pairs=not lost)
         stage.remove_strays("", {name for name, n in pairs.items() if n})
@@ -216,7 +198,7 @@ class _Extraction:
         )
         if record["complete"]:
             stage.remove_partials()
-        return Extracted(folder.path, record)
+        return FinishedStage(folder.path, record)
 
     def _find_duplicates(self, markers: Mapping[str, Marker], identity: str) -> int:
         """Step 2: find the pairs that occur more than once; return the number of ranges of keys."""

@@ -15,11 +15,10 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import functools
-import hashlib
 import os
 import platform
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Final
 
@@ -27,15 +26,15 @@ from metaclip.engine.contract import PortableStep, ProgressCallback
 from metaclip.errors import BrokenInput
 from metaclip.extract.crawl_files import RETRY, CrawlFile, CrawlFileReader
 from metaclip.extract.deduplicate import KeyRunWriter, run_files
-from metaclip.extract.filters import REASONS, Filters
+from metaclip.extract.filters import REASONS, Filters, UrlList, blocked_words, identify_language
 from metaclip.extract.html_pages import ImageOptions, Page, clean_text, image_texts, read_html_page
 from metaclip.extract.http_response import parse_response
-from metaclip.extract.language import identify_language
-from metaclip.extract.pool_writer import PoolWriter, Row
-from metaclip.extract.settings import ExtractSettings, FilterLists
+from metaclip.extract.pool_writer import Row, write_pairs
+from metaclip.extract.settings import ExtractSettings
 from metaclip.extract.urls import clean_url
 from metaclip.extract.warc_records import LOSSES, WarcRecord, read_records
 from metaclip.extract.wat_pages import read_wat_page
+from metaclip.pool.uid import uid_of
 from metaclip.stage import funnel as funnels
 from metaclip.stage.folder import Folder
 from metaclip.stage.runner import Marker
@@ -59,7 +58,8 @@ class ExtractStep(PortableStep):
 
     stage: Stage
     settings: ExtractSettings
-    lists: FilterLists
+    lists: Mapping[str, list[str]]
+    """The lines of the files that the settings name (`read_lists`)."""
     retry: RetryPolicy = RETRY
     owner: tuple[str, int] | None = None
     """The process that owns the folder; None if the step runs in it."""
@@ -67,7 +67,16 @@ class ExtractStep(PortableStep):
     @functools.cached_property
     def filters(self) -> Filters:
         """The filters."""
-        return self.lists.filters(self.settings)
+        settings = self.settings
+        return Filters(
+            min_text=settings.min_text,
+            max_text=settings.max_text,
+            blocked=UrlList.parse(self.lists["blocked_domains"]),
+            opted_out=UrlList.parse(self.lists["opt_out"]),
+            words=blocked_words(self.lists["blocked_words"]),
+            languages=settings.languages,
+            min_lang_score=settings.min_lang_score,
+        )
 
     @functools.cached_property
     def lock(self) -> IO[str] | None:
@@ -85,19 +94,21 @@ class ExtractStep(PortableStep):
         """
         assert self.lock is None or not self.lock.closed
         (name, file), folder = item, self.stage.path
-        reader, counts, dedupe = CrawlFileReader(file, self.retry), _Counts(), self.settings.dedupe
-        with PoolWriter.open(folder / f"{name}.parquet", file.name) as writer:
-            keys = KeyRunWriter(folder, name)
+        reader, counts, keys = CrawlFileReader(file, self.retry), _Counts(), KeyRunWriter(folder, name)
+        dedupe = self.settings.dedupe
+
+        def rows() -> Iterator[Row]:
             for row in self._rows(self._pages(reader, counts), counts):
-                writer.write(row)
                 if dedupe != "none":
-                    keys.add(bytes.fromhex(row[0]) if dedupe == "uid" else _md5(row[1]).digest())
+                    keys.add(bytes.fromhex(row[0] if dedupe == "uid" else uid_of(row[1])))
+                yield row
             if counts.records["records"] == sum(counts.records[reason] for reason in LOSSES):
                 lost = "; ".join(f"{LOSSES[reason]}: {position}" for reason, position in counts.first_losses.items())
                 raise BrokenInput(f"{file.path} is no WAT or WARC file ({lost or 'it is empty'}); fetch it again")
             file.check_unchanged()
-        keys.close()
-        counts.funnel["rows"] = writer.rows
+
+        counts.funnel["rows"] = write_pairs(folder / f"{name}.parquet", file.name, rows())
+        keys.flush()
         funnels.check(counts.funnel, "candidates", REASONS, "rows")
         marker = {
             "name": file.name, "path": file.path, "size": reader.size, "stamp": file.stamp, "sha256": reader.sha256,
@@ -108,7 +119,8 @@ class ExtractStep(PortableStep):
 
     def _pages(self, reader: CrawlFileReader, counts: _Counts) -> Iterator[Page]:
         """Yield the pages of a file."""
-        options = self.settings.image_options
+        settings = self.settings
+        options = ImageOptions(settings.titles, settings.captions, settings.lazy, settings.srcset)
         for record in read_records(reader.blocks(), counts.lose_record, reader.file.path):
             counts.records["records"] += 1
             page = page_of(record, options)
@@ -150,6 +162,7 @@ class ExtractStep(PortableStep):
                     if reason:
                         funnel[reason] += 1
                     else:
+                        # The uid is that of the text and the link before either is cleaned.
                         yield uid_of(raw, resolved), url, text, page.url, lang, score
 
 
@@ -197,15 +210,6 @@ def _html_page(
     if media_type not in ("text/html", "application/xhtml+xml") or not url:
         return "not_html"
     return read_html_page(url, body, charset, options)
-
-
-def uid_of(raw: str, resolved: str) -> str:
-    """Return the uid of a pair: md5 of its text and its resolved link, before either is cleaned."""
-    return _md5(raw + resolved).hexdigest()
-
-
-def _md5(text: str) -> hashlib._Hash:
-    return hashlib.md5(text.encode(), usedforsecurity=False)
 
 
 def wait_for_orphans(folder: Folder) -> None:

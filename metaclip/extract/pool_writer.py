@@ -5,7 +5,7 @@ Memory: 16,384 pairs as Python tuples, and 131,072 as Arrow batches.
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -31,59 +31,31 @@ Row = tuple[str, str, str, str, str | None, float | None]
 """uid, url, text, page_url, lang, lang_score."""
 
 
-class PoolWriter:
-    """Writes pairs to a parquet file."""
+def write_pairs(path: Path, source_file: str, rows: Iterator[Row]) -> int:
+    """Write pairs to a parquet file, with `source_file` in each row; return their number. If `rows` raises, no file is left."""
+    written = 0
+    with atomic_write(path) as temporary, _open_parquet(temporary) as writer:
+        while group := list(itertools.islice(_batches(source_file, rows), GROUP_ROWS // BATCH_ROWS)):
+            table = pa.Table.from_batches(group, SCHEMA)
+            writer.write_table(table, row_group_size=GROUP_ROWS)
+            written += len(table)
+    return written
 
-    def __init__(self, writer: Any, source_file: str) -> None:
-        """Wrap an open ParquetWriter; `PoolWriter.open` opens one."""
-        self._writer, self._source_file = writer, source_file
-        self._buffered: list[Row] = []
-        self._batches: list[pa.RecordBatch] = []
-        self.rows = 0
-        """Number of pairs written."""
 
-    @classmethod
-    @contextlib.contextmanager
-    def open(cls, path: Path, source_file: str) -> Iterator[PoolWriter]:
-        """Open a file that is complete after the block, or does not exist; `source_file` goes to each row."""
-        with atomic_write(path) as temporary, _open_parquet(temporary) as writer:
-            pool_writer = cls(writer, source_file)
-            yield pool_writer
-            pool_writer._convert_rows()
-            pool_writer._write_group()
-
-    def write(self, row: Row) -> None:
-        """Add a row."""
-        self._buffered.append(row)
-        self.rows += 1
-        if len(self._buffered) >= BATCH_ROWS:
-            self._convert_rows()
-            if sum(map(len, self._batches)) >= GROUP_ROWS:
-                self._write_group()
-
-    def _convert_rows(self) -> None:
-        if not self._buffered:
-            return
-        columns: list[list[Any]] = [list(column) for column in zip(*self._buffered, strict=True)]
-        columns.append([self._source_file] * len(self._buffered))
+def _batches(source_file: str, rows: Iterator[Row]) -> Iterator[pa.RecordBatch]:
+    while block := list(itertools.islice(rows, BATCH_ROWS)):
+        columns: list[list[Any]] = [list(column) for column in zip(*block, strict=True)]
         # The url of a page may hold invalid Unicode: it does not identify the pair, so that costs only the characters.
         columns[3] = [url if url.isascii() else url.encode("utf-8", "replace").decode() for url in columns[3]]
+        columns.append([source_file] * len(block))
         arrays = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)]
-        self._batches.append(pa.RecordBatch.from_arrays(arrays, schema=SCHEMA))
-        self._buffered = []
-
-    def _write_group(self) -> None:
-        if self._batches:
-            self._writer.write_table(pa.Table.from_batches(self._batches, SCHEMA), row_group_size=GROUP_ROWS)
-            self._batches = []
+        yield pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
 
 
 def _open_parquet(path: Path) -> Any:
     # uids and urls hardly ever repeat, so dictionaries of them would cost time and save nothing.
     dictionaries = ["page_url", "lang", "source_file"]
-    return pq.ParquetWriter(
-        path, SCHEMA, compression="zstd", use_dictionary=dictionaries, write_statistics=False
-    )  # fmt: skip
+    return pq.ParquetWriter(path, SCHEMA, compression="zstd", use_dictionary=dictionaries, write_statistics=False)
 
 
 def copy_without_rows(source: Path, path: Path, rows: npt.NDArray[np.int64]) -> int:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 from typing import Any, Final, Literal, get_args
 
-from metaclip.extract.filters import BlockedWords, Filters, UrlList
-from metaclip.extract.html_pages import ImageOptions
+from metaclip.recipe import check_minimums
 from metaclip.storage.files import read_lines
 
 SEMANTICS: Final = 1
@@ -59,10 +59,7 @@ class ExtractSettings:
     def __post_init__(self) -> None:
         if self.first is not None and self.sample is not None:
             raise ValueError("first and sample are both given; give one")
-        for name in ("first", "sample", "min_text", "max_text"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}, must be at least 1")
+        check_minimums(self, first=1, sample=1, min_text=1, max_text=1)
         if self.max_text < self.min_text:
             raise ValueError(f"max_text is {self.max_text}, must be at least min_text, {self.min_text}")
         if not 0 <= self.min_lang_score <= 1:
@@ -79,50 +76,26 @@ class ExtractSettings:
         """The languages to keep; empty for all."""
         return frozenset(filter(None, (self.lang or "").lower().replace(" ", "").split(",")))
 
-    @property
-    def image_options(self) -> ImageOptions:
-        """What is read of an image."""
-        return ImageOptions(self.titles, self.captions, self.lazy, self.srcset)
+
+def read_lists(settings: ExtractSettings) -> dict[str, list[str]]:
+    """Read the files that settings name: the lines of each of `LIST_SETTINGS`, none where no file is named.
+
+    Raise MetaclipError if a file is missing or is not UTF-8.
+    """
+    lists: dict[str, list[str]] = {name: [] for name in LIST_SETTINGS}
+    for name, lines in lists.items():
+        if (path := getattr(settings, name)) is not None:
+            found = read_lines(path, f"{name.replace('_', '-')} list", may_be_empty=True)
+            lines += [line for line in found if not line.startswith("#")]
+    return lists
 
 
-@dataclasses.dataclass(frozen=True)
-class FilterLists:
-    """The lines of the files that settings name."""
-
-    blocked_domains: tuple[str, ...] = ()
-    opt_out: tuple[str, ...] = ()
-    blocked_words: tuple[str, ...] = ()
-
-    @classmethod
-    def read(cls, settings: ExtractSettings) -> FilterLists:
-        """Read the files. Raise MetaclipError if one is missing or is not UTF-8."""
-        lists: dict[str, tuple[str, ...]] = {}
-        for name in LIST_SETTINGS:
-            if (path := getattr(settings, name)) is not None:
-                lines = read_lines(path, f"{name.replace('_', '-')} list", may_be_empty=True)
-                lists[name] = tuple(line for line in lines if not line.startswith("#"))
-        return cls(**lists)
-
-    def filters(self, settings: ExtractSettings) -> Filters:
-        """Return the filters of these lists and of the settings."""
-        return Filters(
-            min_text=settings.min_text,
-            max_text=settings.max_text,
-            blocked=UrlList.parse(self.blocked_domains),
-            opted_out=UrlList.parse(self.opt_out),
-            words=BlockedWords(self.blocked_words) if self.blocked_words else None,
-            languages=settings.languages,
-            min_lang_score=settings.min_lang_score,
-        )
-
-
-def fingerprint(settings: ExtractSettings, lists: FilterLists, names: list[str]) -> dict[str, Any]:
+def fingerprint(settings: ExtractSettings, lists: Mapping[str, list[str]], names: list[str]) -> dict[str, Any]:
     """Return everything that determines the pairs, except for the bytes of the input files (their markers hold digests)."""
     table = dataclasses.asdict(settings)
     for name in ("prefix", "first", "sample", "seed", *LIST_SETTINGS):  # the names and digests cover them
         del table[name]
     digests = {
-        name: hashlib.sha256("\n".join(lines).encode()).hexdigest() if (lines := getattr(lists, name)) else None
-        for name in LIST_SETTINGS
+        name: hashlib.sha256("\n".join(lines).encode()).hexdigest() if lines else None for name, lines in lists.items()
     }
     return {"semantics": SEMANTICS, **table, "lists": digests, "inputs": names}

@@ -33,11 +33,10 @@ def read_wat_page(block: Buffer, options: ImageOptions = NO_OPTIONS) -> Page | N
     html, url = _field(record, _HTML), _field(record, _URI)
     if html is None or not url:
         return None
-    images: list[Image]
-    if options.titles:
-        images = [(x.url, x.alt, (x.title,) if x.title else (), False) for x in html.Links if x.path == _IMG]
-    else:
-        images = [(link.url, link.alt, (), False) for link in html.Links if link.path == _IMG]
+    titles = options.titles
+    images: list[Image] = [
+        (x.url, x.alt, (x.title,) if titles and x.title else (), False) for x in html.Links if x.path == _IMG
+    ]
     return Page(url, BaseUrl.of_page(url, _field(html, ("Head", "Base"))), images)
 
 

@@ -33,7 +33,7 @@ from metaclip import recipe
 from metaclip.engine.contract import Engine
 from metaclip.errors import MetaclipError, one_line
 from metaclip.metadata import lint
-from metaclip.metadata.candidates import Candidates, Contribution, SourceLimits, check_minimums, merge
+from metaclip.metadata.candidates import Candidates, Contribution, SourceLimits, merge
 from metaclip.metadata.entries import list_digest
 from metaclip.storage.files import atomic_write
 
@@ -79,7 +79,7 @@ class SourceSettings(SourceLimits):
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"kind is {self.kind!r}, must be one of {', '.join(KINDS)}")
-        check_minimums(self, budget=1)
+        recipe.check_minimums(self, budget=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,21 +131,11 @@ def _source(table: Any, where: str, folder: Path) -> Source:
     if not isinstance(table, Mapping):
         raise MetaclipError(f"{where} is {table!r:.80}, must be a table")
     names = {field.name for field in dataclasses.fields(SourceSettings)}
-    for key in ("source", "kind"):
-        if key not in table:
-            raise MetaclipError(f"{where}: the key {key!r} is missing")
     common = recipe.settings(SourceSettings, {key: table[key] for key in names & table.keys()}, where)
     kind = KINDS[common.kind]
     rest = {key: value for key, value in table.items() if key not in names}
     rest |= {key: os.fspath(folder / rest[key]) for key in kind.paths if isinstance(rest.get(key), str)}
     settings: type[Any] = getattr(kind_module(kind), kind.settings)
-    required = [
-        field.name
-        for field in dataclasses.fields(settings)
-        if field.default is field.default_factory is dataclasses.MISSING
-    ]
-    if missing := [name for name in required if name not in rest]:
-        raise MetaclipError(f"{where} ({common.kind}): missing: {', '.join(missing)}")
     return Source(common, recipe.settings(settings, rest, f"{where} ({common.kind})"), where)
 
 

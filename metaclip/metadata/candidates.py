@@ -52,14 +52,6 @@ class Candidates:
         return cls(array, pa.array([None] * len(array) if scores is None else list(scores), pa.float64()), facts)
 
 
-def check_minimums(settings: Any, **minimums: int) -> None:
-    """Raise ValueError for a field of settings that is below its minimum; None is above all of them."""
-    for name, least in minimums.items():
-        value = getattr(settings, name)
-        if value is not None and value < least:
-            raise ValueError(f"{name} is {value}, must be at least {least}")
-
-
 @dataclasses.dataclass(frozen=True)
 class SourceLimits:
     """What a source may contribute to a list."""

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -141,19 +142,17 @@ def _column(values: Any, length: int, kind: pa.DataType) -> pa.Array:
 
 
 def _without_duplicates(columns: list[pa.Array], encoded: Any, name: str, fold: bool, first_row: int) -> list[pa.Array]:
-    seen: dict[int, int] = {}
-    keep = []
-    for row, code in enumerate(encoded.indices.to_pylist()):
-        if code not in seen:
-            seen[code] = row
-            keep.append(row)
-        elif not fold:
-            entry = columns[0][row].as_py()
-            raise MetaclipError(
-                f"{name}: rows {seen[code] + first_row} and {row + first_row} are the same entry {entry!r:.80}; "
-                f"remove one, or keep the first of each with --fold-duplicates"
-            )
-    return [column.take(pa.array(keep)) for column in columns]
+    codes = encoded.indices.to_numpy()
+    first = np.unique(codes, return_index=True)[
+        1
+    ]  # ascending, because codes number entries in the order of their first rows
+    if not fold:
+        row = int((first[codes] != np.arange(len(codes))).argmax())
+        raise MetaclipError(
+            f"{name}: rows {first[codes[row]] + first_row} and {row + first_row} are the same entry "
+            f"{columns[0][row].as_py()!r:.80}; remove one, or keep the first of each with --fold-duplicates"
+        )
+    return [column.take(pa.array(first)) for column in columns]
 
 
 def _from_lines(data: bytes, name: str) -> list[str]:

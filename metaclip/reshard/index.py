@@ -149,13 +149,13 @@ def _read(path: Path) -> Index:
 def make_index(file: PoolFile, names: Names = USUAL_NAMES) -> Index:
     """Index a tar. Raise BrokenInput if it cannot be read."""
     if "://" not in file.path and file.codec is None:
-        with translate_read_errors(file), open(file.path, "rb", buffering=0) as tar:
+        with translate_read_errors(file), open(file.path, "rb") as tar:
             if (index := index_at_once(tar, file, names)) is not None:
                 return index
     return index_by_walking(file, names)
 
 
-def index_at_once(tar: io.FileIO, file: PoolFile, names: Names) -> Index | None:
+def index_at_once(tar: io.BufferedReader, file: PoolFile, names: Names) -> Index | None:
     """Index a tar from all its headers at once; return None unless all samples have fields with a uid of 32 hex digits."""
     fields = _JsonFields(names.uid or UID_NAMES[0])
     headers = find_headers(tar, fields.read)

@@ -22,13 +22,13 @@ from metaclip.engine.progress import Progress
 from metaclip.errors import LostInputs, MetaclipError
 from metaclip.pool.files import Paths, PoolFile, find_files
 from metaclip.reshard import shards
-from metaclip.reshard.index import NO_UID
+from metaclip.reshard.index import NO_UID, Names
 from metaclip.reshard.shards import ReshardSettings, SeenUids, Selection, ShardLayout, SharedUids, TarUses
 from metaclip.reshard.subset import Subset
 from metaclip.stage import funnel as funnels
 from metaclip.stage.folder import Folder
 from metaclip.stage.runner import RunOptions, Task, lost_message, run
-from metaclip.stage.stage import Stage, StageSpec, digest_of
+from metaclip.stage.stage import FinishedStage, Stage, StageSpec, digest_of
 from metaclip.storage.files import write_json
 
 _SHARDS: Final = ("*.tar", "*_stats.json")
@@ -39,19 +39,6 @@ RESHARD: Final = StageSpec(
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Resharded:
-    """The result of resharding: a folder of tars."""
-
-    path: Path
-    record: dict[str, Any]
-
-    @property
-    def funnel(self) -> dict[str, int]:
-        """What became of the samples, by reason."""
-        return dict(self.record["funnel"])
-
-
 def reshard(
     tars: Paths,
     *,
@@ -59,7 +46,7 @@ def reshard(
     out: str | os.PathLike[str],
     settings: ReshardSettings | None = None,
     options: RunOptions | None = None,
-) -> Resharded:
+) -> FinishedStage:
     """Write the samples of a subset to new tars, or continue where an earlier call stopped.
 
     Raise LostInputs if tars cannot be read (unless `options.allow_lost`), MetaclipError if no sample is found, and for
@@ -87,7 +74,7 @@ def reshard(
         record = step.stage.finished()
         if record is None or record["identity"] != identity:
             record = _finish(step, markers, lost, options, identity, subset_digest)
-        return Resharded(folder.path, record)
+        return FinishedStage(folder.path, record)
 
 
 def _refuse_inputs_in(folder: Folder, files: Sequence[PoolFile]) -> None:
@@ -129,7 +116,9 @@ class _ReshardStep:
     def __call__(self, item: _Item, progress: ProgressCallback) -> tuple[dict[str, Any], list[Path]]:
         if isinstance(item, int):
             file, paths = self.files[item], [self.partial(item, "picked"), self.partial(item, "run")]
-            found = shards.select_samples(file, item, self.subset, self.settings.names, paths)
+            settings = self.settings
+            names = Names(settings.text_column, settings.url_column, settings.uid_column)
+            found = shards.select_samples(file, item, self.subset, names, paths)
             return {"size": file.size, "stamp": file.stamp, **found}, paths
         parts = ((self.files[uses.tar], self.selection(uses.tar), shared, uses) for uses, shared in item.parts)
         written = shards.write_shard(item.path, parts)

@@ -35,6 +35,7 @@ from metaclip.pool.files import PoolFile, open_tar, translate_read_errors
 from metaclip.pool.sorted_uids import UidSet, load_array, merge_runs, write_rows, write_run, write_subset
 from metaclip.pool.tar_format import BLOCK, END, ForwardReader
 from metaclip.pool.uid import Uids
+from metaclip.recipe import check_minimums
 from metaclip.reshard.copy_samples import NOT_SIMPLE, SampleCopies, SampleSpans, copy_samples
 from metaclip.reshard.index import FLAWS, Names, make_index
 from metaclip.reshard.subset import Subset
@@ -62,13 +63,7 @@ class ReshardSettings:
     uid_column: str | None = None
 
     def __post_init__(self) -> None:
-        if self.shard_size < 1:
-            raise ValueError(f"shard_size is {self.shard_size}, must be at least 1")
-
-    @property
-    def names(self) -> Names:
-        """The names of the columns."""
-        return Names(self.text_column, self.url_column, self.uid_column)
+        check_minimums(self, shard_size=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,7 +266,7 @@ def write_shard(path: Path, parts: Iterable[tuple[PoolFile, Selection, SharedUid
     Return {samples, members, odd_suffix: members left out}. Raise BrokenInput if a tar cannot be read.
     """
     counts = {"samples": 0, "members": 0, "odd_suffix": 0}
-    with atomic_write(path) as temporary, temporary.open("wb", buffering=0) as out:
+    with atomic_write(path) as temporary, temporary.open("wb") as out:
         for file, selection, shared, (_, begin, end) in parts:
             uses, first = shared.uses_of(selection)
             ends = np.cumsum(uses)
@@ -283,29 +278,12 @@ def write_shard(path: Path, parts: Iterable[tuple[PoolFile, Selection, SharedUid
                 selection.uids[rows], selection.spans[rows], selection.kind[rows], selection.members[rows], number[rows],
                 taken[rows],
             )  # fmt: skip
-            with translate_read_errors(file), _open_unbuffered(file) as stream:
+            with translate_read_errors(file), open_tar(file) as stream:
                 for block in copy_samples(ForwardReader(stream), copies, counts):
-                    _write_all(out, block)
-                    _start_writeback(out, len(block))
-        _write_all(out, END)
+                    out.write(block)
+                    with contextlib.suppress(AttributeError, OSError):
+                        # The disk begins with the block; the system alone would wait for much more. Not every system can.
+                        os.posix_fadvise(out.fileno(), out.tell() - len(block), len(block), os.POSIX_FADV_DONTNEED)
+        out.write(END)
     write_json(path.with_name(f"{path.stem}_stats.json"), {"successes": counts["samples"]})
     return counts
-
-
-def _open_unbuffered(file: PoolFile) -> Any:
-    """Open a tar for long reads, without a buffer if that is possible."""
-    local = "://" not in file.path and file.codec is None
-    return open(file.path, "rb", buffering=0) if local else open_tar(file)
-
-
-def _start_writeback(out: Any, size: int) -> None:
-    """Let the disk begin with the last `size` bytes; the system alone would wait for much more."""
-    with contextlib.suppress(AttributeError, OSError):  # a hint, which not every system takes
-        os.posix_fadvise(out.fileno(), out.tell() - size, size, os.POSIX_FADV_DONTNEED)
-
-
-def _write_all(out: Any, data: Any) -> None:
-    """Write without a buffer, as much at once as the system takes."""
-    view = memoryview(data).cast("B")
-    while len(view):
-        view = view[out.write(view) :]

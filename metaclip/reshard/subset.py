@@ -38,10 +38,6 @@ class Subset:
                 raise MetaclipError(f"{path} is not sorted, as a subset must be; sort it: numpy.sort(numpy.load(...))")
             last = int(high[-1]), int(low[-1])
 
-    def __repr__(self) -> str:
-        """Return the path and the number of uids."""
-        return f"Subset({str(self.path)!r}: {len(self)} uids)"
-
     def __getstate__(self) -> dict[str, Path]:
         """Return the path alone; a copy is not checked again."""
         return {"path": self.path}

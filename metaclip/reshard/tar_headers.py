@@ -77,7 +77,7 @@ class MemberWindow:
     """The suffix of each member as it is written, as `suffix_code` encodes it."""
     _data: memoryview
     _offset: int
-    _file: io.FileIO
+    _file: io.BufferedReader
 
     def contents(self, numbers: Numbers) -> dict[int, bytes]:
         """Return the bytes of members, by the place where they begin."""
@@ -95,8 +95,8 @@ class MemberWindow:
 Visit = Callable[[MemberWindow], bool]
 
 
-def find_headers(file: io.FileIO, visit: Visit = lambda _: True) -> TarHeaders | None:
-    """Find the headers of a tar that was opened without a buffer; return None if it must be walked.
+def find_headers(file: io.BufferedReader, visit: Visit = lambda _: True) -> TarHeaders | None:
+    """Find the headers of a tar; return None if it must be walked.
 
     `visit` is called with all members in order and returns whether to continue; otherwise the result is None.
     """
@@ -104,7 +104,7 @@ def find_headers(file: io.FileIO, visit: Visit = lambda _: True) -> TarHeaders |
     magic, begin, due = None, 0, 0  # blocks: the first one of the window, and where the next header must be
     parts: list[tuple[Numbers, Numbers, Numbers, npt.NDArray[np.bool_]]] = []
     key = b""
-    while size := _fill(file, window):
+    while size := file.readinto(window.data):
         blocks = window[: size - size % BLOCK].reshape(-1, BLOCK)
         magics = blocks[:, _MAGIC].view("<u4")[:, 0]
         magic = magics[0] if magic is None and len(magics) else magic
@@ -142,14 +142,6 @@ def find_headers(file: io.FileIO, visit: Visit = lambda _: True) -> TarHeaders |
 def suffix_code(suffix: bytes) -> int:
     """Encode a suffix of at most 8 bytes as an integer."""
     return int.from_bytes(suffix, "little")
-
-
-def _fill(file: io.FileIO, window: Bytes) -> int:
-    """Read as many bytes as there are and the window holds; return their number."""
-    done = 0
-    while read := file.readinto(window[done:].data):
-        done += read
-    return done
 
 
 def _sizes(heads: Bytes) -> Numbers | None:

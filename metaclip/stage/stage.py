@@ -280,6 +280,19 @@ class Stage:
         return all(sizes.get(name) == size for name, size in files.items())
 
 
+@dataclasses.dataclass(frozen=True)
+class FinishedStage:
+    """The folder that a finished stage has filled, and the record of the stage in its manifest."""
+
+    path: AnyPath
+    record: Mapping[str, Any]
+
+    @property
+    def funnel(self) -> dict[str, int]:
+        """What became of the rows, by reason."""
+        return dict(self.record["funnel"])
+
+
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> str:
     """Return the first difference in words, with both values."""
     for key in sorted(set(before) | set(now)):

@@ -1,6 +1,6 @@
-"""Model FLOPs: what a sample costs, what a GPU can do, and the part of it that is reached.
+"""Model FLOPs: the cost of a sample, and the share of the peak of the GPUs that a run reaches (MFU).
 
-MFU = samples/s x FLOPs a sample / (GPUs x peak). A sample costs three forward passes (one forward, two backward);
+MFU = samples/s x FLOPs per sample / (GPUs x peak). A sample costs three forward passes (one forward, two backward);
 activations that are computed again do not count ("PaLM", arXiv 2204.02311, appendix B).
 """
 
@@ -13,17 +13,17 @@ PEAKS: Final = {
     "A100": 312e12, "L40S": 362e12, "L40": 181e12, "L4": 121e12, "A10G": 70e12, "A10": 125e12, "A40": 150e12, "A30": 165e12,
     "RTX 4090": 165e12, "RTX A6000": 155e12,
 }  # fmt: skip
-"""Dense bf16 matrix products, FLOP/s, by a part of the device's name, more particular names first; makers' data sheets."""
+"""Dense bf16 matrix products, FLOP/s, by a part of the device's name, more specific names first; from the data sheets."""
 
 
 def peak(device_name: str) -> float | None:
-    """Give the peak of a GPU by the name that torch gives it; None for one that is not known."""
+    """Return the peak of a GPU by the name that torch reports; None if it is not known."""
     words = f" {device_name.upper().replace('-', ' ')} "
     return next((flops for name, flops in PEAKS.items() if f" {name} " in words), None)
 
 
 def sample_flops(model: Any, device: Any) -> float:
-    """Count the FLOPs of training on one pair: matrix products and convolutions, forward and backward."""
+    """Return the FLOPs of training on one pair: matrix products and convolutions, forward and backward."""
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode

@@ -1,7 +1,14 @@
-"""The loop: forward, backward, step; a line of metrics and a checkpoint when they are due.
+"""The training loop: forward, backward, optimiser step; a line of metrics and a checkpoint when they are due.
 
-It waits for the GPU only to write a line or a checkpoint, and otherwise for the step before the one that is running, so
-that there is always one to run.
+It waits for the GPU only to write a line or a checkpoint, and otherwise for the step before the running one, so that there
+is always a step to run.
+
+A batch may be computed in parts. Law: its gradients are those of the whole batch (but for rounding), because the contrast
+is: every pair against all pairs of all parts and all ranks. The features of all parts are computed first, without a graph;
+one loss over them yields the gradient of each feature; then each part is computed again, with a graph, and the gradients of
+its features are propagated through the model ("Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup",
+arXiv 2101.06983). open_clip's trainer computes the loss of the whole batch again for each part instead.
+Cost of parts: one more forward pass, so 4/3 of the time of a batch that fits; the memory of one part.
 """
 
 from __future__ import annotations
@@ -9,15 +16,18 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
 from metaclip.errors import Interrupted
-from metaclip.training import checkpoint, feed, flops, metrics, models, optimiser
-from metaclip.training.ranks import Ranks
+from metaclip.training import batches, checkpoint, flops, models, optimiser
+from metaclip.training.metrics import Metrics
+from metaclip.training.ranks import Ranks, loading_processes
 from metaclip.training.stream import Loader, Stream
 from metaclip.training.train_recipe import TrainOptions, TrainRecipe
 
@@ -26,15 +36,13 @@ Say = Callable[[str], None]
 
 
 class Loop:
-    """A run that is under way: a model, its optimiser, its data, and what was told of it."""
+    """A run in progress: its model, its optimiser and its data."""
 
     def __init__(
         self, recipe: TrainRecipe, options: TrainOptions, ranks: Ranks, folder: Path, name: str, stream: Stream, size: int,
         report: Report, say: Say,
     ) -> None:  # fmt: skip
-        """Make all, or take it up from the last checkpoint; `size` is the number of samples of a part."""
-        import torch
-
+        """Make everything, or restore it from the last checkpoint; `size` is the number of samples of a part."""
         self.recipe, self.options, self.ranks, self.folder, self.name = recipe, options, ranks, folder, name
         self.report: Report = report
         torch.manual_seed(recipe.seed)
@@ -45,113 +53,137 @@ class Loop:
             models.write_config(folder, name, self.model)
         crop, mean, deviation = models.training_crop(self.model, recipe.crop)
         self.model.to(ranks.device, memory_format=torch.channels_last).train()
-        # Before the generators are restored: a model that drops patches draws for it.
-        peak = _peak(ranks)
-        self.flops = None if peak is None else flops.sample_flops(self.model, ranks.device) / peak
+        # Before the generators are restored: a model that drops patches draws here.
+        self.flops = _seconds_at_peak(self.model, ranks)
         self.optimiser = optimiser.make_optimiser(recipe, self.model)
-        found = checkpoint.last(folder, say if ranks.first else nothing)
+        found = checkpoint.last(folder, say if ranks.first else ignore)
         self.step = int(found["step"]) if found else 0
         state = checkpoint.restore(found, name, self.model, self.optimiser, ranks) if found else ()
         del found
         if self.step and ranks.first:
             say(f"going on after step {self.step:,}")
         on_gpu = ranks.device.type == "cuda"
+        tokenizer = models.import_open_clip().get_tokenizer(name)
         self.loader = Loader(
-            dataclasses.replace(stream, transform=feed.Pixels(crop)), size, rank=ranks.rank, ranks=ranks.ranks, state=state,
-            workers=_workers(options, on_gpu), collate=feed.Tokens(models.tokenizer(name)), pin_memory=on_gpu,
+            dataclasses.replace(stream, transform=functools.partial(batches.crop_to_bytes, crop)), size, rank=ranks.rank,
+            ranks=ranks.ranks, state=state, workers=loading_processes(options.workers, ranks.device),
+            collate=functools.partial(batches.collate, tokenizer), pin_memory=on_gpu,
         )  # fmt: skip
-        self.feed = feed.Feed(self.loader, ranks.device, options.accumulate)
-        shape = [torch.tensor(values, device=ranks.device).view(3, 1, 1) for values in (mean, deviation)]
-        self.numbers = functools.partial(feed.numbers, mean=shape[0], deviation=shape[1])
+        self.batches = batches.Batches(self.loader, ranks.device, options.accumulate)
+        shift, scale = (torch.tensor(values, device=ranks.device).view(3, 1, 1) for values in (mean, deviation))
+        self.to_floats = functools.partial(batches.to_floats, mean=shift, deviation=scale)
 
     def run(self, asked: threading.Event) -> None:
-        """Go through all steps that are left. Raise Interrupted, with a checkpoint written, when it is asked to stop."""
-        import torch
-
-        step = self._step()
-        window = metrics.Window(self.ranks, self.recipe.batch, self.flops)
-        journal = metrics.Journal(self.folder, self.step, self.options.tensorboard) if self.ranks.first else None
+        """Do all steps that are left. Raise Interrupted, after writing a checkpoint, if it is asked to stop."""
+        device, on_gpu = self.ranks.device, self.ranks.device.type == "cuda"
+        model = torch.compile(self.model) if self.options.compile else self.model
+        if self.ranks.ranks > 1:
+            devices = [device] if on_gpu else None
+            model = DistributedDataParallel(model, devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+        loss_of = models.import_open_clip().ClipLoss(
+            local_loss=True, gather_with_grad=True, cache_labels=True, rank=self.ranks.rank, world_size=self.ranks.ranks
+        )
+        metrics = Metrics(self.ranks, self.folder, self.recipe.batch, self.flops, self.step, self.options.tensorboard)
         make_event: Any = torch.cuda.Event  # it has no annotations
-        behind: list[Any] = []
-        with contextlib.closing(self.feed.steps()) as batches, contextlib.closing(journal or contextlib.ExitStack()):
+        running: list[Any] = []
+        with contextlib.closing(iter(self.batches)) as following, contextlib.closing(metrics):
             while self.step < self.recipe.steps:
-                if len(behind) == 2:
-                    behind.pop(0).synchronize()
-                parts = next(batches)
+                if len(running) == 2:
+                    running.pop(0).synchronize()
+                parts = next(following)
                 rate = optimiser.learning_rate(self.recipe, self.step)
-                optimiser.set_rate(self.optimiser, rate)
+                for group in self.optimiser.param_groups:
+                    group["lr"] = rate
                 self.optimiser.zero_grad()
-                loss = step.backward([functools.partial(self._prepared, one) for one in parts])
+                inputs = [functools.partial(self._inputs, part) for part in parts]
+                loss = add_gradients(model, loss_of, inputs, device, self.recipe.precision == "bf16")
                 self.optimiser.step()
                 optimiser.bound_scale(self.model)
-                if self.ranks.device.type == "cuda":
-                    behind.append(make_event())
-                    behind[-1].record()
-                window.add(loss, [uid for one in parts for uid in one.uids])
+                if on_gpu:
+                    running.append(make_event())
+                    running[-1].record()
+                uids = [uid for part in parts for uid in part.uids]
+                metrics.add(loss, uids)
                 self.step += 1
                 ending = self.step == self.recipe.steps
-                due = ending or self.step % self.options.save_every == 0
-                told = due or self.step % self.options.log_every == 0
-                # One process may stop at any step, many only where they talk anyway.
+                save = ending or self.step % self.options.save_every == 0
+                # One process may stop at any step, many only when they communicate anyway.
                 stop = asked.is_set() and self.ranks.ranks == 1
-                if told or stop:
+                if save or stop or self.step % self.options.log_every == 0:
                     scale = self.model.logit_scale.detach().exp()
-                    line = window.close(self.step, scale, rate, self.feed.waited, self.folder)
-                    if journal is not None and line is not None:
-                        journal.write(line)
+                    line = metrics.write(self.step, scale, rate, self.batches.waited)
+                    if self.ranks.first:
                         self.report({**line, "steps": self.recipe.steps})
                     stop = any(self.ranks.gather(asked.is_set()))
-                if due or stop:
-                    self._save(window)
+                if save or stop:
+                    self._save(metrics, uids)
                 if stop and not ending:
                     raise Interrupted(f"stopped after step {self.step:,}, with a checkpoint; the same command goes on")
 
-    def _step(self) -> Any:
-        """Put together what computes a step; imported here, since it is made of torch."""
-        import torch
-
-        from metaclip.training.step import Step
-
-        model = torch.compile(self.model) if self.options.compile else self.model
-        loss = models.import_open_clip().ClipLoss(
-            local_loss=True, gather_with_grad=True, cache_labels=True, rank=self.ranks.rank, world_size=self.ranks.ranks
-        )
-        return Step(self.ranks.parallel(model), loss, self.recipe.precision == "bf16", self.ranks.device)
-
-    def _prepared(self, part: feed.Part) -> tuple[Any, Any]:
-        return self.numbers(part.images), part.tokens
-
-    def _save(self, window: metrics.Window) -> None:
-        import torch
-
+    def _save(self, metrics: Metrics, uids: list[str]) -> None:
+        """Write a checkpoint. Raise MetaclipError if the weights are not finite after the batch of `uids`."""
         norms = torch.stack(torch._foreach_norm([p.detach() for p in self.model.parameters()]))
         if not bool(norms.isfinite().all()):
-            window.stop(self.step - 1, "finite, but the weights are not after it,", self.folder)
+            metrics.stop(self.step - 1, ["finite, but the weights are not after it,"], uids)
         place, keep = self.loader.state(), self.options.keep
         checkpoint.save(self.folder, self.step, self.name, self.model, self.optimiser, place, self.ranks, keep)
 
-
-def _workers(options: TrainOptions, on_gpu: bool) -> int:
-    if options.workers is not None:
-        return options.workers
-    return min(8, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) if on_gpu else 0
+    def _inputs(self, part: batches.Part) -> tuple[Any, Any]:
+        return self.to_floats(part.images), part.tokens
 
 
-def _peak(ranks: Ranks) -> float | None:
-    """Give what all ranks' GPUs together can do, in FLOP/s; None where it is not known."""
-    import torch
+def add_gradients(
+    model: Any, loss_of: Callable[..., Any], parts: Sequence[Callable[[], tuple[Any, Any]]], device: Any, bf16: bool
+) -> Any:
+    """Add the gradients of a batch to the parameters; return the loss of this rank, float32[], without a graph.
 
+    `model` is open_clip's CLIP, compiled or not, of one rank or of many; `loss_of` is its ClipLoss, a function of image
+    features, text features and scale. A part is a function that returns its images, float32[n, 3, height, width], and
+    tokens, int64[n, context], so that only one part at a time exists as float32.
+    """
+    cast = functools.partial(torch.autocast, device.type, torch.bfloat16, enabled=bf16)
+    if len(parts) == 1:
+        with cast():
+            value = loss_of(*model(*parts[0]())[:3])
+        value.backward()
+        return value.detach()
+    states, features = [], []
+    with torch.no_grad(), cast():
+        for part in parts:
+            states.append(checkpoint.generators(device))
+            features.append(model(*part())[:3])
+    image: Any = torch.cat([one[0] for one in features]).requires_grad_()
+    text: Any = torch.cat([one[1] for one in features]).requires_grad_()
+    scale: Any = features[-1][2].detach().requires_grad_()
+    with cast():
+        value = loss_of(image, text, scale)
+    value.backward()
+    sizes = [len(one[0]) for one in features]
+    del features
+    gradients = list(zip(image.grad.split(sizes), text.grad.split(sizes), strict=True))
+    # The gradients of a part stay on this rank; with those of the last one, all are averaged over ranks.
+    alone = getattr(model, "no_sync", contextlib.nullcontext)
+    for number, part in enumerate(parts):
+        last = number == len(parts) - 1
+        checkpoint.set_generators(states[number], device)  # what is dropped at random is what was dropped before
+        with contextlib.nullcontext() if last else alone():
+            with cast():
+                found = model(*part())[:3]
+            torch.autograd.backward(found, (*gradients[number], scale.grad if last else torch.zeros_like(scale)))
+    return value.detach()
+
+
+def _seconds_at_peak(model: Any, ranks: Ranks) -> float | None:
+    """Return what a sample takes of the peak of the GPUs of all ranks, in seconds; None if the peak is not known."""
     if ranks.device.type != "cuda":
         return None
-    one = flops.peak(torch.cuda.get_device_name(ranks.device))
-    return None if one is None else one * ranks.ranks
+    peak = flops.peak(torch.cuda.get_device_name(ranks.device))
+    return None if peak is None else flops.sample_flops(model, ranks.device) / (peak * ranks.ranks)
 
 
 @contextlib.contextmanager
-def fast(device: Any) -> Iterator[None]:
-    """Let a GPU use its matrix units for float32 too, and look for the fastest convolution; as before afterwards."""
-    import torch
-
+def fast_matmuls(device: Any) -> Iterator[None]:
+    """Let a GPU use its matrix units for float32 too, and search for the fastest convolutions, for the length of a block."""
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
@@ -163,5 +195,5 @@ def fast(device: Any) -> Iterator[None]:
         torch.backends.cudnn.benchmark = before[1]
 
 
-def nothing(_: Any) -> None:
-    """Tell no one."""
+def ignore(_: Any) -> None:
+    """Do nothing with a line."""

@@ -1,7 +1,8 @@
-"""CLIP models: open_clip's, by name or by a JSON file in its form, with tokenizer, transforms and weights.
+"""CLIP models: open_clip's, by name, JSON file or run folder, with tokenizer, transforms and weights.
 
-A name that ends in .json is a file of ours; open_clip knows it from then on by the file's name, so the same code makes,
-saves and opens both. Weights are read by torch.load(weights_only=True): tensors and plain values, nothing that runs.
+A name that ends in .json is a file in open_clip's form; open_clip then knows it by the file's name, so the same code makes,
+saves and opens both kinds. Weights are read by torch.load(weights_only=True): tensors and plain values, nothing that runs.
+Cost: 0.6 s of processor time for the digest of ViT-B-32's 151 M weights.
 """
 
 from __future__ import annotations
@@ -9,23 +10,30 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import functools
+import hashlib
+import importlib
 import json
 import logging
 import os
 import pickle
+import re
+import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from metaclip.errors import MetaclipError, one_line
 from metaclip.storage.files import read_json, write_json
-from metaclip.training.vision import import_torchvision
 
 WEIGHTS: Final = "model.pth"
 """The weights of a finished run. open_clip finds this name in a folder ("local-dir:run/")."""
 CONFIG: Final = "open_clip_config.json"
 CHECKPOINTS: Final = "checkpoints"
 """The folder of a run's checkpoints."""
+Precision = Literal["fp32", "bf16", "fp16"]
+"""Of an evaluation; bf16 and fp16 by autocast."""
 _NEEDED: Final = ("embed_dim", "vision_cfg", "text_cfg")
 
 
@@ -42,8 +50,30 @@ class Clip:
     """Texts to int64[n, context]."""
 
 
+@functools.cache
+def import_torchvision() -> Any:
+    """Import torchvision, which open_clip imports too, also beside a torch without CUDA.
+
+    torchvision's wheel is a CUDA build. Without CUDA it cannot load its compiled part, and then fails to describe operators
+    which that part would have registered ("operator torchvision::nms does not exist"). With their schemas declared, the
+    import succeeds; images need neither operator.
+    """
+    try:
+        return importlib.import_module("torchvision")
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+    import torch
+
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+        del sys.modules[name]
+    torch.library.define("torchvision::nms", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    torch.library.define("torchvision::qnms", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return importlib.import_module("torchvision")
+
+
 def import_open_clip() -> Any:
-    """Import open_clip. Raise MetaclipError where it is not installed."""
+    """Import open_clip. Raise MetaclipError if it is not installed."""
     try:
         import_torchvision()
         import open_clip
@@ -55,9 +85,9 @@ def import_open_clip() -> Any:
 
 
 def known(model: str) -> str:
-    """Give the name by which open_clip knows a model; make it known where `model` is a JSON file.
+    """Return the name by which open_clip knows a model; register it there if `model` is a JSON file.
 
-    Raise MetaclipError for a name that it does not know, and for a file that is no model or has another one's name.
+    Raise MetaclipError for a name that open_clip does not know, and for a file that is no model or has the name of another.
     """
     open_clip = import_open_clip()
     if not model.endswith(".json"):
@@ -88,46 +118,51 @@ def known(model: str) -> str:
 
 
 def create(name: str) -> Any:
-    """Make a model with first weights, drawn from torch's generator. Raise MetaclipError where the description is bad."""
+    """Create a model whose weights are drawn from torch's generator. Raise MetaclipError if its description is wrong."""
     open_clip = import_open_clip()
-    with _quiet():
+    with _without_warnings():
         try:
             return open_clip.create_model(name)
         except (ArithmeticError, AssertionError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
-            raise MetaclipError(f"the model {name} cannot be made ({one_line(error)}); mend its description") from error
+            raise MetaclipError(
+                f"the model {name} cannot be made ({one_line(error)}); correct its description"
+            ) from error
 
 
-def evaluation_transform(model: Any) -> Callable[[Any], Any]:
-    """Give open_clip's transform for evaluation: a PIL image to float32[3, size, size]."""
-    transform: Callable[[Any], Any] = _transform(model, is_train=False)
-    return transform
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Keep open_clip from warning, on the root logger, that a new model has no weights yet."""
+
+    def is_error(record: logging.LogRecord) -> bool:
+        return record.levelno > logging.WARNING
+
+    root = logging.getLogger()
+    root.addFilter(is_error)
+    try:
+        yield
+    finally:
+        root.removeFilter(is_error)
 
 
 def training_crop(model: Any, least: float) -> tuple[Callable[[Any], Any], tuple[float, ...], tuple[float, ...]]:
-    """Give open_clip's transform for training up to the tensor, and mean and standard deviation of what follows there.
+    """Return open_clip's transform for training up to its tensor, and the mean and standard deviation of its last step.
 
-    A PIL image becomes another, cropped to at least the part `least` of its area and resized. What is left to do, x / 255
-    less the mean by the deviation, is done on the device (`metaclip.training.feed`).
+    The transform crops a PIL image to at least the share `least` of its area and resizes it. The rest, (x / 255 - mean) /
+    deviation, is computed on the device (`metaclip.training.batches.to_floats`).
     """
-    *steps, to_tensor, normalise = _transform(model, is_train=True, aug_cfg={"scale": (least, 1.0)}).transforms
-    assert "ToTensor" in type(to_tensor).__name__
-    return type(_transform(model, is_train=True))(steps), tuple(normalise.mean), tuple(normalise.std)
+    transform = _transform(model, is_train=True, aug_cfg={"scale": (least, 1.0)})
+    *steps, _, normalise = transform.transforms  # the last but one is the conversion to a tensor
+    return type(transform)(steps), tuple(normalise.mean), tuple(normalise.std)
 
 
-def _transform(model: Any, **more: Any) -> Any:
+def _transform(model: Any, **options: Any) -> Any:
     open_clip = import_open_clip()
     cfg = open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg)
-    return open_clip.transform.image_transform_v2(cfg, **more)
-
-
-def tokenizer(name: str) -> Callable[[Any], Any]:
-    """Give a model's tokenizer: texts to int64[n, context]."""
-    made: Callable[[Any], Any] = import_open_clip().get_tokenizer(name)
-    return made
+    return open_clip.transform.image_transform_v2(cfg, **options)
 
 
 def load_tensors(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a file of torch.save. Raise MetaclipError for one that cannot be read, or holds more than plain values."""
+    """Read a file of torch.save. Raise MetaclipError if it cannot be read, or holds more than plain values."""
     import torch
 
     try:
@@ -143,19 +178,14 @@ def load_tensors(path: str | os.PathLike[str]) -> dict[str, Any]:
     return found
 
 
-def load_weights(name: str, model: Any, path: str | os.PathLike[str]) -> None:
-    """Read weights into a model, from a run's model.pth, a checkpoint of ours or one of open_clip's trainer.
+def put_weights(name: str, model: Any, found: Any, where: str) -> None:
+    """Put weights into a model: those of a run's model.pth, of a checkpoint of ours, or of one of open_clip's trainer.
 
-    Raise MetaclipError for weights of another model, naming the first that is missing, more, or of another shape.
+    Raise MetaclipError for weights of another model, naming `where` they are from and the first one that is missing, not
+    expected, or of another shape.
     """
-    found = load_tensors(path)
-    put_weights(name, model, found.get("state_dict", found), os.fspath(path))
-
-
-def put_weights(name: str, model: Any, state: Any, where: str) -> None:
-    """Put weights into a model; `where` they are from stands in the error, as of `load_weights`."""
     wanted = model.state_dict()
-    state = {key.removeprefix("module."): value for key, value in dict(state).items()}
+    state = {key.removeprefix("module."): value for key, value in dict(found.get("state_dict", found)).items()}
     for key in wanted:
         if key not in state:
             raise MetaclipError(f"{where} is not of the model {name}: it has no {key}; give a checkpoint of {name}")
@@ -170,15 +200,10 @@ def put_weights(name: str, model: Any, state: Any, where: str) -> None:
 
 
 def write_config(folder: Path, name: str, model: Any) -> None:
-    """Write what open_clip needs to make the model again: from the folder, and by its name where its wheel has it not."""
+    """Write what open_clip needs to make the model again: from the folder, or by its name if open_clip does not have it."""
     config = import_open_clip().get_model_config(name)
-    write_json(_described(folder, name), config)
+    write_json(folder / "model" / f"{name}.json", config)
     write_json(folder / CONFIG, {"model_cfg": config, "preprocess_cfg": model.visual.preprocess_cfg, "model": name})
-
-
-def _described(folder: Path, name: str) -> Path:
-    """Give the file by whose name open_clip knows a model (`open_clip.add_model_config`)."""
-    return folder / "model" / f"{name}.json"
 
 
 def open_clip_of(path: str | os.PathLike[str], *, device: str = "cpu", checkpoint: str | None = None) -> Clip:
@@ -187,7 +212,7 @@ def open_clip_of(path: str | os.PathLike[str], *, device: str = "cpu", checkpoin
     `checkpoint` names another file of weights for the same model. Raise MetaclipError for a folder that is no training
     run, for one without weights yet, and for weights of another model, naming what differs.
     """
-    folder = Path(path)
+    open_clip, folder = import_open_clip(), Path(path)
     config = read_json(folder / CONFIG)
     if config is None or not isinstance(config.get("model_cfg"), dict) or not isinstance(config.get("model"), str):
         raise MetaclipError(f"{folder} is no training run: it has no {CONFIG}; give the --out of metaclip train")
@@ -196,25 +221,66 @@ def open_clip_of(path: str | os.PathLike[str], *, device: str = "cpu", checkpoin
     if found is None:
         raise MetaclipError(f"{folder} has no weights yet; wait for its first checkpoint, or train on")
     name: str = config["model"]
-    if name not in import_open_clip().list_models():
-        known(os.fspath(_described(folder, name)))
-    elif import_open_clip().get_model_config(name) != config["model_cfg"]:
+    if name not in open_clip.list_models():
+        known(os.fspath(folder / "model" / f"{name}.json"))
+    elif open_clip.get_model_config(name) != config["model_cfg"]:
         raise MetaclipError(f"{folder / CONFIG} describes another model than the {name} that open_clip knows")
     model = create(name)
-    load_weights(name, model, found)
-    return Clip(name, model.to(device).eval(), evaluation_transform(model), tokenizer(name))
+    put_weights(name, model, load_tensors(found), os.fspath(found))
+    return Clip(name, model.to(device).eval(), _transform(model, is_train=False), open_clip.get_tokenizer(name))
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep open_clip from warning, on the root logger, that a new model has no weights yet."""
+def open_model(
+    model: str, *, pretrained: str | None = None, checkpoint: str | None = None, device: str = "cpu"
+) -> Clip:
+    """Open a training run's folder, or a model of open_clip by name or JSON file, in evaluation mode.
 
-    def passes(record: logging.LogRecord) -> bool:
-        return record.levelno > logging.WARNING
+    `pretrained` is a tag that open_clip knows, or a file of weights, for a name; `checkpoint` is another file of weights of
+    a run. Raise MetaclipError for a model that does not exist, and for weights of another one.
+    """
+    open_clip = import_open_clip()
+    if Path(model).is_dir():
+        if pretrained is not None:
+            raise MetaclipError(f"{model} is a run's folder and has its weights; name other ones with --checkpoint")
+        return open_clip_of(model, device=device, checkpoint=checkpoint)
+    if checkpoint is not None:
+        raise MetaclipError(f"there is no run {model}; for a model of open_clip name its weights with --pretrained")
+    if open_clip.factory.parse_model_name(model)[0] is not None:  # a folder or a page of the Hub, with weights
+        name, pretrained = model, None
+    else:
+        if os.sep in model and not model.endswith(".json"):
+            raise MetaclipError(
+                f"there is no run {model}; give the --out of metaclip train, or open_clip's name of a model"
+            )
+        name = known(model)
+        if pretrained is None:
+            tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "-"
+            raise MetaclipError(f"{model} has no weights yet; give --pretrained a file or a tag: {tags}")
+    with warnings.catch_warnings():
+        # With the other activation everything runs, and every score is wrong.
+        warnings.filterwarnings("error", message="QuickGELU mismatch")
+        try:
+            made, _, transform = open_clip.create_model_and_transforms(name, pretrained=pretrained, device=device)
+            tokenizer = open_clip.get_tokenizer(name)
+        except Exception as error:  # torch, pickle and the Hub raise exceptions of any kind
+            raise MetaclipError(f"{name} with the weights {pretrained or 'of its folder'}: {one_line(error)}") from None
+    return Clip(name, made.eval(), transform, tokenizer)
 
-    root = logging.getLogger()
-    root.addFilter(passes)
-    try:
-        yield
-    finally:
-        root.removeFilter(passes)
+
+def model_digest(clip: Clip) -> str:
+    """Return the sha256 of a model, as hex digits: of its weights, its modules, its transform and its tokenizer's context.
+
+    So a model with another activation has another digest, and the file that its weights came from does not matter.
+    """
+    import torch
+
+    digest = hashlib.sha256()
+    context = getattr(clip.tokenizer, "context_length", None)
+    described = f"{clip.model!r}\n{clip.transform!r}\n{type(clip.tokenizer).__name__} {context}"
+    digest.update(re.sub(r" at 0x[0-9a-f]+", "", described).encode())
+    weights: dict[str, Any] = clip.model.state_dict()
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

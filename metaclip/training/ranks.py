@@ -1,7 +1,7 @@
-"""The processes of a run: one, or those that torchrun started; what they tell each other.
+"""The processes of a run: one, or those that torchrun started; their devices, and what they tell each other.
 
-torchrun gives each process RANK, WORLD_SIZE and LOCAL_RANK; without them there is one. GPUs talk by NCCL, processors by
-gloo. Every rank comes to the calls here in the same order.
+torchrun sets RANK, WORLD_SIZE and LOCAL_RANK for each process; without them there is one process. GPUs communicate by NCCL,
+processors by gloo. Every rank makes the calls here in the same order.
 """
 
 from __future__ import annotations
@@ -10,11 +10,9 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any
 
 from metaclip.errors import MetaclipError, one_line
-
-_NAMES: Final = (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,15 +22,15 @@ class Ranks:
     rank: int
     ranks: int
     device: Any
-    """torch.device of this process."""
+    """The torch.device of this process."""
 
     @property
     def first(self) -> bool:
-        """Whether it is the one that writes."""
+        """Whether this is the process that writes."""
         return self.rank == 0
 
     def gather(self, value: Any) -> list[Any]:
-        """Give every rank's value, in order, on every rank."""
+        """Return the values of all ranks, in order, on every rank."""
         if self.ranks == 1:
             return [value]
         import torch.distributed
@@ -41,41 +39,18 @@ class Ranks:
         torch.distributed.all_gather_object(values, value)
         return values
 
-    def parallel(self, model: Any) -> Any:
-        """Give a model whose gradients are the mean over ranks after each backward pass."""
-        if self.ranks == 1:
-            return model
-        from torch.nn.parallel import DistributedDataParallel
-
-        devices = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(model, devices, broadcast_buffers=False, gradient_as_bucket_view=True)
-
 
 @contextlib.contextmanager
 def joined(device: str | None) -> Iterator[Ranks]:
-    """Be one of the ranks for the length of a block. Raise MetaclipError for a device that is not there."""
-    import torch
+    """Be one of the ranks for the length of a block. Raise MetaclipError if the device cannot be used."""
+    import torch.distributed
 
-    ranks, rank, local = (int(os.environ.get(name, default)) for name, default in _NAMES)
-    kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.device(kind)
-        if found.type == "cuda":
-            index, there = int(kind.partition(":")[2] or local), torch.cuda.device_count()
-            if index >= there:
-                raise RuntimeError(f"torch sees {there} GPUs, this one would be number {index}, from 0")
-            found = torch.device("cuda", index)
-            torch.cuda.set_device(found)
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise MetaclipError(
-            f"there is no device {kind} for rank {rank} ({one_line(error, 120)}); give another --device"
-        ) from None
+    defaults = {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}
+    ranks, rank, local = (int(os.environ.get(name, default)) for name, default in defaults.items())
+    found = open_device(device, local)
     if ranks == 1:
         yield Ranks(0, 1, found)
         return
-    import torch.distributed
-
     own = not torch.distributed.is_initialized()
     if own:
         more: dict[str, Any] = {"device_id": found} if found.type == "cuda" else {}
@@ -85,3 +60,34 @@ def joined(device: str | None) -> Iterator[Ranks]:
     finally:
         if own:
             torch.distributed.destroy_process_group()
+
+
+def open_device(name: str | None, local_rank: int = 0) -> Any:
+    """Return the torch.device of a name; without a name, the GPU of a local rank if there are GPUs, else the processor.
+
+    Raise MetaclipError if the device cannot be used.
+    """
+    import torch
+
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        if device.type == "cuda":
+            index, count = device.index if ":" in name else local_rank, torch.cuda.device_count()
+            if index >= count:
+                raise RuntimeError(f"torch sees {count} GPUs, and this would be number {index}, counted from 0")
+            device = torch.device("cuda", index)
+            torch.cuda.set_device(device)
+        torch.empty(0, device=device)
+    except Exception as error:  # which one depends on the kind of device
+        raise MetaclipError(
+            f"the device {name} cannot be used ({one_line(error, 120)}); give another --device"
+        ) from None
+    return device
+
+
+def loading_processes(given: int | None, device: Any) -> int:
+    """Return the number of loading processes of a rank: as given, else up to 8 beside a GPU if there are processors, else 0."""
+    if given is not None or device.type != "cuda":
+        return given or 0
+    return min(8, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

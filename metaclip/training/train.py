@@ -1,16 +1,16 @@
-"""Train CLIP on a stream: the standardised run ("Demystifying CLIP Data", arXiv 2309.16671, section 4).
+"""Train CLIP on a stream: the standard run ("Demystifying CLIP Data", arXiv 2309.16671, section 4).
 
     torchrun --nproc-per-node 8 -m metaclip train training/b32_400m.toml --tars tars/ --out run/
 
-Law: on a processor the same recipe gives the same bytes, whether the run was killed and taken up again or not; on any
-number of ranks, in any number of parts, the same model but for rounding. What is not the same is refused: a folder goes on
-only with the recipe, the tars and the balance that it was begun with.
+Law: on a processor the same recipe yields the same bytes, whether the run was killed and resumed or not; on any number of
+ranks, in any number of parts, the same model but for rounding. A folder continues only with the recipe, the tars and the
+balance that it began with; others are refused.
 
-    train_recipe  what determines a run, and what does not     sources     its stream and balance
-    loop          the steps                                    feed        batches to the device
-    step          the gradients of a batch, whole or in parts  optimiser   AdamW, learning rate, scale
-    checkpoint    what is saved, and taken up again            metrics     what is told; a loss that is no number
-    models        open_clip's models and their weights         ranks       the processes; flops what they could do
+    train_recipe  what determines a run, and what does not     models      open_clip's models and their weights
+    loop          the steps, and the gradients of a batch      optimiser   AdamW, learning rate, scale
+    batches       from the stream to the device                checkpoint  what is saved and restored
+    metrics       what is reported; losses that are not finite ranks       the processes and their devices
+    flops         the cost of a sample, the peak of a GPU      rendered_shapes  pairs and sets without a download
 
 Cost (tests/bench/bench_train.py): training/README.md has the table.
 """
@@ -22,28 +22,33 @@ import dataclasses
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from metaclip._version import __version__
+from metaclip.curate.balancer import Balancer
 from metaclip.errors import MetaclipError
+from metaclip.reshard.index import Names
+from metaclip.reshard.subset import Subset
 from metaclip.stage.folder import Folder
-from metaclip.stage.stage import Stage, StageSpec
-from metaclip.training import checkpoint, metrics, models, sources
-from metaclip.training.loop import Loop, Report, Say, fast, nothing
-from metaclip.training.ranks import joined
-from metaclip.training.train_recipe import TrainOptions, TrainRecipe
+from metaclip.stage.stage import Stage, StageSpec, digest_of
+from metaclip.training import metrics, models, rendered_shapes
+from metaclip.training.ranks import Ranks, joined
+from metaclip.training.stream import Stream
+from metaclip.training.train_recipe import TABLE, TrainOptions, TrainRecipe, with_paths
 
 TRAIN: Final = StageSpec("train", (
     models.CHECKPOINTS, models.CONFIG, "model", models.WEIGHTS, metrics.METRICS, metrics.TENSORBOARD, metrics.NOT_FINITE,
-    sources.RECIPE,
+    "recipe.toml",
 ))  # fmt: skip
+SEMANTICS: Final = 1
+"""Raised when the same recipe would yield another model."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainRun:
-    """What training left: a folder (training/README.md names its files)."""
+    """The result of training: a folder (training/README.md names its files)."""
 
     path: Path
 
@@ -58,17 +63,21 @@ def train(
     out: str | os.PathLike[str],
     *,
     options: TrainOptions | None = None,
-    report: Report | None = None,
-    say: Say | None = None,
+    report: Callable[[Mapping[str, Any]], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> TrainRun:
-    """Train a model by a recipe into a folder, or go on from the last checkpoint there.
+    """Train a model by a recipe into a folder, or continue from the last checkpoint there.
 
     In a process that torchrun started it is one rank of many. `report` is called with each line of metrics, `say` with
-    what else is worth a line. Raise MetaclipError for what the caller can mend, Interrupted after Ctrl-C or SIGTERM,
-    when a checkpoint is written.
+    everything else that is worth a line. Raise MetaclipError for what the caller can correct, and Interrupted after Ctrl-C
+    or SIGTERM, when a checkpoint is written.
     """
     options, folder = options or TrainOptions(), Folder(out)
-    models.import_open_clip()
+    open_clip = models.import_open_clip()
+    import torch
+
+    from metaclip.training import checkpoint, loop
+
     with joined(options.device) as ranks, contextlib.ExitStack() as held:
         size, rest = divmod(recipe.batch, ranks.ranks * options.accumulate)
         if rest:
@@ -79,37 +88,80 @@ def train(
         name = models.known(recipe.model)
         if ranks.first:
             held.enter_context(folder.owned())
-        held.enter_context(fast(ranks.device))
-        stream = sources.open_stream(recipe, folder, ranks, options.allow_lost)
+        held.enter_context(loop.fast_matmuls(ranks.device))
+        stream = _open_stream(recipe, folder, ranks, options.allow_lost)
         stage = Stage(folder, TRAIN)
         if ranks.first:
-            stage.begin(sources.fingerprint(recipe, name, stream), options.overwrite)
-            sources.write_recipe(folder, recipe)
+            stage.begin(_fingerprint(recipe, name, stream), options.overwrite)
+            folder.write_recipe({TABLE: with_paths(recipe, os.path.abspath)})
         ranks.gather(None)
         if ranks.gather(bool(ranks.first and stage.finished()))[0]:
             return TrainRun(folder.path)
-        made = Loop(recipe, options, ranks, folder.path, name, stream, size, report or nothing, say or nothing)
-        made.run(held.enter_context(_stopping()))
+        ignore = loop.ignore
+        run = loop.Loop(recipe, options, ranks, folder.path, name, stream, size, report or ignore, say or ignore)
+        run.run(held.enter_context(_stopping()))
         if ranks.first:
-            _finish(stage, folder, recipe, made)
+            checkpoint.write_tensors(
+                folder / models.WEIGHTS, run.model.state_dict(), "the last checkpoint has the weights too"
+            )
+            record = {
+                "model": name,
+                "steps": recipe.steps,
+                "samples": recipe.steps * recipe.batch,
+                "reasons": dict(run.loader.reasons),  # of the first rank's samples
+                "versions": {
+                    "metaclip": __version__,
+                    "torch": str(torch.__version__),
+                    "open_clip": open_clip.__version__,
+                },
+            }
+            stage.finish(record, proof=(models.WEIGHTS, models.CONFIG))
         return TrainRun(folder.path)
 
 
-def _finish(stage: Stage, folder: Folder, recipe: TrainRecipe, made: Loop) -> None:
-    """Write the weights alone, and the record."""
-    import torch
+def _open_stream(recipe: TrainRecipe, folder: Folder, ranks: Ranks, allow_lost: bool) -> Stream:
+    """Open the stream of a recipe. Raise MetaclipError if it names no samples, or a subset without any."""
+    data, tars = recipe.data, recipe.data.tars
+    if data.shapes is not None:
+        tars = os.fspath(folder / f"shapes-{data.shapes}")
+        if ranks.first:
+            rendered_shapes.write_pairs(Path(tars), data.shapes)
+        ranks.gather(None)
+    if tars is None:
+        raise MetaclipError("the recipe names no tars to train on; give --tars, or tars in its table [train.data]")
+    keep: Subset | Balancer | None = None
+    if data.subset is not None:
+        keep = Subset(data.subset)
+        if not len(keep):
+            raise MetaclipError(f"the subset {data.subset} is empty; give a run's curated.npy")
+    elif data.balance is not None:
+        keep = Balancer(data.balance, data.t)
+    return Stream(tars, seed=data.seed, keep=keep, names=Names(text=data.text), allow_lost=allow_lost)
 
-    open_clip = models.import_open_clip()
-    checkpoint.write_tensors(folder / models.WEIGHTS, made.model.state_dict(), "the last checkpoint has them too")
-    record = {"model": made.name, "steps": recipe.steps, "samples": recipe.steps * recipe.batch}
-    versions = {"metaclip": __version__, "torch": str(torch.__version__), "open_clip": open_clip.__version__}
-    reasons = dict(made.loader.reasons)  # of the first rank's samples
-    stage.finish({**record, "reasons": reasons, "versions": versions}, proof=(models.WEIGHTS, models.CONFIG))
+
+def _fingerprint(recipe: TrainRecipe, name: str, stream: Stream) -> dict[str, Any]:
+    """Return everything that determines the result; the data by its content, not by its path."""
+    table = dataclasses.asdict(recipe)
+    del table["model"], table["data"]
+    keep, drawn = stream.keep, dict[str, Any]()
+    if isinstance(keep, Subset):
+        drawn = {"subset": keep.digest()}
+    elif isinstance(keep, Balancer):
+        drawn = {
+            "list": keep.matcher.metadata.digest,
+            "rule": keep.matcher.rule.identity,
+            "probability": digest_of(keep.probability.tolist()),
+            "t": keep.t,
+            "seed": keep.seed,
+        }
+    model = {"name": name, **models.import_open_clip().get_model_config(name)}
+    data = {"stream": stream.identity, "samples": len(stream), "text": recipe.data.text, "balance": drawn}
+    return {"semantics": SEMANTICS, "model": model, "train": table, "data": data}
 
 
 @contextlib.contextmanager
 def _stopping() -> Iterator[threading.Event]:
-    """Take Ctrl-C and SIGTERM as a wish to stop after the step; the second one stops at once."""
+    """Yield an event that Ctrl-C or SIGTERM sets, to stop after the step; a second signal stops at once."""
     asked = threading.Event()
 
     def ask(number: int, frame: Any) -> None:

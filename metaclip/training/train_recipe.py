@@ -1,12 +1,11 @@
-"""What determines a training run, and what does not: the tables of a recipe, and the work.
+"""What determines a training run, and what does not: the tables of a recipe, and the options of a run.
 
     [train]                      [train.data]
     model = "ViT-B-32-quickgelu" tars = "curated_tars/"
     samples = 12_800_000_000     balance = "run/"        # online; offline: subset = "run/curated.npy"
     batch = 32_768
 
-The defaults are the standard run of the paper ("Demystifying CLIP Data", arXiv 2309.16671, section 4): what a recipe
-leaves out is as there.
+The defaults are the standard run of the paper ("Demystifying CLIP Data", arXiv 2309.16671, section 4).
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -24,51 +23,56 @@ from metaclip.errors import MetaclipError
 TABLE: Final = "train"
 
 
+def _require_at_least(settings: Any, **limits: int) -> None:
+    """Raise ValueError for a setting below its limit; None is allowed."""
+    for name, limit in limits.items():
+        value = getattr(settings, name)
+        if value is not None and value < limit:
+            raise ValueError(f"{name} is {value}, must be at least {limit}")
+
+
 @dataclasses.dataclass(frozen=True)
 class DataRecipe:
-    """The pairs to train on: tars, or the rendered shapes of `metaclip.training.shapes`."""
+    """The pairs to train on: tars, or the images of `metaclip.training.rendered_shapes`."""
 
     tars: str | None = None
     """Tars of image-text samples: a file, a folder or a glob, local or anything fsspec opens."""
     shapes: int | None = None
-    """Instead of tars: so many rendered images, made in the run's folder."""
+    """Number of rendered images, written to the run's folder and used instead of tars."""
     subset: str | None = None
-    """Offline balance: uids that are taken, a run's curated.npy."""
+    """Offline balance: the uids of the pairs to use, a run's curated.npy."""
     balance: str | None = None
-    """Online balance: a balanced run's folder or a card; drawn anew each epoch."""
+    """Online balance: a balanced run's folder or a card; pairs are drawn anew in each epoch."""
     t: float | None = None
-    """Another t for the online balance than its source's."""
+    """Another t for the online balance than that of its run."""
     text: str | None = None
-    """The text's member or field, where it is not .txt, text, caption or alt."""
+    """The member or field that holds the text, if it is not .txt, text, caption or alt."""
     seed: int = 0
-    """Of the order of samples and of their crops."""
+    """Seed of the order of samples and of their crops."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Raise ValueError for settings that make no sense."""
+        _require_at_least(self, shapes=1, seed=0)
         if self.tars is not None and self.shapes is not None:
             raise ValueError("tars and shapes are both given; name one")
-        if self.shapes is not None and self.shapes < 1:
-            raise ValueError(f"shapes is {self.shapes}, must be at least 1")
         if self.subset is not None and self.balance is not None:
             raise ValueError("subset (offline) and balance (online) are both given; name one")
         if self.t is not None and self.balance is None:
             raise ValueError("t is given without balance; an offline subset has its own")
         if self.t is not None and not self.t > 0:
             raise ValueError(f"t is {self.t:g}, must be above 0")
-        if self.seed < 0:
-            raise ValueError(f"seed is {self.seed}, must be at least 0")
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainRecipe:
-    """All that determines the trained model, but for the numerics of a device."""
+    """Everything that determines the trained model, except for the rounding of a device."""
 
     model: str = "ViT-B-32-quickgelu"
     """A name that open_clip knows, or a JSON file of a model in its form (its name is the file's)."""
     samples: int = 12_800_000_000
-    """Samples seen, repeated ones counted each time."""
+    """Samples seen; repeated ones are counted each time."""
     batch: int = 32_768
-    """The global batch: that of all ranks, and of all that is accumulated."""
+    """The global batch: of all ranks and all parts."""
     lr: float = 5e-4
     warmup: int = 2_000
     """Steps in which the learning rate rises linearly; then it falls to 0 by half a cosine."""
@@ -76,20 +80,18 @@ class TrainRecipe:
     beta2: float = 0.98
     eps: float = 1e-6
     weight_decay: float = 0.2
-    """Of matrices; gains, biases and the logit scale have none."""
+    """Weight decay of matrices; gains, biases and the logit scale have none."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """bf16 by autocast; weights and the optimiser's state are float32 in both."""
     crop: float = 0.9
-    """The smallest part of an image's area that a random crop takes."""
+    """The smallest share of an image's area that a random crop takes."""
     seed: int = 0
-    """Of the model's first weights."""
+    """Seed of the model's first weights."""
     data: DataRecipe = DataRecipe()
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
-        for name, least in (("samples", 1), ("batch", 2), ("warmup", 0), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}, must be at least {least}")
+        """Raise ValueError for settings that make no sense."""
+        _require_at_least(self, samples=1, batch=2, warmup=0, seed=0)
         for name in ("lr", "eps"):
             if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
                 raise ValueError(f"{name} is {getattr(self, name)}, must be above 0")
@@ -105,67 +107,67 @@ class TrainRecipe:
 
     @property
     def steps(self) -> int:
-        """The steps of the optimiser; what is left of `samples` after the last whole batch is not seen."""
+        """Number of steps of the optimiser; what is left of `samples` after the last whole batch is not seen."""
         return self.samples // self.batch
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainOptions:
-    """How a run is carried out; nothing here changes its result but for rounding."""
+    """How a run is carried out; nothing here changes its result except for rounding."""
 
     device: str | None = None
-    """None: a GPU where there is one."""
+    """None: a GPU if there is one."""
     workers: int | None = None
-    """Processes a rank that load; None: 8 beside a GPU, as far as there are processors, else none."""
+    """Number of loading processes per rank; None: up to 8 beside a GPU if there are processors, else 0."""
     accumulate: int = 1
-    """Parts in which a rank goes through its batch; the contrast is over the whole batch all the same."""
+    """Number of parts in which a rank computes its batch; the contrast is over the whole batch all the same."""
     checkpointing: bool = False
     """Compute activations again in the backward pass, to save memory."""
     compile: bool = False
     """Compile the model (torch.compile)."""
     log_every: int = 50
-    """Steps between two lines of metrics."""
+    """Number of steps from one line of metrics to the next."""
     save_every: int = 1_000
-    """Steps between two checkpoints; the last step has one too."""
+    """Number of steps from one checkpoint to the next; the last step has one too."""
     keep: int = 2
-    """Checkpoints that stay."""
+    """Number of checkpoints that are kept."""
     tensorboard: bool = False
     overwrite: bool = False
     """Replace another run in the output folder."""
     allow_lost: bool = False
-    """Go on without tars that cannot be read."""
+    """Continue without tars that cannot be read."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
-        for name, least in (("accumulate", 1), ("log_every", 1), ("save_every", 1), ("keep", 1), ("workers", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name} is {value}, must be at least {least}")
+        """Raise ValueError for options that make no sense."""
+        _require_at_least(self, accumulate=1, log_every=1, save_every=1, keep=1, workers=0)
 
 
-def read_recipe(path: str | os.PathLike[str], known: Mapping[str, type] | None = None, **over: Any) -> TrainRecipe:
+def read_recipe(path: str | os.PathLike[str], **over: Any) -> TrainRecipe:
     """Read the table [train] of a recipe; paths in it are relative to its folder. `over` replaces keys of [train.data].
 
-    `known` are the dataclasses of other verbs' tables that may stand beside it. Raise MetaclipError for a recipe that
-    cannot be read, and for a table, a key or a value that nobody reads.
+    Raise MetaclipError for a recipe that cannot be read, and for a table, a key or a value that nobody reads.
     """
     name = os.fspath(path)
     tables = recipes.read(name)
-    made = recipes.tables(tables, name, {TABLE: TrainRecipe, **(known or {})})
+    made = recipes.tables(tables, name, {TABLE: TrainRecipe})
     if TABLE not in made:
         raise MetaclipError(f"{name} has no table [{TABLE}]; tables: {', '.join(tables) or 'none'}")
-    recipe: TrainRecipe = made[TABLE]
-    folder = Path(name).parent
-    model = os.fspath(folder / recipe.model) if recipe.model.endswith(".json") else recipe.model
-    data = {key: _beside(folder, getattr(recipe.data, key)) for key in ("tars", "subset", "balance")}
+    recipe = with_paths(made[TABLE], lambda inner: os.fspath(Path(name).parent / inner))
+    given = {key: value for key, value in over.items() if value is not None}
+    if "tars" in given:
+        given["shapes"] = None
     try:
-        if over.get("tars") is not None:
-            data["shapes"] = None
-        given = {key: value for key, value in over.items() if value is not None}
-        return dataclasses.replace(recipe, model=model, data=dataclasses.replace(recipe.data, **{**data, **given}))
+        return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, **given))
     except ValueError as error:
         raise MetaclipError(f"{name} with the flags: {error}") from None
 
 
-def _beside(folder: Path, path: str | None) -> str | None:
-    return path if path is None or "://" in path else os.fspath(folder / path)
+def with_paths(recipe: TrainRecipe, change: Callable[[str], str]) -> TrainRecipe:
+    """Return a recipe with all local paths in it changed: of the model's file, the tars, the subset and the balance."""
+
+    def changed(path: str | None) -> str | None:
+        return path if path is None or "://" in path else change(path)
+
+    data: dict[str, Any] = {key: changed(getattr(recipe.data, key)) for key in ("tars", "subset", "balance")}
+    model = change(recipe.model) if recipe.model.endswith(".json") else recipe.model
+    return dataclasses.replace(recipe, model=model, data=dataclasses.replace(recipe.data, **data))

@@ -24,9 +24,10 @@ from tests.bench.peers import CC2DATASET, CC2DATASET_DRIVER, Driver, environment
 OURS = """
 import json, sys, tempfile, time
 from pathlib import Path
-from metaclip.extract.extract_file import page_of, uid_of
+from metaclip.extract.extract_file import page_of
 from metaclip.extract.html_pages import ImageOptions
 from metaclip.extract.warc_records import read_records
+from metaclip.pool.uid import uid_of
 
 path = sys.argv[1]
 data = open(path, "rb").read()

@@ -23,7 +23,7 @@ import numpy as np
 
 from metaclip import Balancer, Matcher, Metadata
 from metaclip.curate.balancer import AHEAD, count_texts
-from metaclip.training.vision import import_torchvision
+from metaclip.training.models import import_torchvision
 from tests.bench import corpus
 
 

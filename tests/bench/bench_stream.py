@@ -25,8 +25,8 @@ import numpy as np
 from metaclip.pool.sorted_uids import SUBSET
 from metaclip.reshard.index import open_index
 from metaclip.reshard.subset import Subset
+from metaclip.training.models import import_torchvision
 from metaclip.training.stream import Batch, Loader, Stream
-from metaclip.training.vision import import_torchvision
 from tests.bench.bench_reshard import write_tars
 
 BATCH = 64

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import importlib.util
 import io
 import json
@@ -29,7 +30,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from metaclip.training import feed, flops, models, shapes
+from metaclip.training import batches, flops, models, rendered_shapes
 from metaclip.training import loop as looping
 from metaclip.training.stream import Stream
 from metaclip.training.train import train
@@ -119,8 +120,10 @@ def ours(case: Case) -> Timed:
         if case.options == "step":
             size = image_size(case.model)
             images = torch.randint(0, 256, (case.batch, size, size, 3), dtype=torch.uint8)
-            tokens = models.tokenizer(models.known(case.model))(["a photo of a dog"] * case.batch)
-            part = feed.Part(pinned(images, case.device), pinned(tokens, case.device), ["0" * 32] * case.batch)
+            tokens = models.import_open_clip().get_tokenizer(models.known(case.model))(
+                ["a photo of a dog"] * case.batch
+            )
+            part = batches.Part(pinned(images, case.device), pinned(tokens, case.device), ["0" * 32] * case.batch)
             made.append(Timed(Same(part), case))
         else:
             made.append(Timed(true(*given, **more), case))
@@ -137,9 +140,10 @@ def ours(case: Case) -> Timed:
         if case.options == "load":
             name = models.known(case.model)
             crop, _, _ = models.training_crop(models.create(name), recipe.crop)
-            stream = Stream(case.tars, transform=feed.Pixels(crop))
+            stream = Stream(case.tars, transform=functools.partial(batches.crop_to_bytes, crop))
             found = loader(
-                stream, case.batch, workers=case.workers, collate=feed.Tokens(models.tokenizer(name)),
+                stream, case.batch, workers=case.workers,
+                collate=functools.partial(batches.collate, models.import_open_clip().get_tokenizer(name)),
                 pin_memory=case.device != "cpu",
             )  # fmt: skip
             for _ in found:
@@ -223,7 +227,7 @@ def write_photos(folder: Path, n: int) -> None:
     for tar in range(32):
         files: list[tuple[str, Any]] = []
         for number in range(tar, n, 32):
-            image, _, caption = shapes.draw(0, number, side=256)
+            image, _, caption = rendered_shapes.draw(0, number, side=256)
             pixels = np.clip(np.asarray(image) + grain.normal(0, 12, (256, 256, 1)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(file := io.BytesIO(), "JPEG", quality=90)
             files += [(f"{number:09d}.jpg", file.getvalue()), (f"{number:09d}.json", {"uid": f"{number:032x}"}), (f"{number:09d}.txt", caption)]  # fmt: skip

@@ -414,7 +414,7 @@ def test_in_a_notebook(crawl: Path, tmp_path: Path) -> None:
         crawl, out=tmp_path / "pool", settings=ExtractSettings(identify=False), options=RunOptions(workers=1)
     )
     assert pool.funnel["pairs"] == 75
-    assert pool.lost == []
+    assert pool.record["lost"] == []
     assert random.Random(0).choice(rows(pool.path))["uid"]
 
 

@@ -39,7 +39,7 @@ def found(folder: Path, files: Files, run_keys: int, ranges: int, seed: int = 0)
         keys = KeyRunWriter(folder, f"{index:06d}", run_keys)
         for key in files[index]:
             keys.add(key)
-        keys.close()
+        keys.flush()
         assert sum(keys.runs) <= len(files[index])
         runs[f"{index:06d}"] = len(keys.runs)
     for key_range in order.sample(range(ranges), ranges):

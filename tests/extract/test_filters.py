@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from metaclip.extract.filters import MAX_URL, REASONS, BlockedWords, Filters, UrlList
+from metaclip.extract.filters import MAX_URL, REASONS, Filters, UrlList, blocked_words
 from metaclip.extract.urls import BaseUrl
 
 FILTERS = Filters(
@@ -12,7 +12,7 @@ FILTERS = Filters(
     max_text=20,
     blocked=UrlList.parse(["spam.example", "*.ads.example/ # comment", ""]),
     opted_out=UrlList.parse(["Artist.example", "https://e.org/mine.jpg", "# comment"]),
-    words=BlockedWords(["bad", "very rude", "ばか", "bad"]),
+    words=blocked_words(["bad", "very rude", "ばか", "bad"]),
 )
 PAGE = "https://page.example/dir/"
 

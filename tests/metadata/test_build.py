@@ -125,7 +125,7 @@ def write(home: Path, text: str) -> Path:
         ("total = 14", 'total = "many"', ["total is 'many'"]),
         ("total = 14", "total = 16", ["give 15 entries (10 number + 3 mine + 2 yours)", "total is 16"]),
         ('kind = "numbers"', 'kind = "nmbers"', ["sources]] 1", "kind is 'nmbers'", "numbers, list"]),
-        ('kind = "numbers"\n', "", ["sources]] 1", "'kind' is missing"]),
+        ('kind = "numbers"\n', "", ["sources]] 1", "missing: kind"]),
         ("last = 9", "lst = 9", ["unknown key 'lst'", "did you mean 'last'"]),
         ("last = 9", "first = 10\nlast = 9", ["0 <= first <= last"]),
         ("budget = 3", "budget = 9", ["'mine'", "has 4 new entries", "budget is 9"]),

@@ -18,7 +18,7 @@ from metaclip import Matcher, Metadata
 from metaclip.matching.text_rule import PAPER, TextRule
 from metaclip.metadata import build, lint
 from metaclip.metadata.entries import list_digest, shipped_list
-from metaclip.metadata.sources.explicit import is_explicit
+from metaclip.metadata.sources.words import is_explicit
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "metadata" / "english.toml"

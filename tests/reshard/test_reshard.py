@@ -20,8 +20,10 @@ from metaclip.pool.files import find_files
 from metaclip.pool.sorted_uids import SUBSET
 from metaclip.reshard import reshard as resharding
 from metaclip.reshard import shards as steps
+from metaclip.reshard.index import Names
 from metaclip.reshard.shards import ReshardSettings, SeenUids, Selection, ShardLayout, SharedUids, TarUses
 from metaclip.reshard.subset import Subset
+from metaclip.stage.stage import FinishedStage
 from tests.training.shards import read_tar, sample, uid, write_shards, write_tar
 
 ONE = RunOptions(workers=1)
@@ -34,9 +36,7 @@ def write_uids(path: Path, uids: Sequence[str]) -> Path:
     return path
 
 
-def reshard(
-    tars: Any, uids: Sequence[str], out: Path, size: int = 4, options: RunOptions = ONE
-) -> resharding.Resharded:
+def reshard(tars: Any, uids: Sequence[str], out: Path, size: int = 4, options: RunOptions = ONE) -> FinishedStage:
     subset = write_uids(out.parent / "subset.npy", uids)
     return resharding.reshard(tars, subset=subset, out=out, settings=ReshardSettings(shard_size=size), options=options)
 
@@ -163,7 +163,7 @@ def test_what_arrives_is_known_before_the_end(
         files = [file for place, n in enumerate(numbers) for file in sample(n, key=f"{place:03d}")]
         file = find_files(write_tar(folder / "tars" / f"{tar}.tar", files))[0]
         to = folder / f"{tar}.npy", folder / f"{tar}.run"
-        steps.select_samples(file, tar, subset, ReshardSettings().names, to)
+        steps.select_samples(file, tar, subset, Names(), to)
         picked.append(Selection.read(to[0]))
         runs.append(to[1])
     steps.share_uids(runs, subset, folder / "shared.npy", folder / "missing.npy")

@@ -25,7 +25,7 @@ from tests.training.shards import Content, jpeg, sample, uid, write_shards, writ
 
 def quick(path: Path, names: Names | None = None) -> Index | None:
     """Make an index at once; None where the tar is left to the walk."""
-    with path.open("rb", buffering=0) as tar:
+    with path.open("rb") as tar:
         return index_at_once(tar, find_files(path)[0], names or Names())
 
 

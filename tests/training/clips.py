@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from metaclip.training.models import Clip
-from metaclip.training.vision import import_torchvision
+from metaclip.training.models import Clip, import_torchvision
 
 CONFIG: dict[str, Any] = {
     "embed_dim": 32,
@@ -32,7 +31,7 @@ def make_clip(seed: int = 0, **over: Any) -> Clip:
 
 
 def write_clip(folder: Path, seed: int = 0) -> str:
-    """Write such a model to a folder; give the name by which open_clip opens it."""
+    """Write such a model to a folder; return the name by which open_clip opens it."""
     import torch
 
     folder.mkdir(parents=True, exist_ok=True)

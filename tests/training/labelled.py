@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from metaclip.training.shapes import CLASSES, draw
+from metaclip.training.rendered_shapes import CLASSES, draw
 from tests.training.shards import Content, write_tar
 
 
@@ -22,7 +22,7 @@ def png(number: int, seed: int = 5) -> bytes:
 
 
 def labelled(n: int, classes: int) -> list[tuple[int, int]]:
-    """Give the first n images (their numbers) of the first so many classes, with their labels."""
+    """Return the first n images of the first `classes` classes: their numbers, with their labels."""
     found: list[tuple[int, int]] = []
     number = 0
     while len(found) < n:
@@ -34,7 +34,7 @@ def labelled(n: int, classes: int) -> list[tuple[int, int]]:
 
 
 def class_files(images: Sequence[tuple[int, int]], begin: str = "test/") -> Iterator[tuple[str, bytes]]:
-    """Give images as files in folders of classes."""
+    """Yield images as files in folders of classes."""
     for number, label in images:
         yield f"{begin}{CLASSES[label].replace(' ', '_')}/{number:05d}.png", png(number)
 
@@ -69,5 +69,5 @@ def write_benchmark(folder: Path, images: Sequence[tuple[int, int]], per_tar: in
 
 
 def caption_lines(captions: Mapping[str, Sequence[str]]) -> str:
-    """Give captions as the lines of a metadata.jsonl."""
+    """Return captions as the lines of a metadata.jsonl."""
     return "".join(json.dumps({"file_name": name, "text": list(own)}) + "\n" for name, own in captions.items())

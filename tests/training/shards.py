@@ -15,7 +15,7 @@ Content = bytes | str | Mapping[str, Any]
 
 
 def bytes_of(content: Content) -> bytes:
-    """Give a member's bytes: JSON of an object, UTF-8 of a text."""
+    """Return the bytes of a member: JSON of an object, UTF-8 of a text."""
     if isinstance(content, bytes):
         return content
     return (content if isinstance(content, str) else json.dumps(content, indent=4)).encode()
@@ -56,12 +56,12 @@ def jpeg(number: int = 0, size: tuple[int, int] = (12, 10)) -> bytes:
 
 
 def uid(number: int) -> str:
-    """Give a uid as 32 hex digits; what they are does not grow with the number."""
+    """Return a uid as 32 hex digits; the order of uids is not that of the numbers."""
     return f"{random.Random(number).getrandbits(128):032x}"
 
 
 def sample(number: int, text: str | None = None, **fields: Any) -> list[tuple[str, Content]]:
-    """Give the members of a sample as img2dataset writes it with `--save_additional_columns '["uid"]'`."""
+    """Return the members of a sample as img2dataset writes it with `--save_additional_columns '["uid"]'`."""
     text = f"a photo of dog {number}" if text is None else text
     row = {"uid": uid(number), "caption": text, "url": f"https://example.org/{number}.jpg", "key": f"{number:09d}",
            "status": "success", "error_message": None, "width": 12, "height": 10, **fields}  # fmt: skip
@@ -69,7 +69,7 @@ def sample(number: int, text: str | None = None, **fields: Any) -> list[tuple[st
 
 
 def write_shards(folder: Path, sizes: Sequence[int], **fields: Any) -> list[Path]:
-    """Write tars of so many samples, numbered through all of them."""
+    """Write tars of the given numbers of samples, which are numbered through all tars."""
     paths, first = [], 0
     for index, size in enumerate(sizes):
         files = [file for number in range(first, first + size) for file in sample(number, **fields)]

@@ -118,7 +118,7 @@ def test_a_pool_on_disk(images: Path, tmp_path: Path) -> None:
     assert len(members) == 3 * len(pairs)
     for i, pair in enumerate(pairs):
         (image, data), (_, fields), (_, text) = members[3 * i : 3 * i + 3]
-        assert (image, data) == (f"{i:09d}.png", opened.images.read(pair.image))
+        assert (image, data) == (f"{i:09d}.png", opened.images[pair.image].read())
         assert text.decode() == json.loads(fields)["caption"] == pair.text
         assert pool.of[json.loads(fields)["uid"]] == (opened.classes[pair.label], pair.kind)
     before = {tar: tar.stat().st_mtime_ns for tar in pool.tars.iterdir()}

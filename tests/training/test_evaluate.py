@@ -25,14 +25,12 @@ import torch
 from metaclip.errors import LostInputs, MetaclipError
 from metaclip.training.evaluate import HELD_OUT, EvaluateOptions, Task, evaluate, measure, read_tasks, tasks_of
 from metaclip.training.evaluation import prompts
-from metaclip.training.evaluation.images import Files
-from metaclip.training.evaluation.opening import model_digest, open_model
 from metaclip.training.evaluation.results import read_results
-from metaclip.training.evaluation.sets import open_set
-from metaclip.training.shapes import CLASSES
+from metaclip.training.evaluation.sets import ImageFile, open_set
+from metaclip.training.models import import_torchvision, model_digest, open_model
+from metaclip.training.rendered_shapes import CLASSES
 from metaclip.training.train import train
 from metaclip.training.train_recipe import DataRecipe, TrainOptions, TrainRecipe
-from metaclip.training.vision import import_torchvision
 from tests import commands
 from tests.training.clips import CONFIG, make_clip, write_clip
 from tests.training.labelled import caption_lines, class_files, labelled, png, write_benchmark, write_files, write_zip
@@ -182,10 +180,10 @@ def test_a_task_that_cannot_be_done(folder: Path, tmp_path: Path) -> None:
     assert "\n" not in str(failed.value)
 
 
-class Fatal(Files):
-    """Images at whose sight the process dies, as one does that memory ran out for."""
+class Fatal(ImageFile):
+    """An image that kills the process which reads it, as a lack of memory does."""
 
-    def read(self, place: int) -> bytes:
+    def read(self) -> bytes:
         """Die."""
         os.kill(os.getpid(), signal.SIGKILL)
         return b""
@@ -194,8 +192,8 @@ class Fatal(Files):
 def test_a_process_that_dies(folder: Path) -> None:
     """Where a process that decodes is killed, one line says so."""
     opened = open_set(folder)
-    fatal = dataclasses.replace(opened, images=Fatal(folder, opened.images.names))
-    with pytest.raises(MetaclipError, match=r"^a process that decodes died .*fewer --workers") as error:
+    fatal = dataclasses.replace(opened, images=tuple(Fatal(*image) for image in opened.images))
+    with pytest.raises(MetaclipError, match=r"^a decoding process died .*fewer --workers") as error:
         measure(make_clip(), fatal, ("{c}",), workers=1)
     assert "\n" not in str(error.value)
 

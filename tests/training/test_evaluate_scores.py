@@ -20,7 +20,7 @@ pytest.importorskip("torch", reason="needs torch: pip install 'metaclip[train]'"
 import torch
 
 from metaclip.errors import MetaclipError
-from metaclip.training.evaluation import prompts, retrieval, zero_shot
+from metaclip.training.evaluation import prompts, scores
 from metaclip.training.evaluation.results import append_result, read_results
 
 pytestmark = pytest.mark.extra
@@ -32,11 +32,11 @@ pytestmark = pytest.mark.extra
 def test_scores_of_a_table() -> None:
     """Accuracy is over images, mean per class over classes that have images; the top five count where there are five."""
     found = np.array([[0, 1], [1, 0], [0, 1], [2, 0]])
-    figures, per_class = zero_shot.scores(found, np.array([0, 0, 0, 2]), ["a", "b", "c"])
+    figures, per_class = scores.accuracies(found, np.array([0, 0, 0, 2]), ["a", "b", "c"])
     assert figures == {"accuracy": 0.75, "mean_per_class": pytest.approx((2 / 3 + 1) / 2)}
     assert per_class == {"a": pytest.approx(2 / 3), "b": None, "c": 1.0}
     many = np.array([[4, 0, 1, 2, 3], [0, 1, 2, 3, 4]])
-    figures, _ = zero_shot.scores(many, np.array([3, 5]), list("abcdef"))
+    figures, _ = scores.accuracies(many, np.array([3, 5]), list("abcdef"))
     assert figures == {"accuracy": 0.0, "accuracy_top5": 0.5, "mean_per_class": 0.0}
 
 
@@ -45,7 +45,7 @@ def test_scores_by_their_definitions(rows: list[tuple[int, list[int]]]) -> None:
     """Accuracy as open_clip's trainer counts it, from logits; mean per class as scikit-learn defines balanced accuracy."""
     labels = np.array([label for label, _ in rows])
     order = np.array([order for _, order in rows])
-    figures, _ = zero_shot.scores(order[:, :5], labels, list("abcdef"))
+    figures, _ = scores.accuracies(order[:, :5], labels, list("abcdef"))
     logits = torch.tensor(-np.argsort(order, axis=1).astype(np.float32))
     hits = logits.topk(5, dim=1).indices == torch.tensor(labels)[:, None]
     assert figures["accuracy"] == hits[:, 0].sum().item() / len(rows)
@@ -58,7 +58,7 @@ def test_scores_by_their_definitions(rows: list[tuple[int, list[int]]]) -> None:
 
 
 def naive_recall(near: np.ndarray, own: np.ndarray, k: int) -> float:
-    """Give the part of rows with a right answer among the k nearest."""
+    """Return the share of rows with a right answer among the k nearest."""
     return float(np.mean([own[i][np.argsort(-near[i], kind="stable")[:k]].any() for i in range(len(near))]))
 
 
@@ -69,7 +69,7 @@ def test_recalls_are_counts_where_nothing_ties(texts: list[int], seed: int) -> N
     image_of = np.repeat(np.arange(len(texts)), texts)
     images, captions = draw.normal(size=(len(texts), 6)), draw.normal(size=(len(image_of), 6))
     own = image_of[None, :] == np.arange(len(texts))[:, None]
-    figures = retrieval.recalls(torch.tensor(images), torch.tensor(captions), torch.tensor(image_of))
+    figures = scores.recalls(torch.tensor(images), torch.tensor(captions), torch.tensor(image_of))
     near = images @ captions.T
     assert list(figures) == [f"{way}@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)]
     for k in (1, 5, 10):
@@ -83,14 +83,14 @@ def test_ties_are_taken_in_every_order_alike(right: int, wrong: int, ahead: int)
     for k in range(1, 7):
         orders = [[False] * ahead + list(one) for one in itertools.permutations([True] * right + [False] * wrong)]
         wanted = np.mean([any(order[:k]) for order in orders])
-        got = retrieval.hit_chance(np.array([ahead]), np.array([right]), np.array([wrong]), k)
+        got = scores.hit_chance(np.array([ahead]), np.array([right]), np.array([wrong]), k)
         assert got == pytest.approx([wanted])
 
 
 def test_a_model_that_says_one_thing_has_the_recall_of_chance() -> None:
     """One vector for everything finds nothing."""
     same = torch.ones(50, 4)
-    figures = retrieval.recalls(same, same, torch.arange(50))
+    figures = scores.recalls(same, same, torch.arange(50))
     assert figures == {
         f"{way}@{k}": pytest.approx(k / 50) for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)
     }
@@ -100,9 +100,9 @@ def test_recalls_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """How many scores are made at a time changes nothing."""
     torch.manual_seed(0)
     images, texts, image_of = torch.randn(23, 5), torch.randn(46, 5), torch.arange(46) // 2
-    whole = retrieval.recalls(images, texts, image_of)
-    monkeypatch.setattr(retrieval, "BLOCK", 100)
-    assert retrieval.recalls(images, texts, image_of) == whole
+    whole = scores.recalls(images, texts, image_of)
+    monkeypatch.setattr(scores, "BLOCK", 100)
+    assert scores.recalls(images, texts, image_of) == whole
 
 
 # -- prompts
@@ -140,10 +140,10 @@ def test_bad_templates(text: str, says: str, tmp_path: Path, monkeypatch: pytest
     assert str(error.value).startswith(says)
 
 
-def test_templates_that_are_not_there(tmp_path: Path) -> None:
+def test_templates_that_are_not_there() -> None:
     """A name that is neither ours nor a file's is told with ours."""
     with pytest.raises(MetaclipError, match="'pohto', which is no file and none of ours .name, photo."):
-        prompts.templates_of("pohto", tmp_path)
+        prompts.templates_of("pohto")
 
 
 # -- lines of results

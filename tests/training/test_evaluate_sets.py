@@ -16,7 +16,7 @@ pytest.importorskip("PIL", reason="needs Pillow: pip install 'metaclip[train]'")
 
 from metaclip.errors import MetaclipError
 from metaclip.training.evaluation.sets import EvaluationSet, open_set
-from metaclip.training.shapes import CLASSES
+from metaclip.training.rendered_shapes import CLASSES
 from tests.training.labelled import caption_lines, class_files, labelled, png, write_benchmark, write_files, write_zip
 from tests.training.shards import Content, write_tar
 
@@ -28,15 +28,15 @@ NAMES = "".join(f"{name}\n" for name in CLASSES[:4])
 
 
 def content(opened: EvaluationSet) -> list[tuple[bytes, str]]:
-    """Give each image's bytes and its class's name, in an order of their own."""
-    return sorted((opened.images.read(i), opened.classes[label]) for i, label in enumerate(opened.labels))
+    """Return the bytes of each image and the name of its class, sorted."""
+    return sorted((opened.images[i].read(), opened.classes[label]) for i, label in enumerate(opened.labels))
 
 
 EXPECTED = sorted((png(number), CLASSES[label]) for number, label in IMAGES)
 
 
 def bare(files: Mapping[str, Content]) -> dict[str, Content]:
-    """Take the split off the names."""
+    """Return files without the split in their names."""
     return {name.removeprefix("test/"): data for name, data in files.items()}
 
 
@@ -66,18 +66,18 @@ def test_one_set_in_every_layout(layout: str, tmp_path: Path) -> None:
     assert content(opened) == EXPECTED
     assert len(opened.images) == len(IMAGES)
     images = pickle.loads(pickle.dumps(opened.images))
-    assert [images.read(i) for i in range(3)] == [opened.images.read(i) for i in range(3)]
+    assert [image.read() for image in images[:3]] == [image.read() for image in opened.images[:3]]
 
 
 def test_classes_are_in_the_order_of_folders(tmp_path: Path) -> None:
     """As torchvision's ImageFolder: sorted folders; classnames.txt names them in that order, another file may too."""
-    from metaclip.training.vision import import_torchvision
+    from metaclip.training.models import import_torchvision
 
     folder = write_files(tmp_path / "set", FILES)
     oracle = import_torchvision().datasets.ImageFolder(os.fspath(folder / "test"))
     opened = open_set(folder)
     assert list(opened.classes) == [name.replace("_", " ") for name in oracle.classes]
-    assert [(opened.images.name(i), label) for i, label in enumerate(opened.labels)] == oracle.samples
+    assert [(str(image), label) for image, label in zip(opened.images, opened.labels, strict=True)] == oracle.samples
     write_files(folder, {"classnames.txt": "a\nb\r\nc\n d \n"})
     named = open_set(folder)
     assert named.classes == ("a", "b", "c", "d")
@@ -108,7 +108,7 @@ def test_captions_beside_images(form: str, split: str, tmp_path: Path) -> None:
     opened = open_set(write_zip(tmp_path / "s.zip", files) if form == "zip" else write_files(tmp_path / "s", files))
     assert opened.kind == "retrieval"
     assert opened.texts == (("a red circle", "a circle", "once more"), ("a blue square",), ("one", "two", "three"))
-    assert [opened.images.read(i) for i in range(3)] == list(CAPTIONED.values())
+    assert [image.read() for image in opened.images] == list(CAPTIONED.values())
 
 
 def test_pairs_by_id(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_pairs_by_id(tmp_path: Path) -> None:
     lines = "".join(json.dumps({"id": str(i), "text": f"text {i}", "url": "http://x"}) + "\n" for i in (1, 0))
     opened = open_set(write_zip(tmp_path / "s.zip", {"0.jpg": png(0), "1.jpg": png(1), "pairs.jsonl": lines}))
     assert opened.texts == (("text 1",), ("text 0",))
-    assert [opened.images.read(i) for i in range(2)] == [png(1), png(0)]
+    assert [image.read() for image in opened.images] == [png(1), png(0)]
 
 
 def test_captions_in_the_benchmarks_layout(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_what_the_benchmark_writes(tmp_path: Path) -> None:
     write_files(tmp_path, {"test/nshards.txt": f"{tars}\n", "classnames.txt": NAMES})
     opened = open_set(tmp_path)
     assert opened.labels == tuple(label for _, label in IMAGES)
-    images = [Image.open(io.BytesIO(opened.images.read(i))).tobytes() for i in range(len(IMAGES))]
+    images = [Image.open(io.BytesIO(image.read())).tobytes() for image in opened.images]
     assert images == [Image.open(io.BytesIO(png(number))).tobytes() for number, _ in IMAGES]
 
 
@@ -270,7 +270,7 @@ def test_cifar10_as_it_lies(data_folder: Path) -> None:
         "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
     )  # fmt: skip
     assert [opened.labels.count(label) for label in range(10)] == [1000] * 10
-    assert opened.images.read(0)[:2] == b"\xff\xd8"
+    assert opened.images[0].read()[:2] == b"\xff\xd8"
     train: Any = open_set(data_folder / "images" / "mnist_png.zip", "train")
     assert (len(train.images), train.classes) == (60_000, tuple("0123456789"))
 

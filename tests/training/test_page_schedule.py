@@ -19,7 +19,7 @@ SIZES = st.lists(st.integers(0, 90), min_size=1, max_size=24).filter(any)
 def walk(
     order: SampleOrder, schedule: PageSchedule, worker: int, at: Position, steps: int
 ) -> tuple[list[tuple[int, int, int]], Position]:
-    """Take so many samples of a worker, as the stream does."""
+    """Take `steps` samples of a worker, as the stream does."""
     taken: list[tuple[int, int, int]] = []
     while True:
         pages = schedule.pages(order, at.epoch, worker)

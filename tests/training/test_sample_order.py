@@ -13,7 +13,7 @@ SIZES = st.lists(st.integers(0, 90), min_size=1, max_size=24).filter(any)
 
 
 def everything(order: SampleOrder, epoch: int) -> list[tuple[int, int]]:
-    """Give the samples of an epoch in order."""
+    """Return the samples of an epoch in order."""
     pages = [order.page(epoch, number) for number in range(order.n_pages(epoch))]
     return [(tar, row) for tars, rows in pages for tar, row in zip(tars.tolist(), rows.tolist(), strict=True)]
 

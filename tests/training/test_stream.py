@@ -57,7 +57,7 @@ def uids_of(batches: Iterable[Batch]) -> list[str]:
 
 
 def take(loader: Loader, batches: int) -> list[list[str]]:
-    """Take so many batches, or what there is."""
+    """Return the uids of the next batches, or of those that are left."""
     return [batch.uids for batch in itertools.islice(loader, batches)]
 
 
@@ -150,7 +150,7 @@ if __name__ == "__main__":
 
 
 def kill_after(batches: int, out: Path, *arguments: object) -> tuple[list[list[str]], Any]:
-    """Go through a stream in a process of its own, killed (SIGKILL) after some batches: those that it had, and its last state."""
+    """Read a stream in another process, kill it (SIGKILL) after some batches; return the batches it had, and its last state."""
     process = subprocess.Popen(
         [sys.executable, "-c", KILLED, *map(str, (arguments[0], out, *arguments[1:]))], stderr=subprocess.DEVNULL
     )
@@ -358,7 +358,7 @@ def test_a_store(tars: Path) -> None:
 
 
 def noisy(image: Any) -> Any:
-    """Give what a transform draws: from torch and from `random`."""
+    """Return what a transform draws from torch and from `random`."""
     import random
 
     import torch

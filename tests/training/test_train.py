@@ -63,7 +63,7 @@ def weights(run: TrainRun | Path) -> dict[str, Any]:
 
 
 def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Tell whether tensors are the same to the bit, however deep they are."""
+    """Return whether all tensors are the same to the bit, however deeply they are nested."""
 
     def equal(a: Any, b: Any) -> bool:
         if isinstance(a, torch.Tensor):
@@ -78,9 +78,9 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def apart(one: dict[str, Any], other: dict[str, Any]) -> float:
-    """Give how far apart two models are, as a part of the way that training took them from their first weights.
+    """Return the distance of two models, relative to the distance that training moved them from their first weights.
 
-    Not the largest difference: where a gradient is all but 0, AdamW makes a step of what is rounding alone.
+    The largest difference would not do: where a gradient is almost 0, AdamW makes a step of rounding alone.
     """
     torch.manual_seed(0)
     first = models.create("tiny").state_dict()
@@ -137,9 +137,9 @@ def test_plain_open_clip_loads_it(tars: str, tmp_path: Path) -> None:
     open_clip = models.import_open_clip()
     run = train(tiny.recipe(tmp_path, tars), tmp_path / "run", options=CPU)
     ours = models.open_clip_of(run.path)
-    from metaclip.training import shapes
+    from metaclip.training import rendered_shapes
 
-    image, texts = shapes.draw(5, 5)[0], ["a red star", "a blue ring"]
+    image, texts = rendered_shapes.draw(5, 5)[0], ["a red star", "a blue ring"]
     pixels = ours.transform(image)[None]
     assert ours.name == "tiny"
     assert not ours.model.training
@@ -488,7 +488,9 @@ def test_refused(tars: str, tmp_path: Path) -> None:
     assert "is empty; give a run's curated.npy" in line("--subset", str(empty))
     assert "none of" in line("--subset", str(none))
     assert "none of" in line("--subset", str(none), "--workers", "1", "--overwrite")
-    assert "there is no device cuda:7" in refused("train", tiny.toml(made, path), "--out", out, "--device", "cuda:7")
+    assert "the device cuda:7 cannot be used (torch sees " in refused(
+        "train", tiny.toml(made, path), "--out", out, "--device", "cuda:7"
+    )
     assert "is a file; --out must be a folder" in refused("train", path, "--out", path, "--device", "cpu")
 
 

@@ -15,7 +15,9 @@ pytest.importorskip("PIL", reason="needs Pillow: pip install 'metaclip[train]'")
 
 import torch
 
-from metaclip.training import feed, flops, models, optimiser, shapes
+from metaclip.training import batches, flops, models, optimiser, rendered_shapes
+from metaclip.training.loop import add_gradients
+from metaclip.training.stream import Sample
 from metaclip.training.train_recipe import TrainRecipe
 from tests.training import tiny
 
@@ -49,8 +51,6 @@ def test_gradients_in_parts(sizes: tuple[int, ...], dropped: float, tmp_path: Pa
     """In parts the gradients and the loss are those of one graph over all parts, with patches dropped at random too."""
     from open_clip.loss import ClipLoss
 
-    from metaclip.training.step import Step
-
     # Eight patches would be too few to drop from: a larger image.
     model = model_of(tmp_path, f"tiny_drop_{dropped:g}", vision_cfg={"image_size": 32, "patch_dropout": dropped})
     images, tokens = torch.randn(12, 3, 32, 32, dtype=torch.float64), torch.randint(1, 49000, (12, 8))
@@ -63,8 +63,8 @@ def test_gradients_in_parts(sizes: tuple[int, ...], dropped: float, tmp_path: Pa
     expected, left = gradients(model), torch.get_rng_state()
 
     torch.manual_seed(1)
-    step = Step(model, ClipLoss(cache_labels=True), False, torch.device("cpu"))
-    loss = step.backward([lambda part=part: part for part in parts])
+    functions = [lambda part=part: part for part in parts]
+    loss = add_gradients(model, ClipLoss(cache_labels=True), functions, torch.device("cpu"), bf16=False)
     assert loss.item() == pytest.approx(oracle.item(), rel=1e-12)
     assert not loss.requires_grad
     found = gradients(model)
@@ -94,19 +94,17 @@ def test_pixels_are_open_clips(tmp_path: Path) -> None:
     open_clip = models.import_open_clip()
     model = models.create(models.known(tiny.write_model(tmp_path)))
     crop, mean, deviation = models.training_crop(model, 0.4)
-    images = [shapes.draw(3, n, side=40)[0] for n in range(6)]
+    images = [rendered_shapes.draw(3, n, side=40)[0] for n in range(6)]
     cfg = open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg)
     theirs = open_clip.transform.image_transform_v2(cfg, is_train=True, aug_cfg={"scale": (0.4, 1.0)})
     torch.manual_seed(0)
     expected = torch.stack([theirs(image) for image in images])
     torch.manual_seed(0)
-    tokens = feed.Tokens(lambda texts: torch.zeros(len(texts), 8))
-    from metaclip.training.stream import Sample
-
-    part = tokens([Sample(f"{n:032x}", "a dog", feed.Pixels(crop)(image)) for n, image in enumerate(images)])
+    samples = [Sample(f"{n:032x}", "a dog", batches.crop_to_bytes(crop, image)) for n, image in enumerate(images)]
+    part = batches.collate(lambda texts: torch.zeros(len(texts), 8), samples)
     assert part.images.dtype == torch.uint8
     assert part.uids[1] == f"{1:032x}"
-    made = feed.numbers(part.images, torch.tensor(mean).view(3, 1, 1), torch.tensor(deviation).view(3, 1, 1))
+    made = batches.to_floats(part.images, torch.tensor(mean).view(3, 1, 1), torch.tensor(deviation).view(3, 1, 1))
     assert torch.equal(made, expected)
     assert made.is_contiguous(memory_format=torch.channels_last)
 
@@ -226,7 +224,7 @@ def test_weights_of_another_model(tmp_path: Path) -> None:
     state = model.state_dict()
     path = tmp_path / "w.pt"
     torch.save({"state_dict": {f"module.{key}": value for key, value in state.items()}}, path)  # as open_clip's trainer
-    models.load_weights(name, model, path)
+    models.put_weights(name, model, models.load_tensors(path), "w.pt")
     for change, message in (
         ({"visual.conv1.weight": torch.zeros(2, 3)}, r"visual\.conv1\.weight is \[2, 3\], must be \[32, 3, 8, 8\]"),
         ({"visual.other": torch.zeros(2)}, r"it has a visual\.other"),
@@ -234,7 +232,7 @@ def test_weights_of_another_model(tmp_path: Path) -> None:
     ):
         torch.save({key: value for key, value in {**state, **change}.items() if value is not None}, path)
         with pytest.raises(models.MetaclipError, match=message):
-            models.load_weights(name, model, path)
+            models.put_weights(name, model, models.load_tensors(path), "w.pt")
 
 
 class Evil:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from metaclip.training import shapes
+from metaclip.training import rendered_shapes
 from metaclip.training.train_recipe import DataRecipe, TrainRecipe
 
 MODEL: dict[str, Any] = {
@@ -29,8 +29,8 @@ def write_model(folder: Path, name: str = "tiny", **changes: Any) -> str:
 
 
 def write_pairs(folder: Path, n: int = 128) -> str:
-    """Write pairs to train on; give their folder."""
-    shapes.write_pairs(folder, n)
+    """Write pairs to train on; return their folder."""
+    rendered_shapes.write_pairs(folder, n)
     return str(folder)
 
 

@@ -58,7 +58,7 @@ class Arm:
 
 
 def arms_of(study: Study) -> list[Arm]:
-    """Give the arms of a study, in the table's order."""
+    """Return the arms of a study, in the table's order."""
     balanced = [Arm(way, t) for way in ("offline", "online") for t in study.ts]
     return [Arm("raw"), Arm("matched"), *balanced]
 
@@ -85,7 +85,7 @@ def curated(place: Place, pool: Pool, seed: int, t: float) -> Run:
 
 
 def recipe_of(arm: Arm, study: Study, place: Place, pool: Pool, seed: int, run: Run | None) -> TrainRecipe:
-    """Give the recipe by which an arm is trained."""
+    """Return the recipe by which an arm is trained."""
     data = DataRecipe(tars=os.fspath(pool.tars), seed=seed)
     if run is not None and arm.way == "online":
         data = dataclasses.replace(data, balance=os.fspath(run.path))
@@ -98,7 +98,7 @@ def recipe_of(arm: Arm, study: Study, place: Place, pool: Pool, seed: int, run: 
 
 
 def do_arm(arm: Arm, study: Study, place: Place, pool: Pool, seed: int, say: Say) -> dict[str, Any]:
-    """Train and evaluate an arm, or give what came of it before."""
+    """Train and evaluate an arm, or return its earlier result."""
     folder = place.folder / f"seed-{seed}" / arm.name.replace(" ", "-")
     run = None if arm.way == "raw" else curated(place, pool, seed, EVERYTHING if arm.t is None else arm.t)
     determined = {name: value for name, value in dataclasses.asdict(study).items() if name not in ("seeds", "ts")}
@@ -138,7 +138,7 @@ def do_arm(arm: Arm, study: Study, place: Place, pool: Pool, seed: int, say: Say
 
 
 def figures(per_class: Mapping[str, float], ranked: tuple[str, ...]) -> dict[str, float]:
-    """Give the mean accuracy of all classes, of the more frequent half of them, and of the rarer half."""
+    """Return the mean accuracy of all classes, of the more frequent half of them, and of the rarer half."""
     half = len(ranked) // 2
 
     def mean(names: tuple[str, ...]) -> float:

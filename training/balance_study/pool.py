@@ -62,7 +62,7 @@ class PoolSettings:
     """The part of all pairs that are junk."""
 
     def pairs(self, classes: int) -> list[int]:
-        """Give the pairs of each rank."""
+        """Return the pairs of each rank."""
         return [max(1, round(self.head / rank**self.exponent)) for rank in range(1, classes + 1)]
 
 
@@ -88,7 +88,7 @@ class Pool(NamedTuple):
 def plan(
     labels: Sequence[int], classes: Sequence[str], settings: PoolSettings, seed: int
 ) -> tuple[list[int], list[Pair]]:
-    """Give the classes by rank, and the pairs in the pool's order. Raise MetaclipError where there are too few images."""
+    """Return the classes by rank, and the pairs in the pool's order. Raise MetaclipError if there are too few images."""
     chance = random.Random(f"balance study {seed}")
     ranked = list(range(len(classes)))
     chance.shuffle(ranked)
@@ -133,7 +133,7 @@ def _unmatched(chance: random.Random) -> str:
 
 
 def uid_of(seed: int, image: int) -> str:
-    """Give a pair's uid, 32 hex digits."""
+    """Return the uid of a pair, 32 hex digits."""
     return hashlib.md5(f"balance study {seed} {image}".encode()).hexdigest()
 
 
@@ -162,10 +162,10 @@ def write_pool(folder: Path, opened: EvaluationSet, settings: PoolSettings, seed
 def _write_tar(path: Path, opened: EvaluationSet, pairs: Sequence[Pair], first: int, seed: int) -> None:
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for number, pair in enumerate(pairs, first):
-            suffix = opened.images.name(pair.image).rpartition(".")[2]
+            suffix = str(opened.images[pair.image]).rpartition(".")[2]
             fields: dict[str, Any] = {"uid": uid_of(seed, pair.image), "caption": pair.text, "status": "success"}
             for ending, data in (
-                (suffix, opened.images.read(pair.image)),
+                (suffix, opened.images[pair.image].read()),
                 ("json", json.dumps(fields).encode()),
                 ("txt", pair.text.encode()),
             ):

@@ -55,7 +55,7 @@ class Row:
 
 
 def summarise(results: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """Give a row for each arm, in the order in which they come."""
+    """Return a row for each arm, in the order of the arms."""
     by_arm: dict[str, dict[int, Mapping[str, Any]]] = {}
     for result in results:
         by_arm.setdefault(result["arm"], {})[result["seed"]] = result

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import importlib
 import json
 import re
 import time
@@ -21,12 +20,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from metaclip.engine.progress import Progress
-from metaclip.errors import MetaclipError
-from metaclip.metadata.candidates import Candidates, check_minimums
+from metaclip.errors import MetaclipError, import_extra
+from metaclip.metadata.candidates import Candidates
 from metaclip.metadata.sources.casing import without_parentheses
+from metaclip.recipe import check_minimums
 from metaclip.storage.download import user_agent
 
-LICENCE: Final = "CC BY-SA 4.0"
 _ARTICLE: Final = 0
 _CATEGORY: Final = 14
 _RETRIES: Final = 5
@@ -70,18 +69,6 @@ class CategorySettings:
                 raise ValueError(f"{name} is no regular expression ({error})") from None
 
 
-@dataclass
-class CategoryWalk:
-    """What a walk found."""
-
-    articles: dict[str, int]
-    """The depth of each article, by title, in order."""
-    categories: int = 0
-    """Number of categories that were walked."""
-    others: int = 0
-    """Number of members that are neither articles nor categories."""
-
-
 def candidates(settings: CategorySettings, *, retry_wait: float = 1.0) -> Candidates:
     """Walk the category and return the titles of its articles, nearest first, without scores.
 
@@ -93,26 +80,26 @@ def candidates(settings: CategorySettings, *, retry_wait: float = 1.0) -> Candid
         Progress(settings.category, None, unit="requests") as progress,
         contextlib.closing(_Wiki(settings, retry_wait, progress)) as wiki,
     ):
-        walk = _walk(wiki, settings)
-    titles = [title for title in walk.articles if not _is_excluded(title, settings.exclude)]
+        articles, categories, others = _walk(wiki, settings)
+    titles = [title for title in articles if not _is_excluded(title, settings.exclude)]
     depths: dict[str, int] = {}
     for title in titles:
-        depths.setdefault(without_parentheses(title) if settings.drop_tails else title, walk.articles[title])
-    entries, excluded = list(depths)[: settings.limit], len(walk.articles) - len(titles)
+        depths.setdefault(without_parentheses(title) if settings.drop_tails else title, articles[title])
+    entries, excluded = list(depths)[: settings.limit], len(articles) - len(titles)
     if not entries:
         raise MetaclipError(
             f"the category {settings.category!r} of {wiki.address} has no articles down to depth {settings.depth} "
-            f"({walk.categories} categories, {excluded} titles excluded); check its name"
+            f"({categories} categories, {excluded} titles excluded); check its name"
         )
     by_depth = collections.Counter(depths[entry] for entry in entries)
     facts = {
-        "licence": LICENCE,
+        "licence": "CC BY-SA 4.0",
         "api": wiki.address,
         "category": settings.category,
-        "categories": walk.categories,
+        "categories": categories,
         "requests": wiki.requests,
-        "articles": len(walk.articles),
-        "left_out": {"excluded titles": excluded, "members that are no articles": walk.others},
+        "articles": len(articles),
+        "left_out": {"excluded titles": excluded, "members that are no articles": others},
         "entries_by_depth": [by_depth[depth] for depth in range(settings.depth + 1)],
     }
     return Candidates.of(entries, facts)
@@ -122,15 +109,20 @@ def _is_excluded(name: str, pattern: str) -> bool:
     return bool(pattern) and re.fullmatch(pattern, name) is not None
 
 
-def _walk(wiki: _Wiki, settings: CategorySettings) -> CategoryWalk:
-    """Walk a category level by level."""
-    walk, level = CategoryWalk({}), ["Category:" + settings.category.removeprefix("Category:").strip()]
+def _walk(wiki: _Wiki, settings: CategorySettings) -> tuple[dict[str, int], int, int]:
+    """Walk a category level by level.
+
+    Return the depth of each article by title, in order; the number of categories walked; and the number of members that are
+    neither articles nor categories.
+    """
+    depths, categories, others = dict[str, int](), 0, 0
+    level = ["Category:" + settings.category.removeprefix("Category:").strip()]
     seen = set(level)
     for depth in range(settings.depth + 1):
         articles, subcategories = set[str](), set[str]()
         for name in level:
-            walk.categories += 1
-            if walk.categories > settings.max_categories:
+            categories += 1
+            if categories > settings.max_categories:
                 raise MetaclipError(
                     f"the category {settings.category!r} has more than {settings.max_categories} categories down to depth "
                     f"{depth}; lower depth, name exclude_categories, or raise max_categories"
@@ -139,23 +131,21 @@ def _walk(wiki: _Wiki, settings: CategorySettings) -> CategoryWalk:
                 if namespace == _ARTICLE:
                     articles.add(title)
                 elif namespace != _CATEGORY:
-                    walk.others += 1
+                    others += 1
                 elif not _is_excluded(title.partition(":")[2], settings.exclude_categories):
                     subcategories.add(title)
-        walk.articles |= dict.fromkeys(sorted(articles - walk.articles.keys()), depth)
+        depths |= dict.fromkeys(sorted(articles - depths.keys()), depth)
         level = sorted(subcategories - seen)
         seen |= subcategories
-    return walk
+    return depths, categories, others
 
 
 class _Wiki:
     """A client of a MediaWiki, by wikipedia-api: one request at a time, with a wait before each but the first."""
 
     def __init__(self, settings: CategorySettings, retry_wait: float, progress: Progress) -> None:
-        try:
-            self._package, httpx = importlib.import_module("wikipediaapi"), importlib.import_module("httpx")
-        except ImportError:
-            raise MetaclipError("walking a category needs wikipedia-api; pip install 'metaclip[build]'") from None
+        self._package = import_extra("wikipediaapi", "build", "walking a category")
+        httpx = import_extra("httpx", "build", "walking a category")
         self.address = settings.api or f"https://{settings.language}.wikipedia.org/w/api.php"
         self.requests = 0
         wiki, address = self, httpx.URL(self.address)

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any, Final
 from xml.etree.ElementTree import ParseError
 
-from metaclip.errors import MetaclipError, one_line
+from metaclip.errors import MetaclipError, import_extra, one_line
 from metaclip.metadata.sources import bzip2
 from metaclip.metadata.sources.bzip2 import Block
-from metaclip.metadata.sources.wikitext import NamespaceNames, import_parser
+from metaclip.metadata.sources.wikitext import NamespaceNames
 from metaclip.storage.download import PublishedFile, RetryPolicy, fetch
 from metaclip.storage.files import read_json
 
@@ -156,7 +156,7 @@ def _check_file(path: Path, wiki: str) -> DumpFile:
 
 def _read_head(path: Path) -> DumpFile:
     """Read a file's head, up to the end of <siteinfo>."""
-    mwxml = _import_mwxml()
+    mwxml = import_extra("mwxml", "build", "reading a dump")
     text = b""
     for block in bzip2.blocks(path):
         text += block.text
@@ -190,7 +190,7 @@ def pages(path: Path, start: int, stop: int) -> Iterator[Page]:
 
     Raise MetaclipError if the file is cut off or damaged, or is not a dump of newest revisions.
     """
-    mwxml = _import_mwxml()
+    mwxml = import_extra("mwxml", "build", "reading a dump")
     for xml in _whole_pages(path, bzip2.blocks(path, start), 8 * stop):
         try:
             for page in mwxml.Dump.from_file(io.BytesIO(_DUMP_OPEN + xml + _DUMP_CLOSE)):
@@ -244,9 +244,3 @@ def _is_end_of_dump(text: bytes) -> bool:
 
 def _cut_off(path: Path) -> MetaclipError:
     return MetaclipError(f"{path} is cut off: its text does not end with {_DUMP_CLOSE.decode()}; fetch it again")
-
-
-def _import_mwxml() -> Any:
-    for name in ("mwxml.element_iterator", "mwxml.errors"):
-        import_parser(name)
-    return import_parser("mwxml")

@@ -19,11 +19,12 @@ import dataclasses
 import importlib.metadata
 import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from metaclip.engine.contract import Engine, PortableStep, ProgressCallback
@@ -31,11 +32,11 @@ from metaclip.engine.progress import Progress
 from metaclip.errors import MetaclipError
 from metaclip.metadata.sources import dump, wikitext
 from metaclip.metadata.sources.dump import DumpFile
-from metaclip.metadata.sources.string_counts import BYTES_PER_KEY, StringCounter, merge_runs, sum_counts
+from metaclip.metadata.sources.string_counts import BYTES_PER_KEY, StringCounter, merge_runs, read_run
 from metaclip.stage import funnel as funnels
 from metaclip.stage.folder import Folder
 from metaclip.stage.runner import RunOptions, Task, run
-from metaclip.stage.stage import Stage, StageSpec
+from metaclip.stage.stage import FinishedStage, Stage, StageSpec
 from metaclip.storage.files import atomic_write, file_digest
 
 UNIGRAMS: Final = "unigrams.parquet"
@@ -62,26 +63,16 @@ class DumpShard:
     stop: int
 
 
-@dataclasses.dataclass(frozen=True)
-class DumpCounts:
-    """A finished count."""
+def open_counts(folder: str | os.PathLike[str]) -> FinishedStage:
+    """Open a finished count. Raise MetaclipError if there is none.
 
-    folder: Path
-    record: Mapping[str, Any]
-
-    @property
-    def tokens(self) -> int:
-        """The sum of all counts of words: N of the paper."""
-        return int(self.record["tokens"])
-
-
-def open_counts(folder: str | os.PathLike[str]) -> DumpCounts:
-    """Open a finished count. Raise MetaclipError if there is none."""
+    The `tokens` of its record are the sum of all counts of words, N of the paper.
+    """
     found = Folder(folder)
     record = found.manifest.get("stages", {}).get(DUMP.name)
     if not record or not all((found / name).is_file() for name in OUTPUTS):
         raise MetaclipError(f"{folder} holds no finished count of a dump; name the dump too, with the key dump")
-    return DumpCounts(found.path, record)
+    return FinishedStage(found.path, record)
 
 
 def read_redirects(counts: Path) -> pa.Table:
@@ -105,7 +96,7 @@ def count(
     engine: Engine | None = None,
     memory: int = MEMORY,
     shard_bytes: int = SHARD_BYTES,
-) -> DumpCounts:
+) -> FinishedStage:
     """Count a dump (a file, a folder or a pattern) into a folder, or continue where an earlier call stopped.
 
     `engine` runs the shards, by default in processes of this machine; `memory` bounds the counts in memory, in bytes. Raise
@@ -140,7 +131,7 @@ def count(
             _count_shards(stage, files, shards, options, memory)
             record = _combine(stage, files, shards, parser)
         stage.remove_partials()
-    return DumpCounts(folder.path, record)
+    return FinishedStage(folder.path, record)
 
 
 def _count_shards(
@@ -215,7 +206,7 @@ def _combine(stage: Stage, files: Sequence[DumpFile], shards: Sequence[DumpShard
     funnels.check(funnel, "pages", REASONS, "article")
     for output in (UNIGRAMS, BIGRAMS):
         merge_runs([stage.path / f"{shard.name}.{output}" for shard in shards], folder / output)
-    tokens = sum_counts(folder / UNIGRAMS)
+    tokens = sum(pc.sum(table["count"]).as_py() for table in read_run(folder / UNIGRAMS))
     if not tokens:
         raise MetaclipError(f"{files[0].path}: none of the {funnel['pages']} pages is an article with a word in it")
     with (

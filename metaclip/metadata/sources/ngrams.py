@@ -22,14 +22,15 @@ import pyarrow.compute as pc
 
 from metaclip.engine.contract import Engine
 from metaclip.errors import MetaclipError
-from metaclip.metadata.candidates import Candidates, check_minimums
+from metaclip.metadata.candidates import Candidates
 from metaclip.metadata.sources import dump, dump_count
-from metaclip.metadata.sources.dump_count import BIGRAMS, UNIGRAMS, DumpCounts
+from metaclip.metadata.sources.dump_count import BIGRAMS, UNIGRAMS
 from metaclip.metadata.sources.string_counts import SCHEMA, best_first, pmi, read_frequent, rechunk
+from metaclip.recipe import check_minimums
+from metaclip.stage.stage import FinishedStage
 
 NgramKind = Literal["unigram", "bigram"]
 
-LICENCE: Final = "CC BY-SA 4.0"
 _PAIRS: Final = 1 << 21
 """Number of pairs in a look-up, each of which builds the hash table of the words again."""
 
@@ -85,18 +86,18 @@ def candidates(
         if settings.url is not None:
             dump.download(settings.url, Path(settings.dump), contact=settings.contact)
         counts = dump_count.count(settings.dump, settings.wiki, settings.counts, engine=engine, memory=memory)
-    words = read_frequent(counts.folder / UNIGRAMS, settings.min_count)
+    words = read_frequent(counts.path / UNIGRAMS, settings.min_count)
     best, passed = best_first(words if kind == "unigram" else _bigrams(counts, settings), settings.limit)
     record = counts.record
     if not len(best):
         thresholds = {"min_count": settings.min_count, "min_pmi": settings.min_pmi, "min_npmi": settings.min_npmi}
         rule = ", ".join(f"{key} = {value}" for key, value in thresholds.items() if value is not None)
         raise MetaclipError(
-            f"none of the {record[f'{kind}s']:,} {kind}s of {counts.folder} passes {rule} "
-            f"({counts.tokens:,} words in all); lower these, or count a larger dump"
+            f"none of the {record[f'{kind}s']:,} {kind}s of {counts.path} passes {rule} "
+            f"({record['tokens']:,} words in all); lower these, or count a larger dump"
         )
     facts = {
-        "licence": LICENCE,
+        "licence": "CC BY-SA 4.0",
         "passed": passed,
         "left_out": {"below the thresholds": record[f"{kind}s"] - passed},
         **{key: record[key] for key in ("wiki", "language", "schema", "parser", "dump", "tokens", f"{kind}s")},
@@ -105,21 +106,18 @@ def candidates(
     return Candidates(best["key"].combine_chunks(), best["score"].combine_chunks(), facts)
 
 
-def _bigrams(counts: DumpCounts, settings: NgramSettings) -> Iterator[pa.Table]:
+def _bigrams(counts: FinishedStage, settings: NgramSettings) -> Iterator[pa.Table]:
     # No pair is more frequent than its words, so words below its minimum count are not needed.
     words = pa.concat_tables(
-        table.select(SCHEMA.names) for table in read_frequent(counts.folder / UNIGRAMS, settings.min_count)
+        table.select(SCHEMA.names) for table in read_frequent(counts.path / UNIGRAMS, settings.min_count)
     )
+    least_pmi, least_npmi = (-np.inf if least is None else least for least in (settings.min_pmi, settings.min_npmi))
     keys, word_counts = words["key"].combine_chunks(), words["count"].to_numpy()
-    for table in rechunk(read_frequent(counts.folder / BIGRAMS, settings.min_count), _PAIRS):
+    for table in rechunk(read_frequent(counts.path / BIGRAMS, settings.min_count), _PAIRS):
         both = pc.split_pattern(table["key"], " ").combine_chunks().flatten()
         rows = pc.index_in(both, value_set=keys).to_numpy().reshape(-1, 2)
         c12 = table["count"].to_numpy()
-        information, normalised = pmi(c12, word_counts[rows[:, 0]], word_counts[rows[:, 1]], counts.tokens)
-        keep = np.ones(len(table), bool)
-        if settings.min_pmi is not None:
-            keep &= information >= settings.min_pmi
-        if settings.min_npmi is not None:
-            keep &= normalised >= settings.min_npmi
+        information, normalised = pmi(c12, word_counts[rows[:, 0]], word_counts[rows[:, 1]], counts.record["tokens"])
+        keep = (information >= least_pmi) & (normalised >= least_npmi)
         score = {"count": c12.astype(np.float64), "pmi": information, "npmi": normalised}[settings.rank]
         yield table.set_column(2, "score", pa.array(score)).filter(pa.array(keep))

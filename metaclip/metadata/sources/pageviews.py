@@ -33,7 +33,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -42,7 +42,7 @@ from metaclip.engine.contract import Engine, ProgressCallback
 from metaclip.engine.local import Local
 from metaclip.engine.progress import Progress
 from metaclip.errors import MetaclipError, one_line
-from metaclip.metadata.candidates import Candidates, check_minimums
+from metaclip.metadata.candidates import Candidates
 from metaclip.metadata.sources import dump_count
 from metaclip.metadata.sources.casing import PARENTHESES
 from metaclip.metadata.sources.string_counts import (
@@ -54,13 +54,13 @@ from metaclip.metadata.sources.string_counts import (
     read_run,
     rechunk,
 )
+from metaclip.recipe import check_minimums
 from metaclip.stage import funnel as funnels
 from metaclip.stage.stage import digest_of
 from metaclip.storage import download
 from metaclip.storage.download import PublishedFile, RetryPolicy
 from metaclip.storage.files import disk_errors, file_digest, scratch
 
-LICENCE: Final = "CC0 1.0"
 REASONS: Final = ("missing_fields", "other_domain", "below_min_hour", "invalid_utf8", "not_a_title", "other_namespace")
 """Why a line is not counted, in the order of the checks; the other lines are `counted`."""
 _NAME: Final = "pageviews-????????-??0000.gz"
@@ -142,17 +142,6 @@ def hourly_files(settings: PageviewSettings) -> list[PublishedFile]:
     ]
 
 
-class FileCounts(NamedTuple):
-    """The counts of an hourly file."""
-
-    run: Path
-    """The views of each title, a run of `metaclip.metadata.sources.string_counts`."""
-    funnel: dict[str, int]
-    """The number of lines by what became of them."""
-    digest: str
-    """The sha256 of the file."""
-
-
 def candidates(
     settings: PageviewSettings,
     *,
@@ -184,7 +173,7 @@ def candidates(
             f"{funnel['below_min_hour']:,} below {settings.min_hour} views; check domain, min_hour and min_sum"
         )
     facts = {
-        "licence": LICENCE,
+        "licence": "CC0 1.0",
         "domain": settings.domain,
         "files": len(paths),
         "first_file": paths[0].name,
@@ -226,7 +215,7 @@ def _count_files(
     """Add the views of all files up into one run, `merged`; return the funnel of lines, and a digest of the files."""
     bound = max(1, memory // min(engine.workers, len(paths)) // BYTES_PER_KEY)
     step = functools.partial(count_file, settings=settings, folder=merged.parent, bound=bound)
-    counted: dict[Path, FileCounts] = {}
+    counted: dict[Path, tuple[Path, dict[str, int], str]] = {}
     with (
         Progress("pageviews", len(paths), unit="files") as progress,
         contextlib.closing(engine.map(step, paths, holds_gil=True)) as results,
@@ -236,16 +225,20 @@ def _count_files(
                 raise result
             counted[path] = result
             progress.advance(1, 0)
-    funnel = funnels.add(counted[path].funnel for path in paths)
+    runs, file_funnels, digests = zip(*(counted[path] for path in paths), strict=True)
+    funnel = funnels.add(file_funnels)
     funnels.check(funnel, "lines", REASONS, "counted")
-    merge_runs([counted[path].run for path in paths], merged)
-    return funnel, digest_of([(path.name, counted[path].digest) for path in paths])
+    merge_runs(runs, merged)
+    return funnel, digest_of([(path.name, digest) for path, digest in zip(paths, digests, strict=True)])
 
 
 def count_file(
     path: Path, progress: ProgressCallback, *, settings: PageviewSettings, folder: Path, bound: int
-) -> FileCounts:
-    """Count the cells of an hourly file into a run in `folder`, holding about `bound` titles in memory."""
+) -> tuple[Path, dict[str, int], str]:
+    """Count the cells of an hourly file into a run in `folder`, holding about `bound` titles in memory.
+
+    Return the run (`metaclip.metadata.sources.string_counts`), the funnel of lines, and the sha256 of the file.
+    """
     run, funnel = folder / f"{path.name}.parquet", dict.fromkeys(("lines", *REASONS, "counted"), 0)
     counter = StringCounter(run, bound)
     try:
@@ -258,7 +251,7 @@ def count_file(
         raise MetaclipError(f"{path} has no lines; remove it and fetch it again")
     counter.finish()
     with path.open("rb") as packed:
-        return FileCounts(run, funnel, file_digest(packed))
+        return run, funnel, file_digest(packed)
 
 
 def _cells(lines: Iterable[bytes], settings: PageviewSettings, funnel: dict[str, int]) -> Iterator[tuple[str, int]]:

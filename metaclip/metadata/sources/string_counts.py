@@ -146,11 +146,6 @@ def read_frequent(path: Path, min_count: int) -> Iterator[pa.Table]:
         yield frequent.append_column("score", frequent["count"].cast(pa.float64()))
 
 
-def sum_counts(path: Path) -> int:
-    """Return the sum of all counts of a run."""
-    return sum(pc.sum(table["count"]).as_py() for table in read_run(path))
-
-
 def rechunk(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
     """Yield the same rows in tables of at least `rows` rows, except for the last one; skip empty tables."""
     held: list[pa.Table] = []

@@ -18,12 +18,11 @@ Cost on one core: 5 MB/s of wikitext, most of it for the tokens; `strip_code` ma
 from __future__ import annotations
 
 import html
-import importlib
 import re
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, Final, NamedTuple
 
-from metaclip.errors import MetaclipError, one_line
+from metaclip.errors import import_extra, one_line
 
 _DROPPED_TAGS: Final = frozenset(
     (
@@ -71,10 +70,12 @@ def extractor(names: NamespaceNames) -> Callable[[str], str]:
 
     Raise MetaclipError if the parser is not installed.
     """
-    parser = import_parser("mwparserfromhell.parser")
+    parser, python, tokens = (
+        import_extra(f"mwparserfromhell.parser{part}", "build", "reading a dump")
+        for part in ("", ".tokenizer", ".tokens")
+    )
     # A wheel without the compiled part has a tokenizer in Python.
-    tokenizer = parser.CTokenizer or import_parser("mwparserfromhell.parser.tokenizer").Tokenizer
-    types = _TokenTypes.of(import_parser("mwparserfromhell.parser.tokens"))
+    tokenizer, types = parser.CTokenizer or python.Tokenizer, _TokenTypes.of(tokens)
 
     def extract(wikitext: str) -> str:
         try:
@@ -86,26 +87,13 @@ def extractor(names: NamespaceNames) -> Callable[[str], str]:
     return extract
 
 
-def import_parser(name: str) -> Any:
-    """Import a module of a parser of dumps. Raise MetaclipError if the parser is not installed."""
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise MetaclipError(f"reading a dump needs {name.partition('.')[0]}; pip install 'metaclip[build]'") from None
-
-
 class _TokenTypes(NamedTuple):
-    """The classes of the parser's tokens, looked up once."""
+    """The parser's module of the classes of tokens, and those that open, close, or open and are dropped with their content."""
 
-    text: Any
+    module: Any
     opening: frozenset[Any]
     closing: frozenset[Any]
     dropped: frozenset[Any]
-    heading: frozenset[Any]
-    wikilink: tuple[Any, Any, Any]
-    url: tuple[Any, Any, Any]
-    entity: tuple[Any, Any, Any]
-    tag: tuple[Any, Any, Any, Any]
 
     @classmethod
     def of(cls, t: Any) -> _TokenTypes:
@@ -115,23 +103,16 @@ class _TokenTypes(NamedTuple):
             t.TemplateClose, t.ArgumentClose, t.CommentEnd, t.WikilinkClose, t.ExternalLinkClose, t.HTMLEntityEnd,
             t.HeadingEnd, t.TagCloseSelfclose, t.TagCloseClose,
         }  # fmt: skip
-        return cls(
-            t.Text, frozenset(opening | dropped), frozenset(closing), frozenset(dropped),
-            frozenset((t.HeadingStart, t.HeadingEnd)),
-            (t.WikilinkOpen, t.WikilinkSeparator, t.WikilinkClose),
-            (t.ExternalLinkOpen, t.ExternalLinkSeparator, t.ExternalLinkClose),
-            (t.HTMLEntityStart, t.HTMLEntityHex, t.HTMLEntityEnd),
-            (t.TagOpenOpen, t.TagCloseOpen, t.TagCloseSelfclose, t.TagOpenClose),
-        )  # fmt: skip
+        return cls(t, frozenset(opening | dropped), frozenset(closing), frozenset(dropped))
 
 
 def _text_of(tokens: Iterator[Any], types: _TokenTypes, names: NamespaceNames) -> str:
     """Return the text of an article's tokens, which are well nested, in one pass without recursion."""
-    text, dropped, heading = types.text, types.dropped, types.heading
-    link_open, link_bar, link_close = types.wikilink
-    url_open, url_bar, url_close = types.url
-    entity = types.entity[0]
-    tag_open, tag_body, _, tag_close = types.tag
+    t, dropped = types.module, types.dropped
+    text, entity, heading = t.Text, t.HTMLEntityStart, (t.HeadingStart, t.HeadingEnd)
+    link_open, link_bar, link_close = t.WikilinkOpen, t.WikilinkSeparator, t.WikilinkClose
+    url_open, url_ends = t.ExternalLinkOpen, (t.ExternalLinkSeparator, t.ExternalLinkClose)
+    tag_open, tag_body, tag_close = t.TagOpenOpen, t.TagCloseOpen, t.TagOpenClose
     out: list[str] = []
     links: list[tuple[int, str | None]] = []  # of each open link: its beginning in `out`, and its title, once read
     line_ends: list[str] = []  # what each open tag ends with
@@ -164,7 +145,7 @@ def _text_of(tokens: Iterator[Any], types: _TokenTypes, names: NamespaceNames) -
         elif kind is entity:
             out.append(_entity(tokens, types))
         elif kind is url_open:
-            _skip_to(tokens, (url_bar, url_close), types)
+            _skip_to(tokens, url_ends, types)
         elif kind in heading:
             out.append("\n")
     return "".join(out)
@@ -196,19 +177,18 @@ def _skip_to(tokens: Iterator[Any], ends: Collection[Any], types: _TokenTypes) -
 
 def _tag_head(tokens: Iterator[Any], types: _TokenTypes) -> tuple[str, Any]:
     """Read the head of a tag; return its lower-case name, and the type of the token that ends the head."""
-    first = next(tokens)
-    name = first["text"].strip().lower() if type(first) is types.text else ""
-    return name, _skip_to(tokens, types.tag[1:3], types)
+    t, first = types.module, next(tokens)
+    name = first["text"].strip().lower() if type(first) is t.Text else ""
+    return name, _skip_to(tokens, (t.TagCloseOpen, t.TagCloseSelfclose), types)
 
 
 def _entity(tokens: Iterator[Any], types: _TokenTypes) -> str:
     """Read an entity; return its character."""
-    _, hexadecimal, end = types.entity
-    code = "&"
+    t, code = types.module, "&"
     for token in tokens:
-        if type(token) is end:
+        if type(token) is t.HTMLEntityEnd:
             break
-        code += token["text"] if type(token) is types.text else token["char"] if type(token) is hexadecimal else "#"
+        code += token["text"] if type(token) is t.Text else token["char"] if type(token) is t.HTMLEntityHex else "#"
     return html.unescape(code + ";")
 
 

@@ -127,9 +127,6 @@ def _read_nltk_data(folders: list[str]) -> dict[str, bytes] | None:
         with contextlib.suppress(LookupError, OSError, ValueError), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             pointer: Any = nltk.data.find(name, folders)
-            files = {}
-            for file in FILES:
-                with pointer.join(file).open() as stream:
-                    files[file] = stream.read()
-            return files
+            with contextlib.ExitStack() as opened:
+                return {file: opened.enter_context(pointer.join(file).open()).read() for file in FILES}
     return None

@@ -1,9 +1,8 @@
-"""The rooms of `metaclip.training.evaluate`: what a task is made of.
+"""The parts of `metaclip.training.evaluate`.
 
-images      where the bytes of a set's images are: files, a zip, tars; and how they become tensors
-sets        a labelled or captioned set, found at a path
+sets        a labelled or captioned set, found at a path; its images in files, a zip or tars
 prompts     class names in sentences
-zero_shot   classification by the nearest class name
-retrieval   the text of an image, the image of a text, among all
-results     lines of results, one a task, that a later run takes up
+features    images and texts as vectors of a model
+scores      classification by the nearest class name; retrieval of texts by images and of images by texts
+results     lines of results, one per task, which later runs continue
 """

@@ -1,4 +1,4 @@
-"""Evaluation sets: labelled or captioned images, found at a path by how they lie there.
+"""Evaluation sets: labelled or captioned images in a folder, a zip or tars.
 
     folder or zip      [test/]<class>/**.jpg                    classes: the folders, sorted, as torchvision's ImageFolder
                        classnames.txt beside them               names for the sorted folders, one a line
@@ -6,29 +6,32 @@
     CLIP_benchmark     test/nshards.txt, test/0.tar ...         members .jpg .png .webp with .cls (labels) or .txt (captions)
                        classnames.txt, zeroshot_classification_templates.txt, dataset_type.txt
 
-`test` is the split. A zip's single outermost folder counts for nothing.
+`test` is the split. A single outermost folder of a zip is ignored.
 
-Law: a set is known by the names and sizes of its images (of a zip their check sums too, of files and tars the time of
-change) and by its labels or captions; whoever changes one of these has another set. Nothing is unpacked or unpickled.
+Law: a set is identified by the names and sizes of its images (with their check sums in a zip, and their times of change in
+folders and tars) and by its labels or captions; a change of any of these makes another set. Names from archives only say
+which image is meant: nothing is unpacked or unpickled, and no name becomes a path.
 Cost: 0.7 s for the 60,000 members of a zip, on a busy machine.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path, PurePosixPath
-from typing import Any, Final, Literal
+from pathlib import Path
+from typing import Any, Final, NamedTuple
 
 from metaclip.errors import MetaclipError, one_line
 from metaclip.pool.tar_format import ForwardReader, read_members
 from metaclip.stage.stage import digest_of
-from metaclip.training.evaluation.images import SUFFIXES, Files, Images, Spans, Zipped
+from metaclip.storage.files import decode_utf8
 from metaclip.training.evaluation.prompts import checked_lines, checked_templates
 
+SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff")
 CLASS_NAMES: Final = "classnames.txt"
 TEMPLATE_NAMES: Final = "zeroshot_classification_templates.txt"
 KIND_NAME: Final = "dataset_type.txt"
@@ -37,38 +40,68 @@ SPLITS: Final = ("train", "test", "val", "validation", "dev")
 _FILE_FIELDS: Final = ("file_name", "image", "id")
 _TEXT_FIELDS: Final = ("text", "texts", "caption", "captions", "alt")
 
-Kind = Literal["classification", "retrieval"]
+
+class ImageFile(NamedTuple):
+    """An encoded image: a file, a member of a zip, or a member of a tar, which then has a span."""
+
+    path: Path
+    member: str = ""
+    span: tuple[int, int] | None = None
+    """The first byte in the tar, and the number of bytes."""
+
+    def __str__(self) -> str:
+        """Return the name for messages: the path, and the member."""
+        return f"{self.path}, {self.member}" if self.member else os.fspath(self.path)
+
+    def read(self) -> bytes:
+        """Read the image. Raise OSError, KeyError or zipfile's errors."""
+        if not self.member:
+            return self.path.read_bytes()
+        if self.span is None:
+            return _opened_zip(self.path, self.path.stat().st_mtime_ns, os.getpid()).read(self.member)
+        begin, size = self.span
+        with self.path.open("rb") as file:
+            file.seek(begin)
+            data = file.read(size)
+        if len(data) < size:
+            raise OSError(f"it ends after {begin + len(data)} bytes")
+        return data
+
+
+@functools.lru_cache(maxsize=1)
+def _opened_zip(path: Path, modified: int, process: int) -> zipfile.ZipFile:
+    """Open a zip once in each process, because processes that share an open file share its position."""
+    return zipfile.ZipFile(path)
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationSet:
     """Images with the class of each, or with the texts of each."""
 
-    path: Path
-    images: Images
+    images: tuple[ImageFile, ...]
     digest: str
     labels: tuple[int, ...] = ()
     classes: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
-    """The set's own; empty where it has none."""
+    """The set's own; empty if it has none."""
     texts: tuple[tuple[str, ...], ...] = ()
 
     @property
-    def kind(self) -> Kind:
-        """What can be measured on it."""
+    def kind(self) -> str:
+        """What can be measured on it: "classification" or "retrieval"."""
         return "retrieval" if self.texts else "classification"
 
 
 def open_set(path: str | os.PathLike[str], split: str = "test", classes: Sequence[str] = ()) -> EvaluationSet:
     """Open the set at a path; `classes` name its classes instead of the set's own names.
 
-    Raise MetaclipError for what is no set, or contradicts itself.
+    Raise MetaclipError if there is no set, or if it contradicts itself.
     """
     where = Path(path)
     if where.is_dir():
-        made = _tars(where, split) if (where / split / "nshards.txt").exists() else _folder(where, split)
+        made = _open_tars(where, split) if (where / split / "nshards.txt").exists() else _open_folder(where, split)
     elif zipfile.is_zipfile(where):
-        made = _zip(where, split)
+        made = _open_zip(where, split)
     elif where.exists():
         raise MetaclipError(f"{where} is neither a folder nor a zip; give a folder of classes, a zip of it, or tars")
     else:
@@ -78,94 +111,76 @@ def open_set(path: str | os.PathLike[str], split: str = "test", classes: Sequenc
     if classes:
         _check_names(where, classes, len(made.classes))
         made = dataclasses.replace(made, classes=tuple(classes))
-    doubles = sorted({name for name in made.classes if made.classes.count(name) > 1}) if made.classes else []
-    if doubles:
+    if doubles := sorted({name for name in made.classes if made.classes.count(name) > 1}):
         raise MetaclipError(f"{where}: two classes are called {doubles[0]!r}; a prompt could not tell them apart")
     return made
 
 
-def _folder(folder: Path, split: str) -> EvaluationSet:
+def _open_folder(folder: Path, split: str) -> EvaluationSet:
     found: dict[str, list[int]] = {}
-    for root, folders, files in os.walk(folder):
-        folders.sort()
+    for root, _, files in os.walk(folder):
         for file in files:
             path = Path(root, file)
             stat = path.stat()
             found[path.relative_to(folder).as_posix()] = [stat.st_size, stat.st_mtime_ns]
-    return _named(folder, found, split, lambda name: (folder / name).read_bytes(), lambda names: Files(folder, names))
+    return _open_named(
+        folder, found, split, lambda name: (folder / name).read_bytes(), lambda name: ImageFile(folder / name)
+    )
 
 
-def _zip(path: Path, split: str) -> EvaluationSet:
+def _open_zip(path: Path, split: str) -> EvaluationSet:
     try:
         with zipfile.ZipFile(path) as archive:
             found = {info.filename: [info.file_size, info.CRC] for info in archive.infolist() if not info.is_dir()}
-            return _named(path, found, split, archive.read, lambda names: Zipped(path, names))
+            return _open_named(path, found, split, archive.read, lambda name: ImageFile(path, name))
     except (OSError, zipfile.BadZipFile) as error:
         raise MetaclipError(f"{path} cannot be read ({one_line(error)}); fetch it again") from None
 
 
-def _named(
+def _open_named(
     where: Path,
     found: Mapping[str, list[int]],
     split: str,
     read: Callable[[str], bytes],
-    make: Callable[[tuple[str, ...]], Images],
+    image: Callable[[str], ImageFile],
 ) -> EvaluationSet:
-    """Make a set of files by name; hidden ones, and what macOS puts beside the files of a zip, are not of it."""
+    """Open a set of files in folders, given what identifies each file; hidden files, and those that macOS adds, are skipped."""
     found = {
-        name: known for name, known in found.items() if not f"/{name}".count("/.") and not name.startswith("__MACOSX/")
+        name: known for name, known in found.items() if "/." not in f"/{name}" and not name.startswith("__MACOSX/")
     }
     tops = {name.partition("/")[0] for name in found}
     outer = f"{tops.pop()}/" if len(tops) == 1 and "/" in next(iter(found)) else ""
-    if outer and PurePosixPath(outer).name in (*SPLITS, split):
+    if outer.removesuffix("/") in (*SPLITS, split):
         outer = ""  # a set of one split
-
-    def text(name: str) -> str | None:
-        if outer + name not in found:
-            return None
-        try:
-            return read(outer + name).decode("utf-8-sig")
-        except (OSError, UnicodeDecodeError, zipfile.BadZipFile) as error:
-            raise MetaclipError(f"{where}, {outer}{name}: it cannot be read ({one_line(error)})") from None
-
-    captions = next((name for name in (f"{split}/{n}" for n in CAPTION_NAMES) if outer + name in found), None)
-    captions = captions or next((name for name in CAPTION_NAMES if outer + name in found), None)
-    images = sorted(name for name in found if name.lower().endswith(SUFFIXES))
-    if captions is not None:
-        base = outer + captions.rpartition("/")[0]
-        base += "/" if base and not base.endswith("/") else ""
-        lines = text(captions) or ""
-        chosen, texts = _captioned(f"{where}, {captions}", lines, {name.removeprefix(base): name for name in images})
-        digest = digest_of([[name, found[name]] for name in chosen] + [list(line) for line in texts])
-        return EvaluationSet(where, make(chosen), digest, texts=texts)
-    begin = _split(where, [name.removeprefix(outer) for name in images], split)
-    chosen = tuple(name for name in images if name.startswith(outer + begin) and "/" in name[len(outer + begin) :])
+    names = sorted(name for name in found if name.lower().endswith(SUFFIXES))
+    for captions in (*(f"{split}/{name}" for name in CAPTION_NAMES), *CAPTION_NAMES):
+        if outer + captions in found:
+            lines = _read_text(read, where, outer + captions) or ""
+            base = "".join((outer + captions).rpartition("/")[:2])
+            texts = _read_captions(f"{where}, {captions}", lines, {name.removeprefix(base): name for name in names})
+            digest = digest_of([[name, found[name]] for name in texts] + list(texts.values()))
+            return EvaluationSet(tuple(map(image, texts)), digest, texts=tuple(map(tuple, texts.values())))
+    tops = {top for top, slash, _ in (name.removeprefix(outer).partition("/") for name in names) if slash}
+    if tops and split not in tops and tops <= set(SPLITS):
+        raise MetaclipError(f"{where}: there is no split {split!r}; splits: {', '.join(sorted(tops))}")
+    begin = f"{outer}{split}/" if split in tops else outer  # else the outermost folders are the classes
+    chosen = [name for name in names if name.startswith(begin) and "/" in name[len(begin) :]]
     if not chosen:
         raise MetaclipError(
             f"{where}: there are no images in folders of classes, no {' or '.join(CAPTION_NAMES)}, "
             f"and no {split}/nshards.txt; see metaclip evaluate --help for the layouts"
         )
-    folder_of = [name[len(outer + begin) :].partition("/")[0] for name in chosen]
+    folder_of = [name[len(begin) :].partition("/")[0] for name in chosen]
     folders = sorted(set(folder_of))
-    place = {name: i for i, name in enumerate(folders)}
-    names = text(CLASS_NAMES)
-    classes = tuple(folders) if names is None else checked_lines(names, f"{where}, {CLASS_NAMES}", "class names")
-    _check_names(where, classes, len(folders))
-    if names is None:
-        classes = tuple(name.replace("_", " ") for name in folders)
+    classes = _read_lines(read, where, outer + CLASS_NAMES, "class names")
+    if classes:
+        _check_names(where, classes, len(folders))
     digest = digest_of([[name.removeprefix(outer), found[name]] for name in chosen])
-    labels = tuple(place[name] for name in folder_of)
-    return EvaluationSet(where, make(chosen), digest, labels, classes, _own_templates(where, text(TEMPLATE_NAMES)))
-
-
-def _split(where: Path, images: Sequence[str], split: str) -> str:
-    """Give the folder of the split, with its slash; none where the outermost folders are the classes."""
-    tops = {name.partition("/")[0] for name in images if "/" in name}
-    if split in tops:
-        return f"{split}/"
-    if tops and tops <= set(SPLITS):
-        raise MetaclipError(f"{where}: there is no split {split!r}; splits: {', '.join(sorted(tops))}")
-    return ""
+    place = {name: i for i, name in enumerate(folders)}
+    return EvaluationSet(
+        tuple(map(image, chosen)), digest, tuple(place[name] for name in folder_of),
+        classes or tuple(name.replace("_", " ") for name in folders), _read_templates(read, where, outer),
+    )  # fmt: skip
 
 
 def _check_names(where: Path, names: Sequence[str], classes: int) -> None:
@@ -175,17 +190,33 @@ def _check_names(where: Path, names: Sequence[str], classes: int) -> None:
         )
 
 
-def _own_templates(where: Path, text: str | None) -> tuple[str, ...]:
-    if text is None:
-        return ()
-    name = f"{where}, {TEMPLATE_NAMES}"
-    return checked_templates(checked_lines(text, name, "templates"), name)
+def _read_text(read: Callable[[str], bytes], where: Path, name: str) -> str | None:
+    """Read a text file of a set; return None if the set does not have it."""
+    try:
+        data = read(name)
+    except (FileNotFoundError, KeyError):
+        return None
+    except (OSError, zipfile.BadZipFile) as error:
+        raise MetaclipError(f"{where}, {name}: it cannot be read ({one_line(error)})") from None
+    return decode_utf8(data, f"{where}, {name}")
 
 
-def _captioned(where: str, text: str, images: Mapping[str, str]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
-    """Give the images that lines of captions name, in their order, and the texts of each.
+def _read_lines(read: Callable[[str], bytes], where: Path, name: str, what: str) -> tuple[str, ...]:
+    """Read the lines of a text file of a set; return none if the set does not have it."""
+    text = _read_text(read, where, name)
+    return () if text is None else checked_lines(text, f"{where}, {name}", what)
 
-    An image is named by its path below the file, or by that without its suffix; lines of one image add up.
+
+def _read_templates(read: Callable[[str], bytes], where: Path, outer: str = "") -> tuple[str, ...]:
+    name = outer + TEMPLATE_NAMES
+    return checked_templates(_read_lines(read, where, name, "templates"), f"{where}, {name}")
+
+
+def _read_captions(where: str, text: str, images: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return the texts of the images that lines of captions name, in the order of the lines.
+
+    `images` are full names by the path relative to the captions. A line names an image by this path, with or without its
+    suffix; the lines of one image are added up.
     """
     stems = {name.rpartition(".")[0]: full for name, full in images.items()}
     texts: dict[str, list[str]] = {}
@@ -209,65 +240,55 @@ def _captioned(where: str, text: str, images: Mapping[str, str]) -> tuple[tuple[
         texts.setdefault(full, []).extend(own)
     if not texts:
         raise MetaclipError(f"{where}: it has no lines")
-    return tuple(texts), tuple(tuple(own) for own in texts.values())
+    return texts
 
 
-def _tars(folder: Path, split: str) -> EvaluationSet:
+def _open_tars(folder: Path, split: str) -> EvaluationSet:
     """Open a set in CLIP_benchmark's layout."""
 
-    def text(name: str) -> str | None:
-        try:
-            return (folder / name).read_text(encoding="utf-8-sig")
-        except FileNotFoundError:
-            return None
-        except (OSError, UnicodeDecodeError) as error:
-            raise MetaclipError(f"{folder / name} cannot be read ({one_line(error)})") from None
+    def read(name: str) -> bytes:
+        return (folder / name).read_bytes()
 
-    kind = (text(KIND_NAME) or "classification").strip().lower()
+    kind = (_read_text(read, folder, KIND_NAME) or "classification").strip().lower()
     if kind not in ("classification", "retrieval"):
         raise MetaclipError(f"{folder / KIND_NAME} is {kind!r}; classification and retrieval are evaluated")
-    number = (text(f"{split}/nshards.txt") or "").strip()
+    number = (_read_text(read, folder, f"{split}/nshards.txt") or "").strip()
     if not number.isdecimal() or not int(number):
         raise MetaclipError(f"{folder / split / 'nshards.txt'} is {number!r:.40}, must be the number of tars")
-    paths = tuple(folder / split / f"{i}.tar" for i in range(int(number)))
-    spans, own = [], []
-    for i, path in enumerate(paths):
-        for key, image, label in _samples(path, "cls" if kind == "classification" else "txt"):
-            spans.append((i, *image))
-            own.append((f"{path}, {key}", label))
-    images = Spans(paths, tuple(spans))
-    if not spans:
+    paths = [folder / split / f"{i}.tar" for i in range(int(number))]
+    samples = [one for path in paths for one in _read_samples(path, "cls" if kind == "classification" else "txt")]
+    if not samples:
         raise MetaclipError(f"{folder / split}: its tars hold no images")
-    stats = [path.stat() for path in paths]
-    digest = digest_of([[path.name, stat.st_size, stat.st_mtime_ns] for path, stat in zip(paths, stats, strict=True)])
+    images = tuple(image for image, _ in samples)
+    digest = digest_of([[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in paths])
     if kind == "retrieval":
-        texts = tuple(tuple(label.splitlines()) for _, label in own)
-        if (bare := next((at for (at, _), lines in zip(own, texts, strict=True) if not lines), None)) is not None:
-            raise MetaclipError(f"{bare}: its .txt is empty; each image needs a text")
-        return EvaluationSet(folder, images, digest, texts=texts)
-    names = text(CLASS_NAMES)
-    if names is None:
+        for image, label in samples:
+            if not label:
+                raise MetaclipError(f"{image}: its .txt is empty; each image needs a text")
+        return EvaluationSet(images, digest, texts=tuple(tuple(label.splitlines()) for _, label in samples))
+    classes = _read_lines(read, folder, CLASS_NAMES, "class names")
+    if not classes:
         raise MetaclipError(f"there is no {folder / CLASS_NAMES}; write the class names there, one a line")
-    classes = checked_lines(names, os.fspath(folder / CLASS_NAMES), "class names")
-    for at, label in own:
+    for image, label in samples:
         if not label.strip().isdecimal() or int(label) >= len(classes):
-            raise MetaclipError(f"{at}: its .cls is {label!r:.40}, must be below the {len(classes)} classes")
-    labels = tuple(int(label) for _, label in own)
-    return EvaluationSet(folder, images, digest, labels, classes, _own_templates(folder, text(TEMPLATE_NAMES)))
+            raise MetaclipError(f"{image}: its .cls is {label!r:.40}, must be below the {len(classes)} classes")
+    labels = tuple(int(label) for _, label in samples)
+    return EvaluationSet(images, digest, labels, classes, _read_templates(read, folder))
 
 
-def _samples(path: Path, suffix: str) -> list[tuple[str, tuple[int, int, str], str]]:
-    """Give of each sample of a tar its key, where its image stands, and its member of a suffix."""
+def _read_samples(path: Path, suffix: str) -> list[tuple[ImageFile, str]]:
+    """Return the image of each sample of a tar, with the content of its member of a suffix."""
     found: dict[str, dict[str, Any]] = {}
     try:
         with path.open("rb") as file:
             forward = ForwardReader(file)
             for member in read_members(forward):
                 name = member.name.decode("utf-8", "replace")
-                key, _, ending = name.rpartition("/")[2].partition(".")
-                sample = found.setdefault(f"{name.rpartition('/')[0]}/{key}", {"name": name})
+                folder, _, base = name.rpartition("/")
+                key, _, ending = base.partition(".")
+                sample = found.setdefault(f"{folder}/{key}", {"name": name})
                 if f".{ending.lower()}" in SUFFIXES:
-                    sample["image"] = (member.data, member.size, name)
+                    sample["image"] = ImageFile(path, name, (member.data, member.size))
                 elif ending == suffix:
                     sample["label"] = forward.read(member.data, member.size).decode()
     except (OSError, ValueError) as error:
@@ -276,4 +297,4 @@ def _samples(path: Path, suffix: str) -> list[tuple[str, tuple[int, int, str], s
         if missing := {"image", "label"} - sample.keys():
             what = f".{suffix}" if "label" in missing else "image"
             raise MetaclipError(f"{path}, {sample['name']}: its sample has no {what}; each needs both")
-    return [(sample["name"], sample["image"], sample["label"]) for sample in found.values()]
+    return [(sample["image"], sample["label"]) for sample in found.values()]

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from metaclip.errors import MetaclipError
+from metaclip.errors import MetaclipError, import_extra
 from metaclip.training.stream.page_schedule import global_worker, resume
 from metaclip.training.stream.reader import Sample
 from metaclip.training.stream.stream import Stream
@@ -90,13 +90,11 @@ class Loader:
 
     def __iter__(self) -> Iterator[Any]:
         """Yield batches from where the last one ended."""
-        try:
-            import torch
-            from torch.utils.data import DataLoader
+        import_extra("torch", "train", "loading batches")
+        import torch
+        from torch.utils.data import DataLoader
 
-            from metaclip.training.stream.worker_batches import WorkerBatches
-        except ImportError:
-            raise MetaclipError("loading batches needs torch; install it with: pip install 'metaclip[train]'") from None
+        from metaclip.training.stream.worker_batches import WorkerBatches
 
         batches = WorkerBatches(
             self.stream, self._schedule, dict(self._positions), self._turn, self.batch, self.epochs, self.rank, self.ranks,

@@ -34,9 +34,6 @@ from metaclip.storage.remote import is_remote
 from metaclip.training.stream.sample_order import Ints
 from metaclip.training.stream.stream import Stream
 
-REASONS: Final = (*FLAWS[1:], "invalid_utf8", "not_kept", "oversized_image", "broken_image")
-"""Why a sample does not come through; the rest are `yielded`."""
-
 MAX_BYTES: Final = 1 << 26
 _OPEN_TARS: Final = 32  # an order mixes 16 at a time
 _FORMATS: Final = ("JPEG", "PNG", "WEBP")
@@ -105,7 +102,7 @@ class Reader:
     """Reads the samples of a stream in one process, and keeps up to 32 tars open."""
 
     def __init__(self, stream: Stream) -> None:
-        """Take the stream; nothing is opened yet."""
+        """Set the stream; nothing is opened yet."""
         self._stream = stream
         self._tars: collections.OrderedDict[int, _Tar] = collections.OrderedDict()
         self._needs_texts = stream.keep is not None and not hasattr(stream.keep, "contains")
@@ -121,7 +118,8 @@ class Reader:
     ) -> Iterator[tuple[int, Sample]]:
         """Yield (place, sample) for the samples at `places` of a page that come through.
 
-        Outcomes are counted in `reasons` one by one: those of skipped samples before the next one is yielded.
+        Outcomes are counted in `reasons` one by one, those of skipped samples before the next one is yielded: "yielded", a
+        flaw of the index, "not_kept", "invalid_utf8", "oversized_image" or "broken_image".
         """
         items = [_Item(place, self._tar(int(tars[place])), int(rows[place])) for place in places]
         uids = np.array([item.tar.index.uids[item.row] for item in items], np.uint64).reshape(-1, 2)

@@ -20,7 +20,7 @@ import pytest
 from metaclip.engine.local import Local
 from metaclip.errors import MetaclipError
 from metaclip.metadata.sources import dump, dump_count, wikitext
-from metaclip.metadata.sources.dump_count import DumpCounts
+from metaclip.stage.stage import FinishedStage
 from tests import dumps
 from tests.dumps import Made
 
@@ -59,8 +59,8 @@ def plain_count(files: list[Path]) -> tuple[Counter[str], Counter[str]]:
     return words, pairs
 
 
-def counts_of(found: DumpCounts, name: str) -> Counter[str]:
-    table = pq.read_table(found.folder / name)
+def counts_of(found: FinishedStage, name: str) -> Counter[str]:
+    table = pq.read_table(found.path / name)
     return Counter(dict(zip(table["key"].to_pylist(), table["count"].to_pylist(), strict=True)))
 
 
@@ -95,7 +95,7 @@ def test_the_counts_are_those_of_a_plain_count(made: Path, counted: Path) -> Non
     words, pairs = plain_count(sorted(made.iterdir()))
     assert counts_of(found, "unigrams.parquet") == words
     assert counts_of(found, "bigrams.parquet") == pairs
-    assert found.tokens == sum(words.values())
+    assert found.record["tokens"] == sum(words.values())
     assert "hidden" not in words
     assert {"cat's", "x-ray", "été"} <= words.keys()
     assert found.record["unigrams"] == len(words)
@@ -111,7 +111,7 @@ def test_the_counts_of_a_real_dump(data_folder: Path, tmp_path: Path) -> None:
     words, pairs = plain_count([path])
     assert counts_of(found, "unigrams.parquet") == words
     assert counts_of(found, "bigrams.parquet") == pairs
-    assert found.tokens == 482_459
+    assert found.record["tokens"] == 482_459
     assert found.record["funnel"] == {
         "pages": 206, "other_namespace": 1, "redirect": 99, "not_wikitext": 0, "no_text": 0, "unparsable": 0, "article": 106,
     }  # fmt: skip

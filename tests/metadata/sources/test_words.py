@@ -14,9 +14,9 @@ import pytest
 
 from metaclip.errors import MetaclipError
 from metaclip.metadata.sources import words
-from metaclip.metadata.sources.explicit import is_explicit
 from metaclip.metadata.sources.packages import Package
 from metaclip.metadata.sources.string_counts import pmi
+from metaclip.metadata.sources.words import is_explicit
 from metaclip.storage.files import cache_folder
 
 

@@ -1,9 +1,9 @@
-"""Rendered shapes with captions: a set to try a training run with, where there is neither data nor network.
+"""Rendered shapes with captions: data for a first training run, without a download.
 
-Image n of a set is a pure function of (seed, n): one of 6 shapes in one of 8 colours, of any size, place and turn, on
-any ground, among specks. Captions name colour and shape in one of several ways. So pairs made from one seed and a
+Image n of a set is a pure function of (seed, n): one of 6 shapes in one of 8 colours, of any size, position and rotation,
+on any ground, among specks. Captions name colour and shape in one of several ways. So pairs made from one seed and a
 labelled set made from another share the 48 classes and no image.
-Cost: 0.4 ms and 1 kB an image.
+Cost: 0.4 ms and 1 kB per image.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from metaclip.errors import MetaclipError
+from metaclip.errors import import_extra
 from metaclip.storage.files import atomic_write
 
 COLOURS: Final = {
@@ -28,7 +28,7 @@ COLOURS: Final = {
 SHAPES: Final = ("circle", "square", "triangle", "star", "cross", "ring")
 CLASSES: Final = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
 TEMPLATES: Final = ("a {}.", "a picture of a {}.", "a drawing of a {}.")
-"""For zero-shot classification; captions have other ones too."""
+"""For zero-shot classification; captions use others too."""
 
 SIDE: Final = 32
 _CAPTIONS: Final = (
@@ -41,11 +41,9 @@ _DARK, _LIGHT = 0.35, 0.75
 
 
 def draw(seed: int, number: int, side: int = SIDE) -> tuple[Any, int, str]:
-    """Draw an image: a PIL image in RGB of side x side pixels, its class (an index in CLASSES), its caption."""
-    try:
-        from PIL import Image, ImageDraw
-    except ImportError:
-        raise MetaclipError("drawing shapes needs Pillow; install it with: pip install 'metaclip[train]'") from None
+    """Return an image (a PIL image in RGB of side x side pixels), its class (an index in CLASSES) and its caption."""
+    import_extra("PIL", "train", "drawing shapes")
+    from PIL import Image, ImageDraw
 
     chance = random.Random(f"shapes {seed} {number}")
     colour, shape = chance.choice(list(COLOURS)), chance.choice(SHAPES)
@@ -66,7 +64,7 @@ def draw(seed: int, number: int, side: int = SIDE) -> tuple[Any, int, str]:
 def _fill(
     pen: Any, shape: str, centre: tuple[float, float], radius: float, turn: float, colour: Any, ground: Any
 ) -> None:
-    """Draw a shape; one with corners has them at (part of the radius, part of a full turn)."""
+    """Draw a shape. Corners are given in polar coordinates: (share of the radius, share of a full turn)."""
     x, y = centre
     if shape in ("circle", "ring"):
         for r, ink in ((radius, colour), (0.55 * radius, ground))[: 1 + (shape == "ring")]:
@@ -88,7 +86,7 @@ def _fill(
 
 
 def write_pairs(folder: Path, n: int, seed: int = 0) -> list[Path]:
-    """Write n image-text samples to tars, as img2dataset writes them; a tar that is there already stays."""
+    """Write n image-text samples to tars, as img2dataset writes them; tars that exist are kept. Return their paths."""
 
     def members(first: int) -> Iterator[tuple[str, bytes]]:
         for number in range(first, min(n, first + _PER_TAR)):
@@ -104,7 +102,7 @@ def write_pairs(folder: Path, n: int, seed: int = 0) -> list[Path]:
 
 
 def write_classes(folder: Path, n: int, seed: int = 1) -> Path:
-    """Write n labelled images as a set in CLIP_benchmark's layout, where it is not there already; give the folder."""
+    """Write n labelled images as a set in CLIP_benchmark's layout, unless it exists; return the folder."""
 
     def members() -> Iterator[tuple[str, bytes]]:
         for number in range(n):
