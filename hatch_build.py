@@ -21,7 +21,7 @@ PLATFORMS = {
     "aarch64-linux-gnu.2.17": ("manylinux_2_17_aarch64.manylinux2014_aarch64", "libmetaclip.so"),
     "x86_64-macos.11.0": ("macosx_11_0_x86_64", "libmetaclip.dylib"),
     "aarch64-macos.11.0": ("macosx_11_0_arm64", "libmetaclip.dylib"),
-    "x86_64-windows-gnu": ("win_amd64", "metaclip.dll"),
+    "x86_64-windows-gnu": ("win_amd64", "libmetaclip.dll"),
 }
 """By zig's target: the platform tag of the wheel, and the file name of the library."""
 

@@ -28,6 +28,14 @@ class BrokenInput(MetaclipError):
     """An input that cannot be read; the other inputs are not affected."""
 
 
+class StoreError(MetaclipError):
+    """A store refused a request or could not be reached."""
+
+
+class AlreadyExists(StoreError):
+    """An object that should be new exists, or the object that should be replaced has changed."""
+
+
 class LostInputs(MetaclipError):
     """The work is finished except for some inputs; the message lists them."""
 

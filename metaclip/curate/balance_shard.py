@@ -73,12 +73,9 @@ class ExpectStep(PortableStep):
 
     def __call__(self, shard: str) -> npt.NDArray[np.object_]:
         """Return the sums of a shard: Python integers, object[k], in units of 1 / FIXED_POINT."""
-        # Arrays in shared memory cannot be written to, and the kernel is compiled for arrays that can.
-        counts = np.require(self.counts, requirements="W")
-        thresholds = np.require(self.thresholds, requirements="W")
-        sums = np.zeros(len(thresholds), np.uint64)
+        sums = np.zeros(len(self.thresholds), np.uint64)
         for _, _, matches in read_matched(self.matched / "matched" / f"{shard}.parquet"):
-            expect_rows(*ids_and_offsets(matches), counts, thresholds, sums)
+            expect_rows(*ids_and_offsets(matches), self.counts, self.thresholds, sums)
         return sums.astype(np.object_)  # the sums of all shards do not fit 64 bits
 
 

@@ -12,7 +12,7 @@ A Balancer can be pickled, and is safe under fork and spawn: list, rule and prob
 entries), and the automaton is memory-mapped from the machine's cache.
 Cost, one thread, 500,000 entries: 0.6 us a pair in batches and 10 us one by one. Alone between two decoded images, which
 leave nothing of it in the processor's caches, a pair takes 140 us: 4% of the loader's time, where 256 pairs decided together
-take 0.2% (tests/bench/bench_online.py). On a new machine the first process compiles the kernel in 3 s.
+take 0.2% (tests/bench/bench_online.py).
 """
 
 from __future__ import annotations

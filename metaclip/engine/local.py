@@ -1,6 +1,6 @@
 """The local engine: threads of this process, or worker processes for steps that hold the GIL.
 
-Law: that of `metaclip.engine.contract`. The kernels, Arrow and hashing run without the GIL, so threads share the work of
+Law: that of `metaclip.engine.contract`. The compiled library, Arrow and hashing run without the GIL, so threads share the work of
 most steps. For the others, each thread has a worker process that runs the step. A worker process that dies (killed, out
 of memory, a crash in a library) costs its item one try, is replaced, and disturbs no other item. Worker processes end
 with the process that started them, however that ends.

@@ -7,12 +7,6 @@ import threading
 from typing import Any
 
 
-def print_status(line: str, shown: bool | None = None) -> None:
-    """Print a line on standard error about work that takes long and has no rows to count; `shown` as in `Progress`."""
-    if sys.stderr.isatty() if shown is None else shown:
-        print(line, file=sys.stderr, flush=True)
-
-
 class Progress:
     """A progress bar that counts rows from any number of threads; a context manager."""
 

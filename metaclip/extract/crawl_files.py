@@ -19,13 +19,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from metaclip._version import __version__
-from metaclip.errors import BrokenInput, MetaclipError, one_line
+from metaclip.errors import BrokenInput, MetaclipError, StoreError, one_line
 from metaclip.extract.settings import ExtractSettings
 from metaclip.pool.columns import is_utf8
 from metaclip.pool.files import Paths
 from metaclip.storage.download import RetryPolicy
 from metaclip.storage.files import decode_utf8, gunzip, read_bytes
-from metaclip.storage.remote import StoreError, file_system, is_remote, refuse_secrets, translate_errors
+from metaclip.storage.object_store import file_system, refuse_secrets, translate_errors
+from metaclip.storage.remote import is_remote, opened_store
 
 USER_AGENT: Final = f"metaclip/{__version__} (reads web crawls; fsspec)"
 BLOCK: Final = 1 << 23
@@ -132,8 +133,7 @@ def _files_at(given: str) -> Iterator[CrawlFile]:
 def _list_store(given: str, magic: bool) -> list[str]:
     """Return the addresses that a glob (`magic`) or a folder in a store stands for; the address itself if it is neither."""
     try:
-        with translate_errors(given):
-            fs, path = file_system(given)
+        with opened_store(given) as (fs, path):
             if magic:
                 return [fs.unstrip_protocol(name) for name in sorted(fs.glob(path))]
             if not fs.isdir(path):

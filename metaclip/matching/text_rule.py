@@ -3,7 +3,7 @@
 The law (Demystifying CLIP Data, section 3.2): a text is padded with one space at each end, each of ``, . ; : ? ! ` `` is
 set between spaces, tabs and line ends become spaces; an entry is padded with one space at each end; an entry matches if
 its padded form is a substring of the padded text. This module is that law in plain strings: `text` and `entry` define the
-rule for every backend, and the compiled kernels must agree with them on every input.
+rule for every backend, and the compiled library must agree with them on every input.
 
 The options, all off by default, widen the law. Each is part of an automaton's identity and is recorded in the card.
 """

@@ -20,7 +20,7 @@ from typing import Final
 
 SOURCES: Final = Path(__file__).with_name("src")
 LIBRARY: Final = Path(__file__).with_name(
-    {"darwin": "libmetaclip.dylib", "win32": "metaclip.dll"}.get(sys.platform, "libmetaclip.so")
+    {"darwin": "libmetaclip.dylib", "win32": "libmetaclip.dll"}.get(sys.platform, "libmetaclip.so")
 )
 FLAGS: Final = (
     # No fast-math and no fused multiply-add, which would change the last bit of a probability.

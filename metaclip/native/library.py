@@ -18,13 +18,16 @@ import os
 import sys
 import threading
 from ctypes import c_int32, c_int64, c_uint32, c_uint64, c_void_p
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from metaclip.errors import MetaclipError, one_line
-from metaclip.native import build
+
+FOLDER: Final = Path(__file__).parent
+"""The folder of the library, and of its sources in an editable installation."""
 
 READABLE: Final = 64
 """Number of bytes behind the bytes of all symbols that the library may read."""
@@ -108,14 +111,17 @@ def _load() -> Any:
 
 def _open() -> tuple[Any, str]:
     """Return the library and why there is none. Compile it first if it is not of the sources beside it."""
-    path, digest = build.LIBRARY, build.source_digest()
-    if not path.exists():
-        return None, f"{path.name} is not installed"
-    if digest is not None and build.digest_of(path) != digest:
-        try:
-            build.compile_library(path)
-        except build.BuildError as error:
-            raise MetaclipError(f"{path} was not compiled from the sources beside it: {error}") from None
+    path = next(FOLDER.glob("libmetaclip.*"), None)
+    if path is None:
+        return None, "it is not installed"
+    if (FOLDER / "src").exists():  # an editable installation
+        from metaclip.native import build
+
+        if build.digest_of(path) != build.source_digest():
+            try:
+                build.compile_library(path)
+            except build.BuildError as error:
+                raise MetaclipError(f"{path} was not compiled from the sources beside it: {error}") from None
     try:
         library = ctypes.CDLL(os.fspath(path))
     except OSError as error:

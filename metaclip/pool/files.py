@@ -16,15 +16,12 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from metaclip.errors import BrokenInput, MetaclipError, one_line
+from metaclip.errors import BrokenInput, MetaclipError, StoreError, one_line
 from metaclip.pool.columns import is_utf8
 from metaclip.storage.remote import (
-    StoreError,
     as_path,
-    file_system,
     is_remote,
-    refuse_secrets,
-    translate_errors,
+    opened_store,
 )
 from metaclip.storage.threads import map_parallel
 
@@ -108,8 +105,7 @@ def stat_file(path: str) -> PoolFile:
         if form is None:
             raise FileNotFoundError
         if is_remote(path):
-            with translate_errors(path):
-                fs, name = file_system(path)
+            with opened_store(path) as (fs, name):
                 size, stamp = _size_and_stamp(fs.info(name))
         else:
             size, stamp = _local_size_and_stamp(path)
@@ -138,8 +134,7 @@ def _find(given: str) -> tuple[str, list[PoolFile]]:
 
 def _find_remote(given: str) -> tuple[str, list[PoolFile]]:
     """Find files in a store."""
-    with translate_errors(refuse_secrets(given)):
-        fs, path = file_system(given)
+    with opened_store(given) as (fs, path):
         if glob.has_magic(path) and not fs.exists(path):
             root, found = _root_of_glob(path), _glob_remote(fs, path)
         elif (found := fs.find(path, detail=True)).keys() - {path}:  # asking whether it is a folder would list it too
@@ -267,8 +262,7 @@ def open_file(file: PoolFile) -> Any:
     """Open a file for reading its bytes as they are stored."""
     if not is_remote(file.path):
         return open(file.path, "rb")
-    with translate_errors(file.path):
-        fs, path = file_system(file.path)
+    with opened_store(file.path) as (fs, path):
         return fs.open(path, "rb")
 
 

@@ -265,10 +265,7 @@ def index_by_walking(file: PoolFile, names: Names) -> Index:
             if block.good:
                 texts = block.batch.column(columns.text) if columns.text else pa.nulls(len(block.good), pa.string())
                 urls, given = (block.batch.column(name) if name else None for name in (columns.url, columns.uid))
-                hexes = None if given is None else _from_hex(_strings(given))
-                if hexes is None:
-                    hexes = uids_of(texts.cast(pa.binary()).fill_null(b"").view(pa.string()), urls, given)
-                found[block.good] = hexes
+                found[block.good] = uids_of(texts.cast(pa.binary()).fill_null(b"").view(pa.string()), urls, given)
                 flaw[block.good] = np.where(texts.is_null(), _NO_TEXT, 0)
             for row, sample in enumerate(block.samples):
                 members = sample.members
@@ -310,7 +307,7 @@ def _strings(array: pa.Array) -> list[str | None]:
 
 
 def _from_hex(texts: Sequence[Any]) -> Uids | None:
-    """Parse strings of 32 hex digits without the kernel that a process would have to compile; None if one is not that."""
+    """Parse strings of 32 hex digits; return None if one is something else."""
     if any(text is None or len(text) != 32 for text in texts):
         return None
     try:

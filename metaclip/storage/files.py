@@ -29,17 +29,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from metaclip.errors import MetaclipError, is_disk_full, one_line
+from metaclip.errors import MetaclipError, StoreError, is_disk_full, one_line
 from metaclip.storage.remote import (
     AnyPath,
     RemotePath,
-    StoreError,
     fetch_all,
-    file_system,
     is_remote,
-    refuse_secrets,
+    opened_store,
     remove_all,
-    translate_errors,
 )
 
 _BLOCK: Final = 1 << 22
@@ -245,8 +242,7 @@ def read_bytes(name: str, what: str) -> bytes:
     try:
         if not is_remote(name):
             return Path(name.removeprefix("file://")).read_bytes()
-        with translate_errors(refuse_secrets(name)):
-            fs, path = file_system(name)
+        with opened_store(name) as (fs, path):
             return bytes(fs.cat_file(path))
     except FileNotFoundError:
         raise MetaclipError(f"{what}: there is no file {name}; check the path") from None

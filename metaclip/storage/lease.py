@@ -29,8 +29,8 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
-from metaclip.errors import MetaclipError
-from metaclip.storage.remote import AlreadyExists, RemotePath, StoreError
+from metaclip.errors import AlreadyExists, MetaclipError, StoreError
+from metaclip.storage.remote import RemotePath
 
 _DEFAULT_INTERVAL: Final = "5"
 _MISSED_BEATS: Final = 6

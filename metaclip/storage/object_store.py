@@ -14,21 +14,13 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final
 
-from metaclip.errors import MetaclipError, one_line
+from metaclip.errors import AlreadyExists, MetaclipError, StoreError, one_line
 
 _PACKAGES: Final = {"s3": "s3", "s3a": "s3"}
 """The extra that each scheme needs."""
 _RETRIES: Final = {"mode": "standard", "max_attempts": 6}
 _LOGIN: Final = re.compile(r"//[^/\s@]+@")
 _SIGNED: Final = re.compile(r"[?&](?:x-amz-[a-z-]+|awsaccesskeyid|signature|sig|token|key|secret)=", re.I)
-
-
-class StoreError(MetaclipError):
-    """A store refused a request or could not be reached."""
-
-
-class AlreadyExists(StoreError):
-    """An object that should be new exists, or the object that should be replaced has changed."""
 
 
 def refuse_secrets(url: str) -> str:

@@ -22,9 +22,9 @@ import time
 from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Final
 
-from metaclip.errors import MetaclipError, one_line
+from metaclip.errors import AlreadyExists, MetaclipError, one_line
 from metaclip.storage.files import disk_errors, read_json, remove_temporaries
-from metaclip.storage.remote import AlreadyExists, AnyPath, RemotePath
+from metaclip.storage.remote import AnyPath, RemotePath
 from metaclip.storage.threads import map_parallel
 
 if TYPE_CHECKING:

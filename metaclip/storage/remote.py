@@ -22,23 +22,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
-from metaclip.storage.object_store import (
-    AlreadyExists,
-    StoreError,
-    error_code,
-    file_system,
-    has_no_bucket,
-    refuse_secrets,
-    translate_errors,
-    without_secrets,
-)
 from metaclip.storage.threads import map_parallel
-
-__all__ = [
-    "AlreadyExists", "AnyPath", "RemotePath", "StoreError", "absolute_path", "as_path", "fetch_all", "file_system", "is_inside",
-    "is_remote", "read_all", "refuse_secrets", "relative_path", "remove_all", "resolve_path",
-    "translate_errors", "without_secrets",
-]  # fmt: skip
 
 _SMALL_AT_ONCE: Final = 32
 _LARGE_AT_ONCE: Final = 8
@@ -56,8 +40,23 @@ def as_path(path: str | os.PathLike[str] | RemotePath) -> AnyPath:
         return path
     if not is_remote(path):
         return Path(os.fspath(path).removeprefix("file://"))
+    from metaclip.storage.object_store import refuse_secrets
+
     scheme, _, rest = refuse_secrets(os.fspath(path)).partition("://")
     return RemotePath(f"{scheme}://{'/'.join(part for part in rest.split('/') if part)}")
+
+
+@contextlib.contextmanager
+def opened_store(url: str) -> Iterator[tuple[Any, str]]:
+    """Yield the file system of an address, and the path in it.
+
+    Raise MetaclipError for an address that contains a secret. Exceptions of store clients that are raised in the block become
+    a StoreError of one line, except FileNotFoundError for a missing file.
+    """
+    from metaclip.storage import object_store
+
+    with object_store.translate_errors(object_store.refuse_secrets(url)):
+        yield object_store.file_system(url)
 
 
 if TYPE_CHECKING:
@@ -121,19 +120,14 @@ class RemotePath(_Path):
     def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
         """Do nothing: a store has no folders."""
 
-    @contextlib.contextmanager
-    def _opened(self) -> Iterator[tuple[Any, str]]:
-        with translate_errors(self.url):
-            yield file_system(self.url)
+    def _opened(self) -> contextlib.AbstractContextManager[tuple[Any, str]]:
+        return opened_store(self.url)
 
     def _info(self) -> dict[str, Any] | None:
-        with self._opened() as (fs, path):
-            try:
-                return dict(fs.info(path))
-            except FileNotFoundError as error:
-                if has_no_bucket(error):
-                    raise
-                return None
+        # A missing bucket is a StoreError, which is not suppressed.
+        with contextlib.suppress(FileNotFoundError), self._opened() as (fs, path):
+            return dict(fs.info(path))
+        return None
 
     def exists(self) -> bool:
         """Return whether there is an object, or a folder that contains one."""
@@ -155,13 +149,9 @@ class RemotePath(_Path):
 
     def iterdir(self) -> Iterator[RemotePath]:
         """Yield the paths of the files and folders in a folder, sorted."""
-        with self._opened() as (fs, path):
-            try:
-                found = fs.ls(path, detail=False)
-            except FileNotFoundError as error:
-                if has_no_bucket(error):
-                    raise
-                found = []
+        found: list[str] = []
+        with contextlib.suppress(FileNotFoundError), self._opened() as (fs, path):
+            found = fs.ls(path, detail=False)
         return (self / name for name in sorted(name.rstrip("/").rpartition("/")[2] for name in found))
 
     def glob(self, pattern: str) -> list[RemotePath]:
@@ -218,6 +208,8 @@ class RemotePath(_Path):
             try:
                 put = fs.call_s3("put_object", **target, Body=data, **condition)
             except OSError as error:
+                from metaclip.storage.object_store import error_code
+
                 if not condition or error_code(error) not in ("NotImplemented", "501", "InvalidArgument"):
                     raise
                 put = fs.call_s3("put_object", **target, Body=data)
@@ -295,7 +287,7 @@ def remove_all(paths: Iterable[AnyPath]) -> None:
             if (target := _s3_key(fs, name)) is None:
                 map_parallel(lambda path: path.unlink(missing_ok=True), batch, _SMALL_AT_ONCE)
                 continue
-            keys = [{"Key": file_system(path.url)[1].partition("/")[2]} for path in batch]
+            keys = [{"Key": path.url.partition("://")[2].partition("/")[2]} for path in batch]
             delete = {"Objects": keys, "Quiet": True}
             response = fs.call_s3("delete_objects", Bucket=target["Bucket"], Delete=delete)
             for error in response.get("Errors", []):

@@ -6,7 +6,7 @@ import concurrent.futures
 
 import pytest
 
-from metaclip.engine.progress import Progress, print_status
+from metaclip.engine.progress import Progress
 
 
 def test_silent_where_nobody_looks(capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,12 +44,3 @@ def test_a_note_has_a_line_of_its_own(capsys: pytest.CaptureFixture[str], shown:
     with Progress("match", 10, shown=shown) as progress:
         progress.note("3 rows left out")
     assert "3 rows left out" in [line.rpartition("\r")[2] for line in capsys.readouterr().err.splitlines()]
-
-
-def test_what_takes_a_while_is_said_at_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    """A line before the rows can be counted, there and nowhere else."""
-    print_status("building", shown=None)
-    print_status("building", shown=False)
-    assert capsys.readouterr() == ("", "")
-    print_status("building", shown=True)
-    assert capsys.readouterr() == ("", "building\n")

@@ -30,6 +30,7 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     shutil.copy(build.LIBRARY, path)
     monkeypatch.setattr(build, "SOURCES", tmp_path / "src")
     monkeypatch.setattr(build, "LIBRARY", path)
+    monkeypatch.setattr(library, "FOLDER", tmp_path)
     library._load.cache_clear()
     yield path
     library._load.cache_clear()

@@ -28,7 +28,8 @@ from metaclip.pool.files import find_files
 from metaclip.stage.folder import Folder
 from metaclip.stage.stage import Stage
 from metaclip.storage.files import local_folder, remove
-from metaclip.storage.remote import RemotePath, file_system
+from metaclip.storage.object_store import file_system
+from metaclip.storage.remote import RemotePath
 from metaclip.storage.threads import map_parallel
 from tests import commands, runs
 from tests.processes import start, until

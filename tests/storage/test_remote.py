@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from metaclip.curate.settings import MATCH
-from metaclip.errors import MetaclipError
+from metaclip.errors import MetaclipError, StoreError
 from metaclip.stage.folder import Folder
 from metaclip.stage.stage import Stage
 from metaclip.storage import files
@@ -25,18 +25,16 @@ from metaclip.storage.files import (
     scratch,
     write_json,
 )
+from metaclip.storage.object_store import refuse_secrets, without_secrets
 from metaclip.storage.remote import (
     RemotePath,
-    StoreError,
     as_path,
     is_inside,
     is_remote,
     read_all,
-    refuse_secrets,
     relative_path,
     remove_all,
     resolve_path,
-    without_secrets,
 )
 
 
