@@ -51,16 +51,17 @@ class LibraryHook(BuildHookInterface):  # type: ignore[type-arg]
         """Compile the library, and add it to the wheel."""
         build = self._build_module()
         if os.environ.get("METACLIP_PURE"):
-            build.LIBRARY.unlink(missing_ok=True)  # of an earlier editable installation
+            for path in build.FOLDER.glob("libmetaclip*"):  # of an earlier editable installation
+                path.unlink()
             return
-        path, platform, options = build.LIBRARY, sysconfig.get_platform().replace("-", "_").replace(".", "_"), {}
+        platform, options = sysconfig.get_platform().replace("-", "_").replace(".", "_"), {}
         if self._target:
             if self._target not in PLATFORMS:
                 raise ValueError(f"METACLIP_TARGET is {self._target!r}, must be one of {', '.join(PLATFORMS)}")
             platform, name = PLATFORMS[self._target]
-            path = build.LIBRARY.with_name(name)
-            options = {"compiler": [sys.executable, "-m", "ziglang", "cc"], "flags": ("-target", self._target)}
-        build.compile_library(path, **options)
-        build_data["artifacts"].append(f"/metaclip/native/{path.name}")
+            zig = [sys.executable, "-m", "ziglang", "cc", "-target", self._target]
+            options = {"name": name, "command": zig, "x86": self._target.startswith("x86_64")}
+        for path in build.compile_library(**options):
+            build_data["artifacts"].append(f"/metaclip/native/{path.name}")
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{platform}"

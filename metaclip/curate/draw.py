@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from metaclip.native.library import address, load
+from metaclip.native.library import WIDTH, RowsStruct, address, load
 from metaclip.pool.uid import Uids
 
 FIXED_POINT: Final = 1 << 32
@@ -105,11 +105,12 @@ def keep_probabilities(
     if (library := load()) is None:
         return 1.0 - _products(values, offsets, 1.0 - probability)
     result = np.empty(n, np.float64)
-    library.mc_keep_probabilities(
-        address(values, np.uint32), address(offsets, np.int64), n, address(probability, np.float64),
-        address(result, np.float64),
-    )  # fmt: skip
+    library.mc_keep_probabilities(_rows(values, offsets), address(probability, np.float64), address(result, np.float64))
     return result
+
+
+def _rows(values: npt.NDArray[np.uint32], offsets: npt.NDArray[np.int64]) -> RowsStruct:
+    return RowsStruct(address(values, np.uint32), address(offsets, np.int64), len(offsets) - 1)
 
 
 def _products(
@@ -155,8 +156,8 @@ def draw_rows(
         return draw_rows_numpy(values, offsets, probability, uids, key, sums)
     drawn, keep = np.empty(n, np.float64), np.empty(n, np.bool_)
     library.mc_draw(
-        address(values, np.uint32), address(offsets, np.int64), n, address(probability, np.float64),
-        address(uids, np.uint64), key, address(drawn, np.float64), address(keep, np.bool_),
+        _rows(values, offsets), address(probability, np.float64), address(uids, np.uint64), key,
+        address(drawn, np.float64), address(keep, np.bool_),
         *(address(array, np.uint64, written=True) for array in (sums.expected, sums.kept, sums.totals)),
     )  # fmt: skip
     return drawn, keep
@@ -205,11 +206,14 @@ def expect_rows(
     if (library := load()) is None:
         expect_rows_numpy(values, offsets, counts, thresholds, sums, by_entry)
         return
-    scratch = np.empty(len(thresholds))
+    k = len(thresholds)
+    padded = np.zeros(-(-k // WIDTH) * WIDTH)
+    padded[:k] = thresholds
+    scratch = np.empty(2 * len(padded))
     library.mc_expect(
-        address(values, np.uint32), address(offsets, np.int64), len(offsets) - 1, address(counts, np.uint64),
-        address(thresholds, np.float64), len(thresholds), address(sums, np.uint64, written=True),
-        None if by_entry is None else address(by_entry, np.uint64, written=True), address(scratch, np.float64),
+        _rows(values, offsets), address(counts, np.uint64), address(padded, np.float64), k,
+        address(sums, np.uint64, written=True), None if by_entry is None else address(by_entry, np.uint64, written=True),
+        address(scratch, np.float64),
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import platform
 import re
 import secrets
 import shlex
@@ -18,35 +19,41 @@ import sys
 from pathlib import Path
 from typing import Final
 
-SOURCES: Final = Path(__file__).with_name("src")
-LIBRARY: Final = Path(__file__).with_name(
-    {"darwin": "libmetaclip.dylib", "win32": "libmetaclip.dll"}.get(sys.platform, "libmetaclip.so")
-)
+FOLDER: Final = Path(__file__).parent
+NAME: Final = {"darwin": "libmetaclip.dylib", "win32": "libmetaclip.dll"}.get(sys.platform, "libmetaclip.so")
 FLAGS: Final = (
     # No fast-math and no fused multiply-add, which would change the last bit of a probability.
     "-std=c11", "-O3", "-ffp-contract=off", "-fwrapv", "-fPIC", "-shared", "-fvisibility=hidden",
 )  # fmt: skip
 
 
+AVX2: Final = ("-mavx2", "-mbmi")
+"""Further flags of the second form of the library, libmetaclip-avx2, for x86-64 processors that have these instructions."""
+
+
 class BuildError(Exception):
     """The library could not be compiled; the message says what to do."""
 
 
-def source_digest() -> str | None:
-    """Return the sha256 of the sources and flags; None if this installation has no sources."""
-    files = sorted(SOURCES.glob("*.[ch]"))
-    if not files:
-        return None
-    digest = hashlib.sha256(" ".join(FLAGS).encode())
-    for file in files:
+def source_digest(folder: Path = FOLDER) -> str:
+    """Return the sha256 of the sources and flags."""
+    digest = hashlib.sha256(" ".join(FLAGS + AVX2).encode())
+    for file in sorted((folder / "src").glob("*.[ch]")):
         digest.update(f"\0{file.name}\0".encode() + file.read_bytes())
     return digest.hexdigest()
 
 
 def digest_of(library: Path) -> str | None:
-    """Return the digest of the sources that a library was compiled from; None if it is no library of ours."""
-    found = re.search(rb"metaclip sources ([0-9a-f]{64})\0", library.read_bytes())
+    """Return the digest of the sources that a library was compiled from; None if there is none, or it is none of ours."""
+    found = library.exists() and re.search(rb"metaclip sources ([0-9a-f]{64})\0", library.read_bytes())
     return found[1].decode() if found else None
+
+
+def update(folder: Path = FOLDER) -> None:
+    """Compile the library again if it was compiled from other sources. Raise BuildError."""
+    wanted = source_digest(folder)
+    if any(digest_of(path) != wanted for path in folder.glob("libmetaclip*")):
+        compile_library(folder)
 
 
 def find_compiler() -> list[str] | None:
@@ -59,30 +66,41 @@ def find_compiler() -> list[str] | None:
     return [sys.executable, "-m", "ziglang", "cc"] if importlib.util.find_spec("ziglang") else None
 
 
-def compile_library(path: Path, *, compiler: list[str] | None = None, flags: tuple[str, ...] = ()) -> None:
-    """Compile the sources to a shared library, with further `flags`; it is complete or absent. Raise BuildError."""
-    command = compiler or find_compiler()
+def compile_library(
+    folder: Path = FOLDER, name: str = NAME, *, command: list[str] | None = None, flags: tuple[str, ...] = (),
+    x86: bool | None = None,
+) -> list[Path]:  # fmt: skip
+    """Compile the sources in ``folder/src`` to a shared library, in both forms for `x86`; return their paths.
+
+    Each file is complete or absent. Raise BuildError.
+    """
+    command = command or find_compiler()
     if command is None:
         raise BuildError(
             "metaclip is compiled from C, and no C compiler was found: install one (Debian and Ubuntu: apt install gcc), or "
             "set METACLIP_PURE=1 to install without the compiled library, which makes matching about 40 times slower"
         )
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    arguments = [
-        *command, *FLAGS, *flags, f'-DMC_DIGEST="{source_digest()}"', "-o", str(temporary),
-        *map(str, sorted(SOURCES.glob("*.c"))),
-    ]  # fmt: skip
-    try:
-        done = subprocess.run(arguments, capture_output=True, text=True, errors="replace", check=False)
-        if done.returncode:
-            lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+    forms = {folder / name: flags}
+    if x86 if x86 is not None else platform.machine() in ("x86_64", "AMD64"):
+        forms[(folder / name).with_stem(f"{Path(name).stem}-avx2")] = (*flags, *AVX2)
+    digest, sources = source_digest(folder), [str(path) for path in sorted((folder / "src").glob("*.c"))]
+    for path, more in forms.items():
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        arguments = [*command, *FLAGS, *more, f'-DMC_DIGEST="{digest}"', "-o", str(temporary), *sources]
+        try:
+            done = subprocess.run(arguments, capture_output=True, text=True, errors="replace", check=False)
+            if done.returncode:
+                lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+                raise BuildError(
+                    f"metaclip's C sources could not be compiled ({shlex.join(command)}: {lines[-1]}); install another "
+                    "compiler and name it with CC=..., or set METACLIP_PURE=1 to install without the compiled library, "
+                    "which makes matching about 40 times slower"
+                )
+            os.replace(temporary, path)
+        except OSError as error:
             raise BuildError(
-                f"metaclip's C sources could not be compiled ({shlex.join(command)}: {lines[-1]}); install another compiler "
-                "and name it with CC=..., or set METACLIP_PURE=1 to install without the compiled library, which makes "
-                "matching about 40 times slower"
-            )
-        os.replace(temporary, path)
-    except OSError as error:
-        raise BuildError(f"{shlex.join(command)} cannot be run ({error}); name another compiler with CC=...") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+                f"{shlex.join(command)} cannot be run ({error}); name another compiler with CC=..."
+            ) from None
+        finally:
+            temporary.unlink(missing_ok=True)
+    return list(forms)

@@ -5,7 +5,7 @@
 
 Where there is no library, every caller has another way with the same result: pyahocorasick to match, numpy for the rest.
 A process that takes it says so once, on standard error. METACLIP_NATIVE=0 forces it; METACLIP_NATIVE=baseline loads the
-library without the vector instructions that not every processor has (AVX2).
+form of the library that needs no AVX2, the vector instructions that some processors lack.
 
 Law: a library that was not compiled from the sources that stand beside it is never used. It is compiled again, or refused.
 """
@@ -31,6 +31,9 @@ FOLDER: Final = Path(__file__).parent
 
 READABLE: Final = 64
 """Number of bytes behind the bytes of all symbols that the library may read."""
+
+WIDTH: Final = 16
+"""`mc_expect` takes thresholds padded to a multiple of this number."""
 
 
 class MachineStruct(ctypes.Structure):
@@ -58,10 +61,16 @@ class StringsStruct(ctypes.Structure):
     _fields_ = [("data", c_void_p), ("offsets", c_void_p)]
 
 
-_MACHINE, _TEXTS, _STRINGS = map(ctypes.POINTER, (MachineStruct, TextsStruct, StringsStruct))
+class RowsStruct(ctypes.Structure):
+    """``mc_rows``: rows of matches."""
+
+    _fields_ = [("values", c_void_p), ("offsets", c_void_p), ("n", c_int64)]
+
+
+_MACHINE, _TEXTS, _STRINGS, _ROWS = map(ctypes.POINTER, (MachineStruct, TextsStruct, StringsStruct, RowsStruct))
 _A, _N = c_void_p, c_int64  # the address of an array, a number
 _SIGNATURES: Final[dict[str, tuple[Any, list[Any]]]] = {
-    "mc_allow_avx2": (None, [c_int32]),
+    "mc_has_avx2": (c_int32, []),
     "mc_free": (None, [_A]),
     "mc_check": (_N, [_MACHINE, _N]),
     "mc_symbol_keys": (None, [_A, _A, _N, c_uint64, _A, _A, _A]),
@@ -76,9 +85,9 @@ _SIGNATURES: Final[dict[str, tuple[Any, list[Any]]]] = {
     "mc_unite": (_N, [_A, _A, _A, _A, _N, _A, ctypes.POINTER(c_void_p)]),
     "mc_hex": (None, [_STRINGS, _N, _A, _A]),
     "mc_md5": (None, [_STRINGS, _STRINGS, _N, _A]),
-    "mc_keep_probabilities": (None, [_A, _A, _N, _A, _A]),
-    "mc_draw": (None, [_A, _A, _N, _A, _A, c_uint64, _A, _A, _A, _A, _A]),
-    "mc_expect": (None, [_A, _A, _N, _A, _A, _N, _A, _A, _A]),
+    "mc_keep_probabilities": (None, [_ROWS, _A, _A]),
+    "mc_draw": (None, [_ROWS, _A, _A, c_uint64, _A, _A, _A, _A, _A]),
+    "mc_expect": (None, [_ROWS, _A, _A, _N, _A, _A, _A]),
     "mc_count": (None, [_A, _N, _A]),
 }
 
@@ -97,33 +106,33 @@ def _load() -> Any:
     wanted = os.environ.get("METACLIP_NATIVE", "")
     if wanted not in ("", "0", "1", "baseline"):
         raise MetaclipError(f"METACLIP_NATIVE is {wanted!r}, must be 0, 1 or baseline")
-    found, why = (None, "METACLIP_NATIVE=0") if wanted == "0" else _open()
+    found, why = (None, "METACLIP_NATIVE=0") if wanted == "0" else _open(FOLDER, avx2=wanted != "baseline")
     if found is None:
         print(
             f"metaclip: the compiled library is not used ({why}); matching with pyahocorasick instead: same result, about "
             "40 times slower",
             file=sys.stderr,
         )
-    elif wanted == "baseline":
-        found.mc_allow_avx2(0)
     return found
 
 
-def _open() -> tuple[Any, str]:
+def _open(folder: Path, *, avx2: bool) -> tuple[Any, str]:
     """Return the library and why there is none. Compile it first if it is not of the sources beside it."""
-    path = next(FOLDER.glob("libmetaclip.*"), None)
+    path = next(folder.glob("libmetaclip.*"), None)
     if path is None:
         return None, "it is not installed"
-    if (FOLDER / "src").exists():  # an editable installation
+    if (folder / "src").exists():  # an editable installation
         from metaclip.native import build
 
-        if build.digest_of(path) != build.source_digest():
-            try:
-                build.compile_library(path)
-            except build.BuildError as error:
-                raise MetaclipError(f"{path} was not compiled from the sources beside it: {error}") from None
+        try:
+            build.update(folder)
+        except build.BuildError as error:
+            raise MetaclipError(f"{path} was not compiled from the sources beside it: {error}") from None
     try:
         library = ctypes.CDLL(os.fspath(path))
+        faster = path.with_stem(f"{path.stem}-avx2")
+        if avx2 and faster.exists() and library.mc_has_avx2():
+            library = ctypes.CDLL(os.fspath(faster))
     except OSError as error:
         return None, f"{path.name} cannot be loaded: {one_line(error)}"
     for name, (result, arguments) in _SIGNATURES.items():

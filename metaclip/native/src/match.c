@@ -22,11 +22,8 @@
 
 #include "keys.h"
 
-#if defined(__x86_64__) || defined(_M_X64)
+#if defined(__x86_64__)
 #include <immintrin.h>
-#define X86 1
-#elif defined(__aarch64__)
-#include <arm_neon.h>
 #endif
 
 enum {
@@ -149,67 +146,34 @@ typedef struct {
 
 /* ---- pass 1: split ---- */
 
-/* Set the bits of separators among 64 bytes: `marks` are , . ; : ? ! ` and `both` are marks, space, tab and line ends. */
-typedef void separator_finder(const uint8_t *block, uint64_t *both, uint64_t *marks);
-
-/* ':' and ';' differ only in the lowest bit, ',' and '.' only in the second lowest: one comparison finds both. */
-#define FIND_SEPARATORS(TYPE, LOAD, SPLAT, EQUAL, OR, AND, MASK, WIDTH)                                                \
-    uint64_t found = 0, found_marks = 0;                                                                               \
-    for (int i = 0; i < BLOCK; i += WIDTH) {                                                                           \
-        TYPE bytes = LOAD(block + i);                                                                                  \
-        TYPE mark = OR(OR(EQUAL(bytes, SPLAT('!')), EQUAL(bytes, SPLAT('?'))),                                         \
-                       OR(EQUAL(bytes, SPLAT('`')), OR(EQUAL(AND(bytes, SPLAT((char)0xFE)), SPLAT(':')),               \
-                                                       EQUAL(AND(bytes, SPLAT((char)0xFD)), SPLAT(',')))));            \
-        TYPE blank = OR(OR(EQUAL(bytes, SPLAT(' ')), EQUAL(bytes, SPLAT('\t'))),                                       \
-                        OR(EQUAL(bytes, SPLAT('\n')), EQUAL(bytes, SPLAT('\r'))));                                     \
-        found_marks |= (uint64_t)MASK(mark) << i;                                                                      \
-        found |= (uint64_t)MASK(OR(mark, blank)) << i;                                                                 \
-    }                                                                                                                  \
-    *both = found;                                                                                                     \
-    *marks = found_marks;
-
-#ifdef X86
-
-#define LOAD128(at) _mm_loadu_si128((const __m128i *)(at))
-#define MASK128(v) (uint32_t)_mm_movemask_epi8(v)
-MC_INLINE void separators(const uint8_t *block, uint64_t *both, uint64_t *marks) {
-    FIND_SEPARATORS(__m128i, LOAD128, _mm_set1_epi8, _mm_cmpeq_epi8, _mm_or_si128, _mm_and_si128, MASK128, 16)
-}
-
-#define AVX2 __attribute__((target("avx2,bmi,lzcnt")))
-#define LOAD256(at) _mm256_loadu_si256((const __m256i *)(at))
-#define MASK256(v) (uint32_t)_mm256_movemask_epi8(v)
-static inline AVX2 __attribute__((always_inline)) void separators_avx2(const uint8_t *block, uint64_t *both,
-                                                                       uint64_t *marks) {
-    FIND_SEPARATORS(__m256i, LOAD256, _mm256_set1_epi8, _mm256_cmpeq_epi8, _mm256_or_si256, _mm256_and_si256, MASK256,
-                    32)
-}
-
-#elif defined(__aarch64__)
-
-MC_INLINE uint32_t mask_neon(uint8x16_t v) {
-    static const uint8_t bits[16] = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
-    uint8x16_t set = vandq_u8(v, vld1q_u8(bits));
-    return vaddv_u8(vget_low_u8(set)) | (uint32_t)vaddv_u8(vget_high_u8(set)) << 8;
-}
-#define SPLAT_NEON(c) vdupq_n_u8((uint8_t)(c))
-MC_INLINE void separators(const uint8_t *block, uint64_t *both, uint64_t *marks) {
-    FIND_SEPARATORS(uint8x16_t, vld1q_u8, SPLAT_NEON, vceqq_u8, vorrq_u8, vandq_u8, mask_neon, 16)
-}
-
+/* Vectors of the compiler: an operator works on all bytes, a comparison gives 0xFF or 0 for each. */
+#if defined(__AVX2__)
+typedef uint8_t vector __attribute__((vector_size(32)));
+MC_INLINE uint64_t top_bits(vector v) { return (uint32_t)_mm256_movemask_epi8((__m256i)v); }
+#elif defined(__SSE2__)
+typedef uint8_t vector __attribute__((vector_size(16)));
+MC_INLINE uint64_t top_bits(vector v) { return (uint32_t)_mm_movemask_epi8((__m128i)v); }
 #else
-
-#define LOAD8(at) (*(at))
-#define SPLAT8(c) (uint8_t)(c)
-#define EQUAL8(a, b) ((a) == (b))
-#define OR8(a, b) ((a) | (b))
-#define AND8(a, b) ((a) & (b))
-#define MASK8(v) (v)
-MC_INLINE void separators(const uint8_t *block, uint64_t *both, uint64_t *marks) {
-    FIND_SEPARATORS(uint8_t, LOAD8, SPLAT8, EQUAL8, OR8, AND8, MASK8, 1)
+typedef uint8_t vector __attribute__((vector_size(8)));
+MC_INLINE uint64_t top_bits(vector v) { /* the product moves the lowest bit of each byte into the highest byte */
+    return ((uint64_t)v & 0x0101010101010101u) * 0x0102040810204080u >> 56;
 }
-
 #endif
+
+/* Set the bits of separators among 64 bytes: `marks` are , . ; : ? ! ` and `both` are marks, space, tab and line ends. */
+MC_INLINE void find_separators(const uint8_t *block, uint64_t *both, uint64_t *marks) {
+    *both = *marks = 0;
+    for (size_t i = 0; i < BLOCK; i += sizeof(vector)) {
+        vector c;
+        memcpy(&c, block + i, sizeof c);
+        /* ':' and ';' differ only in the lowest bit, ',' and '.' only in the second lowest. */
+        vector mark = (vector)(c == '!') | (vector)(c == '?') | (vector)(c == '`') | (vector)((c & 0xFE) == ':') |
+                      (vector)((c & 0xFD) == ',');
+        vector blank = (vector)(c == ' ') | (vector)(c == '\t') | (vector)(c == '\n') | (vector)(c == '\r');
+        *marks |= top_bits(mark) << i;
+        *both |= top_bits(mark | blank) << i;
+    }
+}
 
 MC_INLINE void put_row(row *out, symbol_key key, int64_t position, uint64_t hash, const uint8_t *start) {
     out->head = key.head;
@@ -232,8 +196,7 @@ MC_INLINE int may_be_known(const mc_machine *m, int shift, uint64_t hash) {
 }
 
 /* Split texts into words until the chunk is full; return the number of rows. */
-MC_INLINE int64_t split_words_with(separator_finder find, const mc_machine *m, mc_workspace *w, const texts *x,
-                                   progress *p) {
+static int64_t split_words(const mc_machine *m, mc_workspace *w, const texts *x, progress *p) {
     int64_t n = 0, position = 0, ended = 0, t = p->text, n_texts = x->column->n_texts;
     const uint8_t *start = p->start, *block = p->at;
     const uint64_t seed = m->seed;
@@ -245,7 +208,7 @@ MC_INLINE int64_t split_words_with(separator_finder find, const mc_machine *m, m
         if (!block) start = block = null ? stop : start_of(x, t);
         for (; block < stop && position + SPLIT_ROOM <= CHUNK; block += BLOCK) {
             uint64_t both, marks;
-            find(block, &both, &marks);
+            find_separators(block, &both, &marks);
             if (stop - block < BLOCK) both &= ((uint64_t)1 << (stop - block)) - 1;
             for (; both; both &= both - 1) {
                 int bit = __builtin_ctzll(both);
@@ -281,16 +244,6 @@ MC_INLINE int64_t split_words_with(separator_finder find, const mc_machine *m, m
     p->positions = position;
     return n;
 }
-
-static int64_t split_words(const mc_machine *m, mc_workspace *w, const texts *x, progress *p) {
-    return split_words_with(separators, m, w, x, p);
-}
-
-#ifdef X86
-static AVX2 int64_t split_words_avx2(const mc_machine *m, mc_workspace *w, const texts *x, progress *p) {
-    return split_words_with(separators_avx2, m, w, x, p);
-}
-#endif
 
 MC_INLINE int is_blank(uint8_t c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r'; }
 
@@ -599,13 +552,9 @@ static void collect(mc_workspace *w, int longest, int64_t first_text, int64_t n_
 
 /* ---- calls ---- */
 
-static int allow_avx2 = 1;
-
-void mc_allow_avx2(int allowed) { allow_avx2 = allowed; }
-
 int mc_has_avx2(void) {
-#ifdef X86
-    return allow_avx2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi");
+#if defined(__x86_64__)
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi");
 #else
     return 0;
 #endif
@@ -615,11 +564,6 @@ int mc_has_avx2(void) {
    new number of values. */
 static int64_t match(const mc_machine *m, mc_workspace *w, const mc_texts *column, const uint8_t *data, int64_t begin,
                      int32_t *offsets, int64_t written) {
-    int64_t (*split)(const mc_machine *, mc_workspace *, const texts *, progress *) = split_characters;
-    if (m->words) split = split_words;
-#ifdef X86
-    if (m->words && mc_has_avx2()) split = split_words_avx2;
-#endif
     const texts x = {column, data, begin};
     const int longest = (int)m->longest;
     progress p = {.written = written};
@@ -637,7 +581,7 @@ static int64_t match(const mc_machine *m, mc_workspace *w, const mc_texts *colum
             return MC_OUT_OF_MEMORY;
         }
         int64_t first_text = p.text, found;
-        int64_t n = split(m, w, &x, &p), n_ended = p.text - first_text;
+        int64_t n = m->words ? split_words(m, w, &x, &p) : split_characters(m, w, &x, &p), n_ended = p.text - first_text;
         if (longest) {
             found = look_up_with(0, m, w, n, n_ended, &p);
             walk_longest(m, w, found, n_ended, &p);

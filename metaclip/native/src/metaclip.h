@@ -33,10 +33,7 @@ enum { MC_OUT_OF_MEMORY = -1, MC_TOO_MANY_MATCHES = -2 };
 /* "metaclip sources " and the sha256 of the sources that this library was compiled from; read from the file (build.py). */
 MC_API extern const char mc_sources[];
 
-/* Forbid, or allow again, the vector instructions that not every processor has (AVX2), for tests. */
-MC_API void mc_allow_avx2(int allowed);
-
-/* Return whether they are allowed, and this processor has them. */
+/* Return whether this processor has AVX2: then the same library, compiled for that, is the faster one. */
 MC_API int mc_has_avx2(void);
 
 MC_API void mc_free(void *memory);
@@ -166,19 +163,26 @@ MC_API void mc_hex(const mc_strings *strings, int64_t n, uint64_t *uids, uint8_t
 /* Write md5(first[i] + second[i]) as uids (high, low); `second` may be NULL. */
 MC_API void mc_md5(const mc_strings *first, const mc_strings *second, int64_t n, uint64_t *uids);
 
-/* Compute P(keep) of rows of matches: row i has values[offsets[i] .. offsets[i + 1]]. */
-MC_API void mc_keep_probabilities(const uint32_t *values, const int64_t *offsets, int64_t n, const double *probability,
-                                  double *result);
+/* Rows of matches: row i has values[offsets[i] .. offsets[i + 1]]. */
+typedef struct {
+    const uint32_t *values;
+    const int64_t *offsets;
+    int64_t n;
+} mc_rows;
 
-/* Draw rows of matches. `sums`: expected number, variance (both in units of 2^-32) and number kept, added to. */
-MC_API void mc_draw(const uint32_t *values, const int64_t *offsets, int64_t n, const double *probability,
-                    const uint64_t *uids, uint64_t key, double *drawn, uint8_t *keep, uint64_t *expected, uint64_t *kept,
-                    uint64_t *sums);
+/* Compute P(keep) of each row. */
+MC_API void mc_keep_probabilities(const mc_rows *rows, const double *probability, double *result);
 
-/* Add P(keep) of rows of matches under each of n_t thresholds, in units of 2^-32, to `sums`, and, unless `by_entry`
-   (n_t numbers for each entry) is NULL, to those of the row's entries. `dropped` is scratch for n_t numbers. */
-MC_API void mc_expect(const uint32_t *values, const int64_t *offsets, int64_t n, const uint64_t *counts,
-                      const double *thresholds, int64_t n_t, uint64_t *sums, uint64_t *by_entry, double *dropped);
+/* Draw rows. `sums`: expected number, variance (both in units of 2^-32) and number kept, added to. */
+MC_API void mc_draw(const mc_rows *rows, const double *probability, const uint64_t *uids, uint64_t key, double *drawn,
+                    uint8_t *keep, uint64_t *expected, uint64_t *kept, uint64_t *sums);
+
+/* Add P(keep) of rows under each of n_t thresholds, in units of 2^-32, to `sums`, and, unless `by_entry` (n_t numbers for
+   each entry) is NULL, to those of the row's entries. With n_t rounded up to a multiple of MC_WIDTH, `thresholds` has so many
+   numbers and `scratch` room for twice as many. */
+enum { MC_WIDTH = 16 };
+MC_API void mc_expect(const mc_rows *rows, const uint64_t *counts, const double *thresholds, int64_t n_t, uint64_t *sums,
+                      uint64_t *by_entry, double *scratch);
 
 /* Count ids: counts[ids[i]] += 1. */
 MC_API void mc_count(const uint32_t *ids, int64_t n, uint64_t *counts);

@@ -5,8 +5,6 @@
 
 #include "keys.h"
 
-static const double ONE = 4294967296.0; /* 1 in the integers in which expected numbers are summed */
-
 /* ---- uids ---- */
 
 void mc_hex(const mc_strings *strings, int64_t n, uint64_t *uids, uint8_t *kinds) {
@@ -35,16 +33,16 @@ void mc_hex(const mc_strings *strings, int64_t n, uint64_t *uids, uint8_t *kinds
 
 /* MD5 of many messages at once, one in each lane, so that the compiler can use vector instructions: the rounds of a single
    message depend on each other and cannot. A lane that has finished its message takes the next one. */
-enum { LANES = 32 };
+enum { MESSAGES = 32 };
 
 typedef struct {
-    uint32_t words[16][LANES];
-    uint32_t state[4][LANES];
+    uint32_t words[16][MESSAGES];
+    uint32_t state[4][MESSAGES];
 } md5_lanes;
 
 #define ROTATE(x, by) ((x) << (by) | (x) >> (32 - (by)))
 #define MD5_STEP(MIX, A, B_, C_, D, WORD, SUM, TURN)                                                                   \
-    for (int l = 0; l < LANES; l++) {                                                                                  \
+    for (int l = 0; l < MESSAGES; l++) {                                                                                  \
         uint32_t b = s[B_][l], c = s[C_][l], d = s[D][l];                                                              \
         uint32_t x = s[A][l] + MIX + m->words[WORD][l] + SUM;                                                          \
         s[A][l] = b + ROTATE(x, TURN);                                                                                 \
@@ -69,23 +67,17 @@ static const uint32_t SINES[64] = {
     0x6fa87e4f, 0xfe2ce6e0, 0xa3014314, 0x4e0811a1, 0xf7537e82, 0xbd3af235, 0x2ad7d2bb, 0xeb86d391,
 };
 
-MC_INLINE void md5_block_with(md5_lanes *m) {
-    uint32_t s[4][LANES];
+static void md5_block(md5_lanes *m) {
+    uint32_t s[4][MESSAGES];
     memcpy(s, m->state, sizeof s);
     MD5_ROUND((d ^ (b & (c ^ d))), 1, 0, 7, 12, 17, 22, SINES)
     MD5_ROUND((c ^ (d & (b ^ c))), 5, 1, 5, 9, 14, 20, (SINES + 16))
     MD5_ROUND((b ^ c ^ d), 3, 5, 4, 11, 16, 23, (SINES + 32))
     MD5_ROUND((c ^ (b | ~d)), 7, 0, 6, 10, 15, 21, (SINES + 48))
     for (int i = 0; i < 4; i++) {
-        for (int l = 0; l < LANES; l++) m->state[i][l] += s[i][l];
+        for (int l = 0; l < MESSAGES; l++) m->state[i][l] += s[i][l];
     }
 }
-
-static void md5_block(md5_lanes *m) { md5_block_with(m); }
-
-#if defined(__x86_64__)
-static __attribute__((target("avx2"))) void md5_block_avx2(md5_lanes *m) { md5_block_with(m); }
-#endif
 
 /* Copy what a piece of a message, which begins `before` bytes into it, has in the block of 64 bytes at `at`. */
 MC_INLINE void copy_piece(uint8_t *block, int64_t at, const uint8_t *piece, int64_t before, int64_t size) {
@@ -94,18 +86,14 @@ MC_INLINE void copy_piece(uint8_t *block, int64_t at, const uint8_t *piece, int6
 }
 
 void mc_md5(const mc_strings *first, const mc_strings *second, int64_t n, uint64_t *uids) {
-    void (*compress)(md5_lanes *) = md5_block;
-#if defined(__x86_64__)
-    if (mc_has_avx2()) compress = md5_block_avx2;
-#endif
     static const uint32_t start[4] = {0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476};
     md5_lanes m;
-    int64_t message[LANES], at[LANES], next = 0, active = 0;
+    int64_t message[MESSAGES], at[MESSAGES], next = 0, active = 0;
     memset(&m, 0, sizeof m);
-    for (int l = 0; l < LANES; l++) message[l] = -1;
+    for (int l = 0; l < MESSAGES; l++) message[l] = -1;
     do {
         active = 0;
-        for (int l = 0; l < LANES; l++) {
+        for (int l = 0; l < MESSAGES; l++) {
             if (message[l] < 0) {
                 if (next == n) continue;
                 message[l] = next++;
@@ -125,8 +113,8 @@ void mc_md5(const mc_strings *first, const mc_strings *second, int64_t n, uint64
             }
             for (int j = 0; j < 16; j++) m.words[j][l] = load32(block + 4 * j);
         }
-        if (active) compress(&m);
-        for (int l = 0; l < LANES; l++) {
+        if (active) md5_block(&m);
+        for (int l = 0; l < MESSAGES; l++) {
             if (message[l] < 0) continue;
             int64_t i = message[l], all = first->offsets[i + 1] - first->offsets[i];
             if (second) all += second->offsets[i + 1] - second->offsets[i];
@@ -143,16 +131,18 @@ void mc_md5(const mc_strings *first, const mc_strings *second, int64_t n, uint64
 /* ---- the draw ---- */
 
 /* Return P(keep) of a row: 1 - product of (1 - p) in the order of the entries, which the law states. */
-MC_INLINE double keep_probability(const uint32_t *values, int64_t begin, int64_t end, const double *probability) {
+MC_INLINE double keep_probability(const mc_rows *rows, int64_t i, const double *probability) {
     double dropped = 1.0;
-    for (int64_t j = begin; j < end; j++) dropped *= 1.0 - probability[values[j]];
+    for (int64_t j = rows->offsets[i]; j < rows->offsets[i + 1]; j++) dropped *= 1.0 - probability[rows->values[j]];
     return 1.0 - dropped;
 }
 
-void mc_keep_probabilities(const uint32_t *values, const int64_t *offsets, int64_t n, const double *probability,
-                           double *result) {
-    for (int64_t i = 0; i < n; i++) result[i] = keep_probability(values, offsets[i], offsets[i + 1], probability);
+void mc_keep_probabilities(const mc_rows *rows, const double *probability, double *result) {
+    for (int64_t i = 0; i < rows->n; i++) result[i] = keep_probability(rows, i, probability);
 }
+
+/* Return floor(x * 2^32) for 0 <= x <= 1. A conversion to signed integers is one instruction; to unsigned ones, five. */
+MC_INLINE uint64_t to_fixed(double x) { return (uint64_t)(int64_t)(x * 4294967296.0); }
 
 /* The finaliser of SplitMix64. */
 MC_INLINE uint64_t mix(uint64_t x) {
@@ -161,66 +151,77 @@ MC_INLINE uint64_t mix(uint64_t x) {
     return x ^ x >> 31;
 }
 
-void mc_draw(const uint32_t *values, const int64_t *offsets, int64_t n, const double *probability,
-             const uint64_t *uids, uint64_t key, double *drawn, uint8_t *keep, uint64_t *expected, uint64_t *kept,
-             uint64_t *sums) {
-    for (int64_t i = 0; i < n; i++) {
-        double p = keep_probability(values, offsets[i], offsets[i + 1], probability);
+void mc_draw(const mc_rows *rows, const double *probability, const uint64_t *uids, uint64_t key, double *drawn,
+             uint8_t *keep, uint64_t *expected, uint64_t *kept, uint64_t *sums) {
+    for (int64_t i = 0; i < rows->n; i++) {
+        double p = keep_probability(rows, i, probability);
         uint64_t hash = mix(mix(key ^ uids[2 * i]) ^ uids[2 * i + 1]);
-        int stays = (double)(hash >> 11) * 0x1p-53 < p;
-        uint64_t fixed = (uint64_t)(p * ONE);
+        int stays = (double)(int64_t)(hash >> 11) * 0x1p-53 < p;
+        uint64_t fixed = to_fixed(p);
         drawn[i] = p;
         keep[i] = (uint8_t)stays;
         sums[0] += fixed;
-        sums[1] += (uint64_t)(p * (1.0 - p) * ONE);
+        sums[1] += to_fixed(p * (1.0 - p));
         sums[2] += (uint64_t)stays;
-        for (int64_t j = offsets[i]; j < offsets[i + 1]; j++) {
-            expected[values[j]] += fixed;
-            kept[values[j]] += (uint64_t)stays;
+        for (int64_t j = rows->offsets[i]; j < rows->offsets[i + 1]; j++) {
+            expected[rows->values[j]] += fixed;
+            kept[rows->values[j]] += (uint64_t)stays;
         }
     }
 }
 
-/* ---- expected numbers under many thresholds ---- */
+/* As many numbers as one register holds. Operators work on all at once; a comparison gives all bits of each or none. */
+#ifdef __AVX2__
+enum { LANES = 4 };
+#else
+enum { LANES = 2 };
+#endif
+typedef double doubles __attribute__((vector_size(8 * LANES), aligned(8), may_alias));
+typedef int64_t integers __attribute__((vector_size(8 * LANES), aligned(8), may_alias));
 
-MC_INLINE void expect_with(const uint32_t *values, const int64_t *offsets, int64_t n, const uint64_t *counts,
-                           const double *thresholds, int64_t n_t, uint64_t *sums, uint64_t *by_entry,
-                           double *restrict dropped) {
-    for (int64_t i = 0; i < n; i++) {
-        for (int64_t k = 0; k < n_t; k++) dropped[k] = 1.0;
-        for (int64_t j = offsets[i]; j < offsets[i + 1]; j++) {
-            double inverse = 1.0 / (double)counts[values[j]];
-            for (int64_t k = 0; k < n_t; k++) {
-                double rest = 1.0 - thresholds[k] * inverse;
-                dropped[k] *= rest > 0.0 ? rest : 0.0;
+/* Do what to_fixed does. Adding 2^52 rounds to an integer, which is then in the low bits. */
+MC_INLINE integers all_to_fixed(doubles x) {
+    const doubles shift = 0x1p52 - (doubles){0};
+    doubles scaled = x * 4294967296.0, rounded = (scaled + shift) - shift;
+    doubles above = (doubles)((integers)(1.0 - (doubles){0}) & (rounded > scaled));
+    return (integers)((rounded - above) + shift) - (integers)shift;
+}
+
+void mc_expect(const mc_rows *rows, const uint64_t *counts, const double *thresholds, int64_t n_t, uint64_t *sums,
+               uint64_t *by_entry, double *scratch) {
+    enum { ENTRIES = 32 }; /* of a row, at a time */
+    int64_t room = (n_t + MC_WIDTH - 1) / MC_WIDTH * MC_WIDTH;
+    double *dropped = scratch;
+    uint64_t *fixed = (uint64_t *)(scratch + room);
+    for (int64_t i = 0; i < rows->n; i++) {
+        const uint32_t *ids = rows->values + rows->offsets[i], *end = rows->values + rows->offsets[i + 1];
+        for (int64_t k = 0; k < room; k++) dropped[k] = 1.0;
+        for (const uint32_t *first = ids; first < end; first += ENTRIES) {
+            double inverse[ENTRIES];
+            int64_t n = end - first < ENTRIES ? end - first : ENTRIES;
+            for (int64_t j = 0; j < n; j++) inverse[j] = 1.0 / (double)(int64_t)counts[first[j]];
+            for (int64_t k = 0; k < room; k += MC_WIDTH) {
+                const doubles *t = (const doubles *)(thresholds + k);
+                doubles *result = (doubles *)(dropped + k), product[MC_WIDTH / LANES]; /* in registers */
+                for (int w = 0; w < MC_WIDTH / LANES; w++) product[w] = result[w];
+                for (int64_t j = 0; j < n; j++) {
+                    for (int w = 0; w < MC_WIDTH / LANES; w++) {
+                        doubles rest = 1.0 - t[w] * inverse[j];
+                        product[w] *= (doubles)((integers)rest & (rest > 0.0)); /* max(0, rest) */
+                    }
+                }
+                for (int w = 0; w < MC_WIDTH / LANES; w++) result[w] = product[w];
             }
         }
-        for (int64_t k = 0; k < n_t; k++) sums[k] += (uint64_t)((1.0 - dropped[k]) * ONE);
-        if (!by_entry) continue;
-        for (int64_t j = offsets[i]; j < offsets[i + 1]; j++) {
-            uint64_t *row = by_entry + n_t * values[j];
-            for (int64_t k = 0; k < n_t; k++) row[k] += (uint64_t)((1.0 - dropped[k]) * ONE);
+        for (int64_t k = 0; k < room; k += LANES) {
+            *(integers *)(fixed + k) = all_to_fixed(1.0 - *(doubles *)(dropped + k));
+        }
+        for (int64_t k = 0; k < n_t; k++) sums[k] += fixed[k];
+        for (; by_entry && ids < end; ids++) {
+            uint64_t *sum = by_entry + n_t * *ids;
+            for (int64_t k = 0; k < n_t; k++) sum[k] += fixed[k];
         }
     }
-}
-
-#if defined(__x86_64__)
-static __attribute__((target("avx2"))) void expect_avx2(const uint32_t *values, const int64_t *offsets, int64_t n,
-                                                        const uint64_t *counts, const double *thresholds, int64_t n_t,
-                                                        uint64_t *sums, uint64_t *by_entry, double *dropped) {
-    expect_with(values, offsets, n, counts, thresholds, n_t, sums, by_entry, dropped);
-}
-#endif
-
-void mc_expect(const uint32_t *values, const int64_t *offsets, int64_t n, const uint64_t *counts,
-               const double *thresholds, int64_t n_t, uint64_t *sums, uint64_t *by_entry, double *dropped) {
-#if defined(__x86_64__)
-    if (mc_has_avx2()) {
-        expect_avx2(values, offsets, n, counts, thresholds, n_t, sums, by_entry, dropped);
-        return;
-    }
-#endif
-    expect_with(values, offsets, n, counts, thresholds, n_t, sums, by_entry, dropped);
 }
 
 void mc_count(const uint32_t *ids, int64_t n, uint64_t *counts) {
