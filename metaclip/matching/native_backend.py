@@ -18,7 +18,7 @@ from metaclip.errors import MetaclipError
 from metaclip.matching.automaton import Automaton, Machine
 from metaclip.matching.match_arrays import MATCHES, binary_of, decode_texts
 from metaclip.matching.text_rule import TextRule
-from metaclip.native.library import Memory, TextsStruct, load
+from metaclip.native.library import Memory, StringsStruct, load
 
 _OUT_OF_MEMORY, _TOO_MANY = -1, -2
 
@@ -41,16 +41,10 @@ class NativeBackend:
             texts = clean_texts(texts, self.automaton.rule)
         if len(texts) == 0:
             return pa.array([], MATCHES)
-        validity, offsets, data = texts.buffers()
-        if not texts.null_count:
-            validity = None
-        column = TextsStruct(
-            data=None if data is None else data.address, n_data=0 if data is None else data.size, offsets=offsets.address,
-            wide=pa.types.is_large_string(texts.type), validity=None if validity is None else validity.address,
-            first=texts.offset, n_texts=len(texts),
-        )  # fmt: skip
-        results = [machine.match(column) for machine in self._machines()]
+        column = texts.cast(pa.large_string())
+        results = [machine.match(StringsStruct.of(column), len(column)) for machine in self._machines()]
         ids, bounds = results[0] if len(results) == 1 else self._unite(*results[0], *results[1], len(texts))
+        validity = None
         if texts.null_count:
             valid = pc.is_valid(texts).to_numpy(zero_copy_only=False)
             validity = pa.py_buffer(np.packbits(valid, bitorder="little"))
@@ -93,9 +87,9 @@ class _ThreadMachine:
         self._found = ctypes.POINTER(ctypes.c_uint32)()
         self._find = library.mc_find
 
-    def match(self, column: TextsStruct) -> tuple[pa.Array, pa.Buffer]:
+    def match(self, column: StringsStruct, n_texts: int) -> tuple[pa.Array, pa.Buffer]:
         """Match a column; return the ids of all texts, and the offsets of each text's ids (a buffer of int32)."""
-        bounds, values = pa.allocate_buffer(4 * (column.n_texts + 1)), ctypes.c_void_p()
+        bounds, values = pa.allocate_buffer(4 * (n_texts + 1)), ctypes.c_void_p()
         n = self._library.mc_match(self._machine.struct, self._workspace, column, bounds.address, values)
         return _ids(self._library, n, values), bounds
 

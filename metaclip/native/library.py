@@ -23,6 +23,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from metaclip.errors import MetaclipError, one_line
 
@@ -46,19 +47,22 @@ class MachineStruct(ctypes.Structure):
     ]  # fmt: skip
 
 
-class TextsStruct(ctypes.Structure):
-    """``mc_texts``: a column of texts in Arrow's layout."""
+class StringsStruct(ctypes.Structure):
+    """``mc_strings``: a column of strings in Arrow's large_string layout."""
 
     _fields_ = [
-        ("data", c_void_p), ("n_data", c_int64), ("offsets", c_void_p), ("wide", c_int64), ("validity", c_void_p),
-        ("first", c_int64), ("n_texts", c_int64),
+        ("data", c_void_p), ("n_data", c_int64), ("offsets", c_void_p), ("validity", c_void_p), ("first_bit", c_int64),
+        ("n", c_int64),
     ]  # fmt: skip
 
-
-class StringsStruct(ctypes.Structure):
-    """``mc_strings``: strings in Arrow's large_string layout."""
-
-    _fields_ = [("data", c_void_p), ("offsets", c_void_p)]
+    @classmethod
+    def of(cls, column: pa.Array) -> StringsStruct:
+        """Return the struct of a large_string array, which must outlive it."""
+        validity, offsets, data = column.buffers()
+        return cls(
+            None if data is None else data.address, 0 if data is None else data.size, offsets.address + 8 * column.offset,
+            validity.address if column.null_count else None, column.offset, len(column),
+        )  # fmt: skip
 
 
 class RowsStruct(ctypes.Structure):
@@ -67,7 +71,7 @@ class RowsStruct(ctypes.Structure):
     _fields_ = [("values", c_void_p), ("offsets", c_void_p), ("n", c_int64)]
 
 
-_MACHINE, _TEXTS, _STRINGS, _ROWS = map(ctypes.POINTER, (MachineStruct, TextsStruct, StringsStruct, RowsStruct))
+_MACHINE, _STRINGS, _ROWS = map(ctypes.POINTER, (MachineStruct, StringsStruct, RowsStruct))
 _A, _N = c_void_p, c_int64  # the address of an array, a number
 _SIGNATURES: Final[dict[str, tuple[Any, list[Any]]]] = {
     "mc_has_avx2": (c_int32, []),
@@ -80,11 +84,11 @@ _SIGNATURES: Final[dict[str, tuple[Any, list[Any]]]] = {
     "mc_fill_edges": (None, [_A, _N, _A, _N, _A, _N]),
     "mc_workspace_new": (c_void_p, [_MACHINE]),
     "mc_workspace_free": (None, [c_void_p]),
-    "mc_match": (_N, [_MACHINE, c_void_p, _TEXTS, _A, ctypes.POINTER(c_void_p)]),
+    "mc_match": (_N, [_MACHINE, c_void_p, _STRINGS, _A, ctypes.POINTER(c_void_p)]),
     "mc_find": (_N, [_MACHINE, c_void_p, ctypes.c_char_p, _N, ctypes.POINTER(ctypes.POINTER(c_uint32))]),
     "mc_unite": (_N, [_A, _A, _A, _A, _N, _A, ctypes.POINTER(c_void_p)]),
-    "mc_hex": (None, [_STRINGS, _N, _A, _A]),
-    "mc_md5": (None, [_STRINGS, _STRINGS, _N, _A]),
+    "mc_hex": (None, [_STRINGS, _A, _A]),
+    "mc_md5": (None, [_STRINGS, _STRINGS, _A]),
     "mc_keep_probabilities": (None, [_ROWS, _A, _A]),
     "mc_draw": (None, [_ROWS, _A, _A, c_uint64, _A, _A, _A, _A, _A]),
     "mc_expect": (None, [_ROWS, _A, _A, _N, _A, _A, _A]),

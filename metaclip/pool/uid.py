@@ -12,10 +12,8 @@ Cost: 0.1 us per uid from hex, 0.3 us by md5 of 100 bytes.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import re
-from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
@@ -137,9 +135,8 @@ def _given_uids(column: pa.Array) -> tuple[Uids, npt.NDArray[np.bool_]]:
 def _hex(column: pa.Array) -> tuple[Uids, npt.NDArray[np.uint8]]:
     """Parse a large_string array as hex digits: uids (0 where a string is something else), and the kind of each."""
     uids, kinds = np.zeros((len(column), 2), np.uint64), np.zeros(len(column), np.uint8)
-    if (library := load()) is not None:
-        with _strings(column) as strings:
-            library.mc_hex(strings, len(column), address(uids, np.uint64), address(kinds, np.uint8))
+    if len(column) and (library := load()) is not None:
+        library.mc_hex(StringsStruct.of(column), address(uids, np.uint64), address(kinds, np.uint8))
         return uids, kinds
     for i, value in enumerate(column.cast(pa.large_binary()).to_pylist()):
         if not value:
@@ -153,11 +150,12 @@ def _hex(column: pa.Array) -> tuple[Uids, npt.NDArray[np.uint8]]:
 
 def _md5(parts: list[pa.Array]) -> Uids:
     """Return md5 of the rows of one column, or of two columns concatenated: uint64[n, 2]. A null is an empty string."""
-    if (library := load()) is None:
+    if not len(parts[0]) or (library := load()) is None:
         return _md5_hashlib(parts)
     uids = np.empty((len(parts[0]), 2), np.uint64)
-    with _strings(parts[0]) as first, _strings(parts[-1]) as second:
-        library.mc_md5(first, second if len(parts) > 1 else None, len(uids), address(uids, np.uint64))
+    library.mc_md5(
+        StringsStruct.of(parts[0]), StringsStruct.of(parts[1]) if len(parts) > 1 else None, address(uids, np.uint64)
+    )
     return uids
 
 
@@ -166,14 +164,3 @@ def _md5_hashlib(parts: list[pa.Array]) -> Uids:
     rows = (b"".join(row) for row in zip(*pieces, strict=True))
     digests = b"".join(hashlib.md5(row, usedforsecurity=False).digest() for row in rows)
     return np.frombuffer(digests, ">u8").reshape(-1, 2).astype(np.uint64)
-
-
-@contextlib.contextmanager
-def _strings(column: pa.Array) -> Iterator[StringsStruct]:
-    """Yield a large_string array as the library takes it; a null is an empty string."""
-    if column.null_count:
-        column = pc.fill_null(column, "")
-    _, offsets, data = column.buffers()
-    if len(column) == 0:
-        offsets = pa.py_buffer(bytes(8))
-    yield StringsStruct(data=data.address if data is not None else None, offsets=offsets.address + 8 * column.offset)

@@ -179,8 +179,7 @@ int64_t mc_check(const mc_machine *m, int64_t n_entries) {
         return 1;
     }
     /* A row of bounds follows the last symbol; symbols are nodes, too. */
-    if (m->n_symbols < 2 || m->n_nodes < m->n_symbols - 1 || m->n_nodes > UINT32_MAX || n_entries >= UINT32_MAX ||
-        m->most_outputs < 1) {
+    if (m->n_symbols < 2 || m->n_nodes < m->n_symbols - 1 || m->n_nodes > UINT32_MAX || n_entries >= UINT32_MAX) {
         return 2;
     }
     /* The bytes of symbols lie in the table, with readable bytes behind; symbols that share a key form ascending chains. */
@@ -202,12 +201,14 @@ int64_t mc_check(const mc_machine *m, int64_t n_entries) {
         if (x->fallback && m->nodes[x->fallback].depth >= x->depth) return 9;
         if (!output_descends(m, node)) return 10;
     }
+    int64_t most = 1;
     for (int64_t node = 0; node < m->n_nodes; node++) {
         int64_t length = m->nodes[node].entry != 0;
         uint32_t next = m->nodes[node].output, depth = m->nodes[node].depth;
         for (; next && (!m->longest || m->nodes[next].depth == depth); next = m->nodes[next].output) length++;
-        if (length > m->most_outputs) return 11;
+        if (length > most) most = length;
     }
+    if (most != m->most_outputs) return 11;
     int64_t n_empty = 0;
     for (int64_t i = 0; i < m->n_edges; i++) {
         if (m->edges[i].child >= m->n_nodes) return 12;

@@ -28,6 +28,10 @@ MC_INLINE uint32_t load32(const uint8_t *at) {
     return word;
 }
 
+MC_INLINE int is_null(const mc_strings *x, int64_t i) {
+    return x->validity && !(x->validity[(x->first_bit + i) >> 3] >> ((x->first_bit + i) & 7) & 1);
+}
+
 MC_INLINE int log2_of(int64_t power_of_two) { return __builtin_ctzll((uint64_t)power_of_two); }
 
 typedef struct {

@@ -111,26 +111,6 @@ void mc_workspace_free(mc_workspace *w) {
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) free(owned[i]);
 }
 
-/* ---- the texts of a call ---- */
-
-typedef struct {
-    const mc_texts *column;
-    const uint8_t *data; /* the column's own, or a copy of its end */
-    int64_t begin;       /* the offset of its first byte */
-} texts;
-
-MC_INLINE int64_t offset_of(const mc_texts *column, int64_t i) {
-    return column->wide ? ((const int64_t *)column->offsets)[column->first + i]
-                        : ((const int32_t *)column->offsets)[column->first + i];
-}
-
-MC_INLINE const uint8_t *start_of(const texts *x, int64_t i) { return x->data + (offset_of(x->column, i) - x->begin); }
-
-MC_INLINE int is_null(const mc_texts *column, int64_t i) {
-    int64_t bit = column->first + i;
-    return column->validity && !(column->validity[bit >> 3] >> (bit & 7) & 1);
-}
-
 /* Where matching continues in the next chunk. */
 typedef struct {
     int64_t text;
@@ -175,19 +155,10 @@ MC_INLINE void find_separators(const uint8_t *block, uint64_t *both, uint64_t *m
     }
 }
 
-MC_INLINE void put_row(row *out, symbol_key key, int64_t position, uint64_t hash, const uint8_t *start) {
-    out->head = key.head;
-    out->tail = key.tail;
-    out->position = (uint32_t)position;
-    out->hash = hash;
-    out->start = start;
-}
-
 MC_INLINE uint64_t put_symbol(row *out, const uint8_t *start, int64_t size, int64_t position, uint64_t seed) {
     symbol_key key = key_of(start, size);
-    uint64_t hash = hash_of(key, seed);
-    put_row(out, key, position, hash, start);
-    return hash;
+    *out = (row){.head = key.head, .tail = key.tail, .position = (uint32_t)position, .start = start};
+    return out->hash = hash_of(key, seed);
 }
 
 MC_INLINE int may_be_known(const mc_machine *m, int shift, uint64_t hash) {
@@ -196,16 +167,16 @@ MC_INLINE int may_be_known(const mc_machine *m, int shift, uint64_t hash) {
 }
 
 /* Split texts into words until the chunk is full; return the number of rows. */
-static int64_t split_words(const mc_machine *m, mc_workspace *w, const texts *x, progress *p) {
-    int64_t n = 0, position = 0, ended = 0, t = p->text, n_texts = x->column->n_texts;
+static int64_t split_words(const mc_machine *m, mc_workspace *w, const mc_strings *x, progress *p) {
+    int64_t n = 0, position = 0, ended = 0, t = p->text, n_texts = x->n;
     const uint8_t *start = p->start, *block = p->at;
     const uint64_t seed = m->seed;
     const int shift = 64 - log2_of(m->n_bloom), fold = (int)m->fold_spaces;
     row *rows = w->rows;
     for (; t < n_texts; t++) {
-        const uint8_t *stop = start_of(x, t + 1);
-        int null = is_null(x->column, t);
-        if (!block) start = block = null ? stop : start_of(x, t);
+        const uint8_t *stop = x->data + x->offsets[t + 1];
+        int null = is_null(x, t);
+        if (!block) start = block = null ? stop : x->data + x->offsets[t];
         for (; block < stop && position + SPLIT_ROOM <= CHUNK; block += BLOCK) {
             uint64_t both, marks;
             find_separators(block, &both, &marks);
@@ -253,18 +224,18 @@ MC_INLINE int is_mark(uint8_t c) {
 
 /* Split texts into the characters of their padded, spaced form until the chunk is full; return the number of rows. All
    characters are kept, because nearly all are known. */
-static int64_t split_characters(const mc_machine *m, mc_workspace *w, const texts *x, progress *p) {
+static int64_t split_characters(const mc_machine *m, mc_workspace *w, const mc_strings *x, progress *p) {
     static const uint8_t space[MC_READABLE] = {' '};
-    int64_t n = 0, ended = 0, t = p->text, n_texts = x->column->n_texts;
+    int64_t n = 0, ended = 0, t = p->text, n_texts = x->n;
     const uint64_t seed = m->seed;
     const uint8_t *at = p->at;
     int spaced = p->spaced, fold = (int)m->fold_spaces;
     row *rows = w->rows;
     for (; t < n_texts && n + ended + 4 <= CHUNK; t++) {
-        const uint8_t *stop = start_of(x, t + 1);
-        int null = is_null(x->column, t);
+        const uint8_t *stop = x->data + x->offsets[t + 1];
+        int null = is_null(x, t);
         if (!at) {
-            at = null ? stop : start_of(x, t);
+            at = null ? stop : x->data + x->offsets[t];
             spaced = !null;
             put_symbol(rows + n, space, 1, n + ended, seed);
             n += spaced;
@@ -560,19 +531,16 @@ int mc_has_avx2(void) {
 #endif
 }
 
-/* Match the texts of a column; `data` begins at the offset `begin`. The result grows behind `written` values. Return the
-   new number of values. */
-static int64_t match(const mc_machine *m, mc_workspace *w, const mc_texts *column, const uint8_t *data, int64_t begin,
-                     int32_t *offsets, int64_t written) {
-    const texts x = {column, data, begin};
+/* Match texts that have readable bytes behind them; the result grows behind `written` values. Return their new number. */
+static int64_t match(const mc_machine *m, mc_workspace *w, const mc_strings *x, int32_t *offsets, int64_t written) {
     const int longest = (int)m->longest;
     progress p = {.written = written};
-    if ((uint64_t)w->stamp + (uint64_t)column->n_texts >= NEVER) {
+    if ((uint64_t)w->stamp + (uint64_t)x->n >= NEVER) {
         memset(w->stamps, 0, (size_t)m->n_nodes * sizeof *w->stamps);
         w->stamp = 0;
     }
     w->stamp++;
-    while (p.text < column->n_texts) {
+    while (p.text < x->n) {
         /* A text of megabytes: without repetitions, its ids are at most all entries. */
         if (!longest && p.n_ids + w->burst > w->ids_room) p.n_ids = sort_unique(w->ids, p.n_ids);
         if (reserve((void **)&w->ids, &w->ids_room, p.n_ids + w->burst, sizeof *w->ids) ||
@@ -581,7 +549,7 @@ static int64_t match(const mc_machine *m, mc_workspace *w, const mc_texts *colum
             return MC_OUT_OF_MEMORY;
         }
         int64_t first_text = p.text, found;
-        int64_t n = m->words ? split_words(m, w, &x, &p) : split_characters(m, w, &x, &p), n_ended = p.text - first_text;
+        int64_t n = m->words ? split_words(m, w, x, &p) : split_characters(m, w, x, &p), n_ended = p.text - first_text;
         if (longest) {
             found = look_up_with(0, m, w, n, n_ended, &p);
             walk_longest(m, w, found, n_ended, &p);
@@ -597,26 +565,24 @@ static int64_t match(const mc_machine *m, mc_workspace *w, const mc_texts *colum
     return p.written;
 }
 
-int64_t mc_match(const mc_machine *m, mc_workspace *w, const mc_texts *column, int32_t *offsets, uint32_t **values) {
+/* Copy bytes to the workspace, with readable bytes behind them; return NULL if memory runs out. */
+static const uint8_t *copy(mc_workspace *w, const uint8_t *data, int64_t size) {
+    if (reserve((void **)&w->copy, &w->copy_room, size + MC_READABLE, 1)) return NULL;
+    if (size) memcpy(w->copy, data, (size_t)size);
+    memset(w->copy + size, 0, MC_READABLE);
+    return w->copy;
+}
+
+int64_t mc_match(const mc_machine *m, mc_workspace *w, const mc_strings *x, int32_t *offsets, uint32_t **values) {
     /* Passes read behind the end of a text. The texts that are too close to the end of the buffer are the last ones. */
-    int64_t low = 0, high = column->n_texts;
-    while (low < high) {
-        int64_t middle = (low + high) / 2;
-        if (offset_of(column, middle + 1) + MC_READABLE > column->n_data) high = middle;
-        else low = middle + 1;
-    }
-    mc_texts head = *column, tail = *column;
-    head.n_texts = low;
-    tail.first += low;
-    tail.n_texts -= low;
+    mc_strings head = *x;
+    while (head.n && x->offsets[head.n] + MC_READABLE > x->n_data) head.n--;
     offsets[0] = 0;
-    int64_t written = match(m, w, &head, column->data, 0, offsets, 0);
-    if (written >= 0 && tail.n_texts) {
-        int64_t begin = offset_of(&tail, 0), size = offset_of(&tail, tail.n_texts) - begin;
-        if (reserve((void **)&w->copy, &w->copy_room, size + MC_READABLE, 1)) return MC_OUT_OF_MEMORY;
-        if (size) memcpy(w->copy, column->data + begin, (size_t)size);
-        memset(w->copy + size, 0, MC_READABLE);
-        written = match(m, w, &tail, w->copy, begin, offsets + low, written);
+    int64_t written = match(m, w, &head, offsets, 0), size;
+    for (int64_t i = head.n; i < x->n && written >= 0; i++) {
+        size = x->offsets[i + 1] - x->offsets[i];
+        mc_strings text = {copy(w, x->data + x->offsets[i], size), size, (int64_t[]){0, size}, x->validity, x->first_bit + i, 1};
+        written = text.data ? match(m, w, &text, offsets + i, written) : MC_OUT_OF_MEMORY;
     }
     if (written < 0) return written;
     /* Hand over an array of the exact size; realloc shrinks in place. */
@@ -628,14 +594,10 @@ int64_t mc_match(const mc_machine *m, mc_workspace *w, const mc_texts *column, i
     return written;
 }
 
-int64_t mc_find(const mc_machine *m, mc_workspace *w, const uint8_t *text, int64_t size, const uint32_t **values) {
-    if (reserve((void **)&w->copy, &w->copy_room, size + MC_READABLE, 1)) return MC_OUT_OF_MEMORY;
-    memcpy(w->copy, text, (size_t)size);
-    memset(w->copy + size, 0, MC_READABLE);
-    int64_t bounds[2] = {0, size};
+int64_t mc_find(const mc_machine *m, mc_workspace *w, const uint8_t *data, int64_t size, const uint32_t **values) {
+    mc_strings text = {.data = copy(w, data, size), .offsets = (int64_t[]){0, size}, .n = 1};
     int32_t offsets[2];
-    mc_texts column = {.offsets = bounds, .wide = 1, .n_texts = 1};
-    int64_t n = match(m, w, &column, w->copy, 0, offsets, 0);
+    int64_t n = text.data ? match(m, w, &text, offsets, 0) : MC_OUT_OF_MEMORY;
     *values = w->values;
     return n;
 }

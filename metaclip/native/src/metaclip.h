@@ -38,6 +38,16 @@ MC_API int mc_has_avx2(void);
 
 MC_API void mc_free(void *memory);
 
+/* A column of strings in Arrow's large_string layout: string i is data[offsets[i] .. offsets[i + 1]]. */
+typedef struct {
+    const uint8_t *data;
+    int64_t n_data; /* the size of the buffer */
+    const int64_t *offsets;
+    const uint8_t *validity; /* bit first_bit + i is 0 where string i is null; NULL: no nulls */
+    int64_t first_bit;
+    int64_t n;
+} mc_strings;
+
 /* ---- the automaton ---- */
 
 /* A known symbol, in the only slot where it can be. Two slots share a cache line. */
@@ -125,20 +135,9 @@ typedef struct mc_workspace mc_workspace;
 MC_API mc_workspace *mc_workspace_new(const mc_machine *machine);
 MC_API void mc_workspace_free(mc_workspace *workspace);
 
-/* A column of texts in Arrow's layout. */
-typedef struct {
-    const uint8_t *data;
-    int64_t n_data; /* size of the buffer, of which nothing behind it is read */
-    const void *offsets;
-    int64_t wide;            /* whether offsets have 64 bits, not 32 */
-    const uint8_t *validity; /* a bitmap, or NULL: no nulls */
-    int64_t first;           /* the index of the first text in `offsets` and `validity` */
-    int64_t n_texts;
-} mc_texts;
-
-/* Match texts. Write their matches in Arrow's list layout: `offsets` (n_texts + 1) and `*values`, which the caller frees.
+/* Match texts. Write their matches in Arrow's list layout: `offsets` (n + 1) and `*values`, which the caller frees.
    Return the number of values, or an error. */
-MC_API int64_t mc_match(const mc_machine *machine, mc_workspace *workspace, const mc_texts *texts, int32_t *offsets,
+MC_API int64_t mc_match(const mc_machine *machine, mc_workspace *workspace, const mc_strings *texts, int32_t *offsets,
                         uint32_t **values);
 
 /* Match one text. `*values` points to its ascending entry ids, until the next call. Return their number, or an error. */
@@ -151,17 +150,11 @@ MC_API int64_t mc_unite(const uint32_t *first, const int32_t *first_offsets, con
 
 /* ---- pairs: metaclip/pool/uid.py and metaclip/curate/draw.py state the laws ---- */
 
-/* Strings in Arrow's large_string layout: string i is data[offsets[i] .. offsets[i + 1]]. */
-typedef struct {
-    const uint8_t *data;
-    const int64_t *offsets;
-} mc_strings;
+/* Parse strings of up to 32 hex digits as uids (high, low); `kinds`: 0 parsed, 1 another string, 2 empty or null. */
+MC_API void mc_hex(const mc_strings *strings, uint64_t *uids, uint8_t *kinds);
 
-/* Parse strings of up to 32 hex digits as uids (high, low); `kinds`: 0 parsed, 1 another string, 2 empty. */
-MC_API void mc_hex(const mc_strings *strings, int64_t n, uint64_t *uids, uint8_t *kinds);
-
-/* Write md5(first[i] + second[i]) as uids (high, low); `second` may be NULL. */
-MC_API void mc_md5(const mc_strings *first, const mc_strings *second, int64_t n, uint64_t *uids);
+/* Write md5(first[i] + second[i]) as uids (high, low); `second` may be NULL, and a null is an empty string. */
+MC_API void mc_md5(const mc_strings *first, const mc_strings *second, uint64_t *uids);
 
 /* Rows of matches: row i has values[offsets[i] .. offsets[i + 1]]. */
 typedef struct {

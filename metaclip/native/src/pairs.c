@@ -7,14 +7,18 @@
 
 /* ---- uids ---- */
 
-void mc_hex(const mc_strings *strings, int64_t n, uint64_t *uids, uint8_t *kinds) {
+MC_INLINE int64_t size_of(const mc_strings *x, int64_t i) {
+    return is_null(x, i) ? 0 : x->offsets[i + 1] - x->offsets[i];
+}
+
+void mc_hex(const mc_strings *x, uint64_t *uids, uint8_t *kinds) {
     enum { PARSED, OTHER, EMPTY };
     uint8_t digits[256];
     memset(digits, 16, sizeof digits);
     for (int i = 0; i < 16; i++) digits[(uint8_t)"0123456789abcdef"[i]] = digits[(uint8_t)"0123456789ABCDEF"[i]] = (uint8_t)i;
-    for (int64_t i = 0; i < n; i++) {
-        const uint8_t *at = strings->data + strings->offsets[i];
-        int64_t size = strings->offsets[i + 1] - strings->offsets[i];
+    for (int64_t i = 0; i < x->n; i++) {
+        const uint8_t *at = x->data + x->offsets[i];
+        int64_t size = size_of(x, i);
         kinds[i] = size ? OTHER : EMPTY;
         if (!size || size > 32) continue;
         uint64_t high = 0, low = 0;
@@ -85,7 +89,7 @@ MC_INLINE void copy_piece(uint8_t *block, int64_t at, const uint8_t *piece, int6
     if (from < to) memcpy(block + (from - at), piece + (from - before), (size_t)(to - from));
 }
 
-void mc_md5(const mc_strings *first, const mc_strings *second, int64_t n, uint64_t *uids) {
+void mc_md5(const mc_strings *first, const mc_strings *second, uint64_t *uids) {
     static const uint32_t start[4] = {0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476};
     md5_lanes m;
     int64_t message[MESSAGES], at[MESSAGES], next = 0, active = 0;
@@ -95,14 +99,13 @@ void mc_md5(const mc_strings *first, const mc_strings *second, int64_t n, uint64
         active = 0;
         for (int l = 0; l < MESSAGES; l++) {
             if (message[l] < 0) {
-                if (next == n) continue;
+                if (next == first->n) continue;
                 message[l] = next++;
                 at[l] = 0;
                 for (int i = 0; i < 4; i++) m.state[i][l] = start[i];
             }
             active++;
-            int64_t i = message[l], size = first->offsets[i + 1] - first->offsets[i];
-            int64_t more = second ? second->offsets[i + 1] - second->offsets[i] : 0, all = size + more;
+            int64_t i = message[l], size = size_of(first, i), more = second ? size_of(second, i) : 0, all = size + more;
             uint8_t block[64] = {0};
             copy_piece(block, at[l], first->data + first->offsets[i], 0, size);
             if (more) copy_piece(block, at[l], second->data + second->offsets[i], size, more);
@@ -116,8 +119,7 @@ void mc_md5(const mc_strings *first, const mc_strings *second, int64_t n, uint64
         if (active) md5_block(&m);
         for (int l = 0; l < MESSAGES; l++) {
             if (message[l] < 0) continue;
-            int64_t i = message[l], all = first->offsets[i + 1] - first->offsets[i];
-            if (second) all += second->offsets[i + 1] - second->offsets[i];
+            int64_t i = message[l], all = size_of(first, i) + (second ? size_of(second, i) : 0);
             at[l] += 64;
             if (all + 8 >= at[l]) continue;
             /* The bytes of the digest are a big-endian number of 128 bits. */
