@@ -41,7 +41,7 @@ lint: .venv/lint.stamp ## look for mistakes and for other than our format
 types: .venv/lint.stamp ## check the types of the package
 	$(BIN)/mypy
 
-bench: .venv/test.stamp ## measure speed and memory; METACLIP_DATA names the folder of real data
+bench: .venv/bench.stamp ## measure speed and memory; METACLIP_DATA names the folder of real data
 	@set -e; for name in match curate extract dump; do echo "== $$name"; $(BIN)/python -m tests.bench.bench_$$name; done
 
 clean: ## remove .venv and everything made here
@@ -66,6 +66,10 @@ SOURCES := pyproject.toml hatch_build.py $(wildcard metaclip/native/src/*) metac
 	@echo "setting up .venv: the core and what the tests need"
 	@$(INSTALL) -e '.[test,build,crawl]'
 	@touch $@ .venv/core.stamp
+
+.venv/bench.stamp: .venv/test.stamp
+	@$(INSTALL) -e '.[bench]'
+	@touch $@
 
 .venv/lint.stamp: .venv/core.stamp pyproject.toml
 	@echo "setting up .venv: ruff and mypy"

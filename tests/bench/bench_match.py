@@ -21,18 +21,16 @@ from typing import Any
 
 import ahocorasick
 import ahocorasick_rs
-import numpy as np
+import daachorse
+import polars as pl
 import pyarrow as pa
-from metaclip.native.compiling import compiled
 
 from curation import naive
 from metaclip import Matcher, Metadata
 from metaclip.matching import automaton_file
 from metaclip.matching.automaton import build
 from metaclip.matching.match_arrays import MATCHES
-from metaclip.matching.native_backend import Scratch, addresses
 from metaclip.matching.text_rule import PAPER
-from metaclip.native import layout
 from tests.bench import corpus
 
 SPACED = {mark: f" {mark} " for mark in ",.;:?!`"}
@@ -70,6 +68,32 @@ def ahocorasick_rs_side(entries: list[str]) -> Callable[[pa.Array], pa.Array]:
     return match
 
 
+def daachorse_side(entries: list[str]) -> Callable[[pa.Array], pa.Array]:
+    """Return the loop over daachorse's Python binding: pad, find, set, sort."""
+    machine = daachorse.CharwiseDoubleArrayAhoCorasick([f" {entry} " for entry in entries])
+    find = machine.find_overlapping
+
+    def match(texts: pa.Array) -> pa.Array:
+        return pa.array([sorted({found[2] for found in find(spaced(text))}) for text in texts.to_pylist()], MATCHES)
+
+    return match
+
+
+def polars_side(entries: list[str]) -> Callable[[pa.Array], pa.Array]:
+    """Return polars' extract_many, which gives strings, on all threads; then their ids, unique and sorted."""
+    padded = pl.Series([f" {entry} " for entry in entries])
+    ids = dict(zip(padded, range(len(entries)), strict=True))
+    marks, wide = list(SPACED), list(SPACED.values())
+    of_element = pl.element().replace_strict(ids, return_dtype=pl.UInt32).unique().sort()
+
+    def match(texts: pa.Array) -> pa.Array:
+        column = pl.from_arrow(texts).str.replace_many([*marks, "\t", "\n", "\r"], [*wide, " ", " ", " "])
+        found = (" " + column + " ").str.extract_many(padded.implode(), overlapping=True)
+        return found.to_frame("x").select(pl.col("x").list.eval(of_element))["x"].to_arrow().cast(MATCHES)
+
+    return match
+
+
 def naive_side(entries: list[str]) -> Callable[[pa.Array], pa.Array]:
     """Return the naive double loop."""
     return lambda texts: pa.array([naive.match(entries, text) for text in texts.to_pylist()], MATCHES)
@@ -80,19 +104,6 @@ def batched(matcher: Matcher, texts: pa.Array, threads: int) -> pa.ChunkedArray:
     parts = [texts.slice(i, 1 << 16) for i in range(0, len(texts), 1 << 16)]
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         return pa.chunked_array(list(pool.map(matcher.match, parts)))
-
-
-def split_pass(matcher: Matcher, texts: pa.Array) -> None:
-    """Run the kernel's first pass alone, in the same batches."""
-    machine = matcher._backend.automaton.machines[0]
-    for i in range(0, len(texts), 1 << 16):
-        starts, stops, longest, _owner = addresses(texts.slice(i, 1 << 16))
-        scratch = Scratch(1, 1, longest, False)
-        state = np.zeros(layout.STATE_SIZE, np.int64)
-        compiled("split_kernel", "split")(
-            machine.vector.ctypes.data, starts.ctypes.data, stops.ctypes.data, len(starts), state.ctypes.data,
-            scratch.vector[layout.KEYS], scratch.vector[layout.ENDS],
-        )  # fmt: skip
 
 
 def timed(run: Callable[[], Any]) -> tuple[float, Any]:
@@ -113,29 +124,25 @@ def main() -> None:
     print(f"{len(texts):,} texts of {texts.nbytes / len(texts) - 4:.0f} bytes, {len(entries):,} entries\n")
 
     with tempfile.TemporaryDirectory() as folder:
-        for module, name in (
-            ("symbol_kernel", "symbol_keys"),
-            ("symbol_kernel", "displace"),
-            ("symbol_kernel", "fill_bloom"),
-            ("walk_kernel", "fill_edges"),
-        ):
-            compiled(module, name)
         build_s, built = timed(lambda: build(metadata))
         path = Path(folder) / "x.automaton"
         automaton_file.save(built, path)
-        automaton_file.load(path)
-        open_s = statistics.median(timed(lambda: automaton_file.load(path))[0] for _ in range(5))
+        automaton_file.load(path, metadata, PAPER)
+        open_s = statistics.median(timed(lambda: automaton_file.load(path, metadata, PAPER))[0] for _ in range(5))
         print(
             f"automaton: {path.stat().st_size / 2**20:.1f} MiB, built in {build_s:.1f} s, opened in {1000 * open_s:.0f} ms\n"
         )
         matcher = Matcher(metadata, PAPER, cache=Path(folder))
-    compiled("split_kernel", "split")
 
-    peers = {"pyahocorasick loop": pyahocorasick_side(entries), "ahocorasick-rs loop": ahocorasick_rs_side(entries)}
+    peers = {
+        "pyahocorasick loop": pyahocorasick_side(entries),
+        "ahocorasick-rs loop": ahocorasick_rs_side(entries),
+        "daachorse loop": daachorse_side(entries),
+        "polars extract_many": polars_side(entries),
+    }
     ours: dict[str, Callable[[], Any]] = {
         "metaclip": lambda: batched(matcher, texts, 1),
         "metaclip, 2 threads": lambda: batched(matcher, texts, 2),
-        "metaclip, tokenise alone": lambda: split_pass(matcher, texts),
     }
     seconds: dict[str, list[float]] = {name: [] for name in (*peers, *ours)}
     results: dict[str, Any] = {}
@@ -164,8 +171,11 @@ def main() -> None:
     for name in ("naive double loop (50 texts)", *peers, *ours):
         middle = statistics.median(seconds[name])
         print(f"| {name} | {len(texts) / middle:,.0f} | {1e6 * middle / len(texts):.2f} | {base / middle:.3g} x |")
-    one, two, split = (statistics.median(seconds[name]) for name in ours)
-    print(f"\nall passes are {one / split:.2f} x the tokenise pass; two threads are {one / two:.2f} x one")
+    one, two = (statistics.median(seconds[name]) for name in ours)
+    print(f"\ntwo threads are {one / two:.2f} x one")
+    singles = texts[:20_000].to_pylist()
+    find_s = statistics.median(timed(lambda: [matcher.find(text) for text in singles])[0] for _ in range(5))
+    print(f"Matcher.find, one text at a time: {1e6 * find_s / len(singles):.2f} us a text")
 
 
 if __name__ == "__main__":

@@ -476,21 +476,42 @@ static void walk_longest(const mc_machine *m, mc_workspace *w, int64_t found, in
 
 /* ---- pass 4: collect ---- */
 
+/* Put v[i] and v[j] in order, without a branch. */
+#define ORDER(i, j)                                                                                                    \
+    {                                                                                                                  \
+        uint32_t low = v[i] < v[j] ? v[i] : v[j], high = v[i] < v[j] ? v[j] : v[i];                                    \
+        v[i] = low, v[j] = high;                                                                                       \
+    }
+
+/* Do what sort_unique does for up to 8 ids, by Batcher's networks: the order of ids is unpredictable. */
+static int64_t sort_few(uint32_t *ids, int64_t n) {
+    uint32_t v[8];
+    for (int i = 0; i < 8; i++) v[i] = i < n ? ids[i] : NEVER;
+    ORDER(0, 1) ORDER(2, 3) ORDER(0, 2) ORDER(1, 3) ORDER(1, 2)
+    if (n > 4) {
+        ORDER(4, 5) ORDER(6, 7) ORDER(4, 6) ORDER(5, 7) ORDER(5, 6)
+        ORDER(0, 4) ORDER(1, 5) ORDER(2, 6) ORDER(3, 7) ORDER(2, 4) ORDER(3, 5) ORDER(1, 2) ORDER(3, 4) ORDER(5, 6)
+    }
+    int64_t size = 1;
+    ids[0] = v[0];
+    for (int64_t i = 1; i < n; i++) {
+        ids[size] = v[i];
+        size += v[i] != v[i - 1];
+    }
+    return size;
+}
+
+static int compare(const void *a, const void *b) {
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return (x > y) - (x < y);
+}
+
 /* Sort ids and drop repetitions, in place; return how many are left. */
 static int64_t sort_unique(uint32_t *ids, int64_t n) {
-    /* Insertion sort for the few ids of a normal text, else Shell's sort with Sedgewick's gaps: at worst n^(4/3). */
-    int level = 0;
-    while (n > 16 && (int64_t)1 << 2 * level < n) level++;
-    for (; level >= 0; level--) {
-        int64_t gap = level ? ((int64_t)1 << 2 * level) + 3 * ((int64_t)1 << (level - 1)) + 1 : 1;
-        for (int64_t i = gap; i < n; i++) {
-            uint32_t id = ids[i];
-            int64_t at = i;
-            for (; at >= gap && ids[at - gap] > id; at -= gap) ids[at] = ids[at - gap];
-            ids[at] = id;
-        }
-    }
-    int64_t size = n > 0;
+    if (n < 2) return n;
+    if (n <= 8) return sort_few(ids, n);
+    qsort(ids, (size_t)n, sizeof *ids, compare);
+    int64_t size = 1;
     for (int64_t i = 1; i < n; i++) {
         ids[size] = ids[i];
         size += ids[i] != ids[size - 1];
