@@ -484,12 +484,13 @@ static void walk_longest(const mc_machine *m, mc_workspace *w, int64_t found, in
     }
 
 /* Do what sort_unique does for up to 8 ids, by Batcher's networks: the order of ids is unpredictable. */
-static int64_t sort_few(uint32_t *ids, int64_t n) {
+MC_INLINE int64_t sort_few(uint32_t *ids, int64_t n) {
     uint32_t v[8];
     for (int i = 0; i < 8; i++) v[i] = i < n ? ids[i] : NEVER;
-    ORDER(0, 1) ORDER(2, 3) ORDER(0, 2) ORDER(1, 3) ORDER(1, 2)
-    if (n > 4) {
-        ORDER(4, 5) ORDER(6, 7) ORDER(4, 6) ORDER(5, 7) ORDER(5, 6)
+    if (n <= 4) {
+        ORDER(0, 1) ORDER(2, 3) ORDER(0, 2) ORDER(1, 3) ORDER(1, 2)
+    } else {
+        ORDER(0, 1) ORDER(2, 3) ORDER(4, 5) ORDER(6, 7) ORDER(0, 2) ORDER(1, 3) ORDER(4, 6) ORDER(5, 7) ORDER(1, 2) ORDER(5, 6)
         ORDER(0, 4) ORDER(1, 5) ORDER(2, 6) ORDER(3, 7) ORDER(2, 4) ORDER(3, 5) ORDER(1, 2) ORDER(3, 4) ORDER(5, 6)
     }
     int64_t size = 1;
