@@ -62,10 +62,7 @@ struct mc_workspace {
     struct {
         int32_t rows, positions;
     } ends[ROWS]; /* rows and positions up to the end of each text of the chunk */
-    struct {
-        uint64_t hash;
-        int64_t index;
-    } pairs[ROWS]; /* symbols that follow a known one */
+    uint32_t pairs[ROWS]; /* indices of known symbols that follow another one */
     int64_t burst; /* the most ids that one chunk can give */
     deeper *deeper;
     uint32_t *ids; /* of the texts of the chunk, and of the text that the next chunk continues */
@@ -157,8 +154,9 @@ MC_INLINE void find_separators(const uint8_t *block, uint64_t *both, uint64_t *m
 
 MC_INLINE uint64_t put_symbol(row *out, const uint8_t *start, int64_t size, int64_t position, uint64_t seed) {
     symbol_key key = key_of(start, size);
-    *out = (row){.head = key.head, .tail = key.tail, .position = (uint32_t)position, .start = start};
-    return out->hash = hash_of(key, seed);
+    uint64_t hash = hash_of(key, seed);
+    *out = (row){key.head, key.tail, (uint32_t)position, {hash}, start};
+    return hash;
 }
 
 MC_INLINE int may_be_known(const mc_machine *m, int shift, uint64_t hash) {
@@ -376,25 +374,24 @@ MC_INLINE uint32_t step(const mc_machine *m, uint32_t node, uint32_t symbol) {
 /* Find the known symbols that may continue the one before them: write their indices, and `found` behind them. One loop
    collects the pairs and another reads the filter: in a single loop, each pair would wait for the memory of the filter. */
 static void find_pairs(const mc_machine *m, mc_workspace *w, int64_t found) {
+    const known *known = w->known;
     int64_t n = 0, kept = 0;
-    known before = {0, NEVER - 1};
+    uint32_t expected = NEVER;
     for (int64_t i = 0; i < found; i++) {
-        known k = w->known[i];
-        /* Always written, kept if they are consecutive. */
-        w->pairs[n].hash = edge_hash(before.symbol, k.symbol);
-        w->pairs[n].index = i;
-        n += k.position == before.position + 1;
-        before = k;
+        w->pairs[n] = (uint32_t)i; /* always written, kept if they are consecutive */
+        n += known[i].position == expected;
+        expected = known[i].position + 1;
     }
     const int shift = 64 - log2_of(m->n_edges);
     for (int64_t i = 0; i < n; i++) {
-        uint64_t hash = w->pairs[i].hash;
+        uint32_t k = w->pairs[i];
+        uint64_t hash = edge_hash(known[k - 1].symbol, known[k].symbol);
         int may = may_lead(m, hash);
-        w->pairs[kept].index = w->pairs[i].index;
+        w->pairs[kept] = k;
         __builtin_prefetch(m->edges + (may ? hash >> shift : 0));
         kept += may;
     }
-    w->pairs[kept].index = found;
+    w->pairs[kept] = (uint32_t)found;
 }
 
 /* Walk where the automaton can go beyond depth 1; write what is found there to `deeper`, then a position NEVER. */
@@ -424,8 +421,8 @@ static void walk(const mc_machine *m, mc_workspace *w, int64_t found, int64_t n_
             i++;
         }
         /* Here no symbol up to `i` continues the one before it, or there are no more symbols. */
-        while (w->pairs[pair].index <= i && w->pairs[pair].index < found) pair++;
-        i = w->pairs[pair].index;
+        while (w->pairs[pair] <= i && w->pairs[pair] < found) pair++;
+        i = w->pairs[pair];
         if (i == found) break;
         node = known[i - 1].symbol;
         last = known[i - 1].position;
@@ -483,8 +480,8 @@ static void walk_longest(const mc_machine *m, mc_workspace *w, int64_t found, in
         v[i] = low, v[j] = high;                                                                                       \
     }
 
-/* Do what sort_unique does for up to 8 ids, by Batcher's networks: the order of ids is unpredictable. */
-MC_INLINE int64_t sort_few(uint32_t *ids, int64_t n) {
+/* Write the sorted set of 1 to 8 ids by Batcher's networks, because their order is unpredictable; return its size. */
+MC_INLINE int64_t sort_few(uint32_t *target, const uint32_t *ids, int64_t n) {
     uint32_t v[8];
     for (int i = 0; i < 8; i++) v[i] = i < n ? ids[i] : NEVER;
     if (n <= 4) {
@@ -494,9 +491,9 @@ MC_INLINE int64_t sort_few(uint32_t *ids, int64_t n) {
         ORDER(0, 4) ORDER(1, 5) ORDER(2, 6) ORDER(3, 7) ORDER(2, 4) ORDER(3, 5) ORDER(1, 2) ORDER(3, 4) ORDER(5, 6)
     }
     int64_t size = 1;
-    ids[0] = v[0];
+    target[0] = v[0];
     for (int64_t i = 1; i < n; i++) {
-        ids[size] = v[i];
+        target[size] = v[i];
         size += v[i] != v[i - 1];
     }
     return size;
@@ -510,7 +507,6 @@ static int compare(const void *a, const void *b) {
 /* Sort ids and drop repetitions, in place; return how many are left. */
 static int64_t sort_unique(uint32_t *ids, int64_t n) {
     if (n < 2) return n;
-    if (n <= 8) return sort_few(ids, n);
     qsort(ids, (size_t)n, sizeof *ids, compare);
     int64_t size = 1;
     for (int64_t i = 1; i < n; i++) {
@@ -527,9 +523,13 @@ static void collect(mc_workspace *w, int longest, int64_t first_text, int64_t n_
     for (int64_t t = 0; t < n_ended; t++) {
         int64_t end = longest ? w->ends[t].rows : (int64_t)w->before[w->ends[t].rows], n = end - begin;
         uint32_t *target = w->values + written;
-        for (int64_t i = 0; i < n; i++) target[i] = w->ids[begin + i];
-        for (; more->position < (uint32_t)w->ends[t].positions; more++) target[n++] = more->id;
-        written += sort_unique(target, n);
+        if (n && n <= 8 && more->position >= (uint32_t)w->ends[t].positions) {
+            written += sort_few(target, w->ids + begin, n);
+        } else {
+            memcpy(target, w->ids + begin, (size_t)n * sizeof *target);
+            for (; more->position < (uint32_t)w->ends[t].positions; more++) target[n++] = more->id;
+            written += sort_unique(target, n);
+        }
         offsets[first_text + t + 1] = (int32_t)written;
         begin = end;
     }
@@ -600,6 +600,8 @@ int64_t mc_match(const mc_machine *m, mc_workspace *w, const mc_strings *x, int3
     mc_strings head = *x;
     while (head.n && x->offsets[head.n] + MC_READABLE > x->n_data) head.n--;
     offsets[0] = 0;
+    /* Memory that is not touched costs nothing; growing would copy. */
+    if (reserve((void **)&w->values, &w->values_room, 3 * x->n + w->burst, sizeof *w->values)) return MC_OUT_OF_MEMORY;
     int64_t written = match(m, w, &head, offsets, 0), size;
     for (int64_t i = head.n; i < x->n && written >= 0; i++) {
         size = x->offsets[i + 1] - x->offsets[i];
