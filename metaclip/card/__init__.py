@@ -1,1 +1,1 @@
-"""The account of a run."""
+"""The published card of a run: publish, verify, diff, remove pairs; its explorer page."""

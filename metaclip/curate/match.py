@@ -26,11 +26,9 @@ from metaclip.curate.settings import BALANCE, MATCH, MatchSettings
 from metaclip.engine.contract import fold
 from metaclip.engine.progress import Progress
 from metaclip.errors import MetaclipError
-from metaclip.matching.automaton_file import open_automaton
 from metaclip.matching.match_arrays import Counts
 from metaclip.matching.text_rule import TextRule
 from metaclip.metadata.entries import Metadata, as_metadata, shipped_list
-from metaclip.native.library import load
 from metaclip.pool.files import Paths, PoolFile, find_files
 from metaclip.pool.shards import Shard
 from metaclip.pool.sorted_uids import duplicate_uids, merge_runs, write_subset
@@ -157,12 +155,11 @@ class _MatchStage:
         """Match shards and compute digests of files."""
         if not tasks:
             return
-        entries, rule, shown = self.entries, self.settings.rule, self.options.progress
-        automaton = None if load() is None else open_automaton(entries, rule)
         rows = [task.item.rows for task in tasks if isinstance(task.item, Shard)]
         total = None if None in rows else sum(filter(None, rows))
-        step = MatchStep(self.stage, self.settings, automaton, entries)
-        with Progress("match", total, shown) as progress:
+        step = MatchStep(self.stage, self.settings, self.entries)
+        _ = step.matcher  # opened once, before threads share it
+        with Progress("match", total, self.options.progress) as progress:
             for task, marker in run(self.stage, step, tasks, self.options, progress, group=GROUP_BYTES):
                 made = marker or {}
                 for reason, place in made.get("places", {}).items():

@@ -25,7 +25,6 @@ from metaclip.curate.files import matched_writer
 from metaclip.curate.inputs import FileDigest, PoolItem, check_unchanged, columns_of
 from metaclip.curate.settings import MatchSettings
 from metaclip.engine.contract import PortableStep, ProgressCallback
-from metaclip.matching.automaton import Automaton
 from metaclip.matching.match_arrays import MATCHES, add_ids
 from metaclip.matching.matcher import Matcher
 from metaclip.metadata.entries import Metadata
@@ -41,21 +40,17 @@ from metaclip.storage.files import local_copy
 class MatchStep(PortableStep):
     """The step of stage match: matches a shard, or computes the digest of a file.
 
-    The automaton is sent to other machines as the arrays that it consists of: workers that share memory share one copy.
+    The automaton is not sent: each machine has it in a file of its cache, which all workers map into memory.
     """
 
     stage: Stage
     settings: MatchSettings
-    automaton: Automaton | None
-    """None where the compiled library is not installed."""
     entries: Metadata
 
     @functools.cached_property
     def matcher(self) -> Matcher:
         """The matcher, made once in each worker process."""
-        if self.automaton is None:
-            return Matcher(self.entries, self.settings.rule, backend="pyahocorasick")
-        return Matcher.from_automaton(self.automaton, self.entries)
+        return Matcher(self.entries, self.settings.rule)
 
     def __call__(self, item: PoolItem, progress: ProgressCallback) -> tuple[dict[str, Any], Sequence[Path]]:
         """Run the step. Raise BrokenInput if the file cannot be read, or changes while it is read."""

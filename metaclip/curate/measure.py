@@ -26,7 +26,6 @@ from metaclip.curate.match import rows_read
 from metaclip.curate.match_shard import match_shard, shard_counts
 from metaclip.curate.settings import BALANCE, MATCH, MatchSettings
 from metaclip.engine.contract import PortableStep, ProgressCallback, ignore_progress
-from metaclip.matching.automaton import Automaton
 from metaclip.matching.matcher import Matcher
 from metaclip.metadata.entries import Metadata
 from metaclip.pool.shards import Shard
@@ -81,13 +80,12 @@ class MeasureStep(PortableStep):
     """Measures a shard. Nothing that it writes is kept."""
 
     settings: MatchSettings
-    automaton: Automaton
     entries: Metadata
 
     @functools.cached_property
     def matcher(self) -> Matcher:
         """The matcher, made once in each worker process."""
-        return Matcher.from_automaton(self.automaton, self.entries)
+        return Matcher(self.entries, self.settings.rule)
 
     def __call__(self, shard: Shard, progress: ProgressCallback) -> Measured:
         """Measure a shard, all but its `input_bytes`: only who knows the file's other shards knows its part of them."""

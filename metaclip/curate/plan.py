@@ -19,7 +19,6 @@ from metaclip.curate.match import MetadataLike, read_metadata
 from metaclip.curate.measure import Measured, MeasureStep
 from metaclip.curate.settings import MatchSettings
 from metaclip.errors import MetaclipError
-from metaclip.matching.automaton_file import open_automaton
 from metaclip.pool.files import Paths, find_files
 from metaclip.pool.shards import SHARD_ROWS, Shard
 from metaclip.pool.sorted_uids import FAN_IN
@@ -93,7 +92,8 @@ def plan(
     files = find_files(pool)
     entries, settings = read_metadata(metadata, settings)
     all_shards = cut_pool(files, settings).shards
-    step = MeasureStep(settings, open_automaton(entries, settings.rule), entries)
+    step = MeasureStep(settings, entries)
+    _ = step.matcher  # building the automaton is not measured
     results = []
     for shard in random.Random(seed).sample(all_shards, min(shards, len(all_shards))):
         # One at a time: they would share the machine's memory bus and blur each other.

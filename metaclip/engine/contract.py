@@ -1,8 +1,9 @@
 """The contract of engines: an engine runs a step on items, in threads, in processes or on other machines.
 
 A step is a function of an item, ``step(item, progress)``, that can be sent to another process: a function of a module, or
-a frozen dataclass with fields for everything it needs (`PortableStep`). An engine has one method, `Engine.map`; `fold` and
-`map_grouped` use only this method, so they work with every engine.
+a frozen dataclass with fields for everything it needs (`PortableStep`). An engine has one method, `Engine.map`, and says how
+many items it processes at once, `Engine.workers`; `fold` and `map_grouped` need no more, so they work with every engine. To
+add one, write a module beside `metaclip.engine.ray` and name it in ``metaclip/cli/options.py``.
 
 Law: each item comes back once, in any order, with the result of the step or with the exception that it raised. An item
 comes back with `WorkerDied` if workers died on it `TRIES` times. A step runs again if its worker or machine was lost, so

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from metaclip.matching.automaton import Automaton, build
+from metaclip.matching.automaton import build
 from metaclip.matching.automaton_file import open_automaton
 from metaclip.matching.match_arrays import MATCHES, Backend, count_matches
 from metaclip.matching.native_backend import NativeBackend
@@ -63,14 +63,6 @@ class Matcher:
         else:
             folder = None if cache is True else Path(cache)
             self._backend = NativeBackend(open_automaton(self.metadata, rule, folder))
-
-    @classmethod
-    def from_automaton(cls, automaton: Automaton, metadata: Metadata) -> Matcher:
-        """Make a matcher from an open automaton, that of the list `metadata`."""
-        made = cls.__new__(cls)
-        made.metadata, made.rule, made._options = metadata, automaton.rule, ("native", True)
-        made._backend = NativeBackend(automaton)
-        return made
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the list and the rule; the automaton is opened again from the cache of the machine."""

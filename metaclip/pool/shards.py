@@ -86,7 +86,7 @@ def schema_and_shards(file: PoolFile, file_index: int = 0, limit: int | None = N
             from metaclip.pool import tars
 
             schema = tars.read_schema(file, rows=1)
-        else:
+        else:  # csv, tsv
             from metaclip.pool.delimited import DelimitedReader
 
             with open_decompressed(file) as stream:
@@ -160,7 +160,7 @@ def _batches(shard: Shard, columns: Sequence[str] | None, dropped: DroppedRows) 
         from metaclip.pool import tars
 
         yield from tars.read_batches(file, columns, dropped.add, left)
-    else:
+    else:  # csv, tsv
         from metaclip.pool.delimited import DelimitedReader
 
         with open_decompressed(file) as stream:

@@ -1,1 +1,1 @@
-"""Training on curated sets: the stream, resharding, the standardised CLIP run, its evaluation."""
+"""Training on curated sets: streams of samples, the standardised CLIP run, its evaluation."""

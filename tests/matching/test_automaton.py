@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -21,6 +22,7 @@ from metaclip.matching import automaton_file
 from metaclip.matching.automaton import Automaton, build
 from metaclip.matching.automaton_file import UntrustedFile, key, load, open_automaton, save
 from metaclip.matching.matcher import Matcher
+from metaclip.matching.native_backend import NativeBackend
 from metaclip.matching.text_rule import PAPER, TextRule
 from metaclip.metadata.entries import Metadata
 from metaclip.storage.files import cache_folder
@@ -110,7 +112,7 @@ def test_a_crafted_file_is_refused_or_harmless(tmp_path: Path, rule: TextRule) -
             except UntrustedFile:
                 refused += 1
                 continue
-            found = Matcher.from_automaton(opened, LIST).match([*TEXTS, "hot dog " * 900, None])
+            found = NativeBackend(opened).match_array(pa.array([*TEXTS, "hot dog " * 900, None]))
             assert all(entry_id < len(LIST) for entry_id in found.flatten().to_pylist())
     assert refused > 100
 

@@ -108,6 +108,7 @@ import json, sys, hashlib, pathlib
 import numpy as np, pyarrow as pa
 from metaclip import Matcher, Metadata, curate
 from metaclip.curate import draw
+from metaclip.curate.plan import plan
 from metaclip.native.library import load
 from metaclip.pool.uid import uids_of
 entries = ["a", "dog", "a dog", "photo of", "of a", "of", "猫"]
@@ -118,6 +119,7 @@ values, offsets = found.values.to_numpy(), found.offsets.to_numpy().astype(np.in
 counts, sums, by_entry = np.full(7, 9, np.uint64), np.zeros(3, np.uint64), np.zeros((7, 3), np.uint64)
 draw.expect_rows(values, offsets, counts, np.array([1.0, 4.0, 20.0]), sums, by_entry)
 run = curate(sys.argv[1], sys.argv[2], out=sys.argv[3], t=20)
+assert plan(sys.argv[1], sys.argv[2]).measured.matched == 338
 digest = hashlib.sha256((pathlib.Path(sys.argv[3]) / "curated.npy").read_bytes()).hexdigest()
 print(json.dumps([load() is not None, found.to_pylist(), uids.tolist(), sums.tolist(), by_entry.tolist(),
     draw.keep_probabilities(values, offsets, np.linspace(0.1, 0.7, 7)).tolist(), run.account["result_digest"], digest]))
