@@ -14,6 +14,7 @@
     deduplicate     find pairs that occur more than once, out of core
     pool_writer     the parquet files of a pool
 
-Law: the funnel adds up to the images seen and the further texts taken; the uid of a pair is md5(raw text + resolved url), as cc2dataset's; of the pairs
-with one uid the first stays, in the order of files, records and images. No image is fetched.
+Law: the funnel adds up to the images seen and the further texts taken; the uid of a pair is md5(raw text + resolved
+url), as cc2dataset's; of the pairs with one uid the first stays, in the order of files, records and images. No image is
+fetched.
 """

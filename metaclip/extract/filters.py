@@ -1,8 +1,8 @@
 """Filters: the reasons why an image gives no pair.
 
 Law: the reasons are tested in the order of `REASONS`, and only the first that holds is counted, so that the images seen
-(and the further texts of images, where a setting takes them) are the sum of all reasons and the pairs. Each reason depends on the pair and its page alone; only `duplicate`, found after all
-files (`deduplicate`), depends on other pairs.
+(and the further texts of images, where a setting takes them) are the sum of all reasons and the pairs. Each reason
+depends on the pair and its page alone; only `duplicate`, found after all files (`deduplicate`), depends on other pairs.
 
 To add a filter:
 
