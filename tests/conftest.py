@@ -1,4 +1,4 @@
-"""What all tests share: a cache of their own, and where real data is."""
+"""The fixtures that all tests share: a cache of their own, the folder of real data, and the engines."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from metaclip.engine.contract import Engine
+from metaclip.engine.local import Local
+from metaclip.engine.ray import Ray
+from tests.engines import RAY, WORKERS, Processes
 
 # How long an example takes depends on what else the machine does: no deadline.
 settings.register_profile("metaclip", deadline=None, print_blob=True)
@@ -30,3 +35,25 @@ def data_folder() -> Path:
     if not Path(folder).is_dir():
         pytest.fail(f"METACLIP_DATA is {folder}, which is no folder")
     return Path(folder)
+
+
+@pytest.fixture(scope="module")
+def ray_here() -> Iterator[Ray]:
+    """Ray on this machine, for all tests of a module."""
+    pytest.importorskip("ray", reason="needs metaclip[ray]")
+    with Ray(None, WORKERS) as engine:
+        yield engine
+
+
+@pytest.fixture(params=["threads", "processes", RAY])
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """Each engine."""
+    if request.param == "ray":
+        return request.getfixturevalue("ray_here")  # type: ignore[no-any-return]
+    return {"threads": Local, "processes": Processes}[request.param](WORKERS)
+
+
+@pytest.fixture(params=["processes", RAY])
+def engine_of_processes(request: pytest.FixtureRequest) -> Engine:
+    """Each engine whose workers can die."""
+    return Processes(WORKERS) if request.param == "processes" else request.getfixturevalue("ray_here")  # type: ignore[no-any-return]

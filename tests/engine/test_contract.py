@@ -29,50 +29,9 @@ from metaclip.engine.contract import (
     grouped,
     map_grouped,
 )
-from metaclip.engine.local import Local
 from metaclip.engine.ray import Ray
 from metaclip.errors import MetaclipError
-
-WORKERS = 2
-
-
-class Processes(Local):
-    """The local engine as it runs steps that hold the GIL."""
-
-    def map(self, *arguments: Any, **options: Any) -> Any:
-        return super().map(*arguments, **{**options, "holds_gil": True})
-
-
-RAY = pytest.param(
-    "ray",
-    marks=[
-        pytest.mark.extra,
-        pytest.mark.xdist_group("ray"),
-        pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs metaclip[ray]"),
-    ],
-)
-
-
-@pytest.fixture(scope="module")
-def ray_here() -> Iterator[Ray]:
-    """Ray on this machine, for all tests of this module."""
-    pytest.importorskip("ray", reason="needs metaclip[ray]")
-    with Ray(None, WORKERS) as engine:
-        yield engine
-
-
-@pytest.fixture(params=["threads", "processes", RAY])
-def engine(request: pytest.FixtureRequest) -> Engine:
-    """Each engine, with two workers."""
-    if request.param == "ray":
-        return request.getfixturevalue("ray_here")  # type: ignore[no-any-return]
-    return {"threads": Local, "processes": Processes}[request.param](WORKERS)
-
-
-@pytest.fixture(params=["processes", RAY])
-def engine_of_processes(request: pytest.FixtureRequest) -> Engine:
-    """Each engine whose workers can die."""
-    return Processes(WORKERS) if request.param == "processes" else request.getfixturevalue("ray_here")  # type: ignore[no-any-return]
+from tests.engines import WORKERS
 
 
 def square(x: int | None, progress: ProgressCallback) -> int | None:
