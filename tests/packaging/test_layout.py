@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,13 +75,16 @@ def imported_modules(source: str, module: str, modules: set[str]) -> Iterator[st
             yield from (alias.name for alias in node.names if alias.name in modules)
 
 
-def every_import() -> Iterator[tuple[Path, int, str, str]]:
-    """Give file, line, importing room and imported room of every import inside the package."""
-    for path in MODULES:
-        module = module_name(path)
-        found = imports(path.read_text(encoding="utf-8"), module, is_package=path.name == "__init__.py")
-        for line, name in found:
-            yield path.relative_to(PACKAGE), line, room(module), room(name)
+@functools.cache
+def every_import() -> list[tuple[Path, int, str, str]]:
+    """Return file, line, importing part and imported part of every import inside the package."""
+    return [
+        (path.relative_to(PACKAGE), line, room(module_name(path)), room(name))
+        for path in MODULES
+        for line, name in imports(
+            path.read_text(encoding="utf-8"), module_name(path), is_package=path.name == "__init__.py"
+        )
+    ]
 
 
 @pytest.mark.parametrize(
