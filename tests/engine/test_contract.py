@@ -205,11 +205,11 @@ def test_small_items_are_carried_together(engine: Engine) -> None:
     assert sum(told) == sum(range(300))
 
 
-def test_one_of_a_group_that_kills_costs_no_other(engine_of_processes: Engine, tmp_path: Path) -> None:
+def test_one_of_a_group_that_kills_costs_no_other(tmp_path: Path) -> None:
     """A group on which workers died is carried again item by item: only the one that kills is lost."""
     step = Fragile(tmp_path, {9: 100})
     items = range(8, 8 + 4 * 8 * WORKERS)
-    results = dict(map_grouped(engine_of_processes, step, items, weight=lambda _: 1, max_weight=4))
+    results = dict(map_grouped(Processes(WORKERS), step, items, weight=lambda _: 1, max_weight=4))
     assert isinstance(results.pop(9), WorkerDied)
     assert results == {x: x for x in items if x != 9}
     assert step.tries(9) == 2 * TRIES

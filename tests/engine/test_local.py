@@ -19,6 +19,7 @@ import pytest
 from metaclip.engine.contract import ProgressCallback, default_workers
 from metaclip.engine.local import Local
 from metaclip.errors import Interrupted
+from tests.processes import environment
 
 
 def worker_threads() -> set[str]:
@@ -292,8 +293,7 @@ def test_a_worker_dies_with_who_started_it(tmp_path: Path) -> None:
         "if __name__ == '__main__':\n"
         "    list(Local(2).map(step, range(4), holds_gil=True))\n"
     )
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    driver = subprocess.Popen([sys.executable, tmp_path / "driver.py", tmp_path], env=environ)
+    driver = subprocess.Popen([sys.executable, tmp_path / "driver.py", tmp_path], env=environment())
     end = time.monotonic() + 60
     while len(list(tmp_path.glob("*.pid"))) < 2 and time.monotonic() < end:
         time.sleep(0.01)

@@ -102,17 +102,23 @@ def test_the_shipped_list_is_in_it(wheel: Path) -> None:
     assert "LICENSE.wordnet" in names
 
 
-def test_curate_by_the_shipped_list(binaries: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder far from the tree with a pool, a list and a cache of compiled kernels."""
+    folder = tmp_path_factory.mktemp("home")
+    shutil.copy(ROOT / "curation" / "toy_pool.jsonl", folder)
+    shutil.copy(ROOT / "metadata" / "toy.txt", folder)
+    return folder
+
+
+def test_curate_by_the_shipped_list(binaries: Path, home: Path) -> None:
     """Without --metadata the list in the wheel is used."""
-    shutil.copy(ROOT / "curation" / "toy_pool.jsonl", tmp_path)
-    run(binaries / "metaclip", "curate", "toy_pool.jsonl", "--t", "20", "--out", "run", cwd=tmp_path)
-    assert json.loads((tmp_path / "run" / "card.json").read_text(encoding="utf-8"))["list"]["entries"] == 500_000
+    run(binaries / "metaclip", "curate", "toy_pool.jsonl", "--t", "20", "--out", "run", cwd=home)
+    assert json.loads((home / "run" / "card.json").read_text(encoding="utf-8"))["list"]["entries"] == 500_000
 
 
-def test_curate(binaries: Path, tmp_path: Path) -> None:
+def test_curate(binaries: Path, home: Path) -> None:
     """The toy pool is curated and accounted for, far from the tree."""
-    shutil.copy(ROOT / "curation" / "toy_pool.jsonl", tmp_path)
-    shutil.copy(ROOT / "metadata" / "toy.txt", tmp_path)
-    command = ["curate", "toy_pool.jsonl", "--metadata", "toy.txt", "--t", "20", "--out", "run"]
-    run(binaries / "metaclip", *command, cwd=tmp_path)
-    assert json.loads((tmp_path / "run" / "card.json").read_text(encoding="utf-8"))
+    command = ["curate", "toy_pool.jsonl", "--metadata", "toy.txt", "--t", "20", "--out", "toy"]
+    run(binaries / "metaclip", *command, cwd=home)
+    assert json.loads((home / "toy" / "card.json").read_text(encoding="utf-8"))

@@ -78,8 +78,8 @@ def test_the_pool_is_the_same(
     assert pairs(store / "pool") == pairs(wanted)
     left = [name for name in (store / "pool").sizes() if name.startswith(".state") and not name.endswith(".json")]
     assert left == []
-    assert commands.done(*extract(source, store / "pool")).out == done.out
     if how == "folder":
+        assert commands.done(*extract(source, store / "pool")).out == done.out
         commands.done(*extract(source, tmp_path / "pool"))
         assert pairs(tmp_path / "pool") == pairs(wanted)
         commands.done(

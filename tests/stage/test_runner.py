@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from metaclip.stage.folder import Folder
 from metaclip.stage.runner import RunOptions, Task, lost_message, run
 from metaclip.stage.stage import Stage
 from metaclip.storage.ownership import InUse, Part
+from tests.processes import environment, largest_file
 from tests.stage.squares import SQUARES, Square, square, wait_until
 
 N = 12
@@ -266,13 +266,9 @@ def test_a_full_disk_ends_the_run_in_one_line(pool: Path, out: Path, tmp_path: P
     give(pool, "long", 6, 7)
     square(pool, tmp_path / "undisturbed", TWO)
     forget_tries(pool)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
-    try:
-        with pytest.raises(MetaclipError, match=r"^\S+: no room left \([^\n]*run the same command again$"):
-            square(pool, out, engine)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    one_line = r"^\S+: no room left \([^\n]*run the same command again$"
+    with largest_file(20_000), pytest.raises(MetaclipError, match=one_line):
+        square(pool, out, engine)
     done = marked(out)
     assert done
     assert not done & {"06", "07"}
@@ -400,8 +396,7 @@ def test_a_killed_driver_continues_to_the_same_bytes(pool: Path, out: Path, tmp_
         "if __name__ == '__main__':\n"
         f"    square(Path(sys.argv[1]), Path(sys.argv[2]), {type(engine).__name__}(2))\n"
     )
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    with subprocess.Popen([sys.executable, script, pool, out], env=environ) as driver:
+    with subprocess.Popen([sys.executable, script, pool, out], env=environment()) as driver:
         wait_until(lambda: len(marked(out)) >= 3 or driver.poll() is not None)
         with pytest.raises(InUse, match=f"in use by process {driver.pid} on "):
             square(pool, out, engine)
