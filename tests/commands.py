@@ -21,7 +21,7 @@ class Done:
 
 
 def call(*arguments: str | os.PathLike[str] | float) -> Done:
-    """Run ``metaclip`` with these arguments; whatever escapes it is no exit, and goes on."""
+    """Run ``metaclip`` with these arguments; an exception other than SystemExit is raised."""
     out, err, handler = io.StringIO(), io.StringIO(), signal.getsignal(signal.SIGTERM)
     code = 0
     try:
@@ -42,7 +42,7 @@ def done(*arguments: str | os.PathLike[str] | float) -> Done:
 
 
 def refused(*arguments: str | os.PathLike[str] | float) -> str:
-    """Run a command that must be refused: exit code 2, one line on standard error, nothing else. Give the line."""
+    """Run a command that must be refused: exit code 2, one line on standard error, nothing else. Return the line."""
     result = call(*arguments)
     assert result.code == 2, (result.code, result.out, result.err)
     assert result.out == ""

@@ -52,7 +52,7 @@ def finished(words: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 
 
 def stop(process: Running, run: Path, stage: str, after: int, number: int) -> dict[str, tuple[int, int]]:
-    """Wait until so many shards of a stage are made, send a signal, see the process end; give what was made."""
+    """Wait until so many shards of a stage are made, send a signal, wait for the end; return the shards that were made."""
 
     def reached() -> bool:
         assert process.code is None, f"ended before shard {after} of {stage}: {process.code} {process.err}"

@@ -34,19 +34,19 @@ LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 
 
 def room(module: str) -> str:
-    """Give the part of a dotted name that has a layer: "native" of "metaclip.native.library"."""
+    """Return the part of a dotted name that has a layer: "native" of "metaclip.native.library"."""
     parts = module.split(".")
     return parts[1] if len(parts) > 1 else "__init__"
 
 
 def module_name(path: Path) -> str:
-    """Give the dotted name of a file of the package."""
+    """Return the dotted name of a file of the package."""
     parts = ["metaclip", *path.relative_to(PACKAGE).with_suffix("").parts]
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def imports(source: str, module: str, *, is_package: bool = False) -> Iterator[tuple[int, str]]:
-    """Give the line and the dotted name of every import of metaclip in a source, in functions and under `if` too."""
+    """Yield the line and the dotted name of every import of metaclip in a source, in functions and under `if` too."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.xdist_group("wheel")
 
 
 def run(*command: str | Path, cwd: Path) -> str:
-    """Run a command with nothing of this environment's Python settings; give its standard output."""
+    """Run a command with nothing of this environment's Python settings; return its standard output."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "METACLIP"))}
     environment["METACLIP_CACHE"] = str(cwd / "cache")
     done = subprocess.run(
@@ -41,7 +41,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def binaries(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Install the wheel into a new virtual environment; give the folder of its programs.
+    """Install the wheel into a new virtual environment; return the folder of its programs.
 
     The dependencies are this environment's: a .pth file adds its site-packages, and a .pth file in a folder added so is
     not read, hence an editable install of ours is not active there.

@@ -1,4 +1,4 @@
-"""A folder on S3 has one owner, or the parts of one job array; who is silent for too long owns nothing."""
+"""A folder on S3 has one owner, or the parts of one job array; an owner that is silent for too long loses it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _own(path: RemotePath, part: Part, signs: Path, environ: dict[str, str]) -> 
 
 @contextlib.contextmanager
 def owner(path: RemotePath, part: Part = ALL) -> Iterator[tuple[Any, Path]]:
-    """Another process that owns the folder or a part of it for the length of the block; give it, and its signs."""
+    """Start a process that owns the folder or a part of it for the length of the block; yield it and the path of its signs."""
     with tempfile.TemporaryDirectory() as folder:
         signs = Path(folder, "sign")
         process = _spawning.Process(target=_own, args=(path, part, signs, dict(os.environ)))
@@ -164,7 +164,7 @@ def _touch_later(path: Path, seconds: float) -> None:
 
 
 def test_who_reads_sees_that_it_was_written_to(store: RemotePath) -> None:
-    """A reader is refused while one writes; one that a writer overtook is told at its end."""
+    """A reader is refused while a process writes; if one wrote meanwhile, the reader raises at the end."""
     folder = Folder(store)
     with owner(store) as (process, _), refused(f"in use by process {process.pid} "):
         enter(folder.read_locked())
