@@ -1,4 +1,4 @@
-"""The command line, called in this process: a process of its own would compile the kernels anew, for seconds."""
+"""The command line, called in this process: a process of its own takes a second to import and load what it uses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from metaclip import cli
 
 @dataclasses.dataclass(frozen=True)
 class Done:
-    """What a command left: its exit code, and what it wrote."""
+    """The exit code and the output of a command."""
 
     code: int
     out: str
@@ -35,7 +35,7 @@ def call(*arguments: str | os.PathLike[str] | float) -> Done:
 
 
 def done(*arguments: str | os.PathLike[str] | float) -> Done:
-    """Run a command that must end well."""
+    """Run a command that must succeed."""
     result = call(*arguments)
     assert result.code == 0, result.err
     return result

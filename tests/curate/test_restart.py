@@ -1,4 +1,4 @@
-"""A run can be stopped anywhere, goes on where it stopped, and ends as if it had never been stopped."""
+"""A run can be stopped anywhere; the same command continues it and gives the result of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from tests.runs import (
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
-    """A pool of 20 small files, for the test that takes it alone."""
+    """A pool of 20 small files that the test may change."""
     return write_pool(tmp_path / "small", 20, 100, seed=1)
 
 
@@ -78,7 +78,7 @@ def stop(process: Running, run: Path, stage: str, after: int, number: int) -> di
 
 
 def test_killed_at_six_moments(large: Path, words: Path, undisturbed: Path, tmp_path: Path) -> None:
-    """Kill -9, SIGTERM and SIGINT, three times each stage, over one folder: in the end all is as if undisturbed."""
+    """SIGKILL, SIGTERM and SIGINT in each stage of one run: the result is that of an undisturbed run."""
     run = tmp_path / "run"
     moments = [
         ("match", 3, signal.SIGKILL), ("match", 9, signal.SIGTERM), ("match", 15, signal.SIGINT),
@@ -98,7 +98,7 @@ def test_killed_at_six_moments(large: Path, words: Path, undisturbed: Path, tmp_
 
 
 def test_as_a_user_starts_and_stops_it(large: Path, words: Path, undisturbed: Path, tmp_path: Path) -> None:
-    """``python -m metaclip`` from a cold start, stopped by SIGTERM, started again: code 130, then 0 and the same run."""
+    """``python -m metaclip`` is stopped by SIGTERM and started again: exit code 130, then 0 and the same run."""
     run = tmp_path / "run"
     with start(*curate(large, words, run), into=tmp_path, cold=True) as process:
         left = stop(process, run, "match", 5, signal.SIGTERM)
@@ -111,7 +111,7 @@ def test_as_a_user_starts_and_stops_it(large: Path, words: Path, undisturbed: Pa
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_killed_at_random(large: Path, words: Path, undisturbed: Path, tmp_path: Path, seed: int) -> None:
-    """Stopped at random moments, again and again until it is through, also while it combines results: the same bytes."""
+    """Stopped at random moments until one run ends, also while results are combined: the bytes are the same."""
     rng, run = random.Random(seed), tmp_path / "run"
 
     def done() -> int:
@@ -168,7 +168,7 @@ def test_parts_in_processes_of_their_own(large: Path, words: Path, undisturbed: 
 
 
 def test_a_finished_run_returns_at_once(small: Path, words: Path, tmp_path: Path) -> None:
-    """The same command prints the same and changes no file; so it does without the pool, once it is only balanced."""
+    """The same command prints the same and changes no file; `balance` does so even without the pool."""
     run = tmp_path / "run"
     first = commands.done(*curate(small, words, run))
     before = stamps(run)
@@ -201,7 +201,7 @@ CHANGES: dict[str, tuple[list[Any], str]] = {
 def test_another_recipe_is_refused_or_replaces(
     finished: tuple[Path, Path], words: Path, tmp_path: Path, name: str
 ) -> None:
-    """A flag that changes the result is refused naming it, and nothing is touched; --overwrite makes the other run."""
+    """A flag that changes the result is refused by name, and nothing is touched; --overwrite makes the other run."""
     pool, made_before = finished
     run, (flags, named) = Path(shutil.copytree(made_before, tmp_path / "run")), CHANGES[name]
     before = stamps(run)
@@ -214,7 +214,7 @@ def test_another_recipe_is_refused_or_replaces(
 
 
 def rewrite(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
-    """Write a file of a small pool again; its letters can be found in its bytes."""
+    """Write a parquet file again, without compression: its letters can be found in its bytes."""
     pq.write_table(change(pq.read_table(path)), path, compression="none", use_dictionary=False)
 
 
@@ -239,7 +239,7 @@ INPUTS: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 @pytest.mark.parametrize("name", INPUTS)
 def test_another_pool_is_refused_or_replaces(small: Path, words: Path, tmp_path: Path, name: str) -> None:
-    """A pool that is not what it was is refused naming the file; the run stays whole; --overwrite makes the other run."""
+    """A changed pool is refused, the message names the file, and the run is untouched; --overwrite makes the other run."""
     run, path, (change, named) = tmp_path / "run", small / "007.parquet", INPUTS[name]
     rewrite(path, lambda table: table)
     commands.done(*curate(small, words, run))
@@ -269,7 +269,7 @@ def test_another_list_is_refused_or_replaces(small: Path, words: Path, tmp_path:
 
 
 def test_a_touched_or_moved_pool_is_the_same(small: Path, words: Path, tmp_path: Path) -> None:
-    """Other times of modification and another place with the same bytes change nothing, begun or finished."""
+    """Files with other times of modification, or in another place, are the same pool, for unfinished and finished runs."""
     run, wanted = tmp_path / "run", tmp_path / "wanted"
     commands.done(*curate(small, words, wanted))
     commands.done("match", small, "--metadata", words, "--out", run, "--part", "1/2")
@@ -291,7 +291,7 @@ def test_a_touched_or_moved_pool_is_the_same(small: Path, words: Path, tmp_path:
 
 
 def test_a_pool_that_moved_is_found_by_matching_again(small: Path, words: Path, tmp_path: Path) -> None:
-    """To balance, the pool must be where it was; the message says how to name its new place, and that works."""
+    """`balance` needs the pool where it was matched; the message says how to name its new place, and that works."""
     run, pool = tmp_path / "run", small
     commands.done("match", pool, "--metadata", words, "--out", run)
     moved = pool.rename(tmp_path / "moved")
@@ -316,7 +316,7 @@ def test_a_pool_changed_between_the_stages_is_refused(small: Path, words: Path, 
 
 
 def torn(path: Path) -> None:
-    """Spoil a page inside a file, each time otherwise: it opens, and cannot be read."""
+    """Damage a page inside a file, each time with other bytes: the file opens, and cannot be read."""
     data = bytearray(path.read_bytes())
     data[4:200] = b"\xff" * 180 + os.urandom(16)
     path.write_bytes(data)
@@ -395,7 +395,7 @@ def test_the_last_part_lists_what_all_parts_lost(small: Path, words: Path, tmp_p
 
 
 def test_a_limit_counts_the_rows_that_can_be_read(small: Path, words: Path, tmp_path: Path) -> None:
-    """A file lost before the limit lets in rows behind it; mended, the run is that of the first rows again."""
+    """If a file is lost, later rows count towards the limit; once it is whole, the run has the first rows again."""
     run, wanted, path = tmp_path / "run", tmp_path / "wanted", small / "001.parquet"
     commands.done(*curate(small, words, wanted, "--limit", 450))
     whole = path.read_bytes()
@@ -409,7 +409,7 @@ def test_a_limit_counts_the_rows_that_can_be_read(small: Path, words: Path, tmp_
 
 
 def test_nothing_can_be_read(small: Path, words: Path, tmp_path: Path) -> None:
-    """A pool of damaged files gives nothing: code 2 and the first one's trouble, every time, no run."""
+    """If no file can be read, the exit code is 2 every time, the message is that of the first file, and there is no run."""
     for path in small.iterdir():
         torn(path)
     for _ in range(2):
@@ -418,7 +418,7 @@ def test_nothing_can_be_read(small: Path, words: Path, tmp_path: Path) -> None:
 
 
 def test_nothing_matches(small: Path, tmp_path: Path) -> None:
-    """A list of which nothing occurs gives nothing: code 2, every time, no run."""
+    """If no entry occurs in the pool, the exit code is 2 every time, and there is no run."""
     (tmp_path / "list.txt").write_text("elsewhere\n")
     for verb in ("match", "curate"):
         for _ in range(2):
@@ -428,7 +428,7 @@ def test_nothing_matches(small: Path, tmp_path: Path) -> None:
 
 
 def test_a_file_that_changes_while_it_is_read(small: Path, words: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    """A file that is written to during its shard is lost to this run and read by the next, in its new form."""
+    """A file that changes while it is read is lost in this run; the next run reads it in its new form."""
     run, path = tmp_path / "run", small / "007.parquet"
     whole, match_shard = path.read_bytes(), matching.match_shard
 
@@ -469,7 +469,7 @@ def empty(path: Path) -> None:
 def test_a_file_of_the_run_is_made_again(
     finished: tuple[Path, Path], words: Path, tmp_path: Path, name: str, damage: Callable[[Path], Any]
 ) -> None:
-    """A file that was removed, or that a power cut left empty: the same command makes the run whole."""
+    """If a file was removed or is empty after a power cut, the same command completes the run again."""
     pool, wanted = finished
     run = Path(shutil.copytree(wanted, tmp_path / "run"))
     card = made_as(run / "card.json")
@@ -498,7 +498,7 @@ def test_stopped_between_result_and_account(small: Path, words: Path, tmp_path: 
 
 
 def test_a_run_folder_moves(small: Path, words: Path, tmp_path: Path) -> None:
-    """A finished run and one that refers to it may be moved, together or alone, and go on being runs."""
+    """A finished run, and one that refers to it, can be moved together or alone and are still runs."""
     run, less = tmp_path / "run", tmp_path / "less"
     commands.done(*curate(small, words, run))
     commands.done("balance", run, "--t", 5, "--out", less)
@@ -534,7 +534,7 @@ def test_another_folder_for_another_t(small: Path, words: Path, tmp_path: Path) 
 
 
 def test_folders_that_would_mix(small: Path, words: Path, tmp_path: Path) -> None:
-    """A folder that holds matches takes no pairs of others, and one with pairs of others no matches."""
+    """A folder with matches of its own takes no pairs of another run, and the other way round."""
     for name in ("run", "other"):
         commands.done(*curate(small, words, tmp_path / name))
     line = commands.refused("balance", tmp_path / "run", "--t", 5, "--out", tmp_path / "other")
@@ -547,7 +547,7 @@ def test_folders_that_would_mix(small: Path, words: Path, tmp_path: Path) -> Non
 
 
 def test_matches_that_changed_under_a_run(small: Path, words: Path, tmp_path: Path) -> None:
-    """A run balanced into another folder stays what it is when the first is matched anew, and says so when asked for more."""
+    """A run balanced into another folder stays valid when its matches are replaced, but cannot be balanced again."""
     run, less = tmp_path / "run", tmp_path / "less"
     commands.done(*curate(small, words, run))
     commands.done("balance", run, "--t", 5, "--out", less)
@@ -574,7 +574,7 @@ def test_a_solved_t_is_solved_once(small: Path, words: Path, tmp_path: Path, mon
 
 
 def test_pools_that_hold_each_other(small: Path, words: Path, tmp_path: Path) -> None:
-    """A run does not lie in its pool, where it would be read as a part of it, nor a pool in its run."""
+    """A run may not lie in its pool, where it would be read as a part of it, nor a pool in its run."""
     line = commands.refused(*curate(small, words, small / "run"))
     assert f"{small / 'run'} lies in the pool {small}" in line
     assert not (small / "run").exists()
@@ -602,7 +602,7 @@ def _pairs(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def test_the_recorded_recipe_makes_the_run_again(small: Path, words: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    """The recipe that a run leaves names its list so that it is found from anywhere, also where a notebook gave it."""
+    """The recipe in a run folder names the list by a path that is valid from any working directory."""
     monkeypatch.chdir(words.parent)
     curate_here(small, words.name, out=tmp_path / "run", t=T)
     monkeypatch.chdir(tmp_path)
