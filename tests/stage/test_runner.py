@@ -487,15 +487,16 @@ def test_a_part_of_another_run_is_refused(pool: Path, out: Path) -> None:
 
 
 def test_a_part_with_losses_says_so(pool: Path, out: Path) -> None:
-    """Its exit code is that of lost inputs, counted among its own; the last part combines the others and notices too."""
-    give(pool, "broken", 2)
-    with pytest.raises(LostInputs, match=r"1 of 6 inputs were lost:\n  .*02\.txt is broken\nmend them") as caught:
-        square(pool, out, TWO, part=Part(1, 2))
+    """Its exit code is that of lost inputs, counted among its own; others do not fail, and the last one combines the rest."""
+    give(pool, "broken", 3)
+    with pytest.raises(LostInputs, match=r"1 of 4 inputs were lost:\n  .*03\.txt is broken\nmend them") as caught:
+        square(pool, out, TWO, part=Part(1, 3))
     assert caught.value.exit_code == 3
-    assert square(pool, out, TWO, part=Part(2, 2)) == TOTAL - 4
-    give(pool, "", 2)
-    assert square(pool, out, TWO, part=Part(1, 2)) == TOTAL
-    assert tries(pool) == [2 if number == 2 else 1 for number in range(N)]
+    assert square(pool, out, TWO, part=Part(2, 3)) is None
+    assert square(pool, out, TWO, part=Part(3, 3)) == TOTAL - 9
+    give(pool, "", 3)
+    assert square(pool, out, TWO, part=Part(1, 3)) == TOTAL
+    assert tries(pool) == [2 if number == 3 else 1 for number in range(N)]
 
 
 def test_a_part_may_not_overwrite(pool: Path, out: Path) -> None:
