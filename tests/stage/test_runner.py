@@ -460,6 +460,16 @@ def test_the_last_part_waits_for_the_others(pool: Path, out: Path) -> None:
         assert last.result() == TOTAL
 
 
+def test_the_last_part_combines_only_what_is_whole(pool: Path, out: Path) -> None:
+    """If the file of another part's item is gone, no result is combined until that part has run again."""
+    square(pool, out, TWO, part=Part(1, 2))
+    (out / "squares" / "02.txt").unlink()
+    assert square(pool, out, TWO, part=Part(2, 2)) is None
+    assert not (out / "sum.txt").exists()
+    assert square(pool, out, TWO, part=Part(1, 2)) == TOTAL
+    assert tries(pool) == [2 if number == 2 else 1 for number in range(N)]
+
+
 def test_one_command_owns_the_folder(pool: Path, out: Path) -> None:
     """Beside another command, nothing is run; beside a part, only other parts are."""
     with Folder(out).owned():
