@@ -22,9 +22,9 @@ settings.load_profile("metaclip")
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep kernels and automata of tests out of the user's cache, and the user's out of the tests.
+    """Keep automata built by tests out of the user's cache, and the user's out of the tests.
 
-    All processes of pytest-xdist share one folder, so that each kernel is compiled once.
+    All processes of pytest-xdist share one folder, so that each automaton is built once.
     """
     base = tmp_path_factory.getbasetemp()
     with pytest.MonkeyPatch.context() as patch:

@@ -1,7 +1,7 @@
 """The command line in separate processes, which can be killed, locked out and run side by side.
 
-A process compiles the kernels for some seconds before its first shard. So most processes are forked from one that has
-compiled them (`tests.warm`), with their own pid, signals and locks; a `cold` process is ``python -m metaclip``, as a user
+A process imports what it uses for a second before its first shard. So most processes are forked from one that has
+imported it (`tests.warm`), with their own pid, signals and locks; a `cold` process is ``python -m metaclip``, as a user
 starts it.
 """
 

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.extra, pytest.mark.xdist_group("ray")]
 TIMES = 3
 """How many workers are killed."""
 FILES, ROWS = 200, 200
-"""The size of the pool: so few texts per file that no process, each of which is cold, compiles a kernel."""
+"""The size of the pool: many files with few texts each, so that a kill hits some of them in the middle."""
 
 
 @pytest.fixture(scope="module")

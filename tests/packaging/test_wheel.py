@@ -104,7 +104,7 @@ def test_the_shipped_list_is_in_it(wheel: Path) -> None:
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder far from the tree with a pool, a list and a cache of compiled kernels."""
+    """A folder far from the tree with a pool, a list and a cache."""
     folder = tmp_path_factory.mktemp("home")
     shutil.copy(ROOT / "curation" / "toy_pool.jsonl", folder)
     shutil.copy(ROOT / "metadata" / "toy.txt", folder)
