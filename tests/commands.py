@@ -1,4 +1,4 @@
-"""The command line, called in this process: a process of its own would compile the kernels anew, for seconds."""
+"""The command line, called in this process: a process of its own takes a second to import and load what it uses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from metaclip import cli
 
 @dataclasses.dataclass(frozen=True)
 class Done:
-    """What a command left: its exit code, and what it wrote."""
+    """The exit code and the output of a command."""
 
     code: int
     out: str
@@ -21,7 +21,7 @@ class Done:
 
 
 def call(*arguments: str | os.PathLike[str] | float) -> Done:
-    """Run ``metaclip`` with these arguments; whatever escapes it is no exit, and goes on."""
+    """Run ``metaclip`` with these arguments; an exception other than SystemExit is raised."""
     out, err, handler = io.StringIO(), io.StringIO(), signal.getsignal(signal.SIGTERM)
     code = 0
     try:
@@ -35,14 +35,14 @@ def call(*arguments: str | os.PathLike[str] | float) -> Done:
 
 
 def done(*arguments: str | os.PathLike[str] | float) -> Done:
-    """Run a command that must end well."""
+    """Run a command that must succeed."""
     result = call(*arguments)
     assert result.code == 0, result.err
     return result
 
 
 def refused(*arguments: str | os.PathLike[str] | float) -> str:
-    """Run a command that must be refused: exit code 2, one line on standard error, nothing else. Give the line."""
+    """Run a command that must be refused: exit code 2, one line on standard error, nothing else. Return the line."""
     result = call(*arguments)
     assert result.code == 2, (result.code, result.out, result.err)
     assert result.out == ""

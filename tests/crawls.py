@@ -1,4 +1,4 @@
-"""Crawls for tests: records of WARC and WAT files, and a server that can be told to fail."""
+"""Crawls for tests: records of WARC and WAT files, and a server that fails on request."""
 
 from __future__ import annotations
 

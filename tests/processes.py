@@ -1,7 +1,7 @@
 """The command line in separate processes, which can be killed, locked out and run side by side.
 
-A process compiles the kernels for some seconds before its first shard. So most processes are forked from one that has
-compiled them (`tests.warm`), with their own pid, signals and locks; a `cold` process is ``python -m metaclip``, as a user
+A process imports what it uses for a second before its first shard. So most processes are forked from one that has
+imported it (`tests.warm`), with their own pid, signals and locks; a `cold` process is ``python -m metaclip``, as a user
 starts it.
 """
 
@@ -63,6 +63,11 @@ class Running:
         return self.code
 
 
+def environment(**more: str) -> dict[str, str]:
+    """Return an environment in which another process finds the package and the tests."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), **more}
+
+
 def until(true: Callable[[], bool], what: str) -> None:
     """Wait until a condition holds; check it often."""
     end = time.monotonic() + TIMEOUT
@@ -72,10 +77,10 @@ def until(true: Callable[[], bool], what: str) -> None:
 
 
 @contextlib.contextmanager
-def start(*arguments: Any, into: Path, cold: bool = False, largest_file: int | None = None) -> Iterator[Running]:
+def start(*arguments: Any, into: Path, cold: bool = False, max_bytes: int | None = None) -> Iterator[Running]:
     """Start ``metaclip`` with these arguments; its output goes to files in the folder `into`.
 
-    With `largest_file`, it cannot write files with more bytes, as on a full disk. It is killed if it outlives the block.
+    With `max_bytes`, it cannot write a file with more bytes, as on a full disk. It is killed if it outlives the block.
     """
     number = len(list(into.glob("*.out")))
     files = into / f"{number}.out", into / f"{number}.err"
@@ -84,7 +89,7 @@ def start(*arguments: Any, into: Path, cold: bool = False, largest_file: int | N
         if cold:
             process: Any = subprocess.Popen([sys.executable, "-m", "metaclip", *given], stdout=out, stderr=err)
         else:
-            process = _forking.Process(target=_run, args=(given, files, dict(os.environ), os.getcwd(), largest_file))
+            process = _forking.Process(target=_run, args=(given, files, dict(os.environ), os.getcwd(), max_bytes))
             process.start()
     running = Running(process, files)
     try:
@@ -93,6 +98,17 @@ def start(*arguments: Any, into: Path, cold: bool = False, largest_file: int | N
         if running.code is None:
             running.send(signal.SIGKILL)
             running.wait()
+
+
+@contextlib.contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Let this process, and those that it starts, write no file of more bytes for the length of a block."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def _run(

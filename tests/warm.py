@@ -1,4 +1,4 @@
-"""Imported once, by the process that others are forked from: curates a pool, so that all kernels are compiled."""
+"""Imported once, by the process that others are forked from: curates a pool, so that all it uses is loaded."""
 
 import json
 import tempfile

@@ -501,7 +501,7 @@ def test_a_file_grows_too_large(large: Path) -> None:
     sizes = sorted({path.stat().st_size for path in (large / "roomy").rglob("*") if path.is_file()})
     assert sizes[-1] > 200_000
     for size in (1000, *(size - 1 for size in sizes[-4::2])):
-        with processes.start(*command, into=large, largest_file=size) as running:
+        with processes.start(*command, into=large, max_bytes=size) as running:
             assert running.wait() == 2, running.err
             lines = running.err.splitlines()
             assert len(lines) == 1, running.err
@@ -569,9 +569,8 @@ def test_a_full_disk(large: Path) -> None:
     )
     if tried.returncode:
         pytest.skip(f"may not mount a disk here: {tried.stderr.strip()}")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, sys.path))}
     command = [*alone, sys.executable, "-c", FULL]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=processes.environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     ends, _, card = done.stdout.partition(" ")
     assert int(ends) > 5

@@ -21,6 +21,7 @@ import pytest
 from metaclip import Run, __version__, cli
 from metaclip.curate import explain
 from tests import commands
+from tests.processes import environment
 
 ROOT = Path(__file__).parents[2]
 POOL = ROOT / "curation" / "toy_pool.jsonl"
@@ -324,11 +325,6 @@ def test_what_comes_from_outside_is_shown_escaped() -> None:
 def process(*arguments: object) -> list[str]:
     """Return the command line of a process of its own."""
     return [sys.executable, "-m", "metaclip", *map(str, arguments)]
-
-
-def environment() -> dict[str, str]:
-    """Return an environment in which another process finds the package."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 
 def test_a_process_of_its_own_is_quiet(curated: tuple[Path, commands.Done], tmp_path: Path) -> None:

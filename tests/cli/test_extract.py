@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +19,11 @@ from metaclip.extract.extract import extract
 from metaclip.extract.filters import REASONS
 from metaclip.extract.settings import ExtractSettings
 from metaclip.pool.files import find_files
+from metaclip.stage.folder import Folder
 from metaclip.stage.runner import RunOptions
 from tests import commands
 from tests.crawls import image, packed, photos, served, wat
+from tests.processes import environment
 
 pytest.importorskip("isal", reason="needs metaclip[crawl]")
 
@@ -309,51 +307,8 @@ def test_a_crawl_from_a_server(crawl: Path, tmp_path: Path) -> None:
     assert rows(tmp_path / "pool") == rows(tmp_path / "local")
 
 
-@contextlib.contextmanager
-def process(*arguments: Any) -> Iterator[subprocess.Popen[str]]:
-    """Run the command in another process."""
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    command = [sys.executable, "-c", MAIN, "extract", "--no-identify", *map(str, arguments)]
-    with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
-        try:
-            yield running
-        finally:
-            running.kill()
-
-
-@pytest.mark.parametrize(
-    "number",
-    [
-        signal.SIGKILL,
-        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
-        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
-    ],
-)
-def test_stopped_in_the_middle(tmp_path: Path, number: int) -> None:
-    """Killed or interrupted between files, the same command continues to the pool of an undisturbed run."""
-    crawl = write_crawl(tmp_path / "crawl", files=9, pages=5)
-    run(crawl, "--out", tmp_path / "whole")
-    pool = tmp_path / "pool"
-    state = pool / ".state" / "extract"
-    with process(crawl, "--out", pool, "--workers", 2) as running:
-        end = time.monotonic() + 60
-        while not list(state.glob("00*.json")) and time.monotonic() < end:
-            time.sleep(0.001)
-        running.send_signal(number)
-        running.wait()
-        assert running.returncode in (-number, 130, 0)
-    marked = {path.name: path.stat().st_mtime_ns for path in state.glob("0?????.json")}
-    assert marked
-    run(crawl, "--out", pool)
-    assert rows(pool) == rows(tmp_path / "whole")
-    assert {name: (state / name).stat().st_mtime_ns for name in marked} == marked
-    assert not list(pool.rglob(".*.tmp"))
-
-
 def test_one_owner(crawl: Path, tmp_path: Path) -> None:
     """Two processes do not write one pool."""
-    from metaclip.stage.folder import Folder
-
     with Folder(tmp_path / "pool").owned():
         assert "is in use by" in commands.refused("extract", "--no-identify", crawl, "--out", tmp_path / "pool")
 
@@ -432,9 +387,8 @@ def test_the_script_for_one_crawl(tmp_path: Path) -> None:
     (web / "crawl-data" / "CC-X" / "wat.paths.gz").write_bytes(gzip.compress(f"{name}\n".encode()))
     main = tmp_path / "main.py"
     main.write_text(MAIN)
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     with served(web) as (address, requests):
-        environ |= {"CRAWL_SERVER": address.rstrip("/"), "METACLIP": f"{sys.executable} {main}"}
+        environ = environment(CRAWL_SERVER=address.rstrip("/"), METACLIP=f"{sys.executable} {main}")
         script = ["bash", ROOT / "curation" / "common_crawl.sh", "CC-X", tmp_path / "pool", "--prefix", address]
         for _ in range(2):
             subprocess.run(script, check=True, env=environ, capture_output=True)

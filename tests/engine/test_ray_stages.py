@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,13 +21,6 @@ from tests.runs import holds, write_list, write_pool
 
 pytest.importorskip("ray", reason="needs metaclip[ray]")
 pytestmark = [pytest.mark.extra, pytest.mark.xdist_group("ray")]
-
-
-@pytest.fixture(scope="module")
-def ray_here() -> Iterator[Ray]:
-    """Ray on this machine."""
-    with Ray(None, 2) as engine:
-        yield engine
 
 
 def contents(folder: Path, pattern: str) -> dict[str, bytes]:

@@ -159,12 +159,12 @@ def test_real_pages(real: Path, tmp_path: Path) -> None:
 
 
 def test_damage_to_a_real_file(real: Path, tmp_path: Path) -> None:
-    """Cut at 20 places, and with 200 flipped bytes: every undamaged record gives its pairs."""
+    """Cut at 5 places, and with 200 flipped bytes: every undamaged record gives its pairs."""
     data = real.read_bytes()
     expected = {row["uid"] for row in extract(real, tmp_path / "out")[1]}
     rng = random.Random(4)
     path = tmp_path / "damaged.warc.wat.gz"
-    for cut in sorted(rng.sample(range(50_000, len(data)), 20)):
+    for cut in sorted(rng.sample(range(50_000, len(data)), 5)):
         path.write_bytes(data[:cut])
         marker, rows = extract(path, tmp_path / "out")
         assert {row["uid"] for row in rows} <= expected

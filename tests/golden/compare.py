@@ -41,13 +41,13 @@ _DATA: Final = re.compile(r'metaclip\(\d+, "([A-Za-z0-9+/=]*)"\);\n')
 
 
 def digests(folder: Path, place: Path) -> dict[str, str]:
-    """Give the sha256 of the normal form of each file below a folder, by name; `place` is where the commands ran."""
+    """Return the sha256 of the normal form of each file below a folder, by name; `place` is where the commands ran."""
     names = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     return {name.as_posix(): digest(folder / name, place) for name in names if not _is_lock(name) and not is_page(name)}
 
 
 def digest(path: Path, place: Path) -> str:
-    """Give the sha256 of a file's normal form."""
+    """Return the sha256 of a file's normal form."""
     return hashlib.sha256(normal(path, place)).hexdigest()
 
 
@@ -62,7 +62,7 @@ def is_page(name: Path) -> bool:
 
 
 def normal(path: Path, place: Path) -> bytes:
-    """Give the normal form of a file."""
+    """Return the normal form of a file."""
     if path.suffix == ".parquet":
         return _canonical(_parquet(path))
     if path.suffix == ".js":
@@ -76,7 +76,7 @@ def normal(path: Path, place: Path) -> bytes:
 
 
 def plain(value: Any) -> Any:
-    """Give a JSON value without what differs between versions of libraries."""
+    """Return a JSON value without what differs between versions of libraries."""
     if isinstance(value, list):
         return [plain(item) for item in value]
     if not isinstance(value, dict):
@@ -93,7 +93,7 @@ def plain(value: Any) -> Any:
 
 
 def text(said: str, place: Path) -> list[str]:
-    """Give the lines of what a command said."""
+    """Return the lines of what a command said."""
     return said.replace(str(place), PLACE).splitlines()
 
 
@@ -117,7 +117,7 @@ def _packed(path: Path) -> bytes:
 
 
 def _parquet(path: Path) -> dict[str, Any]:
-    """Give what a parquet file holds, whichever version wrote the container."""
+    """Return what a parquet file holds, whichever version wrote the container."""
     with pq.ParquetFile(path) as file:
         schema, table, made = file.schema_arrow, file.read(), file.metadata
         groups = [made.row_group(i) for i in range(made.num_row_groups)]
@@ -141,5 +141,5 @@ def _metadata(value: bytes) -> Any:
 
 
 def _values(table: pa.Table) -> list[Any]:
-    """Give the rows as JSON has them; numbers are exact, since a float's repr reads back as it is."""
+    """Return the rows as JSON has them; numbers are exact, since a float's repr reads back as it is."""
     return json.loads(json.dumps(table.to_pylist(), default=lambda value: value.hex()))  # type: ignore[no-any-return]

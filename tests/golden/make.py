@@ -195,7 +195,7 @@ def place(to: Path) -> Path:
 
 
 def versions() -> dict[str, str | None]:
-    """Give the versions that some golden bytes depend on; None for what is not installed."""
+    """Return the versions that some golden bytes depend on; None for what is not installed."""
     installed = {dist.metadata["Name"].lower(): dist.version for dist in importlib.metadata.distributions()}
     return {name: installed.get(name.lower()) for name in VERSIONS}
 
@@ -366,7 +366,7 @@ def _stamp(folder: Path) -> None:
 
 
 def _run(arguments: Iterable[Any], folder: Path, *, before: str | None = None, code: int = 0) -> tuple[str, str]:
-    """Run a command in a folder; give what it wrote. With `before` it is killed as it puts that file in place."""
+    """Run a command in a folder; return what it wrote. With `before` it is killed as it puts that file in place."""
     program = ["-m", "metaclip"] if before is None else ["-c", _KILLED, before]
     cache = folder.parent / f"{folder.name}.cache"
     environment = {**os.environ, "SOURCE_DATE_EPOCH": EPOCH, "METACLIP_CACHE": str(cache), "PYTHONPATH": str(ROOT)}

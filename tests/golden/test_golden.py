@@ -25,7 +25,7 @@ RUN_AGAIN: Final = ("run", "rebalanced", "removed", "extract", "reshard")
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give a copy of the golden files, in which commands run."""
+    """Make a copy of the golden files, in which commands run."""
     folder = make.place(tmp_path.resolve() / "golden")
     monkeypatch.chdir(folder)
     monkeypatch.setenv("SOURCE_DATE_EPOCH", make.EPOCH)
@@ -55,7 +55,7 @@ def same_versions(names: tuple[str, ...]) -> bool:
 
 
 def files(folder: Path) -> dict[str, tuple[int, int, bytes]]:
-    """Give what tells whether a file was written again, of all but locks: inode, time, bytes."""
+    """Return the inode, time and bytes of all files but locks, which show whether a file was written again."""
     return {
         path.relative_to(folder).as_posix(): (path.stat().st_ino, path.stat().st_mtime_ns, path.read_bytes())
         for path in folder.rglob("*")
@@ -64,7 +64,7 @@ def files(folder: Path) -> dict[str, tuple[int, int, bytes]]:
 
 
 def finished(folder: Path) -> set[str]:
-    """Give the files that finished shards left, by their markers."""
+    """Return the files that finished shards left, by their markers."""
     markers = [json.loads(path.read_bytes()) for path in folder.glob(".state/*/*.json")]
     return {name for marker in markers for name in marker.get("files", {})}
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from curation import naive
 from metaclip.errors import MetaclipError
 from metaclip.matching import automaton_file
 from metaclip.matching.automaton import Automaton, build
@@ -26,6 +27,7 @@ from metaclip.matching.native_backend import NativeBackend
 from metaclip.matching.text_rule import PAPER, TextRule
 from metaclip.metadata.entries import Metadata
 from metaclip.storage.files import cache_folder
+from tests.processes import environment
 
 ENTRIES = ["dog", "hot dog", "a hot dog stand", "Dog", "猫", "黒猫", "T恤", "a word of thirteenbytes", "", ". dog"]
 LIST = Metadata(ENTRIES)
@@ -254,7 +256,7 @@ for rule in (TextRule(), TextRule(unspaced_scripts="fixed", longest_only=True)):
     running = [
         subprocess.Popen(
             [sys.executable, "-c", program, str(tmp_path / seed)],
-            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)},
+            env=environment(PYTHONHASHSEED=seed),
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -278,17 +280,21 @@ def test_longest_word_of_a_text() -> None:
 
 
 def test_real_list_on_real_captions(data_folder: Path, tmp_path: Path) -> None:
-    """500,000 real entries take at most 64 MiB, and find in 10,000 real captions what pyahocorasick finds."""
+    """500,000 real entries take at most 64 MiB, and find in 10,000 real captions what a dict of all entries finds."""
     metadata = Metadata.read(data_folder / "entries_500k.txt.gz")
     texts = pq.read_table(data_folder / "alt_text_10k.parquet")["TEXT"]
     matcher = Matcher(metadata, cache=tmp_path)
     (path,) = tmp_path.iterdir()
     assert path.stat().st_size <= 64 * 2**20
     assert load(path, metadata, PAPER).nbytes <= 64 * 2**20
-    found = matcher.match(texts).combine_chunks()
-    wanted = Matcher(metadata, backend="pyahocorasick").match(texts).combine_chunks()
-    assert found.equals(wanted)
-    sizes = [len(ids) for ids in found.to_pylist()]
+    found = matcher.match(texts).to_pylist()
+    entries = metadata.entries.to_pylist()
+    ids, most = {entry: i for i, entry in enumerate(entries)}, 1 + max(entry.count(" ") for entry in entries)
+    for text, row in zip(texts.to_pylist(), found, strict=True):
+        words = naive.pad_text(text)[1:-1].split(" ")
+        spans = (" ".join(words[i : i + n]) for n in range(1, most + 1) for i in range(len(words) - n + 1))
+        assert row == sorted({ids[span] for span in spans if span in ids})
+    sizes = [len(row) for row in found]
     assert (len(sizes), sum(size > 0 for size in sizes), sum(sizes)) == (10_000, 6_588, 32_049)
 
 
@@ -310,9 +316,9 @@ def test_real_list_on_real_captions(data_folder: Path, tmp_path: Path) -> None:
 )
 def test_rules_on_real_captions(data_folder: Path, rule: TextRule) -> None:
     """Under rules with every option, real entries find in real captions what pyahocorasick finds."""
-    entries = Metadata.read(data_folder / "entries_500k.txt.gz").entries.to_pylist()[::12]
+    entries = Metadata.read(data_folder / "entries_500k.txt.gz").entries.to_pylist()[::48]
     metadata = Metadata([*entries, "猫", "日本", "写真", "ー"])
     texts = pq.read_table(data_folder / "alt_text_10k.parquet")["TEXT"]
     found = Matcher(metadata, rule, cache=False).match(texts)
     assert found.equals(Matcher(metadata, rule, backend="pyahocorasick").match(texts))
-    assert sum(bool(ids) for ids in found.to_pylist()) > 2000
+    assert sum(bool(ids) for ids in found.to_pylist()) > 1000

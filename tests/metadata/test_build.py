@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ from metaclip.matching.text_rule import PAPER
 from metaclip.metadata import build
 from metaclip.metadata.candidates import SCHEMA
 from metaclip.metadata.entries import list_digest
+from tests.processes import environment
 
 RECIPES = sorted((Path(__file__).parents[2] / "metadata").glob("*.toml"))
 
@@ -91,10 +91,7 @@ def test_any_hash_seed(home: Path) -> None:
     for seed in ("1", "2"):
         out = home / f"{seed}.parquet"
         command = [sys.executable, "-m", "metaclip", "build", str(home / "r.toml"), "--out", str(out), "--quiet"]
-        paths = os.pathsep.join(path for path in sys.path if path)
-        subprocess.run(
-            command, env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": paths}, check=True, capture_output=True
-        )
+        subprocess.run(command, env=environment(PYTHONHASHSEED=seed), check=True, capture_output=True)
         digests.add(hashlib.sha256(out.read_bytes()).hexdigest())
     assert len(digests) == 1
 

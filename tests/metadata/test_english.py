@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import subprocess
 import sys
 from collections import Counter
@@ -14,11 +13,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from metaclip import Matcher, Metadata
+from metaclip import Metadata
 from metaclip.matching.text_rule import PAPER, TextRule
 from metaclip.metadata import build, lint
 from metaclip.metadata.entries import list_digest, shipped_list
 from metaclip.metadata.sources.words import is_explicit
+from tests.processes import environment
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "metadata" / "english.toml"
@@ -106,14 +106,13 @@ def test_case(entries: dict[str, list[str]]) -> None:
 
 
 def test_it_matches_real_texts(data_folder: Path, table: pa.Table) -> None:
-    """At least 62% of real alt texts match under the paper's rule, 95% with case folding."""
-    texts = pq.read_table(data_folder / "alt_text_10k.parquet")["TEXT"]
+    """At least 62% of real alt texts match under the paper's rule, 95% with case folding: by entries of one word alone."""
+    texts = pq.read_table(data_folder / "alt_text_10k.parquet")["TEXT"].to_pylist()
+    entries = [entry for entry in table["entry"].to_pylist() if " " not in entry]
     for rule, least in ((PAPER, 0.62), (TextRule(fold_case=True), 0.95)):
-        found = Matcher(Metadata.read(shipped_list()), rule, backend="pyahocorasick").match(
-            texts
-        )  # sooner built than the kernel
-        share = sum(bool(ids) for ids in found.to_pylist()) / len(texts)
-        assert share >= least, rule
+        padded = {rule.entry(entry) for entry in entries}
+        matched = [any(f" {word} " in padded for word in rule.text(text)[1:-1].split(" ")) for text in texts]
+        assert sum(matched) / len(texts) >= least, rule
 
 
 @pytest.mark.network
@@ -121,11 +120,11 @@ def test_it_matches_real_texts(data_folder: Path, table: pa.Table) -> None:
 def test_the_recipe_makes_it_again(tmp_path: Path) -> None:
     """In fresh processes with two hash seeds and an empty cache the recipe makes this file, byte for byte."""
     for seed in ("3", "4"):
-        environment = {**os.environ, "PYTHONHASHSEED": seed, "METACLIP_CACHE": str(tmp_path / "cache")}
+        changed = {"PYTHONHASHSEED": seed, "METACLIP_CACHE": str(tmp_path / "cache")}
         out = tmp_path / f"{seed}.parquet"
         subprocess.run(
             [sys.executable, "-m", "metaclip", "build", str(RECIPE), "--out", str(out), "--quiet"],
-            env={**environment, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}, check=True,
+            env=environment(**changed), check=True,
         )  # fmt: skip
         made = Metadata.read(out)
         assert made.digest == build.read(RECIPE).digest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,19 +34,19 @@ LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 
 
 def room(module: str) -> str:
-    """Give the part of a dotted name that has a layer: "native" of "metaclip.native.library"."""
+    """Return the part of a dotted name that has a layer: "native" of "metaclip.native.library"."""
     parts = module.split(".")
     return parts[1] if len(parts) > 1 else "__init__"
 
 
 def module_name(path: Path) -> str:
-    """Give the dotted name of a file of the package."""
+    """Return the dotted name of a file of the package."""
     parts = ["metaclip", *path.relative_to(PACKAGE).with_suffix("").parts]
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def imports(source: str, module: str, *, is_package: bool = False) -> Iterator[tuple[int, str]]:
-    """Give the line and the dotted name of every import of metaclip in a source, in functions and under `if` too."""
+    """Yield the line and the dotted name of every import of metaclip in a source, in functions and under `if` too."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -74,13 +75,16 @@ def imported_modules(source: str, module: str, modules: set[str]) -> Iterator[st
             yield from (alias.name for alias in node.names if alias.name in modules)
 
 
-def every_import() -> Iterator[tuple[Path, int, str, str]]:
-    """Give file, line, importing room and imported room of every import inside the package."""
-    for path in MODULES:
-        module = module_name(path)
-        found = imports(path.read_text(encoding="utf-8"), module, is_package=path.name == "__init__.py")
-        for line, name in found:
-            yield path.relative_to(PACKAGE), line, room(module), room(name)
+@functools.cache
+def every_import() -> list[tuple[Path, int, str, str]]:
+    """Return file, line, importing part and imported part of every import inside the package."""
+    return [
+        (path.relative_to(PACKAGE), line, room(module_name(path)), room(name))
+        for path in MODULES
+        for line, name in imports(
+            path.read_text(encoding="utf-8"), module_name(path), is_package=path.name == "__init__.py"
+        )
+    ]
 
 
 @pytest.mark.parametrize(

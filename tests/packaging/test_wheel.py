@@ -20,7 +20,7 @@ pytestmark = pytest.mark.xdist_group("wheel")
 
 
 def run(*command: str | Path, cwd: Path) -> str:
-    """Run a command with nothing of this environment's Python settings; give its standard output."""
+    """Run a command with nothing of this environment's Python settings; return its standard output."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "METACLIP"))}
     environment["METACLIP_CACHE"] = str(cwd / "cache")
     done = subprocess.run(
@@ -41,7 +41,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def binaries(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Install the wheel into a new virtual environment; give the folder of its programs.
+    """Install the wheel into a new virtual environment; return the folder of its programs.
 
     The dependencies are this environment's: a .pth file adds its site-packages, and a .pth file in a folder added so is
     not read, hence an editable install of ours is not active there.
@@ -102,17 +102,23 @@ def test_the_shipped_list_is_in_it(wheel: Path) -> None:
     assert "LICENSE.wordnet" in names
 
 
-def test_curate_by_the_shipped_list(binaries: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder far from the tree with a pool, a list and a cache."""
+    folder = tmp_path_factory.mktemp("home")
+    shutil.copy(ROOT / "curation" / "toy_pool.jsonl", folder)
+    shutil.copy(ROOT / "metadata" / "toy.txt", folder)
+    return folder
+
+
+def test_curate_by_the_shipped_list(binaries: Path, home: Path) -> None:
     """Without --metadata the list in the wheel is used."""
-    shutil.copy(ROOT / "curation" / "toy_pool.jsonl", tmp_path)
-    run(binaries / "metaclip", "curate", "toy_pool.jsonl", "--t", "20", "--out", "run", cwd=tmp_path)
-    assert json.loads((tmp_path / "run" / "card.json").read_text(encoding="utf-8"))["list"]["entries"] == 500_000
+    run(binaries / "metaclip", "curate", "toy_pool.jsonl", "--t", "20", "--out", "run", cwd=home)
+    assert json.loads((home / "run" / "card.json").read_text(encoding="utf-8"))["list"]["entries"] == 500_000
 
 
-def test_curate(binaries: Path, tmp_path: Path) -> None:
+def test_curate(binaries: Path, home: Path) -> None:
     """The toy pool is curated and accounted for, far from the tree."""
-    shutil.copy(ROOT / "curation" / "toy_pool.jsonl", tmp_path)
-    shutil.copy(ROOT / "metadata" / "toy.txt", tmp_path)
-    command = ["curate", "toy_pool.jsonl", "--metadata", "toy.txt", "--t", "20", "--out", "run"]
-    run(binaries / "metaclip", *command, cwd=tmp_path)
-    assert json.loads((tmp_path / "run" / "card.json").read_text(encoding="utf-8"))
+    command = ["curate", "toy_pool.jsonl", "--metadata", "toy.txt", "--t", "20", "--out", "toy"]
+    run(binaries / "metaclip", *command, cwd=home)
+    assert json.loads((home / "toy" / "card.json").read_text(encoding="utf-8"))

@@ -42,7 +42,7 @@ def store(server: str, request: pytest.FixtureRequest) -> RemotePath:
 
 @pytest.fixture
 def through(server: str, monkeypatch: pytest.MonkeyPatch) -> Through:
-    """Ask the server through a proxy with bad days for the length of a block, or another address."""
+    """Reach the server through a proxy that may fail, or at another address, for the length of a block."""
 
     @contextlib.contextmanager
     def asked(answer: Callable[[Asked], Answer] | None, address: str | None = None, **how: Any) -> Iterator[Any]:

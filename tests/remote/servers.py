@@ -1,4 +1,4 @@
-"""A real S3 server in a process of its own (moto's), and a proxy before it that has bad days."""
+"""A real S3 server in a process of its own (moto's), and a proxy in front of it that can be told to fail."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ENVIRONMENT = {
 
 @contextlib.contextmanager
 def moto() -> Iterator[str]:
-    """Serve S3 for the length of a block; give the address."""
+    """Serve S3 for the length of a block; yield the address."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
@@ -51,7 +51,7 @@ def _answers(port: int) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """A request as it came to a proxy."""
+    """A request that a proxy received."""
 
     number: int
     method: str
@@ -60,12 +60,12 @@ class Asked:
 
 
 Answer = tuple[int, str] | None
-"""A status and S3's name of an error, instead of what the server would say; None to ask it."""
+"""A status and S3's name of an error, to be sent instead of the server's answer; None to ask the server."""
 
 
 @dataclasses.dataclass
 class Proxy:
-    """A running proxy: where it is, what it was asked, and how often it answered itself."""
+    """A running proxy: its address, the requests that it received, and those that it answered itself."""
 
     address: str
     asked: list[Asked]
@@ -76,10 +76,10 @@ class Proxy:
 def proxy(
     server: str, answer: Callable[[Asked], Answer], without: tuple[str, ...] = (), too_late: bool = False
 ) -> Iterator[Proxy]:
-    """Stand before a server for the length of a block; requests go on `without` these headers.
+    """Forward requests to a server for the length of a block, `without` these headers.
 
-    What it answers itself, it answers without asking the server, or `too_late`: when the server has done what it was
-    asked to.
+    A request that the proxy answers itself does not reach the server or, with `too_late`, is answered after the server has
+    executed it.
     """
     asked: list[Asked] = []
     refused: list[Asked] = []
@@ -126,13 +126,13 @@ def proxy(
                 self.wfile.write(body)
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Say nothing."""
+            """Write no log."""
 
     class Quiet(http.server.ThreadingHTTPServer):
         daemon_threads = True
 
         def handle_error(self, request: Any, client_address: Any) -> None:
-            """Say nothing of connections that the other side ended."""
+            """Report nothing: the other side may close a connection."""
 
     standing = Quiet(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=standing.serve_forever, args=(0.01,))
@@ -146,5 +146,5 @@ def proxy(
 
 
 def key_of(request: Asked) -> str:
-    """Give the key that a request is about; a path in the bucket."""
+    """Return the key of the object that a request names: its path in the bucket."""
     return re.sub(r"\?.*", "", request.path).removeprefix(f"/{BUCKET}").lstrip("/")

@@ -1,4 +1,4 @@
-"""A folder on S3 has one owner, or the parts of one job array; who is silent for too long owns nothing."""
+"""A folder on S3 has one owner, or the parts of one job array; an owner that is silent for too long loses it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ LIVES = 6 * 0.3
 
 
 def _own(path: RemotePath, part: Part, signs: Path, environ: dict[str, str]) -> None:
-    """Own a folder until told to leave, then mark a shard; by files, which a killed process cannot hold up."""
+    """Own a folder until a file says to leave, then mark a shard; unlike a pipe, a file works if a process is killed."""
     os.environ.update(environ)
     folder = Folder(path)
     try:
@@ -54,7 +54,7 @@ def _own(path: RemotePath, part: Part, signs: Path, environ: dict[str, str]) -> 
 
 @contextlib.contextmanager
 def owner(path: RemotePath, part: Part = ALL) -> Iterator[tuple[Any, Path]]:
-    """Another process that owns the folder or a part of it for the length of the block; give it, and its signs."""
+    """Start a process that owns the folder or a part of it for the length of the block; yield it and the path of its signs."""
     with tempfile.TemporaryDirectory() as folder:
         signs = Path(folder, "sign")
         process = _spawning.Process(target=_own, args=(path, part, signs, dict(os.environ)))
@@ -80,7 +80,7 @@ def enter(block: contextlib.AbstractContextManager[None]) -> None:
 
 
 def test_another_process_is_refused_and_the_owner_named(store: RemotePath) -> None:
-    """While a process owns the folder, a second one learns which, within a beat or two; then nothing is left of it."""
+    """While a process owns the folder, a second one is refused with its name within two beats; at the end no lock is left."""
     folder = Folder(store)
     with owner(store) as (process, _):
         time.sleep(1.2 * LIVES)  # it goes on living
@@ -101,7 +101,7 @@ def test_a_second_owner_in_one_process_is_refused(store: RemotePath) -> None:
 
 @pytest.mark.parametrize("part", [ALL, Part(2, 3)])
 def test_a_dead_owner_blocks_for_as_long_as_its_claim_lives(store: RemotePath, part: Part) -> None:
-    """Kill -9 the owner: the folder is had when it has been silent for six beats, and no sooner."""
+    """After SIGKILL of the owner, the folder is free when it has been silent for six beats, and no sooner."""
     with owner(store, part) as (process, _):
         os.kill(process.pid, signal.SIGKILL)
         process.join()
@@ -113,7 +113,7 @@ def test_a_dead_owner_blocks_for_as_long_as_its_claim_lives(store: RemotePath, p
 
 
 def test_an_owner_that_slept_finds_its_folder_taken(store: RemotePath) -> None:
-    """Stopped for longer than its claim lives, then woken: it marks nothing, and says who has the folder now."""
+    """An owner that was stopped for longer than its claim lives marks nothing, and its error names the new owner."""
     with owner(store) as (process, signs):
         os.kill(process.pid, signal.SIGSTOP)
         with Folder(store).owned():
@@ -126,7 +126,7 @@ def test_an_owner_that_slept_finds_its_folder_taken(store: RemotePath) -> None:
 
 
 def test_an_owner_that_slept_alone_goes_on(store: RemotePath) -> None:
-    """Stopped for long, but nobody came: it renews its claim and marks."""
+    """An owner that was stopped while nobody took the folder renews its claim and marks."""
     with owner(store) as (process, signs):
         os.kill(process.pid, signal.SIGSTOP)
         time.sleep(1.5 * LIVES)
@@ -138,7 +138,7 @@ def test_an_owner_that_slept_alone_goes_on(store: RemotePath) -> None:
 
 
 def test_parts_run_beside_each_other_and_keep_all_out(store: RemotePath) -> None:
-    """Parts own the folder together, each its own once; all is refused beside a part, and a part beside all."""
+    """Parts own the folder together, each part once; the whole is refused beside a part, and a part beside the whole."""
     folder = Folder(store)
     with owner(store, Part(1, 3)) as (process, _):
         enter(folder.owned(Part(2, 3)))
@@ -150,7 +150,7 @@ def test_parts_run_beside_each_other_and_keep_all_out(store: RemotePath) -> None
 
 
 def test_who_waits_gets_the_folder(store: RemotePath) -> None:
-    """The part that adds up waits until the others have let go."""
+    """The part that combines the results waits until the others have released the folder."""
     with owner(store, Part(1, 2)) as (_, signs):
         began = time.monotonic()
         _spawning.Process(target=_touch_later, args=(signs.with_suffix(".leave"), 2.0)).start()
@@ -164,7 +164,7 @@ def _touch_later(path: Path, seconds: float) -> None:
 
 
 def test_who_reads_sees_that_it_was_written_to(store: RemotePath) -> None:
-    """A reader is refused while one writes; one that a writer overtook is told at its end."""
+    """A reader is refused while a process writes; if one wrote meanwhile, the reader raises at the end."""
     folder = Folder(store)
     with owner(store) as (process, _), refused(f"in use by process {process.pid} "):
         enter(folder.read_locked())
@@ -179,14 +179,14 @@ def test_who_reads_sees_that_it_was_written_to(store: RemotePath) -> None:
 
 
 def test_a_lock_that_is_no_claim_holds_nothing(store: RemotePath) -> None:
-    """A run folder copied from a disk has a lock of the other kind, or an empty one."""
+    """The lock of a run folder that was copied from a disk, or an empty one, does not block."""
     for junk in (b"", b"process 1 on host", b"[]", b'{"owner": 1}'):
         (store / ".state" / "lock").put(junk)
         enter(Folder(store).owned())
 
 
 def test_a_claim_removed_by_hand_ends_its_owner(store: RemotePath) -> None:
-    """Who removes the lock takes the folder: its owner finds nobody there, and ends."""
+    """If somebody removes the lock, its owner notices and ends."""
     with Lease.held(store / "lock") as lease:
         (store / "lock").unlink()
         until(lambda: lease._lost is not None, "the loss")
@@ -195,7 +195,7 @@ def test_a_claim_removed_by_hand_ends_its_owner(store: RemotePath) -> None:
 
 
 def test_of_many_that_begin_at_once_one_has_it(store: RemotePath) -> None:
-    """Eight threads take one lock that is still, at once: one gets it, seven are refused."""
+    """If eight threads take over one dead lock at once, one gets it and seven are refused."""
     dead = Claim("dead", "process 0 on nowhere", 0.01, 7)
     (store / "lock").put(dead.dump())
     time.sleep(1.1)

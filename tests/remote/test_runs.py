@@ -29,7 +29,7 @@ from metaclip.stage.folder import Folder
 from metaclip.stage.stage import Stage
 from metaclip.storage.files import local_folder, remove
 from metaclip.storage.object_store import file_system
-from metaclip.storage.remote import RemotePath
+from metaclip.storage.remote import RemotePath, as_path
 from metaclip.storage.threads import map_parallel
 from tests import commands, runs
 from tests.processes import start, until
@@ -88,18 +88,27 @@ def undisturbed(pool: Path, words: Path, tmp_path_factory: pytest.TempPathFactor
     return run
 
 
+@pytest.fixture(scope="module")
+def run_there(there: RemotePath, words: Path) -> RemotePath:
+    """The run of it, on S3, for tests that only read it."""
+    run = as_path(f"s3://{BUCKET}/the_run")
+    assert isinstance(run, RemotePath)
+    commands.done(*curate(there, words, run))
+    return run
+
+
 def curate(pool: Any, words: Path, out: Any, *more: Any) -> list[Any]:
     return ["curate", str(pool), "--metadata", words, "--t", T, "--out", str(out), *more]
 
 
 def result(run: Any) -> dict[str, str]:
-    """What a run is, byte for byte."""
+    """Return the sha256 of every file of a run's result, as `tests.runs.result` does."""
     with local_folder(Folder(run).path) as here:
         return runs.result(here)
 
 
 def holds(run: RemotePath, wanted: Path) -> None:
-    """A run equals another one in every byte of its result, and nothing half-made is left of it."""
+    """Assert that a run equals another one in every byte of its result, and that no unfinished file is left."""
     found, other = result(run), result(wanted)
     assert found.keys() == other.keys()
     assert {name for name in found if found[name] != other[name]} == set()
@@ -157,30 +166,26 @@ def test_in_steps_at_another_t_and_explained(
     assert commands.done(*asked, str(store / "run5")).out == commands.done(*asked, tmp_path / "wanted").out
 
 
-def test_a_card_of_a_run_on_s3(
-    there: RemotePath, words: Path, undisturbed: Path, store: RemotePath, tmp_path: Path
-) -> None:
+def test_a_card_of_a_run_on_s3(run_there: RemotePath, undisturbed: Path, store: RemotePath, tmp_path: Path) -> None:
     """A card made from S3, to S3, is the card made here, and follows from its run."""
     pytest.importorskip("altair", reason="needs the extra cards")
-    commands.done(*curate(there, words, store / "run"))
     commands.done("card", undisturbed, "--out", tmp_path / "card", "--name", "x")
     for out in (tmp_path / "card2", store / "card"):
-        commands.done("card", str(store / "run"), "--out", str(out), "--name", "x")
-        commands.done("card", "verify", str(out), "--run", str(store / "run"))
+        commands.done("card", str(run_there), "--out", str(out), "--name", "x")
+        commands.done("card", "verify", str(out), "--run", str(run_there))
         with local_folder(Folder(out).path) as found:
             one, other = (json.loads((folder / "card.json").read_text()) for folder in (found, tmp_path / "card"))
             assert {k for k in one if one[k] != other[k]} <= {"created", "files"}
 
 
 def test_the_next_version_of_a_run_on_s3(
-    there: RemotePath, words: Path, undisturbed: Path, store: RemotePath, tmp_path: Path
+    run_there: RemotePath, undisturbed: Path, store: RemotePath, tmp_path: Path
 ) -> None:
     """A run's next version, from S3 to S3, is the one made here."""
-    commands.done(*curate(there, words, store / "run"))
     uids = Run(undisturbed).curated["uid"].to_pylist()[:7]
     (tmp_path / "uids.txt").write_text("\n".join(uids))
     made = []
-    for run, out in ((undisturbed, tmp_path / "next"), (store / "run", store / "next")):
+    for run, out in ((undisturbed, tmp_path / "next"), (run_there, store / "next")):
         commands.done("card", "remove", str(run), "--uids", str(tmp_path / "uids.txt"), "--out", str(out))
         made.append(Run(out))
     assert made[0].account["result_digest"] == made[1].account["result_digest"]
@@ -240,7 +245,7 @@ def markers(run: RemotePath, stage: str) -> set[str]:
 
 
 def killed(run: RemotePath, arguments: list[Any], into: Path, stage: str, after: int, number: int) -> int:
-    """Start a command, send it a signal when so many shards of a stage are marked; give how many it left marked."""
+    """Start a command, send it a signal when so many shards of a stage are marked; return how many it left marked."""
     with start(*arguments, "--workers", 1, into=into) as process:
 
         def reached() -> bool:
@@ -282,14 +287,14 @@ def test_killed_and_run_again(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 def test_killed_at_random(
     there: RemotePath, words: Path, undisturbed: Path, store: RemotePath, tmp_path: Path, seed: int
 ) -> None:
-    """Four random moments, then undisturbed: all is equal."""
+    """Killed at three random moments, then left alone: the result is the same."""
     rng = random.Random(seed)
     left = []
-    for _ in range(4):
+    for _ in range(3):
         with start(*curate(there, words, store), into=tmp_path) as process:
             until(lambda: (store / ".state" / "lock").exists() or process.code is not None, "the lock")
             time.sleep(rng.uniform(0, 4))
@@ -436,9 +441,9 @@ def test_no_secret_is_written(
 
 
 @pytest.mark.slow
-def test_ten_thousand_shards(store: RemotePath, through: Through) -> None:
-    """A pool of 10,000 files is listed by a request a thousand; a stage of 300 markers is looked at, many at a time."""
-    n, marked = 10_000, 300
+def test_thousands_of_shards(store: RemotePath, through: Through) -> None:
+    """A pool of 3,000 files is listed by a request a thousand; the 100 markers of a stage are read in parallel."""
+    n, marked = 3_000, 100
 
     def write(i: int) -> None:
         (store / "pool" / f"{i:05d}.jsonl").put(b'{"text": "a"}\n')

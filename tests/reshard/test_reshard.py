@@ -42,12 +42,12 @@ def reshard(tars: Any, uids: Sequence[str], out: Path, size: int = 4, options: R
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """Give what a user finds in a folder of shards."""
+    """Return the content of each file that a user finds in a folder of shards."""
     return {path.name: path.read_bytes() for path in sorted(folder.glob("[0-9m-s]*")) if path.name != "manifest.json"}
 
 
 def samples_of(folder: Path) -> list[tuple[str, dict[str, bytes]]]:
-    """Read the samples of all shards by `tarfile`: (key, content by suffix), in order."""
+    """Read the samples of all shards by `tarfile`; return (key, content by suffix), in order."""
     found: list[tuple[str, dict[str, bytes]]] = []
     for path in sorted(folder.glob("*.tar")):
         for name, data in read_tar(path):

@@ -37,7 +37,7 @@ def assert_same(one: Index, other: Index) -> None:
 
 
 def outcome(make: Callable[..., Index], path: Path, names: Names | None) -> Index | tuple[type, str]:
-    """Give an index, or the error in its place."""
+    """Return an index, or the error in its place."""
     try:
         return make(find_files(path)[0], names or Names())
     except MetaclipError as error:

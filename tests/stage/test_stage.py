@@ -1,4 +1,4 @@
-"""A stage goes on where it stopped, and only there: markers prove shards, records stages; differences are named."""
+"""A stage continues where it stopped: a marker proves a shard, a record a stage, and another fingerprint is refused."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_marker_proves_its_shard_or_is_none(tmp_path: Path, damage: str) -> No
 
 
 def test_a_marker_of_another_fingerprint_is_none(tmp_path: Path) -> None:
-    """What an older run left, though its fingerprint is gone, is not taken for finished."""
+    """A marker of an older run does not count as finished, even if the fingerprint of that run is gone."""
     make(begun(tmp_path), "0")
     (tmp_path / ".state" / "work" / "fingerprint.json").unlink()
     assert begun(tmp_path, {**FINGERPRINT, "list": "xyz"}).marker("0") is None
@@ -99,7 +99,7 @@ def test_a_marker_of_another_fingerprint_is_none(tmp_path: Path) -> None:
     ],
 )
 def test_a_difference_is_named(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
-    """Another fingerprint is refused: what differs, both values, the next step; nothing is touched."""
+    """Another fingerprint is refused with the difference, both values and the next step; nothing is touched."""
     make(begun(tmp_path), "0")
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     with pytest.raises(MetaclipError) as refused:
@@ -113,7 +113,7 @@ def test_a_difference_is_named(tmp_path: Path, changes: dict[str, Any], named: s
 
 
 def test_parts_may_begin_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another part of a job array may write the fingerprint while this one looks for it: it is no other run."""
+    """If another part of a job array writes the fingerprint while this one looks for it, that is not another run."""
 
     def written_meanwhile(path: Path) -> dict[str, Any] | None:
         found = read_json(path)
@@ -135,7 +135,7 @@ def test_a_fingerprint_is_what_json_makes_of_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("damage", [b"", b"[]", b"{", b"\xff"])
 def test_a_damaged_fingerprint_is_refused(tmp_path: Path, damage: bytes, overwrite: bool) -> None:
-    """Nobody can tell which run it was: it is named, and only --overwrite replaces it."""
+    """A damaged fingerprint is named in the error, because it could be of any run; only --overwrite replaces it."""
     make(begun(tmp_path), "0")
     (tmp_path / ".state" / "work" / "fingerprint.json").write_bytes(damage)
     if overwrite:
@@ -147,7 +147,7 @@ def test_a_damaged_fingerprint_is_refused(tmp_path: Path, damage: bytes, overwri
 
 
 def test_overwrite_replaces_another_run_only(tmp_path: Path) -> None:
-    """With --overwrite another run's outputs, state and record go; the same run is taken up."""
+    """With --overwrite, the outputs, state and record of another run are removed; the same run is continued."""
     stage = begun(tmp_path)
     make(stage, "0")
     finish(stage, ["0"])
@@ -161,7 +161,7 @@ def test_overwrite_replaces_another_run_only(tmp_path: Path) -> None:
 
 
 def _clear_slowly(path: Path, kill_at: int) -> None:
-    """Begin anew over another run, and be killed at the n-th change of the disk."""
+    """Replace another run, and kill this process at the n-th change of the disk."""
     changes = 0
 
     def counted(function: Any) -> Any:
@@ -182,7 +182,7 @@ def _clear_slowly(path: Path, kill_at: int) -> None:
 
 @pytest.mark.parametrize("kill_at", range(1, 21))
 def test_a_kill_while_a_run_is_replaced(tmp_path: Path, kill_at: int) -> None:
-    """Killed anywhere inside --overwrite, the next one begins anew and takes nothing of the old run for its own."""
+    """Killed anywhere inside --overwrite, the same command replaces the old run and keeps nothing of it."""
     stage = begun(tmp_path)
     for shard in "0123":
         make(stage, shard)
@@ -199,7 +199,7 @@ def test_a_kill_while_a_run_is_replaced(tmp_path: Path, kill_at: int) -> None:
 
 
 def test_a_finished_stage_needs_no_partials(tmp_path: Path) -> None:
-    """What the shards added up to goes, the record stays, and the shards count as finished."""
+    """The partial results are removed, the record stays, and the shards count as finished."""
     stage = begun(tmp_path)
     for shard in "01":
         make(stage, shard)
@@ -216,7 +216,7 @@ def test_a_finished_stage_needs_no_partials(tmp_path: Path) -> None:
 @pytest.mark.parametrize("output", ["made/0.parquet", "sum.txt"])
 @pytest.mark.parametrize("gone", [True, False])
 def test_a_record_proves_its_stage_or_goes(tmp_path: Path, output: str, gone: bool) -> None:
-    """An output that is gone or short: the stage is not finished, and as the partials are gone too, no shard is."""
+    """If an output is gone or short, the stage is not finished; since the partial results are gone, no shard is either."""
     stage = begun(tmp_path)
     make(stage, "0")
     finish(stage, ["0"])
@@ -242,7 +242,7 @@ def test_an_incomplete_stage_keeps_what_it_needs(tmp_path: Path) -> None:
 
 
 def test_lost_shards_are_remembered_until_they_are_found(tmp_path: Path) -> None:
-    """Why a shard is lost outlives the process, is of this fingerprint only, and goes when the shard is made."""
+    """The reason of a loss outlives the process, belongs to one fingerprint, and is removed when the shard is finished."""
     stage = begun(tmp_path)
     stage.mark_lost("1", error="torn", rows=None)
     again = begun(tmp_path)
@@ -260,7 +260,7 @@ def test_lost_shards_are_remembered_until_they_are_found(tmp_path: Path) -> None
 
 
 def test_strays_go(tmp_path: Path) -> None:
-    """Files of shards that are none any more leave the folder of outputs."""
+    """Files of shards that no longer exist are removed from the folder of outputs."""
     stage = begun(tmp_path)
     for shard in ("0", "1", "2"):
         make(stage, shard)
@@ -270,7 +270,7 @@ def test_strays_go(tmp_path: Path) -> None:
 
 
 def test_a_manifest_that_is_lost_is_made_again(tmp_path: Path) -> None:
-    """Without its manifest a run is not finished: the same command begins at the shards."""
+    """Without its manifest a run is not finished, and the same command runs the shards again."""
     stage = begun(tmp_path)
     make(stage, "0")
     finish(stage, ["0"])
@@ -284,7 +284,7 @@ def test_a_manifest_that_is_lost_is_made_again(tmp_path: Path) -> None:
 
 
 def test_two_stages_do_not_touch_each_other(tmp_path: Path) -> None:
-    """A stage that is cleared leaves the other one's record and markers alone."""
+    """Clearing a stage does not touch the record and the markers of another stage."""
     first, second = begun(tmp_path), Stage(Folder(tmp_path), NEXT)
     make(first, "0")
     finish(first, ["0"])
@@ -308,7 +308,7 @@ def test_equal_values_have_one_digest() -> None:
 
 
 def test_a_marker_is_whole_or_not_there(tmp_path: Path) -> None:
-    """Markers are written like any file of ours: a process that dies in between leaves none."""
+    """Markers are written atomically: a process that dies meanwhile leaves none."""
     stage = begun(tmp_path)
     with pytest.raises(TypeError):
         stage.mark("0", {"rows": object()})
@@ -317,7 +317,7 @@ def test_a_marker_is_whole_or_not_there(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_worker_left_is_not_the_stages(tmp_path: Path) -> None:
-    """A worker that was killed beside a driver that lives leaves a temporary file: the record does not count on it."""
+    """The record does not list the temporary file that a killed worker left while the driver lives on."""
     stage = begun(tmp_path)
     make(stage, "0")
     left = tmp_path / "made" / ".1.parquet.0a1b2c3d.tmp"

@@ -6,13 +6,19 @@ import hashlib
 import multiprocessing
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from metaclip.errors import MetaclipError
 from metaclip.storage.files import (
     atomic_write,
+    disk_errors,
     file_digest,
     read_bytes,
     read_json,
@@ -22,6 +28,7 @@ from metaclip.storage.files import (
     temporary_path,
     write_json,
 )
+from tests.processes import largest_file
 
 
 def files_below(folder: Path) -> list[str]:
@@ -186,3 +193,21 @@ def test_lines_are_read_without_blanks(tmp_path: Path) -> None:
         read_lines(str(path), "words")
     with pytest.raises(MetaclipError, match=r"the words: there is no file .*none"):
         read_lines(str(tmp_path / "none"), "words")
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: np.zeros(10_000).tofile(path),  # the error of a short write of numpy has no errno
+        lambda path: pq.write_table(pa.table({"x": np.random.default_rng(0).random(10_000)}), path),
+        lambda path: path.write_bytes(bytes(80_000)),
+    ],
+    ids=["numpy", "parquet", "bytes"],
+)
+def test_no_room_is_said_whoever_writes(tmp_path: Path, write: Callable[[Path], Any]) -> None:
+    """A file that cannot grow is one line with the next step, and no unfinished file is left."""
+    one_line = r"no room left \([^\n]*\); free some and run the same command again$"
+    with largest_file(10_000), pytest.raises(MetaclipError, match=one_line):
+        with disk_errors(tmp_path), atomic_write(tmp_path / "file.npy") as temporary:
+            write(temporary)
+    assert list(tmp_path.iterdir()) == []

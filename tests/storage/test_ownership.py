@@ -1,4 +1,4 @@
-"""A run folder has one owner, or the parts of one job array; the dead own nothing."""
+"""A run folder has one owner, or the parts of one job array; a process that ended owns nothing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _forking = multiprocessing.get_context("fork")
 
 
 def _own(path: Path, part: Part | None, signs: Path) -> None:
-    """Own a folder (read it, for no part) until told to leave; by files, which a killed process cannot hold up."""
+    """Own a folder (only read it if `part` is None) until a file says to leave, which works even if a process is killed."""
     with owned(path, part) if part is not None else read_locked(path, "manifest.json"):
         signs.with_suffix(".owned").touch()
         while not signs.with_suffix(".leave").exists():
@@ -58,13 +58,13 @@ def refused(message: str) -> Iterator[None]:
 
 
 def enter(block: contextlib.AbstractContextManager[None]) -> None:
-    """Go into a block and out again."""
+    """Enter a block and leave it."""
     with block:
         pass
 
 
 def test_another_process_is_refused_and_the_owner_named(tmp_path: Path) -> None:
-    """While a process owns the folder, a second one learns which, on what machine, and what to do."""
+    """While a process owns the folder, a second one is refused with its id, its machine and the next step."""
     folder = tmp_path / "run"
     with owner(folder) as process:
         name = f"process {process.pid} on {platform.node()}"
@@ -81,7 +81,7 @@ def test_a_second_owner_in_one_process_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("part", [ALL, Part(2, 3), None])
 def test_a_dead_owner_does_not_block(tmp_path: Path, part: Part | None) -> None:
-    """Kill -9 the owner, and the folder can be had at once; what it left half-written goes."""
+    """After SIGKILL of the owner, the folder is free at once, and its unfinished files are removed."""
     folder = tmp_path
     enter(owned(folder))
     with owner(tmp_path, part) as process:
@@ -96,7 +96,7 @@ def test_a_dead_owner_does_not_block(tmp_path: Path, part: Part | None) -> None:
 
 
 def test_a_dead_owner_is_not_named(tmp_path: Path) -> None:
-    """The name that a killed process left in the lock is not taken for that of the one that has it now."""
+    """The name that a killed process left in the lock is not reported as that of the present owner."""
     with owner(tmp_path) as dead:
         os.kill(dead.pid, signal.SIGKILL)
         dead.join()
@@ -120,7 +120,7 @@ def test_one_part_does_not_run_twice(tmp_path: Path) -> None:
 
 
 def test_a_whole_run_and_parts_keep_each_other_out(tmp_path: Path) -> None:
-    """All is refused beside a part and a part beside all; once all was owned, no trace of parts is left."""
+    """The whole is refused beside a part, and a part beside the whole; owning the whole removes the locks of parts."""
     folder = tmp_path
     with owner(tmp_path, Part(1, 2)) as process, refused(f"in use by part 1/2, process {process.pid} "):
         enter(owned(folder))
@@ -131,7 +131,7 @@ def test_a_whole_run_and_parts_keep_each_other_out(tmp_path: Path) -> None:
 
 
 def test_who_waits_gets_the_folder(tmp_path: Path) -> None:
-    """The part that adds up waits until the others have let go."""
+    """The part that combines the results waits until the others have released the folder."""
     told = tmp_path / "told"
     with owner(tmp_path / "run", Part(1, 2)):
         waiting = _forking.Process(target=_wait_and_tell, args=(tmp_path / "run", told))
@@ -162,14 +162,14 @@ def test_readers_keep_writers_out(tmp_path: Path) -> None:
 
 
 def test_a_published_copy_can_be_read(tmp_path: Path) -> None:
-    """A folder without its state is held all the same, and nothing is made in it."""
+    """A folder without state can be read, and nothing is created in it."""
     enter(read_locked(tmp_path, "manifest.json"))
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP])
 def test_a_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
-    """Where nothing can be locked, nothing is written, and the message says why."""
+    """If the file system has no locks, nothing is written, and the message says why."""
 
     def flock(*_: object) -> None:
         raise OSError(code, os.strerror(code))
@@ -182,7 +182,7 @@ def test_a_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_foreign_folder_is_refused(tmp_path: Path) -> None:
-    """A folder with someone's files is left alone, naming one of them; so is a file."""
+    """A folder with other files is refused, and the message names one of them; so is a file."""
     (tmp_path / "thesis.txt").touch()
     with refused(f"{tmp_path} holds files that are not a metaclip run's (thesis.txt)"):
         enter(owned(tmp_path))
@@ -192,7 +192,7 @@ def test_a_foreign_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_and_a_new_one_are_taken(tmp_path: Path) -> None:
-    """An empty folder, one that is not there, deep down, and a run's own."""
+    """An empty folder, one that does not exist, a nested one, and the folder of a run can be owned."""
     (tmp_path / "empty").mkdir()
     for name in ("empty", "a/b/c", "a/b/c"):
         enter(owned(tmp_path / name))
@@ -200,7 +200,7 @@ def test_an_empty_folder_and_a_new_one_are_taken(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("n", [1, 2, 3, 7])
 def test_each_shard_has_one_part(n: int) -> None:
-    """The parts share the shards out: each index belongs to exactly one."""
+    """Each index belongs to exactly one part."""
     parts = [Part.parse(f"{i}/{n}") for i in range(1, n + 1)]
     assert [str(part) for part in parts] == [f"{i}/{n}" for i in range(1, n + 1)]
     for index in range(50):
