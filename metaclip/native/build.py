@@ -11,11 +11,11 @@ import importlib.util
 import os
 import platform
 import re
-import secrets
 import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Final
 
@@ -25,10 +25,14 @@ FLAGS: Final = (
     # No fast-math and no fused multiply-add, which would change the last bit of a probability.
     "-std=c11", "-O3", "-ffp-contract=off", "-fwrapv", "-fPIC", "-shared", "-fvisibility=hidden",
 )  # fmt: skip
-
-
 AVX2: Final = ("-mavx2", "-mbmi")
 """Further flags of the second form of the library, libmetaclip-avx2, for x86-64 processors that have these instructions."""
+# zig compiles for the processor that it runs on and adds debugging information, unless told otherwise.
+ZIG: Final = (sys.executable, "-m", "ziglang", "cc", "-mcpu=baseline", "-s")
+REMEDIES: Final = (
+    "install a C compiler (Debian and Ubuntu: apt install gcc) or name one with CC=..., or set METACLIP_PURE=1 to install "
+    "without the compiled library, which makes matching about 40 times slower"
+)
 
 
 class BuildError(Exception):
@@ -63,44 +67,39 @@ def find_compiler() -> list[str] | None:
     for name in ("cc", "gcc", "clang"):
         if found := shutil.which(name):
             return [found]
-    return [sys.executable, "-m", "ziglang", "cc"] if importlib.util.find_spec("ziglang") else None
+    return list(ZIG) if importlib.util.find_spec("ziglang") else None
 
 
 def compile_library(
-    folder: Path = FOLDER, name: str = NAME, *, command: list[str] | None = None, flags: tuple[str, ...] = (),
-    x86: bool | None = None,
+    folder: Path = FOLDER, out: Path | None = None, *, name: str = NAME, command: list[str] | None = None,
+    x86: bool = platform.machine() in ("x86_64", "AMD64"),
 ) -> list[Path]:  # fmt: skip
-    """Compile the sources in ``folder/src`` to a shared library, in both forms for `x86`; return their paths.
+    """Compile the sources in ``folder/src`` to a shared library in `out`, else `folder`; for `x86` to both forms of it.
 
-    Each file is complete or absent. Raise BuildError.
+    Return their paths. Each file is complete or absent. Raise BuildError, which names two remedies.
     """
-    command = command or find_compiler()
+    command, out = command or find_compiler(), out or folder
     if command is None:
-        raise BuildError(
-            "metaclip is compiled from C, and no C compiler was found: install one (Debian and Ubuntu: apt install gcc), or "
-            "set METACLIP_PURE=1 to install without the compiled library, which makes matching about 40 times slower"
-        )
-    forms = {folder / name: flags}
-    if x86 if x86 is not None else platform.machine() in ("x86_64", "AMD64"):
-        forms[(folder / name).with_stem(f"{Path(name).stem}-avx2")] = (*flags, *AVX2)
-    digest, sources = source_digest(folder), [str(path) for path in sorted((folder / "src").glob("*.c"))]
-    for path, more in forms.items():
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-        arguments = [*command, *FLAGS, *more, f'-DMC_DIGEST="{digest}"', "-o", str(temporary), *sources]
-        try:
-            done = subprocess.run(arguments, capture_output=True, text=True, errors="replace", check=False)
+        raise BuildError(f"metaclip is compiled from C, and no C compiler was found; {REMEDIES}")
+    forms: dict[str, tuple[str, ...]] = {name: ()}
+    if x86:
+        forms[name.replace(".", "-avx2.")] = AVX2
+    digest, sources = source_digest(folder), [str(path.resolve()) for path in sorted((folder / "src").glob("*.c"))]
+    # A linker may write more files beside the library, and writes the name of the library into it.
+    with tempfile.TemporaryDirectory(prefix=".compile-", dir=out) as temporary:
+        for form, flags in forms.items():
+            arguments = [*command, *FLAGS, *flags, f'-DMC_DIGEST="{digest}"', "-o", form, *sources]
+            try:
+                done = subprocess.run(
+                    arguments, cwd=temporary, capture_output=True, text=True, errors="replace", check=False
+                )
+            except OSError as error:
+                raise BuildError(f"the C compiler {shlex.join(command)} cannot be run ({error}); {REMEDIES}") from None
             if done.returncode:
                 lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
                 raise BuildError(
-                    f"metaclip's C sources could not be compiled ({shlex.join(command)}: {lines[-1]}); install another "
-                    "compiler and name it with CC=..., or set METACLIP_PURE=1 to install without the compiled library, "
-                    "which makes matching about 40 times slower"
+                    f"metaclip's C sources could not be compiled ({shlex.join(command)}: {lines[-1]}); {REMEDIES}"
                 )
-            os.replace(temporary, path)
-        except OSError as error:
-            raise BuildError(
-                f"{shlex.join(command)} cannot be run ({error}); name another compiler with CC=..."
-            ) from None
-        finally:
-            temporary.unlink(missing_ok=True)
-    return list(forms)
+        for form in forms:
+            os.replace(Path(temporary, form), out / form)
+    return [out / form for form in forms]
