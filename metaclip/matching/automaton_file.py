@@ -93,6 +93,8 @@ def load(path: Path, metadata: Metadata, rule: TextRule) -> Automaton:
     hashed.update(view[_HEADER.size :])
     if magic != _MAGIC or version != VERSION or hashed.digest() != digest:
         raise UntrustedFile("it is damaged, or of another version")
+    if size % _ALIGN:
+        raise UntrustedFile("its arrays are not aligned")
     try:
         directory = json.loads(bytes(view[_HEADER.size : _HEADER.size + size]))
         if (directory["list"], directory["size"]) != (metadata.digest, len(metadata)):
@@ -101,7 +103,7 @@ def load(path: Path, metadata: Metadata, rule: TextRule) -> Automaton:
             raise UntrustedFile("it is of another text rule")
         arrays = view[_HEADER.size + size :]
         machines = [_machine(arrays, stored, rule, len(metadata)) for stored in directory["machines"]]
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise UntrustedFile(f"its directory is damaged ({error})") from None
     if not 1 <= len(machines) <= 2:
         raise UntrustedFile("it has another number of machines")

@@ -119,6 +119,63 @@ def test_a_crafted_file_is_refused_or_harmless(tmp_path: Path, rule: TextRule) -
     assert refused > 100
 
 
+def with_directory(whole: bytes, text: bytes) -> bytes:
+    """Return the bytes of a file with another directory, and the digest for it."""
+    size = struct.unpack_from("<Q", whole, 24)[0]
+    return resigned(whole[:24] + struct.pack("<Q", len(text)) + whole[32:64] + text + whole[64 + size :])
+
+
+def test_arrays_that_are_not_aligned_are_refused(tmp_path: Path) -> None:
+    """Every array begins at a multiple of 64 bytes: a directory of another size moves them all."""
+    path = tmp_path / "file"
+    save(build(LIST), path)
+    whole = path.read_bytes()
+    directory = whole[64 : 64 + struct.unpack_from("<Q", whole, 24)[0]]
+    path.write_bytes(with_directory(whole, directory + b" " * 64))
+    load(path, LIST, PAPER)
+    for more in (1, 4, 8, 32):
+        path.write_bytes(with_directory(whole, directory + b" " * more))
+        with pytest.raises(UntrustedFile, match="not aligned"):
+            load(path, LIST, PAPER)
+
+
+def test_a_directory_of_another_form_is_refused(tmp_path: Path) -> None:
+    """A directory that is not JSON, nested too deeply, or of another form is refused."""
+    path = tmp_path / "file"
+    save(build(LIST), path)
+    whole = path.read_bytes()
+    for text in (b"", b"{", b"[" * 100_000, b"[]", b"1", b"{}", b'"x"', b"\xff"):
+        path.write_bytes(with_directory(whole, text + b" " * (-len(text) % 64)))
+        with pytest.raises(UntrustedFile, match="damaged"):
+            load(path, LIST, PAPER)
+
+
+WORDS = [f"w{i}" for i in range(5000)]
+
+
+def test_slots_that_give_more_entries_than_their_nodes_are_refused(tmp_path: Path) -> None:
+    """Slots that each name a second entry would give twice as many ids as a chunk has room for."""
+    metadata, path = Metadata(WORDS), tmp_path / "file"
+    automaton = build(metadata)
+    slots = automaton.machines[0].arrays["slots"]
+    slots[:, 2] |= (slots[:, 1] & np.uint64(0xFFFFFFFF)) << np.uint64(32)
+    save(automaton, path)
+    with pytest.raises(UntrustedFile, match="check 7"):
+        load(path, metadata, PAPER)
+
+
+def test_nodes_whose_outputs_leave_out_their_last_symbol(tmp_path: Path) -> None:
+    """Chains of outputs that end too early fit into memory: a symbol and the node to which it leads each give ids."""
+    metadata, path = Metadata([*WORDS, *(f"w{i} w{i + 1}" for i in range(4999))]), tmp_path / "file"
+    automaton = build(metadata)
+    machine = automaton.machines[0]
+    machine.arrays["nodes"][5001:, 2] = 0
+    machine.info["most_outputs"] = 1
+    save(automaton, path)
+    found = Matcher.from_automaton(load(path, metadata, PAPER), metadata).match([" ".join(WORDS)] * 3)
+    assert found.to_pylist() == [list(range(9999))] * 3
+
+
 def test_the_file_of_another_list_is_built_again(tmp_path: Path) -> None:
     """A file under the name of this list that holds another list, or another rule, is not used."""
     path = tmp_path / f"{key(LIST, PAPER)}.automaton"

@@ -189,10 +189,11 @@ int64_t mc_check(const mc_machine *m, int64_t n_entries) {
         if (next && (next <= s || next >= m->n_symbols - 1)) return 4;
     }
     if (m->symbols[m->n_symbols - 1].first + (int64_t)MC_READABLE > m->n_bytes) return 5;
+    /* A slot repeats what the node of its symbol says. */
     for (int64_t i = 0; i < m->n_slots; i++) {
         const mc_slot *slot = m->slots + i;
-        if (slot->symbol >= m->n_symbols - 1 || slot->entry > n_entries || slot->more >= m->n_nodes) return 6;
-        if (slot->more && !m->nodes[slot->more].entry) return 7;
+        if (slot->symbol >= m->n_symbols - 1) return 6;
+        if (slot->entry != m->nodes[slot->symbol].entry || slot->more != m->nodes[slot->symbol].output) return 7;
     }
     /* Fallbacks and outputs lead to nodes that are less deep, so chains end; chains are as long as stated. */
     for (int64_t node = 0; node < m->n_nodes; node++) {

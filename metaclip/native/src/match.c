@@ -63,7 +63,7 @@ struct mc_workspace {
         int32_t rows, positions;
     } ends[ROWS]; /* rows and positions up to the end of each text of the chunk */
     uint32_t pairs[ROWS]; /* indices of known symbols that follow another one */
-    int64_t burst; /* the most ids that one chunk can give */
+    int64_t burst; /* the most ids that one chunk can give: those of each symbol, and of the node to which it leads */
     deeper *deeper;
     uint32_t *ids; /* of the texts of the chunk, and of the text that the next chunk continues */
     int64_t *firsts; /* longest: the position, from the start of the call, of the first symbol of each id */
@@ -94,7 +94,7 @@ void mc_free(void *memory) { free(memory); }
 mc_workspace *mc_workspace_new(const mc_machine *machine) {
     mc_workspace *w = calloc(1, sizeof *w);
     if (!w) return NULL;
-    w->burst = CHUNK * machine->most_outputs + 1;
+    w->burst = 2 * CHUNK * machine->most_outputs + 1;
     w->deeper = malloc((size_t)(w->burst + 1) * sizeof *w->deeper); /* touched as far as it is used */
     w->stamps = calloc((size_t)machine->n_nodes, sizeof *w->stamps);
     if (w->deeper && w->stamps) return w;
