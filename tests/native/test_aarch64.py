@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from metaclip.matching.automaton_file import open_automaton
 from metaclip.matching.matcher import Matcher
 from metaclip.metadata.entries import Metadata
 from metaclip.native import build, library
@@ -40,7 +39,7 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for case in CASES:
             metadata = Metadata(case.entries)
             folder = tmp_path_factory.mktemp("cache")
-            matcher = Matcher.from_automaton(open_automaton(metadata, case.rule, folder), metadata)
+            matcher = Matcher(metadata, case.rule, cache=folder)
             around = matcher.match([case.text, None, case.entries[0], case.text])
             assert (around[0].as_py(), around[3].as_py()) == (case.ids, case.ids)
             assert matcher.find(case.text) == case.ids
