@@ -91,6 +91,16 @@ def test_the_compiler_is_the_one_that_is_named(monkeypatch: pytest.MonkeyPatch) 
     assert build.find_compiler() in (None, list(build.ZIG))
 
 
+def test_the_processors_instructions_are_recognised() -> None:
+    """The form with AVX2 is used where Linux lists these instructions of the processor."""
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        pytest.skip("needs Linux")
+    listed = {"avx2", "bmi1"} <= set(info.read_text(encoding="utf-8").split())
+    assert library.load().mc_has_avx2() == listed
+    assert ("-avx2" in library.load()._name) == listed
+
+
 def test_what_does_not_fit_is_refused() -> None:
     """Another dtype, gaps between items, or a read-only array that would be written: TypeError."""
     array = np.zeros(4)

@@ -23,6 +23,7 @@
 #include "keys.h"
 
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
 #endif
 
@@ -547,7 +548,12 @@ static void collect(mc_workspace *w, int longest, int64_t first_text, int64_t n_
 
 int mc_has_avx2(void) {
 #if defined(__x86_64__)
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi");
+    /* Not __builtin_cpu_supports, which is always false in what zig compiles. */
+    unsigned a, b, c, d, saved;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c >> 27 & 1)) return 0; /* bit 27: xgetbv can be used */
+    __asm__("xgetbv" : "=a"(saved), "=d"(d) : "c"(0));
+    if ((saved & 6) != 6) return 0; /* the operating system saves the vector registers */
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && b >> 3 & 1 && b >> 5 & 1; /* BMI, AVX2 */
 #else
     return 0;
 #endif
