@@ -172,7 +172,7 @@ def test_nodes_whose_outputs_leave_out_their_last_symbol(tmp_path: Path) -> None
     machine.arrays["nodes"][5001:, 2] = 0
     machine.info["most_outputs"] = 1
     save(automaton, path)
-    found = Matcher.from_automaton(load(path, metadata, PAPER), metadata).match([" ".join(WORDS)] * 3)
+    found = NativeBackend(load(path, metadata, PAPER)).match_array(pa.array([" ".join(WORDS)] * 3))
     assert found.to_pylist() == [list(range(9999))] * 3
 
 
