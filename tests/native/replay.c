@@ -2,6 +2,8 @@
 
    replay FILE: prints the number of calls and exits with 0, or says which call differs and exits with 1. */
 
+#define _POSIX_C_SOURCE 200112L /* posix_memalign */
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 
 @pytest.fixture(scope="module")
 def calls(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make all calls of the table of cases, and some of each other kind, with results that are checked here; record them."""
+    """Record the calls of the table of cases, and of random problems; all results are checked as they are recorded."""
     native = library.load()
     if native is None:
         pytest.skip("needs the compiled library")
@@ -38,13 +38,13 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(library, "_load", lambda: recorder)
         for case in CASES:
             metadata = Metadata(case.entries)
-            folder = tmp_path_factory.mktemp("cache")
-            matcher = Matcher(metadata, case.rule, cache=folder)
+            matcher = Matcher(metadata, case.rule, cache=tmp_path_factory.mktemp("cache"))
             around = matcher.match([case.text, None, case.entries[0], case.text])
             assert (around[0].as_py(), around[3].as_py()) == (case.ids, case.ids)
             assert matcher.find(case.text) == case.ids
             matcher.count(around)
         for seed in range(30):
+            fuzz.check_texts(random.Random(seed))
             fuzz.check_pairs(random.Random(seed))
     recorder.close()
     return path

@@ -19,7 +19,7 @@ from metaclip.native import build
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-SANITIZERS = ("-O1", "-g", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all")
+SANITIZERS = ("-g", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all")
 FORMS = {"baseline": (), "avx2": build.AVX2}
 TABLE = [
     "tests/matching/test_matcher.py",
@@ -48,7 +48,7 @@ def environment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
         pytest.skip("this processor has no AVX2")
     folder = tmp_path_factory.mktemp(request.param)
     shutil.copytree(build.FOLDER / "src", folder / "src")
-    build.compile_library(folder, command=["gcc"], flags=(*SANITIZERS, *flags), x86=False)
+    build.compile_library(folder, command=["gcc", *SANITIZERS, *flags], x86=False)
     return {
         **os.environ,
         "METACLIP_SANITIZED": str(folder),
