@@ -58,17 +58,23 @@ class LibraryHook(BuildHookInterface):  # type: ignore[type-arg]
         options: dict[str, Any] = {}
         if self.target:
             if self.target not in TARGETS:
-                raise SystemExit(f"METACLIP_TARGET is {self.target!r}, must be one of {', '.join(TARGETS)}")
+                raise SystemExit(
+                    f"METACLIP_TARGET is {self.target!r}, must be one of {', '.join(TARGETS)}"
+                )
             platform, name = TARGETS[self.target]
             command = [*self.build.ZIG, "-target", self.target]
             options = {"name": name, "command": command, "x86": self.target.startswith("x86_64")}
         self.folder = tempfile.TemporaryDirectory()
         try:
-            built = self.build.compile_library(out=None if editable else Path(self.folder.name), **options)
+            built = self.build.compile_library(
+                out=None if editable else Path(self.folder.name), **options
+            )
         except self.build.BuildError as error:
             raise SystemExit(str(error)) from None
         if not editable:
-            build_data["force_include"].update({str(path): f"metaclip/native/{path.name}" for path in built})
+            build_data["force_include"].update(
+                {str(path): f"metaclip/native/{path.name}" for path in built}
+            )
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{platform}"
 

@@ -72,7 +72,10 @@ def main():
     parser.add_argument("list", help="a file with one entry per line")
     parser.add_argument("texts", help="a file with one text per line")
     parser.add_argument(
-        "--t", type=float, required=True, help="the threshold: an entry with up to t texts keeps all of them"
+        "--t",
+        type=float,
+        required=True,
+        help="the threshold: an entry with up to t texts keeps all of them",
     )
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

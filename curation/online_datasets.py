@@ -21,7 +21,9 @@ def balanced(pairs, balancer, epoch):
 
 def main():
     """Stream the pairs, and print how many each epoch keeps."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("pairs", help="a parquet file with uid and text")
     parser.add_argument("--run", required=True, help="a balanced run, or a card")
     parser.add_argument("--epochs", type=int, default=2)

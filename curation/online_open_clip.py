@@ -28,7 +28,9 @@ class Takes:
 
 def main():
     """Put the balancer into open_clip's pipeline and run its trainer."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--run", required=True, help="a balanced run, or a card")
     parser.add_argument("open_clip", nargs="*", help="open_clip's own arguments, after --")
     arguments = parser.parse_args()

@@ -36,12 +36,16 @@ class Pairs(torch.utils.data.IterableDataset):
         for group in range(mine, file.num_row_groups, workers):
             rows = file.read_row_group(group, columns=["uid", "text"])
             kept = self.balancer.keep(rows["text"], rows["uid"], epoch=self.shared_epoch.value)
-            yield from zip(rows["text"].filter(kept).to_pylist(), rows["uid"].filter(kept).to_pylist(), strict=True)
+            yield from zip(
+                rows["text"].filter(kept).to_pylist(), rows["uid"].filter(kept).to_pylist(), strict=True
+            )
 
 
 def main():
     """Print how many pairs each epoch keeps."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("pairs", help="a parquet file with uid and text")
     parser.add_argument("--run", required=True, help="a balanced run, or a card")
     parser.add_argument("--workers", type=int, default=2)

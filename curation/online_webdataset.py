@@ -27,7 +27,9 @@ def pipeline(tars, balancer):
 
 def main():
     """Print how many pairs each epoch keeps."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("tars", help="tars, in webdataset's brace notation")
     parser.add_argument("--run", required=True, help="a balanced run, or a card")
     parser.add_argument("--epochs", type=int, default=2)

@@ -70,4 +70,6 @@ def import_extra(module: str, extra: str, user: str) -> Any:
         return importlib.import_module(module)
     except ImportError:
         package = module.partition(".")[0]
-        raise MetaclipError(f"{user} needs the package {package}; pip install 'metaclip[{extra}]'") from None
+        raise MetaclipError(
+            f"{user} needs the package {package}; pip install 'metaclip[{extra}]'"
+        ) from None

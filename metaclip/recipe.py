@@ -32,7 +32,9 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     except FileNotFoundError:
         raise MetaclipError(f"there is no recipe {name}; check the path") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise MetaclipError(f"the recipe {name} cannot be read ({one_line(error)}); a recipe is a TOML file") from None
+        raise MetaclipError(
+            f"the recipe {name} cannot be read ({one_line(error)}); a recipe is a TOML file"
+        ) from None
 
 
 def tables(recipe: Mapping[str, Any], where: str, known: Mapping[str, type]) -> dict[str, Any]:
@@ -43,7 +45,9 @@ def tables(recipe: Mapping[str, Any], where: str, known: Mapping[str, type]) -> 
     made: dict[str, Any] = {}
     for name, table in recipe.items():
         if name not in known:
-            raise MetaclipError(f"{where}: no verb reads {name!r}{_near(name, known)}; tables: {', '.join(known)}")
+            raise MetaclipError(
+                f"{where}: no verb reads {name!r}{_near(name, known)}; tables: {', '.join(known)}"
+            )
         made[name] = settings(known[name], table, f"{where}, [{name}]")
     return made
 
@@ -56,7 +60,9 @@ def settings(kind: type[Settings], table: Any, where: str) -> Settings:
     values = {}
     for key, value in table.items():
         if key not in hints:
-            raise MetaclipError(f"{where}: unknown key {key!r}{_near(key, hints)}; keys: {', '.join(hints)}")
+            raise MetaclipError(
+                f"{where}: unknown key {key!r}{_near(key, hints)}; keys: {', '.join(hints)}"
+            )
         values[key] = _value(hints[key], value, f"{where}, {key}")
     required = [
         field.name
@@ -109,7 +115,11 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
             with contextlib.suppress(OverflowError):
                 return float(value)
-        if isinstance(kind, type) and isinstance(value, kind) and (kind is bool) == isinstance(value, bool):
+        if (
+            isinstance(kind, type)
+            and isinstance(value, kind)
+            and (kind is bool) == isinstance(value, bool)
+        ):
             return value
     names = " or ".join(kind.__name__ for kind in kinds if kind is not type(None))
     raise MetaclipError(f"{where} is {value!r:.80}, must be {names}")

@@ -28,7 +28,10 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """
     base = tmp_path_factory.getbasetemp()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("METACLIP_CACHE", str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"))
+        patch.setenv(
+            "METACLIP_CACHE",
+            str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"),
+        )
         yield
 
 

@@ -38,21 +38,29 @@ def wat_block(url: str, links: Iterable[Any], base: str | None = None) -> bytes:
         "WARC-Header-Metadata": {"WARC-Type": "response", "WARC-Target-URI": url},
     }
     return json.dumps(
-        {"Container": {"Filename": "x.warc.gz"}, "Envelope": envelope}, separators=(",", ":"), ensure_ascii=False
+        {"Container": {"Filename": "x.warc.gz"}, "Envelope": envelope},
+        separators=(",", ":"),
+        ensure_ascii=False,
     ).encode("utf-8", "surrogatepass")
 
 
 def wat(url: str, links: Iterable[Any], base: str | None = None) -> bytes:
     """Return a WAT record."""
-    return record("metadata", wat_block(url, links, base), WARC_Target_URI=url, Content_Type="application/json")
+    return record(
+        "metadata", wat_block(url, links, base), WARC_Target_URI=url, Content_Type="application/json"
+    )
 
 
-def response(url: str, html: str | bytes, *headers: str, content_type: str = "text/html; charset=utf-8") -> bytes:
+def response(
+    url: str, html: str | bytes, *headers: str, content_type: str = "text/html; charset=utf-8"
+) -> bytes:
     """Return a response record."""
     body = html.encode() if isinstance(html, str) else html
     lines = ["HTTP/1.1 200 OK", f"Content-Type: {content_type}", *headers]
     block = "\r\n".join(lines).encode() + b"\r\n\r\n" + body
-    return record("response", block, WARC_Target_URI=url, Content_Type="application/http; msgtype=response")
+    return record(
+        "response", block, WARC_Target_URI=url, Content_Type="application/http; msgtype=response"
+    )
 
 
 def packed(records: Iterable[bytes]) -> bytes:
@@ -62,7 +70,10 @@ def packed(records: Iterable[bytes]) -> bytes:
 
 def photos(first: int, n: int, page: str = "https://example.org/page") -> bytes:
     """Return a WAT record of a page with `n` different photos."""
-    return wat(f"{page}{first}", [image(f"/photo-{i}.jpg", f"a photo of number {i}") for i in range(first, first + n)])
+    return wat(
+        f"{page}{first}",
+        [image(f"/photo-{i}.jpg", f"a photo of number {i}") for i in range(first, first + n)],
+    )
 
 
 @contextlib.contextmanager

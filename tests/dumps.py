@@ -40,7 +40,9 @@ class Made:
 
     def xml(self, number: int) -> str:
         """Write the page as dumps do."""
-        redirect = f'    <redirect title="{escape(self.redirect)}" />\n' if self.redirect is not None else ""
+        redirect = (
+            f'    <redirect title="{escape(self.redirect)}" />\n' if self.redirect is not None else ""
+        )
         text = '<text deleted="deleted" />' if self.text is None else f"<text>{escape(self.text)}</text>"
         revision = (
             f"    <revision>\n      <id>{number}</id>\n      <timestamp>2024-01-01T00:00:00Z</timestamp>\n"
@@ -67,7 +69,12 @@ def head(
 
 
 def write(
-    path: Path, pages: Sequence[Made], *, streams_of: int | None = None, level: int = 9, beginning: str | None = None
+    path: Path,
+    pages: Sequence[Made],
+    *,
+    streams_of: int | None = None,
+    level: int = 9,
+    beginning: str | None = None,
 ) -> Path:
     """Write a dump: one stream, or its head, each `streams_of` pages and its end as streams of their own."""
     begin = head() if beginning is None else beginning

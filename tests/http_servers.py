@@ -94,7 +94,9 @@ def serving(answer: Callable[[Any, Asked], None]) -> Iterator[Server]:
         server.server_close()
 
 
-def files(folder: Path, *, drop_after: int | None = None, ranges: bool = True) -> Callable[[Any, Asked], None]:
+def files(
+    folder: Path, *, drop_after: int | None = None, ranges: bool = True
+) -> Callable[[Any, Asked], None]:
     """Answer with the files of a folder: ETag, Range and If-Range as the standard has them.
 
     With `drop_after`, every connection ends after so many bytes of a file.
@@ -126,12 +128,18 @@ def files(folder: Path, *, drop_after: int | None = None, ranges: bool = True) -
     return answer
 
 
-def categories(members: dict[str, list[tuple[str, int]]], *, a_page: int = 3) -> Callable[[Any, Asked], None]:
+def categories(
+    members: dict[str, list[tuple[str, int]]], *, a_page: int = 3
+) -> Callable[[Any, Asked], None]:
     """Answer as a MediaWiki's api.php does to list=categorymembers, `a_page` members at a time, with continuation."""
 
     def answer(handler: Any, request: Asked) -> None:
         query = request.query
-        assert (query["action"], query["list"], query["format"]) == ("query", "categorymembers", "json"), query
+        assert (query["action"], query["list"], query["format"]) == (
+            "query",
+            "categorymembers",
+            "json",
+        ), query
         found = members.get(query["cmtitle"], [])
         begin = int(query.get("cmcontinue", "page|0").partition("|")[2])
         some = found[begin : begin + a_page]
@@ -139,7 +147,8 @@ def categories(members: dict[str, list[tuple[str, int]]], *, a_page: int = 3) ->
             "batchcomplete": "",
             "query": {
                 "categorymembers": [
-                    {"pageid": begin + i + 1, "ns": ns, "title": title} for i, (title, ns) in enumerate(some)
+                    {"pageid": begin + i + 1, "ns": ns, "title": title}
+                    for i, (title, ns) in enumerate(some)
                 ]
             },
         }

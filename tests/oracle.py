@@ -15,9 +15,18 @@ def match(entries: Sequence[str], text: str, rule: TextRule = PAPER) -> list[int
     padded, forms = rule.text(text), [rule.entry(entry) for entry in entries]
     if not rule.longest_only:
         return [entry_id for entry_id, form in enumerate(forms) if form is not None and form in padded]
-    spans = [(begin, end, i) for i, form in enumerate(forms) if form for begin, end in _occurrences(form, padded)]
+    spans = [
+        (begin, end, i)
+        for i, form in enumerate(forms)
+        if form
+        for begin, end in _occurrences(form, padded)
+    ]
     return sorted(
-        {i for begin, end, i in spans if not any(a <= begin and end <= b and b - a > end - begin for a, b, _ in spans)}
+        {
+            i
+            for begin, end, i in spans
+            if not any(a <= begin and end <= b and b - a > end - begin for a, b, _ in spans)
+        }
     )
 
 

@@ -77,7 +77,9 @@ def until(true: Callable[[], bool], what: str) -> None:
 
 
 @contextlib.contextmanager
-def start(*arguments: Any, into: Path, cold: bool = False, max_bytes: int | None = None) -> Iterator[Running]:
+def start(
+    *arguments: Any, into: Path, cold: bool = False, max_bytes: int | None = None
+) -> Iterator[Running]:
     """Start ``metaclip`` with these arguments; its output goes to files in the folder `into`.
 
     With `max_bytes`, it cannot write a file with more bytes, as on a full disk. It is killed if it outlives the block.
@@ -87,9 +89,13 @@ def start(*arguments: Any, into: Path, cold: bool = False, max_bytes: int | None
     given = [str(argument) for argument in arguments]
     with files[0].open("w") as out, files[1].open("w") as err:
         if cold:
-            process: Any = subprocess.Popen([sys.executable, "-m", "metaclip", *given], stdout=out, stderr=err)
+            process: Any = subprocess.Popen(
+                [sys.executable, "-m", "metaclip", *given], stdout=out, stderr=err
+            )
         else:
-            process = _forking.Process(target=_run, args=(given, files, dict(os.environ), os.getcwd(), max_bytes))
+            process = _forking.Process(
+                target=_run, args=(given, files, dict(os.environ), os.getcwd(), max_bytes)
+            )
             process.start()
     running = Running(process, files)
     try:

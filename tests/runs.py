@@ -26,16 +26,22 @@ def write_pool(folder: Path, files: int, rows: int, seed: int = 0) -> Path:
     words = pa.array(WORDS)
     folder.mkdir(parents=True)
     for i in range(files):
-        columns = [words.take(pa.array((rng.random(rows) ** 3 * len(WORDS)).astype(np.int64))) for _ in range(6)]
+        columns = [
+            words.take(pa.array((rng.random(rows) ** 3 * len(WORDS)).astype(np.int64))) for _ in range(6)
+        ]
         uids = [f"{seed:08x}{i:012x}{row:012x}" for row in range(rows)]
-        table = pa.table({"text": pc.binary_join_element_wise(*columns, " "), "uid": uids, "row": np.arange(rows)})
+        table = pa.table(
+            {"text": pc.binary_join_element_wise(*columns, " "), "uid": uids, "row": np.arange(rows)}
+        )
         pq.write_table(table, folder / f"{i:03d}.parquet")
     return folder
 
 
 def write_list(path: Path) -> Path:
     """Write a list of 500 entries of one or two words."""
-    path.write_text("\n".join([*WORDS[::5], *(f"{a} {b}" for a, b in itertools.pairwise(WORDS[:101]))]) + "\n")
+    path.write_text(
+        "\n".join([*WORDS[::5], *(f"{a} {b}" for a, b in itertools.pairwise(WORDS[:101]))]) + "\n"
+    )
     return path
 
 
@@ -53,7 +59,9 @@ def undisturbed_run(pool: Path, words: Path, folder: Path) -> Path:
 def result(run: Path) -> dict[str, str]:
     """Return the sha256 of every file of a run's result, and its account without the time of creation."""
     files = [*run.glob("*.parquet"), *run.glob("*.npy"), *run.glob("matched/*"), *run.glob("curated/*")]
-    found = {path.relative_to(run).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    found = {
+        path.relative_to(run).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files
+    }
     card = json.loads((run / "card.json").read_text())
     return found | {"card": json.dumps({key: value for key, value in card.items() if key != "created"})}
 

@@ -29,7 +29,9 @@ def write_tar(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]]) ->
                 tar.addfile(info, io.BytesIO(data))
 
 
-def write_tars(folder: Path, pairs: list[dict[str, Any]], per_tar: int = 100, *, uids: bool = True) -> list[Path]:
+def write_tars(
+    folder: Path, pairs: list[dict[str, Any]], per_tar: int = 100, *, uids: bool = True
+) -> list[Path]:
     """Write pairs (text, url, uid) as 00000.tar and so on; `uids` as with img2dataset --save_additional_columns."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
@@ -41,7 +43,11 @@ def write_tars(folder: Path, pairs: list[dict[str, Any]], per_tar: int = 100, *,
             fields = {"caption": pair["text"], "url": pair["url"], "key": key, "status": "success"}
             if uids:
                 fields["uid"] = pair["uid"]
-            members = {"jpg": jpeg(shade=i), "txt": pair["text"].encode(), "json": json.dumps(fields).encode()}
+            members = {
+                "jpg": jpeg(shade=i),
+                "txt": pair["text"].encode(),
+                "json": json.dumps(fields).encode(),
+            }
             samples.append((key, members))
         write_tar(path, samples)
         paths.append(path)

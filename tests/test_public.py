@@ -111,7 +111,9 @@ def test_errors_reach_python_as_one_class(tmp_path: Path) -> None:
 # Docstrings -----------------------------------------------------------------------------------------------------------
 
 MODULES = sorted(
-    ".".join(["metaclip", *path.relative_to(ROOT / "metaclip").with_suffix("").parts]).removesuffix(".__init__")
+    ".".join(["metaclip", *path.relative_to(ROOT / "metaclip").with_suffix("").parts]).removesuffix(
+        ".__init__"
+    )
     for path in (ROOT / "metaclip").rglob("*.py")
     if path.name != "__main__.py"
 )
@@ -129,7 +131,11 @@ def named(module: ModuleType) -> list[tuple[str, Any]]:
             continue
         if inspect.isclass(value):
             members = vars(value).items()
-            found += [(f"{name}.{n}", _function(m)) for n, m in members if not n.startswith("_") and _function(m)]
+            found += [
+                (f"{name}.{n}", _function(m))
+                for n, m in members
+                if not n.startswith("_") and _function(m)
+            ]
         if inspect.isclass(value) or inspect.isfunction(value):
             found.append((name, value))
     return found
@@ -162,7 +168,9 @@ def test_everything_public_has_a_docstring(name: str) -> None:
 
 BLOCKS = [
     textwrap.dedent(block).strip("\n")
-    for block in re.findall(r"(?:^(?: {4}.*)?\n)+", (ROOT / "README.md").read_text(encoding="utf-8"), re.M)
+    for block in re.findall(
+        r"(?:^(?: {4}.*)?\n)+", (ROOT / "README.md").read_text(encoding="utf-8"), re.M
+    )
     if block.strip()
 ]
 """The indented blocks of the README."""

@@ -77,7 +77,10 @@ def test_a_table_becomes_its_dataclass(table: dict[str, Any], wanted: Outer) -> 
         ({"inner": "a"}, "p, inner is 'a', must be a table"),
         ({"inner": {"word": "c"}}, "p, inner, word is 'c', must be one of 'a', 'b'"),
         ({"inner": {"word": ["a"]}}, "p, inner, word is ['a'], must be one of 'a', 'b'"),
-        ({"numbre": 5}, "p: unknown key 'numbre' (did you mean 'number'?); keys: yes, number, real, name, inner"),
+        (
+            {"numbre": 5},
+            "p: unknown key 'numbre' (did you mean 'number'?); keys: yes, number, real, name, inner",
+        ),
         ({"zzz": 5}, "p: unknown key 'zzz'; keys: yes, number"),
         ({"inner": {"wort": "a"}}, "p, inner: unknown key 'wort' (did you mean 'word'?)"),
         ({"number": 0}, "p: number is 0, must be at least 1"),
@@ -118,11 +121,17 @@ def test_missing_keys_are_named() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("[blance]\nt = 5\n", "no verb reads 'blance' (did you mean 'balance'?); tables: extract, match, balance"),
+        (
+            "[blance]\nt = 5\n",
+            "no verb reads 'blance' (did you mean 'balance'?); tables: extract, match, balance",
+        ),
         ("t = 5\n", "no verb reads 't'; tables: extract, match, balance"),
         ("balance = 5\n", "[balance] is 5, must be a table"),
         ("[balance]\nT = 5\n", "[balance]: unknown key 'T' (did you mean 't'?)"),
-        ("[balance]\ntail_shar = 0.5\n", "[balance]: unknown key 'tail_shar' (did you mean 'tail_share'?)"),
+        (
+            "[balance]\ntail_shar = 0.5\n",
+            "[balance]: unknown key 'tail_shar' (did you mean 'tail_share'?)",
+        ),
         ("[balance]\nt = '5'\n", "[balance], t is '5', must be float"),
         ("[balance]\nt = nan\n", "[balance]: t is nan, must be a finite number above 0"),
         (
@@ -132,7 +141,10 @@ def test_missing_keys_are_named() -> None:
         ("[balance]\nseed = -1\n", "[balance]: seed is -1, must be at least 0 and below 2**64"),
         ("[match]\nlimit = 0\n", "[match]: limit is 0, must be at least 1"),
         ("[match]\nmetadata = 5\n", "[match], metadata is 5, must be str"),
-        ("[match.rule]\nfold_cas = true\n", "[match], rule: unknown key 'fold_cas' (did you mean 'fold_case'?)"),
+        (
+            "[match.rule]\nfold_cas = true\n",
+            "[match], rule: unknown key 'fold_cas' (did you mean 'fold_case'?)",
+        ),
         (
             "[match.rule]\nunspaced_scripts = 'all'\n",
             "[match], rule, unspaced_scripts is 'all', must be one of 'none',",
@@ -144,20 +156,31 @@ def test_a_recipe_that_is_wrong(text: str, says: str, tmp_path: Path) -> None:
     """What is wrong in a recipe stops the command before it does anything, in one line with file, table and key."""
     path = tmp_path / "my.toml"
     path.write_text(text)
-    line = commands.refused("curate", POOL, "--metadata", LIST, "--recipe", path, "--out", tmp_path / "run")
+    line = commands.refused(
+        "curate", POOL, "--metadata", LIST, "--recipe", path, "--out", tmp_path / "run"
+    )
     assert f"my.toml, {says}" in line or f"my.toml: {says}" in line
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
     "data",
-    [b"t = \n", b"[balance\n", b"[balance]\nt = 1\nt = 2\n", b"\xff\xfe", b"x = " + b"9" * 5000, b"x = " + b"[" * 5000],
+    [
+        b"t = \n",
+        b"[balance\n",
+        b"[balance]\nt = 1\nt = 2\n",
+        b"\xff\xfe",
+        b"x = " + b"9" * 5000,
+        b"x = " + b"[" * 5000,
+    ],
 )
 def test_a_recipe_that_is_not_toml(data: bytes, tmp_path: Path) -> None:
     """A file that is not TOML is named with the place."""
     path = tmp_path / "my.toml"
     path.write_bytes(data)
-    with pytest.raises(MetaclipError, match=r"the recipe .*my\.toml cannot be read \(.+\); a recipe is a TOML file"):
+    with pytest.raises(
+        MetaclipError, match=r"the recipe .*my\.toml cannot be read \(.+\); a recipe is a TOML file"
+    ):
         recipe.read(path)
 
 
@@ -171,7 +194,11 @@ def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:
 
 rules = st.builds(
     TextRule,
-    **{field.name: st.booleans() for field in dataclasses.fields(TextRule) if field.name != "unspaced_scripts"},
+    **{
+        field.name: st.booleans()
+        for field in dataclasses.fields(TextRule)
+        if field.name != "unspaced_scripts"
+    },
     unspaced_scripts=st.sampled_from(["none", "published", "fixed"]),
 )
 names = st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -180,7 +207,9 @@ matches = st.builds(
     limit=st.none() | st.integers(1, 1 << 62), with_text=st.booleans(), rule=rules,
 )  # fmt: skip
 balances = st.one_of(
-    st.builds(BalanceSettings, t=st.none() | st.floats(1e-300, 1e300), seed=st.integers(0, (1 << 64) - 1)),
+    st.builds(
+        BalanceSettings, t=st.none() | st.floats(1e-300, 1e300), seed=st.integers(0, (1 << 64) - 1)
+    ),
     st.builds(BalanceSettings, tail_share=st.floats(0, 1, exclude_max=True)),
     st.builds(BalanceSettings, target_pairs=st.integers(1, 1 << 62)),
 )
@@ -244,10 +273,22 @@ def test_a_t_of_another_kind_replaces_the_recipes(flag: str, home: Path) -> None
 
 
 @pytest.mark.parametrize("by", ["flags", "recipe"])
-def test_a_recorded_recipe_makes_the_run_again(by: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recorded_recipe_makes_the_run_again(
+    by: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The recipe in a run's folder, read from anywhere, gives the same result and records the same recipe."""
     given = {
-        "flags": ["--metadata", "lists/toy.txt", "--tail-share", 0.5, "--seed", 9, "--fold-case", "--limit", 350],
+        "flags": [
+            "--metadata",
+            "lists/toy.txt",
+            "--tail-share",
+            0.5,
+            "--seed",
+            9,
+            "--fold-case",
+            "--limit",
+            350,
+        ],
         "recipe": ["--recipe", "lists/toy.toml"],
     }[by]
     commands.done("curate", "pool.jsonl", *given, "--out", "run")

@@ -44,7 +44,10 @@ class ClassNames:
     @classmethod
     def of_card(cls, card: Mapping[str, Any]) -> list[ClassNames]:
         """Return the lists that a card was made with."""
-        return [cls(one["name"], tuple(row["name"] for row in one["entries"])) for one in card.get("classes", [])]
+        return [
+            cls(one["name"], tuple(row["name"] for row in one["entries"]))
+            for one in card.get("classes", [])
+        ]
 
 
 class ClassCoverage:
@@ -69,7 +72,9 @@ class ClassCoverage:
         for batch in read_batches(path, [column]):
             found = self._matcher.match(plain_texts(batch.column(column))).flatten().to_numpy()
             counts += np.bincount(found, minlength=len(counts))
-        return Counter({(path.parent.name, name): n for name, n in zip(self._others, counts.tolist(), strict=True)})
+        return Counter(
+            {(path.parent.name, name): n for name, n in zip(self._others, counts.tolist(), strict=True)}
+        )
 
     def result(self, found: Counter[tuple[str, str]]) -> list[dict[str, Any]]:
         """Return the coverage of each list, as card.json has it; `found` is the sum of what `search` counted."""

@@ -79,11 +79,15 @@ def diff(first: Path, second: Path) -> Difference:
         for name in flat_one | flat_other
         if f"{name}.".startswith(_SETTINGS) and flat_one.get(name) != flat_other.get(name)
     ]
-    figures = sorted((name for name in flat_one | flat_other if name.partition(".")[0] in _FIGURES), key=_figure_order)
+    figures = sorted(
+        (name for name in flat_one | flat_other if name.partition(".")[0] in _FIGURES), key=_figure_order
+    )
     tables = _read_entries(first), _read_entries(second)
     joined = tables[0].join(tables[1], "entry", join_type="full outer", right_suffix="_after")
     columns = {"entry": joined["entry"]}
-    columns |= {name: pc.fill_null(joined[name], 0) for name in ("count", "count_after", "kept", "kept_after")}
+    columns |= {
+        name: pc.fill_null(joined[name], 0) for name in ("count", "count_after", "kept", "kept_after")
+    }
     for suffix, card in (("", one), ("_after", other)):
         columns[f"share{suffix}"] = pc.divide(
             columns[f"kept{suffix}"].cast(pa.float64()), max(1, card["pairs"]["kept"])
@@ -126,7 +130,9 @@ def _removed_between(first: Mapping[str, Any], second: Mapping[str, Any]) -> tup
     versions = second.get("removed", {"versions": []})["versions"]
     for i, version in enumerate(versions):
         if version["parent"] == first["result_digest"]:
-            return sum(later["pairs"] for later in versions[i:]), sum(later["kept"] for later in versions[i:])
+            return sum(later["pairs"] for later in versions[i:]), sum(
+                later["kept"] for later in versions[i:]
+            )
     return None
 
 
@@ -143,7 +149,10 @@ def sentences(found: Difference) -> list[str]:
         result.append(
             f"{found.only[0]:,} entries stand in the first list alone, {found.only[1]:,} in the second alone."
         )
-    return [*result, f"{len(found.entries):,} entries have another count or another number of kept pairs."]
+    return [
+        *result,
+        f"{len(found.entries):,} entries have another count or another number of kept pairs.",
+    ]
 
 
 def largest_changes(found: Difference, *, lost: bool = False) -> list[dict[str, Any]]:
@@ -167,14 +176,19 @@ def render_markdown(found: Difference) -> str:
     lines = [f"# {a} and {b}", ""]
     if found.settings:
         lines += ["Set otherwise:", "", f"| | {a} | {b} |", "|---|---|---|"]
-        lines += [f"| {name} | {escaped(one)} | {escaped(other)} |" for name, one, other in found.settings]
+        lines += [
+            f"| {name} | {escaped(one)} | {escaped(other)} |" for name, one, other in found.settings
+        ]
     else:
         lines.append("Nothing that determines the set was set otherwise.")
     lines += ["", f"| | {a} | {b} | change |", "|---|---:|---:|---:|"]
     lines += [f"| {' | '.join(cells)} |" for cells in _figure_cells(found)]
     for sentence in sentences(found):
         lines += ["", sentence]
-    for title, rows in (("Gained most", largest_changes(found)), ("Lost most", largest_changes(found, lost=True))):
+    for title, rows in (
+        ("Gained most", largest_changes(found)),
+        ("Lost most", largest_changes(found, lost=True)),
+    ):
         if rows:
             lines += ["", f"## {title}, as a share of the kept pairs", ""]
             lines += ["| entry | kept | | share | |", "|---|---:|---:|---:|---:|"]
@@ -197,22 +211,30 @@ def write_page(path: Path, found: Difference) -> None:
         with atomic_write(path) as temporary:
             temporary.write_text(render_page(found), encoding="utf-8")
     except OSError as error:
-        raise MetaclipError(f"{path} cannot be written ({one_line(error)}); choose another --page") from None
+        raise MetaclipError(
+            f"{path} cannot be written ({one_line(error)}); choose another --page"
+        ) from None
 
 
 def render_page(found: Difference) -> str:
     """Return a difference as HTML."""
-    style = (resources.files("metaclip.card.explorer") / "page" / "style.css").read_text(encoding="utf-8") + _STYLE
+    style = (resources.files("metaclip.card.explorer") / "page" / "style.css").read_text(
+        encoding="utf-8"
+    ) + _STYLE
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
     a, b = (_shown(name) for name in found.names)
-    title = " and ".join(html.escape(_INVISIBLE.sub("\N{REPLACEMENT CHARACTER}", name)) for name in found.names)
+    title = " and ".join(
+        html.escape(_INVISIBLE.sub("\N{REPLACEMENT CHARACTER}", name)) for name in found.names
+    )
     settings = "<p>Nothing that determines the set was set otherwise.</p>"
     if found.settings:
         cells = (map(_shown, row) for row in found.settings)
         settings = _table("set", "What determines the set, where it is not the same", ["", a, b], cells)
     # A field's path may break after a point or an underscore.
-    figures = ([re.sub(r"([._])", r"\1<wbr>", _shown(name)), *rest] for name, *rest in _figure_cells(found))
+    figures = (
+        [re.sub(r"([._])", r"\1<wbr>", _shown(name)), *rest] for name, *rest in _figure_cells(found)
+    )
     parts = [
         '<!doctype html>\n<html lang="en" data-ready="yes">\n<head>\n<meta charset="utf-8">',
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
@@ -237,12 +259,18 @@ def render_page(found: Difference) -> str:
 
 def _shown(text: Any) -> str:
     """Return a text from outside as HTML: escaped, isolated, invisible characters as their numbers."""
-    shown = _INVISIBLE.sub(lambda found: f'<span class="escape">U+{ord(found[0]):04X}</span>', html.escape(str(text)))
+    shown = _INVISIBLE.sub(
+        lambda found: f'<span class="escape">U+{ord(found[0]):04X}</span>', html.escape(str(text))
+    )
     return f"<bdi>{shown}</bdi>"
 
 
 def _section(name: str, title: str, content: str) -> list[str]:
-    return [f'<section aria-labelledby="{name}-title">\n<h2 id="{name}-title">{title}</h2>', content, "</section>"]
+    return [
+        f'<section aria-labelledby="{name}-title">\n<h2 id="{name}-title">{title}</h2>',
+        content,
+        "</section>",
+    ]
 
 
 def _change_cells(rows: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
@@ -263,12 +291,15 @@ def _change_cells(rows: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
         ]
 
 
-def _table(name: str, caption: str, heads: Sequence[str], rows: Iterable[Iterable[str]], kind: str = "") -> str:
+def _table(
+    name: str, caption: str, heads: Sequence[str], rows: Iterable[Iterable[str]], kind: str = ""
+) -> str:
     """Return a table of cells of HTML, which scrolls by itself if it is wider than the screen."""
     # A telephone has no room for the numbers of kept pairs.
     classes = [' class="more"' if kind == "change" and i in (1, 2) else "" for i in range(len(heads))]
     head = "".join(
-        f'<th scope="col"{of}>{cell}</th>' if cell else "<td></td>" for cell, of in zip(heads, classes, strict=True)
+        f'<th scope="col"{of}>{cell}</th>' if cell else "<td></td>"
+        for cell, of in zip(heads, classes, strict=True)
     )
     lines = []
     for first, *rest in rows:

@@ -64,8 +64,14 @@ def count_hosts(path: Path, url_column: str | None = None) -> dict[str, LossyCou
     counters = {key: LossyCounter() for key in found}
     for batch in read_batches(path, list(found.values())) if found else ():
         for key, column in found.items():
-            values = url_hosts(batch.column(column)) if key == "hosts" else batch.column(column).cast(pa.string())
-            counts = {item["values"]: item["counts"] for item in pc.value_counts(values.drop_null()).to_pylist()}
+            values = (
+                url_hosts(batch.column(column))
+                if key == "hosts"
+                else batch.column(column).cast(pa.string())
+            )
+            counts = {
+                item["values"]: item["counts"] for item in pc.value_counts(values.drop_null()).to_pylist()
+            }
             counters[key].add(counts, sum(counts.values()))
     return counters
 

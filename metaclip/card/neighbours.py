@@ -59,13 +59,19 @@ class Neighbours:
 
 
 def find_neighbours(
-    files: Sequence[Path], entries: pa.Array, counts: npt.NDArray[np.uint64], pairs: int, most_keys: int = MOST_KEYS
+    files: Sequence[Path],
+    entries: pa.Array,
+    counts: npt.NDArray[np.uint64],
+    pairs: int,
+    most_keys: int = MOST_KEYS,
 ) -> Neighbours:
     """Find the neighbours of every entry in files of ``matched/``; `pairs` is the number of matched pairs."""
     n, padded = len(counts), [f" {entry} " for entry in entries.to_pylist()]
     shares = np.minimum(1.0, MOST_SEEN / np.maximum(counts, 1).astype(np.float64))
     seen, found = np.zeros(n, np.uint32), []
-    for low, high in _ranges(np.minimum(counts, MOST_SEEN).astype(np.int64) * _OTHERS_EXPECTED, most_keys):
+    for low, high in _ranges(
+        np.minimum(counts, MOST_SEEN).astype(np.int64) * _OTHERS_EXPECTED, most_keys
+    ):
         parts = [np.zeros(0, np.uint64)]
         for path in files:
             parts += _pair_keys(path, shares, low, high, seen)
@@ -113,7 +119,11 @@ def _best(
     padded: Sequence[str],
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:  # fmt: skip
     """Choose the neighbours from sorted keys: (owner, entry, together, lift), by owner, best first."""
-    begins = np.flatnonzero(np.diff(keys, prepend=keys[:1] + np.uint64(1))) if len(keys) else np.zeros(0, np.int64)
+    begins = (
+        np.flatnonzero(np.diff(keys, prepend=keys[:1] + np.uint64(1)))
+        if len(keys)
+        else np.zeros(0, np.int64)
+    )
     together = np.diff(begins, append=len(keys))
     owner, entry = (part.astype(np.int64) for part in np.divmod(keys[begins], np.uint64(n)))
     lift = together / seen[owner] * (pairs / np.maximum(counts[entry], 1).astype(np.float64))
@@ -122,7 +132,8 @@ def _best(
     owner, entry, together, lift = owner[order], entry[order], together[order], lift[order]
     rows = _first_of_each(owner, _CANDIDATES)
     texts = (
-        (padded[mine], padded[other]) for mine, other in zip(owner[rows].tolist(), entry[rows].tolist(), strict=True)
+        (padded[mine], padded[other])
+        for mine, other in zip(owner[rows].tolist(), entry[rows].tolist(), strict=True)
     )
     rows = rows[np.array([mine not in other and other not in mine for mine, other in texts], np.bool_)]
     rows = rows[_first_of_each(owner[rows], MOST_NEIGHBOURS)]

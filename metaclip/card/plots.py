@@ -39,7 +39,9 @@ _POINTS: Final = 400
 _WIDTH, _HEIGHT = 560, 320
 
 
-def write_plots(folder: Path, account: Mapping[str, Any], entries: pa.Table, grid: ThresholdGrid) -> list[str]:
+def write_plots(
+    folder: Path, account: Mapping[str, Any], entries: pa.Table, grid: ThresholdGrid
+) -> list[str]:
     """Write ``plots/<name>.svg``; return the names of the files."""
     (folder / "plots" / "index.html").unlink(missing_ok=True)  # of a card made by an earlier version
     charts = {f"plots/{name}.svg": chart for name, chart in make_charts(account, entries, grid).items()}
@@ -55,15 +57,23 @@ def make_charts(account: Mapping[str, Any], entries: pa.Table, grid: ThresholdGr
         import altair as alt
     except ImportError:
         raise MetaclipError("plots need altair; install it with: pip install 'metaclip[cards]'") from None
-    counts, kept, t = entries["count"].to_numpy(), entries["kept"].to_numpy(), float(account["balance"]["t"])
+    counts, kept, t = (
+        entries["count"].to_numpy(),
+        entries["kept"].to_numpy(),
+        float(account["balance"]["t"]),
+    )
 
     def chart(rows: list[dict[str, Any]], **sizes: int) -> Any:
-        return alt.Chart(alt.Data(values=rows)).properties(**{"width": _WIDTH, "height": _HEIGHT, **sizes})
+        return alt.Chart(alt.Data(values=rows)).properties(
+            **{"width": _WIDTH, "height": _HEIGHT, **sizes}
+        )
 
     def at_t() -> Any:
         line = alt.Chart(alt.Data(values=[{"t": t, "label": f"t = {t:,.15g}"}]))
         rule = line.mark_rule(strokeDash=[4, 3], color="#666").encode(x="t:Q")
-        return rule + line.mark_text(align="left", dx=4, y=8, color="#666").encode(x="t:Q", text="label:N")
+        return rule + line.mark_text(align="left", dx=4, y=8, color="#666").encode(
+            x="t:Q", text="label:N"
+        )
 
     log = alt.Scale(type="log")
     ranks = chart([*_by_rank("before", counts), *_by_rank("after (kept)", kept)]).mark_line().encode(
@@ -86,18 +96,34 @@ def make_charts(account: Mapping[str, Any], entries: pa.Table, grid: ThresholdGr
         color=alt.Color("of:N", title="share of", sort=["entries", "counts", "kept"]),
         tooltip=["source:N", "of:N", "number:Q", alt.Tooltip("share:Q", format=".2%")],
     )  # fmt: skip
-    steps = [{"step": name, "rows": account["funnel"][name]} for name in MEANING if account["funnel"].get(name)]
+    steps = [
+        {"step": name, "rows": account["funnel"][name]} for name in MEANING if account["funnel"].get(name)
+    ]
     funnel = chart(steps, height=24 * len(steps)).mark_bar().encode(
         y=alt.Y("step:N", sort=None, title=None), x=alt.X("rows:Q", title="rows"), tooltip=["step:N", "rows:Q"]
     )  # fmt: skip
     other = [
         {"t": a, "pairs": b, "tail_share": c}
-        for a, b, c in zip(grid.thresholds.tolist(), grid.pairs.tolist(), grid.tail_share.tolist(), strict=True)
+        for a, b, c in zip(
+            grid.thresholds.tolist(), grid.pairs.tolist(), grid.tail_share.tolist(), strict=True
+        )
     ]
-    lines = chart(other, height=_HEIGHT // 2).mark_line(point=True).encode(x=alt.X("t:Q", scale=log, title="t"))
-    tips = [alt.Tooltip("t:Q"), alt.Tooltip("pairs:Q", format=",.0f"), alt.Tooltip("tail_share:Q", format=".2%")]
-    pairs = lines.encode(y=alt.Y("pairs:Q", title="pairs expected", axis=alt.Axis(format="~s")), tooltip=tips)
-    shares = lines.encode(y=alt.Y("tail_share:Q", title="tail share", axis=alt.Axis(format="%")), tooltip=tips)
+    lines = (
+        chart(other, height=_HEIGHT // 2)
+        .mark_line(point=True)
+        .encode(x=alt.X("t:Q", scale=log, title="t"))
+    )
+    tips = [
+        alt.Tooltip("t:Q"),
+        alt.Tooltip("pairs:Q", format=",.0f"),
+        alt.Tooltip("tail_share:Q", format=".2%"),
+    ]
+    pairs = lines.encode(
+        y=alt.Y("pairs:Q", title="pairs expected", axis=alt.Axis(format="~s")), tooltip=tips
+    )
+    shares = lines.encode(
+        y=alt.Y("tail_share:Q", title="tail share", axis=alt.Axis(format="%")), tooltip=tips
+    )
     return {
         "ranks": ranks, "cumulative": cumulative + at_t(), "kept": points, "sources": sources, "funnel": funnel,
         "thresholds": alt.vconcat(pairs + at_t(), shares + at_t()),
@@ -136,7 +162,11 @@ def _by_source(entries: pa.Table) -> list[dict[str, Any]]:
         "counts": entries["count"].to_numpy(),
         "kept": entries["kept"].to_numpy(),
     }
-    sums = {(source, of): int(v[named == source].sum()) for source in sorted(set(named)) for of, v in columns.items()}
+    sums = {
+        (source, of): int(v[named == source].sum())
+        for source in sorted(set(named))
+        for of, v in columns.items()
+    }
     return [
         {"source": source, "of": of, "number": number, "share": number / max(1, int(columns[of].sum()))}
         for (source, of), number in sums.items()

@@ -36,7 +36,14 @@ from metaclip.errors import MetaclipError
 from metaclip.metadata.entries import Metadata
 from metaclip.stage.folder import Folder
 from metaclip.stage.runner import RunOptions
-from metaclip.storage.files import atomic_write, disk_errors, file_digest, read_json, uploaded_folder, write_json
+from metaclip.storage.files import (
+    atomic_write,
+    disk_errors,
+    file_digest,
+    read_json,
+    uploaded_folder,
+    write_json,
+)
 
 SCHEMA: Final = {"name": "metaclip-card", "version": schema.VERSION}
 FIELDS: Final = account.FIELDS | schema.CARD
@@ -87,7 +94,9 @@ def make_card(
         check_unedited(near)
         names = {path.name for path in folder.path.iterdir()} if folder.path.is_dir() else set()
         if strange := sorted(name for name in names - set(CARD_FILES) if not name.startswith(".")):
-            raise MetaclipError(f"{folder.path} holds {strange[0]}, which is of no card; choose another --out")
+            raise MetaclipError(
+                f"{folder.path} holds {strange[0]}, which is of no card; choose another --out"
+            )
         with disk_errors(folder.path), uploaded_folder(folder.path, last="card.json") as local:
             return _write_card(local, near, info, scan_run(near, options, classes, blocked))
 
@@ -100,8 +109,12 @@ def read_card(folder: Path) -> dict[str, Any]:
         raise MetaclipError(f"{folder} holds no card.json that can be read; metaclip card makes one")
     stated = card.get("schema")
     if not isinstance(stated, dict) or stated.get("name") != SCHEMA["name"]:
-        raise MetaclipError(f"{path} is no published card; make one with: metaclip card RUN --out {folder}")
-    schema.check_read(card, str(SCHEMA["name"]), FIELDS, str(path), "fetch it again, or make it from its run")
+        raise MetaclipError(
+            f"{path} is no published card; make one with: metaclip card RUN --out {folder}"
+        )
+    schema.check_read(
+        card, str(SCHEMA["name"]), FIELDS, str(path), "fetch it again, or make it from its run"
+    )
     return card
 
 
@@ -146,7 +159,9 @@ def entries_table(run: Run, samples: pa.Table) -> pa.Table:
     """Return the table of entries.parquet: the run's, with samples; with corrected counts where pairs were taken out."""
     table = run.entries
     if account.REMOVED in run.match:
-        corrected = pq.read_table(run.matched / "counts.parquet", columns=["count_corrected"])["count_corrected"]
+        corrected = pq.read_table(run.matched / "counts.parquet", columns=["count_corrected"])[
+            "count_corrected"
+        ]
         table = table.append_column("count_corrected", corrected)
     return table.append_column("samples", samples_by_entry(samples, len(run.metadata)))
 
@@ -156,9 +171,20 @@ def _write_card(folder: Path, run: Run, info: CardInfo, scan: RunScan) -> dict[s
     card, entries = card_json(run, info, scan), entries_table(run, scan.samples)
     with atomic_write(folder / "entries.parquet") as temporary:
         pq.write_table(entries, temporary, compression="zstd", use_dictionary=["source"])
-    names = ["README.md", "croissant.json", "entries.parquet", *write_plots(folder, card, entries, scan.grid)]
+    names = [
+        "README.md",
+        "croissant.json",
+        "entries.parquet",
+        *write_plots(folder, card, entries, scan.grid),
+    ]
     write_explorer(
-        folder, name=info.name, account=card, entries=entries, grid=scan.grid, run=run, look_ups=info.look_ups
+        folder,
+        name=info.name,
+        account=card,
+        entries=entries,
+        grid=scan.grid,
+        run=run,
+        look_ups=info.look_ups,
     )
     with atomic_write(folder / "README.md") as temporary:
         temporary.write_text(readme.render(card), encoding="utf-8")

@@ -36,7 +36,9 @@ def head(card: Mapping[str, Any]) -> str:
     fields |= {
         "tags": ["image-text", "clip", "metaclip", "data-card"],
         "size_categories": [_SIZES[sum(card["pairs"]["kept"] >= 10**power for power in range(3, 13))]],
-        "configs": [{"config_name": "entries", "data_files": [{"split": "train", "path": "entries.parquet"}]}],
+        "configs": [
+            {"config_name": "entries", "data_files": [{"split": "train", "path": "entries.parquet"}]}
+        ],
     }
     return "\n".join(["---", *(f"{name}: {json.dumps(value)}" for name, value in fields.items()), "---"])
 
@@ -44,7 +46,11 @@ def head(card: Mapping[str, Any]) -> str:
 def render(card: Mapping[str, Any]) -> str:
     """Return README.md."""
     balance, entries, sums, funnel = (card[key] for key in ("balance", "entries", "sums", "funnel"))
-    who = escaped(card["contact"]) if card["contact"] else "the publisher of this card (no contact was given to it)"
+    who = (
+        escaped(card["contact"])
+        if card["contact"]
+        else "the publisher of this card (no contact was given to it)"
+    )
     lines = [
         head(card), "", f"# {escaped(card['name'])}", "", summary(card), "",
         "Open `index.html` to look up an entry, a caption, a url or another t. `card.json` has every figure here for a "
@@ -111,14 +117,18 @@ def _classes(lists: Sequence[Mapping[str, Any]]) -> list[str]:
         "|---|---:|---:|---:|---:|---:|---:|",
     ]  # fmt: skip
     for one in lists:
-        before, after = ("" if one[k] is None else f"{one[k]:.3f}" for k in ("divergence", "divergence_kept"))
+        before, after = (
+            "" if one[k] is None else f"{one[k]:.3f}" for k in ("divergence", "divergence_kept")
+        )
         lines.append(
             f"| {escaped(one['name'])} | {one['names']:,} | {one['known']:,} | {100 * one['zero']:.1f}% "
             f"| {100 * one['zero_kept']:.1f}% | {before} | {after} |"
         )
     for one in lists:
         ranked = sorted(one["entries"], key=lambda row: (-row["kept"], row["name"]))
-        most = ", ".join(f"{escaped(row['name'])} ({row['kept']:,})" for row in ranked[:_MOST_NAMES] if row["kept"])
+        most = ", ".join(
+            f"{escaped(row['name'])} ({row['kept']:,})" for row in ranked[:_MOST_NAMES] if row["kept"]
+        )
         none = [escaped(row["name"]) for row in ranked if not row["kept"]]
         more = f" and {len(none) - _MOST_NAMES:,} more (see card.json)" if len(none) > _MOST_NAMES else ""
         rest = f" None kept: {', '.join(none[:_MOST_NAMES])}{more}." if none else ""

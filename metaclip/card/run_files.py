@@ -107,13 +107,17 @@ def check_unedited(run: Run) -> None:
     schema.check_read(run.account, str(SCHEMA["name"]), FIELDS, str(run.path / "card.json"), again)
     # The digest differs with each of the other fields, which say more.
     if lines := sorted(account_differences(run), key=lambda line: line.startswith("result_digest")):
-        raise MetaclipError(f"{run.path} was changed since it was written: card.json, {lines[0]}; {again}")
+        raise MetaclipError(
+            f"{run.path} was changed since it was written: card.json, {lines[0]}; {again}"
+        )
 
 
 def account_differences(run: Run) -> Iterator[str]:
     """Make a run's account again and yield what differs in card.json, one line each."""
     account = run.account
-    free = {name: account[name] for name in ("created", "versions")}  # another time and machine may differ in these
+    free = {
+        name: account[name] for name in ("created", "versions")
+    }  # another time and machine may differ in these
     yield from json_differences({**make_account(run), **free}, account)
 
 

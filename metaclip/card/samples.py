@@ -78,14 +78,18 @@ def draw_samples(path: Path, text_column: str | None, blocked: Matcher | None) -
             entry, offsets = ids_and_offsets(matches)
             row = np.repeat(np.arange(len(texts)), np.diff(offsets))
             rank = _mix(hashes[row] ^ _mix(entry.astype(np.uint64) + np.uint64(1)))
-            yield _lowest_ranks(pa.table({"entry": entry, "rank": rank, "text": texts.take(pa.array(row))}))
+            yield _lowest_ranks(
+                pa.table({"entry": entry, "rank": rank, "text": texts.take(pa.array(row))})
+            )
 
     return merge_samples(batches())
 
 
 def showable(texts: pa.Array, blocked: Matcher | None) -> npt.NDArray[np.bool_]:
     """Return which captions a published page may show: bool[n]."""
-    hidden = pc.or_(pc.match_substring_regex(texts, _PRIVATE), pc.greater(pc.binary_length(texts), _MOST_BYTES))
+    hidden = pc.or_(
+        pc.match_substring_regex(texts, _PRIVATE), pc.greater(pc.binary_length(texts), _MOST_BYTES)
+    )
     shown = ~pc.fill_null(hidden, True).to_numpy(zero_copy_only=False)
     if blocked is not None:
         shown &= np.diff(np.asarray(blocked.match(texts).offsets)) == 0

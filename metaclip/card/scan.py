@@ -50,7 +50,10 @@ def scan_run(
     counts, columns = run.counts.values, run.match["columns"]
     thresholds = threshold_grid.choose_thresholds(counts, run.t)
     share = threshold_grid.sampled_share(run.match["funnel"]["matched"])
-    sums, by_entry = np.zeros(len(thresholds), np.uint64), np.zeros((len(counts), len(thresholds)), np.uint64)
+    sums, by_entry = (
+        np.zeros(len(thresholds), np.uint64),
+        np.zeros((len(counts), len(thresholds)), np.uint64),
+    )
     samples, hosts = merge_samples([]), collections.defaultdict[str, LossyCounter](LossyCounter)
     coverage, class_counts = ClassCoverage(run, classes), collections.Counter[tuple[str, str]]()
 

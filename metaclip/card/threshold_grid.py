@@ -53,7 +53,10 @@ def sum_file(
     path: Path, counts: npt.NDArray[np.uint64], thresholds: npt.NDArray[np.float64], share: float
 ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
     """Sum P(keep) over a file of matched/: (uint64[k] over pairs, uint64[n, k] by entry), in units of 1 / FIXED_POINT."""
-    sums, by_entry = np.zeros(len(thresholds), np.uint64), np.zeros((len(counts), len(thresholds)), np.uint64)
+    sums, by_entry = (
+        np.zeros(len(thresholds), np.uint64),
+        np.zeros((len(counts), len(thresholds)), np.uint64),
+    )
     for _, uids, matches in read_matched(path):
         chosen = matches.filter(uniforms(_SAMPLE_SEED, 0, uids) < share) if share < 1.0 else matches
         values, offsets = ids_and_offsets(chosen)

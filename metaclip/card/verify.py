@@ -21,7 +21,13 @@ import pyarrow.parquet as pq
 from metaclip.card.class_coverage import ClassNames
 from metaclip.card.publish import CardInfo, card_json, entries_table, read_card_of, sha256_of
 from metaclip.card.removal.removed_list import REMOVED_LIST, list_digest, listed_uids, read_list
-from metaclip.card.run_files import account_differences, curated_files, json_differences, matched_files, read_batches
+from metaclip.card.run_files import (
+    account_differences,
+    curated_files,
+    json_differences,
+    matched_files,
+    read_batches,
+)
 from metaclip.card.scan import scan_run
 from metaclip.curate.account import REMOVED
 from metaclip.curate.draw import FIXED_POINT, DrawSums, draw_rows, hashes, probabilities, stream_key
@@ -84,20 +90,28 @@ def _run_differences(run: Run) -> Iterator[str]:
         add_ids(counts, values)
     yield from (f"run: card.json, {line}" for line in account_differences(run))
     removed = REMOVED in run.match
-    stated = pq.read_table(run.matched / "counts.parquet")["count_corrected" if removed else "count"].to_numpy()
+    stated = pq.read_table(run.matched / "counts.parquet")[
+        "count_corrected" if removed else "count"
+    ].to_numpy()
     if (counts != stated).any():
         yield f"run: {int((counts != stated).sum())} entries have another count than their matches"
     if removed:
         yield from _removal_differences(run, files, counts)
     drawn_by = run.counts.values if removed else counts  # the parent's, which the account's digest proves
-    probability, key, drawn = probabilities(drawn_by, run.t), stream_key(run.seed, 0), DrawSums(len(counts))
+    probability, key, drawn = (
+        probabilities(drawn_by, run.t),
+        stream_key(run.seed, 0),
+        DrawSums(len(counts)),
+    )
 
     def kept_uids() -> Iterator[Uids]:
         for uids, values, offsets in itertools.chain.from_iterable(map(matched_rows, files)):
             yield uids[draw_rows(values, offsets, probability, uids, key, drawn)[1]]
 
     kept, entries = _uid_sums(kept_uids()), run.entries
-    expected = (drawn.expected >> np.uint64(32)) + (drawn.expected & np.uint64(FIXED_POINT - 1)) / FIXED_POINT
+    expected = (drawn.expected >> np.uint64(32)) + (
+        drawn.expected & np.uint64(FIXED_POINT - 1)
+    ) / FIXED_POINT
     for name, computed in (("probability", probability), ("expected", expected), ("kept", drawn.kept)):
         if (entries[name].to_numpy() != computed).any():
             yield f"run: entries.parquet, {name}: not what the matches give"
@@ -111,7 +125,9 @@ def _run_differences(run: Run) -> Iterator[str]:
         yield "run: curated/ does not hold the pairs that the draw keeps"
 
 
-def _removal_differences(run: Run, files: Sequence[Path], counts: npt.NDArray[np.uint64]) -> Iterator[str]:
+def _removal_differences(
+    run: Run, files: Sequence[Path], counts: npt.NDArray[np.uint64]
+) -> Iterator[str]:
     """Check the record of pairs taken out: the list is the recorded one, none of its pairs is left, counts are lower."""
     record = run.match[REMOVED]
     if counts_digest(counts) != record["counts_digest"]:
@@ -130,5 +146,7 @@ def _uid_sums(parts: Iterable[Uids]) -> npt.NDArray[np.uint64]:
     """Sum uids, in any order: their number, and two hashes of each modulo 2^64."""
     sums = np.zeros(3, np.uint64)
     for uids in parts:
-        sums += np.array([len(uids), *(hashes(seed, 0, uids).sum(dtype=np.uint64) for seed in (1, 2))], np.uint64)
+        sums += np.array(
+            [len(uids), *(hashes(seed, 0, uids).sum(dtype=np.uint64) for seed in (1, 2))], np.uint64
+        )
     return sums

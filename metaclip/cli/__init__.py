@@ -59,7 +59,9 @@ then read run/card.md. Exit codes: 0 done; 2 usage error, bad input,
 nothing produced; 3 finished except for the inputs that are listed;
 130 interrupted (the same command continues).""",
 )
-@click.version_option(__version__, "-V", "--version", prog_name="metaclip", message="%(prog)s %(version)s")
+@click.version_option(
+    __version__, "-V", "--version", prog_name="metaclip", message="%(prog)s %(version)s"
+)
 def group() -> None:
     """Balance pools of image-text pairs by metadata: the method of "Demystifying CLIP Data", exact and restartable."""
 

@@ -40,9 +40,14 @@ def command() -> None:
     """
 
 
-_blocked = click.option("--blocked-words", metavar="LIST", help="List of words; captions with one are not samples.")
+_blocked = click.option(
+    "--blocked-words", metavar="LIST", help="List of words; captions with one are not samples."
+)
 _workers = click.option(
-    "--workers", type=click.IntRange(1), default=None, help="Number of threads.  [default: number of CPUs]"
+    "--workers",
+    type=click.IntRange(1),
+    default=None,
+    help="Number of threads.  [default: number of CPUs]",
 )
 
 
@@ -90,8 +95,12 @@ def make(
 
     info = CardInfo(name or Path(out).resolve().name, **stated)
     lists = [ClassNames.read(path) for path in classes]
-    made = make_card(run, out, info, blocked=_words(blocked_words), classes=lists, options=RunOptions(workers=workers))
-    click.echo(f"card of {made['pairs']['kept']:,} pairs in {out}: read README.md; result {made['result_digest'][:16]}")
+    made = make_card(
+        run, out, info, blocked=_words(blocked_words), classes=lists, options=RunOptions(workers=workers)
+    )
+    click.echo(
+        f"card of {made['pairs']['kept']:,} pairs in {out}: read README.md; result {made['result_digest'][:16]}"
+    )
 
 
 @command.command(
@@ -114,7 +123,10 @@ def verify(folder: str, run: str, blocked_words: str | None, workers: int | None
     for line in found:
         click.echo(line, err=True)
     if found:
-        click.echo(f"metaclip: {len(found)} things in {folder} do not follow from {run}; make the card again", err=True)
+        click.echo(
+            f"metaclip: {len(found)} things in {folder} do not follow from {run}; make the card again",
+            err=True,
+        )
         sys.exit(FAILED)
     click.echo(f"every figure of {folder} follows from {run}")
 
@@ -154,9 +166,17 @@ Each file has one uid, url or domain a line; a domain stands for all hosts below
 @click.argument("run")
 @click.option("--out", required=True, metavar="FOLDER", help="Folder of the next version of the run.")
 @click.option("--uids", metavar="FILE", help="Uids of pairs to take out.")
-@click.option("--urls", metavar="FILE", help="Urls of pairs to take out, exactly as the pool writes them.")
-@click.option("--domains", metavar="FILE", help="Domains whose pairs to take out, with those of all hosts below them.")
-@click.option("--card", metavar="CARD", help="Card of RUN; its name, licence, contact and url are taken over.")
+@click.option(
+    "--urls", metavar="FILE", help="Urls of pairs to take out, exactly as the pool writes them."
+)
+@click.option(
+    "--domains",
+    metavar="FILE",
+    help="Domains whose pairs to take out, with those of all hosts below them.",
+)
+@click.option(
+    "--card", metavar="CARD", help="Card of RUN; its name, licence, contact and url are taken over."
+)
 @click.option("--card-out", metavar="FOLDER", help="Folder of the next version's card.")
 @_blocked
 @_workers
@@ -175,7 +195,9 @@ def remove(
     from metaclip.stage.runner import RunOptions
 
     if card is not None and card_out is None:
-        raise click.UsageError("--card names the card of RUN; name the folder of the next one too: --card-out")
+        raise click.UsageError(
+            "--card names the card of RUN; name the folder of the next one too: --card-out"
+        )
     request = read_request(uids, urls, domains)
     before = None if card is None else read_card_of(Path(card), Run(run))
     made = removal.remove(run, request, out, RunOptions(workers=workers, overwrite=overwrite))
@@ -185,7 +207,9 @@ def remove(
         if n:
             where = "" if what == "uids" else _SEARCHED_URLS[version["urls"]]
             click.echo(f"{what:9} {n:>10,}   asked, {version['found'][what]:,} found{where}")
-    click.echo(f"kept      {made.account['pairs']['kept']:>10,}   pairs stay, each by its old probability and draw")
+    click.echo(
+        f"kept      {made.account['pairs']['kept']:>10,}   pairs stay, each by its old probability and draw"
+    )
     digest, parent = made.account["result_digest"][:16], version["parent"][:16]
     click.echo(f"result    {digest}   of {parent}; the list: {made.path / REMOVED_LIST}")
     if card_out is not None:

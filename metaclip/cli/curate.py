@@ -35,7 +35,11 @@ def command(pool: tuple[str, ...], out: str, recipe: str | None, **flags: Any) -
 
     with options.run_options(flags) as run_options:
         run = curate(
-            list(pool), out=out, match_settings=match_settings, balance_settings=balance_settings, options=run_options
+            list(pool),
+            out=out,
+            match_settings=match_settings,
+            balance_settings=balance_settings,
+            options=run_options,
         )
     options.show_result(run)
     if run.match["lost"]:

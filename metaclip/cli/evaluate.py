@@ -36,14 +36,27 @@ A task whose result stands in the file is not done again, unless the model,
 the data or the prompts have changed.""",
 )
 @click.argument("model")
-@click.option("--data", multiple=True, metavar="PATH", help="Set to evaluate on: a folder or a zip; may be repeated.")
+@click.option(
+    "--data",
+    multiple=True,
+    metavar="PATH",
+    help="Set to evaluate on: a folder or a zip; may be repeated.",
+)
 @click.option("--tasks", metavar="FILE", help="TOML with a table for each task.")
-@click.option("--out", metavar="FILE", help="File of results.  [default: results.jsonl in the run's folder, or here]")
+@click.option(
+    "--out",
+    metavar="FILE",
+    help="File of results.  [default: results.jsonl in the run's folder, or here]",
+)
 @click.option("--split", default="test", show_default=True, help="Split of --data.")
 @click.option(
-    "--templates", metavar="T", help='Prompts for --data: "name", "photo" or a file.  [default: the set\'s own]'
+    "--templates",
+    metavar="T",
+    help='Prompts for --data: "name", "photo" or a file.  [default: the set\'s own]',
 )
-@click.option("--pretrained", metavar="W", help="Weights of a model that open_clip names: a tag or a file.")
+@click.option(
+    "--pretrained", metavar="W", help="Weights of a model that open_clip names: a tag or a file."
+)
 @click.option("--checkpoint", metavar="FILE", help="Weights of the run, if not its last ones.")
 @click.option(
     "--precision",
@@ -53,7 +66,9 @@ the data or the prompts have changed.""",
     help="Precision of the model.",
 )
 @click.option("--device", help="Device: cpu, cuda or cuda:1.  [default: a GPU if there is one]")
-@click.option("--batch", type=click.IntRange(1), default=256, show_default=True, help="Number of images per batch.")
+@click.option(
+    "--batch", type=click.IntRange(1), default=256, show_default=True, help="Number of images per batch."
+)
 @click.option("--workers", type=click.IntRange(0), default=None, help="Number of decoding processes.")
 def command(
     model: str, data: tuple[str, ...], tasks: str | None, out: str | None, split: str, templates: str | None,
@@ -64,7 +79,9 @@ def command(
     from metaclip.training.models import open_model
 
     if data and tasks is not None:
-        raise MetaclipError("--data and --tasks are both given; write the sets of --data into the file of tasks")
+        raise MetaclipError(
+            "--data and --tasks are both given; write the sets of --data into the file of tasks"
+        )
     run_options = evaluation.EvaluateOptions(device, batch, workers)
     clip = open_model(model, pretrained=pretrained, checkpoint=checkpoint)
     if tasks is not None:
@@ -75,7 +92,9 @@ def command(
         named = evaluation.held_out_tasks(model)
     else:
         raise MetaclipError("nothing to evaluate on; name sets with --data or --tasks")
-    path = Path(out) if out is not None else Path(model if os.path.isdir(model) else ".") / "results.jsonl"
+    path = (
+        Path(out) if out is not None else Path(model if os.path.isdir(model) else ".") / "results.jsonl"
+    )
     evaluation.evaluate(clip, named, path, precision=precision, options=run_options, report=_show)
     click.echo(f"\nresults   {path}")
 

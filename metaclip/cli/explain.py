@@ -18,13 +18,19 @@ Examples:
   metaclip explain "St. Louis" --metadata list.txt --space-entries""",
 )
 @click.argument("text")
-@click.option("--run", metavar="FOLDER", help="Balanced run, whose list, rule, counts, t and seed are used.")
-@click.option("--metadata", metavar="LIST", help="Query list, if there is no run.  [default: the shipped list]")
+@click.option(
+    "--run", metavar="FOLDER", help="Balanced run, whose list, rule, counts, t and seed are used."
+)
+@click.option(
+    "--metadata", metavar="LIST", help="Query list, if there is no run.  [default: the shipped list]"
+)
 @click.option("--url", help="Url of the pair; the uid is computed from it and the text.")
 @click.option("--uid", help="Uid of the pair, if the pool has one.")
 @click.option("--t", type=float, metavar="T", help="Threshold, if not the t of the run.")
 @click.option("--seed", type=click.IntRange(0, (1 << 64) - 1), help="Seed, if not the seed of the run.")
-@click.option("--epoch", type=click.IntRange(0), default=0, show_default=True, help="Epoch of an online draw.")
+@click.option(
+    "--epoch", type=click.IntRange(0), default=0, show_default=True, help="Epoch of an online draw."
+)
 @options.rule_options
 def command(text: str, run: str | None, metadata: str | None, **flags: Any) -> None:
     """Show what TEXT matches, with counts and probabilities, and whether the pair is kept and why."""

@@ -26,24 +26,50 @@ Then metaclip curate pool/ --out run/. No image is fetched: the command for img2
 @click.argument("crawl", nargs=-1, required=True)
 @click.option("--out", required=True, metavar="FOLDER", help="Folder of the pool.")
 @click.option("--recipe", metavar="FILE", help="TOML with a table [extract]; flags override it.")
-@click.option("--prefix", metavar="URL", help="What precedes the paths of a list.  [default: that of Common Crawl]")
+@click.option(
+    "--prefix", metavar="URL", help="What precedes the paths of a list.  [default: that of Common Crawl]"
+)
 @click.option("--first", type=options.Number(), metavar="N", help="Take only the first N files.")
-@click.option("--sample", type=options.Number(), metavar="N", help="Take N files, drawn by --seed without replacement.")
+@click.option(
+    "--sample",
+    type=options.Number(),
+    metavar="N",
+    help="Take N files, drawn by --seed without replacement.",
+)
 @click.option("--seed", type=int, default=None, help="Seed of the sample.  [default: 0]")
 @click.option("--titles", is_flag=True, default=None, help="Take the titles of images as texts too.")
-@click.option("--captions", is_flag=True, default=None, help="Take the captions of figures as texts too (WARC).")
-@click.option("--lazy", is_flag=True, default=None, help="Take addresses from data-src and similar attributes (WARC).")
-@click.option("--srcset", is_flag=True, default=None, help="Take the largest image of a srcset (WARC).")
 @click.option(
-    "--min-text", type=int, default=None, metavar="N", help="Minimum length of a text in characters.  [default: 1]"
+    "--captions", is_flag=True, default=None, help="Take the captions of figures as texts too (WARC)."
 )
 @click.option(
-    "--max-text", type=int, default=None, metavar="N", help="Maximum length of a text in characters.  [default: 1000]"
+    "--lazy",
+    is_flag=True,
+    default=None,
+    help="Take addresses from data-src and similar attributes (WARC).",
+)
+@click.option("--srcset", is_flag=True, default=None, help="Take the largest image of a srcset (WARC).")
+@click.option(
+    "--min-text",
+    type=int,
+    default=None,
+    metavar="N",
+    help="Minimum length of a text in characters.  [default: 1]",
+)
+@click.option(
+    "--max-text",
+    type=int,
+    default=None,
+    metavar="N",
+    help="Maximum length of a text in characters.  [default: 1000]",
 )
 @click.option("--identify/--no-identify", default=None, help="Identify languages.  [default: yes]")
 @click.option("--lang", metavar="L", help="Keep only these languages: en, or en,de.")
 @click.option(
-    "--min-lang-score", type=float, default=None, metavar="S", help="Keep only texts identified with this score."
+    "--min-lang-score",
+    type=float,
+    default=None,
+    metavar="S",
+    help="Keep only texts identified with this score.",
 )
 @click.option("--blocked-domains", metavar="FILE", help="Domains to leave out, one per line.")
 @click.option("--opt-out", metavar="FILE", help="Domains and addresses that opted out, one per line.")
@@ -62,8 +88,16 @@ Then metaclip curate pool/ --out run/. No image is fetched: the command for img2
     metavar="BYTES",
     help="Memory for finding duplicates.",
 )
-@click.option("--tries", type=click.IntRange(1), default=8, show_default=True, help="Number of tries of a download.")
-@click.option("--wait", type=click.FloatRange(0), default=1.0, show_default=True, help="Seconds before the second try.")
+@click.option(
+    "--tries", type=click.IntRange(1), default=8, show_default=True, help="Number of tries of a download."
+)
+@click.option(
+    "--wait",
+    type=click.FloatRange(0),
+    default=1.0,
+    show_default=True,
+    help="Seconds before the second try.",
+)
 def command(crawl: tuple[str, ...], out: str, recipe: str | None, **flags: Any) -> None:
     """Extract the pairs of CRAWL: WAT or WARC files, folders, globs, addresses, or a list of these (wat.paths.gz)."""
     from metaclip.extract.crawl_files import RETRY
@@ -77,7 +111,9 @@ def command(crawl: tuple[str, ...], out: str, recipe: str | None, **flags: Any) 
     with options.run_options(flags) as run_options:
         made = extract_part(crawl, out, settings, run_options, flags["memory"], retry)
     if made is None:
-        click.echo(f"part {flags['part']} is done; when all are, the same command without --part makes the pool")
+        click.echo(
+            f"part {flags['part']} is done; when all are, the same command without --part makes the pool"
+        )
         return
     _show(made.path, made.funnel)
     if lost := made.record["lost"]:

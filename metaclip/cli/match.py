@@ -32,7 +32,9 @@ def command(pool: tuple[str, ...], out: str, recipe: str | None, **flags: Any) -
     with options.run_options(flags) as run_options:
         run = match_part(list(pool), out=out, settings=settings, options=run_options)
     if run is None:
-        click.echo(f"part {flags['part']} is done; when all are, the same command without --part combines them")
+        click.echo(
+            f"part {flags['part']} is done; when all are, the same command without --part combines them"
+        )
         return
     funnel, counts = run.match["funnel"], run.counts.values
     share, each = 100 * funnel["matched"] / funnel["rows"], counts.sum() / funnel["matched"]

@@ -70,23 +70,40 @@ rule_options = _stack(
 
 match_options = _stack(
     click.option(
-        "--metadata", metavar="LIST", help="The query list: txt, json or parquet.  [default: the shipped list]"
+        "--metadata",
+        metavar="LIST",
+        help="The query list: txt, json or parquet.  [default: the shipped list]",
     ),
-    click.option("--recipe", metavar="FILE", help="TOML with tables [match] and [balance]; flags override it."),
-    click.option("--text-column", metavar="C", help="Name of the text column, if not text, caption or alt."),
+    click.option(
+        "--recipe", metavar="FILE", help="TOML with tables [match] and [balance]; flags override it."
+    ),
+    click.option(
+        "--text-column", metavar="C", help="Name of the text column, if not text, caption or alt."
+    ),
     click.option("--url-column", metavar="C", help="Name of the url column, if not url."),
     click.option("--uid-column", metavar="C", help="Name of the uid column, if not uid."),
     click.option("--limit", type=Number(), metavar="N", help="Read only the first N rows."),
     click.option("--with-text", is_flag=True, default=None, help="Write url and text to matched/ too."),
-    click.option("--fold-duplicates", is_flag=True, default=None, help="Keep the first of duplicate entries."),
+    click.option(
+        "--fold-duplicates", is_flag=True, default=None, help="Keep the first of duplicate entries."
+    ),
     rule_options,
 )
 """Flags that determine matches."""
 
 balance_options = _stack(
-    click.option("--t", type=float, metavar="T", help="The threshold: entries with larger counts are thinned."),
-    click.option("--tail-share", type=float, metavar="S", help="Solve t for this share of the tail.  [default: 0.06]"),
-    click.option("--target-pairs", type=Number(), metavar="N", help="Solve t for this number of pairs, e.g. 400M."),
+    click.option(
+        "--t", type=float, metavar="T", help="The threshold: entries with larger counts are thinned."
+    ),
+    click.option(
+        "--tail-share",
+        type=float,
+        metavar="S",
+        help="Solve t for this share of the tail.  [default: 0.06]",
+    ),
+    click.option(
+        "--target-pairs", type=Number(), metavar="N", help="Solve t for this number of pairs, e.g. 400M."
+    ),
     click.option("--seed", type=int, default=None, help="Seed of the draw.  [default: 0]"),
 )
 """Flags that determine the draw."""
@@ -129,7 +146,9 @@ def engine(flags: Mapping[str, Any]) -> Iterator[Any]:
             yield active_engine
         return
     if flags["address"] is not None:
-        raise MetaclipError(f"--address {flags['address']} is the address of a Ray cluster; add --engine ray")
+        raise MetaclipError(
+            f"--address {flags['address']} is the address of a Ray cluster; add --engine ray"
+        )
     from metaclip.engine.local import Local
 
     yield Local(flags["workers"])
@@ -157,7 +176,9 @@ def read_recipe(path: str | None) -> dict[str, dict[str, Any]]:
     from metaclip.extract.settings import LIST_SETTINGS, ExtractSettings
 
     tables = recipe.read(path)
-    recipe.tables(tables, path, {"extract": ExtractSettings, "match": MatchSettings, "balance": BalanceSettings})
+    recipe.tables(
+        tables, path, {"extract": ExtractSettings, "match": MatchSettings, "balance": BalanceSettings}
+    )
     made |= {name: dict(table) for name, table in tables.items()}
     for table, key in (("match", "metadata"), *(("extract", name) for name in LIST_SETTINGS)):
         if key in made[table] and "://" not in made[table][key]:
@@ -165,7 +186,9 @@ def read_recipe(path: str | None) -> dict[str, dict[str, Any]]:
     return made
 
 
-def override(kind: Any, table: Mapping[str, Any], flags: Mapping[str, Any], alternatives: Collection[str] = ()) -> Any:
+def override(
+    kind: Any, table: Mapping[str, Any], flags: Mapping[str, Any], alternatives: Collection[str] = ()
+) -> Any:
     """Make settings of a recipe's table, with flags over it; one of the `alternatives` replaces another."""
     from metaclip import recipe
 
@@ -178,7 +201,9 @@ def override(kind: Any, table: Mapping[str, Any], flags: Mapping[str, Any], alte
 
 def rule(flags: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of the text rule that flags give."""
-    return {name: flags[name] for name in (*RULE_FLAGS, "unspaced_scripts") if flags.get(name) is not None}
+    return {
+        name: flags[name] for name in (*RULE_FLAGS, "unspaced_scripts") if flags.get(name) is not None
+    }
 
 
 def match_settings(flags: Mapping[str, Any], table: Mapping[str, Any]) -> Any:
@@ -203,14 +228,18 @@ def show_result(run: Any) -> None:
     rows = account["funnel"]["rows"]
     click.echo(f"rows      {rows:>14,}")
     click.echo(f"matched   {pairs['matched']:>14,}   {100 * pairs['matched'] / rows:.1f}% of rows")
-    click.echo(f"kept      {pairs['kept']:>14,}   expected {pairs['expected']:,.1f} ± {pairs['deviation']:,.1f}")
+    click.echo(
+        f"kept      {pairs['kept']:>14,}   expected {pairs['expected']:,.1f} ± {pairs['deviation']:,.1f}"
+    )
     click.echo(
         f"t         {balance['t']:>14g}   tail share {100 * balance['tail_share']:.2f}% (asked: {balance['asked']})"
     )
     parts = f"{entries['zero']:,} at zero, {entries['tail']:,} tail, {entries['head']:,} head"
     click.echo(f"entries   {account['list']['entries']:>14,}   {parts}")
     if pairs["repeated_rows"]:
-        click.echo(f"repeated  {pairs['repeated_rows']:>14,}   matched rows whose uid stands on an earlier row")
+        click.echo(
+            f"repeated  {pairs['repeated_rows']:>14,}   matched rows whose uid stands on an earlier row"
+        )
     click.echo(
         f"\nresult    {account['result_digest'][:16]}   read {run.path / 'card.md'}; pairs in {run.path / 'curated'}"
     )

@@ -37,8 +37,12 @@ Nothing is kept; run metaclip curate afterwards.""",
     help="Number of workers to estimate for.  [default: the engine's]",
 )
 @options.engine_name_options
-@click.option("--shards", type=click.IntRange(1), default=3, show_default=True, help="Number of shards to measure.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed by which the measured shards are drawn.")
+@click.option(
+    "--shards", type=click.IntRange(1), default=3, show_default=True, help="Number of shards to measure."
+)
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Seed by which the measured shards are drawn."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print seconds, bytes and pairs as JSON.")
 def command(
     pool: tuple[str, ...], recipe: str | None, pairs: tuple[int, ...], workers: tuple[int, ...], shards: int, seed: int,
@@ -50,6 +54,12 @@ def command(
 
     with options.run_options({**flags, "workers": None}) as run_options:
         found = planning.plan(
-            list(pool), settings=settings, pairs=pairs, workers=workers, shards=shards, seed=seed, options=run_options
+            list(pool),
+            settings=settings,
+            pairs=pairs,
+            workers=workers,
+            shards=shards,
+            seed=seed,
+            options=run_options,
         )
     click.echo(json.dumps(dataclasses.asdict(found), indent=2) if as_json else planning.render(found))

@@ -23,20 +23,41 @@ If it is interrupted, the same command continues from there.""",
 )
 @click.argument("tars", nargs=-1, required=True)
 @click.option(
-    "--subset", required=True, metavar="FILE", help="Uids to write: a run's curated.npy, or a subset of DataComp."
+    "--subset",
+    required=True,
+    metavar="FILE",
+    help="Uids to write: a run's curated.npy, or a subset of DataComp.",
 )
 @click.option("--out", required=True, metavar="FOLDER", help="Folder of the new tars.")
-@click.option("--shard-size", type=options.Number(), metavar="N", help="Number of samples per tar.  [default: 10000]")
-@click.option("--text-column", metavar="C", help="Text of samples without a uid, if not .txt, text, caption or alt.")
+@click.option(
+    "--shard-size",
+    type=options.Number(),
+    metavar="N",
+    help="Number of samples per tar.  [default: 10000]",
+)
+@click.option(
+    "--text-column", metavar="C", help="Text of samples without a uid, if not .txt, text, caption or alt."
+)
 @click.option("--url-column", metavar="C", help="Url field of samples without a uid, if not url.")
 @click.option("--uid-column", metavar="C", help="Field of .json with the uid, if not uid.")
 @click.option(
-    "--workers", type=click.IntRange(1), default=None, help="Number of threads or processes.  [default: number of CPUs]"
+    "--workers",
+    type=click.IntRange(1),
+    default=None,
+    help="Number of threads or processes.  [default: number of CPUs]",
 )
-@click.option("--overwrite", is_flag=True, help="Replace the result of another reshard in the output folder.")
+@click.option(
+    "--overwrite", is_flag=True, help="Replace the result of another reshard in the output folder."
+)
 @click.option("--allow-lost", is_flag=True, help="Continue without tars that cannot be read.")
 def command(
-    tars: tuple[str, ...], subset: str, out: str, workers: int | None, overwrite: bool, allow_lost: bool, **flags: Any
+    tars: tuple[str, ...],
+    subset: str,
+    out: str,
+    workers: int | None,
+    overwrite: bool,
+    allow_lost: bool,
+    **flags: Any,
 ) -> None:
     """Write the samples of TARS (tars, folders or globs) that are in a subset to new tars, as DataComp's resharder does."""
     from metaclip.reshard import reshard as resharding
@@ -57,14 +78,20 @@ def command(
         click.echo(f"  -       {record['funnel']['malformed_json']:>14,}   their .json is no JSON object")
     click.echo(f"written   {record['written']:>14,}   of {record['subset']:,} in the subset")
     if record["odd_suffix"]:
-        click.echo(f"  -       {record['odd_suffix']:>14,}   members left out: their suffix is no plain one")
+        click.echo(
+            f"  -       {record['odd_suffix']:>14,}   members left out: their suffix is no plain one"
+        )
     if record["missing"]:
-        click.echo(f"missing   {record['missing']:>14,}   uids that no sample has: {made.path / 'missing.npy'}")
+        click.echo(
+            f"missing   {record['missing']:>14,}   uids that no sample has: {made.path / 'missing.npy'}"
+        )
         if record["without_uid"]:
             without_uid = NO_UID.format(f"{record['without_uid']} samples")
             click.echo(f"metaclip: {without_uid}", err=True)
     shown = " ".join(tars)
-    click.echo(f"\nnext      tars in {made.path}; to balance what arrived: metaclip curate {shown} --out run_arrived/")
+    click.echo(
+        f"\nnext      tars in {made.path}; to balance what arrived: metaclip curate {shown} --out run_arrived/"
+    )
     if record["lost"]:
         click.echo(f"metaclip: went on without {len(record['lost'])} tars that cannot be read", err=True)
         sys.exit(LOST)

@@ -25,27 +25,49 @@ If it is interrupted, the same command continues from the last checkpoint.""",
     metavar="FOLDER",
     help="Folder of the run; with several machines, one that all of them share.",
 )
-@click.option("--tars", metavar="TARS", help="Tars to train on instead of the recipe's: a file, folder or glob.")
+@click.option(
+    "--tars", metavar="TARS", help="Tars to train on instead of the recipe's: a file, folder or glob."
+)
 @click.option("--subset", metavar="FILE", help="Offline balance: a run's curated.npy.")
 @click.option("--balance", metavar="RUN", help="Online balance: a balanced run, or a card.")
-@click.option("--t", type=float, metavar="T", help="Threshold of the online balance, if not the t of RUN.")
-@click.option("--text", metavar="NAME", help="Member or field with the text, if not .txt, text, caption or alt.")
-@click.option("--device", metavar="NAME", help="Device: cpu, cuda or cuda:1.  [default: a GPU if there is one]")
 @click.option(
-    "--workers", type=click.IntRange(0), help="Number of loading processes per rank.  [default: 8 with a GPU, else 0]"
+    "--t", type=float, metavar="T", help="Threshold of the online balance, if not the t of RUN."
 )
 @click.option(
-    "--accumulate", type=click.IntRange(1), help="Number of parts in which a batch is computed.  [default: 1]"
+    "--text", metavar="NAME", help="Member or field with the text, if not .txt, text, caption or alt."
 )
-@click.option("--checkpointing", is_flag=True, help="Save memory: compute activations again in the backward pass.")
+@click.option(
+    "--device", metavar="NAME", help="Device: cpu, cuda or cuda:1.  [default: a GPU if there is one]"
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(0),
+    help="Number of loading processes per rank.  [default: 8 with a GPU, else 0]",
+)
+@click.option(
+    "--accumulate",
+    type=click.IntRange(1),
+    help="Number of parts in which a batch is computed.  [default: 1]",
+)
+@click.option(
+    "--checkpointing", is_flag=True, help="Save memory: compute activations again in the backward pass."
+)
 @click.option("--compile", is_flag=True, help="Compile the model.")
 @click.option(
-    "--log-every", type=click.IntRange(1), metavar="N", help="Number of steps between lines of metrics.  [default: 50]"
+    "--log-every",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Number of steps between lines of metrics.  [default: 50]",
 )
 @click.option(
-    "--save-every", type=click.IntRange(1), metavar="N", help="Number of steps between checkpoints.  [default: 1000]"
+    "--save-every",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Number of steps between checkpoints.  [default: 1000]",
 )
-@click.option("--keep", type=click.IntRange(1), metavar="N", help="Number of checkpoints to keep.  [default: 2]")
+@click.option(
+    "--keep", type=click.IntRange(1), metavar="N", help="Number of checkpoints to keep.  [default: 2]"
+)
 @click.option("--tensorboard", is_flag=True, help="Write metrics for TensorBoard too.")
 @click.option("--overwrite", is_flag=True, help="Replace another run in the output folder.")
 @click.option("--allow-lost", is_flag=True, help="Continue without tars that cannot be read.")
@@ -64,7 +86,11 @@ def command(recipe: str, out: str, **flags: Any) -> None:
     run_options = TrainOptions(**{name: value for name, value in flags.items() if value is not None})
     with disk_errors(as_path(out)):
         run = train(
-            made, out, options=run_options, report=_show, say=lambda line: click.echo(f"metaclip: {line}", err=True)
+            made,
+            out,
+            options=run_options,
+            report=_show,
+            say=lambda line: click.echo(f"metaclip: {line}", err=True),
         )
     if os.environ.get("RANK", "0") == "0":
         click.echo(f"\nmodel     {run.path / 'model.pth'}; next: metaclip evaluate {run.path}")

@@ -103,7 +103,10 @@ def make_account(run: Run) -> dict[str, Any]:
     # What does not occur is left out, so that a setting or a reason added later changes no digest.
     occurring = {step: rows for step, rows in funnel.items() if rows}
     identity = {**result, "rule": _changed_settings(match["rule"]), "funnel": occurring}
-    recipe = {**run.manifest["settings"], "match": {**run.manifest["settings"]["match"], "metadata": match["list"]}}
+    recipe = {
+        **run.manifest["settings"],
+        "match": {**run.manifest["settings"]["match"], "metadata": match["list"]},
+    }
     top = np.argsort(-counts.astype(np.int64), kind="stable")[:_TOP_ENTRIES]
     return {
         **result,
@@ -112,7 +115,9 @@ def make_account(run: Run) -> dict[str, Any]:
         "versions": versions(),
         "recipe": recipe,
         "recipe_digest": digest_of(recipe),
-        "inputs": [{key: item[key] for key in ("name", "size", "sha256")} for item in run.manifest["inputs"]],
+        "inputs": [
+            {key: item[key] for key in ("name", "size", "sha256")} for item in run.manifest["inputs"]
+        ],
         "lost_inputs": [{key: item[key] for key in ("name", "first", "rows")} for item in match["lost"]],
         "list": {**result["list"], "sources": _by_source(entries)},
         "balance": {**result["balance"], "asked": balance["asked"]},
@@ -134,12 +139,19 @@ def _changed_settings(rule: Mapping[str, Any]) -> dict[str, Any]:
 
 def _by_source(entries: Any) -> dict[str, int]:
     sources = entries["source"].combine_chunks().fill_null("unnamed").value_counts().to_pylist()
-    return {item["values"]: item["counts"] for item in sorted(sources, key=lambda item: str(item["values"]))}
+    return {
+        item["values"]: item["counts"] for item in sorted(sources, key=lambda item: str(item["values"]))
+    }
 
 
 def render(account: Mapping[str, Any]) -> str:
     """Return the account as a page of Markdown."""
-    balance, pairs, entries, sums = account["balance"], account["pairs"], account["entries"], account["sums"]
+    balance, pairs, entries, sums = (
+        account["balance"],
+        account["pairs"],
+        account["entries"],
+        account["sums"],
+    )
     funnel = account["funnel"]
     share = 100 * pairs["kept"] / max(1, funnel["rows"])
     off = (pairs["kept"] - pairs["expected"]) / pairs["deviation"] if pairs["deviation"] else 0.0
@@ -197,7 +209,8 @@ def render(account: Mapping[str, Any]) -> str:
     if len(shown) < len(account["inputs"]):
         lines.append(f"| ... and {len(account['inputs']) - len(shown):,} more, in card.json | | |")
     rule = [
-        name if value is True else f"{name} = {value}" for name, value in _changed_settings(account["rule"]).items()
+        name if value is True else f"{name} = {value}"
+        for name, value in _changed_settings(account["rule"]).items()
     ]
     lines += [
         "",
@@ -250,4 +263,6 @@ _MARKUP: Final = str.maketrans({char: f"&#{ord(char)};" for char in "&<>|`*_[]\\
 
 def escaped(text: Any) -> str:
     """Return foreign text for Markdown: one line, without characters that Markdown, HTML or a terminal interprets."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text)).translate(_MARKUP)
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text)).translate(
+        _MARKUP
+    )

@@ -63,7 +63,9 @@ def balance(
     source, options = run if isinstance(run, Run) else Run(run), options or RunOptions()
     if source.match["lost"] and not options.allow_lost:
         raise MetaclipError(lost_inputs_message(source))
-    return balance_matches(source, Folder(source.path if out is None else out), settings or BalanceSettings(), options)
+    return balance_matches(
+        source, Folder(source.path if out is None else out), settings or BalanceSettings(), options
+    )
 
 
 def balance_matches(source: Run, folder: Folder, settings: BalanceSettings, options: RunOptions) -> Run:
@@ -72,7 +74,9 @@ def balance_matches(source: Run, folder: Folder, settings: BalanceSettings, opti
     if elsewhere and Stage(folder, MATCH).path.exists():
         raise MetaclipError(f"{folder.path} holds matches of its own; choose another --out")
     with folder.owned(), source.matched.read_locked() if elsewhere else contextlib.nullcontext():
-        source = Run(source.path, source.counted)  # opened again, because only now nobody else can change it
+        source = Run(
+            source.path, source.counted
+        )  # opened again, because only now nobody else can change it
         stage = Stage(folder, BALANCE)
         _run_stage(source, stage, elsewhere, settings, options)
         stage.remove_partials()
@@ -82,7 +86,9 @@ def balance_matches(source: Run, folder: Folder, settings: BalanceSettings, opti
         return balanced
 
 
-def _run_stage(source: Run, stage: Stage, elsewhere: bool, settings: BalanceSettings, options: RunOptions) -> None:
+def _run_stage(
+    source: Run, stage: Stage, elsewhere: bool, settings: BalanceSettings, options: RunOptions
+) -> None:
     """Draw the shards that are left, combine their results, and write the stage's record."""
     folder, counts, matched = stage.folder, source.counts, source.matched
     settings = settings.normalized()
@@ -99,7 +105,14 @@ def _run_stage(source: Run, stage: Stage, elsewhere: bool, settings: BalanceSett
     remove_account(folder.path)  # it describes an earlier result
     t = _threshold(source, stage, settings, options)
     shards = _pool_shards(source)
-    _draw([shard for shard in shards if stage.marker(shard.name) is None], source, stage, t, settings.seed, options)
+    _draw(
+        [shard for shard in shards if stage.marker(shard.name) is None],
+        source,
+        stage,
+        t,
+        settings.seed,
+        options,
+    )
     markers = {shard.name: stage.marker(shard.name) or {} for shard in shards}
     stage.remove_strays("curated", markers)
     sums = add_entry_sums(stage, list(markers), len(counts.values), options)
@@ -108,7 +121,9 @@ def _run_stage(source: Run, stage: Stage, elsewhere: bool, settings: BalanceSett
     funnels.check(funnel, "matched", funnels.BALANCE_REASONS, "kept")
     manifest = matched.manifest
     match_settings = manifest["settings"]["match"]
-    folder.write_recipe({"match": MatchSettings(**{**match_settings, "rule": source.rule}), "balance": settings})
+    folder.write_recipe(
+        {"match": MatchSettings(**{**match_settings, "rule": source.rule}), "balance": settings}
+    )
     matches = {
         "folder": absolute_path(matched.path),
         "beside": relative_path(folder.path, matched.path),
@@ -119,7 +134,9 @@ def _run_stage(source: Run, stage: Stage, elsewhere: bool, settings: BalanceSett
             "semantics": BALANCE.semantics,
             "match": matches if elsewhere else dict.fromkeys(matches),
             "t": t,
-            "asked": next(f"{name} = {value:.15g}" for name, value in settings.asked.items() if value is not None),
+            "asked": next(
+                f"{name} = {value:.15g}" for name, value in settings.asked.items() if value is not None
+            ),
             "seed": settings.seed,
             **totals,
             "funnel": funnel,
@@ -147,7 +164,9 @@ def _threshold(source: Run, stage: Stage, settings: BalanceSettings, options: Ru
     counts = source.counts.values
 
     def expect(thresholds: npt.NDArray[np.float64]) -> list[float]:
-        sums = fold(options.active_engine, ExpectStep(source.matched, counts, thresholds), names, operator.add)
+        sums = fold(
+            options.active_engine, ExpectStep(source.matched, counts, thresholds), names, operator.add
+        )
         assert sums is not None  # rows matched
         return [number / FIXED_POINT for number in sums]
 
@@ -168,7 +187,9 @@ def _pool_shards(source: Run) -> list[Shard]:
                 f"metaclip match --out {source.matched.path} (which reads nothing twice)"
             )
         if not is_same_file(found, known):
-            raise MetaclipError(f"{known['path']} has changed since it was matched; match again with --overwrite")
+            raise MetaclipError(
+                f"{known['path']} has changed since it was matched; match again with --overwrite"
+            )
         files[known["index"]] = dataclasses.replace(found, name=known["name"])
     shards = []
     for item in source.match["shards"]:
@@ -178,7 +199,9 @@ def _pool_shards(source: Run) -> list[Shard]:
     return shards
 
 
-def _draw(shards: Sequence[Shard], source: Run, stage: Stage, t: float, seed: int, options: RunOptions) -> None:
+def _draw(
+    shards: Sequence[Shard], source: Run, stage: Stage, t: float, seed: int, options: RunOptions
+) -> None:
     """Draw shards and mark them. Raise BrokenInput for a shard that can no longer be read."""
     if not shards:
         return
@@ -187,14 +210,17 @@ def _draw(shards: Sequence[Shard], source: Run, stage: Stage, t: float, seed: in
     step = DrawStep(stage, source.matched, settings, source.counts.values, t, seed)
     (stage.folder / "curated").mkdir(exist_ok=True)
     tasks = [
-        Task(shard.name, (shard, read[shard.name]), shard.file.path, weight=input_bytes(shard)) for shard in shards
+        Task(shard.name, (shard, read[shard.name]), shard.file.path, weight=input_bytes(shard))
+        for shard in shards
     ]
     with Progress("balance", sum(read[shard.name] for shard in shards), options.progress) as progress:
         for _ in run(stage, step, tasks, options, progress, group=GROUP_BYTES):
             pass
 
 
-def add_entry_sums(stage: Stage, shards: Sequence[str], n_entries: int, options: RunOptions) -> npt.NDArray[np.uint64]:
+def add_entry_sums(
+    stage: Stage, shards: Sequence[str], n_entries: int, options: RunOptions
+) -> npt.NDArray[np.uint64]:
     """Add what drawn shards left by entry (`shard_entry_sums`), first in the workers and then here."""
     read = functools.partial(shard_entry_sums, stage=stage, n_entries=n_entries)
     sums = fold(options.active_engine, read, shards, operator.add)
@@ -210,10 +236,14 @@ def write_outputs(
     Return the expected number of pairs, its standard deviation and the number kept, by their keys in the stage's record.
     """
     folder = stage.folder
-    expected, variance = (sum(marker[key] for marker in markers.values()) for key in ("expected", "variance"))
+    expected, variance = (
+        sum(marker[key] for marker in markers.values()) for key in ("expected", "variance")
+    )
     kept = sum(marker["funnel"]["kept"] for marker in markers.values())
     existing = set(stage.path.glob("*.repeats.npy"))
-    with local_copies([path for name in markers if (path := stage.path / f"{name}.repeats.npy") in existing]) as runs:
+    with local_copies(
+        [path for name in markers if (path := stage.path / f"{name}.repeats.npy") in existing]
+    ) as runs:
         variance += sum(_repeats_variance(block) for block in merge_runs(runs))
     with local_copies([stage.path / f"{name}.uids.npy" for name in markers]) as runs:
         write_subset(folder / "curated.npy", merge_runs(runs, threads=threads), kept)
@@ -221,7 +251,11 @@ def write_outputs(
     entry_expected = whole.astype(np.float64) + fraction.astype(np.float64) / FIXED_POINT
     probability = probabilities(counts.values, t)
     write_entries(folder / "entries.parquet", metadata, counts, probability, entry_expected, entry_kept)
-    return {"expected": expected / FIXED_POINT, "deviation": math.sqrt(variance / FIXED_POINT), "kept": kept}
+    return {
+        "expected": expected / FIXED_POINT,
+        "deviation": math.sqrt(variance / FIXED_POINT),
+        "kept": kept,
+    }
 
 
 def _repeats_variance(block: npt.NDArray[np.uint64]) -> int:

@@ -54,13 +54,18 @@ class DrawStep(PortableStep):
         with local_copy(self.matched / "duplicates.npy") as path:
             return DrawParameters.of(self.counts, self.t, self.seed, load_array(path))
 
-    def __call__(self, item: tuple[Shard, int], progress: ProgressCallback) -> tuple[dict[str, Any], Sequence[Path]]:
+    def __call__(
+        self, item: tuple[Shard, int], progress: ProgressCallback
+    ) -> tuple[dict[str, Any], Sequence[Path]]:
         """Run the step. Raise BrokenInput if the pool's file cannot be read, or has other rows than when it was matched."""
         shard, rows = item
         columns = columns_of(shard.file, self.settings)
         marker = balance_shard(shard, columns, rows, self.parameters, self.matched, self.stage, progress)
         check_unchanged(shard.file)
-        return marker, [self.stage.folder / "curated" / f"{shard.name}.parquet", *self.stage.partials(shard.name)]
+        return marker, [
+            self.stage.folder / "curated" / f"{shard.name}.parquet",
+            *self.stage.partials(shard.name),
+        ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +93,9 @@ class DrawParameters:
     duplicates: UidSet
 
     @classmethod
-    def of(cls, counts: npt.NDArray[np.uint64], t: float, seed: int, duplicates: npt.NDArray[Any]) -> DrawParameters:
+    def of(
+        cls, counts: npt.NDArray[np.uint64], t: float, seed: int, duplicates: npt.NDArray[Any]
+    ) -> DrawParameters:
         """Compute them for epoch 0; `duplicates` are the uids that stand on several rows, in DataComp's subset format."""
         uids = np.ascontiguousarray(duplicates).view(np.uint64).reshape(-1, 2)
         return cls(probabilities(counts, t), stream_key(seed, 0), UidSet(uids))
@@ -123,7 +130,10 @@ class ShardDraw:
         """Write the shard's sums by entry and its sorted uids; return what its marker says of the draw."""
         sums = self._sums
         entry = np.flatnonzero(sums.expected)
-        write_rows(stage.path / f"{name}.tally.npy", np.stack([entry, sums.expected[entry], sums.kept[entry]], axis=1))
+        write_rows(
+            stage.path / f"{name}.tally.npy",
+            np.stack([entry, sums.expected[entry], sums.kept[entry]], axis=1),
+        )
         write_run(stage.path / f"{name}.uids.npy", np.concatenate(self._uids))
         if len(self._repeats) > 1:
             write_run(stage.path / f"{name}.repeats.npy", np.concatenate(self._repeats))
@@ -140,7 +150,11 @@ def shard_entry_sums(shard: str, *, stage: Stage, n_entries: int) -> npt.NDArray
     with local_copy(stage.path / f"{shard}.tally.npy") as path:
         entry, expected, kept = load_array(path).T
     sums = np.zeros((3, n_entries), np.uint64)
-    sums[:, entry.astype(np.int64)] = expected >> np.uint64(32), expected & np.uint64(FIXED_POINT - 1), kept
+    sums[:, entry.astype(np.int64)] = (
+        expected >> np.uint64(32),
+        expected & np.uint64(FIXED_POINT - 1),
+        kept,
+    )
     return sums
 
 
@@ -192,12 +206,16 @@ def _write_curated(
     with curated_writer(path) as add:
         for batch in read_batches(shard, None, DroppedRows()):
             end = begin + len(batch)
-            while (not waiting or waiting[-1].rows[-1] < end - 1) and (more := next(drawn, None)) is not None:
+            while (not waiting or waiting[-1].rows[-1] < end - 1) and (
+                more := next(drawn, None)
+            ) is not None:
                 waiting.append(more)
             tables = []
             for part in waiting:
                 if len(kept := part.kept_between(begin, end)):
-                    tables.append(_curated_table(batch.take(pa.array(part.rows[kept] - begin)), columns, part, kept))
+                    tables.append(
+                        _curated_table(batch.take(pa.array(part.rows[kept] - begin)), columns, part, kept)
+                    )
             if tables:
                 add(pa.concat_tables(tables))
             while waiting and waiting[0].rows[-1] < end:
@@ -218,13 +236,24 @@ def _curated_table(
     """Put our columns beside the pool's: `batch` has the rows that stand at the indices `kept` of the drawn batch."""
     # A column UID would stand beside ours as a second one: names are found without regard to case.
     names = [
-        name for name in batch.schema.names if name not in ("matches", "keep_probability") and name.lower() != "uid"
+        name
+        for name in batch.schema.names
+        if name not in ("matches", "keep_probability") and name.lower() != "uid"
     ]
     uids = drawn.uids[kept]
     given = columns.uid is not None and columns.uid.lower() == "uid"
     uid = to_strings(batch.column(columns.uid), uids) if given else to_hex(uids)
-    own = [pa.field("uid", pa.string()), pa.field("matches", MATCHES), pa.field("keep_probability", pa.float64())]
+    own = [
+        pa.field("uid", pa.string()),
+        pa.field("matches", MATCHES),
+        pa.field("keep_probability", pa.float64()),
+    ]
     return pa.Table.from_arrays(
-        [*map(batch.column, names), uid, drawn.matches.take(pa.array(kept)), pa.array(drawn.probability[kept])],
+        [
+            *map(batch.column, names),
+            uid,
+            drawn.matches.take(pa.array(kept)),
+            pa.array(drawn.probability[kept]),
+        ],
         schema=pa.schema([*map(batch.schema.field, names), *own]),
     )

@@ -31,7 +31,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from metaclip.curate.draw import choice, keep_probabilities, keep_probability, probabilities, uniform, uniforms
+from metaclip.curate.draw import (
+    choice,
+    keep_probabilities,
+    keep_probability,
+    probabilities,
+    uniform,
+    uniforms,
+)
 from metaclip.curate.run import Run, counts_digest
 from metaclip.curate.settings import DEFAULT_TAIL_SHARE
 from metaclip.curate.threshold import solve_tail_share
@@ -81,7 +88,9 @@ class Balancer:
         processes of a loader share. `cache` is as in `Matcher`. Raise MetaclipError for a source that cannot be read, for
         counts of another list or rule, and for t <= 0.
         """
-        found = _from_counts(source, metadata, rule) if isinstance(source, Counts) else _open_source(source)
+        found = (
+            _from_counts(source, metadata, rule) if isinstance(source, Counts) else _open_source(source)
+        )
         if t is None:
             t = found.t or solve_tail_share(found.counts, DEFAULT_TAIL_SHARE)
         if not t > 0:
@@ -126,7 +135,9 @@ class Balancer:
             given = uids_of(array.fill_null("") if array.null_count else array, links, given)
         return uniforms(self.seed, self._epoch(epoch), given) < self.p_keep(array)
 
-    def keep_one(self, text: str, uid: str | None = None, *, url: str | None = None, epoch: int | None = None) -> bool:
+    def keep_one(
+        self, text: str, uid: str | None = None, *, url: str | None = None, epoch: int | None = None
+    ) -> bool:
         """Return whether to keep one pair, as `keep` decides."""
         p = keep_probability(self.matcher.find(text), self.probability)
         return p > 0.0 and uniform(self.seed, self._epoch(epoch), uid_of(text, url, uid)) < p
@@ -213,7 +224,9 @@ class _Source:
 
 def _from_counts(counts: Counts, metadata: Metadata | None, rule: TextRule) -> _Source:
     if metadata is None:
-        raise MetaclipError("counts alone do not say what was counted: give their metadata too (and rule)")
+        raise MetaclipError(
+            "counts alone do not say what was counted: give their metadata too (and rule)"
+        )
     for name, mine, theirs in (
         ("list", counts.list_digest, metadata.digest),
         ("text rule", counts.rule_identity, rule.identity),
@@ -247,9 +260,13 @@ def _read_card(folder: Path) -> _Source:
         found = _Source(counts, metadata, rule, float(balance["t"]), int(balance["seed"]))
         stated = card["list"]["digest"], card["digests"]["counts"]
     except (AssertionError, OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise MetaclipError(f"{folder} is no card that can be read ({one_line(error)}); fetch it again") from None
+        raise MetaclipError(
+            f"{folder} is no card that can be read ({one_line(error)}); fetch it again"
+        ) from None
     if (metadata.digest, counts_digest(counts)) != stated:
-        raise MetaclipError(f"{path} does not hold the counts that {folder / 'card.json'} names; fetch both again")
+        raise MetaclipError(
+            f"{path} does not hold the counts that {folder / 'card.json'} names; fetch both again"
+        )
     return found
 
 

@@ -86,7 +86,9 @@ def _mixed(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 def probabilities(counts: npt.NDArray[np.uint64], t: float) -> npt.NDArray[np.float64]:
     """Return each entry's probability min(1, t / count), 1 where the count is 0: float64[number of entries]."""
-    return np.minimum(1.0, t / np.maximum(counts, 1).astype(np.float64), where=counts > 0, out=np.ones(len(counts)))
+    return np.minimum(
+        1.0, t / np.maximum(counts, 1).astype(np.float64), where=counts > 0, out=np.ones(len(counts))
+    )
 
 
 def keep_probability(matches: Any, probability: npt.NDArray[np.float64]) -> float:
@@ -105,7 +107,9 @@ def keep_probabilities(
     if (library := load()) is None:
         return 1.0 - _products(values, offsets, 1.0 - probability)
     result = np.empty(n, np.float64)
-    library.mc_keep_probabilities(_rows(values, offsets), address(probability, np.float64), address(result, np.float64))
+    library.mc_keep_probabilities(
+        _rows(values, offsets), address(probability, np.float64), address(result, np.float64)
+    )
     return result
 
 

@@ -63,10 +63,14 @@ def explain(
             "a run has its own list; give --run to see counts and the draw, or --metadata to see matches alone"
         )
     if run is None:
-        entries = metadata if isinstance(metadata, Metadata) else Metadata.read(metadata or shipped_list())
+        entries = (
+            metadata if isinstance(metadata, Metadata) else Metadata.read(metadata or shipped_list())
+        )
         return _explain_matches(text, entries, TextRule(**(rule or {})))
     if rule:
-        raise MetaclipError(f"{', '.join(rule)}: a run has its own text rule; leave the flags out, or give --metadata")
+        raise MetaclipError(
+            f"{', '.join(rule)}: a run has its own text rule; leave the flags out, or give --metadata"
+        )
     if t is not None and not t > 0:
         raise MetaclipError(f"t is {t:g}, must be above 0")
     opened = run if isinstance(run, Run) else Run(run)
@@ -100,12 +104,18 @@ def render(found: Explanation) -> str:
     if found.t is None:
         lines += [f"  {row['entry']!r}" for row in found.entries]
         return "\n".join(
-            [*lines, "", f"{len(found.entries)} entries match; with --run also counts, probabilities and the draw"]
+            [
+                *lines,
+                "",
+                f"{len(found.entries)} entries match; with --run also counts, probabilities and the draw",
+            ]
         )
     lines.append(f"  {'entry':{width}}  {'count':>14}  {'min(1, t/count)':>15}")
     for row in found.entries:
         where = "head" if row["count"] >= found.t else "tail"
-        lines.append(f"  {row['entry']!r:{width}}  {row['count']:>14,}  {row['probability']:>15.6f}  {where}")
+        lines.append(
+            f"  {row['entry']!r:{width}}  {row['count']:>14,}  {row['probability']:>15.6f}  {where}"
+        )
     verdict = "kept" if found.kept else "dropped"
     sign = "<" if found.kept else ">="
     lines += [

@@ -29,7 +29,10 @@ _GROUP_ROWS: Final = 1 << 17
 
 _MATCHED_OPTIONS: Final[dict[str, Any]] = {
     # uids are random and rows ascend: compression and dictionaries would cost time and save nothing.
-    "compression": {"uid": "NONE", **dict.fromkeys(("row", "matches.list.element", "url", "text"), _COMPRESSION)},
+    "compression": {
+        "uid": "NONE",
+        **dict.fromkeys(("row", "matches.list.element", "url", "text"), _COMPRESSION),
+    },
     "use_dictionary": ["matches.list.element"],
     "write_statistics": ["row"],
     "column_encoding": {"row": "DELTA_BINARY_PACKED", "uid": "PLAIN"},
@@ -69,7 +72,9 @@ def matched_writer(path: Path, with_text: bool) -> Iterator[Callable[..., None]]
     def add(rows: npt.NDArray[np.int64], uids: Uids, matches: pa.Array, urls: Any, texts: Any) -> None:
         columns = [pa.array(rows.astype(np.uint64)), to_binary(uids), matches]
         if with_text:
-            columns.append(pa.nulls(len(rows), pa.large_string()) if urls is None else urls.cast(pa.large_string()))
+            columns.append(
+                pa.nulls(len(rows), pa.large_string()) if urls is None else urls.cast(pa.large_string())
+            )
             columns.append(texts.cast(pa.large_string()))
         add_table(pa.Table.from_arrays(columns, schema=schema))
 
@@ -109,7 +114,9 @@ def _table_writer(
         rows = 0
 
     def open_writer(schema: pa.Schema) -> Any:
-        return files.enter_context(pq.ParquetWriter(files.enter_context(atomic_write(path)), schema, **options))
+        return files.enter_context(
+            pq.ParquetWriter(files.enter_context(atomic_write(path)), schema, **options)
+        )
 
     with contextlib.ExitStack() as files:
         if schema is not None:
@@ -142,12 +149,20 @@ def write_entries(
 
 
 def _write_by_entry(
-    path: Path, metadata: Metadata, columns: Mapping[str, npt.NDArray[Any]], about: Mapping[str, str] | None = None
+    path: Path,
+    metadata: Metadata,
+    columns: Mapping[str, npt.NDArray[Any]],
+    about: Mapping[str, str] | None = None,
 ) -> None:
     """Write a table with a row for each entry of the list; `about` goes into the file's own metadata."""
     entry_id = np.arange(len(metadata), dtype=np.uint32)
-    table = pa.table({"entry_id": entry_id, "entry": metadata.entries, "source": metadata.source, **columns})
+    table = pa.table(
+        {"entry_id": entry_id, "entry": metadata.entries, "source": metadata.source, **columns}
+    )
     with atomic_write(path) as temporary:
         pq.write_table(
-            table.replace_schema_metadata(about), temporary, compression=_COMPRESSION, use_dictionary=["source"]
+            table.replace_schema_metadata(about),
+            temporary,
+            compression=_COMPRESSION,
+            use_dictionary=["source"],
         )

@@ -86,7 +86,8 @@ class Inputs:
                 items.append(FileDigest(shard.file, shard.file_index))
             items.append(shard)
         return [
-            Task(item.name, item, item.file.path, item.turn, _lost_record(item), input_bytes(item)) for item in items
+            Task(item.name, item, item.file.path, item.turn, _lost_record(item), input_bytes(item))
+            for item in items
         ]
 
     def finished(self, stage: Stage) -> dict[str, dict[str, Any]]:
@@ -196,7 +197,9 @@ def _sha256(file: PoolFile) -> str:
 
 def is_same_file(file: PoolFile, known: Mapping[str, Any]) -> bool:
     """Return whether a file holds the bytes that a marker knows; it is read only if its stamp alone differs."""
-    return bool(file.size == known["size"] and (file.stamp == known["stamp"] or _sha256(file) == known["sha256"]))
+    return bool(
+        file.size == known["size"] and (file.stamp == known["stamp"] or _sha256(file) == known["sha256"])
+    )
 
 
 def check_unchanged(file: PoolFile) -> None:

@@ -106,7 +106,9 @@ def _check_apart(folder: Folder, pool: Paths, files: Sequence[PoolFile]) -> None
             raise MetaclipError(f"the pool's files in {path} lie in {folder.path}; choose another --out")
 
 
-def read_metadata(metadata: MetadataLike | None, settings: MatchSettings) -> tuple[Metadata, MatchSettings]:
+def read_metadata(
+    metadata: MetadataLike | None, settings: MatchSettings
+) -> tuple[Metadata, MatchSettings]:
     """Read the query list; return it, and the settings with its path."""
     if metadata is not None and not isinstance(metadata, str | os.PathLike):
         return as_metadata(metadata), settings
@@ -171,9 +173,17 @@ class _MatchStage:
         """Combine the results of the shards, unless the stage's record says that this was done; return the run."""
         stage, folder = self.stage, self.stage.folder
         done = self.inputs.finished(stage)
-        shards = [shard for shard in self.inputs.shards if {shard.name, digest_name(shard.file_index)} <= done.keys()]
-        digests = (done[name] for name in dict.fromkeys(digest_name(shard.file_index) for shard in shards))
-        inputs = [{key: file[key] for key in file if key not in ("fingerprint", "files")} for file in digests]
+        shards = [
+            shard
+            for shard in self.inputs.shards
+            if {shard.name, digest_name(shard.file_index)} <= done.keys()
+        ]
+        digests = (
+            done[name] for name in dict.fromkeys(digest_name(shard.file_index) for shard in shards)
+        )
+        inputs = [
+            {key: file[key] for key in file if key not in ("fingerprint", "files")} for file in digests
+        ]
         identity = digest_of(
             {
                 "fingerprint": stage.digest,
@@ -248,11 +258,15 @@ def rows_read(funnel: Mapping[str, int]) -> int:
     return funnel["rows"] - funnel.get("malformed_row", 0)
 
 
-def add_counts(stage: Stage, shards: Sequence[str], entries: Metadata, rule: TextRule, options: RunOptions) -> Counts:
+def add_counts(
+    stage: Stage, shards: Sequence[str], entries: Metadata, rule: TextRule, options: RunOptions
+) -> Counts:
     """Add the counts that finished shards left, first in the workers and then here."""
     read = functools.partial(shard_counts, stage=stage, n_entries=len(entries))
     counts = fold(options.active_engine, read, shards, operator.add)
-    return Counts(np.zeros(len(entries), np.uint64) if counts is None else counts, entries.digest, rule.identity)
+    return Counts(
+        np.zeros(len(entries), np.uint64) if counts is None else counts, entries.digest, rule.identity
+    )
 
 
 def merge_uids(stage: Stage, shards: Iterable[str], threads: int = 1) -> tuple[int, int]:

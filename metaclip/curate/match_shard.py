@@ -52,14 +52,19 @@ class MatchStep(PortableStep):
         """The matcher, made once in each worker process."""
         return Matcher(self.entries, self.settings.rule)
 
-    def __call__(self, item: PoolItem, progress: ProgressCallback) -> tuple[dict[str, Any], Sequence[Path]]:
+    def __call__(
+        self, item: PoolItem, progress: ProgressCallback
+    ) -> tuple[dict[str, Any], Sequence[Path]]:
         """Run the step. Raise BrokenInput if the file cannot be read, or changes while it is read."""
         files: list[Path] = []
         if isinstance(item, FileDigest):
             marker = item.marker()
         else:
             marker = match_shard(item, self.matcher, self.settings, self.stage, progress)
-            files = [self.stage.folder / "matched" / f"{item.name}.parquet", *self.stage.partials(item.name)]
+            files = [
+                self.stage.folder / "matched" / f"{item.name}.parquet",
+                *self.stage.partials(item.name),
+            ]
         check_unchanged(item.file)
         return marker, files
 
@@ -72,13 +77,17 @@ def match_shard(
     Raise BrokenInput if the shard cannot be read; nothing is left of it then.
     """
     columns = columns_of(shard.file, settings)
-    wanted = [name for name in (columns.text, columns.url, columns.uid, columns.status) if name is not None]
+    wanted = [
+        name for name in (columns.text, columns.url, columns.uid, columns.status) if name is not None
+    ]
     dropped = DroppedRows()
     funnel = {"rows": 0, "matched": 0}
     counts = np.zeros(len(matcher.metadata), np.uint64)
     uids: list[Uids] = []
     row = shard.first
-    with matched_writer(stage.folder / "matched" / f"{shard.name}.parquet", settings.with_text) as add_rows:
+    with matched_writer(
+        stage.folder / "matched" / f"{shard.name}.parquet", settings.with_text
+    ) as add_rows:
         for batch in read_batches(shard, list(dict.fromkeys(wanted)), dropped):
             texts = usable_texts(batch, columns, row, dropped)
             matches = matcher.match(texts)
@@ -96,7 +105,9 @@ def match_shard(
                 add_rows(row + found, found_uids, found_matches, urls, found_texts)
                 uids.append(found_uids)
                 add_ids(counts, matches.values.to_numpy())
-            empty = int(((n_matches == 0) & (pc.fill_null(pc.binary_length(texts), 1).to_numpy() == 0)).sum())
+            empty = int(
+                ((n_matches == 0) & (pc.fill_null(pc.binary_length(texts), 1).to_numpy() == 0)).sum()
+            )
             dropped.add("empty_text", f"row {row}", empty)
             funnel["rows"] += len(batch)
             funnel["matched"] += len(found)
@@ -109,10 +120,14 @@ def match_shard(
     return {"shard": shard.identity, "funnel": funnel, "places": dropped.places}
 
 
-def write_partials(stage: Stage, shard: str, counts: npt.NDArray[np.uint64], uids: Sequence[Uids]) -> None:
+def write_partials(
+    stage: Stage, shard: str, counts: npt.NDArray[np.uint64], uids: Sequence[Uids]
+) -> None:
     """Write what a shard adds to the stage: its counts by entry, and the uids of its matched rows."""
     entry = np.flatnonzero(counts)
-    write_rows(stage.path / f"{shard}.counts.npy", np.stack([entry.astype(np.uint64), counts[entry]], axis=1))
+    write_rows(
+        stage.path / f"{shard}.counts.npy", np.stack([entry.astype(np.uint64), counts[entry]], axis=1)
+    )
     write_run(stage.path / f"{shard}.uids.npy", np.concatenate(uids))
 
 

@@ -71,7 +71,10 @@ class Measured:
         """Add shards; start and memory are those of the largest."""
         names = [field.name for field in dataclasses.fields(cls)]
         return cls(
-            *((max if name in ("start", "memory") else sum)(getattr(shard, name) for shard in shards) for name in names)
+            *(
+                (max if name in ("start", "memory") else sum)(getattr(shard, name) for shard in shards)
+                for name in names
+            )
         )
 
 
@@ -105,13 +108,23 @@ class MeasureStep(PortableStep):
             )
             read, matched = rows_read(marker["funnel"]), marker["funnel"]["matched"]
             total = np.zeros(n_entries, np.uint64)
-            sum_seconds, _, counts = _timed(lambda: total + shard_counts(shard.name, stage=match, n_entries=n_entries))
+            sum_seconds, _, counts = _timed(
+                lambda: total + shard_counts(shard.name, stage=match, n_entries=n_entries)
+            )
             uids = match.path / f"{shard.name}.uids.npy"
-            sort_seconds, _, _ = _timed(lambda: write_subset(path / "uids.npy", merge_runs([uids]), matched))
+            sort_seconds, _, _ = _timed(
+                lambda: write_subset(path / "uids.npy", merge_runs([uids]), matched)
+            )
             parameters = DrawParameters.of(counts, max(1.0, _T_PER_PAIR * read), 0, np.zeros(0, "u8,u8"))
             balance_seconds, balance_wall, drawn = _timed(
                 lambda: balance_shard(
-                    shard, columns_of(shard.file, self.settings), read, parameters, folder, balance, ignore_progress
+                    shard,
+                    columns_of(shard.file, self.settings),
+                    read,
+                    parameters,
+                    folder,
+                    balance,
+                    ignore_progress,
                 )
             )
             kept = drawn["funnel"]["kept"]

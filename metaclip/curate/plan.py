@@ -108,7 +108,11 @@ def plan(
         )
     rows = [shard.rows for shard in all_shards if shard.rows is not None]
     counted = len(rows) == len(all_shards)
-    in_pool = sum(rows) if counted else round(sum(f.size for f in files) * measured.pairs / measured.input_bytes)
+    in_pool = (
+        sum(rows)
+        if counted
+        else round(sum(f.size for f in files) * measured.pairs / measured.input_bytes)
+    )
     largest = max(SHARD_ROWS, round(measured.pairs / len(results)))
 
     def shards_of(number: int) -> int:

@@ -50,7 +50,9 @@ def local_run(run: Run) -> Iterator[Run]:
 class Run:
     """A run folder, opened for reading: what it was made from, its counts, its curated pairs."""
 
-    def __init__(self, path: str | os.PathLike[str], counted: tuple[Counts, Metadata] | None = None) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], counted: tuple[Counts, Metadata] | None = None
+    ) -> None:
         """Open a run folder. Raise MetaclipError if it is none, or if its first stage is not finished.
 
         `counted` are counts and list that were made or read before: if they belong to this run, they are not read again.
@@ -90,7 +92,9 @@ class Run:
     @property
     def _balanced(self) -> dict[str, Any]:
         if self.balance is None:
-            raise MetaclipError(f"{self.path} is matched but not balanced; run: metaclip balance {self.path}")
+            raise MetaclipError(
+                f"{self.path} is matched but not balanced; run: metaclip balance {self.path}"
+            )
         return dict(self.balance)
 
     @property
@@ -127,14 +131,21 @@ class Run:
             metadata = Metadata(table["entry"].combine_chunks(), table["source"].combine_chunks())
             values = table["count"].to_numpy().astype(np.uint64)
         except (OSError, pa.ArrowException, KeyError) as error:
-            raise MetaclipError(f"{path} cannot be read ({one_line(error)}); run the same command again") from None
+            raise MetaclipError(
+                f"{path} cannot be read ({one_line(error)}); run the same command again"
+            ) from None
         counted = Counts(values, metadata.digest, self.rule.identity), metadata
         if not self._is_mine(*counted):
-            raise MetaclipError(f"{path} is not what the run wrote; remove it and run the same command again")
+            raise MetaclipError(
+                f"{path} is not what the run wrote; remove it and run the same command again"
+            )
         return counted
 
     def _is_mine(self, counts: Counts, metadata: Metadata) -> bool:
-        return (metadata.digest, counts_digest(counts.values)) == (self.match["list"], self.match["counts_digest"])
+        return (metadata.digest, counts_digest(counts.values)) == (
+            self.match["list"],
+            self.match["counts_digest"],
+        )
 
     @property
     def counts(self) -> Counts:
@@ -163,12 +174,16 @@ class Run:
             return pa.schema(own).empty_table()
         # Files of a pool may have different columns.
         with local_copies(files) as paths:
-            return pa.concat_tables([pq.ParquetFile(path).read() for path in paths], promote_options="permissive")
+            return pa.concat_tables(
+                [pq.ParquetFile(path).read() for path in paths], promote_options="permissive"
+            )
 
     @property
     def account(self) -> dict[str, Any]:
         """The account of the run: card.json as a dict."""
         _ = self._balanced
         if (found := read_json(self.path / "card.json")) is None:
-            raise MetaclipError(f"{self.path / 'card.json'} is gone or damaged; run the same command again")
+            raise MetaclipError(
+                f"{self.path / 'card.json'} is gone or damaged; run the same command again"
+            )
         return found

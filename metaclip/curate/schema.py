@@ -106,7 +106,11 @@ CARD: Final[dict[str, str]] = {
     "grid.share": "number",
     "hosts": "object or null",
     "languages": "object or null",
-    **{f"{of}.{name}": kind for name, kind in (_COUNTED | _COUNTED_TOP).items() for of in ("hosts", "languages")},
+    **{
+        f"{of}.{name}": kind
+        for name, kind in (_COUNTED | _COUNTED_TOP).items()
+        for of in ("hosts", "languages")
+    },
     "classes[].name": "string",
     "classes[].digest": "string",
     "classes[].names": "integer",
@@ -174,7 +178,9 @@ def check_written(value: Mapping[str, Any], fields: Mapping[str, str]) -> None:
         raise AssertionError(f"card.json: {fault}")
 
 
-def check_read(value: Mapping[str, Any], name: str, fields: Mapping[str, str], where: str, again: str) -> None:
+def check_read(
+    value: Mapping[str, Any], name: str, fields: Mapping[str, str], where: str, again: str
+) -> None:
     """Raise MetaclipError if an object that was read has another schema or a newer version of it, or violates it.
 
     `name` is the name of the schema, `where` the file, `again` the next step if it is damaged.

@@ -112,4 +112,6 @@ class BalanceSettings:
         """Return the settings with the types that a recipe gives them: a notebook's t = 20 is the command line's 20.0."""
         kinds = {"t": float, "tail_share": float, "target_pairs": int, "seed": int}
         values = {name: (kind, getattr(self, name)) for name, kind in kinds.items()}
-        return BalanceSettings(**{name: kind(value) for name, (kind, value) in values.items() if value is not None})
+        return BalanceSettings(
+            **{name: kind(value) for name, (kind, value) in values.items() if value is not None}
+        )

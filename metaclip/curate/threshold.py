@@ -32,7 +32,10 @@ def solve_tail_share(counts: npt.NDArray[np.uint64], share: float) -> float:
 
 
 def solve_target(
-    counts: npt.NDArray[np.uint64], target: int, matched: int, expect: Callable[[npt.NDArray[np.float64]], list[float]]
+    counts: npt.NDArray[np.uint64],
+    target: int,
+    matched: int,
+    expect: Callable[[npt.NDArray[np.float64]], list[float]],
 ) -> float:
     """Return a t with which about `target` of the `matched` pairs are expected.
 
@@ -55,7 +58,10 @@ def solve_target(
 
 
 def resolve(
-    settings: BalanceSettings, counts: npt.NDArray[np.uint64], matched: int, expect: Callable[[Any], list[float]]
+    settings: BalanceSettings,
+    counts: npt.NDArray[np.uint64],
+    matched: int,
+    expect: Callable[[Any], list[float]],
 ) -> float:
     """Return the t that the settings ask for. Raise MetaclipError if no text matched."""
     if not counts.any():
@@ -66,4 +72,6 @@ def resolve(
         return settings.t
     if settings.target_pairs is not None:
         return solve_target(counts, settings.target_pairs, matched, expect)
-    return solve_tail_share(counts, DEFAULT_TAIL_SHARE if settings.tail_share is None else settings.tail_share)
+    return solve_tail_share(
+        counts, DEFAULT_TAIL_SHARE if settings.tail_share is None else settings.tail_share
+    )

@@ -106,7 +106,10 @@ def default_workers() -> int:
 
 
 def fold(
-    engine: Engine, step: Callable[[Item], Result], items: Sequence[Item], add: Callable[[Result, Result], Result]
+    engine: Engine,
+    step: Callable[[Item], Result],
+    items: Sequence[Item],
+    add: Callable[[Result, Result], Result],
 ) -> Result | None:
     """Return the sum of the step's results over all items; None if there are no items.
 
@@ -175,7 +178,9 @@ def map_grouped(
 _GROUPS_PER_WORKER: Final = 8  # at least, so that all workers finish at about the same time
 
 
-def grouped(items: Iterable[Item], weight: Callable[[Item], int], max_weight: int) -> Iterator[list[Item]]:
+def grouped(
+    items: Iterable[Item], weight: Callable[[Item], int], max_weight: int
+) -> Iterator[list[Item]]:
     """Yield lists of neighbours that together weigh at most `max_weight`; a heavier item is alone in its list."""
     group: list[Item] = []
     total = 0

@@ -67,7 +67,9 @@ class Local:
         return _map_processes(step, items, progress, self.workers)
 
 
-def _map_here(step: Step[Item, Result], items: Iterable[Item], progress: ProgressCallback) -> Results[Item, Result]:
+def _map_here(
+    step: Step[Item, Result], items: Iterable[Item], progress: ProgressCallback
+) -> Results[Item, Result]:
     for item in items:
         try:
             result: Result | BaseException = step(item, progress)
@@ -130,7 +132,9 @@ class _WorkerProcesses(Generic[Item, Result]):
         self._step, self._progress = step, progress
         self._workers: dict[int, _Worker] = {}
         self._killed = False
-        self._lock = threading.Lock()  # multiprocessing starts and joins processes from one thread at a time only
+        self._lock = (
+            threading.Lock()
+        )  # multiprocessing starts and joins processes from one thread at a time only
 
     def __call__(self, item: Item) -> Result | BaseException:
         """Run the step on an item in the worker of this thread; try again if the worker dies."""
@@ -139,7 +143,9 @@ class _WorkerProcesses(Generic[Item, Result]):
             with self._lock:
                 if self._killed:
                     raise Interrupted(_INTERRUPTED)
-                worker = self._workers.get(thread) or self._workers.setdefault(thread, _Worker(self._step))
+                worker = self._workers.get(thread) or self._workers.setdefault(
+                    thread, _Worker(self._step)
+                )
             try:
                 (rows, through), result = worker.run(item)
             except (EOFError, OSError):
@@ -148,7 +154,9 @@ class _WorkerProcesses(Generic[Item, Result]):
             else:
                 self._progress(rows, through)
                 return result  # type: ignore[no-any-return]
-        return WorkerDied(f"the worker died {TRIES} times ({ending}); check its memory, or leave this input out")
+        return WorkerDied(
+            f"the worker died {TRIES} times ({ending}); check its memory, or leave this input out"
+        )
 
     def kill(self) -> None:
         """Kill the workers where they are; the files they were writing have temporary names."""
@@ -190,7 +198,9 @@ class _Worker:
         code = self.process.exitcode
         if code is None or code >= 0:
             return f"exit code {code}"
-        return f"signal {signal.Signals(-code).name}" if -code in set(signal.Signals) else f"signal {-code}"
+        return (
+            f"signal {signal.Signals(-code).name}" if -code in set(signal.Signals) else f"signal {-code}"
+        )
 
 
 def _serve(connection: Connection, step: ReportingStep[Any, Any]) -> None:

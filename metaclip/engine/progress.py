@@ -10,7 +10,9 @@ from typing import Any
 class Progress:
     """A progress bar that counts rows from any number of threads; a context manager."""
 
-    def __init__(self, verb: str, total: int | None, shown: bool | None = None, unit: str = "rows") -> None:
+    def __init__(
+        self, verb: str, total: int | None, shown: bool | None = None, unit: str = "rows"
+    ) -> None:
         """Set the total number of units (None: unknown); `shown` None shows the bar if standard error is a terminal."""
         self._verb, self._total, self._unit = verb, total, unit
         self._shown = sys.stderr.isatty() if shown is None else shown

@@ -194,7 +194,9 @@ class Ray:
                     f"Ray does not answer on {where} ({one_line(error, 160)}); check --address and `ray status`"
                 ) from error
             if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGTERM, sigterm_handler)  # Ray replaces it by one that exits at once
+                signal.signal(
+                    signal.SIGTERM, sigterm_handler
+                )  # Ray replaces it by one that exits at once
             self._open = opened.pop_all()
 
 

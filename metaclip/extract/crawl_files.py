@@ -63,12 +63,16 @@ class CrawlFile:
         try:
             status = os.stat(self.path)
         except OSError:
-            raise BrokenInput(f"{self.path} is gone; put it back and run the same command again") from None
+            raise BrokenInput(
+                f"{self.path} is gone; put it back and run the same command again"
+            ) from None
         if (status.st_size, str(status.st_mtime_ns)) != (self.size, self.stamp):
             raise BrokenInput(f"{self.path} was changed while it was read; run the same command again")
 
 
-def find_crawl_files(crawl: Paths, settings: ExtractSettings, retry: RetryPolicy = RETRY) -> list[CrawlFile]:
+def find_crawl_files(
+    crawl: Paths, settings: ExtractSettings, retry: RetryPolicy = RETRY
+) -> list[CrawlFile]:
     """Return the files of a crawl, each once, in the order given (those of a folder or glob sorted), or a sample of them.
 
     Raise MetaclipError if there is none.
@@ -76,10 +80,14 @@ def find_crawl_files(crawl: Paths, settings: ExtractSettings, retry: RetryPolicy
     by_path: dict[str, CrawlFile] = {}
     for path in [crawl] if isinstance(crawl, str | os.PathLike) else crawl:
         given = os.fspath(path)
-        for file in _files_in_list(given, settings.prefix, retry) if given.endswith(_LISTS) else _files_at(given):
+        for file in (
+            _files_in_list(given, settings.prefix, retry) if given.endswith(_LISTS) else _files_at(given)
+        ):
             by_path.setdefault(file.path, file)
     if not by_path:
-        raise MetaclipError("no crawl is given; name WAT or WARC files, a folder, a glob or a list (wat.paths.gz)")
+        raise MetaclipError(
+            "no crawl is given; name WAT or WARC files, a folder, a glob or a list (wat.paths.gz)"
+        )
     files = _with_names(list(by_path.values()))
     if settings.sample is not None:
         files = draw_sample(files, settings.sample, settings.seed)
@@ -138,7 +146,9 @@ def _list_store(given: str, magic: bool) -> list[str]:
                 return [fs.unstrip_protocol(name) for name in sorted(fs.glob(path))]
             if not fs.isdir(path):
                 return [given]
-            names = [fs.unstrip_protocol(name) for name in sorted(fs.find(path)) if name.endswith(_SUFFIXES)]
+            names = [
+                fs.unstrip_protocol(name) for name in sorted(fs.find(path)) if name.endswith(_SUFFIXES)
+            ]
     except (StoreError, FileNotFoundError) as error:
         raise MetaclipError(f"the crawl {given} cannot be listed: {one_line(error)}") from None
     return _refuse_empty(names, given)
@@ -157,13 +167,18 @@ def _with_names(files: list[CrawlFile]) -> list[CrawlFile]:
             raise MetaclipError(f"the name of {file.path!a} is not valid UTF-8; rename the file")
     folders = [os.path.dirname(file.path) for file in files if not file.name]
     root = os.path.commonpath(folders) if folders else ""
-    return [file if file.name else dataclasses.replace(file, name=os.path.relpath(file.path, root)) for file in files]
+    return [
+        file if file.name else dataclasses.replace(file, name=os.path.relpath(file.path, root))
+        for file in files
+    ]
 
 
 class CrawlFileReader:
     """Reads the bytes of a file, with retries, and computes their digest."""
 
-    def __init__(self, file: CrawlFile, retry: RetryPolicy, wait: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self, file: CrawlFile, retry: RetryPolicy, wait: Callable[[float], None] = time.sleep
+    ) -> None:
         """Name the file; nothing is opened yet."""
         self.file, self._retry, self._wait = file, retry, wait
         self._digest = hashlib.sha256()
@@ -203,7 +218,9 @@ class CrawlFileReader:
                 if not self.file.remote:
                     raise BrokenInput(f"{what}; mend it and run the same command again") from None
                 if failures >= self._retry.tries:
-                    raise BrokenInput(f"{what}, tried {failures} times; run the same command again later") from None
+                    raise BrokenInput(
+                        f"{what}, tried {failures} times; run the same command again later"
+                    ) from None
                 self.tried += 1
                 self._wait(self._retry.pause(failures))
 
@@ -246,7 +263,9 @@ def _open(path: str, block: int) -> Any:
         with translate_errors(path):
             raise
     except (FileNotFoundError, PermissionError) as error:
-        status = getattr(error.__cause__, "status", None)  # fsspec reports any answer of a server as "not found"
+        status = getattr(
+            error.__cause__, "status", None
+        )  # fsspec reports any answer of a server as "not found"
         if not path.startswith("http") or status in _NEVER:
             raise _gone(path, f"HTTP status {status}" if status else one_line(error)) from None
         if error.__cause__ is not None:

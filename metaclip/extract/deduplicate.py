@@ -110,7 +110,9 @@ def find_duplicates(folder: Path, runs: Mapping[str, int], key_range: int, range
     """
     begin, end = _KEY_SPAN * key_range // ranges, _KEY_SPAN * (key_range + 1) // ranges
     names = [name for name in sorted(runs, key=int) for _ in range(runs[name])]
-    paths = [run_paths(folder, name, run)[0] for name in sorted(runs, key=int) for run in range(runs[name])]
+    paths = [
+        run_paths(folder, name, run)[0] for name in sorted(runs, key=int) for run in range(runs[name])
+    ]
     pieces = [np.zeros((0, 3), np.uint64)]
     for name, path in zip(names, iter_local_copies(paths), strict=True):
         piece = _load_between(path, begin, end)

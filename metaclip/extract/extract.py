@@ -27,7 +27,13 @@ from metaclip.engine.contract import ProgressCallback
 from metaclip.engine.progress import Progress
 from metaclip.errors import MetaclipError
 from metaclip.extract.crawl_files import RETRY, CrawlFile, find_crawl_files
-from metaclip.extract.deduplicate import duplicate_rows, find_duplicates, positions_path, range_count, run_files
+from metaclip.extract.deduplicate import (
+    duplicate_rows,
+    find_duplicates,
+    positions_path,
+    range_count,
+    run_files,
+)
 from metaclip.extract.extract_file import RECORD_REASONS, ExtractStep, this_process, wait_for_orphans
 from metaclip.extract.filters import REASONS
 from metaclip.extract.pool_writer import copy_without_rows
@@ -42,7 +48,9 @@ from metaclip.storage.download import RetryPolicy
 from metaclip.storage.files import file_digest
 from metaclip.storage.ownership import ALL
 
-EXTRACT: Final = StageSpec("extract", ("*.parquet",), ("*.parquet", "*.keys.npy", "*.same.npy", "*.places.npy"))
+EXTRACT: Final = StageSpec(
+    "extract", ("*.parquet",), ("*.parquet", "*.keys.npy", "*.same.npy", "*.places.npy")
+)
 MEMORY: Final = 2_000_000_000
 """Bytes that finding duplicates may use, by default."""
 
@@ -82,8 +90,12 @@ def extract_part(
         raise MetaclipError(f"{folder.path} is a run folder; choose another --out for the pool")
     files, lists = find_crawl_files(crawl, settings, retry), read_lists(settings)
     # The recipe that is written stands in another folder than the one that names the lists.
-    paths = {name: path for name in LIST_SETTINGS if (path := getattr(settings, name)) and "://" not in path}
-    settings = dataclasses.replace(settings, **{name: os.path.abspath(path) for name, path in paths.items()})
+    paths = {
+        name: path for name in LIST_SETTINGS if (path := getattr(settings, name)) and "://" not in path
+    }
+    settings = dataclasses.replace(
+        settings, **{name: os.path.abspath(path) for name, path in paths.items()}
+    )
     job = _Extraction(Stage(folder, EXTRACT), settings, lists, files, memory, retry, options)
     return run_in_parts(job.stage, job.tasks, options, begin=job.begin, work=job.work, finish=job.finish)
 
@@ -130,13 +142,19 @@ class _Extraction:
         """Return a local file that has changed since it was extracted. Mark files again that were only touched or moved."""
         for name, file in (task.item for task in self.tasks):
             marker = self.stage.marker(name)
-            if marker is None or file.remote or (file.size, file.stamp) == (marker["size"], marker["stamp"]):
+            if (
+                marker is None
+                or file.remote
+                or (file.size, file.stamp) == (marker["size"], marker["stamp"])
+            ):
                 continue
             with open(file.path, "rb") as opened:
                 if file.size != marker["size"] or file_digest(opened) != marker["sha256"]:
                     return file
             self.stage.mark(
-                name, {**marker, "stamp": file.stamp}, run_files(self.stage.path, name, len(marker["runs"]))
+                name,
+                {**marker, "stamp": file.stamp},
+                run_files(self.stage.path, name, len(marker["runs"])),
             )
         return None
 
@@ -150,7 +168,11 @@ class _Extraction:
             name: marker
             for name, marker in markers.items()
             if marker is not None
-            and (complete or _pairs_path(stage, name) in existing or stage.marker(_pool_marker(name)) is not None)
+            and (
+                complete
+                or _pairs_path(stage, name) in existing
+                or stage.marker(_pool_marker(name)) is not None
+            )
         }
 
     def work(self, tasks: Sequence[Task[tuple[str, CrawlFile]]]) -> None:
@@ -165,7 +187,9 @@ class _Extraction:
                 progress.advance(marker["funnel"]["images_seen"], marker["funnel"]["rows"])
                 for reason, position in marker["places"].items():
                     meaning = {**LOSSES, **RECORD_REASONS}[reason]
-                    progress.note(f"{task.source}: {marker['records'][reason]} lost: {meaning} (first: {position})")
+                    progress.note(
+                        f"{task.source}: {marker['records'][reason]} lost: {meaning} (first: {position})"
+                    )
 
     def finish(self) -> FinishedStage:
         """Make the pool of the extracted files, unless the record shows that it exists."""
@@ -176,7 +200,9 @@ class _Extraction:
         lost = {name: why for name, why in lost.items() if name not in markers}
         if not markers:
             raise MetaclipError(next(iter(lost.values()))["error"])
-        identity = digest_of([stage.digest, [(name, marker["sha256"]) for name, marker in markers.items()]])
+        identity = digest_of(
+            [stage.digest, [(name, marker["sha256"]) for name, marker in markers.items()]]
+        )
         record = stage.finished()
         if record is not None and record["identity"] == identity:
             return FinishedStage(folder.path, record)
@@ -192,7 +218,10 @@ class _Extraction:
             complete=not lost,
             schema=1,
             **account,
-            inputs=[{"index": int(name), **{key: marker[key] for key in keys}} for name, marker in markers.items()],
+            inputs=[
+                {"index": int(name), **{key: marker[key] for key in keys}}
+                for name, marker in markers.items()
+            ],
             versions=versions(),
             settings={"extract": dataclasses.asdict(self.settings)},
         )
@@ -219,7 +248,9 @@ class _Extraction:
         """Step 3: write the files of the pool; return the number of pairs of each. Remove the pairs of step 1 on request."""
         stage, origin = self.stage, {"of": identity}
         step = functools.partial(_write_step, stage=stage, ranges=ranges, origin=origin)
-        tasks = [Task(_pool_marker(name), (name, len(marker["runs"]))) for name, marker in markers.items()]
+        tasks = [
+            Task(_pool_marker(name), (name, len(marker["runs"]))) for name, marker in markers.items()
+        ]
         with Progress("write", None, self.options.progress) as progress:
             for task, _ in run(stage, step, self._without(origin, tasks), self.options, progress):
                 if remove_pairs:
@@ -228,7 +259,9 @@ class _Extraction:
 
     def _without(self, origin: Mapping[str, Any], tasks: list[Task[Any]]) -> list[Task[Any]]:
         """Return the tasks whose results were not made, or not from this."""
-        return [task for task in tasks if not origin.items() <= (self.stage.marker(task.name) or {}).items()]
+        return [
+            task for task in tasks if not origin.items() <= (self.stage.marker(task.name) or {}).items()
+        ]
 
 
 def _funnels(markers: Mapping[str, Marker], pairs: int) -> dict[str, Any]:
@@ -243,7 +276,13 @@ def _funnels(markers: Mapping[str, Marker], pairs: int) -> dict[str, Any]:
 
 
 def _find_step(
-    key_range: int, progress: ProgressCallback, *, stage: Stage, runs: Mapping[str, int], ranges: int, origin: Marker
+    key_range: int,
+    progress: ProgressCallback,
+    *,
+    stage: Stage,
+    runs: Mapping[str, int],
+    ranges: int,
+    origin: Marker,
 ) -> tuple[Marker, list[Path]]:
     """Find the duplicates in a range of keys."""
     found = find_duplicates(stage.path, runs, key_range, ranges)

@@ -87,7 +87,9 @@ class ExtractStep(PortableStep):
         fcntl.flock(file, fcntl.LOCK_SH)
         return file
 
-    def __call__(self, item: tuple[str, CrawlFile], progress: ProgressCallback) -> tuple[Marker, list[Path]]:
+    def __call__(
+        self, item: tuple[str, CrawlFile], progress: ProgressCallback
+    ) -> tuple[Marker, list[Path]]:
         """Write the pairs and keys of a file under a name. Raise BrokenInput if nothing of it can be read.
 
         Damage inside the file costs the records that it touches; the marker's `records` counts them.
@@ -103,8 +105,12 @@ class ExtractStep(PortableStep):
                     keys.add(bytes.fromhex(row[0] if dedupe == "uid" else uid_of(row[1])))
                 yield row
             if counts.records["records"] == sum(counts.records[reason] for reason in LOSSES):
-                lost = "; ".join(f"{LOSSES[reason]}: {position}" for reason, position in counts.first_losses.items())
-                raise BrokenInput(f"{file.path} is no WAT or WARC file ({lost or 'it is empty'}); fetch it again")
+                lost = "; ".join(
+                    f"{LOSSES[reason]}: {position}" for reason, position in counts.first_losses.items()
+                )
+                raise BrokenInput(
+                    f"{file.path} is no WAT or WARC file ({lost or 'it is empty'}); fetch it again"
+                )
             file.check_unchanged()
 
         counts.funnel["rows"] = write_pairs(folder / f"{name}.parquet", file.name, rows())

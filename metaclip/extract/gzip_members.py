@@ -50,7 +50,9 @@ class StreamBuffer:
         self.offset += size
 
 
-def read_members(buffer: StreamBuffer, start: bytes, report_loss: LossCallback) -> Iterator[tuple[int, bytes, bool]]:
+def read_members(
+    buffer: StreamBuffer, start: bytes, report_loss: LossCallback
+) -> Iterator[tuple[int, bytes, bool]]:
     """Yield the content of members as (offset of the member, bytes, whether the member ends with them).
 
     `start` is what the content of a member begins with. A member of at most 64 MiB is one item. After an item that does

@@ -73,7 +73,9 @@ def image_texts(alt: str, others: tuple[str, ...]) -> Sequence[str]:
     return tuple(by_cleaned.values())
 
 
-def read_html_page(url: str, body: bytes, charset: str | None = None, options: ImageOptions = NO_OPTIONS) -> Page:
+def read_html_page(
+    url: str, body: bytes, charset: str | None = None, options: ImageOptions = NO_OPTIONS
+) -> Page:
     """Parse a page; `charset` is that of its HTTP header. Raise ValueError if the parser fails."""
     tree = import_extra("resiliparse.parse.html", "crawl", "extract").HTMLTree
     document = tree.parse_from_bytes(body, detect_charset(body, charset)).document
@@ -94,7 +96,9 @@ def detect_charset(body: bytes, declared: str | None) -> str:
         return str(known)
     meta = _META_CHARSET.search(body[:4096])
     if meta and (known := encoding.map_encoding_to_html5(meta[1].decode("latin-1"), fallback_utf8=False)):
-        return "utf-8" if known.startswith("utf-16") else str(known)  # the tag was read as ASCII, so it is not UTF-16
+        return (
+            "utf-8" if known.startswith("utf-16") else str(known)
+        )  # the tag was read as ASCII, so it is not UTF-16
     try:
         body.decode()
     except UnicodeDecodeError:
@@ -110,9 +114,13 @@ def _read_image(element: Any, options: ImageOptions) -> Image:
     if options.lazy:
         link = next((value for name in LAZY_ATTRIBUTES if (value := attribute(name).strip())), link)
     if options.srcset:
-        link = largest_of_srcset((options.lazy and attribute("data-srcset")) or attribute("srcset")) or link
+        link = (
+            largest_of_srcset((options.lazy and attribute("data-srcset")) or attribute("srcset")) or link
+        )
     others = (options.titles and attribute("title"), options.captions and _caption(element))
-    is_pixel = any(attribute(name).strip().removesuffix("px") in ("0", "1") for name in ("width", "height"))
+    is_pixel = any(
+        attribute(name).strip().removesuffix("px") in ("0", "1") for name in ("width", "height")
+    )
     return link, attribute("alt"), tuple(text for text in others if text), is_pixel
 
 

@@ -46,7 +46,9 @@ def _batches(source_file: str, rows: Iterator[Row]) -> Iterator[pa.RecordBatch]:
     while block := list(itertools.islice(rows, BATCH_ROWS)):
         columns: list[list[Any]] = [list(column) for column in zip(*block, strict=True)]
         # The url of a page may hold invalid Unicode: it does not identify the pair, so that costs only the characters.
-        columns[3] = [url if url.isascii() else url.encode("utf-8", "replace").decode() for url in columns[3]]
+        columns[3] = [
+            url if url.isascii() else url.encode("utf-8", "replace").decode() for url in columns[3]
+        ]
         columns.append([source_file] * len(block))
         arrays = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)]
         yield pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
@@ -55,7 +57,9 @@ def _batches(source_file: str, rows: Iterator[Row]) -> Iterator[pa.RecordBatch]:
 def _open_parquet(path: Path) -> Any:
     # uids and urls hardly ever repeat, so dictionaries of them would cost time and save nothing.
     dictionaries = ["page_url", "lang", "source_file"]
-    return pq.ParquetWriter(path, SCHEMA, compression="zstd", use_dictionary=dictionaries, write_statistics=False)
+    return pq.ParquetWriter(
+        path, SCHEMA, compression="zstd", use_dictionary=dictionaries, write_statistics=False
+    )
 
 
 def copy_without_rows(source: Path, path: Path, rows: npt.NDArray[np.int64]) -> int:

@@ -90,12 +90,15 @@ def read_lists(settings: ExtractSettings) -> dict[str, list[str]]:
     return lists
 
 
-def fingerprint(settings: ExtractSettings, lists: Mapping[str, list[str]], names: list[str]) -> dict[str, Any]:
+def fingerprint(
+    settings: ExtractSettings, lists: Mapping[str, list[str]], names: list[str]
+) -> dict[str, Any]:
     """Return everything that determines the pairs, except for the bytes of the input files (their markers hold digests)."""
     table = dataclasses.asdict(settings)
     for name in ("prefix", "first", "sample", "seed", *LIST_SETTINGS):  # the names and digests cover them
         del table[name]
     digests = {
-        name: hashlib.sha256("\n".join(lines).encode()).hexdigest() if lines else None for name, lines in lists.items()
+        name: hashlib.sha256("\n".join(lines).encode()).hexdigest() if lines else None
+        for name, lines in lists.items()
     }
     return {"semantics": SEMANTICS, **table, "lists": digests, "inputs": names}

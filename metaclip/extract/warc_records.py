@@ -23,7 +23,9 @@ from metaclip.extract.gzip_members import GZIP_MAGIC, MAX_MEMBER, LossCallback, 
 MAX_RECORD: Final = MAX_MEMBER
 """Bytes beyond which a record is lost: no page is that long, and memory must be bounded."""
 _MAX_HEADER: Final = 1 << 16
-_LOOK_AHEAD: Final = 1 << 20  # bytes that are searched for a known format if the beginning of the file is damaged
+_LOOK_AHEAD: Final = (
+    1 << 20
+)  # bytes that are searched for a known format if the beginning of the file is damaged
 _START: Final = b"WARC/"
 _NEXT_HEADER: Final = b"\nWARC/1."
 _HEADERS: Final = re.compile(
@@ -66,7 +68,9 @@ def read_records(blocks: Iterable[bytes], report_loss: LossCallback, path: str) 
     if buffer.data[:4] == b"\x28\xb5\x2f\xfd":
         raise BrokenInput(f"{path} is compressed by zstd, and only gzip is read; decompress it first")
     compressed = buffer.data[:3] == GZIP_MAGIC
-    if not compressed and not buffer.data.startswith(_START[:4]):  # the beginning is damaged: look behind it
+    if not compressed and not buffer.data.startswith(
+        _START[:4]
+    ):  # the beginning is damaged: look behind it
         buffer.fill(_LOOK_AHEAD)
         member, record = buffer.data.find(GZIP_MAGIC), buffer.data.find(_START)
         compressed = member >= 0 and not 0 <= record < member
@@ -124,13 +128,18 @@ class _RecordSplitter:
             self._at += 2
         begin = self._at
         is_record = data.startswith(_START, begin)
-        if not is_record and (not data[begin:].strip(b"\r\n\0") if final else len(data) - begin < len(_START)):
+        if not is_record and (
+            not data[begin:].strip(b"\r\n\0") if final else len(data) - begin < len(_START)
+        ):
             return None
         stop = data.find(b"\r\n\r\n", begin, begin + _MAX_HEADER) if is_record else -1
         if is_record and stop < 0 and not final and len(data) - begin < _MAX_HEADER:
             return None
         # The first of several headers of one name counts.
-        headers = {name.lower(): value for name, value in reversed(_HEADERS.findall(data, begin, max(begin, stop)))}
+        headers = {
+            name.lower(): value
+            for name, value in reversed(_HEADERS.findall(data, begin, max(begin, stop)))
+        }
         length = headers.get(b"content-length", b"")
         first = stop + 4
         last = first + int(length) if _LENGTH.fullmatch(length) else -1
@@ -157,7 +166,9 @@ class _RecordSplitter:
             loss = "wrong_length"
         else:
             self._at = min(last + 4, len(data))
-            return WarcRecord(self._offset + begin * self._positions_move, headers, memoryview(data)[first:last])
+            return WarcRecord(
+                self._offset + begin * self._positions_move, headers, memoryview(data)[first:last]
+            )
         self._report_loss(loss, f"byte {self._offset + begin * self._positions_move}")
         self._searching, self._at = True, search_from
         return None

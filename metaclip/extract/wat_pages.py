@@ -35,7 +35,9 @@ def read_wat_page(block: Buffer, options: ImageOptions = NO_OPTIONS) -> Page | N
         return None
     titles = options.titles
     images: list[Image] = [
-        (x.url, x.alt, (x.title,) if titles and x.title else (), False) for x in html.Links if x.path == _IMG
+        (x.url, x.alt, (x.title,) if titles and x.title else (), False)
+        for x in html.Links
+        if x.path == _IMG
     ]
     return Page(url, BaseUrl.of_page(url, _field(html, ("Head", "Base"))), images)
 
@@ -45,7 +47,10 @@ def _decoder(titles: bool) -> Any:
     """Return a decoder of the fields that are needed, named as in the WAT, with underscores for hyphens."""
 
     def struct(name: str, *fields: tuple[str, Any]) -> Any:
-        optional = [(key.replace("-", "_"), kind | None, msgspec.field(default=None, name=key)) for key, kind in fields]
+        optional = [
+            (key.replace("-", "_"), kind | None, msgspec.field(default=None, name=key))
+            for key, kind in fields
+        ]
         return msgspec.defstruct(name, optional)
 
     texts = ("path", "url", "alt", *(("title",) if titles else ()))
@@ -85,7 +90,12 @@ def read_any_wat_page(block: Buffer, titles: bool = False) -> Page | None:
     if not url or not isinstance(field(*_HTML), dict):
         return None
     images: list[Image] = [
-        (text(link.get("url")), text(link.get("alt")), tuple(filter(None, [text(link.get("title"))] * titles)), False)
+        (
+            text(link.get("url")),
+            text(link.get("alt")),
+            tuple(filter(None, [text(link.get("title"))] * titles)),
+            False,
+        )
         for link in (links if isinstance(links, list) else ())
         if isinstance(link, dict) and link.get("path") == _IMG
     ]

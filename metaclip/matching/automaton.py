@@ -140,10 +140,20 @@ def _machine(
     ids = np.empty(len(known), np.uint32)
     ids[order] = np.arange(1, len(known) + 1)
     arrays, seed = _symbol_arrays(known.take(pa.array(order)))
-    info = {"seed": seed, "words": int(words), "longest": int(rule.longest_only), "fold_spaces": int(rule.fold_spaces)}
-    trie, info["most_outputs"] = _trie_arrays(ids[codes], starts, entry_ids, len(known), rule.longest_only)
+    info = {
+        "seed": seed,
+        "words": int(words),
+        "longest": int(rule.longest_only),
+        "fold_spaces": int(rule.fold_spaces),
+    }
+    trie, info["most_outputs"] = _trie_arrays(
+        ids[codes], starts, entry_ids, len(known), rule.longest_only
+    )
     # A slot holds the outputs of its symbol's node.
-    held, nodes = (arrays["slots"][:, 1] & np.uint64(0xFFFFFFFF)).astype(np.int64), trie["nodes"].astype(np.uint64)
+    held, nodes = (
+        (arrays["slots"][:, 1] & np.uint64(0xFFFFFFFF)).astype(np.int64),
+        trie["nodes"].astype(np.uint64),
+    )
     arrays["slots"][:, 2] = nodes[held, 1] | (nodes[held, 2] << np.uint64(32))
     return Machine({**arrays, **trie}, info)
 
@@ -165,7 +175,11 @@ def _symbol_arrays(ordered: pa.Array) -> tuple[Arrays, int]:
     blob = np.concatenate([np.frombuffer(text, np.uint8, int(sizes.sum())), np.zeros(READABLE, np.uint8)])
     symbols = np.zeros((n + 2, 2), np.uint32)
     symbols[2:, 0] = np.cumsum(sizes)
-    heads, tails, hashes = np.zeros(n + 1, np.uint64), np.zeros(n + 1, np.uint32), np.zeros(n + 1, np.uint64)
+    heads, tails, hashes = (
+        np.zeros(n + 1, np.uint64),
+        np.zeros(n + 1, np.uint32),
+        np.zeros(n + 1, np.uint64),
+    )
     library = load()
     for attempt in range(_ATTEMPTS):
         seed = seed_of(attempt)
@@ -178,9 +192,13 @@ def _symbol_arrays(ordered: pa.Array) -> tuple[Arrays, int]:
             slots, displacements, capacity = displaced
             table = np.zeros((capacity, 4), np.uint64)
             table[slots, 0] = heads[placed]
-            table[slots, 1] = (tails[placed].astype(np.uint64) << np.uint64(32)) | placed.astype(np.uint64)
+            table[slots, 1] = (tails[placed].astype(np.uint64) << np.uint64(32)) | placed.astype(
+                np.uint64
+            )
             bloom = np.zeros(_power_of_two(_FILTER_BITS * n / 64), np.uint64)
-            library.mc_fill_bloom(address(hashes[1:], np.uint64), n, address(bloom, np.uint64), len(bloom))
+            library.mc_fill_bloom(
+                address(hashes[1:], np.uint64), n, address(bloom, np.uint64), len(bloom)
+            )
             return {
                 "slots": table, "displacements": displacements, "bytes": blob, "symbols": symbols, "bloom": bloom,
             }, seed  # fmt: skip
@@ -223,7 +241,11 @@ def _displace(
 
 
 def _trie_arrays(
-    symbols: npt.NDArray[np.uint32], starts: npt.NDArray[np.int64], entry_ids: list[int], n_symbols: int, longest: bool
+    symbols: npt.NDArray[np.uint32],
+    starts: npt.NDArray[np.int64],
+    entry_ids: list[int],
+    n_symbols: int,
+    longest: bool,
 ) -> tuple[Arrays, int]:
     """Lay out goto, fallback and output over symbol ids; return them, and the most entries that end at one node.
 
@@ -245,6 +267,11 @@ def _trie_arrays(
     table = np.zeros((_power_of_two(2 * n_edges), 4), np.uint32)
     bits = np.zeros(_power_of_two(_FILTER_BITS * n_edges / 8), np.uint8)
     load().mc_fill_edges(
-        address(edges, np.uint32), n_edges, address(table, np.uint32), len(table), address(bits, np.uint8), len(bits)
+        address(edges, np.uint32),
+        n_edges,
+        address(table, np.uint32),
+        len(table),
+        address(bits, np.uint8),
+        len(bits),
     )
     return {"nodes": nodes[: n_nodes.value].copy(), "edges": table, "filter": bits}, most_outputs.value

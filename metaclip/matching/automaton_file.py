@@ -59,7 +59,12 @@ def save(automaton: Automaton, path: Path) -> None:
             at += len(data) + len(chunks[-1])
         machines.append({"info": machine.info, "arrays": sections})
     rule = json.loads(automaton.rule.identity)
-    directory = {"rule": rule, "list": automaton.list_digest, "size": automaton.size, "machines": machines}
+    directory = {
+        "rule": rule,
+        "list": automaton.list_digest,
+        "size": automaton.size,
+        "machines": machines,
+    }
     text = json.dumps(directory, sort_keys=True).encode()
     text += b" " * (-(_HEADER.size + len(text)) % _ALIGN)
     digest = hashlib.sha256(struct.pack("<Q", len(text)))

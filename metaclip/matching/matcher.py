@@ -86,7 +86,9 @@ class Matcher:
         if pa.types.is_null(array.type):
             array = array.cast(pa.string())
         if not (pa.types.is_string(array.type) or pa.types.is_large_string(array.type)):
-            raise TypeError(f"texts are {array.type}, must be string, large_string or dictionary of these")
+            raise TypeError(
+                f"texts are {array.type}, must be string, large_string or dictionary of these"
+            )
         return self._backend.match_array(array)
 
     def find(self, text: str) -> list[int]:

@@ -43,12 +43,16 @@ class NativeBackend:
             return pa.array([], MATCHES)
         column = texts.cast(pa.large_string())
         results = [machine.match(StringsStruct.of(column), len(column)) for machine in self._machines()]
-        ids, bounds = results[0] if len(results) == 1 else self._unite(*results[0], *results[1], len(texts))
+        ids, bounds = (
+            results[0] if len(results) == 1 else self._unite(*results[0], *results[1], len(texts))
+        )
         validity = None
         if texts.null_count:
             valid = pc.is_valid(texts).to_numpy(zero_copy_only=False)
             validity = pa.py_buffer(np.packbits(valid, bitorder="little"))
-        return pa.Array.from_buffers(MATCHES, len(texts), [validity, bounds], texts.null_count, children=[ids])
+        return pa.Array.from_buffers(
+            MATCHES, len(texts), [validity, bounds], texts.null_count, children=[ids]
+        )
 
     def match_text(self, text: str) -> list[int]:
         """Match one text; return the ascending entry ids."""
@@ -60,7 +64,9 @@ class NativeBackend:
     def _machines(self) -> list[_ThreadMachine]:
         """Return the machines with the memory of this thread."""
         if not hasattr(self._thread, "machines"):
-            self._thread.machines = [_ThreadMachine(self._library, machine) for machine in self.automaton.machines]
+            self._thread.machines = [
+                _ThreadMachine(self._library, machine) for machine in self.automaton.machines
+            ]
         found: list[_ThreadMachine] = self._thread.machines
         return found
 
@@ -79,7 +85,10 @@ class _ThreadMachine:
     """A machine with the working memory of one thread."""
 
     def __init__(self, library: Any, machine: Machine) -> None:
-        self._library, self._machine = library, machine  # the machine owns the arrays to which its struct points
+        self._library, self._machine = (
+            library,
+            machine,
+        )  # the machine owns the arrays to which its struct points
         self._workspace = library.mc_workspace_new(machine.struct)
         if not self._workspace:
             raise MemoryError
@@ -122,8 +131,13 @@ def clean_texts(texts: pa.Array, rule: TextRule) -> pa.Array:
     cleaned = pc.ascii_lower(texts) if rule.fold_case else texts
     if not pc.all(simple, min_count=0).as_py():
         rewrite = pc.invert(simple)
-        rewritten = [None if text is None else rule.clean_text(text) for text in decode_texts(texts.filter(rewrite))]
+        rewritten = [
+            None if text is None else rule.clean_text(text)
+            for text in decode_texts(texts.filter(rewrite))
+        ]
         # Bytes that were not UTF-8 must not become characters of an entry.
         encoded = [None if text is None else text.encode("utf-8", "surrogatepass") for text in rewritten]
-        cleaned = pc.replace_with_mask(cleaned, rewrite, pa.array(encoded, binary_of(texts)).view(texts.type))
+        cleaned = pc.replace_with_mask(
+            cleaned, rewrite, pa.array(encoded, binary_of(texts)).view(texts.type)
+        )
     return cleaned

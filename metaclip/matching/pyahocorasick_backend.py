@@ -21,7 +21,9 @@ class PyAhocorasickBackend:
     def __init__(self, metadata: Metadata, rule: TextRule) -> None:
         """Build pyahocorasick's automaton."""
         self.rule = rule
-        ids: dict[str, list[int]] = collections.defaultdict(list)  # a rule may give several entries one padded form
+        ids: dict[str, list[int]] = collections.defaultdict(
+            list
+        )  # a rule may give several entries one padded form
         for entry_id, entry in enumerate(metadata.entries.to_pylist()):
             if (padded := rule.entry(entry)) is not None:
                 ids[padded].append(entry_id)
@@ -44,7 +46,9 @@ class PyAhocorasickBackend:
         kept: set[int] = set()
         furthest = -1
         # By begin, the longest first: an occurrence lies inside an earlier one exactly if it ends no further.
-        for _, negative_end, ids in sorted(((end + 1 - size, -end, ids) for end, (size, ids) in occurrences)):
+        for _, negative_end, ids in sorted(
+            ((end + 1 - size, -end, ids) for end, (size, ids) in occurrences)
+        ):
             if -negative_end > furthest:
                 furthest = -negative_end
                 kept.update(ids)

@@ -74,7 +74,9 @@ _LONG_TEXT: Final = 1000
 def _mark_runs() -> re.Pattern[str]:
     """Return the pattern of long runs of characters that decompose into combining marks; takes half a second."""
     points = map(chr, range(sys.maxunicode + 1))
-    marks = "".join(char for char in points if unicodedata.combining(unicodedata.normalize("NFD", char)[0]))
+    marks = "".join(
+        char for char in points if unicodedata.combining(unicodedata.normalize("NFD", char)[0])
+    )
     return re.compile(f"[{marks}]{{32,}}")
 
 
@@ -114,7 +116,9 @@ class TextRule:
 
     def __post_init__(self) -> None:
         if self.unspaced_scripts not in SCRIPTS:
-            raise ValueError(f"unspaced_scripts is {self.unspaced_scripts!r}, must be one of {', '.join(SCRIPTS)}")
+            raise ValueError(
+                f"unspaced_scripts is {self.unspaced_scripts!r}, must be one of {', '.join(SCRIPTS)}"
+            )
 
     @property
     def identity(self) -> str:
@@ -130,7 +134,9 @@ class TextRule:
         """Apply to a text all steps before the spacing of the paper's marks."""
         if self.unescape_html:
             # Python refuses to parse numbers of thousands of digits; a number of eight digits is not a character.
-            text = html.unescape(_LONG_NUMBER.sub(lambda found: "&#" + (found[1].lstrip("0")[:8] or "0"), text))
+            text = html.unescape(
+                _LONG_NUMBER.sub(lambda found: "&#" + (found[1].lstrip("0")[:8] or "0"), text)
+            )
         text = self._fold(text)
         return text.translate(_other_separators()) if self.unicode_separators else text
 

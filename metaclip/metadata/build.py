@@ -96,7 +96,9 @@ class Source:
         """Run the source."""
         kind = KINDS[self.common.kind]
         function: Callable[..., Candidates] = getattr(kind_module(kind), kind.function)
-        return function(self.settings, *kind.arguments, **({"engine": engine} if kind.uses_engine else {}))
+        return function(
+            self.settings, *kind.arguments, **({"engine": engine} if kind.uses_engine else {})
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +123,9 @@ def read(path: str | os.PathLike[str]) -> BuildRecipe:
             f"{name}, [build]: sources is {sources!r:.80}, must be tables [[build.sources]], at least one"
         )
     made = recipe.settings(BuildRecipe, table, f"{name}, [build]")
-    numbered = [(f"{name}, [[build.sources]] {number}", source) for number, source in enumerate(sources, 1)]
+    numbered = [
+        (f"{name}, [[build.sources]] {number}", source) for number, source in enumerate(sources, 1)
+    ]
     return dataclasses.replace(
         made, sources=tuple(_source(source, where, Path(path).parent) for where, source in numbered)
     )
@@ -145,7 +149,10 @@ def kind_module(kind: SourceKind) -> Any:
 
 
 def build(
-    made: BuildRecipe, rule: lint.Rule, note: Callable[[str], None] = lambda line: None, engine: Engine | None = None
+    made: BuildRecipe,
+    rule: lint.Rule,
+    note: Callable[[str], None] = lambda line: None,
+    engine: Engine | None = None,
 ) -> tuple[pa.Table, list[Contribution]]:
     """Run a recipe's sources and merge their candidates; every entry must be able to match under the text rule `rule`.
 
@@ -177,7 +184,9 @@ def build(
 def check_out(path: str | os.PathLike[str]) -> None:
     """Raise MetaclipError for an output that is not named as a parquet file; called before the sources run."""
     if Path(path).suffix != ".parquet":
-        raise MetaclipError(f"--out is {path}, must end in .parquet: a built list carries sources, scores and ranks")
+        raise MetaclipError(
+            f"--out is {path}, must end in .parquet: a built list carries sources, scores and ranks"
+        )
 
 
 def write(table: pa.Table, path: str | os.PathLike[str]) -> None:
@@ -191,7 +200,9 @@ def write(table: pa.Table, path: str | os.PathLike[str]) -> None:
                 row_group_size=1 << 20, write_statistics=False, store_schema=False,
             )  # fmt: skip
     except OSError as error:
-        raise MetaclipError(f"{path} cannot be written ({one_line(error)}); check space and permissions") from None
+        raise MetaclipError(
+            f"{path} cannot be written ({one_line(error)}); check space and permissions"
+        ) from None
 
 
 def render(table: pa.Table, contributions: Sequence[Contribution]) -> str:
@@ -201,4 +212,6 @@ def render(table: pa.Table, contributions: Sequence[Contribution]) -> str:
         left_out = one.facts.get("left_out", {}) | one.left_out
         reasons = "; ".join(f"{count:,} {reason}" for reason, count in left_out.items() if count)
         lines.append(f"{one.source:<10} {one.candidates:>11,} {one.new:>9,}   {reasons}".rstrip())
-    return "\n".join([*lines, f"{'total':<10} {'':>11} {len(table):>9,}   digest {list_digest(table['entry'])}"])
+    return "\n".join(
+        [*lines, f"{'total':<10} {'':>11} {len(table):>9,}   digest {list_digest(table['entry'])}"]
+    )

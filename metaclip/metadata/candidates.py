@@ -45,11 +45,16 @@ class Candidates:
 
     @classmethod
     def of(
-        cls, entries: Iterable[str], facts: Mapping[str, Any], scores: Iterable[float | None] | None = None
+        cls,
+        entries: Iterable[str],
+        facts: Mapping[str, Any],
+        scores: Iterable[float | None] | None = None,
     ) -> Candidates:
         """Return candidates of Python strings; without `scores` all scores are null."""
         array = pa.array(list(entries), pa.string())
-        return cls(array, pa.array([None] * len(array) if scores is None else list(scores), pa.float64()), facts)
+        return cls(
+            array, pa.array([None] * len(array) if scores is None else list(scores), pa.float64()), facts
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,13 +92,19 @@ def merge(
     """
     entries, tables, contributions = dict[str, None](), [SCHEMA.empty_table()], list[Contribution]()
     for limits, candidates in offers:
-        room = limits.budget if limits.budget is not None or total is None else max(0, total - len(entries))
+        room = (
+            limits.budget if limits.budget is not None or total is None else max(0, total - len(entries))
+        )
         rows, left_out = _add_entries(entries, candidates, room, rule, limits.trusted)
-        name = f"the source {limits.source!r}" + (f" ({read})" if (read := candidates.facts.get("read")) else "")
+        name = f"the source {limits.source!r}" + (
+            f" ({read})" if (read := candidates.facts.get("read")) else ""
+        )
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items())
         reasons = f" (left out: {reasons})" if reasons else ""
         if not rows:
-            raise MetaclipError(f"{name} gives nothing{reasons}; check its settings, or remove it from the recipe")
+            raise MetaclipError(
+                f"{name} gives nothing{reasons}; check its settings, or remove it from the recipe"
+            )
         if limits.budget is not None and len(rows) < limits.budget:
             raise MetaclipError(
                 f"{name} has {len(rows):,} new entries, its budget is {limits.budget:,}{reasons}; "

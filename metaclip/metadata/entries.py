@@ -59,7 +59,11 @@ class Metadata:
             raise MetaclipError(
                 f"{name}, row {row + first_row}: the entry holds a line end; remove it, no text can match it"
             )
-        columns = [array, _column(source, len(array), pa.string()), _column(score, len(array), pa.float64())]
+        columns = [
+            array,
+            _column(source, len(array), pa.string()),
+            _column(score, len(array), pa.float64()),
+        ]
         encoded = array.dictionary_encode()
         if len(encoded.dictionary) < len(array):
             columns = _without_duplicates(columns, encoded, name, fold_duplicates, first_row)
@@ -120,7 +124,9 @@ def shipped_list() -> Path:
 def _strings(entries: Sequence[str] | pa.Array, name: str, first_row: int) -> pa.Array:
     """Return entries as an Arrow array of valid UTF-8, which neither Python's nor Arrow's strings are guaranteed to be."""
     try:
-        array = entries.cast(pa.string()) if isinstance(entries, pa.Array) else pa.array(entries, pa.string())
+        array = (
+            entries.cast(pa.string()) if isinstance(entries, pa.Array) else pa.array(entries, pa.string())
+        )
         array.validate(full=True)
     except UnicodeEncodeError as error:
         row = list(entries).index(error.object) + first_row
@@ -128,7 +134,9 @@ def _strings(entries: Sequence[str] | pa.Array, name: str, first_row: int) -> pa
             f"{name}, row {row}: {error.object!r:.80} holds half a surrogate pair; correct it"
         ) from None
     except pa.ArrowInvalid as error:
-        raise MetaclipError(f"{name}: the entries are not valid UTF-8 ({one_line(error)}); write it again") from None
+        raise MetaclipError(
+            f"{name}: the entries are not valid UTF-8 ({one_line(error)}); write it again"
+        ) from None
     return array
 
 
@@ -141,7 +149,9 @@ def _column(values: Any, length: int, kind: pa.DataType) -> pa.Array:
     return array.cast(kind)
 
 
-def _without_duplicates(columns: list[pa.Array], encoded: Any, name: str, fold: bool, first_row: int) -> list[pa.Array]:
+def _without_duplicates(
+    columns: list[pa.Array], encoded: Any, name: str, fold: bool, first_row: int
+) -> list[pa.Array]:
     codes = encoded.indices.to_numpy()
     first = np.unique(codes, return_index=True)[
         1
@@ -166,10 +176,15 @@ def _from_json(data: bytes, name: str) -> list[str]:
         value = json.loads(decode_utf8(data, name))
     except json.JSONDecodeError as error:
         raise MetaclipError(f"{name}, line {error.lineno}: not valid JSON ({error.msg})") from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets thousands deep
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # a number of thousands of digits, brackets thousands deep
         raise MetaclipError(f"{name} is not a flat list of strings ({one_line(error)})") from None
     if not isinstance(value, list):
-        raise MetaclipError(f"{name} holds a JSON {type(value).__name__}; a query list is a flat list of strings")
+        raise MetaclipError(
+            f"{name} holds a JSON {type(value).__name__}; a query list is a flat list of strings"
+        )
     for row, entry in enumerate(value):
         if not isinstance(entry, str):
             raise MetaclipError(
@@ -185,10 +200,14 @@ def _from_parquet(data: bytes, name: str) -> dict[str, Any]:
         raise MetaclipError(f"{name} is not a readable parquet file ({one_line(error)})") from None
     if "entry" not in table.column_names:
         found = ", ".join(table.column_names) or "none"
-        raise MetaclipError(f"{name} has no column 'entry' (found: {found}); a query list has entry, source, score")
+        raise MetaclipError(
+            f"{name} has no column 'entry' (found: {found}); a query list has entry, source, score"
+        )
     entry = table["entry"].combine_chunks()
     if not (
-        pa.types.is_string(entry.type) or pa.types.is_large_string(entry.type) or pa.types.is_dictionary(entry.type)
+        pa.types.is_string(entry.type)
+        or pa.types.is_large_string(entry.type)
+        or pa.types.is_dictionary(entry.type)
     ):
         raise MetaclipError(f"{name}: the column 'entry' is {entry.type}, must be string")
     result: dict[str, Any] = {"entries": entry.cast(pa.string())}
@@ -197,7 +216,9 @@ def _from_parquet(data: bytes, name: str) -> dict[str, Any]:
             try:
                 result[column] = table[column].combine_chunks().cast(kind)
             except pa.ArrowException as error:
-                raise MetaclipError(f"{name}: the column '{column}' is not {kind} ({one_line(error)})") from None
+                raise MetaclipError(
+                    f"{name}: the column '{column}' is not {kind} ({one_line(error)})"
+                ) from None
     return result
 
 

@@ -89,7 +89,11 @@ def _witnesses(entry: str, form: str, rule: Rule) -> Iterator[str]:
     yield entry
     yield html.escape(entry)
     # The rule puts a space on each side of a mark in texts: an entry without these spaces is a text that gets them back.
-    marks = {char for char in set(form) if rule.text(char).strip(" ") == char and len(rule.text(f"a{char}a")) > 5}
+    marks = {
+        char
+        for char in set(form)
+        if rule.text(char).strip(" ") == char and len(rule.text(f"a{char}a")) > 5
+    }
     if marks:
         spaced_mark = f" ?([{re.escape(''.join(sorted(marks)))}]) ?"
         for spaced in (form.strip(" "), entry):
@@ -154,7 +158,9 @@ def _case_folded(entry: str) -> str:
 
 def _suspicious(entries: Sequence[str]) -> Iterator[Finding]:
     for row, entry in enumerate(entries):
-        kind = fault(entry) or ("one character" if len(entry) == 1 else "long" if len(entry) > LONGEST else None)
+        kind = fault(entry) or (
+            "one character" if len(entry) == 1 else "long" if len(entry) > LONGEST else None
+        )
         if kind is not None:
             yield Finding(row, entry, kind, "")
 
@@ -181,6 +187,12 @@ def render(metadata: Metadata, found: Sequence[Finding], limit: int) -> str:
     for kind, of_kind in by_kind.items():
         if of_kind and limit:
             lines += ["", f"{kind}:"]
-            lines += [f"  row {one.row:<7} {one.entry!r:.80}  {one.note}".rstrip() for one in of_kind[:limit]]
-            lines += [f"  ... and {len(of_kind) - limit:,} more (--limit, --json)"] if len(of_kind) > limit else []
+            lines += [
+                f"  row {one.row:<7} {one.entry!r:.80}  {one.note}".rstrip() for one in of_kind[:limit]
+            ]
+            lines += (
+                [f"  ... and {len(of_kind) - limit:,} more (--limit, --json)"]
+                if len(of_kind) > limit
+                else []
+            )
     return "\n".join(lines)

@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Final
 
 FOLDER: Final = Path(__file__).parent
-NAME: Final = {"darwin": "libmetaclip.dylib", "win32": "libmetaclip.dll"}.get(sys.platform, "libmetaclip.so")
+NAME: Final = {"darwin": "libmetaclip.dylib", "win32": "libmetaclip.dll"}.get(
+    sys.platform, "libmetaclip.so"
+)
 FLAGS: Final = (
     # No fast-math and no fused multiply-add, which would change the last bit of a probability.
     "-std=c11", "-O3", "-ffp-contract=off", "-fwrapv", "-fPIC", "-shared", "-fvisibility=hidden",
@@ -84,17 +86,27 @@ def compile_library(
     forms: dict[str, tuple[str, ...]] = {name: ()}
     if x86:
         forms[name.replace(".", "-avx2.")] = AVX2
-    digest, sources = source_digest(folder), [str(path.resolve()) for path in sorted((folder / "src").glob("*.c"))]
+    digest, sources = (
+        source_digest(folder),
+        [str(path.resolve()) for path in sorted((folder / "src").glob("*.c"))],
+    )
     # A linker may write more files beside the library, and writes the name of the library into it.
     with tempfile.TemporaryDirectory(prefix=".compile-", dir=out) as temporary:
         for form, flags in forms.items():
             arguments = [*command, *FLAGS, *flags, f'-DMC_DIGEST="{digest}"', "-o", form, *sources]
             try:
                 done = subprocess.run(
-                    arguments, cwd=temporary, capture_output=True, text=True, errors="replace", check=False
+                    arguments,
+                    cwd=temporary,
+                    capture_output=True,
+                    text=True,
+                    errors="replace",
+                    check=False,
                 )
             except OSError as error:
-                raise BuildError(f"the C compiler {shlex.join(command)} cannot be run ({error}); {REMEDIES}") from None
+                raise BuildError(
+                    f"the C compiler {shlex.join(command)} cannot be run ({error}); {REMEDIES}"
+                ) from None
             if done.returncode:
                 lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
                 raise BuildError(

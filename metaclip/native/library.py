@@ -110,7 +110,9 @@ def _load() -> Any:
     wanted = os.environ.get("METACLIP_NATIVE", "")
     if wanted not in ("", "0", "1", "baseline"):
         raise MetaclipError(f"METACLIP_NATIVE is {wanted!r}, must be 0, 1 or baseline")
-    found, why = (None, "METACLIP_NATIVE=0") if wanted == "0" else _open(FOLDER, avx2=wanted != "baseline")
+    found, why = (
+        (None, "METACLIP_NATIVE=0") if wanted == "0" else _open(FOLDER, avx2=wanted != "baseline")
+    )
     if found is None:
         print(
             f"metaclip: the compiled library is not used ({why}); matching with pyahocorasick instead: same result, about "
@@ -148,7 +150,9 @@ def _open(folder: Path, *, avx2: bool) -> tuple[Any, str]:
 def address(array: npt.NDArray[Any], dtype: npt.DTypeLike, *, written: bool = False) -> int:
     """Return the address of an array's items. Raise TypeError for another dtype, or for items that are not contiguous."""
     if array.dtype != dtype or not array.flags.c_contiguous or (written and not array.flags.writeable):
-        raise TypeError(f"the library takes a contiguous array of {np.dtype(dtype)}, not {array.dtype}, {array.flags}")
+        raise TypeError(
+            f"the library takes a contiguous array of {np.dtype(dtype)}, not {array.dtype}, {array.flags}"
+        )
     return array.ctypes.data
 
 

@@ -40,7 +40,9 @@ def find_columns(
     names = schema.names
     for name in names:
         if names.count(name) > 1:
-            raise BrokenInput(f"{where} has {names.count(name)} columns with the name {name!r}; rename all but one")
+            raise BrokenInput(
+                f"{where} has {names.count(name)} columns with the name {name!r}; rename all but one"
+            )
 
     def find(role: str, given: str | None, candidates: Sequence[str]) -> str | None:
         if given in names:
@@ -50,7 +52,9 @@ def find_columns(
             found = [name for name in names if name.lower() in allowed]
         if len(found) > 1:
             shown = ", ".join(map(repr, found))
-            raise BrokenInput(f"{where}: {shown} can all be the {role} column; choose one with --{role}-column")
+            raise BrokenInput(
+                f"{where}: {shown} can all be the {role} column; choose one with --{role}-column"
+            )
         if not found:
             if given is None and role != "text":
                 return None
@@ -80,7 +84,12 @@ def _is_text(kind: pa.DataType) -> bool:
         kind = kind.value_type
     return any(
         is_kind(kind)
-        for is_kind in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
+        for is_kind in (
+            pa.types.is_string,
+            pa.types.is_large_string,
+            pa.types.is_string_view,
+            pa.types.is_null,
+        )
     )
 
 
@@ -88,7 +97,9 @@ def _is_number(kind: pa.DataType) -> bool:
     """Return whether a column of this type can hold uids that are not strings: integers, or 16 bytes."""
     if isinstance(kind, pa.ExtensionType):  # parquet's UUID
         kind = kind.storage_type
-    return bool(pa.types.is_integer(kind) or (pa.types.is_fixed_size_binary(kind) and kind.byte_width == 16))
+    return bool(
+        pa.types.is_integer(kind) or (pa.types.is_fixed_size_binary(kind) and kind.byte_width == 16)
+    )
 
 
 # --- usable texts
@@ -131,7 +142,9 @@ def usable_texts(batch: pa.RecordBatch, columns: Columns, row: int, dropped: Dro
     """
     texts, n_failed = plain_texts(batch.column(columns.text)), 0
     if columns.status is not None:
-        failed = pc.fill_null(pc.not_equal(batch.column(columns.status).cast(pa.string()), "success"), True)
+        failed = pc.fill_null(
+            pc.not_equal(batch.column(columns.status).cast(pa.string()), "success"), True
+        )
         if n_failed := pc.sum(failed).as_py() or 0:
             dropped.add("not_downloaded", f"row {row + failed.index(True).as_py()}", n_failed)
             texts = pc.if_else(failed, pa.scalar(None, texts.type), texts)
@@ -157,7 +170,9 @@ def plain_texts(column: pa.Array) -> pa.Array:
 
 def _without_invalid(texts: pa.Array, row: int, dropped: DroppedRows) -> pa.Array:
     """Replace the texts that are not valid UTF-8 with null."""
-    values = texts.cast(pa.large_binary() if pa.types.is_large_string(texts.type) else pa.binary()).to_pylist()
+    values = texts.cast(
+        pa.large_binary() if pa.types.is_large_string(texts.type) else pa.binary()
+    ).to_pylist()
     valid = [value is None or is_utf8(value) for value in values]
     dropped.add("invalid_utf8", f"row {row + valid.index(False)}", valid.count(False))
     kept = [value if is_valid else None for value, is_valid in zip(values, valid, strict=True)]

@@ -59,10 +59,15 @@ class DelimitedReader:
             _Latin1Stream(head, stream, last_row),
             read_options=pyarrow.csv.ReadOptions(use_threads=False, block_size=2 * _BLOCK),
             parse_options=pyarrow.csv.ParseOptions(
-                delimiter=delimiter, newlines_in_values=True, invalid_row_handler=bad_row, ignore_empty_lines=True
+                delimiter=delimiter,
+                newlines_in_values=True,
+                invalid_row_handler=bad_row,
+                ignore_empty_lines=True,
             ),
             convert_options=pyarrow.csv.ConvertOptions(
-                column_types=dict.fromkeys(names, pa.string()), check_utf8=False, strings_can_be_null=False
+                column_types=dict.fromkeys(names, pa.string()),
+                check_utf8=False,
+                strings_can_be_null=False,
             ),
         )
         if self._reader.schema.names != names:
@@ -74,7 +79,9 @@ class DelimitedReader:
         names = self.names if columns is None else list(columns)
         for batch in self._without_sentinel():
             for part in pa.Table.from_batches([batch]).to_batches(rows):
-                yield pa.record_batch([_to_bytes(part.column(self.names.index(name))) for name in names], names)
+                yield pa.record_batch(
+                    [_to_bytes(part.column(self.names.index(name))) for name in names], names
+                )
 
     def _without_sentinel(self) -> Iterator[pa.RecordBatch]:
         """Yield the parser's batches without the last row, which is the sentinel or contains it."""
@@ -127,7 +134,9 @@ def _to_bytes(column: pa.Array) -> pa.Array:
     if text.isascii():
         return column
     ends = np.concatenate([[0], np.cumsum(pc.utf8_length(column))]).astype(np.int32)
-    return pa.StringArray.from_buffers(len(column), pa.py_buffer(ends), pa.py_buffer(text.encode("latin-1")))
+    return pa.StringArray.from_buffers(
+        len(column), pa.py_buffer(ends), pa.py_buffer(text.encode("latin-1"))
+    )
 
 
 def _first_line(stream: Any) -> bytes:

@@ -71,7 +71,11 @@ def find_files(paths: Paths, form: str | None = None) -> list[PoolFile]:
         raise MetaclipError(f"there is no {form} file in {_shown(wanted)}; check the path")
     tables = {_split_name(path)[0] for path, file in files.items() if file.form == "parquet"}
     # img2dataset writes a parquet beside each tar: it has the same rows, and those whose download failed.
-    files = {path: file for path, file in files.items() if file.form != "tar" or _split_name(path)[0] not in tables}
+    files = {
+        path: file
+        for path, file in files.items()
+        if file.form != "tar" or _split_name(path)[0] not in tables
+    }
     forms = {file.form for file in files.values()}
     if len(forms) > 1:
         raise MetaclipError(
@@ -123,7 +127,9 @@ def _find(given: str) -> tuple[str, list[PoolFile]]:
     except StoreError as error:
         raise MetaclipError(f"the pool {given} cannot be listed: {error}") from None
     except (OSError, ValueError) as error:
-        raise MetaclipError(f"the pool {given} cannot be listed ({one_line(error)}); check the path") from None
+        raise MetaclipError(
+            f"the pool {given} cannot be listed ({one_line(error)}); check the path"
+        ) from None
     if not files:
         kinds = ", ".join(FORMATS)
         raise MetaclipError(
@@ -137,7 +143,9 @@ def _find_remote(given: str) -> tuple[str, list[PoolFile]]:
     with opened_store(given) as (fs, path):
         if glob.has_magic(path) and not fs.exists(path):
             root, found = _root_of_glob(path), _glob_remote(fs, path)
-        elif (found := fs.find(path, detail=True)).keys() - {path}:  # asking whether it is a folder would list it too
+        elif (found := fs.find(path, detail=True)).keys() - {
+            path
+        }:  # asking whether it is a folder would list it too
             _refuse_run(fs.exists, path, given)
             root = path
         elif found:
@@ -183,7 +191,9 @@ def _pool_files(found: Iterable[str], root: str, given: str) -> Iterator[tuple[s
         if form is None or (name != given and any(part.startswith((".", "_")) for part in parts)):
             continue
         if not is_utf8(name):
-            raise MetaclipError(f"the name of {name!a} is not valid UTF-8, so no card can show it; rename the file")
+            raise MetaclipError(
+                f"the name of {name!a} is not valid UTF-8, so no card can show it; rename the file"
+            )
         yield name, form, codec
 
 
@@ -216,7 +226,11 @@ def _files_below(folder: str) -> list[str]:
 def _refuse_run(exists: Callable[[str], bool], path: str, given: str) -> None:
     matched, curated = (exists(f"{path}/{stage}") for stage in ("matched", "curated"))
     if (matched or curated) and exists(f"{path}/manifest.json"):
-        hint = f"its curated pairs are the pool {given.rstrip('/')}/curated" if curated else "balance it first"
+        hint = (
+            f"its curated pairs are the pool {given.rstrip('/')}/curated"
+            if curated
+            else "balance it first"
+        )
         raise MetaclipError(f"{given} is a run folder, not a pool; {hint}")
 
 

@@ -52,7 +52,10 @@ def infer_schema(blocks: Iterable[bytes], rows: int | None = None) -> pa.Schema:
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError):
             objects = list(_objects(block, 0, lambda reason, place: None))
             names = dict.fromkeys(name for row in objects for name in row)
-            found, n = [(name, _type_of([row.get(name) for row in objects])) for name in names], len(objects)
+            found, n = (
+                [(name, _type_of([row.get(name) for row in objects])) for name in names],
+                len(objects),
+            )
         for name, kind in found:
             types[name] = _common_type(types[name], kind) if name in types else kind
         if left is not None and (left := left - n) <= 0:
@@ -71,7 +74,9 @@ def parse_block(
         return _parse_regular(block, schema).select(schema.names).cast(schema).combine_chunks()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, KeyError):
         objects = list(itertools.islice(_objects(block, first_line, drop), rows))
-    return pa.table([_column([row.get(field.name) for row in objects], field.type) for field in schema], schema=schema)
+    return pa.table(
+        [_column([row.get(field.name) for row in objects], field.type) for field in schema], schema=schema
+    )
 
 
 def _parse_regular(block: bytes, schema: pa.Schema | None) -> pa.Table:
@@ -79,7 +84,9 @@ def _parse_regular(block: bytes, schema: pa.Schema | None) -> pa.Table:
     lines = block.count(b"\n")
     # Arrow accepts objects anywhere. If all lines begin and end with braces, no object continues in the next line.
     between = block.count(b"}\n{") + block.count(b"}\r\n{")
-    if not (block.startswith(b"{") and block.endswith((b"}\n", b"}\r\n")) and between == lines - 1) or _is_deep(block):
+    if not (
+        block.startswith(b"{") and block.endswith((b"}\n", b"}\r\n")) and between == lines - 1
+    ) or _is_deep(block):
         raise pa.ArrowInvalid("not one object per line")
     table = pyarrow.json.read_json(
         pa.BufferReader(block),
@@ -125,7 +132,9 @@ def _objects(block: bytes, first_line: int, drop: DropRow) -> Iterator[dict[str,
             drop("malformed_row", f"line {number}: nested deeper than {_LEVELS} levels")
             continue
         try:
-            value = json.loads(text.decode("utf-8", "surrogateescape"), strict=False, parse_int=_parse_integer)
+            value = json.loads(
+                text.decode("utf-8", "surrogateescape"), strict=False, parse_int=_parse_integer
+            )
         except ValueError as error:
             drop("malformed_row", f"line {number}: {one_line(error, 100)}")
             continue
@@ -163,7 +172,9 @@ def _storable(kind: pa.DataType) -> pa.DataType:
 def _is_empty(kind: pa.DataType) -> bool:
     if pa.types.is_list(kind):
         return _is_empty(kind.value_type)
-    return pa.types.is_struct(kind) and (kind.num_fields == 0 or any(_is_empty(field.type) for field in kind))
+    return pa.types.is_struct(kind) and (
+        kind.num_fields == 0 or any(_is_empty(field.type) for field in kind)
+    )
 
 
 def _common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType:
@@ -176,9 +187,9 @@ def _common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType:
 
 def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
     if pa.types.is_string(kind):
-        return pa.array([None if value is None else _to_bytes(value) for value in values], pa.binary()).view(
-            pa.string()
-        )
+        return pa.array(
+            [None if value is None else _to_bytes(value) for value in values], pa.binary()
+        ).view(pa.string())
     try:
         return pa.array(values, kind)
     except (pa.ArrowInvalid, OverflowError):  # an integer among floats that no float equals

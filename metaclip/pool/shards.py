@@ -21,7 +21,9 @@ from metaclip.storage.remote import is_remote
 BATCH_ROWS: Final = 1 << 16
 SHARD_ROWS: Final = 1 << 19
 SHARD_BYTES: Final = 1 << 28
-_BUFFER: Final = 1 << 22  # bytes read at a time; whole column chunks would make memory grow with the row groups
+_BUFFER: Final = (
+    1 << 22
+)  # bytes read at a time; whole column chunks would make memory grow with the row groups
 _DELIMITERS: Final = {"csv": ",", "tsv": "\t"}
 
 
@@ -70,7 +72,9 @@ def read_schema(file: PoolFile) -> pa.Schema:
     return schema_and_shards(file)[0]
 
 
-def schema_and_shards(file: PoolFile, file_index: int = 0, limit: int | None = None) -> tuple[pa.Schema, list[Shard]]:
+def schema_and_shards(
+    file: PoolFile, file_index: int = 0, limit: int | None = None
+) -> tuple[pa.Schema, list[Shard]]:
     """Return a file's schema, as `read_schema` does, and the shards of its first `limit` rows; open the file once."""
     with translate_read_errors(file):
         if file.form == "parquet":
@@ -101,12 +105,17 @@ def _cut(file: PoolFile, metadata: Any, file_index: int, limit: int | None) -> l
     first = begin = rows = size = 0
     for group in range(metadata.num_row_groups):
         row_group = metadata.row_group(group)
-        if rows and (rows + row_group.num_rows > SHARD_ROWS or size + row_group.total_byte_size > SHARD_BYTES):
+        if rows and (
+            rows + row_group.num_rows > SHARD_ROWS or size + row_group.total_byte_size > SHARD_BYTES
+        ):
             shards.append(Shard(file, file_index, len(shards), first, (begin, group), rows))
             first, begin, rows, size = first + rows, group, 0, 0
         rows, size = rows + row_group.num_rows, size + row_group.total_byte_size
         if limit is not None and first + rows >= limit:
-            return [*shards, Shard(file, file_index, len(shards), first, (begin, group + 1), limit - first)]
+            return [
+                *shards,
+                Shard(file, file_index, len(shards), first, (begin, group + 1), limit - first),
+            ]
     if rows or not shards:
         shards.append(Shard(file, file_index, len(shards), first, (begin, metadata.num_row_groups), rows))
     return shards
@@ -117,10 +126,14 @@ def count_rows(file: PoolFile, columns: Columns, limit: int) -> int:
     if file.form == "parquet":
         with translate_read_errors(file), _open_parquet(file) as parquet:
             return min(limit, int(parquet.metadata.num_rows))
-    return sum(len(batch) for batch in read_batches(Shard(file, 0, rows=limit), [columns.text], DroppedRows()))
+    return sum(
+        len(batch) for batch in read_batches(Shard(file, 0, rows=limit), [columns.text], DroppedRows())
+    )
 
 
-def read_batches(shard: Shard, columns: Sequence[str] | None, dropped: DroppedRows) -> Iterator[pa.RecordBatch]:
+def read_batches(
+    shard: Shard, columns: Sequence[str] | None, dropped: DroppedRows
+) -> Iterator[pa.RecordBatch]:
     """Yield a shard's rows in order, in batches of `columns` (None: all); memory does not grow with the shard.
 
     Count malformed rows in `dropped`. Raise BrokenInput if the file cannot be read.
@@ -136,13 +149,18 @@ def read_batches(shard: Shard, columns: Sequence[str] | None, dropped: DroppedRo
                 return
 
 
-def _batches(shard: Shard, columns: Sequence[str] | None, dropped: DroppedRows) -> Iterator[pa.RecordBatch]:
+def _batches(
+    shard: Shard, columns: Sequence[str] | None, dropped: DroppedRows
+) -> Iterator[pa.RecordBatch]:
     file, left = shard.file, shard.rows
     if file.form == "parquet":
         assert shard.groups is not None
         with _open_parquet(file) as parquet:
             for batch in parquet.iter_batches(
-                BATCH_ROWS, row_groups=range(*shard.groups), columns=columns and list(columns), use_threads=False
+                BATCH_ROWS,
+                row_groups=range(*shard.groups),
+                columns=columns and list(columns),
+                use_threads=False,
             ):
                 yield _without_views(batch)
     elif file.form == "jsonl":
@@ -164,7 +182,9 @@ def _batches(shard: Shard, columns: Sequence[str] | None, dropped: DroppedRows) 
         from metaclip.pool.delimited import DelimitedReader
 
         with open_decompressed(file) as stream:
-            yield from DelimitedReader(stream, _DELIMITERS[file.form], dropped.add, left).batches(columns, BATCH_ROWS)
+            yield from DelimitedReader(stream, _DELIMITERS[file.form], dropped.add, left).batches(
+                columns, BATCH_ROWS
+            )
 
 
 def _without_views(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -172,9 +192,13 @@ def _without_views(batch: pa.RecordBatch) -> pa.RecordBatch:
     views = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
     if views.keys().isdisjoint(batch.schema.types):
         return batch
-    return batch.cast(pa.schema([field.with_type(views.get(field.type, field.type)) for field in batch.schema]))
+    return batch.cast(
+        pa.schema([field.with_type(views.get(field.type, field.type)) for field in batch.schema])
+    )
 
 
 def _open_parquet(file: PoolFile) -> Any:
     remote = is_remote(file.path)
-    return pq.ParquetFile(open_file(file) if remote else file.path, pre_buffer=remote, buffer_size=_BUFFER)
+    return pq.ParquetFile(
+        open_file(file) if remote else file.path, pre_buffer=remote, buffer_size=_BUFFER
+    )

@@ -80,7 +80,9 @@ def _write_header(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any])
     np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
 
 
-def merge_runs(paths: Sequence[Path], block: int = _BLOCK, fan_in: int = FAN_IN, threads: int = 1) -> Iterator[UidRows]:
+def merge_runs(
+    paths: Sequence[Path], block: int = _BLOCK, fan_in: int = FAN_IN, threads: int = 1
+) -> Iterator[UidRows]:
     """Yield the rows of sorted runs in order, in blocks of about `block` rows; equal uids are in one block.
 
     `threads` threads sort the next blocks ahead, each in its own memory.
@@ -95,7 +97,9 @@ def merge_runs(paths: Sequence[Path], block: int = _BLOCK, fan_in: int = FAN_IN,
         yield from _merge(paths, block, threads)
 
 
-def _merge_to_run(paths: Sequence[Path], block: int, threads: int, temporary_files: contextlib.ExitStack) -> Path:
+def _merge_to_run(
+    paths: Sequence[Path], block: int, threads: int, temporary_files: contextlib.ExitStack
+) -> Path:
     """Merge runs into one run, a temporary file."""
     path = temporary_path(paths[0])
     temporary_files.callback(path.unlink, missing_ok=True)
@@ -122,7 +126,10 @@ def _merge(paths: Sequence[Path], block: int, threads: int) -> Iterator[UidRows]
             begins = [0] * len(runs)
             for bound in [*bounds, None]:
                 starts = zip(runs, begins, strict=True)
-                ends = [len(run) if bound is None else bisect.bisect_left(run, bound, begin) for run, begin in starts]
+                ends = [
+                    len(run) if bound is None else bisect.bisect_left(run, bound, begin)
+                    for run, begin in starts
+                ]
                 if ends != begins:  # bounds may be equal
                     yield begins, ends
                 begins = ends
@@ -147,11 +154,15 @@ def _sample(runs: Sequence[_Run], step: int) -> UidRows:
     """
     ends = np.cumsum([len(run) for run in runs])
     strata = np.arange(-(-int(ends[-1]) // step))
-    rows = np.minimum(step * strata + (0x9E3779B9 * strata & 0xFFFFFFFF) * step // (1 << 32), ends[-1] - 1)
+    rows = np.minimum(
+        step * strata + (0x9E3779B9 * strata & 0xFFFFFFFF) * step // (1 << 32), ends[-1] - 1
+    )
     cuts = np.searchsorted(rows, [0, *ends.tolist()])
     begins = ends - [len(run) for run in runs]
     parts = zip(runs, begins, itertools.pairwise(cuts), strict=True)
-    return np.array([run[row] for run, begin, (i, j) in parts for row in (rows[i:j] - begin).tolist()], np.uint64)
+    return np.array(
+        [run[row] for run, begin, (i, j) in parts for row in (rows[i:j] - begin).tolist()], np.uint64
+    )
 
 
 class _Run(Sequence[tuple[int, int]]):

@@ -53,7 +53,9 @@ class ForwardReader:
     def __init__(self, stream: Any) -> None:
         """Wrap a stream whose position is its first byte."""
         self._read, self._seek = stream.read, stream.seek if stream.seekable() else None
-        self._readinto: Any = stream.readinto if isinstance(stream, io.RawIOBase | io.BufferedIOBase) else None
+        self._readinto: Any = (
+            stream.readinto if isinstance(stream, io.RawIOBase | io.BufferedIOBase) else None
+        )
         self._at = 0  # the stream's position
 
     def read(self, at: int, size: int) -> bytes:
@@ -103,7 +105,9 @@ def read_members(stream: ForwardReader, at: int = 0, end: int | None = None) -> 
         try:
             head = stream.read(at, BLOCK)
         except ValueError:
-            raise ValueError(f"it ends before byte {at}, without the zeros that close a tar: it was cut off") from None
+            raise ValueError(
+                f"it ends before byte {at}, without the zeros that close a tar: it was cut off"
+            ) from None
         if head == _ZEROS:
             return
         size, kind = _checked_size(head, at), head[156]
@@ -175,7 +179,9 @@ def _name(head: bytes) -> bytes:
 
 def _extension(stream: ForwardReader, data: int, size: int) -> bytes:
     if size > _LONGEST:
-        raise ValueError(f"a name or pax record at byte {data} has {size} bytes, at most {_LONGEST} are read")
+        raise ValueError(
+            f"a name or pax record at byte {data} has {size} bytes, at most {_LONGEST} are read"
+        )
     return stream.read(data, size)
 
 

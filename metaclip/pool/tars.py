@@ -124,20 +124,30 @@ def infer_schema(samples: Iterable[Sample], rows: int | None = None) -> pa.Schem
     return pa.schema([*(pa.field(name, pa.string()) for name in _own_columns(head, has_txt)), *named])
 
 
-def read_blocks(file: PoolFile, columns: Sequence[str] | None, limit: int | None = None) -> Iterator[SampleBlock]:
+def read_blocks(
+    file: PoolFile, columns: Sequence[str] | None, limit: int | None = None
+) -> Iterator[SampleBlock]:
     """Read the rows of a tar block by block, with `columns` (None: all), until `limit` rows are read."""
-    schema = read_schema(file, limit) if columns is None else pa.schema([(name, pa.string()) for name in columns])
+    schema = (
+        read_schema(file, limit)
+        if columns is None
+        else pa.schema([(name, pa.string()) for name in columns])
+    )
     with open_tar(file) as stream:
         blocks = _blocks(read_samples(stream))
         head = next(blocks, [])
         has_txt = _has_txt(head)
         own = _own_columns(head, has_txt)
-        fields = pa.schema([f.with_name(_field_name(f.name, has_txt)) for f in schema if f.name not in own])
+        fields = pa.schema(
+            [f.with_name(_field_name(f.name, has_txt)) for f in schema if f.name not in own]
+        )
         for block in itertools.chain([head] if head else [], blocks):
             malformed: list[tuple[int, str]] = []
             good, table = _parse_fields(block, 0, fields, malformed)
             parsed = (column.combine_chunks() for column in table.columns)
-            arrays = [_contents(block, good, name) if name in own else next(parsed) for name in schema.names]
+            arrays = [
+                _contents(block, good, name) if name in own else next(parsed) for name in schema.names
+            ]
             yield SampleBlock(block, good, pa.RecordBatch.from_arrays(arrays, schema=schema), malformed)
             if limit is not None and (limit := limit - len(good)) <= 0:
                 return
@@ -149,7 +159,11 @@ def read_batches(
     """Read the rows of a tar in batches; call `drop` for malformed samples among the first `limit` rows."""
     left = limit
     for block in read_blocks(file, columns, limit):
-        end = block.good[left - 1] if left is not None and 0 < left <= len(block.good) else len(block.samples)
+        end = (
+            block.good[left - 1]
+            if left is not None and 0 < left <= len(block.good)
+            else len(block.samples)
+        )
         for index, why in block.malformed:
             if index < end:
                 drop("malformed_row", why)

@@ -28,7 +28,9 @@ Uids = npt.NDArray[np.uint64]
 UID: Final = pa.binary(16)
 """The type of a column of uids."""
 
-_HEX: Final = np.frombuffer(b"".join(b"%02x" % byte for byte in range(256)), np.uint16)  # two digits per byte
+_HEX: Final = np.frombuffer(
+    b"".join(b"%02x" % byte for byte in range(256)), np.uint16
+)  # two digits per byte
 _OTHER, _EMPTY = 1, 2
 """Kinds of ids, as `mc_hex` writes them: not hex digits, none; 0 for up to 32 hex digits."""
 _HEX_ID: Final = re.compile(rb"[0-9a-fA-F]{1,32}")
@@ -64,7 +66,11 @@ def uids_of(texts: pa.Array, urls: pa.Array | None, given: pa.Array | None) -> U
 
 def column_uids(column: pa.Array) -> Uids:
     """Return the uids of a column of 16 bytes, strings or numbers: uint64[n, 2]; undefined for a null of 16 bytes."""
-    return from_binary(column) if _is_16_bytes(column.type) else uids_of(pa.array([""] * len(column)), None, column)
+    return (
+        from_binary(column)
+        if _is_16_bytes(column.type)
+        else uids_of(pa.array([""] * len(column)), None, column)
+    )
 
 
 def from_binary(column: pa.Array) -> Uids:
@@ -82,7 +88,9 @@ def to_hex(uids: Uids) -> pa.Array:
     """Convert uint64[n, 2] to a string array of 32 lower-case hex digits."""
     text = _HEX[np.ascontiguousarray(uids.astype(">u8")).view(np.uint8)].view(np.uint8)
     offsets = np.arange(0, 32 * len(uids) + 1, 32, dtype=np.int32)
-    return pa.Array.from_buffers(pa.string(), len(uids), [None, pa.py_buffer(offsets), pa.py_buffer(text)])
+    return pa.Array.from_buffers(
+        pa.string(), len(uids), [None, pa.py_buffer(offsets), pa.py_buffer(text)]
+    )
 
 
 def to_strings(given: pa.Array, uids: Uids) -> pa.Array:
@@ -113,7 +121,10 @@ def _values(column: pa.Array) -> pa.Array:
 
 
 def _is_binary(kind: pa.DataType) -> bool:
-    return any(test(kind) for test in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary))
+    return any(
+        test(kind)
+        for test in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
+    )
 
 
 def _is_16_bytes(kind: pa.DataType) -> bool:
@@ -154,7 +165,9 @@ def _md5(parts: list[pa.Array]) -> Uids:
         return _md5_hashlib(parts)
     uids = np.empty((len(parts[0]), 2), np.uint64)
     library.mc_md5(
-        StringsStruct.of(parts[0]), StringsStruct.of(parts[1]) if len(parts) > 1 else None, address(uids, np.uint64)
+        StringsStruct.of(parts[0]),
+        StringsStruct.of(parts[1]) if len(parts) > 1 else None,
+        address(uids, np.uint64),
     )
     return uids
 

@@ -31,7 +31,9 @@ _SIZE_DIGITS: Final = 11
 _NAME: Final = slice(0, NAME_BYTES)
 _SIZE: Final = slice(124, 124 + _SIZE_DIGITS)
 _EMPTY: Final = np.frombuffer(header(b"", 0), np.uint8)
-_REST: Final = int(_EMPTY[148:154].tobytes(), 8) - int(_EMPTY[_SIZE].sum())  # the checksum without name and size
+_REST: Final = int(_EMPTY[148:154].tobytes(), 8) - int(
+    _EMPTY[_SIZE].sum()
+)  # the checksum without name and size
 _HEX: Final = np.frombuffer(b"0123456789abcdef", np.uint8)
 
 
@@ -57,7 +59,9 @@ class SampleCopies(SampleSpans):
     uses: npt.NDArray[np.int64]
 
 
-def copy_samples(stream: ForwardReader, copies: SampleCopies, counts: dict[str, int]) -> Iterator[memoryview]:
+def copy_samples(
+    stream: ForwardReader, copies: SampleCopies, counts: dict[str, int]
+) -> Iterator[memoryview]:
     """Yield the bytes of samples named ``{uid}-{number of the copy}``, a window at a time, and count them in `counts`.
 
     A window is valid until the next one is requested.
@@ -73,7 +77,9 @@ def copy_samples(stream: ForwardReader, copies: SampleCopies, counts: dict[str, 
         if len(window) < size:
             window = np.empty(max(size, _WINDOW), np.uint8)
         data, places = window[:size], through[at : last + 1] - through[at]
-        runs = np.flatnonzero(np.concatenate([[True], begins[at + 1 : last] != ends[at : last - 1], [True]]))
+        runs = np.flatnonzero(
+            np.concatenate([[True], begins[at + 1 : last] != ends[at : last - 1], [True]])
+        )
         for first, end in itertools.pairwise(runs.tolist()):
             stream.fill(int(begins[at + first]), data[places[first] : places[end]].data)
         moved = places[:-1] - begins[part]
@@ -97,7 +103,9 @@ def _overwrite_headers(
     for column, suffixes in enumerate((IMAGES, (b"txt",), (b"json",))):
         spans = copies.members[part, column].astype(np.int64)
         for number, suffix in enumerate(suffixes):
-            rows = np.flatnonzero((spans[:, 0] > 0) & ((copies.kind[part] == number) if column == 0 else True))
+            rows = np.flatnonzero(
+                (spans[:, 0] > 0) & ((copies.kind[part] == number) if column == 0 else True)
+            )
             places = (spans[rows, 0] + moved[rows]) // BLOCK - 1
             blocks[places] = make_headers(uids[rows], first[rows], suffix, spans[rows, 1])
             counts["members"] += len(rows)
@@ -110,7 +118,9 @@ def make_headers(
     """Return `tar_format.header` of ``{uid}-{number}.{suffix}`` for many members: uint8[n, 512]. Numbers are below 10."""
     if len(sizes) and int(sizes.max()) >= 8**_SIZE_DIGITS:
         rows = zip(uids.tolist(), numbers.tolist(), sizes.tolist(), strict=True)
-        made = b"".join(header(b"%016x%016x-%d.%b" % (*uid, number, suffix), size) for uid, number, size in rows)
+        made = b"".join(
+            header(b"%016x%016x-%d.%b" % (*uid, number, suffix), size) for uid, number, size in rows
+        )
         return np.frombuffer(made, np.uint8).reshape(-1, BLOCK)
     found = np.empty((len(uids), BLOCK), np.uint8)
     found[:] = _EMPTY
@@ -141,7 +151,11 @@ class _Window:
 
 
 def _renamed_members(
-    data: memoryview, moved: npt.NDArray[np.int64], copies: SampleCopies, part: slice, counts: dict[str, int]
+    data: memoryview,
+    moved: npt.NDArray[np.int64],
+    copies: SampleCopies,
+    part: slice,
+    counts: dict[str, int],
 ) -> list[bytes | memoryview]:
     """Return the headers and contents of a window's samples, member by member."""
     parts: list[bytes | memoryview] = []

@@ -121,8 +121,12 @@ def _write(path: Path, index: Index) -> None:
     for name in _ARRAYS:
         array = np.ascontiguousarray(getattr(index, name))
         flat = pa.array(array.reshape(-1))
-        columns[name] = flat if array.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, array.shape[1])
-    table = pa.table(columns).replace_schema_metadata({"text": index.text, "has_uid": "yes" if index.has_uid else ""})
+        columns[name] = (
+            flat if array.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, array.shape[1])
+        )
+    table = pa.table(columns).replace_schema_metadata(
+        {"text": index.text, "has_uid": "yes" if index.has_uid else ""}
+    )
     with (
         atomic_write(path) as temporary,
         pa.OSFile(str(temporary), "wb") as file,
@@ -138,11 +142,17 @@ def _read(path: Path) -> Index:
     def array(name: str) -> Any:
         column = table[name].combine_chunks()
         is_list = pa.types.is_fixed_size_list(column.type)
-        return column.flatten().to_numpy().reshape(-1, column.type.list_size) if is_list else column.to_numpy()
+        return (
+            column.flatten().to_numpy().reshape(-1, column.type.list_size)
+            if is_list
+            else column.to_numpy()
+        )
 
     notes = table.schema.metadata
     return Index(
-        **{name: array(name) for name in _ARRAYS}, text=notes[b"text"].decode(), has_uid=bool(notes[b"has_uid"])
+        **{name: array(name) for name in _ARRAYS},
+        text=notes[b"text"].decode(),
+        has_uid=bool(notes[b"has_uid"]),
     )
 
 
@@ -171,7 +181,9 @@ def index_at_once(tar: io.BufferedReader, file: PoolFile, names: Names) -> Index
 
     def head() -> Iterator[tars.Sample]:
         for t, j in zip(txt[:_HEAD].tolist(), json[:_HEAD].tolist(), strict=True):
-            members = {name: Member(b"", 0, *span) for name, span in ((b"txt", t), (b"json", j)) if span[0]}
+            members = {
+                name: Member(b"", 0, *span) for name, span in ((b"txt", t), (b"json", j)) if span[0]
+            }
             yield tars.Sample(b"", members, content(*t) if t[0] else None, content(*j))
 
     columns = _columns(tars.infer_schema(head(), 1), file, names)
@@ -219,7 +231,9 @@ class _JsonFields:
             return False
         contents = window.contents(wanted)
         if len(self.head) < 2 * _HEAD:
-            self.head |= window.contents(np.flatnonzero((window.suffix == _TXT_CODE) & (window.size < _SMALL)))
+            self.head |= window.contents(
+                np.flatnonzero((window.suffix == _TXT_CODE) & (window.size < _SMALL))
+            )
             self.head |= contents
         texts, no_text = self._parse(list(contents.values()))
         uids = _from_hex(texts)
@@ -263,9 +277,17 @@ def index_by_walking(file: PoolFile, names: Names) -> Index:
             flaw = np.full(len(block.samples), _MALFORMED, np.uint8)
             found = np.zeros((len(block.samples), 2), np.uint64)
             if block.good:
-                texts = block.batch.column(columns.text) if columns.text else pa.nulls(len(block.good), pa.string())
-                urls, given = (block.batch.column(name) if name else None for name in (columns.url, columns.uid))
-                found[block.good] = uids_of(texts.cast(pa.binary()).fill_null(b"").view(pa.string()), urls, given)
+                texts = (
+                    block.batch.column(columns.text)
+                    if columns.text
+                    else pa.nulls(len(block.good), pa.string())
+                )
+                urls, given = (
+                    block.batch.column(name) if name else None for name in (columns.url, columns.uid)
+                )
+                found[block.good] = uids_of(
+                    texts.cast(pa.binary()).fill_null(b"").view(pa.string()), urls, given
+                )
                 flaw[block.good] = np.where(texts.is_null(), _NO_TEXT, 0)
             for row, sample in enumerate(block.samples):
                 members = sample.members
@@ -275,7 +297,9 @@ def index_by_walking(file: PoolFile, names: Names) -> Index:
                     flaw[row] = _NO_IMAGE
                 image = _ABSENT if suffix is None else members[suffix]
                 txt, json = members.get(b"txt", _ABSENT), members.get(b"json", _ABSENT)
-                spans.extend((sample.begin, sample.end, image[2], image[3], txt[2], txt[3], json[2], json[3]))
+                spans.extend(
+                    (sample.begin, sample.end, image[2], image[3], txt[2], txt[3], json[2], json[3])
+                )
             flaws.append(flaw)
             uids.append(found)
     places = np.array(spans, np.uint64).reshape(-1, 8)
@@ -287,13 +311,21 @@ def index_by_walking(file: PoolFile, names: Names) -> Index:
 
 def _text_source(columns: Columns, txt: Spans) -> str:
     """Return what the text is: TXT, or the name of a field."""
-    return TXT if columns.text == tars.TEXT and txt[:, 1].any() else (columns.text or TXT).removeprefix("json.")
+    return (
+        TXT
+        if columns.text == tars.TEXT and txt[:, 1].any()
+        else (columns.text or TXT).removeprefix("json.")
+    )
 
 
 def _columns(schema: pa.Schema, file: PoolFile, names: Names) -> Columns:
     """Find the columns; a text may be a list of texts, and a tar with uids but without texts can still be resharded."""
     for place, field in enumerate(schema):
-        if field.name == names.text and pa.types.is_list(field.type) and pa.types.is_string(field.type.value_type):
+        if (
+            field.name == names.text
+            and pa.types.is_list(field.type)
+            and pa.types.is_string(field.type.value_type)
+        ):
             schema = schema.set(place, field.with_type(pa.string()))
     if names.text is None and not any(name.lower() in TEXT_NAMES for name in schema.names):
         schema = schema.append(pa.field(TEXT_NAMES[0], pa.string()))
@@ -314,4 +346,8 @@ def _from_hex(texts: Sequence[Any]) -> Uids | None:
         data = bytes.fromhex("".join(texts))
     except ValueError:
         return None
-    return np.frombuffer(data, ">u8").reshape(-1, 2).astype(np.uint64) if len(data) == 16 * len(texts) else None
+    return (
+        np.frombuffer(data, ">u8").reshape(-1, 2).astype(np.uint64)
+        if len(data) == 16 * len(texts)
+        else None
+    )

@@ -70,7 +70,9 @@ def reshard(
             if not markers:
                 raise MetaclipError(lost[0]["error"])
             raise LostInputs(lost_message(lost, len(files), can_skip=True))
-        identity = digest_of([step.stage.digest, [(tar, one["size"], one["stamp"]) for tar, one in markers.items()]])
+        identity = digest_of(
+            [step.stage.digest, [(tar, one["size"], one["stamp"]) for tar, one in markers.items()]]
+        )
         record = step.stage.finished()
         if record is None or record["identity"] != identity:
             record = _finish(step, markers, lost, options, identity, subset_digest)
@@ -120,7 +122,9 @@ class _ReshardStep:
             names = Names(settings.text_column, settings.url_column, settings.uid_column)
             found = shards.select_samples(file, item, self.subset, names, paths)
             return {"size": file.size, "stamp": file.stamp, **found}, paths
-        parts = ((self.files[uses.tar], self.selection(uses.tar), shared, uses) for uses, shared in item.parts)
+        parts = (
+            (self.files[uses.tar], self.selection(uses.tar), shared, uses) for uses, shared in item.parts
+        )
         written = shards.write_shard(item.path, parts)
         stats = item.path.with_name(f"{item.path.stem}_stats.json")
         return {"of": item.identity, **written}, [item.path, stats]
@@ -141,7 +145,11 @@ class _ReshardStep:
     def is_written(self, task: Task[_Item]) -> bool:
         """Return whether a shard was written from exactly what it is to be made from."""
         marker = self.stage.marker(task.name)
-        return marker is not None and isinstance(task.item, _Shard) and bool(marker["of"] == task.item.identity)
+        return (
+            marker is not None
+            and isinstance(task.item, _Shard)
+            and bool(marker["of"] == task.item.identity)
+        )
 
 
 def _tar_name(tar: int) -> str:
@@ -171,7 +179,10 @@ class _ShardTasks:
         path = self._stage.folder / f"{self._shards:08d}.tar"
         self._shards += 1
         identity = digest_of([self._stage.digest, made_of])
-        return Task(f"shard-{path.stem}", _Shard(path, [(part, self._tars[part.tar][1]) for part in parts], identity))
+        return Task(
+            f"shard-{path.stem}",
+            _Shard(path, [(part, self._tars[part.tar][1]) for part in parts], identity),
+        )
 
 
 class _EarlyShards:
@@ -208,10 +219,14 @@ class _EarlyShards:
             if shared is None:
                 self._next = None
                 return
-            yield from (task for task in self._shards.add(tar, marker, shared) if not self._step.is_written(task))
+            yield from (
+                task for task in self._shards.add(tar, marker, shared) if not self._step.is_written(task)
+            )
 
 
-def _search(step: _ReshardStep, options: RunOptions) -> tuple[dict[int, dict[str, Any]], list[dict[str, Any]]]:
+def _search(
+    step: _ReshardStep, options: RunOptions
+) -> tuple[dict[int, dict[str, Any]], list[dict[str, Any]]]:
     """Search the tars that are left, and write the shards known by then.
 
     Return the markers of all tars by number, and the tars that cannot be read.
@@ -239,7 +254,11 @@ def _search(step: _ReshardStep, options: RunOptions) -> tuple[dict[int, dict[str
                 lost.append({**(task.lost or {}), "error": stage.lost()[task.name]["error"]})
             else:
                 progress.advance(marker["funnel"]["samples"], marker["funnel"]["picked"])
-    markers = {tar: found for tar in range(len(step.files)) if (found := stage.marker(_tar_name(tar))) is not None}
+    markers = {
+        tar: found
+        for tar in range(len(step.files))
+        if (found := stage.marker(_tar_name(tar))) is not None
+    }
     return markers, sorted(lost, key=lambda item: int(item["index"]))
 
 
@@ -259,7 +278,9 @@ def _finish(
         raise MetaclipError(f"none of the {funnel['samples']} samples is in {step.subset.path}; {hint}")
     counts = _share_uids(step, markers, identity)
     shared, layout = SharedUids.read(stage.path / "shared.npy"), _ShardTasks(step)
-    tasks = [task for tar, marker in markers.items() for task in layout.add(tar, marker, shared.of_tar(tar))]
+    tasks = [
+        task for tar, marker in markers.items() for task in layout.add(tar, marker, shared.of_tar(tar))
+    ]
     written = _write_shards(step, [*tasks, *layout.rest()], options)
     sizes = {name: marker["samples"] for name, marker in written.items()}
     write_json(folder / "sizes.json", sizes)
@@ -301,14 +322,27 @@ def _share_uids(step: _ReshardStep, markers: Iterable[int], identity: str) -> di
     return dict(marker["tally"])
 
 
-def _write_shards(step: _ReshardStep, tasks: Sequence[Task[_Item]], options: RunOptions) -> dict[str, dict[str, Any]]:
+def _write_shards(
+    step: _ReshardStep, tasks: Sequence[Task[_Item]], options: RunOptions
+) -> dict[str, dict[str, Any]]:
     """Write the shards that are left and remove those of an earlier division; return the markers of all by file name."""
     left = [task for task in tasks if not step.is_written(task)]
     uses = {task.name: task.item.uses for task in left if isinstance(task.item, _Shard)}
     with Progress("write", sum(uses.values()), options.progress) as progress:
         for task, _ in run(step.stage, step, left, options, progress, holds_gil=step.holds_gil):
             progress.advance(uses[task.name], uses[task.name])
-    kept = {f"{task.name.removeprefix('shard-')}{suffix}" for task in tasks for suffix in (".tar", "_stats.json")}
-    for path in [path for pattern in _SHARDS for path in step.stage.folder.path.glob(pattern) if path.name not in kept]:
+    kept = {
+        f"{task.name.removeprefix('shard-')}{suffix}"
+        for task in tasks
+        for suffix in (".tar", "_stats.json")
+    }
+    for path in [
+        path
+        for pattern in _SHARDS
+        for path in step.stage.folder.path.glob(pattern)
+        if path.name not in kept
+    ]:
         path.unlink()
-    return {f"{task.name.removeprefix('shard-')}.tar": step.stage.marker(task.name) or {} for task in tasks}
+    return {
+        f"{task.name.removeprefix('shard-')}.tar": step.stage.marker(task.name) or {} for task in tasks
+    }

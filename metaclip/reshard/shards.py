@@ -82,10 +82,20 @@ class Selection(SampleSpans):
         """Read what `select_samples` wrote."""
         rows = load_array(path)
         ranks, counts = rows[:, 5].astype(np.int64), rows[:, 6].astype(np.int64)
-        return cls(rows[:, :2], rows[:, 2:4], rows[:, 7], rows[:, 8:].reshape(-1, 3, 2), rows[:, 4], ranks, counts)
+        return cls(
+            rows[:, :2],
+            rows[:, 2:4],
+            rows[:, 7],
+            rows[:, 8:].reshape(-1, 3, 2),
+            rows[:, 4],
+            ranks,
+            counts,
+        )
 
 
-def select_samples(file: PoolFile, tar: int, subset: Subset, names: Names, paths: Sequence[Path]) -> dict[str, Any]:
+def select_samples(
+    file: PoolFile, tar: int, subset: Subset, names: Names, paths: Sequence[Path]
+) -> dict[str, Any]:
     """Look up the samples of the tar number `tar` in the subset; write a `Selection`, and a run sorted by uid, to `paths`.
 
     Return {funnel, has_uid, uses: how often its samples are used if no other samples have their uids}. Raise BrokenInput if
@@ -100,11 +110,15 @@ def select_samples(file: PoolFile, tar: int, subset: Subset, names: Names, paths
     uids = index.uids[rows]
     members = np.stack([index.image, index.txt, index.json], axis=1)[rows]
     padded = BLOCK + -(-members[:, :, 1].astype(np.int64) // BLOCK) * BLOCK
-    simple = np.where(members[:, :, 0] > 0, padded, 0).sum(axis=1) == (index.end - index.begin)[rows].astype(np.int64)
+    simple = np.where(members[:, :, 0] > 0, padded, 0).sum(axis=1) == (index.end - index.begin)[
+        rows
+    ].astype(np.int64)
     kind = np.where(simple, index.kind[rows], NOT_SIMPLE).astype(np.uint64)
     spans = (index.begin[rows], index.end[rows])
     in_subset = np.column_stack([ranks[rows], counts[rows]]).astype(np.uint64)
-    write_rows(paths[0], np.column_stack([uids, *spans, numbers, in_subset, kind, members.reshape(-1, 6)]))
+    write_rows(
+        paths[0], np.column_stack([uids, *spans, numbers, in_subset, kind, members.reshape(-1, 6)])
+    )
     write_run(paths[1], np.column_stack([uids, numbers]))
     funnel = {
         "samples": len(index),
@@ -182,7 +196,9 @@ class SeenUids:
         return SharedUids.of(np.column_stack([selection.numbers[again], zeros, zeros, zeros + 1]))
 
 
-def share_uids(runs: Sequence[Path], subset: Subset, shared_path: Path, missing_path: Path) -> dict[str, int]:
+def share_uids(
+    runs: Sequence[Path], subset: Subset, shared_path: Path, missing_path: Path
+) -> dict[str, int]:
     """Find the samples that share uids, and the uids that no sample has, in the sorted runs of all tars; write both.
 
     Return {arrived, missing: numbers of uids, missing_uses: how often the missing ones occur in the subset}.
@@ -199,7 +215,9 @@ def share_uids(runs: Sequence[Path], subset: Subset, shared_path: Path, missing_
             uids = np.ascontiguousarray(block[first, :2])
             counts["arrived"] += len(uids)
             several = sizes > 1
-            for begin, size, m in zip(first[several], sizes[several], subset.count(uids[several]), strict=True):
+            for begin, size, m in zip(
+                first[several], sizes[several], subset.count(uids[several]), strict=True
+            ):
                 numbers = np.sort(block[begin : begin + size, 2])
                 uses = np.full(size, m // size) + (np.arange(size) < m % size)
                 rows = [numbers, uses, np.cumsum(uses) - uses, np.full(size, m)]
@@ -260,7 +278,9 @@ class ShardLayout:
         return [self._open] if self._open else []
 
 
-def write_shard(path: Path, parts: Iterable[tuple[PoolFile, Selection, SharedUids, TarUses]]) -> dict[str, int]:
+def write_shard(
+    path: Path, parts: Iterable[tuple[PoolFile, Selection, SharedUids, TarUses]]
+) -> dict[str, int]:
     """Write a shard and its stats from parts: (tar, its selection, its shared uids, the uses to take).
 
     Return {samples, members, odd_suffix: members left out}. Raise BrokenInput if a tar cannot be read.
@@ -283,7 +303,9 @@ def write_shard(path: Path, parts: Iterable[tuple[PoolFile, Selection, SharedUid
                     out.write(block)
                     with contextlib.suppress(AttributeError, OSError):
                         # The disk begins with the block; the system alone would wait for much more. Not every system can.
-                        os.posix_fadvise(out.fileno(), out.tell() - len(block), len(block), os.POSIX_FADV_DONTNEED)
+                        os.posix_fadvise(
+                            out.fileno(), out.tell() - len(block), len(block), os.POSIX_FADV_DONTNEED
+                        )
         out.write(END)
     write_json(path.with_name(f"{path.stem}_stats.json"), {"successes": counts["samples"]})
     return counts

@@ -35,7 +35,9 @@ class Subset:
             high, low = block[:, 0], block[:, 1]
             down = (high[1:] < high[:-1]) | ((high[1:] == high[:-1]) & (low[1:] < low[:-1]))
             if down.any() or (int(high[0]), int(low[0])) < last:
-                raise MetaclipError(f"{path} is not sorted, as a subset must be; sort it: numpy.sort(numpy.load(...))")
+                raise MetaclipError(
+                    f"{path} is not sorted, as a subset must be; sort it: numpy.sort(numpy.load(...))"
+                )
             last = int(high[-1]), int(low[-1])
 
     def __getstate__(self) -> dict[str, Path]:

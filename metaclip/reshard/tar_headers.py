@@ -26,7 +26,9 @@ _MAGIC: Final = slice(260, 264)  # of "ustar\x0000", or of GNU's "ustar  \0"
 _SIZE: Final = slice(124, 135)
 _CHECKSUM: Final = slice(148, 154)
 _SUFFIX_BYTES: Final = 8
-_WINDOW: Final = 1 << 23  # bytes: threads switch between two windows, which costs more than a smaller one saves
+_WINDOW: Final = (
+    1 << 23
+)  # bytes: threads switch between two windows, which costs more than a smaller one saves
 _LOW_BYTES: Final = np.uint64(0x00FF00FF00FF00FF)
 
 Bytes = npt.NDArray[np.uint8]
@@ -55,7 +57,9 @@ class TarHeaders:
 
         uint64[n, 2] of (begin, size), (0, 0) if there is none; and int64[n].
         """
-        known = np.array([suffixes.index(one) if one in suffixes else -1 for one in self.suffixes], np.int64)
+        known = np.array(
+            [suffixes.index(one) if one in suffixes else -1 for one in self.suffixes], np.int64
+        )
         kind = known[self.suffix]
         members = np.flatnonzero(kind >= 0)
         samples, at = np.unique(np.searchsorted(self.first, members, side="right") - 1, return_index=True)
@@ -101,7 +105,11 @@ def find_headers(file: io.BufferedReader, visit: Visit = lambda _: True) -> TarH
     `visit` is called with all members in order and returns whether to continue; otherwise the result is None.
     """
     window = np.empty(_WINDOW, np.uint8)
-    magic, begin, due = None, 0, 0  # blocks: the first one of the window, and where the next header must be
+    magic, begin, due = (
+        None,
+        0,
+        0,
+    )  # blocks: the first one of the window, and where the next header must be
     parts: list[tuple[Numbers, Numbers, Numbers, npt.NDArray[np.bool_]]] = []
     key = b""
     while size := file.readinto(window.data):
@@ -167,7 +175,9 @@ def _checksums(heads: Bytes) -> Numbers:
     words = heads.view(np.uint64)
     # Four bytes at a time in lanes of 16 bits, which 128 bytes cannot fill.
     lanes = ((words & _LOW_BYTES) + ((words >> np.uint64(8)) & _LOW_BYTES)).sum(axis=1, dtype=np.uint64)
-    whole = sum(((lanes >> np.uint64(shift)) & np.uint64(0xFFFF)).astype(np.int64) for shift in (0, 16, 32, 48))
+    whole = sum(
+        ((lanes >> np.uint64(shift)) & np.uint64(0xFFFF)).astype(np.int64) for shift in (0, 16, 32, 48)
+    )
     stated: Numbers = heads[:, 148:156].sum(axis=1, dtype=np.int64)
     found: Numbers = whole - stated + 8 * 32
     return found

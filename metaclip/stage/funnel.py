@@ -8,7 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-MATCH_REASONS: Final = ("malformed_row", "not_downloaded", "null_text", "invalid_utf8", "empty_text", "no_match")
+MATCH_REASONS: Final = (
+    "malformed_row",
+    "not_downloaded",
+    "null_text",
+    "invalid_utf8",
+    "empty_text",
+    "no_match",
+)
 """Why a row is lost in stage match, in the order of the checks; the other rows are `matched`."""
 BALANCE_REASONS: Final = ("not_drawn",)
 
@@ -39,4 +46,6 @@ def check(funnel: Mapping[str, int], whole: str, reasons: Iterable[str], rest: s
     """Raise AssertionError unless `whole` is the sum of the rows lost for `reasons` and of the `rest`."""
     parts = {key: funnel.get(key, 0) for key in (*reasons, rest)}
     if funnel.get(whole, 0) != sum(parts.values()):
-        raise AssertionError(f"the funnel does not add up: {whole} = {funnel.get(whole, 0)}, parts {parts}")
+        raise AssertionError(
+            f"the funnel does not add up: {whole} = {funnel.get(whole, 0)}, parts {parts}"
+        )

@@ -146,7 +146,9 @@ def run_in_parts(
     """
     part, names = options.part, {task.name for task in tasks}
     if options.overwrite and not part.whole:
-        raise MetaclipError("--overwrite replaces what all parts did, so not with --part; choose another --out")
+        raise MetaclipError(
+            "--overwrite replaces what all parts did, so not with --part; choose another --out"
+        )
     with stage.folder.owned(part):
         done = begin(options.overwrite)
         mine = [task for task in tasks if part.takes(task.turn)]
@@ -160,7 +162,9 @@ def run_in_parts(
             if names <= begin(False).keys() | stage.lost().keys():
                 return finish()
     if of_this_part := [lost[task.name] for task in mine if task.name in lost]:
-        raise LostInputs(lost_message(of_this_part, len({task.lost["index"] for task in mine if task.lost})))
+        raise LostInputs(
+            lost_message(of_this_part, len({task.lost["index"] for task in mine if task.lost}))
+        )
     return None
 
 

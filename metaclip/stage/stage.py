@@ -28,7 +28,15 @@ from typing import Any, Final
 
 from metaclip.errors import MetaclipError
 from metaclip.stage.folder import Folder
-from metaclip.storage.files import file_size, is_temporary, parse_json, read_json, remove, temporary_path, write_json
+from metaclip.storage.files import (
+    file_size,
+    is_temporary,
+    parse_json,
+    read_json,
+    remove,
+    temporary_path,
+    write_json,
+)
 from metaclip.storage.remote import AnyPath, RemotePath, read_all, remove_all
 
 _FINGERPRINT: Final = "fingerprint.json"
@@ -57,7 +65,10 @@ class _RemoteSnapshot:
         sizes = folder.sizes()
         state = f"{stage.relative_to(folder)}/"
         names = [name for name in sizes if name.startswith(state) and name.endswith(".json")]
-        markers = {path.stem: parse_json(data) for path, data in read_all([folder / name for name in names]).items()}
+        markers = {
+            path.stem: parse_json(data)
+            for path, data in read_all([folder / name for name in names]).items()
+        }
         return cls(sizes, {name: marker for name, marker in markers.items() if marker is not None})
 
 
@@ -109,7 +120,9 @@ class Stage:
         self.folder.check()
         wanted = json.loads(json.dumps(fingerprint))
         path = self.path / _FINGERPRINT
-        exists = path.exists()  # checked before the file is read: another part of a job array may write it meanwhile
+        exists = (
+            path.exists()
+        )  # checked before the file is read: another part of a job array may write it meanwhile
         before = read_json(path) if exists else None
         another = exists and before != wanted
         if another:
@@ -138,7 +151,9 @@ class Stage:
 
     def marker(self, item: str) -> dict[str, Any] | None:
         """Return the marker of a finished item; None if it has none of this fingerprint, or a file has changed."""
-        found = read_json(self._file(item)) if self._snapshot is None else self._snapshot.markers.get(item)
+        found = (
+            read_json(self._file(item)) if self._snapshot is None else self._snapshot.markers.get(item)
+        )
         # The partial results of a complete stage are gone; its record, which is valid, proves its items.
         return found if found is not None and (self._complete or self._is_valid(found)) else None
 
@@ -181,14 +196,22 @@ class Stage:
         """Return why items are lost, by item."""
         found = read_all(sorted(self.path.glob(f"*{_LOST}.json")))
         reasons = {path.stem.removesuffix(_LOST): parse_json(data) for path, data in found.items()}
-        return {item: why for item, why in reasons.items() if why and why.pop("fingerprint", None) == self.digest}
+        return {
+            item: why
+            for item, why in reasons.items()
+            if why and why.pop("fingerprint", None) == self.digest
+        }
 
     def finished_or_lost(self) -> set[str]:
         """Return the items that any process has marked as finished or lost, by the names of their files alone."""
         return {path.stem.removesuffix(_LOST) for path in self.path.glob("*.json")}
 
     def finish(
-        self, record: Mapping[str, Any], complete: bool = True, proof: Sequence[str] | None = None, **manifest: Any
+        self,
+        record: Mapping[str, Any],
+        complete: bool = True,
+        proof: Sequence[str] | None = None,
+        **manifest: Any,
     ) -> dict[str, Any]:
         """Write the record of the stage, with other changes of the manifest, once its outputs are in place.
 
@@ -202,7 +225,9 @@ class Stage:
             "complete": complete,
         }
         self.folder.check()
-        self.folder.update_manifest(stages={**self.folder.manifest.get("stages", {}), self.name: written}, **manifest)
+        self.folder.update_manifest(
+            stages={**self.folder.manifest.get("stages", {}), self.name: written}, **manifest
+        )
         return written
 
     def remove_strays(self, output: str, items: Container[str]) -> None:
@@ -216,7 +241,11 @@ class Stage:
     def remove_partials(self) -> None:
         """Remove the partial results of a complete stage."""
         paths = self.path.glob("*")
-        self._remove(path for path in paths if any(fnmatch.fnmatchcase(path.name, each) for each in self.spec.partials))
+        self._remove(
+            path
+            for path in paths
+            if any(fnmatch.fnmatchcase(path.name, each) for each in self.spec.partials)
+        )
 
     def clear(self) -> None:
         """Remove the stage: its record, then its markers, then its outputs."""
@@ -265,7 +294,11 @@ class Stage:
 
         # The name of a file in the folder itself, or the name of the folder that contains it.
         outer = {name: name.rpartition("/")[0] or name for name in sizes}
-        return {name: sizes[name] for name in sizes if any(fnmatch.fnmatchcase(outer[name], each) for each in outputs)}
+        return {
+            name: sizes[name]
+            for name in sizes
+            if any(fnmatch.fnmatchcase(outer[name], each) for each in outputs)
+        }
 
     def _sizes(self, paths: Iterable[AnyPath]) -> dict[str, int]:
         found = ((path, file_size(path)) for path in paths)
@@ -305,7 +338,9 @@ def _difference(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str =
             for what, some, rest in (("gone", one, other), ("new", other, one)):
                 others = set(rest)
                 if odd := [item for item in some if item not in others]:
-                    return f"{name}: {_short(odd[0])} is {what}" + (f", and {len(odd) - 1} more" if odd[1:] else "")
+                    return f"{name}: {_short(odd[0])} is {what}" + (
+                        f", and {len(odd) - 1} more" if odd[1:] else ""
+                    )
             return f"{name} has its {len(one)} items in another order or number"
         return f"{name} was {_short(one)}, is {_short(other)}"
     raise AssertionError("nothing differs")

@@ -43,7 +43,9 @@ class RetryPolicy:
 
     def pause(self, failures: int, requested: float | None = None) -> float:
         """Return the seconds to wait after `failures` failures in a row; a server may have requested a wait of its own."""
-        return min(self.first_wait * 2 ** (failures - 1) if requested is None else requested, self.longest_wait)
+        return min(
+            self.first_wait * 2 ** (failures - 1) if requested is None else requested, self.longest_wait
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +64,9 @@ def user_agent(contact: str = "") -> str:
     return f"metaclip/{__version__} ({contact or 'builds a list of queries; no contact given'})"
 
 
-def fetch(file: PublishedFile, path: Path, *, contact: str = "", retry: RetryPolicy | None = None) -> None:
+def fetch(
+    file: PublishedFile, path: Path, *, contact: str = "", retry: RetryPolicy | None = None
+) -> None:
     """Download a file to `path`, or the rest of it; a file that exists is complete and stays as it is.
 
     Raise MetaclipError if the server refuses or cannot be reached, or if the bytes are not those that were published.
@@ -101,7 +105,9 @@ def _verify(file: PublishedFile, part: Path, about: Path) -> None:
     if problem is not None:
         part.unlink()
         about.unlink(missing_ok=True)
-        raise MetaclipError(f"{file.url}: the downloaded file {problem}; it was removed, run the same command again")
+        raise MetaclipError(
+            f"{file.url}: the downloaded file {problem}; it was removed, run the same command again"
+        )
 
 
 def _download(
@@ -111,7 +117,9 @@ def _download(
     from tqdm import tqdm
 
     failures = 0
-    with tqdm(desc=file.name, total=file.size, initial=output.tell(), unit="B", unit_scale=True, disable=None) as bar:
+    with tqdm(
+        desc=file.name, total=file.size, initial=output.tell(), unit="B", unit_scale=True, disable=None
+    ) as bar:
         while True:
             begin, requested = output.tell(), None
             try:
@@ -143,17 +151,24 @@ def _download(
             time.sleep(retry.pause(failures, requested))
 
 
-def _request(file: PublishedFile, output: IO[bytes], about: Path, contact: str, timeout: float, bar: Any) -> None:
+def _request(
+    file: PublishedFile, output: IO[bytes], about: Path, contact: str, timeout: float, bar: Any
+) -> None:
     """Request the missing bytes once, and write those that arrive. Raise if fewer arrive than the server promised."""
     have = output.tell()
-    headers, known = {"User-Agent": user_agent(contact), "Accept-Encoding": "identity"}, read_json(about) or {}
+    headers, known = (
+        {"User-Agent": user_agent(contact), "Accept-Encoding": "identity"},
+        read_json(about) or {},
+    )
     if have and known.get("url") == file.url and known.get("version"):
         headers |= {"Range": f"bytes={have}-", "If-Range": known["version"]}
     elif have:  # the server may have another file now
         _restart(output, bar)
         have = 0
     try:
-        response = urllib.request.urlopen(urllib.request.Request(file.url, headers=headers), timeout=timeout)
+        response = urllib.request.urlopen(
+            urllib.request.Request(file.url, headers=headers), timeout=timeout
+        )
     except urllib.error.HTTPError as error:
         if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
             raise

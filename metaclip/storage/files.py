@@ -54,8 +54,12 @@ def disk_errors(path: AnyPath) -> Iterator[None]:
     except OSError as error:
         where, what = error.filename or path, one_line(error, 120)
         if is_disk_full(error):
-            raise MetaclipError(f"{where}: no room left ({what}); free some and run the same command again") from error
-        raise MetaclipError(f"{where} cannot be read or written ({what}); check the disk and --out") from error
+            raise MetaclipError(
+                f"{where}: no room left ({what}); free some and run the same command again"
+            ) from error
+        raise MetaclipError(
+            f"{where} cannot be read or written ({what}); check the disk and --out"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -203,7 +207,9 @@ def file_size(path: AnyPath) -> int | None:
 
 def write_json(path: AnyPath, value: Any) -> None:
     """Write a JSON file atomically: sorted keys, two spaces of indentation, UTF-8."""
-    data = f"{json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)}\n".encode()
+    data = (
+        f"{json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)}\n".encode()
+    )
     if isinstance(path, RemotePath):
         path.put(data)
         return
@@ -268,7 +274,9 @@ def gunzip(data: bytes, name: str) -> bytes:
     try:
         return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
     except (OSError, EOFError, zlib.error) as error:
-        raise MetaclipError(f"{name} is broken gzip ({one_line(error)}); fetch or make it again") from None
+        raise MetaclipError(
+            f"{name} is broken gzip ({one_line(error)}); fetch or make it again"
+        ) from None
 
 
 def read_lines(name: str, what: str, *, may_be_empty: bool = False) -> list[str]:

@@ -75,7 +75,9 @@ def translate_errors(url: str) -> Iterator[None]:
             ) from None
         if _is_taken(error):
             raise AlreadyExists(f"{url} was written by another process") from None
-        raise StoreError(f"{url} cannot be read or written ({_summary(error)}); run the same command again") from error
+        raise StoreError(
+            f"{url} cannot be read or written ({_summary(error)}); run the same command again"
+        ) from error
 
 
 def _summary(error: BaseException) -> str:
@@ -122,4 +124,6 @@ def _open_file_system(scheme: str, pid: int) -> Any:
     if scheme not in _PACKAGES:
         return fsspec.filesystem(scheme)
     config = {"retries": _RETRIES, **fsspec.config.conf.get("s3", {}).get("config_kwargs", {})}
-    return fsspec.filesystem(scheme, skip_instance_cache=True, use_listings_cache=False, config_kwargs=config)
+    return fsspec.filesystem(
+        scheme, skip_instance_cache=True, use_listings_cache=False, config_kwargs=config
+    )

@@ -176,7 +176,9 @@ def _lock_part(held: contextlib.ExitStack, path: AnyPath, part: Part) -> None:
         _lock(held, path, _part_lock(part), fcntl.LOCK_EX, f"part {part}, ")
 
 
-def _lock(held: contextlib.ExitStack, path: AnyPath, name: str, kind: int, who: str = "", mode: str = "a+") -> None:
+def _lock(
+    held: contextlib.ExitStack, path: AnyPath, name: str, kind: int, who: str = "", mode: str = "a+"
+) -> None:
     """Lock a file of the state; write the owner of an exclusive lock into it. Raise InUse if another process has it."""
     file = held.enter_context((path / STATE / name).open(mode, encoding="utf-8"))
     try:

@@ -145,7 +145,11 @@ class RemotePath(_Path):
     def tag(self) -> str | None:
         """Return a string that changes when the object does; None if there is no object."""
         found = self._info()
-        return None if found is None else str(found.get("ETag") or found.get("etag") or found.get("mtime") or "")
+        return (
+            None
+            if found is None
+            else str(found.get("ETag") or found.get("etag") or found.get("mtime") or "")
+        )
 
     def iterdir(self) -> Iterator[RemotePath]:
         """Yield the paths of the files and folders in a folder, sorted."""
@@ -239,9 +243,15 @@ class RemotePath(_Path):
                 return
             # A user without list permission cannot have created them; and some stores do not have the call.
             with contextlib.suppress(OSError):
-                found = fs.call_s3("list_multipart_uploads", Bucket=target["Bucket"], Prefix=f"{target['Key']}/")
+                found = fs.call_s3(
+                    "list_multipart_uploads", Bucket=target["Bucket"], Prefix=f"{target['Key']}/"
+                )
                 for upload in found.get("Uploads", []):
-                    fs.call_s3("abort_multipart_upload", **target | {"Key": upload["Key"]}, UploadId=upload["UploadId"])
+                    fs.call_s3(
+                        "abort_multipart_upload",
+                        **target | {"Key": upload["Key"]},
+                        UploadId=upload["UploadId"],
+                    )
 
 
 def _s3_key(fs: Any, path: str) -> dict[str, str] | None:
@@ -267,7 +277,9 @@ def read_all(paths: Sequence[AnyPath]) -> dict[AnyPath, bytes]:
     return {path: data for path, data in found if data is not None}
 
 
-def fetch_all(paths: Sequence[RemotePath], folder: Path, names: Sequence[str] | None = None) -> list[Path]:
+def fetch_all(
+    paths: Sequence[RemotePath], folder: Path, names: Sequence[str] | None = None
+) -> list[Path]:
     """Download objects to a folder of this machine, in parallel; return their local paths, with `names` if given."""
     wanted = names or [f"{index:06d}-{path.name}" for index, path in enumerate(paths)]
     targets = [(path, folder / name) for path, name in zip(paths, wanted, strict=True)]

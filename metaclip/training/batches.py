@@ -36,7 +36,9 @@ def crop_to_bytes(crop: Callable[[Any], Any], image: Any) -> Any:
 def collate(tokenizer: Callable[[Any], Any], samples: Sequence[Sample]) -> Part:
     """Collate samples, with their texts as tokens."""
     images = torch.from_numpy(np.stack([sample.image for sample in samples]))
-    return Part(images, tokenizer([sample.text for sample in samples]), [sample.uid for sample in samples])
+    return Part(
+        images, tokenizer([sample.text for sample in samples]), [sample.uid for sample in samples]
+    )
 
 
 class Batches:
@@ -72,7 +74,9 @@ class Batches:
             return part
         current = torch.cuda.current_stream(self._device)
         with torch.cuda.stream(copies):
-            images, tokens = (one.to(self._device, non_blocking=True) for one in (part.images, part.tokens))
+            images, tokens = (
+                one.to(self._device, non_blocking=True) for one in (part.images, part.tokens)
+            )
         current.wait_stream(copies)
         for one in (images, tokens):
             one.record_stream(current)

@@ -26,7 +26,14 @@ _NEEDED: Final = ("step", "state_dict", "optimizer", "loader", "generators")
 
 
 def save(
-    folder: Path, step: int, name: str, model: Any, optimiser: Any, loader: Mapping[str, Any], ranks: Ranks, keep: int
+    folder: Path,
+    step: int,
+    name: str,
+    model: Any,
+    optimiser: Any,
+    loader: Mapping[str, Any],
+    ranks: Ranks,
+    keep: int,
 ) -> None:
     """Write the checkpoint of a step, from all ranks; remove all but the last `keep`.
 
@@ -45,7 +52,11 @@ def save(
     }
     path = folder / CHECKPOINTS / f"{step:08d}.pt"
     before = saved(folder)
-    write_tensors(path, content, f"the last good checkpoint is {before[-1]}" if before else "there is no earlier one")
+    write_tensors(
+        path,
+        content,
+        f"the last good checkpoint is {before[-1]}" if before else "there is no earlier one",
+    )
     for old in [one for one in saved(folder) if one != path][: -(keep - 1) or None]:
         old.unlink(missing_ok=True)
 
@@ -60,7 +71,11 @@ def write_tensors(path: Path, content: Any, fallback: str) -> None:
             torch.save(content, file)
     except (OSError, RuntimeError) as error:
         cause = error if isinstance(error, OSError) else error.__context__
-        what = "no room left" if isinstance(cause, OSError) and is_disk_full(cause) else "it cannot be written"
+        what = (
+            "no room left"
+            if isinstance(cause, OSError) and is_disk_full(cause)
+            else "it cannot be written"
+        )
         raise MetaclipError(
             f"{path}: {what} ({one_line(cause or error, 120)}); {fallback}: free some room, and the same command continues"
         ) from error
@@ -86,11 +101,15 @@ def last(folder: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
         except MetaclipError as error:
             say(f"{error}; the one before it is used")
     if paths:
-        raise MetaclipError(f"no checkpoint in {folder / CHECKPOINTS} can be read; begin anew with --overwrite")
+        raise MetaclipError(
+            f"no checkpoint in {folder / CHECKPOINTS} can be read; begin anew with --overwrite"
+        )
     return None
 
 
-def restore(found: Mapping[str, Any], name: str, model: Any, optimiser: Any, ranks: Ranks) -> Sequence[dict[str, Any]]:
+def restore(
+    found: Mapping[str, Any], name: str, model: Any, optimiser: Any, ranks: Ranks
+) -> Sequence[dict[str, Any]]:
     """Restore model, optimiser and generators from a checkpoint; return the states of the loaders of all ranks."""
     put_weights(name, model, found, f"the checkpoint of step {found['step']}")
     optimiser.load_state_dict(found["optimizer"])

@@ -75,7 +75,9 @@ def read_tasks(path: str | os.PathLike[str]) -> dict[str, Task]:
     """
     tables = recipe.read(path)
     if not tables:
-        raise MetaclipError(f'{os.fspath(path)} has no tasks; each is a table: [cifar10] and below it data = "..."')
+        raise MetaclipError(
+            f'{os.fspath(path)} has no tasks; each is a table: [cifar10] and below it data = "..."'
+        )
     made = {}
     for name, table in tables.items():
         where = f"{os.fspath(path)}, [{name}]"
@@ -85,7 +87,9 @@ def read_tasks(path: str | os.PathLike[str]) -> dict[str, Task]:
         paths = {"data": task.data, "classes": task.classes, "templates": task.templates}
         if task.templates in prompts.TEMPLATES:
             del paths["templates"]
-        whole = {key: os.fspath(Path(path).parent / value) for key, value in paths.items() if value is not None}
+        whole = {
+            key: os.fspath(Path(path).parent / value) for key, value in paths.items() if value is not None
+        }
         made[name] = dataclasses.replace(task, **whole)
     return made
 
@@ -153,7 +157,9 @@ def evaluate(
                 workers=loading_processes(options.workers, device),
             )  # fmt: skip
         except torch.OutOfMemoryError:
-            wrong.append(f"{name}: {device} has no memory for {options.batch} images at a time; give a smaller --batch")
+            wrong.append(
+                f"{name}: {device} has no memory for {options.batch} images at a time; give a smaller --batch"
+            )
             continue
         except MetaclipError as error:
             wrong.append(f"{name}: {error}")
@@ -179,7 +185,9 @@ def evaluate(
         if report is not None:
             report(result, identity in before)
     if wrong:
-        lines = wrong if len(tasks) == 1 else [f"{len(wrong)} of {len(tasks)} tasks cannot be done:", *wrong]
+        lines = (
+            wrong if len(tasks) == 1 else [f"{len(wrong)} of {len(tasks)} tasks cannot be done:", *wrong]
+        )
         raise (LostInputs if results else MetaclipError)("\n".join(lines))
     return results
 

@@ -43,7 +43,13 @@ class Loop:
         report: Report, say: Say,
     ) -> None:  # fmt: skip
         """Make everything, or restore it from the last checkpoint; `size` is the number of samples of a part."""
-        self.recipe, self.options, self.ranks, self.folder, self.name = recipe, options, ranks, folder, name
+        self.recipe, self.options, self.ranks, self.folder, self.name = (
+            recipe,
+            options,
+            ranks,
+            folder,
+            name,
+        )
         self.report: Report = report
         torch.manual_seed(recipe.seed)
         self.model = models.create(name)
@@ -70,7 +76,9 @@ class Loop:
             collate=functools.partial(batches.collate, tokenizer), pin_memory=on_gpu,
         )  # fmt: skip
         self.batches = batches.Batches(self.loader, ranks.device, options.accumulate)
-        shift, scale = (torch.tensor(values, device=ranks.device).view(3, 1, 1) for values in (mean, deviation))
+        shift, scale = (
+            torch.tensor(values, device=ranks.device).view(3, 1, 1) for values in (mean, deviation)
+        )
         self.to_floats = functools.partial(batches.to_floats, mean=shift, deviation=scale)
 
     def run(self, asked: threading.Event) -> None:
@@ -79,11 +87,19 @@ class Loop:
         model = torch.compile(self.model) if self.options.compile else self.model
         if self.ranks.ranks > 1:
             devices = [device] if on_gpu else None
-            model = DistributedDataParallel(model, devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+            model = DistributedDataParallel(
+                model, devices, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
         loss_of = models.import_open_clip().ClipLoss(
-            local_loss=True, gather_with_grad=True, cache_labels=True, rank=self.ranks.rank, world_size=self.ranks.ranks
+            local_loss=True,
+            gather_with_grad=True,
+            cache_labels=True,
+            rank=self.ranks.rank,
+            world_size=self.ranks.ranks,
         )
-        metrics = Metrics(self.ranks, self.folder, self.recipe.batch, self.flops, self.step, self.options.tensorboard)
+        metrics = Metrics(
+            self.ranks, self.folder, self.recipe.batch, self.flops, self.step, self.options.tensorboard
+        )
         make_event: Any = torch.cuda.Event  # it has no annotations
         running: list[Any] = []
         with contextlib.closing(iter(self.batches)) as following, contextlib.closing(metrics):
@@ -118,7 +134,9 @@ class Loop:
                 if save or stop:
                     self._save(metrics, uids)
                 if stop and not ending:
-                    raise Interrupted(f"stopped after step {self.step:,}, with a checkpoint; the same command goes on")
+                    raise Interrupted(
+                        f"stopped after step {self.step:,}, with a checkpoint; the same command goes on"
+                    )
 
     def _save(self, metrics: Metrics, uids: list[str]) -> None:
         """Write a checkpoint. Raise MetaclipError if the weights are not finite after the batch of `uids`."""
@@ -126,14 +144,20 @@ class Loop:
         if not bool(norms.isfinite().all()):
             metrics.stop(self.step - 1, ["finite, but the weights are not after it,"], uids)
         place, keep = self.loader.state(), self.options.keep
-        checkpoint.save(self.folder, self.step, self.name, self.model, self.optimiser, place, self.ranks, keep)
+        checkpoint.save(
+            self.folder, self.step, self.name, self.model, self.optimiser, place, self.ranks, keep
+        )
 
     def _inputs(self, part: batches.Part) -> tuple[Any, Any]:
         return self.to_floats(part.images), part.tokens
 
 
 def add_gradients(
-    model: Any, loss_of: Callable[..., Any], parts: Sequence[Callable[[], tuple[Any, Any]]], device: Any, bf16: bool
+    model: Any,
+    loss_of: Callable[..., Any],
+    parts: Sequence[Callable[[], tuple[Any, Any]]],
+    device: Any,
+    bf16: bool,
 ) -> Any:
     """Add the gradients of a batch to the parameters; return the loss of this rank, float32[], without a graph.
 
@@ -165,11 +189,15 @@ def add_gradients(
     alone = getattr(model, "no_sync", contextlib.nullcontext)
     for number, part in enumerate(parts):
         last = number == len(parts) - 1
-        checkpoint.set_generators(states[number], device)  # what is dropped at random is what was dropped before
+        checkpoint.set_generators(
+            states[number], device
+        )  # what is dropped at random is what was dropped before
         with contextlib.nullcontext() if last else alone():
             with cast():
                 found = model(*part())[:3]
-            torch.autograd.backward(found, (*gradients[number], scale.grad if last else torch.zeros_like(scale)))
+            torch.autograd.backward(
+                found, (*gradients[number], scale.grad if last else torch.zeros_like(scale))
+            )
     return value.detach()
 
 

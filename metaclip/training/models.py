@@ -67,8 +67,12 @@ def import_torchvision() -> Any:
 
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
         del sys.modules[name]
-    torch.library.define("torchvision::nms", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    torch.library.define("torchvision::qnms", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    torch.library.define(
+        "torchvision::nms", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+    )
+    torch.library.define(
+        "torchvision::qnms", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+    )
     return importlib.import_module("torchvision")
 
 
@@ -107,7 +111,9 @@ def known(model: str) -> str:
         raise MetaclipError(f"the model file {model} cannot be read ({one_line(error)})") from None
     if not isinstance(found, dict) or (missing := [key for key in _NEEDED if key not in found]):
         what = f"without {missing[0]}" if isinstance(found, dict) else "no table"
-        raise MetaclipError(f"the model file {model} is {what}; it needs {', '.join(_NEEDED)}, as open_clip's have")
+        raise MetaclipError(
+            f"the model file {model} is {what}; it needs {', '.join(_NEEDED)}, as open_clip's have"
+        )
     if path.stem not in open_clip.list_models():
         open_clip.add_model_config(path)
     elif open_clip.get_model_config(path.stem) != found:
@@ -123,7 +129,15 @@ def create(name: str) -> Any:
     with _without_warnings():
         try:
             return open_clip.create_model(name)
-        except (ArithmeticError, AssertionError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        except (
+            ArithmeticError,
+            AssertionError,
+            KeyError,
+            OSError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:
             raise MetaclipError(
                 f"the model {name} cannot be made ({one_line(error)}); correct its description"
             ) from error
@@ -144,7 +158,9 @@ def _without_warnings() -> Iterator[None]:
         root.removeFilter(is_error)
 
 
-def training_crop(model: Any, least: float) -> tuple[Callable[[Any], Any], tuple[float, ...], tuple[float, ...]]:
+def training_crop(
+    model: Any, least: float
+) -> tuple[Callable[[Any], Any], tuple[float, ...], tuple[float, ...]]:
     """Return open_clip's transform for training up to its tensor, and the mean and standard deviation of its last step.
 
     The transform crops a PIL image to at least the share `least` of its area and resizes it. The rest, (x / 255 - mean) /
@@ -169,7 +185,15 @@ def load_tensors(path: str | os.PathLike[str]) -> dict[str, Any]:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise MetaclipError(f"there is no checkpoint {os.fspath(path)}; check the path") from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, pickle.UnpicklingError) as error:
+    except (
+        OSError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        pickle.UnpicklingError,
+    ) as error:
         raise MetaclipError(
             f"{os.fspath(path)} cannot be read as a checkpoint ({one_line(error, 120)}); it is damaged, or holds code"
         ) from None
@@ -185,17 +209,23 @@ def put_weights(name: str, model: Any, found: Any, where: str) -> None:
     expected, or of another shape.
     """
     wanted = model.state_dict()
-    state = {key.removeprefix("module."): value for key, value in dict(found.get("state_dict", found)).items()}
+    state = {
+        key.removeprefix("module."): value for key, value in dict(found.get("state_dict", found)).items()
+    }
     for key in wanted:
         if key not in state:
-            raise MetaclipError(f"{where} is not of the model {name}: it has no {key}; give a checkpoint of {name}")
+            raise MetaclipError(
+                f"{where} is not of the model {name}: it has no {key}; give a checkpoint of {name}"
+            )
         one, other = list(getattr(state[key], "shape", ())), list(wanted[key].shape)
         if one != other:
             raise MetaclipError(
                 f"{where} is not of the model {name}: {key} is {one}, must be {other}; give a checkpoint of {name}"
             )
     if more := sorted(state.keys() - wanted.keys()):
-        raise MetaclipError(f"{where} is not of the model {name}: it has a {more[0]}; give a checkpoint of {name}")
+        raise MetaclipError(
+            f"{where} is not of the model {name}: it has a {more[0]}; give a checkpoint of {name}"
+        )
     model.load_state_dict(state)
 
 
@@ -203,10 +233,15 @@ def write_config(folder: Path, name: str, model: Any) -> None:
     """Write what open_clip needs to make the model again: from the folder, or by its name if open_clip does not have it."""
     config = import_open_clip().get_model_config(name)
     write_json(folder / "model" / f"{name}.json", config)
-    write_json(folder / CONFIG, {"model_cfg": config, "preprocess_cfg": model.visual.preprocess_cfg, "model": name})
+    write_json(
+        folder / CONFIG,
+        {"model_cfg": config, "preprocess_cfg": model.visual.preprocess_cfg, "model": name},
+    )
 
 
-def open_clip_of(path: str | os.PathLike[str], *, device: str = "cpu", checkpoint: str | None = None) -> Clip:
+def open_clip_of(
+    path: str | os.PathLike[str], *, device: str = "cpu", checkpoint: str | None = None
+) -> Clip:
     """Open the model of a run's folder (its model.pth, else its last checkpoint), in evaluation mode.
 
     `checkpoint` names another file of weights for the same model. Raise MetaclipError for a folder that is no training
@@ -214,8 +249,14 @@ def open_clip_of(path: str | os.PathLike[str], *, device: str = "cpu", checkpoin
     """
     open_clip, folder = import_open_clip(), Path(path)
     config = read_json(folder / CONFIG)
-    if config is None or not isinstance(config.get("model_cfg"), dict) or not isinstance(config.get("model"), str):
-        raise MetaclipError(f"{folder} is no training run: it has no {CONFIG}; give the --out of metaclip train")
+    if (
+        config is None
+        or not isinstance(config.get("model_cfg"), dict)
+        or not isinstance(config.get("model"), str)
+    ):
+        raise MetaclipError(
+            f"{folder} is no training run: it has no {CONFIG}; give the --out of metaclip train"
+        )
     saved = sorted((folder / CHECKPOINTS).glob("*.pt"))
     found = checkpoint or next((p for p in (folder / WEIGHTS, *reversed(saved)) if p.exists()), None)
     if found is None:
@@ -224,10 +265,14 @@ def open_clip_of(path: str | os.PathLike[str], *, device: str = "cpu", checkpoin
     if name not in open_clip.list_models():
         known(os.fspath(folder / "model" / f"{name}.json"))
     elif open_clip.get_model_config(name) != config["model_cfg"]:
-        raise MetaclipError(f"{folder / CONFIG} describes another model than the {name} that open_clip knows")
+        raise MetaclipError(
+            f"{folder / CONFIG} describes another model than the {name} that open_clip knows"
+        )
     model = create(name)
     put_weights(name, model, load_tensors(found), os.fspath(found))
-    return Clip(name, model.to(device).eval(), _transform(model, is_train=False), open_clip.get_tokenizer(name))
+    return Clip(
+        name, model.to(device).eval(), _transform(model, is_train=False), open_clip.get_tokenizer(name)
+    )
 
 
 def open_model(
@@ -241,11 +286,17 @@ def open_model(
     open_clip = import_open_clip()
     if Path(model).is_dir():
         if pretrained is not None:
-            raise MetaclipError(f"{model} is a run's folder and has its weights; name other ones with --checkpoint")
+            raise MetaclipError(
+                f"{model} is a run's folder and has its weights; name other ones with --checkpoint"
+            )
         return open_clip_of(model, device=device, checkpoint=checkpoint)
     if checkpoint is not None:
-        raise MetaclipError(f"there is no run {model}; for a model of open_clip name its weights with --pretrained")
-    if open_clip.factory.parse_model_name(model)[0] is not None:  # a folder or a page of the Hub, with weights
+        raise MetaclipError(
+            f"there is no run {model}; for a model of open_clip name its weights with --pretrained"
+        )
+    if (
+        open_clip.factory.parse_model_name(model)[0] is not None
+    ):  # a folder or a page of the Hub, with weights
         name, pretrained = model, None
     else:
         if os.sep in model and not model.endswith(".json"):
@@ -260,10 +311,14 @@ def open_model(
         # With the other activation everything runs, and every score is wrong.
         warnings.filterwarnings("error", message="QuickGELU mismatch")
         try:
-            made, _, transform = open_clip.create_model_and_transforms(name, pretrained=pretrained, device=device)
+            made, _, transform = open_clip.create_model_and_transforms(
+                name, pretrained=pretrained, device=device
+            )
             tokenizer = open_clip.get_tokenizer(name)
         except Exception as error:  # torch, pickle and the Hub raise exceptions of any kind
-            raise MetaclipError(f"{name} with the weights {pretrained or 'of its folder'}: {one_line(error)}") from None
+            raise MetaclipError(
+                f"{name} with the weights {pretrained or 'of its folder'}: {one_line(error)}"
+            ) from None
     return Clip(name, made.eval(), transform, tokenizer)
 
 

@@ -32,7 +32,9 @@ def make_optimiser(recipe: TrainRecipe, model: Any) -> Any:
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": recipe.weight_decay},
     ]
-    return torch.optim.AdamW(groups, lr=recipe.lr, betas=(recipe.beta1, recipe.beta2), eps=recipe.eps, fused=True)
+    return torch.optim.AdamW(
+        groups, lr=recipe.lr, betas=(recipe.beta1, recipe.beta2), eps=recipe.eps, fused=True
+    )
 
 
 def bound_scale(model: Any) -> None:

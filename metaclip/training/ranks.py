@@ -75,7 +75,9 @@ def open_device(name: str | None, local_rank: int = 0) -> Any:
         if device.type == "cuda":
             index, count = device.index if ":" in name else local_rank, torch.cuda.device_count()
             if index >= count:
-                raise RuntimeError(f"torch sees {count} GPUs, and this would be number {index}, counted from 0")
+                raise RuntimeError(
+                    f"torch sees {count} GPUs, and this would be number {index}, counted from 0"
+                )
             device = torch.device("cuda", index)
             torch.cuda.set_device(device)
         torch.empty(0, device=device)

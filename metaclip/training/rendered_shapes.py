@@ -56,13 +56,27 @@ def draw(seed: int, number: int, side: int = SIDE) -> tuple[Any, int, str]:
         pen.ellipse((x - r, y - r, x + r, y + r), tuple(chance.randrange(256) for _ in range(3)))
     radius = size * chance.uniform(0.2, 0.38)
     centre = tuple(chance.uniform(radius, size - radius) for _ in range(2))
-    _fill(pen, shape, (centre[0], centre[1]), radius, chance.uniform(0, 2 * math.pi), COLOURS[colour], ground)
+    _fill(
+        pen,
+        shape,
+        (centre[0], centre[1]),
+        radius,
+        chance.uniform(0, 2 * math.pi),
+        COLOURS[colour],
+        ground,
+    )
     caption = chance.choice(_CAPTIONS).format(f"{colour} {shape}")
     return image.resize((side, side), Image.Resampling.BOX), CLASSES.index(f"{colour} {shape}"), caption
 
 
 def _fill(
-    pen: Any, shape: str, centre: tuple[float, float], radius: float, turn: float, colour: Any, ground: Any
+    pen: Any,
+    shape: str,
+    centre: tuple[float, float],
+    radius: float,
+    turn: float,
+    colour: Any,
+    ground: Any,
 ) -> None:
     """Draw a shape. Corners are given in polar coordinates: (share of the radius, share of a full turn)."""
     x, y = centre
@@ -74,11 +88,18 @@ def _fill(
         "square": [(1.0, k / 4) for k in range(4)],
         "triangle": [(1.0, k / 3) for k in range(3)],
         "star": [(0.42 if k % 2 else 1.0, k / 10) for k in range(10)],
-        "cross": [(r, k / 4 + d) for k in range(4) for r, d in ((0.38, 0.125), (1.0, 0.25 - 0.04), (1.0, 0.25 + 0.04))],
+        "cross": [
+            (r, k / 4 + d)
+            for k in range(4)
+            for r, d in ((0.38, 0.125), (1.0, 0.25 - 0.04), (1.0, 0.25 + 0.04))
+        ],
     }[shape]
     pen.polygon(
         [
-            (x + radius * r * math.cos(turn + math.tau * at), y + radius * r * math.sin(turn + math.tau * at))
+            (
+                x + radius * r * math.cos(turn + math.tau * at),
+                y + radius * r * math.sin(turn + math.tau * at),
+            )
             for r, at in corners
         ],
         colour,
@@ -111,7 +132,11 @@ def write_classes(folder: Path, n: int, seed: int = 1) -> Path:
             yield f"{number:06d}.png", _png(image)
 
     _write_tar(folder / "test" / "0.tar", members())
-    texts = {"test/nshards.txt": ["1"], "classnames.txt": CLASSES, "zeroshot_classification_templates.txt": TEMPLATES}
+    texts = {
+        "test/nshards.txt": ["1"],
+        "classnames.txt": CLASSES,
+        "zeroshot_classification_templates.txt": TEMPLATES,
+    }
     for name, lines in texts.items():
         with atomic_write(folder / name) as temporary:
             temporary.write_text("\n".join(lines).replace("{}", "{c}") + "\n", encoding="utf-8")
@@ -127,7 +152,10 @@ def _png(image: Any) -> bytes:
 def _write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> Path:
     if path.exists():
         return path
-    with atomic_write(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
+    with (
+        atomic_write(path) as temporary,
+        tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar,
+    ):
         for name, data in members:
             info = tarfile.TarInfo(name)
             info.size = len(data)

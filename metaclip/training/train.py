@@ -98,7 +98,9 @@ def train(
         if ranks.gather(bool(ranks.first and stage.finished()))[0]:
             return TrainRun(folder.path)
         ignore = loop.ignore
-        run = loop.Loop(recipe, options, ranks, folder.path, name, stream, size, report or ignore, say or ignore)
+        run = loop.Loop(
+            recipe, options, ranks, folder.path, name, stream, size, report or ignore, say or ignore
+        )
         run.run(held.enter_context(_stopping()))
         if ranks.first:
             checkpoint.write_tensors(
@@ -128,7 +130,9 @@ def _open_stream(recipe: TrainRecipe, folder: Folder, ranks: Ranks, allow_lost: 
             rendered_shapes.write_pairs(Path(tars), data.shapes)
         ranks.gather(None)
     if tars is None:
-        raise MetaclipError("the recipe names no tars to train on; give --tars, or tars in its table [train.data]")
+        raise MetaclipError(
+            "the recipe names no tars to train on; give --tars, or tars in its table [train.data]"
+        )
     keep: Subset | Balancer | None = None
     if data.subset is not None:
         keep = Subset(data.subset)

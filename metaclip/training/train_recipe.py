@@ -168,6 +168,8 @@ def with_paths(recipe: TrainRecipe, change: Callable[[str], str]) -> TrainRecipe
     def changed(path: str | None) -> str | None:
         return path if path is None or "://" in path else change(path)
 
-    data: dict[str, Any] = {key: changed(getattr(recipe.data, key)) for key in ("tars", "subset", "balance")}
+    data: dict[str, Any] = {
+        key: changed(getattr(recipe.data, key)) for key in ("tars", "subset", "balance")
+    }
     model = change(recipe.model) if recipe.model.endswith(".json") else recipe.model
     return dataclasses.replace(recipe, model=model, data=dataclasses.replace(recipe.data, **data))

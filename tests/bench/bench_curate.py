@@ -45,7 +45,9 @@ sys.exit(os.waitstatus_to_exitcode(status))
 
 def measured(command: list[str]) -> tuple[float, float]:
     """Run a command: (wall seconds, peak MiB)."""
-    done = subprocess.run([sys.executable, "-S", "-c", LAUNCH, *command], stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", LAUNCH, *command], stdout=subprocess.PIPE, text=True
+    )
     if done.returncode:
         sys.exit(f"failed: {' '.join(command)}")
     seconds, peak = done.stdout.split()
@@ -54,7 +56,9 @@ def measured(command: list[str]) -> tuple[float, float]:
 
 def main() -> None:
     """Run and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--millions", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
@@ -68,7 +72,16 @@ def main() -> None:
         def curate(pool: Path | str, *more: str) -> tuple[float, float]:
             shutil.rmtree(folder / "run", ignore_errors=True)
             return measured(
-                [*metaclip, "curate", str(pool), "--metadata", entries, "--out", str(folder / "run"), *more]
+                [
+                    *metaclip,
+                    "curate",
+                    str(pool),
+                    "--metadata",
+                    entries,
+                    "--out",
+                    str(folder / "run"),
+                    *more,
+                ]
             )
 
         curate(real, "--t", "20")
@@ -77,7 +90,9 @@ def main() -> None:
         print(f"metaclip --help                              {statistics.median(helps):.2f} s")
         print(f"metaclip curate, 10,000 pairs, cold start    {statistics.median(cold):.2f} s\n")
 
-        print("| pool | copy with pyarrow | metaclip curate | ratio | peak of curate |\n|---|---:|---:|---:|---:|")
+        print(
+            "| pool | copy with pyarrow | metaclip curate | ratio | peak of curate |\n|---|---:|---:|---:|---:|"
+        )
         for millions, uid in ((1, True), (arguments.millions, True), (arguments.millions, False)):
             pool = folder / "pool.parquet"
             corpus.write_pool(pool, millions * 1_000_000, uid=uid)

@@ -42,7 +42,9 @@ def multistream(source: Path, path: Path, copies: int) -> bytes:
     text = bz2.decompress(source.read_bytes())
     begin, end = text.index(b"  <page>"), text.rindex(b"</mediawiki>")
     pages = text[begin:end].split(b"  <page>")[1:] * copies
-    streams = [b"".join(b"  <page>" + page for page in pages[i : i + 100]) for i in range(0, len(pages), 100)]
+    streams = [
+        b"".join(b"  <page>" + page for page in pages[i : i + 100]) for i in range(0, len(pages), 100)
+    ]
     pieces = [text[:begin], *streams, text[end:]]
     path.write_bytes(b"".join(map(bz2.compress, pieces)))
     return b"".join(pieces)
@@ -103,7 +105,9 @@ def runs_for_merging(folder: Path, pairs: Counter[str], runs: int) -> Iterator[P
 
 def main() -> None:
     """Run and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--copies", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
@@ -113,7 +117,9 @@ def main() -> None:
         path = Path(name) / "enwiki-pages-articles-multistream.xml.bz2"
         xml = multistream(source, path, arguments.copies)
         packed, size = path.stat().st_size, len(xml)
-        print(f"{size / 1e6:.1f} MB of XML in {packed / 1e6:.2f} MB of bzip2, {xml.count(b'<page>')} pages\n")
+        print(
+            f"{size / 1e6:.1f} MB of XML in {packed / 1e6:.2f} MB of bzip2, {xml.count(b'<page>')} pages\n"
+        )
 
         pages = list(dump.pages(source, 0, source.stat().st_size))
         articles = [page.text for page in pages if page.namespace == 0 and page.redirect is None]
@@ -142,7 +148,9 @@ def main() -> None:
         for step, (seconds, amount) in steps.items():
             print(f"| {step} | {amount / 1e6 / seconds:.1f} |")
 
-        print("\n| whole count | MB/s of XML | MB/s of bzip2 | peak, MiB | of a worker | MB/s of XML by the clock |")
+        print(
+            "\n| whole count | MB/s of XML | MB/s of bzip2 | peak, MiB | of a worker | MB/s of XML by the clock |"
+        )
         print("|---|---:|---:|---:|---:|---:|")
         rates = []
         for workers, memory in ((1, 3 << 29), (1, 20 << 20), (2, 3 << 29)):

@@ -42,7 +42,17 @@ class Bench:
 
     def command(self, pool: Path, *more: Any) -> list[str]:
         shutil.rmtree(self.folder / "run", ignore_errors=True)
-        given = ["curate", pool, "--metadata", self.entries, "--t", 2000, "--out", self.folder / "run", *more]
+        given = [
+            "curate",
+            pool,
+            "--metadata",
+            self.entries,
+            "--t",
+            2000,
+            "--out",
+            self.folder / "run",
+            *more,
+        ]
         return [*METACLIP, *map(str, given)]
 
     def curate(self, pool: Path, *more: Any) -> tuple[float, float, str]:
@@ -113,7 +123,9 @@ def ray(bench: Bench, arguments: argparse.Namespace) -> None:
     )
     print("|---|---:|---:|---:|")
     for name, (seconds, _, _) in runs.items():
-        print(f"| {name}, 2 workers | {start[name]:.1f} s | {seconds:.1f} s | {seconds - start[name]:.1f} s |")
+        print(
+            f"| {name}, 2 workers | {start[name]:.1f} s | {seconds:.1f} s | {seconds - start[name]:.1f} s |"
+        )
     ratio = (runs["ray"][0] - start["ray"]) / (runs["local"][0] - start["local"])
     print(f"Ray against local, beyond start-up: {ratio:.2f} x", flush=True)
     for path in (pool, pilot, start_pool):
@@ -161,7 +173,10 @@ def sizes(bench: Bench, arguments: argparse.Namespace) -> None:
     for millions in arguments.sizes:
         pool = bench.pool(millions * 1_000_000)
         seconds, peak, _ = bench.curate(pool, "--workers", 2)
-        print(f"| {millions} M | {seconds:.1f} s | {millions * 1e6 / seconds:,.0f} | {peak:,.0f} MiB |", flush=True)
+        print(
+            f"| {millions} M | {seconds:.1f} s | {millions * 1e6 / seconds:,.0f} | {peak:,.0f} MiB |",
+            flush=True,
+        )
         pool.unlink()
 
 
@@ -172,7 +187,9 @@ PARTS: dict[str, Callable[[Bench, argparse.Namespace], None]] = {
 
 def main() -> None:
     """Run and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--millions", type=int, default=10)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 10, 50])
     parser.add_argument("--seconds", type=float, default=10.0)

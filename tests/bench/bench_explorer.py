@@ -47,7 +47,9 @@ def write(folder: Path, entries: list[str]) -> None:
     data = folder / "explorer" / "data"
     files = [path for path in folder.rglob("*") if path.is_file()]
     page = [path for path in files if path.parent != data]
-    first = sum((data / name).stat().st_size for name in FIRST_VIEW) + sum(path.stat().st_size for path in page)
+    first = sum((data / name).stat().st_size for name in FIRST_VIEW) + sum(
+        path.stat().st_size for path in page
+    )
     for name in FIRST_VIEW:
         print(f"| {name} | {(data / name).stat().st_size / 1e6:.2f} MB |")
     print(f"| first view, as sent by a host that does not compress | {first / 1e6:.2f} MB |")
@@ -65,13 +67,17 @@ def view(folder: Path, rounds: int) -> None:
             page = Page(browser, f"http://127.0.0.1:{server.server_port}/index.html")
             try:
                 step = times.setdefault
-                step("first view, results and charts shown", []).append(page.view.evaluate("performance.now()") / 1000)
+                step("first view, results and charts shown", []).append(
+                    page.view.evaluate("performance.now()") / 1000
+                )
                 for query in ("d", "do", "dog", "dog show"):
                     step(f"search {query!r}", []).append(_typed(page, "query", query, "found"))
                 step("first caption (the entries are made ready)", []).append(
                     _typed(page, "text", "a photo of a dog", "verdict")
                 )
-                step("next caption", []).append(_typed(page, "text", "a photo of two dogs on the beach", "verdict"))
+                step("next caption", []).append(
+                    _typed(page, "text", "a photo of two dogs on the beach", "verdict")
+                )
                 step("move t", []).append(_typed(page, "t", "50000", "would"))
                 assert page.rows("#matches"), "the caption matches nothing"
                 assert not page.said, page.said
@@ -106,7 +112,9 @@ def neighbours(folder: Path, entries: list[str], pairs: int) -> None:
     counts = matcher.count(matches)
     path = folder / "matched.parquet"
     with matched_writer(path, False) as add_rows:
-        add_rows(found.to_numpy(), uids_of(texts.take(found), None, None), matches.take(found), None, None)
+        add_rows(
+            found.to_numpy(), uids_of(texts.take(found), None, None), matches.take(found), None, None
+        )
     start = time.perf_counter()
     made = find_neighbours([path], metadata.entries, counts, len(found))
     taken = time.perf_counter() - start
@@ -115,7 +123,9 @@ def neighbours(folder: Path, entries: list[str], pairs: int) -> None:
 
 def main() -> None:
     """Write, open, measure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--pairs", type=int, default=500_000)
     arguments = parser.parse_args()

@@ -65,7 +65,9 @@ for line in sys.stdin:
 
 def main() -> None:
     """Run and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=15)
     rounds = parser.parse_args().rounds
     path = corpus.data_folder() / "wat" / "web-pages.warc.wat.gz"
@@ -101,7 +103,9 @@ def main() -> None:
         middle = statistics.median(cpu)
         ratio = statistics.median(b / c for b, c in zip(base, cpu, strict=False))
         rows = took[key][0][2]
-        print(f"| {name} | {rows:,} | {len(one) / middle:,.0f} | {megabytes / middle:.1f} | {ratio:.2f} x |")
+        print(
+            f"| {name} | {rows:,} | {len(one) / middle:,.0f} | {megabytes / middle:.1f} | {ratio:.2f} x |"
+        )
 
 
 if __name__ == "__main__":

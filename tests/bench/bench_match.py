@@ -52,7 +52,9 @@ def pyahocorasick_side(entries: list[str]) -> Callable[[pa.Array], pa.Array]:
     machine.make_automaton()
 
     def match(texts: pa.Array) -> pa.Array:
-        return pa.array([sorted({i for _, i in machine.iter(spaced(text))}) for text in texts.to_pylist()], MATCHES)
+        return pa.array(
+            [sorted({i for _, i in machine.iter(spaced(text))}) for text in texts.to_pylist()], MATCHES
+        )
 
     return match
 
@@ -63,7 +65,9 @@ def ahocorasick_rs_side(entries: list[str]) -> Callable[[pa.Array], pa.Array]:
     find = functools.partial(machine.find_matches_as_indexes, overlapping=True)
 
     def match(texts: pa.Array) -> pa.Array:
-        return pa.array([sorted({found[0] for found in find(spaced(text))}) for text in texts.to_pylist()], MATCHES)
+        return pa.array(
+            [sorted({found[0] for found in find(spaced(text))}) for text in texts.to_pylist()], MATCHES
+        )
 
     return match
 
@@ -74,7 +78,9 @@ def daachorse_side(entries: list[str]) -> Callable[[pa.Array], pa.Array]:
     find = machine.find_overlapping
 
     def match(texts: pa.Array) -> pa.Array:
-        return pa.array([sorted({found[2] for found in find(spaced(text))}) for text in texts.to_pylist()], MATCHES)
+        return pa.array(
+            [sorted({found[2] for found in find(spaced(text))}) for text in texts.to_pylist()], MATCHES
+        )
 
     return match
 
@@ -115,20 +121,26 @@ def timed(run: Callable[[], Any]) -> tuple[float, Any]:
 
 def main() -> None:
     """Run and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--texts", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     entries, texts = corpus.entries(), corpus.texts(arguments.texts)
     metadata = Metadata(entries)
-    print(f"{len(texts):,} texts of {texts.nbytes / len(texts) - 4:.0f} bytes, {len(entries):,} entries\n")
+    print(
+        f"{len(texts):,} texts of {texts.nbytes / len(texts) - 4:.0f} bytes, {len(entries):,} entries\n"
+    )
 
     with tempfile.TemporaryDirectory() as folder:
         build_s, built = timed(lambda: build(metadata))
         path = Path(folder) / "x.automaton"
         automaton_file.save(built, path)
         automaton_file.load(path, metadata, PAPER)
-        open_s = statistics.median(timed(lambda: automaton_file.load(path, metadata, PAPER))[0] for _ in range(5))
+        open_s = statistics.median(
+            timed(lambda: automaton_file.load(path, metadata, PAPER))[0] for _ in range(5)
+        )
         print(
             f"automaton: {path.stat().st_size / 2**20:.1f} MiB, built in {build_s:.1f} s, opened in {1000 * open_s:.0f} ms\n"
         )
@@ -150,7 +162,10 @@ def main() -> None:
         for name, side in peers.items():
             took, results[name] = timed(functools.partial(side, texts))
             seconds[name].append(took)
-            for own, run in ours.items():  # measured beside each peer, so that drift of the machine affects both
+            for (
+                own,
+                run,
+            ) in ours.items():  # measured beside each peer, so that drift of the machine affects both
                 took, results[own] = timed(run)
                 seconds[own].append(took)
     few = texts[:50]
@@ -159,7 +174,11 @@ def main() -> None:
     expected = results["metaclip"]
     assert pa.chunked_array([naive_result]).equals(expected[:50])
     for name in (*peers, "metaclip, 2 threads"):
-        other = results[name] if isinstance(results[name], pa.ChunkedArray) else pa.chunked_array([results[name]])
+        other = (
+            results[name]
+            if isinstance(results[name], pa.ChunkedArray)
+            else pa.chunked_array([results[name]])
+        )
         assert other.equals(expected), f"{name} differs"
     print(
         f"{sum(len(chunk.values) for chunk in expected.chunks) / len(expected):.2f} matches a text, equal on all sides\n",
@@ -170,11 +189,15 @@ def main() -> None:
     print("| | texts/s | us a text | against the loop over pyahocorasick |\n|---|---:|---:|---:|")
     for name in ("naive double loop (50 texts)", *peers, *ours):
         middle = statistics.median(seconds[name])
-        print(f"| {name} | {len(texts) / middle:,.0f} | {1e6 * middle / len(texts):.2f} | {base / middle:.3g} x |")
+        print(
+            f"| {name} | {len(texts) / middle:,.0f} | {1e6 * middle / len(texts):.2f} | {base / middle:.3g} x |"
+        )
     one, two = (statistics.median(seconds[name]) for name in ours)
     print(f"\ntwo threads are {one / two:.2f} x one")
     singles = texts[:20_000].to_pylist()
-    find_s = statistics.median(timed(lambda: [matcher.find(text) for text in singles])[0] for _ in range(5))
+    find_s = statistics.median(
+        timed(lambda: [matcher.find(text) for text in singles])[0] for _ in range(5)
+    )
     print(f"Matcher.find, one text at a time: {1e6 * find_s / len(singles):.2f} us a text")
 
 

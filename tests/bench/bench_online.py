@@ -36,7 +36,9 @@ def photos(number: int) -> list[bytes]:
         names = [name for name in archive.namelist() if name.endswith(".jpg")][: min(number, 500)]
         for name in names:
             out = io.BytesIO()
-            Image.open(io.BytesIO(archive.read(name))).convert("RGB").resize((256, 256)).save(out, "JPEG", quality=90)
+            Image.open(io.BytesIO(archive.read(name))).convert("RGB").resize((256, 256)).save(
+                out, "JPEG", quality=90
+            )
             made.append(out.getvalue())
     return [made[i % len(made)] for i in range(number)]
 
@@ -61,7 +63,9 @@ def loader(images: list[bytes], texts: list[str], uids: list[str], balancer: Bal
         def __iter__(self) -> Any:
             for turn in range(2 * self.rounds):
                 for first in range(0, len(images), self.ahead):
-                    yield from self.block(slice(first, first + self.ahead), turn, (first // self.ahead + turn) % 2 == 1)
+                    yield from self.block(
+                        slice(first, first + self.ahead), turn, (first // self.ahead + turn) % 2 == 1
+                    )
 
         def block(self, block: slice, turn: int, asks: bool) -> Any:
             begin = time.process_time()
@@ -90,7 +94,9 @@ def seconds(run: Any) -> float:
 
 def main() -> None:
     """Run and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=20)
     arguments = parser.parse_args()
@@ -108,17 +114,28 @@ def main() -> None:
         some = [i for i, p in enumerate(balancer.p_keep(texts)) if p > 0][: arguments.images]
         balancer.keep_one("a dog", "0")
         singles = [
-            seconds(lambda: [balancer.keep_one(text, uid) for text, uid in zip(strings[:20_000], uids, strict=False)])
+            seconds(
+                lambda: [
+                    balancer.keep_one(text, uid)
+                    for text, uid in zip(strings[:20_000], uids, strict=False)
+                ]
+            )
             for _ in range(5)
         ]
         batches = [
             seconds(
-                lambda: [balancer.keep(texts[i : i + 4096], uids[i : i + 4096]) for i in range(0, len(texts), 4096)]
+                lambda: [
+                    balancer.keep(texts[i : i + 4096], uids[i : i + 4096])
+                    for i in range(0, len(texts), 4096)
+                ]
             )
             for _ in range(5)
         ]
         print("| Balancer alone, 500,000 entries | texts/s | us a text |\n|---|---:|---:|")
-        for name, values, n in (("one by one", singles, 20_000), ("batches of 4,096", batches, len(texts))):
+        for name, values, n in (
+            ("one by one", singles, 20_000),
+            ("batches of 4,096", batches, len(texts)),
+        ):
             each = statistics.median(values) / n
             print(f"| {name} | {1 / each:,.0f} | {1e6 * each:.2f} |")
 
@@ -137,12 +154,22 @@ def main() -> None:
             for _, _, turns, asks, cpu, decided in both:
                 for side, seconds_of in enumerate((cpu * ~asks, cpu * asks, decided)):
                     np.add.at(took[:, side], turns.numpy(), seconds_of.numpy())
-            without, asked, deciding = took[1:].T / len(some)  # a new worker's first round maps its memory
+            without, asked, deciding = took[1:].T / len(
+                some
+            )  # a new worker's first round maps its memory
             low, added, high = (
-                100 * one for one in statistics.quantiles([b / a - 1 for a, b in zip(without, asked, strict=True)], n=4)
+                100 * one
+                for one in statistics.quantiles(
+                    [b / a - 1 for a, b in zip(without, asked, strict=True)], n=4
+                )
             )
-            share = 100 * statistics.median(one / all_ for one, all_ in zip(deciding, without, strict=True))
-            cells = [name, f"{1e6 * statistics.median(without):,.0f} + {1e6 * statistics.median(deciding):,.1f}"]
+            share = 100 * statistics.median(
+                one / all_ for one, all_ in zip(deciding, without, strict=True)
+            )
+            cells = [
+                name,
+                f"{1e6 * statistics.median(without):,.0f} + {1e6 * statistics.median(deciding):,.1f}",
+            ]
             cells += [f"{share:.2f}%", f"{added:+.2f}%", f"{low:+.2f}% to {high:+.2f}%"]
             print(f"| {' | '.join(cells)} |", flush=True)
 

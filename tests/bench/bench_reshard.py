@@ -67,9 +67,9 @@ def write_tars(folder: Path, samples: int, side: int, size: int = 10_000) -> lis
             data = photos.read(f"{pair['id']}.jpg")
             if side != 128:
                 file = io.BytesIO()
-                Image.open(io.BytesIO(data)).convert("RGB").resize((side, side), Image.Resampling.BICUBIC).save(
-                    file, "JPEG", quality=95
-                )
+                Image.open(io.BytesIO(data)).convert("RGB").resize(
+                    (side, side), Image.Resampling.BICUBIC
+                ).save(file, "JPEG", quality=95)
                 data = file.getvalue()
             images.append(data)
     for first in range(0, samples, size):
@@ -80,7 +80,11 @@ def write_tars(folder: Path, samples: int, side: int, size: int = 10_000) -> lis
                 uids.append(divmod(int(uid, 16), 1 << 64))
                 row = {"uid": uid, "caption": pair["text"], "url": pair["url"], "key": f"{number:09d}", "status": "success",
                        "error_message": None, "width": side, "height": side, "sha256": "ab" * 32}  # fmt: skip
-                contents = (images[number % len(images)], json.dumps(row, indent=4).encode(), pair["text"].encode())
+                contents = (
+                    images[number % len(images)],
+                    json.dumps(row, indent=4).encode(),
+                    pair["text"].encode(),
+                )
                 for suffix, data in zip(("jpg", "json", "txt"), contents, strict=True):
                     info = tarfile.TarInfo(f"{number:09d}.{suffix}")
                     info.size = len(data)
@@ -108,7 +112,9 @@ def seconds(command: list[str]) -> tuple[float, float]:
 
 def main() -> None:
     """Run and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--samples", type=int, default=60_000)
     parser.add_argument("--side", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
@@ -119,7 +125,9 @@ def main() -> None:
         tars, out, subset = folder / "tars", folder / "out", folder / "subset.npy"
         uids = write_tars(tars, arguments.samples, arguments.side)
         size = sum(path.stat().st_size for path in tars.glob("*.tar"))
-        print(f"{arguments.samples:,} samples of {size / arguments.samples / 1000:.1f} kB, {size / 1e9:.2f} GB")
+        print(
+            f"{arguments.samples:,} samples of {size / arguments.samples / 1000:.1f} kB, {size / 1e9:.2f} GB"
+        )
 
         def once(what: list[str], make: bool = False) -> tuple[float, float]:
             shutil.rmtree(out, ignore_errors=True)
@@ -147,7 +155,9 @@ def main() -> None:
             for _ in range(arguments.rounds):
                 for side, command in sides.items():
                     took[side].append(once(command))
-            took[slow] = [once([sys.executable, "-c", WEBDATASET, str(tars), str(subset), str(out)], make=True)]
+            took[slow] = [
+                once([sys.executable, "-c", WEBDATASET, str(tars), str(subset), str(out)], make=True)
+            ]
             base = took["cp -r of all tars"]
             print(
                 f"\n| {len(chosen):,} of {arguments.samples:,} | s | against cp | CPU s | against cp |\n|---|---:|---:|---:|---:|"
@@ -155,7 +165,9 @@ def main() -> None:
             for side, times in took.items():
                 cells = [side]
                 for which in (0, 1):  # wall, CPU
-                    ratio = statistics.median(one[which] / cp[which] for one, cp in zip(times, base, strict=False))
+                    ratio = statistics.median(
+                        one[which] / cp[which] for one, cp in zip(times, base, strict=False)
+                    )
                     cells += [f"{statistics.median(one[which] for one in times):.2f}", f"{ratio:.2f} x"]
                 print(f"| {' | '.join(cells)} |", flush=True)
 

@@ -51,7 +51,9 @@ def stacked(samples: Any) -> Batch:
     return collate([Sample(row["uid"], text, image) for image, text, row in samples])
 
 
-def webdataset(tars: Path, workers: int, transform: Callable[[Any], Any], subset: Subset | None) -> Iterable[Batch]:
+def webdataset(
+    tars: Path, workers: int, transform: Callable[[Any], Any], subset: Subset | None
+) -> Iterable[Batch]:
     """Give webdataset's pipeline: shuffled shards, a buffer of 1,000, decoded to RGB."""
     import webdataset as wds
     from torch.utils.data import DataLoader
@@ -63,13 +65,19 @@ def webdataset(tars: Path, workers: int, transform: Callable[[Any], Any], subset
 
         wanted = {tuple(pair) for pair in subset.uids.tolist()}
         data = data.select(lambda s: divmod(int(json.loads(s["json"])["uid"], 16), 1 << 64) in wanted)
-    data = data.decode("pilrgb").to_tuple("jpg", "txt", "json").map_tuple(transform, lambda t: t, lambda r: r)
+    data = (
+        data.decode("pilrgb")
+        .to_tuple("jpg", "txt", "json")
+        .map_tuple(transform, lambda t: t, lambda r: r)
+    )
     return DataLoader(data.batched(BATCH, collation_fn=stacked), batch_size=None, num_workers=workers)
 
 
 def main() -> None:
     """Run and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--samples", type=int, default=2000)
     parser.add_argument("--side", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
@@ -96,12 +104,17 @@ def main() -> None:
         np.save(third, np.array(sorted(uids[::3]), SUBSET))
         begin = time.perf_counter()
         files = Stream(str(tars), cache=cache).files
-        print(f"the index of {arguments.samples:,} samples: {time.perf_counter() - begin:.2f} s at first", end=", ")
+        print(
+            f"the index of {arguments.samples:,} samples: {time.perf_counter() - begin:.2f} s at first",
+            end=", ",
+        )
         begin = time.perf_counter()
         for file in files:
             open_index(file, folder=cache)
         print(f"{time.perf_counter() - begin:.3f} s from then on\n")
-        print("| work | workers | webdataset, images/s | metaclip, images/s | ratio | ratio of CPU time |")
+        print(
+            "| work | workers | webdataset, images/s | metaclip, images/s | ratio | ratio of CPU time |"
+        )
         print("|---|---:|---:|---:|---:|---:|")
         works: list[tuple[str, Callable[[Any], Any], Subset | None]] = [
             ("decode", as_size, None), ("decode, crop, normalise", crop, None), ("decode a third", as_size, Subset(third)),
@@ -109,11 +122,15 @@ def main() -> None:
         for what, transform, subset in works:
             for workers in arguments.workers:
 
-                def ours(workers: int = workers, transform: Any = transform, subset: Any = subset) -> Iterable[Batch]:
+                def ours(
+                    workers: int = workers, transform: Any = transform, subset: Any = subset
+                ) -> Iterable[Batch]:
                     stream = Stream(str(tars), keep=subset, transform=transform, cache=cache)
                     return Loader(stream, BATCH, workers=workers, epochs=1)
 
-                def theirs(workers: int = workers, transform: Any = transform, subset: Any = subset) -> Iterable[Batch]:
+                def theirs(
+                    workers: int = workers, transform: Any = transform, subset: Any = subset
+                ) -> Iterable[Batch]:
                     return webdataset(tars, workers, transform, subset)
 
                 took: dict[str, list[tuple[float, float]]] = {"theirs": [], "ours": []}
@@ -125,9 +142,13 @@ def main() -> None:
                         seen[side] = sorted(uid for batch in make() for uid in batch.uids)
                         took[side].append((time.perf_counter() - wall, cpu_seconds() - cpu))
                 assert seen["ours"] == seen["theirs"], "both sides must give the same samples"
-                rates = [len(seen["ours"]) / statistics.median(wall for wall, _ in took[side]) for side in took]
+                rates = [
+                    len(seen["ours"]) / statistics.median(wall for wall, _ in took[side]) for side in took
+                ]
                 ratios = [
-                    statistics.median(one[which] / other[which] for one, other in zip(*took.values(), strict=True))
+                    statistics.median(
+                        one[which] / other[which] for one, other in zip(*took.values(), strict=True)
+                    )
                     for which in (0, 1)
                 ]
                 cells = [

@@ -123,7 +123,9 @@ def ours(case: Case) -> Timed:
             tokens = models.import_open_clip().get_tokenizer(models.known(case.model))(
                 ["a photo of a dog"] * case.batch
             )
-            part = batches.Part(pinned(images, case.device), pinned(tokens, case.device), ["0" * 32] * case.batch)
+            part = batches.Part(
+                pinned(images, case.device), pinned(tokens, case.device), ["0" * 32] * case.batch
+            )
             made.append(Timed(Same(part), case))
         else:
             made.append(Timed(true(*given, **more), case))
@@ -160,7 +162,9 @@ def theirs(case: Case) -> Timed:
 
     models.known(case.model)
     if importlib.util.find_spec("pandas") is None:
-        sys.modules["pandas"] = types.ModuleType("pandas")  # imported for csv files, which are not read here
+        sys.modules["pandas"] = types.ModuleType(
+            "pandas"
+        )  # imported for csv files, which are not read here
     from open_clip_train import data
     from open_clip_train.main import main
 
@@ -210,7 +214,13 @@ def image_size(model: str) -> int:
 
 def measure(case: Case) -> float | None:
     """Measure a case in a process of its own; pairs a second, None where it does not come through (no memory)."""
-    command = [sys.executable, "-m", "tests.bench.bench_train", "--case", json.dumps(dataclasses.asdict(case))]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.bench.bench_train",
+        "--case",
+        json.dumps(dataclasses.asdict(case)),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = [line for line in done.stdout.splitlines() if line.startswith("pairs/s ")]
     if not lines and "out of memory" not in done.stderr:
@@ -228,7 +238,9 @@ def write_photos(folder: Path, n: int) -> None:
         files: list[tuple[str, Any]] = []
         for number in range(tar, n, 32):
             image, _, caption = rendered_shapes.draw(0, number, side=256)
-            pixels = np.clip(np.asarray(image) + grain.normal(0, 12, (256, 256, 1)), 0, 255).astype(np.uint8)
+            pixels = np.clip(np.asarray(image) + grain.normal(0, 12, (256, 256, 1)), 0, 255).astype(
+                np.uint8
+            )
             Image.fromarray(pixels).save(file := io.BytesIO(), "JPEG", quality=90)
             files += [(f"{number:09d}.jpg", file.getvalue()), (f"{number:09d}.json", {"uid": f"{number:032x}"}), (f"{number:09d}.txt", caption)]  # fmt: skip
         write_tar(folder / f"{tar:05d}.tar", files)
@@ -236,7 +248,9 @@ def write_photos(folder: Path, n: int) -> None:
 
 def main() -> None:
     """Measure and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--batch", type=int, help="else the largest power of two that fits")
     parser.add_argument("--largest", type=int, default=4096, help="where to begin to look for it")
@@ -271,7 +285,9 @@ def main() -> None:
         for model in a.models:
             cost = flops.sample_flops(models.create(models.known(model)), torch.device("cpu"))
 
-            def case(side: str, options: str, batch: int, warm: int, steps: int, model: str = model) -> Case:
+            def case(
+                side: str, options: str, batch: int, warm: int, steps: int, model: str = model
+            ) -> Case:
                 return Case(
                     side, options, model, batch, a.precision, a.device, a.workers, a.compile, warm, steps, tars
                 )  # fmt: skip
@@ -287,9 +303,13 @@ def main() -> None:
                 rates: dict[str, list[float]] = {side: [] for side in SIDES}
                 for _ in range(a.rounds):
                     for side in SIDES:
-                        rates[side].append(measure(case(side, options, batch, a.warm, a.steps)) or float("nan"))
+                        rates[side].append(
+                            measure(case(side, options, batch, a.warm, a.steps)) or float("nan")
+                        )
                 one, other = (statistics.median(rates[side]) for side in SIDES)
-                shown = [f"{statistics.median(r):,.0f} ({min(r):,.0f}, {max(r):,.0f})" for r in rates.values()]
+                shown = [
+                    f"{statistics.median(r):,.0f} ({min(r):,.0f}, {max(r):,.0f})" for r in rates.values()
+                ]
                 mfu = (
                     ""
                     if peak is None or options == "load"

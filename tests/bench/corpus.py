@@ -63,7 +63,10 @@ def write_pool(path: Path, n: int, *, uid: bool) -> None:
         )  # fmt: skip
         columns = {"url": url, "text": text}
         if uid:
-            digests = [hashlib.md5(b"%d" % i, usedforsecurity=False).hexdigest() for i in range(first, first + size)]
+            digests = [
+                hashlib.md5(b"%d" % i, usedforsecurity=False).hexdigest()
+                for i in range(first, first + size)
+            ]
             columns = {"uid": pa.array(digests), **columns}
         table = pa.table(columns)
         if writer is None:

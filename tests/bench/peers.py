@@ -38,7 +38,9 @@ def environment(folder: Path, *installs: tuple[str, ...]) -> Path:
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     python = folder / "bin" / "python"
     for packages in installs:
-        subprocess.run([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *packages], check=True)
+        subprocess.run(
+            [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *packages], check=True
+        )
     return python
 
 

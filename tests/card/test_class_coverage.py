@@ -30,7 +30,9 @@ def run_of(folder: Path, *, with_text: bool, rule: TextRule | None = None) -> Ru
     return curate(pool, entries, out=folder, t=20, match_settings=settings, options=RunOptions(workers=1))
 
 
-@pytest.mark.parametrize("rule", [TextRule(), TextRule(fold_case=True, space_entries=True)], ids=["paper", "folded"])
+@pytest.mark.parametrize(
+    "rule", [TextRule(), TextRule(fold_case=True, space_entries=True)], ids=["paper", "folded"]
+)
 def test_counts_are_those_of_the_captions(tmp_path: Path, rule: TextRule) -> None:
     """A name's count and kept are the numbers of captions that it matches, whether it is an entry or not."""
     run = run_of(tmp_path / "run", with_text=True, rule=rule)
@@ -41,7 +43,9 @@ def test_counts_are_those_of_the_captions(tmp_path: Path, rule: TextRule) -> Non
     kept = run.curated["text"].to_pylist()
     for row, name in zip(found["entries"], NAMES, strict=True):
         matcher = Matcher([name], rule)
-        here, there = (sum(bool(ids) for ids in matcher.match(some).to_pylist()) for some in (matched, kept))
+        here, there = (
+            sum(bool(ids) for ids in matcher.match(some).to_pylist()) for some in (matched, kept)
+        )
         assert (row["name"], row["count"], row["kept"]) == (name, here, there)
         if row["entry_id"] is not None:
             assert row["count"] == run.counts.values[row["entry_id"]]
@@ -92,7 +96,9 @@ def test_lists_that_are_refused(tmp_path: Path) -> None:
     run = run_of(tmp_path / "run", with_text=False)
     (tmp_path / "empty.txt").write_text("\n")
     arguments = ("--out", tmp_path / "card", "--classes")
-    assert "names no class names" in commands.refused("card", run.path, *arguments, tmp_path / "empty.txt")
+    assert "names no class names" in commands.refused(
+        "card", run.path, *arguments, tmp_path / "empty.txt"
+    )
     assert "there is no file" in commands.refused("card", run.path, *arguments, tmp_path / "none.txt")
 
 

@@ -24,7 +24,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("diff")
     run = curate(POOL, LIST, out=home / "run", t=20)
     balance(run, out=home / "less", settings=BalanceSettings(t=2))
-    (home / "short.txt").write_text("\n".join([*LIST.read_text(encoding="utf-8").splitlines()[:100], "zebra crossing"]))
+    (home / "short.txt").write_text(
+        "\n".join([*LIST.read_text(encoding="utf-8").splitlines()[:100], "zebra crossing"])
+    )
     other = MatchSettings(rule=TextRule(fold_case=True))
     curate(POOL, home / "short.txt", out=home / "other", t=20, match_settings=other)
     for name, of in (("a", "run"), ("b", "less"), ("c", "other")):
@@ -42,7 +44,10 @@ def test_another_t(home: Path) -> None:
     assert figures["pairs.kept"] == tuple(run.balance["kept"] for run in runs)
     assert figures["balance.tail_share"] == tuple(run.account["balance"]["tail_share"] for run in runs)
     assert figures["funnel.rows"] == (400, 400)
-    kept = [dict(zip(run.entries["entry"].to_pylist(), run.entries["kept"].to_pylist(), strict=True)) for run in runs]
+    kept = [
+        dict(zip(run.entries["entry"].to_pylist(), run.entries["kept"].to_pylist(), strict=True))
+        for run in runs
+    ]
     rows = {row["entry"]: row for row in found.entries.to_pylist()}
     assert rows.keys() == {entry for entry in kept[0] if kept[0][entry] != kept[1][entry]}
     for entry, row in rows.items():
@@ -59,7 +64,9 @@ def test_who_gained_and_lost(home: Path) -> None:
         changes = [row["share_after"] - row["share"] for row in rows]
         assert changes == sorted(changes, reverse=not lost)
         assert all((change < 0) == lost for change in changes)
-        assert {row["entry"] for row in rows} == {row["entry"] for row in largest_changes(back, lost=not lost)}
+        assert {row["entry"] for row in rows} == {
+            row["entry"] for row in largest_changes(back, lost=not lost)
+        }
 
 
 def test_another_list_and_rule(home: Path) -> None:

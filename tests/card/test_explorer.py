@@ -43,7 +43,11 @@ def data_of(card: Path, name: str) -> Any:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def columns_of(data: bytes, n: int) -> list[list[int]]:
@@ -61,7 +65,9 @@ def columns_of(data: bytes, n: int) -> list[list[int]]:
 @given(st.lists(st.integers(0, 2**64 - 1)))
 def test_varints(values: list[int]) -> None:
     """Unsigned integers of any size read back."""
-    assert columns_of(varints(np.array(values, np.uint64)), max(1, len(values))) == ([values] if values else [])
+    assert columns_of(varints(np.array(values, np.uint64)), max(1, len(values))) == (
+        [values] if values else []
+    )
 
 
 def test_data_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +85,10 @@ def test_data_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_first_view_is_the_account_and_the_table(toy: Made) -> None:
     """Entries, counts, kept and expected read back from the page's data as the run has them; the account too."""
     entries, n = toy.entries, len(toy.entries)
-    assert read_data(toy.folder / "explorer" / "data", "entries").decode().split("\n") == entries["entry"].to_pylist()
+    assert (
+        read_data(toy.folder / "explorer" / "data", "entries").decode().split("\n")
+        == entries["entry"].to_pylist()
+    )
     count, dropped, missing, _ = columns_of(read_data(toy.folder / "explorer" / "data", "numbers"), n)
     assert count == entries["count"].to_pylist()
     assert [c - d for c, d in zip(count, dropped, strict=True)] == entries["kept"].to_pylist()
@@ -131,13 +140,20 @@ def kept_of(run: Run, rows: list[list[Any]], uids: set[str]) -> list[str]:
 
 @pytest.mark.parametrize("with_text", [False, True])
 @pytest.mark.parametrize("rows", [8192, 4])
-def test_look_ups(toy: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_text: bool, rows: int) -> None:
+def test_look_ups(
+    toy: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_text: bool, rows: int
+) -> None:
     """Look-ups contain every matched pair, and the urls of kept pairs or of all; in one file or many, in one pass or several."""
     monkeypatch.setattr("metaclip.card.explorer.data_files.ROWS_PER_FILE", rows)
-    pairs = [{"url": f"http://x.org/{i % 300}", "text": f"{'a dog' if i % 3 else 'no'} {i % 350}"} for i in range(400)]
+    pairs = [
+        {"url": f"http://x.org/{i % 300}", "text": f"{'a dog' if i % 3 else 'no'} {i % 350}"}
+        for i in range(400)
+    ]
     pairs[3]["url"] = pairs[5]["url"] = ""
     settings = MatchSettings(with_text=with_text)
-    made = make_card(tmp_path, pairs, Metadata(["a", "dog", "7"]), t=30, settings=settings, look_ups=False)
+    made = make_card(
+        tmp_path, pairs, Metadata(["a", "dog", "7"]), t=30, settings=settings, look_ups=False
+    )
     assert not list((made.folder / "explorer" / "data").glob("u*-*"))
     found = write_lookups(tmp_path / "data", made.run, at_once=100)
     assert (found["uid_digits"] > 0) == (rows == 4)
@@ -147,7 +163,9 @@ def test_look_ups(toy: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wi
     assert len(rows_of_uids) == made.run.match["funnel"]["matched"]
     assert kept_of(made.run, rows_of_uids, uids) == sorted(made.run.curated["uid"].to_pylist())
     known = (
-        [p for p in pairs if {"a", "dog", "7"} & set(p["text"].split())] if with_text else made.run.curated.to_pylist()
+        [p for p in pairs if {"a", "dog", "7"} & set(p["text"].split())]
+        if with_text
+        else made.run.curated.to_pylist()
     )
     urls = [[uid_of(p["url"])[:16], uid_of(p["text"], p["url"])] for p in known if p["url"]]
     assert sorted(look_up_rows(tmp_path / "data", "url", found["url_digits"])) == sorted(urls)
@@ -156,7 +174,9 @@ def test_look_ups(toy: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wi
 def test_a_run_balanced_elsewhere(toy: Made, tmp_path: Path) -> None:
     """A run balanced in a folder of its own reads its matches from the folder of the first stage."""
     run = balance(toy.run.path, settings=BalanceSettings(t=5), out=tmp_path / "run", options=ONE)
-    write_explorer(tmp_path / "card", name="x", account=run.account, entries=with_samples(run), grid=None, run=run)
+    write_explorer(
+        tmp_path / "card", name="x", account=run.account, entries=with_samples(run), grid=None, run=run
+    )
     card = data_of(tmp_path / "card", "card")
     assert card["grid"] is None
     assert card["look_ups"] == {"uid_digits": 0, "url_digits": 0, "urls": "kept"}
@@ -230,7 +250,9 @@ def test_half_a_million_entries(tmp_path: Path) -> None:
     )
     sizes = {name: len(data) for name, data in contents(tmp_path).items()}
     first = [name for name in sizes if "/block-" not in name]
-    assert {"entries", "numbers", "card"} == {Path(name).name.split(".")[0] for name in first if "/data/" in name}
+    assert {"entries", "numbers", "card"} == {
+        Path(name).name.split(".")[0] for name in first if "/data/" in name
+    }
     assert sum(sizes[name] for name in first) < 8_000_000
     assert max(sizes.values()) <= FILE_BYTES
     assert len(sizes) - len(first) == 489

@@ -66,7 +66,9 @@ class Node:
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
 
-    def match(self, entries: Sequence[str], texts: Sequence[str], rule: TextRule = PAPER) -> list[list[int]]:
+    def match(
+        self, entries: Sequence[str], texts: Sequence[str], rule: TextRule = PAPER
+    ) -> list[list[int]]:
         self("list", list(entries), dataclasses.asdict(rule), rule_tables(rule, entries))
         found: list[list[int]] = self("matches", list(texts))
         return found
@@ -92,7 +94,10 @@ def bits(x: float) -> bytes:
 @pytest.fixture(scope="module")
 def node_with_tables(node: Node) -> Node:
     """A node process that holds all tables of characters, made once."""
-    node("characters", rule_tables(TextRule(unicode_separators=True, nfc=True, unescape_html=True, fold_case=True), []))
+    node(
+        "characters",
+        rule_tables(TextRule(unicode_separators=True, nfc=True, unescape_html=True, fold_case=True), []),
+    )
     return node
 
 
@@ -115,7 +120,9 @@ TOKENS = [
 ]  # fmt: skip
 ANY = st.characters(exclude_categories=["Cs"])
 STRINGS = st.lists(st.one_of(st.sampled_from(TOKENS), ANY), max_size=8).map("".join)
-ENTRIES = st.lists(STRINGS.map(lambda s: s.replace("\n", " ")).filter(bool), min_size=1, max_size=12, unique=True)
+ENTRIES = st.lists(
+    STRINGS.map(lambda s: s.replace("\n", " ")).filter(bool), min_size=1, max_size=12, unique=True
+)
 
 
 @settings(max_examples=100)
@@ -137,7 +144,9 @@ def test_any_rule(node_with_tables: Node) -> None:
     node, compared, doubted = node_with_tables, 0, 0
 
     @settings(max_examples=150)
-    @given(entries=ENTRIES, texts=st.lists(STRINGS, min_size=10, max_size=20), rule=rules(), data=st.data())
+    @given(
+        entries=ENTRIES, texts=st.lists(STRINGS, min_size=10, max_size=20), rule=rules(), data=st.data()
+    )
     def holds(entries: list[str], texts: list[str], rule: TextRule, data: st.DataObject) -> None:
         nonlocal compared, doubted
         planted = data.draw(st.lists(st.sampled_from(entries), max_size=5))
@@ -145,7 +154,9 @@ def test_any_rule(node_with_tables: Node) -> None:
         forms = [[i, rule.entry(entry)] for i, entry in enumerate(entries)]
         node("list", entries, dataclasses.asdict(rule), {"forms": forms})
         doubts = node("unsure", texts) if rule.nfc else [False] * len(texts)
-        for text, ids, padded, doubt in zip(texts, node("matches", texts), node("pads", texts), doubts, strict=True):
+        for text, ids, padded, doubt in zip(
+            texts, node("matches", texts), node("pads", texts), doubts, strict=True
+        ):
             if doubt:
                 doubted += 1
                 continue
@@ -202,9 +213,9 @@ def test_an_unknown_option_is_named(node: Node) -> None:
     """An option of a later version is named and not guessed at; all options of this version are known."""
     known = dataclasses.asdict(TextRule()) | {name: True for name in dataclasses.asdict(TextRule())}
     assert node("unknownOptions", known) == []
-    assert node("unknownOptions", {"stem_words": True, "fold_case": True, "other": False, "kind": "none"}) == [
-        "stem_words"
-    ]
+    assert node(
+        "unknownOptions", {"stem_words": True, "fold_case": True, "other": False, "kind": "none"}
+    ) == ["stem_words"]
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,9 @@ from tests.card.browser.chromium import Page, axe_core, launched
 
 pytestmark = pytest.mark.browser
 
-URL = "https://img.example.com/photos/69989/is-this-happiest.jpg"  # of a pair of the toy pool that is kept
+URL = (
+    "https://img.example.com/photos/69989/is-this-happiest.jpg"  # of a pair of the toy pool that is kept
+)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +65,10 @@ def number(x: float) -> str:
 def test_first_view(page: Page, toy: Made) -> None:
     """The page names its set, lists the head, and has loaded no details, rule or look-ups."""
     assert page.text("#name") == "toy"
-    assert page.text("#summary") == "312 of 400 pairs kept, by a list of 157 entries: t = 20, tail share 34.58%."
+    assert (
+        page.text("#summary")
+        == "312 of 400 pairs kept, by a list of 157 entries: t = 20, tail share 34.58%."
+    )
     largest = toy.run.account["top_entries"][0]
     assert page.rows("#results")[0][:3] == [largest["entry"], "unnamed", number(largest["count"])]
     assert page.text("#found") == "157 of 157 entries, the first 50 shown"
@@ -77,7 +82,12 @@ def test_how_many_pairs_have_dog(page: Page, toy: Made) -> None:
     row = next(row for row in toy.entries.to_pylist() if row["entry"] == "dog")
     page.view.fill("#query", "dog")
     first, *others = page.rows("#results")
-    figures = [number(row["count"]), f"{row['probability']:.4g}", f"{row['expected']:,.1f}", number(row["kept"])]
+    figures = [
+        number(row["count"]),
+        f"{row['probability']:.4g}",
+        f"{row['expected']:,.1f}",
+        number(row["kept"]),
+    ]
     assert first == ["dog", "unnamed", *figures]
     assert [row[0] for row in others] == ["hot dog", "guide dog", "prairie dog"]
     page.view.focus("#results tbody button")
@@ -157,7 +167,13 @@ def test_an_entry_has_an_address(browser: Any, toy: Made) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["a photo of a dog", "is this the happiest dog in the village?", "the cat , the\tdog!", "DOG (dog)", "the the"],
+    [
+        "a photo of a dog",
+        "is this the happiest dog in the village?",
+        "the cat , the\tdog!",
+        "DOG (dog)",
+        "the the",
+    ],
 )
 def test_was_this_caption_likely_kept(page: Page, toy: Made, text: str) -> None:
     """For a pasted caption the page shows the entries, probabilities, draw and verdict of `metaclip explain`."""
@@ -170,8 +186,12 @@ def test_was_this_caption_likely_kept(page: Page, toy: Made, text: str) -> None:
         assert page.view.is_hidden("#matches")
         return
     rows = page.rows("#matches")
-    assert [(row[0], row[1]) for row in rows] == [(row["entry"], number(row["count"])) for row in expected.entries]
-    assert [float(row[2]) for row in rows] == pytest.approx([row["probability"] for row in expected.entries], rel=1e-3)
+    assert [(row[0], row[1]) for row in rows] == [
+        (row["entry"], number(row["count"])) for row in expected.entries
+    ]
+    assert [float(row[2]) for row in rows] == pytest.approx(
+        [row["probability"] for row in expected.entries], rel=1e-3
+    )
     verdict = page.text("#verdict")
     assert expected.uid is not None
     assert expected.uid in verdict
@@ -205,7 +225,9 @@ def test_is_this_url_in(page: Page, toy: Made) -> None:
         answer = look_up(page, pair["url"])
         assert pair["uid"] in answer
         assert "Kept: its draw" in answer
-    assert look_up(page, "https://example.org/stranger.jpg").startswith("Not in: no kept pair has this url, and no")
+    assert look_up(page, "https://example.org/stranger.jpg").startswith(
+        "Not in: no kept pair has this url, and no"
+    )
     assert "Kept: its draw" in look_up(page, kept[0]["uid"])
     assert look_up(page, "0" * 31 + "1").startswith("Not in: no matched pair has this uid.")
     pool = [(p["text"], p["url"]) for p in _toy_pool()]
@@ -215,7 +237,11 @@ def test_is_this_url_in(page: Page, toy: Made) -> None:
 
 
 def _toy_pool() -> list[dict[str, str]]:
-    lines = (Path(__file__).parents[2] / "curation" / "toy_pool.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (
+        (Path(__file__).parents[2] / "curation" / "toy_pool.jsonl")
+        .read_text(encoding="utf-8")
+        .splitlines()
+    )
     pairs = map(json.loads, lines)
     return [pair for pair in pairs if pair.get("text") and pair.get("url") and not pair.get("uid")]
 
@@ -223,7 +249,10 @@ def _toy_pool() -> list[dict[str, str]]:
 def test_an_upstream_id_is_looked_up(browser: Any, tmp_path: Path) -> None:
     """An id that is not a number is found by its md5, with or without urls; with the urls of all matched pairs, the page says why one is out."""
     pairs = [{"text": "a dog", "uid": f"id/{i}", "url": f"x{i}.jpg"} for i in range(40)]
-    for columns, settings in ((("text", "uid"), None), (("text", "uid", "url"), MatchSettings(with_text=True))):
+    for columns, settings in (
+        (("text", "uid"), None),
+        (("text", "uid", "url"), MatchSettings(with_text=True)),
+    ):
         chosen = [{name: pair[name] for name in columns} for pair in pairs]
         made = make_card(tmp_path / str(len(columns)), chosen, Metadata(["dog"]), t=20, settings=settings)
         kept = set(made.run.curated["uid"].to_pylist())
@@ -242,7 +271,9 @@ def test_an_upstream_id_is_looked_up(browser: Any, tmp_path: Path) -> None:
 def test_without_look_ups_the_page_says_so(browser: Any, toy: Made, tmp_path: Path) -> None:
     """Without look-ups the page draws a uid and says what it cannot know."""
     account, entries = toy.run.account, toy.entries
-    write_explorer(tmp_path, name="x", account=account, entries=entries, grid=None, run=toy.run, look_ups=False)
+    write_explorer(
+        tmp_path, name="x", account=account, entries=entries, grid=None, run=toy.run, look_ups=False
+    )
     page = opened(browser, tmp_path)
     assert look_up(page, "0" * 32).startswith("Its draw is u = 0.2031: a pair with this uid is kept if")
     assert "no look-ups" in look_up(page, "https://example.org/a.jpg")
@@ -304,7 +335,10 @@ def test_what_was_dropped_and_why(page: Page, toy: Made) -> None:
     assert {name for name, lost in funnel.items() if lost} <= set(rows)
     assert "no_match: text that matches no entry" in page.text("#rows")
     facts = page.text("#facts")
-    assert all(part in facts for part in ("as in the paper", toy.run.account["result_digest"], "pool.jsonl", "t = 20"))
+    assert all(
+        part in facts
+        for part in ("as in the paper", toy.run.account["result_digest"], "pool.jsonl", "t = 20")
+    )
 
 
 def test_light_and_dark(browser: Any, toy: Made) -> None:
@@ -430,7 +464,9 @@ def test_markup_cannot_be_made_of_a_string(page: Page) -> None:
             page.view.evaluate(attempt)
     assert page.view.evaluate("fetch('https://x.org/').then(() => 'went', () => 'refused')") == "refused"
     assert page.said
-    assert all("Content Security Policy" in line or "requires 'Trusted" in line for line in page.said), page.said
+    assert all("Content Security Policy" in line or "requires 'Trusted" in line for line in page.said), (
+        page.said
+    )
     page.said.clear()
     page.requests[:] = [url for url in page.requests if url != "https://x.org/"]
 
@@ -438,7 +474,11 @@ def test_markup_cannot_be_made_of_a_string(page: Page) -> None:
 def test_a_card_under_options(browser: Any, tmp_path: Path) -> None:
     """The page follows the rule of its list, with Python's tables: case, marks, references, kana."""
     rule = TextRule(
-        fold_case=True, unicode_separators=True, unescape_html=True, space_entries=True, unspaced_scripts="fixed"
+        fold_case=True,
+        unicode_separators=True,
+        unescape_html=True,
+        space_entries=True,
+        unspaced_scripts="fixed",
     )
     metadata = Metadata(["STRASSE", "カメラ", "St. Louis", "salt & pepper", "dog"])
     made = make_card(tmp_path, [{"text": "a dog"}], metadata, t=1, settings=MatchSettings(rule=rule))
@@ -457,7 +497,9 @@ def test_a_rule_that_the_page_does_not_know(browser: Any, toy: Made, tmp_path: P
     page = opened(browser, tmp_path)
     page.view.fill("#text", "a photo of a dog")
     page.view.wait_for_function("document.querySelector('#verdict').textContent")
-    assert page.text("#verdict").startswith("The list was matched with stem_words, which this page does not know.")
+    assert page.text("#verdict").startswith(
+        "The list was matched with stem_words, which this page does not know."
+    )
     assert page.view.is_hidden("#matches")
     page.close()
 
@@ -505,11 +547,27 @@ def test_by_keyboard_alone(page: Page) -> None:
     reached = []
     for _ in range(24):
         page.view.keyboard.press("Tab")
-        reached.append(page.view.evaluate("document.activeElement.id || document.activeElement.textContent"))
-        assert page.view.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none", reached[-1]
+        reached.append(
+            page.view.evaluate("document.activeElement.id || document.activeElement.textContent")
+        )
+        assert page.view.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none", (
+            reached[-1]
+        )
         if reached[-1] == "t":
             break
-    controls = ["query", "source", "part", "prairie dog", "text", "url", "uid", "key", "Look up", "slide", "t"]
+    controls = [
+        "query",
+        "source",
+        "part",
+        "prairie dog",
+        "text",
+        "url",
+        "uid",
+        "key",
+        "Look up",
+        "slide",
+        "t",
+    ]
     assert [name for name in reached if name in controls] == controls
 
 
@@ -521,7 +579,9 @@ def test_half_a_million_entries(browser: Any, tmp_path: Path) -> None:
     account, grid = large_account(table, 20_000), large_grid(table, 20_000)
     write_explorer(tmp_path, name="large", account=account, entries=table, grid=grid, run=None)
     page = opened(browser, tmp_path)
-    assert page.view.evaluate("performance.now()") < 10_000  # 2 s on two free cores; tests/bench has the real figure
+    assert (
+        page.view.evaluate("performance.now()") < 10_000
+    )  # 2 s on two free cores; tests/bench has the real figure
     for query in ("entry 5 number 5", "number 123456", ""):
         taken = page.view.evaluate(
             """(query) => { const begin = performance.now(), field = document.getElementById("query");
@@ -529,6 +589,8 @@ def test_half_a_million_entries(browser: Any, tmp_path: Path) -> None:
             query,
         )
         assert taken < 2000
-        assert page.text("#found").startswith(f"{number(sum(query in entry for entry in entries))} of 500,000 entries")
+        assert page.text("#found").startswith(
+            f"{number(sum(query in entry for entry in entries))} of 500,000 entries"
+        )
     page.close()
     assert page.said == []

@@ -31,7 +31,11 @@ def test_hosts(url: str | None, host: str | None) -> None:
     assert url_hosts(pa.array([url], pa.string())).to_pylist() == [host]
 
 
-@given(st.from_regex(r"https?://[a-z0-9-]{1,9}(\.[a-z]{2,5}){1,2}(:[0-9]{1,4})?(/[a-z/]{0,9})?", fullmatch=True))
+@given(
+    st.from_regex(
+        r"https?://[a-z0-9-]{1,9}(\.[a-z]{2,5}){1,2}(:[0-9]{1,4})?(/[a-z/]{0,9})?", fullmatch=True
+    )
+)
 def test_hosts_are_those_of_the_standard_library(url: str) -> None:
     """Hosts are those that urllib finds, without "www."."""
     wanted = urlsplit(url).hostname or ""
@@ -42,10 +46,14 @@ def test_hosts_are_those_of_the_standard_library(url: str) -> None:
 def test_counts_of_shards(tmp_path: Path) -> None:
     """Counts of files are added; a pool without urls or languages has no counts."""
     pq.write_table(
-        pa.table({"URL": ["http://a.b/1", "http://a.b/2", "x", None], "LANGUAGE": ["en", "de", "en", None]}),
+        pa.table(
+            {"URL": ["http://a.b/1", "http://a.b/2", "x", None], "LANGUAGE": ["en", "de", "en", None]}
+        ),
         tmp_path / "a",
     )
-    pq.write_table(pa.table({"URL": ["http://c.d/1", "http://a.b/9"], "LANGUAGE": ["en", "fr"]}), tmp_path / "b")
+    pq.write_table(
+        pa.table({"URL": ["http://c.d/1", "http://a.b/9"], "LANGUAGE": ["en", "fr"]}), tmp_path / "b"
+    )
     pq.write_table(pa.table({"text": ["x"]}), tmp_path / "c")
     found = {"hosts": LossyCounter(), "languages": LossyCounter()}
     for name in "abc":

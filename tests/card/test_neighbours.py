@@ -43,7 +43,9 @@ def counts_of(rows: Sequence[Sequence[int]], n: int) -> np.ndarray:
 def naive(rows: Sequence[Sequence[int]], entries: Sequence[str]) -> list[list[tuple[int, int, float]]]:
     """The law over all captions, in plain Python."""
     count = Counter(itertools.chain(*rows))
-    together = Counter(pair for row in rows for pair in itertools.permutations(row, 2) if len(row) <= MOST_ENTRIES)
+    together = Counter(
+        pair for row in rows for pair in itertools.permutations(row, 2) if len(row) <= MOST_ENTRIES
+    )
     seen = Counter(e for row in rows for e in row if len(row) <= MOST_ENTRIES)
     result = []
     for e, entry in enumerate(entries):
@@ -103,14 +105,21 @@ def test_who_is_written_inside_is_no_neighbour(tmp_path: Path) -> None:
     entries = pa.array(["dog", "hot dog", "mustard", "dogma", "filler"])
     rows = [[0, 1, 2, 3]] * 5 + [[4]] * 50
     found = find_neighbours(write(tmp_path, rows), entries, counts_of(rows, 5), len(rows))
-    assert {e: {f for f, _, _ in found.of(e)} for e in range(4)} == {0: {2, 3}, 1: {2, 3}, 2: {0, 1, 3}, 3: {0, 1, 2}}
+    assert {e: {f for f, _, _ in found.of(e)} for e in range(4)} == {
+        0: {2, 3},
+        1: {2, 3},
+        2: {0, 1, 3},
+        3: {0, 1, 2},
+    }
 
 
 def test_lists_are_left_out(tmp_path: Path) -> None:
     """A caption of more entries than `MOST_ENTRIES` is a list and is left out."""
     n = MOST_ENTRIES + 1
     rows = [list(range(n))] * 3 + [[0, 1]] * 2 + [[2]] * 20
-    found = find_neighbours(write(tmp_path, rows), pa.array([f"e{i}" for i in range(n)]), counts_of(rows, n), len(rows))
+    found = find_neighbours(
+        write(tmp_path, rows), pa.array([f"e{i}" for i in range(n)]), counts_of(rows, n), len(rows)
+    )
     assert found.seen.tolist() == [2, 2, 20, *[0] * (n - 3)]
     assert [f for f, _, _ in found.of(0)] == [1]
     assert len(found.entry) == 2

@@ -32,7 +32,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("altair", reason="needs the extra cards: pip install -e '.[cards]'")
     home = tmp_path_factory.mktemp("pages")
     run = curate(
-        ROOT / "curation" / "toy_pool.jsonl", ROOT / "metadata" / "toy.txt", out=home / "run", t=20, options=ONE
+        ROOT / "curation" / "toy_pool.jsonl",
+        ROOT / "metadata" / "toy.txt",
+        out=home / "run",
+        t=20,
+        options=ONE,
     )
     make_card(run, home / "v1", CardInfo("A toy"), classes=[NAMES], options=ONE)
     wanted = RemovalRequest(np.zeros((0, 2), np.uint64), domains=frozenset(["example.net"]))
@@ -124,7 +128,9 @@ def test_a_strangers_five_questions(card: Page, home: Path) -> None:
     assert headings[4] == "What was dropped, and why"
     rows = {row[2].split(":")[0]: int(row[0]) for row in card.rows("#rows")}
     assert rows == {name: n for name, n in account["funnel"].items() if n}
-    assert rows["rows"] == sum(rows[name] for name in ("null_text", "empty_text", "no_match", "not_drawn", "kept"))
+    assert rows["rows"] == sum(
+        rows[name] for name in ("null_text", "empty_text", "no_match", "not_drawn", "kept")
+    )
 
 
 # --- class names
@@ -145,9 +151,9 @@ def test_class_names(card: Page, home: Path) -> None:
     assert kept == sorted(kept)
     card.view.select_option("#class-order", "listed")
     assert [row[0] for row in card.rows("#names")] == list(NAMES.names)
-    assert f"{said['divergence']:.3f} before, {said['divergence_kept']:.3f} after".replace("0 ", " ") in card.text(
-        "#covered"
-    ).replace("0 ", " ")
+    assert f"{said['divergence']:.3f} before, {said['divergence_kept']:.3f} after".replace(
+        "0 ", " "
+    ) in card.text("#covered").replace("0 ", " ")
     card.view.click("#names button:has-text('dog')")
     card.view.wait_for_selector("td.detail h3")
     assert card.rows("#results")[0][0] == "dog"
@@ -202,7 +208,8 @@ def test_the_page_of_a_difference(difference: Page, home: Path) -> None:
     for name, lost in (("#gained", False), ("#lost", True)):
         shown = [[cell.strip() for cell in row[:3]] for row in difference.rows(name)]
         assert shown == [
-            [row["entry"], str(row["kept"]), str(row["kept_after"])] for row in largest_changes(found, lost=lost)
+            [row["entry"], str(row["kept"]), str(row["kept_after"])]
+            for row in largest_changes(found, lost=lost)
         ]
 
 
@@ -226,7 +233,9 @@ def test_hostile_names_in_a_difference(tmp_path: Path) -> None:
         }
     )  # fmt: skip
     settings = [(text, text, [text]) for text in HOSTILE]
-    page = render_page(Difference((HOSTILE[0], HOSTILE[-1]), settings, [(HOSTILE[4], 1, 2)], entries, (0, 1)))
+    page = render_page(
+        Difference((HOSTILE[0], HOSTILE[-1]), settings, [(HOSTILE[4], 1, 2)], entries, (0, 1))
+    )
     write_page(tmp_path / "page.html", Difference((HOSTILE[2], "b"), settings, [], entries, (0, 0)))
     assert "<script" not in page
     assert "<img" not in page

@@ -28,7 +28,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Any]:
     run: Run = curate(ROOT / "curation" / "toy_pool.jsonl", ROOT / "metadata" / "toy.txt", out=out, t=20)
     counts = run.counts.values
     thresholds = choose_thresholds(counts, run.t)
-    parts = [sum_file(path, counts, thresholds, 1.0) for path in sorted((out / "matched").glob("*.parquet"))]
+    parts = [
+        sum_file(path, counts, thresholds, 1.0) for path in sorted((out / "matched").glob("*.parquet"))
+    ]
     grid = make_grid(counts, thresholds, 1.0, sum(a for a, _ in parts), sum(b for _, b in parts))
     return run.account, run.entries, grid
 
@@ -58,8 +60,15 @@ def test_the_charts_show_the_runs_figures(inputs: tuple[Any, Any, Any]) -> None:
     }
     for row in rows(charts["kept"]):
         entry = entries.take([entries["entry"].to_pylist().index(row["entry"])]).to_pylist()[0]
-        assert (row["count"], row["kept"], row["expected"]) == (entry["count"], entry["kept"], entry["expected"])
-    assert sum(row["number"] for row in rows(charts["sources"]) if row["of"] == "kept") == account["sums"]["kept"]
+        assert (row["count"], row["kept"], row["expected"]) == (
+            entry["count"],
+            entry["kept"],
+            entry["expected"],
+        )
+    assert (
+        sum(row["number"] for row in rows(charts["sources"]) if row["of"] == "kept")
+        == account["sums"]["kept"]
+    )
 
 
 TAGS = {"script", "image", "foreignObject", "a"}

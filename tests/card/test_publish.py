@@ -57,7 +57,17 @@ def test_every_field_is_documented(card: Path) -> None:
     own = fields(
         {
             key: whole[key]
-            for key in ("name", "license", "contact", "url", "grid", "hosts", "languages", "classes", "files")
+            for key in (
+                "name",
+                "license",
+                "contact",
+                "url",
+                "grid",
+                "hosts",
+                "languages",
+                "classes",
+                "files",
+            )
         }
     )
     assert own - documented == set()
@@ -91,7 +101,10 @@ def test_its_files_are_those_that_it_names(card: Path) -> None:
     there = {str(path.relative_to(card)) for path in card.rglob("*") if path.is_file()}
     named = {item["name"] for item in whole["files"]}
     assert named <= there
-    assert {name for name in there - named if not name.startswith("explorer/")} == {"card.json", "index.html"}
+    assert {name for name in there - named if not name.startswith("explorer/")} == {
+        "card.json",
+        "index.html",
+    }
 
 
 def test_it_is_the_same_again(run: Run, card: Path, tmp_path: Path) -> None:
@@ -99,7 +112,9 @@ def test_it_is_the_same_again(run: Run, card: Path, tmp_path: Path) -> None:
     make_card(run, tmp_path / "again", ABOUT, classes=[NAMES], options=RunOptions(workers=3))
     for path in sorted(card.rglob("*")):
         if path.is_file() and path.parent.name != "plots":
-            assert path.read_bytes() == (tmp_path / "again" / path.relative_to(card)).read_bytes(), path.name
+            assert path.read_bytes() == (tmp_path / "again" / path.relative_to(card)).read_bytes(), (
+                path.name
+            )
 
 
 def test_a_balancer_opens_it(run: Run, card: Path) -> None:
@@ -138,7 +153,9 @@ def test_croissant_accepts_it(run: Run, card: Path) -> None:
 def test_the_page_says_what_was_dropped(run: Run, card: Path) -> None:
     """README.md has the funnel's numbers, all plots, and the contact for removals."""
     text = (card / "README.md").read_text(encoding="utf-8")
-    for number in (run.account["funnel"][key] for key in ("rows", "no_match", "matched", "not_drawn", "kept")):
+    for number in (
+        run.account["funnel"][key] for key in ("rows", "no_match", "matched", "not_drawn", "kept")
+    ):
         assert f"| {number:,} |" in text
     for image in re.findall(r"\]\((plots/[^)]+)\)", text):
         assert (card / image).is_file()
@@ -161,7 +178,9 @@ def test_blocked_words(run: Run, tmp_path: Path) -> None:
     """No sample contains a blocked word."""
     make_card(run, tmp_path / "card", ABOUT, blocked=Metadata(["dog"]))
     shown = [
-        text for texts in pq.read_table(tmp_path / "card" / "entries.parquet")["samples"].to_pylist() for text in texts
+        text
+        for texts in pq.read_table(tmp_path / "card" / "entries.parquet")["samples"].to_pylist()
+        for text in texts
     ]
     assert shown
     assert not any(re.search(r"\bdog\b", text, re.IGNORECASE) for text in shown)
@@ -169,7 +188,9 @@ def test_blocked_words(run: Run, tmp_path: Path) -> None:
 
 def test_refusals(run: Run, card: Path, tmp_path: Path) -> None:
     """A run that is only matched has no card; a folder of other files is refused; an existing card is replaced."""
-    matched = match(ROOT / "curation" / "toy_pool.jsonl", ROOT / "metadata" / "toy.txt", out=tmp_path / "matched")
+    matched = match(
+        ROOT / "curation" / "toy_pool.jsonl", ROOT / "metadata" / "toy.txt", out=tmp_path / "matched"
+    )
     with pytest.raises(MetaclipError, match="matched but not balanced; run: metaclip balance"):
         make_card(matched, tmp_path / "card", ABOUT)
     (tmp_path / "other").mkdir()

@@ -37,7 +37,9 @@ def again(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # python3 -m metaclip must find this tree, installed or not.
     environment = {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(ROOT)}
     command = ["bash", str(ROOT / "data_cards" / "toy.sh"), str(out)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     return out
 
@@ -63,7 +65,9 @@ def test_it_is_made_again(again: Path) -> None:
             mine, made = (read_data(folder / "explorer" / "data", stem) for folder in (CARD, again))
             if stem == "card":
                 mine, made = (json.loads(data) for data in (mine, made))
-                mine, made = ({**card, "account": without_versions(card["account"])} for card in (mine, made))
+                mine, made = (
+                    {**card, "account": without_versions(card["account"])} for card in (mine, made)
+                )
             assert mine == made, name
         elif name == "card.json":
             mine, made = (json.loads(folder.read_text(encoding="utf-8")) for folder in (path, ours[name]))
@@ -89,7 +93,9 @@ def test_it_is_whole() -> None:
     card = read_card(CARD)
     for item in card["files"]:
         data = (CARD / item["name"]).read_bytes()
-        assert (item["size"], item["sha256"]) == (len(data), hashlib.sha256(data).hexdigest()), item["name"]
+        assert (item["size"], item["sha256"]) == (len(data), hashlib.sha256(data).hexdigest()), item[
+            "name"
+        ]
     assert sum(path.stat().st_size for path in files_of(CARD).values()) < MOST
 
 
@@ -99,12 +105,15 @@ def test_what_it_is_made_of_is_what_is_shipped() -> None:
 
     card = read_card(CARD)
     pool = (ROOT / "curation" / "toy_pool.jsonl").read_bytes()
-    assert card["inputs"] == [{"name": "toy_pool.jsonl", "size": len(pool), "sha256": hashlib.sha256(pool).hexdigest()}]
+    assert card["inputs"] == [
+        {"name": "toy_pool.jsonl", "size": len(pool), "sha256": hashlib.sha256(pool).hexdigest()}
+    ]
     entries = (ROOT / "metadata" / "toy.txt").read_text(encoding="utf-8").splitlines()
     assert card["list"]["digest"] == hashlib.sha256("\n".join(entries).encode()).hexdigest()
-    assert f"{card['funnel']['matched']} of {card['funnel']['rows']} rows match, {card['funnel']['kept']} pairs" in (
-        ROOT / "curation" / "toy.toml"
-    ).read_text(encoding="utf-8")
+    assert (
+        f"{card['funnel']['matched']} of {card['funnel']['rows']} rows match, {card['funnel']['kept']} pairs"
+        in (ROOT / "curation" / "toy.toml").read_text(encoding="utf-8")
+    )
 
 
 def test_a_balancer_opens_it() -> None:

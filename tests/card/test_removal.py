@@ -17,11 +17,27 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from metaclip import Balancer, BalanceSettings, MatchSettings, MetaclipError, Metadata, Run, RunOptions, balance, curate
+from metaclip import (
+    Balancer,
+    BalanceSettings,
+    MatchSettings,
+    MetaclipError,
+    Metadata,
+    Run,
+    RunOptions,
+    balance,
+    curate,
+)
 from metaclip.card.hosts import url_hosts
 from metaclip.card.publish import CardInfo, make_card
 from metaclip.card.removal.remove import remove
-from metaclip.card.removal.removed_list import LIST_SCHEMA, REMOVED_LIST, apply_removal, list_rows, write_list
+from metaclip.card.removal.removed_list import (
+    LIST_SCHEMA,
+    REMOVED_LIST,
+    apply_removal,
+    list_rows,
+    write_list,
+)
 from metaclip.card.removal.request import RemovalRequest, read_request
 from metaclip.card.verify import verify
 from metaclip.pool.sorted_uids import SUBSET
@@ -38,7 +54,10 @@ ONE = RunOptions(workers=1)
 def pool_of(folder: Path, n: int = 600, uid: bool = False) -> list[dict[str, Any]]:
     """Write pairs of four hosts to three files; some urls have several pairs, some pairs occur twice."""
     rng = np.random.default_rng(5)
-    pairs = [{"text": " ".join(rng.choice(WORDS, 4)), "url": f"https://{HOSTS[i % 4]}/{i // 3}.jpg"} for i in range(n)]
+    pairs = [
+        {"text": " ".join(rng.choice(WORDS, 4)), "url": f"https://{HOSTS[i % 4]}/{i // 3}.jpg"}
+        for i in range(n)
+    ]
     for i in range(0, n - 1, 40):
         pairs[i + 1] = dict(pairs[i])
     if uid:
@@ -55,8 +74,19 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("removal")
     pool_of(home / "pool")
     pool_of(home / "named", uid=True)
-    for name, pool, text in (("with_text", "pool", True), ("without", "pool", False), ("given", "named", True)):
-        curate(home / pool, METADATA, out=home / name, t=40, match_settings=MatchSettings(with_text=text), options=ONE)
+    for name, pool, text in (
+        ("with_text", "pool", True),
+        ("without", "pool", False),
+        ("given", "named", True),
+    ):
+        curate(
+            home / pool,
+            METADATA,
+            out=home / name,
+            t=40,
+            match_settings=MatchSettings(with_text=text),
+            options=ONE,
+        )
     return home
 
 
@@ -79,16 +109,22 @@ def request(**lines: list[str]) -> RemovalRequest:
 
 @settings(max_examples=12, suppress_health_check=list(HealthCheck))
 @given(data=st.data(), name=st.sampled_from(["with_text", "given"]))
-def test_what_is_asked_goes_and_nothing_else(home: Path, tmp_path_factory: Any, data: st.DataObject, name: str) -> None:
+def test_what_is_asked_goes_and_nothing_else(
+    home: Path, tmp_path_factory: Any, data: st.DataObject, name: str
+) -> None:
     """Pairs are removed by uid; all others keep the parent's P and draw; counts are the parent's, with corrected counts beside."""
     run = Run(home / name)
     parent = rows_of(run)
     uids = [row["uid"].hex() for row in parent]
     asked = {
         "uids": data.draw(st.lists(st.sampled_from(uids), max_size=4, unique=True)),
-        "urls": data.draw(st.lists(st.sampled_from([row["url"] for row in parent]), max_size=4, unique=True)),
+        "urls": data.draw(
+            st.lists(st.sampled_from([row["url"] for row in parent]), max_size=4, unique=True)
+        ),
         "domains": data.draw(
-            st.lists(st.sampled_from(["example.org", "img.example.org", "net", "example.com"]), max_size=1)
+            st.lists(
+                st.sampled_from(["example.org", "img.example.org", "net", "example.com"]), max_size=1
+            )
         ),
     }
     if not any(asked.values()):
@@ -99,9 +135,13 @@ def test_what_is_asked_goes_and_nothing_else(home: Path, tmp_path_factory: Any, 
         return url.split("/")[2].removeprefix("www.")
 
     def hit(url: str) -> bool:
-        return url in asked["urls"] or any(f".{host_of(url)}".endswith(f".{domain}") for domain in asked["domains"])
+        return url in asked["urls"] or any(
+            f".{host_of(url)}".endswith(f".{domain}") for domain in asked["domains"]
+        )
 
-    going = {uid for uid, row in zip(uids, parent, strict=True) if uid in asked["uids"] or hit(row["url"])}
+    going = {
+        uid for uid, row in zip(uids, parent, strict=True) if uid in asked["uids"] or hit(row["url"])
+    }
     after = remove(run, request(**asked), tmp_path_factory.mktemp("next") / "run", ONE)
     assert rows_of(after) == [row for uid, row in zip(uids, parent, strict=True) if uid not in going]
     before_kept, after_kept = run.curated.to_pylist(), after.curated.to_pylist()
@@ -175,7 +215,9 @@ def test_the_next_version_is_a_run(home: Path, tmp_path: Path) -> None:
     """A next version can be balanced at another t, decides as the parent does, and can have next versions of its own."""
     run = Run(home / "with_text")
     second = remove(run, request(domains=["example.net"]), tmp_path / "v2", ONE)
-    whole = balance(run, out=tmp_path / "whole", settings=BalanceSettings(t=5), options=ONE).curated.to_pylist()
+    whole = balance(
+        run, out=tmp_path / "whole", settings=BalanceSettings(t=5), options=ONE
+    ).curated.to_pylist()
     less = balance(second, out=tmp_path / "less", settings=BalanceSettings(t=5), options=ONE)
     assert less.curated.to_pylist() == [row for row in whole if "example.net" not in row["url"]]
     assert less.account["removed"] == second.account["removed"]
@@ -187,7 +229,9 @@ def test_the_next_version_is_a_run(home: Path, tmp_path: Path) -> None:
     digests = [of.account["result_digest"] for of in (run, second)]
     assert [version["parent"] for version in versions] == digests
     assert third.account["removed"]["pairs"] == sum(version["pairs"] for version in versions)
-    assert {host for row in third.curated.to_pylist() for host in [row["url"].split("/")[2]]} == set(HOSTS[:2])
+    assert {host for row in third.curated.to_pylist() for host in [row["url"].split("/")[2]]} == set(
+        HOSTS[:2]
+    )
     # In one step or in two: the same pairs.
     both = remove(run, request(domains=["example.net", "example.com"]), tmp_path / "both", ONE)
     assert both.curated.to_pylist() == third.curated.to_pylist()
@@ -201,7 +245,9 @@ class Kill(BaseException):
     """Stands for a signal that kills the process here."""
 
 
-def test_killed_at_any_write_it_goes_on(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_at_any_write_it_goes_on(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Killed before any rename of a file, the same command continues and ends with the same run."""
     asked = request(domains=["example.net"], urls=["https://example.org/4.jpg"])
     whole = remove(home / "with_text", asked, tmp_path / "whole", ONE).account
@@ -239,7 +285,12 @@ def test_another_request_is_refused(home: Path, tmp_path: Path) -> None:
     remove(home / "with_text", request(domains=["example.net"]), tmp_path / "next", ONE)
     with pytest.raises(MetaclipError, match="holds another run: wanted was .* --overwrite"):
         remove(home / "with_text", request(domains=["example.org"]), tmp_path / "next", ONE)
-    made = remove(home / "with_text", request(domains=["example.org"]), tmp_path / "next", RunOptions(overwrite=True))
+    made = remove(
+        home / "with_text",
+        request(domains=["example.org"]),
+        tmp_path / "next",
+        RunOptions(overwrite=True),
+    )
     assert made.account["removed"]["versions"][0]["found"]["domains"] == 1
     with pytest.raises(MetaclipError, match="is the run itself"):
         remove(home / "with_text", request(domains=["example.net"]), home / "with_text", ONE)
@@ -262,7 +313,8 @@ def test_a_copy_without_what_went(home: Path, tmp_path: Path) -> None:
     for path in (after.path / "curated").iterdir():
         assert pq.read_table(tmp_path / "curated" / path.name).equals(pq.read_table(path))
     pq.write_table(
-        run.curated.select(["URL" if "URL" in run.curated.column_names else "url", "text"]), tmp_path / "urls.parquet"
+        run.curated.select(["URL" if "URL" in run.curated.column_names else "url", "text"]),
+        tmp_path / "urls.parquet",
     )
     assert apply_removal(listed, tmp_path / "urls.parquet", tmp_path / "left.parquet") == (went, stay)
     assert pq.read_table(tmp_path / "left.parquet")["url"].equals(after.curated["url"])
@@ -273,10 +325,16 @@ def test_a_missing_uid_goes_by_its_url(home: Path, tmp_path: Path) -> None:
     row = list_rows(request(uids=["1"]).uids, pa.array(["http://x/1"]), kept=True)
     write_list(tmp_path / "r.parquet", row)
     table = pa.table(
-        {"uid": ["1", "2", None, "", None], "URL": ["http://x/0", "http://x/1", "http://x/1", "http://x/1", None]}
+        {
+            "uid": ["1", "2", None, "", None],
+            "URL": ["http://x/0", "http://x/1", "http://x/1", "http://x/1", None],
+        }
     )
     pq.write_table(table, tmp_path / "copy.parquet")
-    assert apply_removal(tmp_path / "r.parquet", tmp_path / "copy.parquet", tmp_path / "out.parquet") == (3, 2)
+    assert apply_removal(tmp_path / "r.parquet", tmp_path / "copy.parquet", tmp_path / "out.parquet") == (
+        3,
+        2,
+    )
     assert pq.read_table(tmp_path / "out.parquet")["uid"].to_pylist() == ["2", None]
 
 
@@ -299,7 +357,9 @@ def test_copies_that_are_refused(tmp_path: Path, spoil: Callable[[Path], Any], m
     write_list(tmp_path / "r.parquet", list_rows(request(uids=["1"]).uids, None, kept=True))
     pq.write_table(pa.table({"uid": ["1"]}), tmp_path / "copy" / "a.parquet")
     spoil(tmp_path)
-    line = commands.refused("card", "apply", tmp_path / "r.parquet", tmp_path / "copy", "--out", tmp_path / "out")
+    line = commands.refused(
+        "card", "apply", tmp_path / "r.parquet", tmp_path / "copy", "--out", tmp_path / "out"
+    )
     assert pytest.importorskip("re").search(message, line), line
     assert not list(tmp_path.glob("out/*"))
 
@@ -316,7 +376,10 @@ def test_reading_what_is_request(tmp_path: Path) -> None:
     assert found.sizes == {"uids": 2, "urls": 1, "domains": 2}
     assert found.domains == {"example.org", "example.net"}
     named = hashlib.md5(b"an upstream id").digest()
-    assert found.uids.astype(">u8").tobytes() in (b"\0" * 15 + b"\x1f" + named, named + b"\0" * 15 + b"\x1f")
+    assert found.uids.astype(">u8").tobytes() in (
+        b"\0" * 15 + b"\x1f" + named,
+        named + b"\0" * 15 + b"\x1f",
+    )
     again = RemovalRequest(found.uids, found.urls, found.domains)
     assert found.digest == again.digest != RemovalRequest(found.uids, found.urls).digest
 
@@ -331,7 +394,9 @@ def test_reading_what_is_request(tmp_path: Path) -> None:
         ("urls", None, "there is no file"),
     ],
 )
-def test_requests_that_are_refused(home: Path, tmp_path: Path, which: str, data: bytes | None, message: str) -> None:
+def test_requests_that_are_refused(
+    home: Path, tmp_path: Path, which: str, data: bytes | None, message: str
+) -> None:
     """Files that are empty, missing or malformed are refused in one line with exit code 2."""
     if data is not None:
         (tmp_path / "list").write_bytes(data)

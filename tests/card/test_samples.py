@@ -11,7 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from metaclip import Matcher, Run, TextRule, curate
-from metaclip.card.samples import SAMPLES_PER_ENTRY, draw_samples, merge_samples, samples_by_entry, showable
+from metaclip.card.samples import (
+    SAMPLES_PER_ENTRY,
+    draw_samples,
+    merge_samples,
+    samples_by_entry,
+    showable,
+)
 from metaclip.matching.match_arrays import MATCHES
 
 ROOT = Path(__file__).parents[2]
@@ -47,7 +53,11 @@ def test_samples_do_not_depend_on_shards_or_order(run: Run, tmp_path: Path) -> N
     """Other files and another order of rows give the same captions in the same order."""
     table = run.curated
     for i in range(5):
-        pq.write_table(table.take(list(range(i, len(table), 5))[::-1]), tmp_path / f"{9 - i}.parquet", row_group_size=7)
+        pq.write_table(
+            table.take(list(range(i, len(table), 5))[::-1]),
+            tmp_path / f"{9 - i}.parquet",
+            row_group_size=7,
+        )
     mine, other = samples_of(run.path / "curated"), samples_of(tmp_path)
     assert samples_by_entry(mine, len(run.metadata)).equals(samples_by_entry(other, len(run.metadata)))
 
@@ -100,7 +110,9 @@ def test_what_is_shown(text: str) -> None:
 
 def test_blocked_words() -> None:
     """Captions with a blocked word, in any case and at any mark, are not shown."""
-    blocked = Matcher(["bad", "very bad thing"], TextRule(fold_case=True, unicode_separators=True), cache=False)
+    blocked = Matcher(
+        ["bad", "very bad thing"], TextRule(fold_case=True, unicode_separators=True), cache=False
+    )
     texts = pa.array(["a BAD dog", "bad.", "(bad)", "badger", "very good thing", None], pa.large_string())
     assert showable(texts, blocked).tolist() == [False, False, False, True, True, False]
 

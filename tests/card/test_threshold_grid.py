@@ -9,7 +9,13 @@ import pytest
 
 from curation import naive
 from metaclip import BalanceSettings, Run, balance, curate
-from metaclip.card.threshold_grid import ThresholdGrid, choose_thresholds, make_grid, sampled_share, sum_file
+from metaclip.card.threshold_grid import (
+    ThresholdGrid,
+    choose_thresholds,
+    make_grid,
+    sampled_share,
+    sum_file,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,7 +30,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def grid_of(run: Run, share: float = 1.0) -> ThresholdGrid:
     counts = run.counts.values
     thresholds = choose_thresholds(counts, run.t)
-    parts = [sum_file(path, counts, thresholds, share) for path in sorted((run.path / "matched").glob("*.parquet"))]
+    parts = [
+        sum_file(path, counts, thresholds, share)
+        for path in sorted((run.path / "matched").glob("*.parquet"))
+    ]
     return make_grid(counts, thresholds, share, sum(a for a, _ in parts), sum(b for _, b in parts))
 
 
@@ -46,7 +55,9 @@ def test_each_point_is_the_law(run: Run) -> None:
     rows = [row for path in sorted((run.path / "matched").glob("*.parquet")) for row in _matches(path)]
     for i, t in enumerate(grid.thresholds.tolist()):
         p = [naive.probability(count, t) for count in counts]
-        assert grid.pairs[i] == pytest.approx(sum(naive.keep_probability(ids, p) for ids in rows), abs=1e-5)
+        assert grid.pairs[i] == pytest.approx(
+            sum(naive.keep_probability(ids, p) for ids in rows), abs=1e-5
+        )
 
 
 def _matches(path: Path) -> list[list[int]]:
@@ -82,7 +93,9 @@ def test_a_sample_estimates_the_whole(run: Run) -> None:
     whole, half = grid_of(run), grid_of(run, 0.5)
     assert half.share == 0.5
     n = whole.pairs[-1]
-    assert abs(half.pairs - whole.pairs).max() < 5 * np.sqrt(n)  # 2 * sqrt(n * 0.5 * 0.5) is one deviation
+    assert abs(half.pairs - whole.pairs).max() < 5 * np.sqrt(
+        n
+    )  # 2 * sqrt(n * 0.5 * 0.5) is one deviation
     assert (half.pairs != whole.pairs).any()
     assert sampled_share(1000) == 1
     assert sampled_share(0) == 1

@@ -27,7 +27,9 @@ ROOT = Path(__file__).parents[2]
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with run/ and card/."""
     home = tmp_path_factory.mktemp("verify")
-    run = curate(ROOT / "curation" / "toy_pool.jsonl", ROOT / "metadata" / "toy.txt", out=home / "run", t=20)
+    run = curate(
+        ROOT / "curation" / "toy_pool.jsonl", ROOT / "metadata" / "toy.txt", out=home / "run", t=20
+    )
     make_card(run, home / "card", CardInfo("A toy"))
     return home
 
@@ -68,7 +70,9 @@ def edit_json(path: Path, change: Callable[[Any], None]) -> None:
 def edit_column(path: Path, name: str, change: Callable[[Any], Any]) -> None:
     table = pq.read_table(path)
     values = change(table[name].to_pylist())
-    pq.write_table(table.set_column(table.column_names.index(name), name, pa.array(values, table[name].type)), path)
+    pq.write_table(
+        table.set_column(table.column_names.index(name), name, pa.array(values, table[name].type)), path
+    )
 
 
 def one_more(values: list[Any]) -> list[Any]:
@@ -97,7 +101,9 @@ SPOILED: list[tuple[str, Callable[[Path], None], str]] = [
 def test_each_change_is_named(home: Path, spoil: Callable[[Path], None], message: str) -> None:
     """Each change is named by file and figure."""
     spoil(home)
-    assert any(message in line for line in verify(home / "card", home / "run")), verify(home / "card", home / "run")
+    assert any(message in line for line in verify(home / "card", home / "run")), verify(
+        home / "card", home / "run"
+    )
 
 
 @pytest.mark.parametrize(
@@ -123,6 +129,7 @@ def test_the_files_of_a_card_stay_in_it(home: Path) -> None:
     """Files outside the card's folder that a card.json names are not read."""
     (home / "secret").write_text("x")
     edit_json(
-        home / "card/card.json", lambda c: c["files"].append({"name": "../secret", "size": 1, "sha256": "0" * 64})
+        home / "card/card.json",
+        lambda c: c["files"].append({"name": "../secret", "size": 1, "sha256": "0" * 64}),
     )
     assert "../secret is gone" in verify(home / "card", home / "run")

@@ -32,12 +32,18 @@ ALL = None
 
 
 def _case(
-    name: str, entries: str | tuple[str, ...], text: str, matches: str | tuple[str, ...] | None, **rule: Any
+    name: str,
+    entries: str | tuple[str, ...],
+    text: str,
+    matches: str | tuple[str, ...] | None,
+    **rule: Any,
 ) -> Case:
     entries = (entries,) if isinstance(entries, str) else entries
     if matches is ALL:
         matches = entries
-    return Case(name, entries, text, (matches,) if isinstance(matches, str) else matches, TextRule(**rule))
+    return Case(
+        name, entries, text, (matches,) if isinstance(matches, str) else matches, TextRule(**rule)
+    )
 
 
 _WORD: Final = "abcdefghijklmnopqrstuvwxyzABCDEF"

@@ -247,7 +247,11 @@ LISTS: dict[str, tuple[str, bytes, list[str]]] = {
         b"dog\ncat\nhorse\ncat\n",
         ["l.txt: rows 2 and 4 are the same entry 'cat'", "--fold-duplicates"],
     ),
-    "a duplicate in json": ("l.json", b'["dog", "cat", "dog"]', ["l.json: rows 0 and 2 are the same entry 'dog'"]),
+    "a duplicate in json": (
+        "l.json",
+        b'["dog", "cat", "dog"]',
+        ["l.json: rows 0 and 2 are the same entry 'dog'"],
+    ),
     "zero entries": ("l.txt", b"", ["l.txt has no entries"]),
     "zero entries in json": ("l.json", b"[]", ["l.json has no entries"]),
     "an empty entry": ("l.txt", b"dog\n\ncat\n", ["l.txt, row 2: the entry is empty"]),
@@ -272,13 +276,17 @@ def test_a_bad_list(name: str, home: Path) -> None:
 
 def test_a_list_that_is_not_there(home: Path) -> None:
     """A missing list is named."""
-    assert "nowhere.txt" in commands.refused("curate", "pool.parquet", "--metadata", "nowhere.txt", "--out", "run")
+    assert "nowhere.txt" in commands.refused(
+        "curate", "pool.parquet", "--metadata", "nowhere.txt", "--out", "run"
+    )
 
 
 def test_duplicates_are_folded_on_request(home: Path) -> None:
     """With leave, the first of each entry is kept, and the command ends well."""
     (home / "l.txt").write_text("dog\ncat\ndog\n")
-    commands.done("curate", "pool.parquet", "--metadata", "l.txt", "--t", 5, "--out", "run", "--fold-duplicates")
+    commands.done(
+        "curate", "pool.parquet", "--metadata", "l.txt", "--t", 5, "--out", "run", "--fold-duplicates"
+    )
     assert Run("run").metadata.entries.to_pylist() == ["dog", "cat"]
 
 
@@ -290,7 +298,10 @@ FLAGS: dict[str, tuple[tuple[Any, ...], list[str]]] = {
     "t is nan": (("--t", "nan"), ["t is nan", "finite", "above 0"]),
     "t is infinite": (("--t", "inf"), ["t is inf", "finite"]),
     "t is a word": (("--t", "many"), ["'--t'", "'many'", "metaclip curate --help"]),
-    "two of three": (("--t", 5, "--tail-share", 0.5), ["t = 5", "tail_share = 0.5", "must be one of them"]),
+    "two of three": (
+        ("--t", 5, "--tail-share", 0.5),
+        ["t = 5", "tail_share = 0.5", "must be one of them"],
+    ),
     "three of three": (
         ("--t", 5, "--tail-share", 0.5, "--target-pairs", 5),
         ["t = 5", "tail_share = 0.5", "target_pairs = 5"],
@@ -304,15 +315,24 @@ FLAGS: dict[str, tuple[tuple[Any, ...], list[str]]] = {
         ["'--target-pairs'", "'0.5' is not a whole number such as 1000, 20k or 400M"],
     ),
     "seed is below 0": (("--seed", -1), ["seed is -1", "at least 0 and below 2**64"]),
-    "seed is too large": (("--seed", 1 << 64), ["seed is 18446744073709551616", "at least 0 and below 2**64"]),
+    "seed is too large": (
+        ("--seed", 1 << 64),
+        ["seed is 18446744073709551616", "at least 0 and below 2**64"],
+    ),
     "limit is 0": (("--limit", 0), ["limit is 0", "at least 1"]),
     "limit is a word": (("--limit", "few"), ["'--limit'", "'few' is not a whole number"]),
     "no workers": (("--workers", 0), ["'--workers'", "0 is not in the range"]),
     "unknown option": (("--tt", 5), ["'--tt'", "metaclip curate --help"]),
     "unknown engine": (("--engine", "abacus"), ["'--engine'", "'abacus'", "'local'"]),
     "unknown scripts": (("--unspaced-scripts", "all"), ["'--unspaced-scripts'", "'published'"]),
-    "no such column": (("--text-column", "title"), ["pool.parquet has no text column", "'title'", "'url', 'text'"]),
-    "no such url column": (("--url-column", "link"), ["pool.parquet has no url column", "'link'", "'url', 'text'"]),
+    "no such column": (
+        ("--text-column", "title"),
+        ["pool.parquet has no text column", "'title'", "'url', 'text'"],
+    ),
+    "no such url column": (
+        ("--url-column", "link"),
+        ["pool.parquet has no url column", "'link'", "'url', 'text'"],
+    ),
     "no such recipe": (("--recipe", "r.toml"), ["there is no recipe r.toml"]),
     "not UTF-8": (("--text-column", "caf\udce9"), [r"'caf\udce9' is not valid UTF-8"]),
 }
@@ -437,7 +457,11 @@ def test_an_output_folder_in_the_pool(home: Path) -> None:
     """An output folder that would become part of the pool is refused."""
     line = commands.refused("curate", "pool", "--metadata", "list.txt", "--out", "pool/run")
     assert "pool/run lies in the pool pool" in line
-    assert sorted(path.name for path in (home / "pool").iterdir()) == ["0.parquet", "1.parquet", "2.parquet"]
+    assert sorted(path.name for path in (home / "pool").iterdir()) == [
+        "0.parquet",
+        "1.parquet",
+        "2.parquet",
+    ]
 
 
 @pytest.mark.parametrize("verb", ["balance", "explain"])
@@ -445,7 +469,9 @@ def test_an_unknown_run_folder(verb: str, home: Path) -> None:
     """A run folder that is not there, or is none, is named."""
     (home / "other").mkdir()
     for name in ("nowhere", "other", "list.txt"):
-        line = commands.refused(*(("balance", name) if verb == "balance" else ("explain", "a dog", "--run", name)))
+        line = commands.refused(
+            *(("balance", name) if verb == "balance" else ("explain", "a dog", "--run", name))
+        )
         assert f"{name} is no run folder" in line
 
 
@@ -476,7 +502,9 @@ def test_what_explain_cannot_explain(flags: tuple[Any, ...], says: str) -> None:
 
 def test_a_text_that_is_not_utf8() -> None:
     """A text of other bytes than UTF-8 is named."""
-    assert r"'caf\udce9' is not valid UTF-8" in commands.refused("explain", "caf\udce9", "--metadata", "list.txt")
+    assert r"'caf\udce9' is not valid UTF-8" in commands.refused(
+        "explain", "caf\udce9", "--metadata", "list.txt"
+    )
 
 
 # A full disk ----------------------------------------------------------------------------------------------------------
@@ -518,7 +546,9 @@ def test_a_file_grows_too_large(large: Path) -> None:
     "stage",
     ["matched", "curated"],
 )
-def test_a_parquet_file_that_cannot_be_begun(stage: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_parquet_file_that_cannot_be_begun(
+    stage: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where not even the first bytes of a file can be written, nothing of it stays."""
     begin = pq.ParquetWriter
 
@@ -570,7 +600,9 @@ def test_a_full_disk(large: Path) -> None:
     if tried.returncode:
         pytest.skip(f"may not mount a disk here: {tried.stderr.strip()}")
     command = [*alone, sys.executable, "-c", FULL]
-    done = subprocess.run(command, env=processes.environment(), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env=processes.environment(), capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     ends, _, card = done.stdout.partition(" ")
     assert int(ends) > 5

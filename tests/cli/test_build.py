@@ -47,7 +47,11 @@ def test_a_source_out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     recipe.write_text("[build]\n" + text[start:end])
     done = commands.call("build", recipe, "--out", tmp_path / "x.parquet", "--quiet")
     assert done.code == 2
-    for words in ("pywordfreq==0.4.2 cannot be fetched", "0294146aa5180b4f", str(tmp_path / "cache" / "sources")):
+    for words in (
+        "pywordfreq==0.4.2 cannot be fetched",
+        "0294146aa5180b4f",
+        str(tmp_path / "cache" / "sources"),
+    ):
         assert words in done.err
     assert done.err.count("\n") == 1
     assert not (tmp_path / "x.parquet").exists()
@@ -90,7 +94,12 @@ def test_lint_as_json(bad: Path) -> None:
     assert found["rule"]["fold_case"] is True
     assert found["counts"]["dead"] == 3
     dead = [finding for finding in found["findings"] if finding["kind"] == "dead"]
-    assert dead[0] == {"row": 1, "entry": "St. Louis", "kind": "dead", "note": "matches with --space-entries"}
+    assert dead[0] == {
+        "row": 1,
+        "entry": "St. Louis",
+        "kind": "dead",
+        "note": "matches with --space-entries",
+    }
 
 
 def test_lint_shows_as_many_as_asked(bad: Path) -> None:

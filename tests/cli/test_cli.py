@@ -193,7 +193,9 @@ def test_curate(curated: tuple[Path, commands.Done]) -> None:
 def test_the_same_command_again(curated: tuple[Path, commands.Done]) -> None:
     """A command that is run again prints the same and changes no file."""
     run, done = curated
-    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file() and path.name != "lock"}
+    before = {
+        path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file() and path.name != "lock"
+    }
     assert commands.done("curate", POOL, "--metadata", LIST, "--t", 20, "--out", run) == done
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
@@ -260,18 +262,25 @@ def test_explain_without_a_run() -> None:
     shown = commands.done("explain", "a photo of a dog", "--metadata", LIST).out
     assert re.findall(r"^  '(.*)'$", shown, re.M) == ["a", "of", "photo", "photo of", "photo of a", "dog"]
     assert "6 entries match" in shown
-    assert "no entry matches, so the pair is dropped" in commands.done("explain", "DOG", "--metadata", LIST).out
+    assert (
+        "no entry matches, so the pair is dropped"
+        in commands.done("explain", "DOG", "--metadata", LIST).out
+    )
     assert "1 entries match" in commands.done("explain", "DOG", "--metadata", LIST, "--fold-case").out
 
 
 def test_explain_a_pair(curated: tuple[Path, commands.Done]) -> None:
     """With a run, each entry's count and probability, P(keep), uid, u and the verdict are shown."""
     run = curated[0]
-    shown = commands.done("explain", "a photo of a dog", "--run", run, "--url", "https://example.org/dog.jpg").out
+    shown = commands.done(
+        "explain", "a photo of a dog", "--run", run, "--url", "https://example.org/dog.jpg"
+    ).out
     found = explain.explain("a photo of a dog", run=run, url="https://example.org/dog.jpg")
     for row in found.entries:
         where = "head" if row["count"] >= 20 else "tail"
-        assert re.search(rf"^  '{row['entry']}' +{row['count']} +{row['probability']:.6f}  {where}$", shown, re.M)
+        assert re.search(
+            rf"^  '{row['entry']}' +{row['count']} +{row['probability']:.6f}  {where}$", shown, re.M
+        )
     assert f"P(keep) = 1 - product of (1 - probability) = {found.p:.6f}   (t = 20)" in shown
     assert f"uid     = {found.uid}   (md5 of text and url)" in shown
     assert f"u       = {found.u:.6f}   (seed 0, epoch 0)" in shown
@@ -368,7 +377,9 @@ def test_output_that_nobody_reads(curated: tuple[Path, commands.Done]) -> None:
     command = process("explain", "a dog", "--run", curated[0])
     reading, writing = os.pipe()
     os.close(reading)
-    done = subprocess.run(command, env=environment(), stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(
+        command, env=environment(), stdout=writing, stderr=subprocess.PIPE, text=True, check=False
+    )
     os.close(writing)
     assert "Traceback" not in done.stderr
     assert done.returncode != 0

@@ -142,7 +142,12 @@ def test_dedupe_by_url_and_not_at_all(tmp_path: Path) -> None:
     (tmp_path / "a.warc.wat").write_bytes(
         wat(
             "https://e.org/",
-            [image("/1.jpg", "one"), image("/1.jpg", "uno"), image("/1.jpg", "one"), image("/2.jpg", "two")],
+            [
+                image("/1.jpg", "one"),
+                image("/1.jpg", "uno"),
+                image("/1.jpg", "one"),
+                image("/2.jpg", "two"),
+            ],
         )
     )
     for dedupe, texts in (
@@ -174,10 +179,14 @@ def test_recipes(crawl: Path, tmp_path: Path) -> None:
     (folder / "r.toml").write_text(
         '[extract]\nidentify = false\nfirst = 2\nblocked_words = "words.txt"\n[balance]\nt = 3.0\n'
     )
-    done = commands.done("extract", crawl, "--recipe", folder / "r.toml", "--out", tmp_path / "pool", "--first", 1)
+    done = commands.done(
+        "extract", crawl, "--recipe", folder / "r.toml", "--out", tmp_path / "pool", "--first", 1
+    )
     assert len(manifest(tmp_path / "pool")["inputs"]) == 1
     assert "blocked_word" in done.out
-    again = commands.done("extract", crawl, "--recipe", tmp_path / "pool" / "recipe.toml", "--out", tmp_path / "pool2")
+    again = commands.done(
+        "extract", crawl, "--recipe", tmp_path / "pool" / "recipe.toml", "--out", tmp_path / "pool2"
+    )
     assert rows(tmp_path / "pool2") == rows(tmp_path / "pool")
     assert again.out.splitlines()[:4] == done.out.splitlines()[:4]
 
@@ -195,7 +204,9 @@ def test_recipes(crawl: Path, tmp_path: Path) -> None:
         (("--first", 0), "first is 0, must be at least 1"),
     ],
 )
-def test_settings_that_are_refused(crawl: Path, tmp_path: Path, flags: tuple[Any, ...], message: str) -> None:
+def test_settings_that_are_refused(
+    crawl: Path, tmp_path: Path, flags: tuple[Any, ...], message: str
+) -> None:
     """One line names the problem; nothing is written."""
     assert message in commands.refused("extract", crawl, "--out", tmp_path / "pool", *flags)
     assert not (tmp_path / "pool").exists()
@@ -213,7 +224,9 @@ def test_other_settings_and_inputs_are_refused(crawl: Path, tmp_path: Path) -> N
     """A pool is never mixed: other settings, other files or a changed file are named; --overwrite starts again."""
     pool = tmp_path / "pool"
     run(crawl, "--out", pool)
-    assert "min_text was 1, is 5" in commands.refused("extract", "--no-identify", crawl, "--out", pool, "--min-text", 5)
+    assert "min_text was 1, is 5" in commands.refused(
+        "extract", "--no-identify", crawl, "--out", pool, "--min-text", 5
+    )
     assert "inputs" in commands.refused("extract", "--no-identify", crawl, "--out", pool, "--first", 2)
     first = crawl / "0.warc.wat.gz"
     os.utime(first, ns=(1, 1))  # touched alone
@@ -310,7 +323,9 @@ def test_a_crawl_from_a_server(crawl: Path, tmp_path: Path) -> None:
 def test_one_owner(crawl: Path, tmp_path: Path) -> None:
     """Two processes do not write one pool."""
     with Folder(tmp_path / "pool").owned():
-        assert "is in use by" in commands.refused("extract", "--no-identify", crawl, "--out", tmp_path / "pool")
+        assert "is in use by" in commands.refused(
+            "extract", "--no-identify", crawl, "--out", tmp_path / "pool"
+        )
 
 
 def test_parts_of_a_job_array(crawl: Path, tmp_path: Path) -> None:
@@ -366,7 +381,10 @@ def test_real_pages_to_a_card(data_folder: Path, tmp_path: Path) -> None:
 def test_in_a_notebook(crawl: Path, tmp_path: Path) -> None:
     """The Python function does the same."""
     pool = extract(
-        crawl, out=tmp_path / "pool", settings=ExtractSettings(identify=False), options=RunOptions(workers=1)
+        crawl,
+        out=tmp_path / "pool",
+        settings=ExtractSettings(identify=False),
+        options=RunOptions(workers=1),
     )
     assert pool.funnel["pairs"] == 75
     assert pool.record["lost"] == []
@@ -382,14 +400,28 @@ def test_the_script_for_one_crawl(tmp_path: Path) -> None:
     web, name = tmp_path / "web", "crawl-data/CC-X/1.warc.wat.gz"
     (web / name).parent.mkdir(parents=True)
     (web / name).write_bytes(
-        packed([wat("https://e.org/", [image("/1.jpg", "a photo of a brown dog on the beach"), image("/2.jpg", "x")])])
+        packed(
+            [
+                wat(
+                    "https://e.org/",
+                    [image("/1.jpg", "a photo of a brown dog on the beach"), image("/2.jpg", "x")],
+                )
+            ]
+        )
     )
     (web / "crawl-data" / "CC-X" / "wat.paths.gz").write_bytes(gzip.compress(f"{name}\n".encode()))
     main = tmp_path / "main.py"
     main.write_text(MAIN)
     with served(web) as (address, requests):
         environ = environment(CRAWL_SERVER=address.rstrip("/"), METACLIP=f"{sys.executable} {main}")
-        script = ["bash", ROOT / "curation" / "common_crawl.sh", "CC-X", tmp_path / "pool", "--prefix", address]
+        script = [
+            "bash",
+            ROOT / "curation" / "common_crawl.sh",
+            "CC-X",
+            tmp_path / "pool",
+            "--prefix",
+            address,
+        ]
         for _ in range(2):
             subprocess.run(script, check=True, env=environ, capture_output=True)
         assert sum(path.endswith("wat.paths.gz") for _, path, _ in requests) == 1

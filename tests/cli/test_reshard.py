@@ -25,13 +25,29 @@ def test_what_it_prints(tmp_path: Path) -> None:
     write_shards(tmp_path / "tars", [6])
     subset = write_uids(tmp_path / "s.npy", [uid(n) for n in (1, 1, 3, 77)])
     code, out, err = call(
-        tmp_path / "tars", "--subset", subset, "--out", tmp_path / "out", "--shard-size", "2", "--workers", "1"
+        tmp_path / "tars",
+        "--subset",
+        subset,
+        "--out",
+        tmp_path / "out",
+        "--shard-size",
+        "2",
+        "--workers",
+        "1",
     )
     assert (code, err) == (0, "")
-    assert [line.split()[:2] for line in out.splitlines()[:3]] == [["samples", "6"], ["written", "3"], ["missing", "1"]]
+    assert [line.split()[:2] for line in out.splitlines()[:3]] == [
+        ["samples", "6"],
+        ["written", "3"],
+        ["missing", "1"],
+    ]
     assert "missing.npy" in out
     assert f"metaclip curate {tmp_path / 'tars'} --out run_arrived/" in out
-    assert [key for key, _ in samples_of(tmp_path / "out")] == [f"{uid(1)}-0", f"{uid(1)}-1", f"{uid(3)}-0"]
+    assert [key for key, _ in samples_of(tmp_path / "out")] == [
+        f"{uid(1)}-0",
+        f"{uid(1)}-1",
+        f"{uid(3)}-0",
+    ]
 
 
 def test_lost_tars(tmp_path: Path) -> None:

@@ -19,7 +19,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from metaclip import BalanceSettings, MatchSettings, Metadata, Run, RunOptions, TextRule, balance, curate, match
+from metaclip import (
+    BalanceSettings,
+    MatchSettings,
+    Metadata,
+    Run,
+    RunOptions,
+    TextRule,
+    balance,
+    curate,
+    match,
+)
 from metaclip.card.removal.remove import remove
 from metaclip.card.removal.request import RemovalRequest
 from metaclip.curate import account as accounts
@@ -52,7 +62,12 @@ def bad_texts() -> pa.Table:
     raw = pa.array([b"a dog", b"a \xff dog", b"", None, b"none", b"a cat"], pa.binary())
     status = [*["success"] * 5, "failed_to_download"]
     return pa.table(
-        {"caption": raw.view(pa.string()), "key": [*"abcdef"], "status": status, "error_message": [None] * 6}
+        {
+            "caption": raw.view(pa.string()),
+            "key": [*"abcdef"],
+            "status": status,
+            "error_message": [None] * 6,
+        }
     )
 
 
@@ -82,7 +97,10 @@ def worse(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
     (folder / "pool.jsonl").write_text('{"text": "a dog"}\nno json\n{"text": "none"}\n')
     names = ("parquet", "pool.jsonl", "lost")
     options = RunOptions(workers=1, allow_lost=True)
-    return [curate(folder / name, METADATA, out=folder / "runs" / name, t=2, options=options) for name in names]
+    return [
+        curate(folder / name, METADATA, out=folder / "runs" / name, t=2, options=options)
+        for name in names
+    ]
 
 
 # --- the documented fields
@@ -92,7 +110,9 @@ def tables(heading: str) -> list[list[list[str]]]:
     """The tables under a heading of the page: rows of cells, without their heads."""
     section = README.read_text(encoding="utf-8").split(f"\n## {heading}\n")[1].split("\n## ")[0].strip()
     blocks = [block.splitlines() for block in section.split("\n\n") if block.startswith("|")]
-    return [[[cell.strip() for cell in line.strip("|").split("|")] for line in block[2:]] for block in blocks]
+    return [
+        [[cell.strip() for cell in line.strip("|").split("|")] for line in block[2:]] for block in blocks
+    ]
 
 
 def paths(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -126,14 +146,21 @@ def test_every_field_is_documented_and_every_documented_field_is_there(
     assert len(fields) > 50
     seen = set()
     less = remove(
-        run, RemovalRequest(np.zeros((0, 2), np.uint64), domains=frozenset(["example.org"])), tmp_path / "less", ONE
+        run,
+        RemovalRequest(np.zeros((0, 2), np.uint64), domains=frozenset(["example.org"])),
+        tmp_path / "less",
+        ONE,
     )
     for account in (run.account, less.account, *(each.account for each in worse)):
         for path, value in paths(account):
             found = [name for name, pattern in patterns.items() if re.fullmatch(pattern, path)]
             assert len(found) == 1, f"{path} is documented {len(found)} times"
             kinds = fields[found[0]]
-            assert kinds == ["any"] or any(type(value) in TYPES[kind] for kind in kinds), (path, value, kinds)
+            assert kinds == ["any"] or any(type(value) in TYPES[kind] for kind in kinds), (
+                path,
+                value,
+                kinds,
+            )
             seen.update(found)
     assert fields.keys() - seen == set(), "documented, but in no account"
 
@@ -203,7 +230,9 @@ def test_every_sum_can_be_had_from_the_files(run: Run) -> None:
     probability = [min(1.0, t / count) if count else 1.0 for count in counts.tolist()]
     assert entries["probability"] == probability
     keep = [1 - math.prod(1 - probability[i] for i in ids) for ids in matched["matches"].to_pylist()]
-    assert np.allclose(entries["expected"], per_entry(matched["matches"], np.array(keep)), rtol=0, atol=1e-5)
+    assert np.allclose(
+        entries["expected"], per_entry(matched["matches"], np.array(keep)), rtol=0, atol=1e-5
+    )
     assert entries["kept"] == per_entry(run.curated["matches"]).tolist()
     tail, head = (counts > 0) & (counts < t), counts >= t
     assert account["sums"] == {
@@ -275,7 +304,9 @@ def test_the_result_digest_is_as_documented(run: Run) -> None:
     account = run.account
     fields = {key: account[key] for key in ("semantics", "entries", "sums", "pairs", "digests")}
     fields["list"] = {key: account["list"][key] for key in ("digest", "entries")}
-    fields["rule"] = {key: value for key, value in account["rule"].items() if value not in (False, "none")}
+    fields["rule"] = {
+        key: value for key, value in account["rule"].items() if value not in (False, "none")
+    }
     fields["balance"] = {key: value for key, value in account["balance"].items() if key != "asked"}
     fields["funnel"] = {key: value for key, value in account["funnel"].items() if value}
     text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -301,10 +332,14 @@ def test_the_digests_are_the_same_however_it_was_made(
         pool.mkdir()
         (pool / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist()))
     else:
-        write(table[::-1] if way == "turned" else table, pool, {"one file": 1, "many files": 13}.get(way, 3))
+        write(
+            table[::-1] if way == "turned" else table, pool, {"one file": 1, "many files": 13}.get(way, 3)
+        )
     if way == "parts":
         for number in (2, 3, 1):
-            match_part(pool, METADATA, out=out, settings=settings, options=RunOptions(part=Part(number, 3)))
+            match_part(
+                pool, METADATA, out=out, settings=settings, options=RunOptions(part=Part(number, 3))
+            )
     if way == "elsewhere":
         match(pool, METADATA, out=tmp_path / "matched", settings=settings)
         made = balance(tmp_path / "matched", out=out, settings=BalanceSettings(t=200))
@@ -346,7 +381,11 @@ def test_another_result_has_another_digest(run: Run, tmp_path: Path, change: str
 
 
 def cells(page: str) -> list[list[str]]:
-    return [[cell.strip() for cell in line[1:-1].split("|")] for line in page.splitlines() if line.startswith("|")]
+    return [
+        [cell.strip() for cell in line[1:-1].split("|")]
+        for line in page.splitlines()
+        if line.startswith("|")
+    ]
 
 
 def test_the_page_tells_the_account(run: Run) -> None:
@@ -422,7 +461,13 @@ def test_hostile_texts_are_shown_and_do_nothing(run: Run, text: str) -> None:
     )
     assert page.count("\n") == plain.count("\n")
     assert [len(row) for row in cells(page)] == [len(row) for row in cells(plain)]
-    assert not {unicodedata.category(char) for char in page.replace("\n", "")} & {"Cc", "Cf", "Cs", "Zl", "Zp"}
+    assert not {unicodedata.category(char) for char in page.replace("\n", "")} & {
+        "Cc",
+        "Cf",
+        "Cs",
+        "Zl",
+        "Zp",
+    }
     rows = [row[0] for row in cells(plain)]
     entry, name = (cells(page)[rows.index(before)] for before in (top[0]["entry"], first["name"]))
     missing = next(line for line in page.splitlines() if "Missing from" in line).split("here: ", 1)[1]

@@ -23,7 +23,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation import naive
-from metaclip import BalanceSettings, MatchSettings, MetaclipError, Metadata, Run, RunOptions, balance, curate, match
+from metaclip import (
+    BalanceSettings,
+    MatchSettings,
+    MetaclipError,
+    Metadata,
+    Run,
+    RunOptions,
+    balance,
+    curate,
+    match,
+)
 from metaclip.curate import match_shard as shard_matching
 from metaclip.curate.balance import _repeats_variance
 from metaclip.curate.draw import FIXED_POINT
@@ -131,7 +141,9 @@ def by_hand(table: pa.Table, t: float, seed: int = 0, entries: Sequence[str] = L
 
 def held(run: Run, table: pa.Table, wanted: ByHand) -> None:
     """Assert that a run is what the naive algorithm makes of the table, in every figure and file."""
-    matched = pq.read_table(run.path / "matched").sort_by("row") if (run.path / "matched").exists() else None
+    matched = (
+        pq.read_table(run.path / "matched").sort_by("row") if (run.path / "matched").exists() else None
+    )
     rows_matched = [i for i, ids in enumerate(wanted.ids) if ids]
     if matched is not None and len(run.manifest["inputs"]) == 1:
         assert matched["row"].to_pylist() == rows_matched
@@ -153,7 +165,9 @@ def held(run: Run, table: pa.Table, wanted: ByHand) -> None:
     assert curated["keep_probability"].to_pylist() == [wanted.p_keep[i] for i in wanted.kept]
     subset = np.load(run.path / "curated.npy", allow_pickle=False)
     assert subset.dtype == np.dtype("u8,u8")
-    assert [f"{high:016x}{low:016x}" for high, low in subset.tolist()] == sorted(wanted.uids[i] for i in wanted.kept)
+    assert [f"{high:016x}{low:016x}" for high, low in subset.tolist()] == sorted(
+        wanted.uids[i] for i in wanted.kept
+    )
     pairs = run.account["pairs"]
     assert pairs["matched"] == len(rows_matched)
     assert pairs["kept"] == len(wanted.kept)
@@ -170,7 +184,9 @@ def result(run: Run) -> dict[str, Any]:
         "counts": run.counts.values.tolist(),
         "entries": run.entries.to_pylist(),
         "subset": np.load(run.path / "curated.npy").tolist(),
-        "rows": run.curated.sort_by("n").select(["n", "text", "uid", "matches", "keep_probability"]).to_pylist(),
+        "rows": run.curated.sort_by("n")
+        .select(["n", "text", "uid", "matches", "keep_probability"])
+        .to_pylist(),
         "pairs": run.account["pairs"],
         "funnel": run.account["funnel"],
     }
@@ -190,7 +206,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_run_is_the_naive_algorithm(tmp_path: Path, t: float) -> None:
     """Matches, counts, probabilities, expected and kept numbers, uids and rows are those of curation/naive.py."""
     table = pool_of(900)
-    run = curate(write(table, tmp_path / "pool.parquet"), LIST, out=tmp_path / "run", t=t, seed=3, options=ONE)
+    run = curate(
+        write(table, tmp_path / "pool.parquet"), LIST, out=tmp_path / "run", t=t, seed=3, options=ONE
+    )
     held(run, table, by_hand(table, t, 3))
 
 
@@ -199,7 +217,9 @@ def test_a_run_is_the_naive_algorithm(tmp_path: Path, t: float) -> None:
 def test_batches_and_shards_that_do_not_meet(tmp_path: Path, group: int) -> None:
     """Pool and matched rows are read in batches that end at different rows; the pairs that come out are the same."""
     table = pool_of(700, 1)
-    run = curate(write(table, tmp_path / "pool.parquet", group), LIST, out=tmp_path / "run", t=15, options=ONE)
+    run = curate(
+        write(table, tmp_path / "pool.parquet", group), LIST, out=tmp_path / "run", t=15, options=ONE
+    )
     n_shards = {10: 6, 50: 7, 131: 6, 1000: 1}
     assert len(list((run.path / "matched").iterdir())) == n_shards[group]
     wanted = by_hand(table, 15)
@@ -211,7 +231,9 @@ def test_batches_and_shards_that_do_not_meet(tmp_path: Path, group: int) -> None
 def test_other_forms_of_a_pool(tmp_path: Path, form: str) -> None:
     """Pools of csv and jsonl, compressed or not, give the result that parquet gives."""
     table = pool_of(300, 2)
-    rows = [{**row, "url": row["url"] or "", "text": row["text"] or "nothing"} for row in table.to_pylist()]
+    rows = [
+        {**row, "url": row["url"] or "", "text": row["text"] or "nothing"} for row in table.to_pylist()
+    ]
     path = tmp_path / f"pool.{form}"
     with pa.output_stream(path, compression=CODECS.get(path.suffix)) as stream:
         if "jsonl" in form:
@@ -225,9 +247,13 @@ def test_other_forms_of_a_pool(tmp_path: Path, form: str) -> None:
     wanted = by_hand(pa.Table.from_pylist(rows), 9)
     assert sorted(map(int, run.curated["n"].to_pylist())) == wanted.kept
     assert sorted(run.curated["uid"].to_pylist()) == sorted(wanted.uids[i] for i in wanted.kept)
-    assert run.entries["expected"].to_pylist() == [float(wanted.entry_expected(e)) for e in range(len(LIST))]
+    assert run.entries["expected"].to_pylist() == [
+        float(wanted.entry_expected(e)) for e in range(len(LIST))
+    ]
     table = pa.Table.from_pylist(rows)
-    parquet = curate(write(table, tmp_path / "pool.parquet"), LIST, out=tmp_path / "other", t=9, options=ONE)
+    parquet = curate(
+        write(table, tmp_path / "pool.parquet"), LIST, out=tmp_path / "other", t=9, options=ONE
+    )
     assert run.account["result_digest"] == parquet.account["result_digest"]
 
 
@@ -246,13 +272,19 @@ class _Lines:
     st.integers(1, 4),
 )
 @settings(max_examples=25)
-def test_any_pool(tmp_path_factory: pytest.TempPathFactory, texts: list[str], t: float, seed: int, files: int) -> None:
+def test_any_pool(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str], t: float, seed: int, files: int
+) -> None:
     """Any texts under any t and seed, in any number of files: the pairs and figures of the naive algorithm."""
     folder = tmp_path_factory.mktemp("any")
     texts = [*texts, "a dog"]  # something matches
-    table = pa.table({"text": texts, "url": [f"u{i % 5}" for i in range(len(texts))], "n": range(len(texts))})
+    table = pa.table(
+        {"text": texts, "url": [f"u{i % 5}" for i in range(len(texts))], "n": range(len(texts))}
+    )
     wanted = by_hand(table, t, seed)
-    run = curate(split(table, folder / "pool", files), LIST, out=folder / "run", t=t, seed=seed, options=ONE)
+    run = curate(
+        split(table, folder / "pool", files), LIST, out=folder / "run", t=t, seed=seed, options=ONE
+    )
     if wanted.kept:
         held(run, table, wanted)
     assert run.account["pairs"]["kept"] == len(wanted.kept)
@@ -265,7 +297,9 @@ def test_any_pool(tmp_path_factory: pytest.TempPathFactory, texts: list[str], t:
 def test_sharding_changes_nothing(tmp_path: Path) -> None:
     """One file, seven files, many row groups or a file a row of a hundred: one result, one digest."""
     table = pool_of(600, 4)
-    whole = curate(write(table, tmp_path / "one.parquet"), LIST, out=tmp_path / "whole", t=12, options=ONE)
+    whole = curate(
+        write(table, tmp_path / "one.parquet"), LIST, out=tmp_path / "whole", t=12, options=ONE
+    )
     held(whole, table, by_hand(table, 12))
     wanted = result(whole)
     cuts: dict[str, Callable[[Path], Path]] = {
@@ -283,7 +317,9 @@ def test_sharding_changes_nothing(tmp_path: Path) -> None:
 def test_order_changes_nothing(tmp_path: Path) -> None:
     """Rows shuffled, and files put in another order, leave the same pairs, figures and digest."""
     table = pool_of(600, 5)
-    wanted = result(curate(split(table, tmp_path / "pool", 4), LIST, out=tmp_path / "run", t=8, options=ONE))
+    wanted = result(
+        curate(split(table, tmp_path / "pool", 4), LIST, out=tmp_path / "run", t=8, options=ONE)
+    )
     for seed in range(2):
         order = np.random.default_rng(seed).permutation(len(table))
         shuffled = split(table.take(order), tmp_path / f"shuffled{seed}", 4)
@@ -297,7 +333,10 @@ def test_workers_change_nothing(tmp_path: Path) -> None:
     """One, two and four workers give the same result, and the same files to the byte."""
     table = pool_of(600, 6)
     pool = split(table, tmp_path / "pool", 5, 40)
-    runs = [curate(pool, LIST, out=tmp_path / f"run{n}", t=8, options=RunOptions(workers=n)) for n in (1, 2, 4)]
+    runs = [
+        curate(pool, LIST, out=tmp_path / f"run{n}", t=8, options=RunOptions(workers=n))
+        for n in (1, 2, 4)
+    ]
     assert result(runs[1]) == result(runs[2]) == result(runs[0])
     names = [path.relative_to(runs[0].path) for path in sorted(runs[0].path.rglob("*.parquet"))]
     assert len(names) > 10
@@ -312,7 +351,10 @@ def test_parts_add_up_to_the_whole(tmp_path: Path, order: tuple[int, ...]) -> No
     table = pool_of(500, 7)
     pool = split(table, tmp_path / "pool", 4, 30)
     wanted = result(curate(pool, LIST, out=tmp_path / "whole", t=8, options=ONE))
-    done = [match_part(pool, LIST, out=tmp_path / "parts", options=RunOptions(1, Part(number, 3))) for number in order]
+    done = [
+        match_part(pool, LIST, out=tmp_path / "parts", options=RunOptions(1, Part(number, 3)))
+        for number in order
+    ]
     assert done[:-1] == [None, None]
     assert done[-1] is not None
     assert result(balance(tmp_path / "parts", settings=BalanceSettings(t=8), options=ONE)) == wanted
@@ -324,7 +366,9 @@ def test_a_limit_is_a_shorter_pool(tmp_path: Path, limit: int) -> None:
     """The first rows of a pool of several files, and no others, are matched, counted and drawn."""
     table = pool_of(400, 17)
     pool = split(table, tmp_path / "pool", 3, 30)
-    run = curate(pool, LIST, out=tmp_path / "run", t=4, match_settings=MatchSettings(limit=limit), options=ONE)
+    run = curate(
+        pool, LIST, out=tmp_path / "run", t=4, match_settings=MatchSettings(limit=limit), options=ONE
+    )
     held(run, table.slice(0, limit), by_hand(table.slice(0, limit), 4))
     assert run.account["funnel"]["rows"] == min(limit, len(table))
 
@@ -360,7 +404,10 @@ def test_realised_total_is_near_the_expected_one(tmp_path: Path) -> None:
     off = []
     for seed in range(12):
         run = balance(
-            tmp_path / "run", out=tmp_path / f"s{seed}", settings=BalanceSettings(t=10, seed=seed), options=ONE
+            tmp_path / "run",
+            out=tmp_path / f"s{seed}",
+            settings=BalanceSettings(t=10, seed=seed),
+            options=ONE,
         )
         pairs = run.account["pairs"]
         off.append((pairs["kept"] - pairs["expected"]) / pairs["deviation"])
@@ -376,7 +423,9 @@ def test_no_figure_is_nan(tmp_path: Path) -> None:
     table = pool_of(300, 10)
     match(write(table, tmp_path / "pool.parquet"), LIST, out=tmp_path / "run", options=ONE)
     for t in (5e-324, 1e-9, 1, 1e300):
-        run = balance(tmp_path / "run", out=tmp_path / f"t{t}", settings=BalanceSettings(t=t), options=ONE)
+        run = balance(
+            tmp_path / "run", out=tmp_path / f"t{t}", settings=BalanceSettings(t=t), options=ONE
+        )
         for name in ("probability", "expected"):
             assert np.isfinite(run.entries[name].to_numpy()).all()
         for value in run.account["pairs"].values():
@@ -391,7 +440,9 @@ def test_no_figure_is_nan(tmp_path: Path) -> None:
 def test_nothing_kept(tmp_path: Path) -> None:
     """A t so small that nothing is kept gives an empty set with its account, not an error."""
     table = pool_of(100)
-    run = curate(write(table, tmp_path / "pool.parquet"), LIST, out=tmp_path / "run", t=1e-300, options=ONE)
+    run = curate(
+        write(table, tmp_path / "pool.parquet"), LIST, out=tmp_path / "run", t=1e-300, options=ONE
+    )
     assert run.account["pairs"]["kept"] == 0
     assert run.account["pairs"]["deviation"] == 0
     assert np.load(tmp_path / "run" / "curated.npy").shape == (0,)
@@ -409,7 +460,11 @@ def test_equal_pairs_share_one_draw(tmp_path: Path) -> None:
     table = pa.table({"text": texts * 9 + texts[:13], "n": range(40 * 9 + 13)})
     wanted = by_hand(table, 25)
     run = curate(
-        split(table, tmp_path / "pool", 5, 20), LIST, out=tmp_path / "run", t=25, options=RunOptions(workers=2)
+        split(table, tmp_path / "pool", 5, 20),
+        LIST,
+        out=tmp_path / "run",
+        t=25,
+        options=RunOptions(workers=2),
     )
     held(run, table, wanted)
     rows: dict[str, int] = {}
@@ -435,7 +490,13 @@ def test_other_texts_under_one_uid(tmp_path: Path) -> None:
     uids = [f"{i:032x}" for i in rng.integers(0, 90, 400)]
     table = pa.table({"text": texts, "uid": uids, "n": range(400)})
     wanted = by_hand(table, 7)
-    run = curate(split(table, tmp_path / "pool", 3, 25), LIST, out=tmp_path / "run", t=7, options=RunOptions(workers=2))
+    run = curate(
+        split(table, tmp_path / "pool", 3, 25),
+        LIST,
+        out=tmp_path / "run",
+        t=7,
+        options=RunOptions(workers=2),
+    )
     held(run, table, wanted)
     p_keep: dict[str, list[tuple[float, bool]]] = {}
     for i, uid in enumerate(uids):
@@ -450,21 +511,32 @@ def test_other_texts_under_one_uid(tmp_path: Path) -> None:
 
 def test_variance_of_certain_pairs_is_nothing(tmp_path: Path) -> None:
     """Thousands of rows of one uid whose P is all but 1 have a deviation of a number at least 0."""
-    table = pa.table({"text": ["a dog, cat. the red"] * 3000 + ["a"] * 10, "uid": ["1"] * 3010, "n": range(3010)})
-    run = curate(write(table, tmp_path / "pool.parquet"), LIST, out=tmp_path / "run", t=2999.9, options=ONE)
+    table = pa.table(
+        {"text": ["a dog, cat. the red"] * 3000 + ["a"] * 10, "uid": ["1"] * 3010, "n": range(3010)}
+    )
+    run = curate(
+        write(table, tmp_path / "pool.parquet"), LIST, out=tmp_path / "run", t=2999.9, options=ONE
+    )
     assert run.account["pairs"]["kept"] in (3000, 3010)
-    assert run.account["pairs"]["deviation"] == pytest.approx(math.sqrt(by_hand_variance(table, 2999.9)), abs=1e-3)
+    assert run.account["pairs"]["deviation"] == pytest.approx(
+        math.sqrt(by_hand_variance(table, 2999.9)), abs=1e-3
+    )
 
 
 def by_hand_variance(table: pa.Table, t: float) -> float:
     texts = table["text"].to_pylist()
     different = {text: naive.match(LIST, text) for text in set(texts)}
-    counts = [sum(texts.count(text) for text, ids in different.items() if e in ids) for e in range(len(LIST))]
+    counts = [
+        sum(texts.count(text) for text, ids in different.items() if e in ids) for e in range(len(LIST))
+    ]
     p = [naive.probability(count, t) for count in counts]
     p_keep = {text: Fraction(naive.keep_probability(ids, p)) for text, ids in different.items()}
     pairs = itertools.product(different, repeat=2)
     return float(
-        sum(texts.count(a) * texts.count(b) * (min(p_keep[a], p_keep[b]) - p_keep[a] * p_keep[b]) for a, b in pairs)
+        sum(
+            texts.count(a) * texts.count(b) * (min(p_keep[a], p_keep[b]) - p_keep[a] * p_keep[b])
+            for a, b in pairs
+        )
     )
 
 
@@ -510,7 +582,12 @@ def test_target_pairs_of_a_run(tmp_path: Path) -> None:
     found = []
     for target in (30, 200, 800, 1200, matched, 10 * matched):
         settings = BalanceSettings(target_pairs=target)
-        run = balance(tmp_path / "run", out=tmp_path / f"for{target}", settings=settings, options=RunOptions(workers=2))
+        run = balance(
+            tmp_path / "run",
+            out=tmp_path / f"for{target}",
+            settings=settings,
+            options=RunOptions(workers=2),
+        )
         assert run.account["pairs"]["expected"] == pytest.approx(min(target, matched), rel=0.01)
         assert run.account["balance"]["asked"] == f"target_pairs = {target}"
         held(run, table, by_hand(table, run.t))
@@ -547,12 +624,16 @@ def test_another_t_in_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert result(second) == result(direct)
     assert not (tmp_path / "second" / "matched").exists()
     assert second.manifest["stages"]["balance"]["match"]["folder"] == str(tmp_path / "run")
-    third = balance(tmp_path / "second", out=tmp_path / "third", settings=BalanceSettings(t=6), options=ONE)
+    third = balance(
+        tmp_path / "second", out=tmp_path / "third", settings=BalanceSettings(t=6), options=ONE
+    )
     assert result(third) == result(first)
     in_place = balance(tmp_path / "run", settings=settings, options=RunOptions(workers=1, overwrite=True))
     assert result(in_place) == result(direct)
     assert files_of(tmp_path / "run" / "curated") == files_of(tmp_path / "second" / "curated")
-    assert (tmp_path / "run" / "entries.parquet").read_bytes() == (tmp_path / "second" / "entries.parquet").read_bytes()
+    assert (tmp_path / "run" / "entries.parquet").read_bytes() == (
+        tmp_path / "second" / "entries.parquet"
+    ).read_bytes()
 
 
 def test_another_t_in_place_is_refused(tmp_path: Path) -> None:
@@ -602,7 +683,9 @@ def test_other_columns_are_carried(tmp_path: Path) -> None:
     curated = run.curated.sort_by("n")
     names = table.schema.names
     assert curated.schema.names == [*names, "uid", "matches", "keep_probability"]
-    assert [curated.schema.field(name).type for name in names] == [table.schema.field(name).type for name in names]
+    assert [curated.schema.field(name).type for name in names] == [
+        table.schema.field(name).type for name in names
+    ]
     assert curated.schema.field("uid").type == pa.string()
     assert curated.schema.field("matches").type.value_type == MATCHES.value_type
     assert curated.schema.field("keep_probability").type == pa.float64()
@@ -614,9 +697,13 @@ def test_other_columns_are_carried(tmp_path: Path) -> None:
 def test_a_curated_folder_is_a_pool(tmp_path: Path) -> None:
     """Curated again, by another list and t, pairs keep uid and columns; matches and keep_probability are new."""
     table = rich(500)
-    first = curate(write(table, tmp_path / "pool.parquet", 60), LIST, out=tmp_path / "first", t=20, options=ONE)
+    first = curate(
+        write(table, tmp_path / "pool.parquet", 60), LIST, out=tmp_path / "first", t=20, options=ONE
+    )
     other = ["dog", "a", "photo"]
-    second = curate(tmp_path / "first" / "curated", other, out=tmp_path / "second", t=15, seed=5, options=ONE)
+    second = curate(
+        tmp_path / "first" / "curated", other, out=tmp_path / "second", t=15, seed=5, options=ONE
+    )
     kept = table.take(first.curated["n"].to_pylist()).append_column("uid", first.curated["uid"])
     wanted = by_hand(kept, 15, 5, other)
     assert second.curated.schema.equals(first.curated.schema)
@@ -625,14 +712,26 @@ def test_a_curated_folder_is_a_pool(tmp_path: Path) -> None:
     assert second.curated["matches"].to_pylist() == [wanted.ids[i] for i in wanted.kept]
     assert second.curated["keep_probability"].to_pylist() == [wanted.p_keep[i] for i in wanted.kept]
     names = table.schema.names
-    assert second.curated.select(names).to_pylist() == table.take(second.curated["n"].to_pylist()).to_pylist()
+    assert (
+        second.curated.select(names).to_pylist()
+        == table.take(second.curated["n"].to_pylist()).to_pylist()
+    )
     # Under the same list, seed and a t above all counts, all stay.
     third = curate(tmp_path / "first" / "curated", LIST, out=tmp_path / "third", t=1e9, options=ONE)
     assert third.curated["uid"].to_pylist() == first.curated["uid"].to_pylist()
     assert (third.path / "curated.npy").read_bytes() == (first.path / "curated.npy").read_bytes()
 
 
-UPSTREAM = ["laion:1", "ABCDEF", "0" * 31 + "7", None, "", "91efd8562038d219f5099b42bcee1346", "x" * 50, "猫"]
+UPSTREAM = [
+    "laion:1",
+    "ABCDEF",
+    "0" * 31 + "7",
+    None,
+    "",
+    "91efd8562038d219f5099b42bcee1346",
+    "x" * 50,
+    "猫",
+]
 FORMS: dict[str, Callable[[pa.Array], pa.Array]] = {
     "string": lambda ids: ids,
     "large_string": lambda ids: ids.cast(pa.large_string()),
@@ -702,7 +801,10 @@ def test_real_captions_under_a_real_list(tmp_path: Path, data_folder: Path) -> N
         machine.add_word(naive.pad_entry(entry), entry_id)
     machine.make_automaton()
     texts, urls = (table[name].to_pylist() for name in ("TEXT", "URL"))
-    ids = [sorted({e for _, e in machine.iter(naive.pad_text(text))}) if text is not None else [] for text in texts]
+    ids = [
+        sorted({e for _, e in machine.iter(naive.pad_text(text))}) if text is not None else []
+        for text in texts
+    ]
 
     matched = pq.read_table(tmp_path / "run" / "matched")
     rows = [i for i, row in enumerate(ids) if row]
@@ -722,7 +824,9 @@ def test_real_captions_under_a_real_list(tmp_path: Path, data_folder: Path) -> N
     assert curated["uid"].to_pylist() == [uids[i] for i in kept]
     assert curated["keep_probability"].to_pylist() == [p_keep[i] for i in kept]
     assert curated["matches"].to_pylist() == [ids[i] for i in kept]
-    assert [f"{a:016x}{b:016x}" for a, b in np.load(run.path / "curated.npy").tolist()] == sorted(uids[i] for i in kept)
+    assert [f"{a:016x}{b:016x}" for a, b in np.load(run.path / "curated.npy").tolist()] == sorted(
+        uids[i] for i in kept
+    )
     fixed = {i: math.floor(Fraction(x) * FIXED_POINT) for i, x in p_keep.items()}
     expected = [0] * len(entries)
     for i in rows:

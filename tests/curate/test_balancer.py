@@ -59,9 +59,13 @@ def test_epoch_0_is_the_offline_subset(run: Run, pairs: list[dict[str, str]]) ->
     kept = balancer.keep(texts, uids)
     assert {uid for uid, stays in zip(uids, kept, strict=True) if stays} == kept_uids(run)
     assert 0 < kept.sum() < len(kept)
-    assert balancer.keep(texts, urls=urls).tolist() == kept.tolist()  # a uid that is missing is made as offline
+    assert (
+        balancer.keep(texts, urls=urls).tolist() == kept.tolist()
+    )  # a uid that is missing is made as offline
     assert [balancer.keep_one(text, uid) for text, uid in zip(texts, uids, strict=True)] == kept.tolist()
-    assert [balancer.keep_one(text, url=url) for text, url in zip(texts, urls, strict=True)] == kept.tolist()
+    assert [
+        balancer.keep_one(text, url=url) for text, url in zip(texts, urls, strict=True)
+    ] == kept.tolist()
 
 
 @pytest.mark.slow
@@ -87,7 +91,8 @@ def test_it_is_the_law(run: Run, pairs: list[dict[str, str]], epoch: int) -> Non
     matches = [naive.match(entries, text) for text in texts]
     p = [naive.probability(count, 20) for count in naive.counts(matches, len(entries))]
     wanted = [
-        naive.draw(3, epoch, uid) < naive.keep_probability(ids, p) for ids, uid in zip(matches, uids, strict=True)
+        naive.draw(3, epoch, uid) < naive.keep_probability(ids, p)
+        for ids, uid in zip(matches, uids, strict=True)
     ]
     assert Balancer(run).keep(texts, uids, epoch=epoch).tolist() == wanted
     assert Balancer(run, epoch=epoch).keep(texts, uids).tolist() == wanted
@@ -159,7 +164,12 @@ def test_forms_of_a_batch(run: Run, pairs: list[dict[str, str]]) -> None:
 def test_what_matches_nothing_is_dropped(run: Run) -> None:
     """A text without a match, an empty one and a null are never kept."""
     balancer = Balancer(run, t=1e30)
-    assert balancer.keep(["qqqq", "", None, "a dog"], ["0", "1", "2", "3"]).tolist() == [False, False, False, True]
+    assert balancer.keep(["qqqq", "", None, "a dog"], ["0", "1", "2", "3"]).tolist() == [
+        False,
+        False,
+        False,
+        True,
+    ]
     assert not balancer.keep_one("qqqq", "0")
 
 
@@ -300,7 +310,10 @@ def test_choose(run: Run) -> None:
     texts = ["a dog", "qqqq", "a cat on a mat"]
     seen = {balancer.choose(texts, "7", epoch=epoch) for epoch in range(40)}
     assert seen == {0, None, 2}
-    assert all(balancer.choose(texts, "7", epoch=epoch) in (choice(3, epoch, "7", 3), None) for epoch in range(40))
+    assert all(
+        balancer.choose(texts, "7", epoch=epoch) in (choice(3, epoch, "7", 3), None)
+        for epoch in range(40)
+    )
     assert balancer.choose([], "7") is None
 
 
@@ -337,7 +350,13 @@ VALUES = st.sampled_from(
                 "json": st.one_of(
                     st.dictionaries(st.sampled_from(["uid", "url", "caption"]), VALUES),
                     st.sampled_from(
-                        [None, b"{", b"[]", b'{"uid": "1", "caption": "a dog"}', b'{"caption": "\\ud800"}']
+                        [
+                            None,
+                            b"{",
+                            b"[]",
+                            b'{"uid": "1", "caption": "a dog"}',
+                            b'{"caption": "\\ud800"}',
+                        ]
                     ),
                 ),
             },
@@ -413,7 +432,8 @@ ENTRIES = ["dog", "hot dog", "a", "カメラ", "写真", "a . b", "é", "x y"]
     "rule",
     RULES,
     ids=lambda rule: (
-        ",".join(name for name, value in dataclasses.asdict(rule).items() if value and value != "none") or "paper"
+        ",".join(name for name, value in dataclasses.asdict(rule).items() if value and value != "none")
+        or "paper"
     ),
 )
 @pytest.mark.parametrize("backend", ["native", "pyahocorasick"])

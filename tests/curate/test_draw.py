@@ -74,7 +74,9 @@ def by_hand(ids: Sequence[int], p: Sequence[float]) -> float:
     return 1.0 - dropped
 
 
-def drawn(rows: Sequence[Sequence[int]], p: Any, uids: Any, seed: int = 0, epoch: int = 0) -> tuple[Any, Any, DrawSums]:
+def drawn(
+    rows: Sequence[Sequence[int]], p: Any, uids: Any, seed: int = 0, epoch: int = 0
+) -> tuple[Any, Any, DrawSums]:
     sums = DrawSums(len(p))
     problem = *ragged(rows), np.asarray(p, np.float64), uids, stream_key(seed, epoch)
     p_keep, kept = draw_rows(*problem, sums)
@@ -212,7 +214,9 @@ def test_keep_probability_to_the_bit(problem: tuple[list[list[int]], list[float]
 def test_nothing_is_fused_or_reordered() -> None:
     """Where a fused multiply-add or another order of the factors gives another last bit, the kernel gives the law's."""
     rng = np.random.default_rng(3)
-    p = rng.random(4000) / 10  # small: the last bit of the product is then one of P; and 1 - p is not exact
+    p = (
+        rng.random(4000) / 10
+    )  # small: the last bit of the product is then one of P; and 1 - p is not exact
     rows = [list(range(i, i + 4)) for i in range(0, len(p), 4)]
     fused, backwards = [], []
     for ids in rows:
@@ -257,7 +261,9 @@ def test_tally_is_exact_whatever_the_grouping(problem: Any, seed: int, random: A
     pieces = DrawSums(len(p))
     for part in (order[:cut], order[cut:]):
         values, offsets = ragged([rows[i] for i in part])
-        again, kept_again = draw_rows(values, offsets, np.array(p), halves(part), stream_key(seed, 0), pieces)
+        again, kept_again = draw_rows(
+            values, offsets, np.array(p), halves(part), stream_key(seed, 0), pieces
+        )
         assert again.tolist() == p_keep[part].tolist()
         assert kept_again.tolist() == kept[part].tolist()
     assert pieces.totals.tolist() == whole.totals.tolist()
@@ -267,7 +273,9 @@ def test_tally_is_exact_whatever_the_grouping(problem: Any, seed: int, random: A
 
 @given(rows_of_matches(), st.lists(COUNTS, min_size=80, max_size=80), THRESHOLDS, THRESHOLDS, SEEDS)
 @settings(max_examples=200)
-def test_larger_t_keeps_a_superset(problem: Any, counts: list[int], t: float, other: float, seed: int) -> None:
+def test_larger_t_keeps_a_superset(
+    problem: Any, counts: list[int], t: float, other: float, seed: int
+) -> None:
     """What a t keeps, a larger t keeps too; and a text with an entry whose count is at most t is kept."""
     rows = problem[0]
     uids = halves(range(len(rows)))

@@ -25,9 +25,13 @@ EXTRA = "needs the extra train: pip install -c constraints-cpu.txt -e '.[train]'
 pytest.importorskip("torch", reason=EXTRA)
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),  # webdataset leaves its tars to the collector
+    pytest.mark.filterwarnings(
+        "ignore:unclosed file:ResourceWarning"
+    ),  # webdataset leaves its tars to the collector
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),  # the same, said twice
-    pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),  # more workers than processors
+    pytest.mark.filterwarnings(
+        "ignore:This DataLoader will create:UserWarning"
+    ),  # more workers than processors
 ]
 
 
@@ -78,7 +82,12 @@ def example(name: str) -> Any:
 def called(name: str, *arguments: object, cwd: Path) -> str:
     command = [sys.executable, str(ROOT / "curation" / f"{name}.py"), *map(str, arguments)]
     done = subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, timeout=500, env={**os.environ, "WANDB_MODE": "disabled"}
+        command,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        env={**os.environ, "WANDB_MODE": "disabled"},
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout + done.stderr
@@ -115,11 +124,15 @@ def test_torch(run: Run, pairs: list[dict[str, str]], table: Path, workers: int)
 def test_torch_runs(run: Run, pairs: list[dict[str, str]], table: Path, tmp_path: Path) -> None:
     """The example as a person calls it."""
     shown = called("online_torch", table, "--run", run.path, cwd=tmp_path)
-    assert [int(n) for n in re.findall(r"epoch \d: (\d+) pairs", shown)] == [len(wanted(run, pairs, e)) for e in (0, 1)]
+    assert [int(n) for n in re.findall(r"epoch \d: (\d+) pairs", shown)] == [
+        len(wanted(run, pairs, e)) for e in (0, 1)
+    ]
 
 
 @pytest.mark.parametrize("streaming", [True, False])
-def test_datasets(run: Run, pairs: list[dict[str, str]], table: Path, tmp_path: Path, streaming: bool) -> None:
+def test_datasets(
+    run: Run, pairs: list[dict[str, str]], table: Path, tmp_path: Path, streaming: bool
+) -> None:
     """`.filter` on a Hugging Face data set, streamed and not."""
     datasets = pytest.importorskip("datasets", reason="needs the package datasets")
     rows = datasets.load_dataset(
@@ -134,7 +147,9 @@ def test_datasets_runs(run: Run, pairs: list[dict[str, str]], table: Path, tmp_p
     """The example as a person calls it."""
     pytest.importorskip("datasets", reason="needs the package datasets")
     shown = called("online_datasets", table, "--run", run.path, cwd=tmp_path)
-    assert [int(n) for n in re.findall(r"epoch \d: (\d+) pairs", shown)] == [len(wanted(run, pairs, e)) for e in (0, 1)]
+    assert [int(n) for n in re.findall(r"epoch \d: (\d+) pairs", shown)] == [
+        len(wanted(run, pairs, e)) for e in (0, 1)
+    ]
 
 
 def test_open_clip(run: Run, tars: str, tmp_path: Path) -> None:
@@ -154,7 +169,8 @@ def test_what_open_clip_asks(run: Run, pairs: list[dict[str, str]]) -> None:
     """A sample must be complete and kept."""
     takes = example("online_open_clip").Takes(lambda sample: "jpg" in sample, Balancer(run))
     samples = [
-        {"jpg": b"", "txt": pair["text"].encode(), "json": json.dumps({"uid": pair["uid"]}).encode()} for pair in pairs
+        {"jpg": b"", "txt": pair["text"].encode(), "json": json.dumps({"uid": pair["uid"]}).encode()}
+        for pair in pairs
     ]
     taken = [pair["uid"] for pair, sample in zip(pairs, samples, strict=True) if takes(sample)]
     assert sorted(taken) == wanted(run, pairs, 0)

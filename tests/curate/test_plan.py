@@ -72,7 +72,9 @@ def test_some_shards_stand_for_all(pool: Path, words: Path) -> None:
     one, again = (plan(pool, words, seed=1, options=ONE) for _ in range(2))
     assert one.measured_shards == 3
     assert one.measured.pairs == again.measured.pairs < 10_800
-    assert len({plan(pool, words, shards=1, seed=seed, options=ONE).measured.pairs for seed in range(6)}) > 1
+    assert (
+        len({plan(pool, words, shards=1, seed=seed, options=ONE).measured.pairs for seed in range(6)}) > 1
+    )
     (whole,) = one.estimates
     assert whole.pairs == 10_800
     actual = plan(pool, words, shards=8, options=ONE).measured
@@ -83,14 +85,18 @@ def test_some_shards_stand_for_all(pool: Path, words: Path) -> None:
 def test_a_pool_whose_rows_are_not_counted(words: Path, tmp_path: Path) -> None:
     """Of lines of JSON the number of pairs is estimated from bytes, and said to be."""
     for i in range(4):
-        texts = [json.dumps({"text": f"word{j} word{i}", "uid": f"{i * 1000 + j:032x}"}) for j in range(1000)]
+        texts = [
+            json.dumps({"text": f"word{j} word{i}", "uid": f"{i * 1000 + j:032x}"}) for j in range(1000)
+        ]
         (tmp_path / f"{i}.jsonl").write_text("\n".join(texts))
     found = plan(tmp_path, words, shards=2, options=ONE)
     assert not found.counted
     assert found.pairs == pytest.approx(4000, rel=0.01)
 
 
-def test_a_plan_leaves_nothing(pool: Path, words: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_leaves_nothing(
+    pool: Path, words: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Neither in the pool nor in the folder of temporary files."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     before = {path: path.stat().st_mtime_ns for path in pool.iterdir()}
@@ -128,7 +134,9 @@ def test_many_runs_are_merged_in_passes(shards: int, passes: int) -> None:
     """Uids are gone through once for each factor of the fan-in; with more than one pass, they need room besides."""
     one = estimate(MEASURED, 1000, 1, shards)
     assert one.add_seconds == pytest.approx(passes * MEASURED.sort_seconds)
-    assert one.most_disk - one.kept_disk == MEASURED.partial_bytes + (16 * MEASURED.matched if passes > 1 else 0)
+    assert one.most_disk - one.kept_disk == MEASURED.partial_bytes + (
+        16 * MEASURED.matched if passes > 1 else 0
+    )
 
 
 def test_measured_shards_add_up() -> None:
@@ -147,14 +155,23 @@ def test_numbers_for_a_reader() -> None:
         "3.21 GB",
         "4 TB",
     ]
-    assert [duration(s) for s in (3.21, 65, 3661, 90_000)] == ["3.2 s", "1 min 5 s", "1 h 1 min", "1 d 1 h"]
+    assert [duration(s) for s in (3.21, 65, 3661, 90_000)] == [
+        "3.2 s",
+        "1 min 5 s",
+        "1 h 1 min",
+        "1 d 1 h",
+    ]
 
 
 def test_on_the_command_line(pool: Path, words: Path) -> None:
     """A row for each number of pairs and of workers; the same as JSON."""
     flags = ["--pairs", "128M", "--pairs", "88G", "--workers", 2, "--workers", 100, "--shards", 1]
     table = commands.done("plan", pool, "--metadata", words, *flags).out
-    rows = [line.split(" | ")[:2] for line in table.splitlines() if line.startswith("| ") and "---" not in line][1:]
+    rows = [
+        line.split(" | ")[:2]
+        for line in table.splitlines()
+        if line.startswith("| ") and "---" not in line
+    ][1:]
     assert [[cell.strip("| ") for cell in row] for row in rows] == [
         list(pair) for pair in itertools.product(["128 M", "88 G"], ["2", "100"])
     ]
@@ -168,6 +185,17 @@ def test_on_the_command_line(pool: Path, words: Path) -> None:
 def test_the_memory_of_who_asks_is_not_a_workers(pool: Path, words: Path) -> None:
     """A plan that is asked for from a large process, as a notebook is, measures what it takes itself."""
     ballast = np.ones(800 << 20, np.uint8)
-    asked = [sys.executable, "-m", "metaclip", "plan", pool, "--metadata", words, "--shards", "1", "--json"]
+    asked = [
+        sys.executable,
+        "-m",
+        "metaclip",
+        "plan",
+        pool,
+        "--metadata",
+        words,
+        "--shards",
+        "1",
+        "--json",
+    ]
     done = subprocess.run(list(map(str, asked)), check=True, capture_output=True, text=True)
     assert 50e6 < json.loads(done.stdout)["estimates"][0]["worker_memory"] < 0.75 * ballast.nbytes

@@ -55,7 +55,9 @@ def stop(process: Running, run: Path, stage: str, after: int, number: int) -> di
     """Wait until so many shards of a stage are made, send a signal, wait for the end; return the shards that were made."""
 
     def reached() -> bool:
-        assert process.code is None, f"ended before shard {after} of {stage}: {process.code} {process.err}"
+        assert process.code is None, (
+            f"ended before shard {after} of {stage}: {process.code} {process.err}"
+        )
         return len(markers(run, stage)) >= after
 
     until(reached, f"shard {after} of {stage}")
@@ -66,7 +68,10 @@ def stop(process: Running, run: Path, stage: str, after: int, number: int) -> di
     else:
         assert code == 130
         # The line that a terminal began with ^C is ended first.
-        assert process.err.removeprefix("\n") == "metaclip: interrupted; the same command goes on from here\n"
+        assert (
+            process.err.removeprefix("\n")
+            == "metaclip: interrupted; the same command goes on from here\n"
+        )
         assert process.out == ""
         assert not list(run.rglob("*.tmp"))
     left = made(run, stage)
@@ -97,7 +102,9 @@ def test_killed_at_six_moments(large: Path, words: Path, undisturbed: Path, tmp_
         assert left.items() <= made(run, stage).items(), "a finished shard was made again"
 
 
-def test_as_a_user_starts_and_stops_it(large: Path, words: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_as_a_user_starts_and_stops_it(
+    large: Path, words: Path, undisturbed: Path, tmp_path: Path
+) -> None:
     """``python -m metaclip`` is stopped by SIGTERM and started again: exit code 130, then 0 and the same run."""
     run = tmp_path / "run"
     with start(*curate(large, words, run), into=tmp_path, cold=True) as process:
@@ -124,7 +131,9 @@ def test_killed_at_random(large: Path, words: Path, undisturbed: Path, tmp_path:
             *curate(large, words, run, "--workers", rng.choice([1, 2, 3])), into=tmp_path, cold=seed == 0
         ) as process:
             until(
-                lambda p=process, g=goal, m=moment: p.code is not None or done() >= g or time.monotonic() > m,
+                lambda p=process, g=goal, m=moment: (
+                    p.code is not None or done() >= g or time.monotonic() > m
+                ),
                 "a moment",
             )
             with contextlib.suppress(ProcessLookupError):
@@ -139,12 +148,17 @@ def test_killed_at_random(large: Path, words: Path, undisturbed: Path, tmp_path:
 # --- side by side
 
 
-def test_parts_in_processes_of_their_own(large: Path, words: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_parts_in_processes_of_their_own(
+    large: Path, words: Path, undisturbed: Path, tmp_path: Path
+) -> None:
     """The parts of a job array run at once, one is killed and run again; the last one combines them: the same bytes."""
     run, n = tmp_path / "run", 3
     match = ["match", large, "--metadata", words, "--out", run]
     with contextlib.ExitStack() as stack:
-        parts = [stack.enter_context(start(*match, "--part", f"{i}/{n}", into=tmp_path)) for i in range(1, n + 1)]
+        parts = [
+            stack.enter_context(start(*match, "--part", f"{i}/{n}", into=tmp_path))
+            for i in range(1, n + 1)
+        ]
         until(lambda: len(markers(run, "match")) >= 6, "shards of parts")
         assert "is in use by part " in commands.refused(*match)
         parts[0].send(signal.SIGKILL)
@@ -206,7 +220,9 @@ def test_another_recipe_is_refused_or_replaces(
     run, (flags, named) = Path(shutil.copytree(made_before, tmp_path / "run")), CHANGES[name]
     before = stamps(run)
     line = commands.refused(*curate(pool, words, run, *flags))
-    assert f"{run} holds another run: {named}; choose another --out, or replace it with --overwrite" in line
+    assert (
+        f"{run} holds another run: {named}; choose another --out, or replace it with --overwrite" in line
+    )
     assert stamps(run) == before
     commands.done(*curate(pool, words, run, *flags, "--overwrite"))
     commands.done(*curate(pool, words, tmp_path / "other", *flags))
@@ -230,7 +246,10 @@ INPUTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "order": (lambda path: rewrite(path, lambda table: table[::-1]), "007.parquet has changed since"),
     "letter": (letter, "007.parquet has changed since"),
     "truncated": (lambda path: os.truncate(path, 1000), "007.parquet has changed since"),
-    "added": (lambda path: shutil.copy(path, path.with_name("007b.parquet")), 'pool: "007b.parquet" is new'),
+    "added": (
+        lambda path: shutil.copy(path, path.with_name("007b.parquet")),
+        'pool: "007b.parquet" is new',
+    ),
     "removed": (lambda path: path.unlink(), 'pool: "007.parquet" is gone'),
     "renamed": (lambda path: path.rename(path.with_name("7.parquet")), 'pool: "007.parquet" is gone'),
 }
@@ -250,7 +269,9 @@ def test_another_pool_is_refused_or_replaces(small: Path, words: Path, tmp_path:
     assert named in line
     assert "choose another --out, or replace " in line
     assert stamps(run) == before
-    results = [commands.call(*curate(small, words, out, "--overwrite")) for out in (run, tmp_path / "other")]
+    results = [
+        commands.call(*curate(small, words, out, "--overwrite")) for out in (run, tmp_path / "other")
+    ]
     assert [done.code for done in results] == ([3, 3] if name == "truncated" else [0, 0])
     if name != "truncated":
         holds(run, tmp_path / "other")
@@ -322,12 +343,17 @@ def torn(path: Path) -> None:
     path.write_bytes(data)
 
 
-DAMAGES: dict[str, Callable[[Path], Any]] = {"torn": torn, "truncated": lambda path: os.truncate(path, 1000)}
+DAMAGES: dict[str, Callable[[Path], Any]] = {
+    "torn": torn,
+    "truncated": lambda path: os.truncate(path, 1000),
+}
 """A file that cannot be read to its end, and one that cannot even be opened."""
 
 
 @pytest.mark.parametrize("verb", ["curate", "match"])
-def test_a_lost_input_is_listed_and_read_later(small: Path, words: Path, tmp_path: Path, verb: str) -> None:
+def test_a_lost_input_is_listed_and_read_later(
+    small: Path, words: Path, tmp_path: Path, verb: str
+) -> None:
     """One damaged file of 20 is listed, with code 3, and tried again, also if it is damaged otherwise by then.
 
     The others are finished; once it is whole, the same command reads only that file.
@@ -335,7 +361,11 @@ def test_a_lost_input_is_listed_and_read_later(small: Path, words: Path, tmp_pat
     run, wanted, path = tmp_path / "run", tmp_path / "wanted", small / "013.parquet"
     commands.done(*curate(small, words, wanted))
     whole = path.read_bytes()
-    command = curate(small, words, run) if verb == "curate" else ["match", small, "--metadata", words, "--out", run]
+    command = (
+        curate(small, words, run)
+        if verb == "curate"
+        else ["match", small, "--metadata", words, "--out", run]
+    )
     for damage in ("torn", "truncated", "torn"):
         path.write_bytes(whole)
         DAMAGES[damage](path)
@@ -422,12 +452,16 @@ def test_nothing_matches(small: Path, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("elsewhere\n")
     for verb in ("match", "curate"):
         for _ in range(2):
-            line = commands.refused(verb, small, "--metadata", tmp_path / "list.txt", "--out", tmp_path / "run")
+            line = commands.refused(
+                verb, small, "--metadata", tmp_path / "list.txt", "--out", tmp_path / "run"
+            )
             assert "none of the 2000 rows matches any of the 1 entries" in line
     assert not (tmp_path / "run" / "manifest.json").exists()
 
 
-def test_a_file_that_changes_while_it_is_read(small: Path, words: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_file_that_changes_while_it_is_read(
+    small: Path, words: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
     """A file that changes while it is read is lost in this run; the next run reads it in its new form."""
     run, path = tmp_path / "run", small / "007.parquet"
     whole, match_shard = path.read_bytes(), matching.match_shard
@@ -480,7 +514,9 @@ def test_a_file_of_the_run_is_made_again(
     assert (made_as(run / "card.json") == card) is name.startswith(".state")
 
 
-def test_stopped_between_result_and_account(small: Path, words: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_stopped_between_result_and_account(
+    small: Path, words: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
     """A run that ends after its record and before its card gets the card from the same command."""
     run, wanted = tmp_path / "run", tmp_path / "wanted"
     commands.done(*curate(small, words, wanted))
@@ -601,11 +637,19 @@ def _pairs(path: Path) -> Iterator[tuple[str, str]]:
     return zip(table["text"].to_pylist(), table["uid"].to_pylist(), strict=True)
 
 
-def test_the_recorded_recipe_makes_the_run_again(small: Path, words: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_the_recorded_recipe_makes_the_run_again(
+    small: Path, words: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
     """The recipe in a run folder names the list by a path that is valid from any working directory."""
     monkeypatch.chdir(words.parent)
     curate_here(small, words.name, out=tmp_path / "run", t=T)
     monkeypatch.chdir(tmp_path)
-    commands.done("curate", small, "--recipe", tmp_path / "run" / "recipe.toml", "--out", tmp_path / "again")
-    assert Run(tmp_path / "again").account["result_digest"] == Run(tmp_path / "run").account["result_digest"]
-    assert Run(tmp_path / "again").account["recipe_digest"] == Run(tmp_path / "run").account["recipe_digest"]
+    commands.done(
+        "curate", small, "--recipe", tmp_path / "run" / "recipe.toml", "--out", tmp_path / "again"
+    )
+    assert (
+        Run(tmp_path / "again").account["result_digest"] == Run(tmp_path / "run").account["result_digest"]
+    )
+    assert (
+        Run(tmp_path / "again").account["recipe_digest"] == Run(tmp_path / "run").account["recipe_digest"]
+    )

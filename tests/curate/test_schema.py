@@ -94,7 +94,13 @@ def test_a_field_too_many() -> None:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run."""
     home = tmp_path_factory.mktemp("schema")
-    curate(ROOT / "curation" / "toy_pool.jsonl", ROOT / "metadata" / "toy.txt", out=home / "run", t=20, options=ONE)
+    curate(
+        ROOT / "curation" / "toy_pool.jsonl",
+        ROOT / "metadata" / "toy.txt",
+        out=home / "run",
+        t=20,
+        options=ONE,
+    )
     return home
 
 
@@ -138,7 +144,9 @@ BAD: list[tuple[str, Callable[[Path], Any], str]] = [
 
 @pytest.mark.parametrize("verb", ["make", "remove"])
 @pytest.mark.parametrize(("spoil", "message"), [pytest.param(*case[1:], id=case[0]) for case in BAD])
-def test_a_spoiled_run(made: Path, tmp_path: Path, spoil: Callable[[Path], Any], message: str, verb: str) -> None:
+def test_a_spoiled_run(
+    made: Path, tmp_path: Path, spoil: Callable[[Path], Any], message: str, verb: str
+) -> None:
     """One line, exit code 2, and nothing is written."""
     run = Path(shutil.copytree(made / "run", tmp_path / "run"))
     spoil(run)
@@ -150,7 +158,12 @@ def test_a_spoiled_run(made: Path, tmp_path: Path, spoil: Callable[[Path], Any],
 
 def test_a_run_that_is_only_matched(tmp_path: Path) -> None:
     """It names the next command."""
-    match(ROOT / "curation" / "toy_pool.jsonl", ROOT / "metadata" / "toy.txt", out=tmp_path / "run", options=ONE)
+    match(
+        ROOT / "curation" / "toy_pool.jsonl",
+        ROOT / "metadata" / "toy.txt",
+        out=tmp_path / "run",
+        options=ONE,
+    )
     line = commands.refused("card", tmp_path / "run", "--out", tmp_path / "card")
     assert "is matched but not balanced; run: metaclip balance" in line
 

@@ -46,7 +46,10 @@ def test_tail_share_table(counts: list[int], share: float, t: float) -> None:
     assert solve_tail_share(np.array(counts, np.uint64), share) == t
 
 
-@given(st.lists(st.integers(0, 30) | st.integers(0, 10**9), min_size=1, max_size=40).filter(any), st.floats(0, 0.999))
+@given(
+    st.lists(st.integers(0, 30) | st.integers(0, 10**9), min_size=1, max_size=40).filter(any),
+    st.floats(0, 0.999),
+)
 @settings(max_examples=300)
 def test_tail_share_is_its_definition(counts: list[int], share: float) -> None:
     """For any counts, t is the definition's, its share is at most what was asked, and the next count's is more."""
@@ -59,7 +62,9 @@ def test_tail_share_is_its_definition(counts: list[int], share: float) -> None:
     assert tail_share(values, t) == sum(c for c in counts if c < t) / sum(counts)
 
 
-def _realistic(n: int, n_entries: int, seed: int) -> tuple[list[npt.NDArray[np.int64]], npt.NDArray[np.uint64]]:
+def _realistic(
+    n: int, n_entries: int, seed: int
+) -> tuple[list[npt.NDArray[np.int64]], npt.NDArray[np.uint64]]:
     """Matches of texts over entries whose counts fall as 1 / rank; about 3.5 a text."""
     rng = np.random.default_rng(seed)
     weights = 1.0 / np.arange(1, n_entries + 1)

@@ -49,9 +49,14 @@ def test_every_item_comes_back_once(engine: Engine) -> None:
     given = list(engine.map(square, [*range(40), None], lambda *numbers: reported.append(numbers)))
     results = {x: result for x, result in given if x != 13}
     assert results == {x: None if x is None else x * x for x in [*range(40), None] if x != 13}
-    assert [(type(result), str(result)) for x, result in given if x == 13] == [(MetaclipError, "thirteen")]
+    assert [(type(result), str(result)) for x, result in given if x == 13] == [
+        (MetaclipError, "thirteen")
+    ]
     assert len(given) == 41
-    assert (sum(rows for rows, _ in reported), sum(through for _, through in reported)) == (sum(range(40)), 40)
+    assert (sum(rows for rows, _ in reported), sum(through for _, through in reported)) == (
+        sum(range(40)),
+        40,
+    )
     assert list(engine.map(square, [])) == []
 
 
@@ -149,7 +154,9 @@ def test_a_worker_that_dies_costs_its_item_a_try(engine_of_processes: Engine, tm
 def test_a_step_arrives_once_a_worker(engine_of_processes: Engine, tmp_path: Path) -> None:
     """A cached property of a step is computed once per worker, not once per item; arrays in the step arrive."""
     step = Fragile(tmp_path, {}, rows=np.arange(100_000))
-    assert dict(engine_of_processes.map(step, [5, *range(100, 130)])) == {x: x for x in (5, *range(100, 130))}
+    assert dict(engine_of_processes.map(step, [5, *range(100, 130)])) == {
+        x: x for x in (5, *range(100, 130))
+    }
     assert 1 <= step.tries("arrived") <= WORKERS
 
 
@@ -198,7 +205,12 @@ def test_small_items_are_sent_in_groups(engine: Engine) -> None:
     reported: list[int] = []
     given = list(
         map_grouped(
-            engine, square, range(300), lambda rows, _: reported.append(rows), weight=lambda _: 1, max_weight=10
+            engine,
+            square,
+            range(300),
+            lambda rows, _: reported.append(rows),
+            weight=lambda _: 1,
+            max_weight=10,
         )
     )
     assert sorted(x for x, _ in given) == list(range(300))
@@ -228,7 +240,9 @@ def test_one_of_a_group_that_kills_costs_no_other(tmp_path: Path) -> None:
         ([1, 1], 0, [[1], [1]]),
     ],
 )
-def test_neighbours_stay_together_up_to_a_weight(weights: list[int], max_weight: int, wanted: list[list[int]]) -> None:
+def test_neighbours_stay_together_up_to_a_weight(
+    weights: list[int], max_weight: int, wanted: list[list[int]]
+) -> None:
     """Groups keep the order and weigh at most the maximum; a heavier item is alone in its group."""
     assert list(grouped(weights, lambda weight: weight, max_weight)) == wanted
 

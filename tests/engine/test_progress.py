@@ -43,4 +43,6 @@ def test_a_note_has_a_line_of_its_own(capsys: pytest.CaptureFixture[str], shown:
     """What must be said is said in either case, and stands on a line alone."""
     with Progress("match", 10, shown=shown) as progress:
         progress.note("3 rows left out")
-    assert "3 rows left out" in [line.rpartition("\r")[2] for line in capsys.readouterr().err.splitlines()]
+    assert "3 rows left out" in [
+        line.rpartition("\r")[2] for line in capsys.readouterr().err.splitlines()
+    ]

@@ -52,7 +52,10 @@ def test_extract(ray_here: Ray, tmp_path: Path) -> None:
         )
     made = {
         name: extract(
-            crawl, out=tmp_path / name, settings=ExtractSettings(identify=False), options=RunOptions(engine=engine)
+            crawl,
+            out=tmp_path / name,
+            settings=ExtractSettings(identify=False),
+            options=RunOptions(engine=engine),
         )
         for name, engine in (("local", Local(1)), ("ray", ray_here))
     }

@@ -131,7 +131,9 @@ def test_an_address_is_read_by_ranges(crawl: Path) -> None:
     with served(crawl) as (address, requests):
         data, reader, waits = read(CrawlFile("a", address + "a.warc.gz"))
     assert (data, reader.tried, waits) == (DATA, 0, [])
-    ranges = [headers["Range"] for method, _, headers in requests if method == "GET" and "Range" in headers]
+    ranges = [
+        headers["Range"] for method, _, headers in requests if method == "GET" and "Range" in headers
+    ]
     assert len(ranges) == 6
     assert {headers["User-Agent"] for *_, headers in requests} == {crawl_files.USER_AGENT}
     assert "metaclip/" in crawl_files.USER_AGENT
@@ -152,8 +154,12 @@ def test_waits_grow(crawl: Path) -> None:
     """Reading gives up after the last try; the waits double up to the longest."""
     with served(crawl, lambda request, n: 503) as (address, _):
         waits: list[float] = []
-        reader = CrawlFileReader(CrawlFile("a", address + "a.warc.gz"), RetryPolicy(6, 1.0, 10.0), waits.append)
-        with pytest.raises(BrokenInput, match=r"a\.warc\.gz.*tried 6 times; run the same command again later"):
+        reader = CrawlFileReader(
+            CrawlFile("a", address + "a.warc.gz"), RetryPolicy(6, 1.0, 10.0), waits.append
+        )
+        with pytest.raises(
+            BrokenInput, match=r"a\.warc\.gz.*tried 6 times; run the same command again later"
+        ):
             list(reader.blocks())
     assert waits == [1, 2, 4, 8, 10]
 

@@ -44,7 +44,9 @@ def found(folder: Path, files: Files, run_keys: int, ranges: int, seed: int = 0)
         runs[f"{index:06d}"] = len(keys.runs)
     for key_range in order.sample(range(ranges), ranges):
         deduplicate.find_duplicates(folder, runs, key_range, ranges)
-    return [deduplicate.duplicate_rows(folder, name, n, ranges).tolist() for name, n in sorted(runs.items())]
+    return [
+        deduplicate.duplicate_rows(folder, name, n, ranges).tolist() for name, n in sorted(runs.items())
+    ]
 
 
 KEY = st.one_of(
@@ -77,7 +79,8 @@ def test_a_pair_that_is_everywhere(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("keys", "workers", "ranges"), [(0, 1, 1), (10**8, 1, 5), (10**8, 2, 10), (10**8, 16, 80), (22 * 10**9, 1, 1100)]
+    ("keys", "workers", "ranges"),
+    [(0, 1, 1), (10**8, 1, 5), (10**8, 2, 10), (10**8, 16, 80), (22 * 10**9, 1, 1100)],
 )
 def test_ranges_fit_in_memory(keys: int, workers: int, ranges: int) -> None:
     """Duplicates among a hundred million keys are found in 2 GB in as many ranges as the workers need."""

@@ -29,7 +29,9 @@ pytest.importorskip("isal", reason="needs metaclip[crawl]")
 PLAIN = ExtractSettings(identify=False)
 
 
-def extract(path: Path, folder: Path, settings: ExtractSettings = PLAIN) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def extract(
+    path: Path, folder: Path, settings: ExtractSettings = PLAIN
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Extract a file: (marker, rows)."""
     stage = Stage(Folder(folder), EXTRACT)
     step = ExtractStep(stage, settings, read_lists(settings))
@@ -94,7 +96,12 @@ def test_further_texts(tmp_path: Path) -> None:
         ("https://e.org/a.jpg", "a dog"), ("https://e.org/a.jpg", "Rex"), ("https://e.org/c.jpg", "d")
     ]  # fmt: skip
     funnel = marker["funnel"]
-    assert (funnel["images_seen"], funnel["alt_nonempty"], funnel["more_texts"], funnel["svg"]) == (3, 2, 2, 2)
+    assert (funnel["images_seen"], funnel["alt_nonempty"], funnel["more_texts"], funnel["svg"]) == (
+        3,
+        2,
+        2,
+        2,
+    )
 
 
 def test_languages(tmp_path: Path) -> None:
@@ -131,7 +138,12 @@ def test_the_step_can_be_sent_to_workers() -> None:
     step = ExtractStep(stage, ExtractSettings(identify=False), lists, owner=("a", 1))
     assert step.filters.words is not None
     copy = pickle.loads(pickle.dumps(step))
-    assert (copy.settings, copy.lists, copy.retry, copy.owner) == (step.settings, step.lists, step.retry, step.owner)
+    assert (copy.settings, copy.lists, copy.retry, copy.owner) == (
+        step.settings,
+        step.lists,
+        step.retry,
+        step.owner,
+    )
     assert copy.stage.path == stage.path
     assert "filters" not in copy.__dict__
     assert copy.filters.words.match_text("bad dog")
@@ -151,11 +163,17 @@ def test_real_pages(real: Path, tmp_path: Path) -> None:
     funnel = marker["funnel"]
     assert (funnel["images_seen"], funnel["alt_nonempty"]) == (23_081, 12_984)
     assert funnel["images_seen"] == sum(funnel.get(reason, 0) for reason in REASONS) + funnel["rows"]
-    assert funnel["rows"] == len(rows) == sum(marker["runs"]) + funnel["rows"] - len({row["uid"] for row in rows})
+    assert (
+        funnel["rows"]
+        == len(rows)
+        == sum(marker["runs"]) + funnel["rows"] - len({row["uid"] for row in rows})
+    )
     assert marker["records"] == {"records": 1034, "pages": 1032, "other_record": 2}
     for row in rows[:500]:
         assert row["url"].startswith(("http://", "https://"))
-        assert row["text"] == " ".join(filter(None, row["text"].replace("\t", " ").replace("\n", " ").split(" ")))
+        assert row["text"] == " ".join(
+            filter(None, row["text"].replace("\t", " ").replace("\n", " ").split(" "))
+        )
 
 
 def test_damage_to_a_real_file(real: Path, tmp_path: Path) -> None:

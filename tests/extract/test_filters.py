@@ -17,7 +17,9 @@ FILTERS = Filters(
 PAGE = "https://page.example/dir/"
 
 
-def reason_of(link: str, text: str, page: str = PAGE, is_pixel: bool = False, filters: Filters = FILTERS) -> str | None:
+def reason_of(
+    link: str, text: str, page: str = PAGE, is_pixel: bool = False, filters: Filters = FILTERS
+) -> str | None:
     """Return the first reason, tested in the order of `extract_file`."""
     url = BaseUrl(page).resolve(link)
     if reason := filters.url_reason(link, url, is_pixel) or filters.text_reason(text, text):

@@ -28,7 +28,9 @@ URL = "https://example.org/dir/page.html"
 ALL = ImageOptions(titles=True, captions=True, lazy=True, srcset=True)
 
 
-def of_html(html: str | bytes, options: ImageOptions = NO_OPTIONS, charset: str | None = None) -> list[Image]:
+def of_html(
+    html: str | bytes, options: ImageOptions = NO_OPTIONS, charset: str | None = None
+) -> list[Image]:
     return read_html_page(URL, html.encode() if isinstance(html, str) else html, charset, options).images
 
 
@@ -61,7 +63,9 @@ def test_titles_and_captions() -> None:
 
 def test_lazy_images() -> None:
     """On request the link is the one that a script would load: the first known attribute that is not empty."""
-    html = "<img src=dot.gif data-original=o.jpg data-src=' s.jpg ' alt=a><img src=2.jpg data-src='' alt=b>"
+    html = (
+        "<img src=dot.gif data-original=o.jpg data-src=' s.jpg ' alt=a><img src=2.jpg data-src='' alt=b>"
+    )
     assert [link for link, *_ in of_html(html)] == ["dot.gif", "2.jpg"]
     assert [link for link, *_ in of_html(html, ImageOptions(lazy=True))] == ["s.jpg", "2.jpg"]
 
@@ -94,14 +98,20 @@ def test_character_sets(head: str, declared: str | None, encoding: str) -> None:
     """The character set is that of the HTTP header, else of the page, else a guess; latin-1 means cp1252."""
     alt = {"koi8-r": "кошка", "cp1251": "собака", "shift_jis": "カメラ"}.get(encoding, "café")
     assert (
-        of_html(f"<html><head>{head}</head><img src=1.jpg alt='{alt}'>".encode(encoding), charset=declared)[0][1] == alt
+        of_html(
+            f"<html><head>{head}</head><img src=1.jpg alt='{alt}'>".encode(encoding), charset=declared
+        )[0][1]
+        == alt
     )
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_marks_at_the_beginning(encoding: str) -> None:
     """A byte order mark overrides the HTTP header."""
-    assert of_html("<img src=1.jpg alt='café カメラ'>".encode(encoding), charset="koi8-r")[0][1] == "café カメラ"
+    assert (
+        of_html("<img src=1.jpg alt='café カメラ'>".encode(encoding), charset="koi8-r")[0][1]
+        == "café カメラ"
+    )
 
 
 @given(st.binary(max_size=200), st.sampled_from([None, "utf-8", "utf-16", "x"]))
@@ -118,7 +128,11 @@ def test_text_is_cleaned_as_html_means_it(raw: str) -> None:
     """Runs of the five blanks of HTML become one space, none at the ends; everything else is text."""
     words = [
         word
-        for word in raw.replace("\t", " ").replace("\n", " ").replace("\f", " ").replace("\r", " ").split(" ")
+        for word in raw.replace("\t", " ")
+        .replace("\n", " ")
+        .replace("\f", " ")
+        .replace("\r", " ")
+        .split(" ")
         if word
     ]
     assert clean_text(raw) == " ".join(words)
@@ -148,7 +162,10 @@ def pairs(path: Path) -> Counter[tuple[str, str, str | None]]:
 
 def test_the_iana_crawl_as_wat_and_as_warc(data_folder: Path) -> None:
     """A crawl read as WAT and as WARC (chunked headers on other bodies, revisits, redirects) has the same images."""
-    wat, warc = pairs(data_folder / "wat" / "iana.warc.wat.gz"), pairs(data_folder / "warc" / "iana.warc.gz")
+    wat, warc = (
+        pairs(data_folder / "wat" / "iana.warc.wat.gz"),
+        pairs(data_folder / "warc" / "iana.warc.gz"),
+    )
     assert wat == warc
     assert wat.total() == 32
 

@@ -30,7 +30,12 @@ def png(side: int, grey: int) -> bytes:
 
     lines = b"".join(b"\0" + bytes([grey]) * side for _ in range(side))
     head = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(lines))
+        + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.slow
@@ -43,13 +48,20 @@ def test_there_and_back(tmp_path: Path) -> None:
         (tmp_path / "web" / f"{i}.png").write_bytes(png(32, 25 * i))
     crawl, pool = tmp_path / "crawl.warc.wat", tmp_path / "pool"
     with served(tmp_path / "web") as (address, _):
-        crawl.write_bytes(wat(address + "page", [image(f"/{i}.png", f"a photo of a dog, {i}") for i in range(10)]))
+        crawl.write_bytes(
+            wat(address + "page", [image(f"/{i}.png", f"a photo of a dog, {i}") for i in range(10)])
+        )
         done = commands.done("extract", crawl, "--no-identify", "--out", pool)
         command = shlex.split(next(line for line in done.out.splitlines() if "img2dataset" in line))[1:]
         assert command[0] == "img2dataset"
         command[0] = str(python.parent / "img2dataset")
         quiet = {**os.environ, "NO_ALBUMENTATIONS_UPDATE": "1", "WANDB_MODE": "disabled"}
-        subprocess.run([*command, "--processes_count", "1", "--thread_count", "4"], check=True, env=quiet, timeout=300)
+        subprocess.run(
+            [*command, "--processes_count", "1", "--thread_count", "4"],
+            check=True,
+            env=quiet,
+            timeout=300,
+        )
     images = Path(command[command.index("--output_folder") + 1])
     made = pq.read_table(images / "00000.parquet").to_pylist()
     ours = {row["uid"]: row for path in pool.glob("*.parquet") for row in pq.read_table(path).to_pylist()}
@@ -57,8 +69,14 @@ def test_there_and_back(tmp_path: Path) -> None:
     for row in made:
         assert (row["url"], row["caption"]) == (ours[row["uid"]]["url"], ours[row["uid"]]["text"])
     assert sorted(row["status"] for row in made) == ["failed_to_download"] * 2 + ["success"] * 8
-    commands.done("curate", images / "*.parquet", "--metadata", LIST, "--t", 100, "--out", tmp_path / "run")
+    commands.done(
+        "curate", images / "*.parquet", "--metadata", LIST, "--t", 100, "--out", tmp_path / "run"
+    )
     account = json.loads((tmp_path / "run" / "card.json").read_text())
-    assert (account["funnel"]["rows"], account["funnel"]["not_downloaded"], account["funnel"]["kept"]) == (10, 2, 8)
+    assert (
+        account["funnel"]["rows"],
+        account["funnel"]["not_downloaded"],
+        account["funnel"]["kept"],
+    ) == (10, 2, 8)
     curated = pq.read_table(tmp_path / "run" / "curated")["uid"].to_pylist()
     assert set(curated) == {row["uid"] for row in made if row["status"] == "success"}

@@ -28,7 +28,9 @@ def read(data: bytes, block: int = 1 << 20) -> tuple[list[WarcRecord], list[tupl
     """Read records from bytes: (records, losses)."""
     lost: list[tuple[str, str]] = []
     blocks = (data[i : i + block] for i in range(0, len(data), block))
-    found = list(read_records(blocks, lambda reason, position: lost.append((reason, position)), "x.warc.gz"))
+    found = list(
+        read_records(blocks, lambda reason, position: lost.append((reason, position)), "x.warc.gz")
+    )
     assert {reason for reason, _ in lost} <= set(LOSSES)
     return found, lost
 
@@ -42,7 +44,10 @@ def test_fastwarc_reads_the_same(name: str, data_folder: Path) -> None:
     """In undamaged files, positions and blocks equal those of fastwarc, whatever the size of the reads."""
     warc = pytest.importorskip("fastwarc.warc")
     data = (data_folder / name).read_bytes()
-    expected = [(one.stream_pos, one.reader.read()) for one in warc.ArchiveIterator(io.BytesIO(data), parse_http=False)]
+    expected = [
+        (one.stream_pos, one.reader.read())
+        for one in warc.ArchiveIterator(io.BytesIO(data), parse_http=False)
+    ]
     for block in (len(data), 1 << 16, 977):
         found, lost = read(data, block)
         assert shown(found) == expected
@@ -50,7 +55,11 @@ def test_fastwarc_reads_the_same(name: str, data_folder: Path) -> None:
 
 
 RECORDS = [photos(10 * i, 1 + 7 * i % 40) for i in range(30)]
-FORMS = {"members": packed(RECORDS), "plain": b"".join(RECORDS), "one member": gzip.compress(b"".join(RECORDS))}
+FORMS = {
+    "members": packed(RECORDS),
+    "plain": b"".join(RECORDS),
+    "one member": gzip.compress(b"".join(RECORDS)),
+}
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -201,7 +210,10 @@ def test_a_page_that_quotes_a_header() -> None:
     """A record that quotes the beginning of another one is read unchanged."""
     text = FORMS["plain"]
     quoted = b"WARC/1.0\r\nWARC-Type: response\r\n\r\nWARC/1.0 is\r\n\r\nWARC/1.0 was"
-    record = b"WARC/1.0\r\nWARC-Type: response\r\nContent-Length: %d\r\n\r\n%b\r\n\r\n" % (len(quoted), quoted)
+    record = b"WARC/1.0\r\nWARC-Type: response\r\nContent-Length: %d\r\n\r\n%b\r\n\r\n" % (
+        len(quoted),
+        quoted,
+    )
     for whole in (record, text + record, record + text, text + record + text):
         found, lost = read(whole, 64)
         assert quoted in [one.block for one in found]

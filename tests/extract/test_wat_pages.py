@@ -38,7 +38,8 @@ def test_images_of_a_wat() -> None:
 
 
 TEXT = st.one_of(
-    st.text(max_size=8), st.sampled_from(['"IMG@/src"', "},{", "\\", '\\"path":"IMG@/src"', "\ud800", "{{alt}}"])
+    st.text(max_size=8),
+    st.sampled_from(['"IMG@/src"', "},{", "\\", '\\"path":"IMG@/src"', "\ud800", "{{alt}}"]),
 )
 LINK = st.dictionaries(
     st.sampled_from(["path", "url", "alt", "title", "rel"]),
@@ -51,7 +52,9 @@ LINK = st.dictionaries(
     st.one_of(st.none(), TEXT),
     st.booleans(),
 )
-def test_the_quick_way_reads_what_the_tolerant_way_reads(links: list[Any], base: str | None, ascii_only: bool) -> None:
+def test_the_quick_way_reads_what_the_tolerant_way_reads(
+    links: list[Any], base: str | None, ascii_only: bool
+) -> None:
     """The fast decoder gives what decoding everything gives; what it refuses is read as far as possible."""
     record = json.loads(wat_block(URL, [], base).decode("utf-8", "surrogatepass"))
     record["Envelope"]["Payload-Metadata"]["HTTP-Response-Metadata"]["HTML-Metadata"]["Links"] = links
@@ -60,16 +63,24 @@ def test_the_quick_way_reads_what_the_tolerant_way_reads(links: list[Any], base:
         quick, tolerant = read_wat_page(block, options), read_any_wat_page(block, options.titles)
         assert quick is not None
         assert tolerant is not None
-        assert (quick.url, quick.base.url, quick.images) == (tolerant.url, tolerant.base.url, tolerant.images)
+        assert (quick.url, quick.base.url, quick.images) == (
+            tolerant.url,
+            tolerant.base.url,
+            tolerant.images,
+        )
 
 
-@pytest.mark.parametrize("record", [{}, {"Envelope": 1}, {"Envelope": {"Payload-Metadata": {}}}, [], 7, None])
+@pytest.mark.parametrize(
+    "record", [{}, {"Envelope": 1}, {"Envelope": {"Payload-Metadata": {}}}, [], 7, None]
+)
 def test_a_wat_of_no_page(record: Any) -> None:
     """A record of a request, or of anything that is no page, has no page."""
     assert read_wat_page(json.dumps(record).encode()) is None
 
 
-@pytest.mark.parametrize("block", [b"", b"{", b'{"a":1}x', b"\xff", b'{"Envelope":"\xff"}', b"[" * 100_000])
+@pytest.mark.parametrize(
+    "block", [b"", b"{", b'{"a":1}x', b"\xff", b'{"Envelope":"\xff"}', b"[" * 100_000]
+)
 def test_a_wat_that_is_no_json(block: bytes) -> None:
     """Bytes that are not JSON or not UTF-8, or nested deeply, are a ValueError; the next record is still read."""
     with pytest.raises(ValueError):  # noqa: PT011 - whatever it says, the record is counted
@@ -79,9 +90,9 @@ def test_a_wat_that_is_no_json(block: bytes) -> None:
 
 def test_half_a_surrogate_costs_its_pair_alone() -> None:
     """A record with a lone surrogate in an alt, which is no valid Unicode, still has its other images."""
-    block = wat_block(URL, [image("/1.jpg", "one"), image("/2.jpg", "HALF"), image("/3.jpg", "three")]).replace(
-        b"HALF", b"\\ud83d"
-    )
+    block = wat_block(
+        URL, [image("/1.jpg", "one"), image("/2.jpg", "HALF"), image("/3.jpg", "three")]
+    ).replace(b"HALF", b"\\ud83d")
     page = read_wat_page(block)
     assert page is not None
     assert [alt for _, alt, _, _ in page.images] == ["one", "\ud83d", "three"]

@@ -21,8 +21,12 @@ TIMES = 3
 CRAWL_FILES = 24
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
-def test_the_driver_is_killed(large: Path, words: Path, undisturbed: Path, tmp_path: Path, seed: int) -> None:
+@pytest.mark.parametrize(
+    "seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)]
+)
+def test_the_driver_is_killed(
+    large: Path, words: Path, undisturbed: Path, tmp_path: Path, seed: int
+) -> None:
     """SIGKILL at a random moment, when some shards are finished: the next run has the same result and repeats no shard."""
     rng, run = random.Random(seed), tmp_path / "run"
     goal, delay = rng.randrange(1, 2 * FILES - 1), rng.random() / 50
@@ -91,7 +95,9 @@ def test_workers_are_killed(crawl: Path, pool: Path, tmp_path: Path) -> None:
             time.sleep(rng.random() / 20)
             hit = workers(process.pid)
             if hit and extracted(out) < CRAWL_FILES:
-                killed += kill(hit[0])  # the oldest: a file that is tried again is mostly with a young one
+                killed += kill(
+                    hit[0]
+                )  # the oldest: a file that is tried again is mostly with a young one
         code = process.wait()
     if code == 3:  # one file was hit three times: it is left out, and the same command tries it again
         assert "the worker died 3 times" in process.err

@@ -99,7 +99,9 @@ def test_the_driver_is_killed(large: Path, words: Path, undisturbed: Path, tmp_p
     run, goal = tmp_path / "run", FILES + 20
     with start(*on_ray(large, words, run, "--workers", 2), into=tmp_path, cold=True) as process:
         until(lambda: done(run) >= goal or process.code is not None, f"shard {goal}")
-        others = [pid for pid, line in below(process.pid).items() if "Agent" not in line]  # Ray's agents take a minute
+        others = [
+            pid for pid, line in below(process.pid).items() if "Agent" not in line
+        ]  # Ray's agents take a minute
         kill(process.pid)
         assert process.wait() == -signal.SIGKILL
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in others), "the end of Ray")

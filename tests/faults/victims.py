@@ -14,7 +14,9 @@ def below(pid: int) -> dict[int, str]:
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             stat = (folder / "stat").read_text()
-            lines[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            lines[int(folder.name)] = (
+                (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            )
             parents[int(folder.name)] = int(stat.rpartition(")")[2].split()[1])
     found, more = set(), {pid}
     while more := {child for child, parent in parents.items() if parent in more} - found:

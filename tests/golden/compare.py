@@ -43,7 +43,11 @@ _DATA: Final = re.compile(r'metaclip\(\d+, "([A-Za-z0-9+/=]*)"\);\n')
 def digests(folder: Path, place: Path) -> dict[str, str]:
     """Return the sha256 of the normal form of each file below a folder, by name; `place` is where the commands ran."""
     names = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    return {name.as_posix(): digest(folder / name, place) for name in names if not _is_lock(name) and not is_page(name)}
+    return {
+        name.as_posix(): digest(folder / name, place)
+        for name in names
+        if not _is_lock(name) and not is_page(name)
+    }
 
 
 def digest(path: Path, place: Path) -> str:
@@ -84,7 +88,9 @@ def plain(value: Any) -> Any:
     made = {key: plain(item) for key, item in value.items() if key not in DROPPED}
     files = made.get("files")
     if isinstance(files, dict):
-        made["files"] = {name: None if name.endswith(".parquet") else size for name, size in files.items()}
+        made["files"] = {
+            name: None if name.endswith(".parquet") else size for name, size in files.items()
+        }
     elif isinstance(files, list):
         made["files"] = [item["name"] for item in files]
     if "contentUrl" in made:
@@ -122,7 +128,11 @@ def _parquet(path: Path) -> dict[str, Any]:
         schema, table, made = file.schema_arrow, file.read(), file.metadata
         groups = [made.row_group(i) for i in range(made.num_row_groups)]
         codecs = sorted(
-            {(g.column(i).path_in_schema, g.column(i).compression) for g in groups for i in range(g.num_columns)}
+            {
+                (g.column(i).path_in_schema, g.column(i).compression)
+                for g in groups
+                for i in range(g.num_columns)
+            }
         )
     return {
         "columns": [[field.name, str(field.type), field.nullable] for field in schema],

@@ -68,18 +68,38 @@ STAMP: Final = 1_700_000_000_000_000_000
 EPOCH: Final = "1700000000"
 """SOURCE_DATE_EPOCH of all commands."""
 OWNER: Final = "process 1 on a machine"
-VERSIONS: Final = ("metaclip", "pyarrow", "numpy", "numba", "altair", "vl-convert-python", "mwparserfromhell")
+VERSIONS: Final = (
+    "metaclip",
+    "pyarrow",
+    "numpy",
+    "numba",
+    "altair",
+    "vl-convert-python",
+    "mwparserfromhell",
+)
 PLOTTERS: Final = ("altair", "vl-convert-python")
 PARSER: Final = "mwparserfromhell"
 
 ONE: Final = ("--workers", 1)
 CURATE: Final = ("curate", "inputs/pool", "--metadata", "inputs/toy.txt", "--t", 20)
-SOLVED: Final = ("--tail-share", 0.2, "--with-text", "--fold-case", "--unicode-separators", "--seed", 7, "--limit", 350)
+SOLVED: Final = (
+    "--tail-share",
+    0.2,
+    "--with-text",
+    "--fold-case",
+    "--unicode-separators",
+    "--seed",
+    7,
+    "--limit",
+    350,
+)
 REMOVE: Final = tuple(
     f(name) for name in ("uids", "urls", "domains") for f in ("--{}".format, "inputs/gone_{}.txt".format)
 )
 LISTS: Final = tuple(
-    f(name) for name in ("blocked-domains", "opt-out", "blocked-words") for f in ("--{}".format, "inputs/{}.txt".format)
+    f(name)
+    for name in ("blocked-domains", "opt-out", "blocked-words")
+    for f in ("--{}".format, "inputs/{}.txt".format)
 )
 EXTRACT: Final = (
     "extract", "inputs/crawl", "--no-identify", "--titles", "--captions", "--lazy", "--srcset", "--min-text", 3, *LISTS, *ONE,
@@ -157,7 +177,12 @@ class Half:
 HALVES: Final = (
     Half("half", (*CURATE, *ONE), ".state/match/000002-0000.json", "whole"),
     Half("half_balance", (*CURATE, *ONE), ".state/balance/000002-0000.json", "whole"),
-    Half("half_removed", ("card", "remove", "whole", *REMOVE, *ONE), ".state/match/000002-0000.json", "removed_whole"),
+    Half(
+        "half_removed",
+        ("card", "remove", "whole", *REMOVE, *ONE),
+        ".state/match/000002-0000.json",
+        "removed_whole",
+    ),
     Half(
         "half_removed_balance",
         ("card", "remove", "whole", *REMOVE, *ONE),
@@ -196,7 +221,9 @@ def place(to: Path) -> Path:
 
 def versions() -> dict[str, str | None]:
     """Return the versions that some golden bytes depend on; None for what is not installed."""
-    installed = {dist.metadata["Name"].lower(): dist.version for dist in importlib.metadata.distributions()}
+    installed = {
+        dist.metadata["Name"].lower(): dist.version for dist in importlib.metadata.distributions()
+    }
     return {name: installed.get(name.lower()) for name in VERSIONS}
 
 
@@ -208,7 +235,9 @@ def write_inputs(folder: Path) -> None:
     folder.mkdir(parents=True)
     shutil.copy(ROOT / "curation" / "toy_pool.jsonl", folder)
     shutil.copy(ROOT / "metadata" / "toy.txt", folder)
-    rows = [json.loads(line) for line in (folder / "toy_pool.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = [
+        json.loads(line) for line in (folder / "toy_pool.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     _write_pool(folder / "pool", rows)
     _write_crawl(folder / "crawl")
     _write_tars(folder, rows)
@@ -240,7 +269,8 @@ def _write_pool(folder: Path, rows: list[dict[str, Any]]) -> None:
     uids = pa.array([_uid(row) for row in rows[100:200]])
     pq.write_table(parts[0], folder / "00000.parquet", row_group_size=40)
     pq.write_table(
-        parts[1].add_column(0, "uid", uids).append_column("number", pa.array(range(100))), folder / "00001.parquet"
+        parts[1].add_column(0, "uid", uids).append_column("number", pa.array(range(100))),
+        folder / "00001.parquet",
     )
     pq.write_table(parts[2].cast(large), folder / "00002.parquet", compression="zstd")
     pq.write_table(parts[3], folder / "00003.parquet", use_dictionary=False, compression="none")
@@ -289,7 +319,11 @@ def _write_tars(folder: Path, rows: list[dict[str, Any]]) -> None:
     for shard in range(4):
         with tarfile.open(folder / "tars" / f"{shard:05d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
             for i, row in enumerate(some[6 * shard : 6 * shard + 6]):
-                fields = {"caption": row["text"], "url": row["url"], **({"uid": _uid(row)} if shard != 3 else {})}
+                fields = {
+                    "caption": row["text"],
+                    "url": row["url"],
+                    **({"uid": _uid(row)} if shard != 3 else {}),
+                }
                 for suffix, data in {
                     "jpg": b"\xff\xd8" + bytes([shard, i]) * 20,
                     "txt": row["text"].encode(),
@@ -313,10 +347,16 @@ def _write_dump(folder: Path) -> None:
         link = f"\n* [[Article {i}|{said[:20]}]] {{{{template|hidden}}}} <ref>hidden</ref>"
         pages.append(dumps.Made(f"Article {i}", said + link))
         if i % 5 == 0:
-            pages.append(dumps.Made(f"Redirect {i}", "#REDIRECT [[Article 1]] hidden", redirect=f"Article {i}"))
+            pages.append(
+                dumps.Made(f"Redirect {i}", "#REDIRECT [[Article 1]] hidden", redirect=f"Article {i}")
+            )
         if i % 6 == 0:
             pages.append(dumps.Made(f"Talk:{i}", "hidden", namespace=1))
-    pages += [dumps.Made("Empty", ""), dumps.Made("Gone", None), dumps.Made("Map", "hidden", model="json")]
+    pages += [
+        dumps.Made("Empty", ""),
+        dumps.Made("Gone", None),
+        dumps.Made("Map", "hidden", model="json"),
+    ]
     (folder / "dump").mkdir()
     dumps.write(folder / "dump" / "enwiki-pages-articles1.xml-p1p30.bz2", pages[:30])
     dumps.write(folder / "dump" / "enwiki-pages-articles2.xml-p31p90.bz2", pages[30:], streams_of=10)
@@ -365,11 +405,18 @@ def _stamp(folder: Path) -> None:
 # --- commands
 
 
-def _run(arguments: Iterable[Any], folder: Path, *, before: str | None = None, code: int = 0) -> tuple[str, str]:
+def _run(
+    arguments: Iterable[Any], folder: Path, *, before: str | None = None, code: int = 0
+) -> tuple[str, str]:
     """Run a command in a folder; return what it wrote. With `before` it is killed as it puts that file in place."""
     program = ["-m", "metaclip"] if before is None else ["-c", _KILLED, before]
     cache = folder.parent / f"{folder.name}.cache"
-    environment = {**os.environ, "SOURCE_DATE_EPOCH": EPOCH, "METACLIP_CACHE": str(cache), "PYTHONPATH": str(ROOT)}
+    environment = {
+        **os.environ,
+        "SOURCE_DATE_EPOCH": EPOCH,
+        "METACLIP_CACHE": str(cache),
+        "PYTHONPATH": str(ROOT),
+    }
     done = subprocess.run(
         [sys.executable, *program, *map(str, arguments)], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )  # fmt: skip
@@ -388,7 +435,11 @@ def make(folder: Path) -> None:
     for half in HALVES:
         _run((*half.arguments, "--out", half.tree), folder, before=f"{half.tree}/{half.before}")
     _run((*PARTS, "--part", "1/2", "--out", "half_parts"), folder)
-    _run(("build", "inputs/build_half.toml", "--out", "half.parquet", *ONE), folder, before="dump/00001-00000.json")
+    _run(
+        ("build", "inputs/build_half.toml", "--out", "half.parquet", *ONE),
+        folder,
+        before="dump/00001-00000.json",
+    )
     torn = folder / "inputs" / "pool" / "00001.parquet"
     good = torn.read_bytes()
     # Its footer stands, so that it is cut into shards and one of them is lost.
@@ -414,7 +465,9 @@ def make(folder: Path) -> None:
         elif path.suffix in TEXTS:
             path.write_bytes(path.read_bytes().replace(str(folder).encode(), PLACE.encode()))
         assert str(folder).encode() not in path.read_bytes(), path
-    (folder / "digests.json").write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "digests.json").write_text(
+        json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     shutil.rmtree(folder.parent / f"{folder.name}.cache")
 
 

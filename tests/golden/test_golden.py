@@ -57,7 +57,11 @@ def same_versions(names: tuple[str, ...]) -> bool:
 def files(folder: Path) -> dict[str, tuple[int, int, bytes]]:
     """Return the inode, time and bytes of all files but locks, which show whether a file was written again."""
     return {
-        path.relative_to(folder).as_posix(): (path.stat().st_ino, path.stat().st_mtime_ns, path.read_bytes())
+        path.relative_to(folder).as_posix(): (
+            path.stat().st_ino,
+            path.stat().st_mtime_ns,
+            path.read_bytes(),
+        )
         for path in folder.rglob("*")
         if path.is_file() and not (path.parent.name == ".state" and path.name != "fingerprint.json")
     }
@@ -78,7 +82,9 @@ def check_continued(tree: str, arguments: tuple[Any, ...], ends: str, place: Pat
     found = digests(place / tree, place)
     check_tree(found, ends)
     after = files(place / tree)
-    assert {name for name in done_before & after.keys() if after[name] != before[name]} == set(), "made again"
+    assert {name for name in done_before & after.keys() if after[name] != before[name]} == set(), (
+        "made again"
+    )
 
 
 # Kept ------------------------------------------------------------------------------------------------------------------
@@ -95,13 +101,17 @@ def test_the_files_are_those_that_were_made(place: Path, tree: str) -> None:
 
 def test_the_result_is_that_of_the_readme(place: Path) -> None:
     """The toy pool's digest, as the README shows it."""
-    assert json.loads((place / "run" / "card.json").read_bytes())["result_digest"].startswith("3594d35f4ace18b2")
+    assert json.loads((place / "run" / "card.json").read_bytes())["result_digest"].startswith(
+        "3594d35f4ace18b2"
+    )
 
 
 # Made ------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["run", "whole", "solved", "rebalanced", "removed", "applied", "extract", "reshard"])
+@pytest.mark.parametrize(
+    "name", ["run", "whole", "solved", "rebalanced", "removed", "applied", "extract", "reshard"]
+)
 def test_made_anew(place: Path, name: str) -> None:
     """A command gives the same tree in a new folder as it gave then, and says the same."""
     pytest.importorskip(NEEDS.get(name, "metaclip"), reason="needs metaclip[crawl]")
@@ -122,7 +132,9 @@ def test_built_anew(place: Path) -> None:
     check_said("build", place)
     found, wanted = digests(place / "counts", place), GOLDEN["trees"]["counts"]
     if not same_versions((make.PARSER,)):  # markers hold the digest of a fingerprint that names it
-        found, wanted = ({name: each[name] for name in each if ".parquet" in name} for each in (found, wanted))
+        found, wanted = (
+            {name: each[name] for name in each if ".parquet" in name} for each in (found, wanted)
+        )
     assert found == wanted
     assert digest(place / "built.parquet", place) == GOLDEN["trees"]["."]["built.parquet"]
 
@@ -139,7 +151,9 @@ def test_the_same_command_again_changes_nothing(place: Path, name: str) -> None:
     assert files(place / tree) == before
 
 
-@pytest.mark.parametrize("name", ["refused", "refused_list", "refused_extract", "explain", "lint", "lint_json"])
+@pytest.mark.parametrize(
+    "name", ["refused", "refused_list", "refused_extract", "explain", "lint", "lint_json"]
+)
 def test_said(place: Path, name: str) -> None:
     """What a command tells of a run or a list, or refuses by its fingerprint, is the same word for word."""
     check_said(name, place)
@@ -157,7 +171,10 @@ def test_in_a_notebook(place: Path) -> None:
     assert run.account | versions == made.account | versions
     assert run.entries.equals(made.entries)
     assert run.t == 20
-    assert Matcher(metadata).match(["a photo of a dog", "nothing"]).to_pylist() == [[0, 1, 12, 13, 14, 15], []]
+    assert Matcher(metadata).match(["a photo of a dog", "nothing"]).to_pylist() == [
+        [0, 1, 12, 13, 14, 15],
+        [],
+    ]
     assert Run("rebalanced").matched.path.resolve() == place / "run"
 
 

@@ -29,7 +29,18 @@ from metaclip.metadata.entries import Metadata
 from metaclip.storage.files import cache_folder
 from tests.processes import environment
 
-ENTRIES = ["dog", "hot dog", "a hot dog stand", "Dog", "猫", "黒猫", "T恤", "a word of thirteenbytes", "", ". dog"]
+ENTRIES = [
+    "dog",
+    "hot dog",
+    "a hot dog stand",
+    "Dog",
+    "猫",
+    "黒猫",
+    "T恤",
+    "a word of thirteenbytes",
+    "",
+    ". dog",
+]
 LIST = Metadata(ENTRIES)
 RULES = [
     PAPER,
@@ -61,9 +72,9 @@ def test_file_holds_the_same_arrays(tmp_path: Path, rule: TextRule) -> None:
             assert not array.flags.writeable
             assert array.ctypes.data % 64 == 0
     for folder in (tmp_path, False):
-        assert Matcher(LIST, rule, cache=folder).match(TEXTS) == Matcher(LIST, rule, backend="pyahocorasick").match(
-            TEXTS
-        )
+        assert Matcher(LIST, rule, cache=folder).match(TEXTS) == Matcher(
+            LIST, rule, backend="pyahocorasick"
+        ).match(TEXTS)
 
 
 def resigned(data: bytes) -> bytes:
@@ -218,13 +229,21 @@ def test_a_damaged_file_is_built_again(tmp_path: Path, damage: Any) -> None:
     path = tmp_path / f"{key(LIST, PAPER)}.automaton"
     whole = path.read_bytes()
     path.write_bytes(damage(whole))
-    assert Matcher(LIST, cache=str(tmp_path)).match(["hot dog"]).to_pylist() == [[0, 1]]  # a path in either form
+    assert Matcher(LIST, cache=str(tmp_path)).match(["hot dog"]).to_pylist() == [
+        [0, 1]
+    ]  # a path in either form
     assert path.read_bytes() == whole
 
 
 def test_key_is_of_list_order_and_every_setting() -> None:
     """Another list, another order, or another value of any setting is another automaton."""
-    lists = [LIST, Metadata(ENTRIES[:-1]), Metadata(ENTRIES[::-1]), Metadata([*ENTRIES, "cat"]), Metadata(["x"])]
+    lists = [
+        LIST,
+        Metadata(ENTRIES[:-1]),
+        Metadata(ENTRIES[::-1]),
+        Metadata([*ENTRIES, "cat"]),
+        Metadata(["x"]),
+    ]
     rules = [PAPER, TextRule(unspaced_scripts="published"), TextRule(unspaced_scripts="fixed")]
     flags = [field.name for field in dataclasses.fields(TextRule) if field.name != "unspaced_scripts"]
     assert len(flags) == 7
@@ -346,10 +365,15 @@ def test_real_list_on_real_captions(data_folder: Path, tmp_path: Path) -> None:
     assert load(path, metadata, PAPER).nbytes <= 64 * 2**20
     found = matcher.match(texts).to_pylist()
     entries = metadata.entries.to_pylist()
-    ids, most = {entry: i for i, entry in enumerate(entries)}, 1 + max(entry.count(" ") for entry in entries)
+    ids, most = (
+        {entry: i for i, entry in enumerate(entries)},
+        1 + max(entry.count(" ") for entry in entries),
+    )
     for text, row in zip(texts.to_pylist(), found, strict=True):
         words = naive.pad_text(text)[1:-1].split(" ")
-        spans = (" ".join(words[i : i + n]) for n in range(1, most + 1) for i in range(len(words) - n + 1))
+        spans = (
+            " ".join(words[i : i + n]) for n in range(1, most + 1) for i in range(len(words) - n + 1)
+        )
         assert row == sorted({ids[span] for span in spans if span in ids})
     sizes = [len(row) for row in found]
     assert (len(sizes), sum(size > 0 for size in sizes), sum(sizes)) == (10_000, 6_588, 32_049)

@@ -39,22 +39,31 @@ def test_backend(case: Case, backend: str) -> None:
     assert found[2] == found[4] == case.ids
 
 
-@pytest.mark.parametrize("rule", sorted({case.rule for case in CASES}, key=str), ids=lambda rule: rule.identity)
+@pytest.mark.parametrize(
+    "rule", sorted({case.rule for case in CASES}, key=str), ids=lambda rule: rule.identity
+)
 def test_all_lists_of_a_rule_in_one(rule: object) -> None:
     """Cases do not affect each other: one list of all entries finds in each text what the naive algorithm finds."""
     cases = [case for case in CASES if case.rule == rule]
-    entries = list(dict.fromkeys(entry for case in cases for entry in case.entries if len(case.entries) < 1000))
+    entries = list(
+        dict.fromkeys(entry for case in cases for entry in case.entries if len(case.entries) < 1000)
+    )
     texts = [case.text for case in cases]
     wanted = [oracle.match(entries, text, cases[0].rule) for text in texts]
     for backend in ("native", "pyahocorasick"):
-        assert Matcher(entries, cases[0].rule, backend=backend, cache=False).match(texts).to_pylist() == wanted
+        assert (
+            Matcher(entries, cases[0].rule, backend=backend, cache=False).match(texts).to_pylist()
+            == wanted
+        )
 
 
 def test_paper_rule_is_the_naive_algorithm() -> None:
     """The default rule pads texts and entries exactly as curation/naive.py does."""
     for case in CASES:
         assert PAPER.text(case.text) == naive.pad_text(case.text)
-        assert [PAPER.entry(entry) for entry in case.entries] == [naive.pad_entry(entry) for entry in case.entries]
+        assert [PAPER.entry(entry) for entry in case.entries] == [
+            naive.pad_entry(entry) for entry in case.entries
+        ]
 
 
 def test_one_string_is_refused() -> None:

@@ -61,14 +61,20 @@ RULES = st.builds(
 
 
 @st.composite
-def problems(draw: Any, rules: st.SearchStrategy[TextRule] = RULES) -> tuple[TextRule, list[str], list[str]]:
+def problems(
+    draw: Any, rules: st.SearchStrategy[TextRule] = RULES
+) -> tuple[TextRule, list[str], list[str]]:
     """A rule, a list and texts; half of the entries are planted: slices of a text's words or characters."""
     alphabet = draw(st.sampled_from(ALPHABETS))
     strings = st.lists(st.sampled_from(alphabet), max_size=24).map("".join)
     texts = draw(st.lists(strings, min_size=1, max_size=6))
-    entries = draw(st.lists(st.lists(st.sampled_from(alphabet), max_size=5).map("".join), min_size=1, max_size=6))
+    entries = draw(
+        st.lists(st.lists(st.sampled_from(alphabet), max_size=5).map("".join), min_size=1, max_size=6)
+    )
     for text in draw(st.lists(st.sampled_from(texts), max_size=8)):
-        units, glue = draw(st.sampled_from([(naive.pad_text(text)[1:-1].split(" "), " "), (list(text), "")]))
+        units, glue = draw(
+            st.sampled_from([(naive.pad_text(text)[1:-1].split(" "), " "), (list(text), "")])
+        )
         begin = draw(st.integers(0, len(units)))
         entries.append(glue.join(units[begin : draw(st.integers(begin, min(len(units), begin + 6)))]))
     # A list's entries are different, and hold no line feed.
@@ -111,9 +117,14 @@ def test_all_short_texts() -> None:
 
 
 @given(st.lists(st.binary(max_size=12), max_size=6), RULES)
-@example([b"dog \xff cat", b"\xe4 dog", b"\xe4dog", b"\xe3\x81\xe7\x8c\xab", b"\xe7\x8c\xab\x80", b"\xe7\x8c"], PAPER)
+@example(
+    [b"dog \xff cat", b"\xe4 dog", b"\xe4dog", b"\xe3\x81\xe7\x8c\xab", b"\xe7\x8c\xab\x80", b"\xe7\x8c"],
+    PAPER,
+)
 @example([b"\xe4 dog", b"\xe3\x81\xe7\x8c\xab", b"\xe7\x8c", b"\xab", b"\xe7", b"\x8c\xab"], FIXED)
-@example([b"DOG\xff \xc3\xa9\xff dog", b"\xe7&#1;\x8c&#1;\xab"], TextRule(fold_case=True, unescape_html=True))
+@example(
+    [b"DOG\xff \xc3\xa9\xff dog", b"\xe7&#1;\x8c&#1;\xab"], TextRule(fold_case=True, unescape_html=True)
+)
 def test_bytes_that_are_not_utf8(texts: list[bytes], rule: TextRule) -> None:
     """Bytes that are not UTF-8 are characters that no entry holds: what stands beside them matches as usual."""
     entries = ["dog", "cat", "猫", "\ufffd", "a", "é", "\u0080", "猫 dog"]
@@ -125,7 +136,9 @@ def test_bytes_that_are_not_utf8(texts: list[bytes], rule: TextRule) -> None:
 
 # --- any form of column
 
-COLUMNS = st.lists(st.none() | st.lists(st.sampled_from(ALPHABETS[2]), max_size=12).map("".join), max_size=12)
+COLUMNS = st.lists(
+    st.none() | st.lists(st.sampled_from(ALPHABETS[2]), max_size=12).map("".join), max_size=12
+)
 LIST = ["dog", "Dog", "a dog", "a", "", "elevenbytes", "twelve_bytes", "dog .", "thirteenbytes a"]
 
 
@@ -136,7 +149,10 @@ def _guarded(data: bytes, at_end: bool) -> pa.Buffer:
     memory = mmap.mmap(-1, room + 2 * page)
     address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     for guard in (address, address + page + room):
-        assert ctypes.CDLL(None, use_errno=True).mprotect(ctypes.c_void_p(guard), ctypes.c_size_t(page), 0) == 0
+        assert (
+            ctypes.CDLL(None, use_errno=True).mprotect(ctypes.c_void_p(guard), ctypes.c_size_t(page), 0)
+            == 0
+        )
     begin = page + (room - len(data) if at_end else 0)
     memory[begin : begin + len(data)] = data
     return pa.foreign_buffer(address + begin, len(data), memory)
@@ -144,10 +160,15 @@ def _guarded(data: bytes, at_end: bool) -> pa.Buffer:
 
 def _with_data(column: pa.Array, data: pa.Buffer) -> pa.Array:
     validity, offsets, _ = column.buffers()
-    return pa.Array.from_buffers(column.type, len(column), [validity, offsets, data], column.null_count, column.offset)
+    return pa.Array.from_buffers(
+        column.type, len(column), [validity, offsets, data], column.null_count, column.offset
+    )
 
 
-@given(COLUMNS, st.sampled_from([PAPER, TextRule(fold_case=True), TextRule(nfc=True, unspaced_scripts="fixed")]))
+@given(
+    COLUMNS,
+    st.sampled_from([PAPER, TextRule(fold_case=True), TextRule(nfc=True, unspaced_scripts="fixed")]),
+)
 @settings(max_examples=100)
 def test_forms_of_a_column(texts: list[str | None], rule: TextRule) -> None:
     """A column gives the same rows as string, large_string, dictionary, slice, chunks; null stays null."""
@@ -201,7 +222,9 @@ def test_empty_and_null_columns() -> None:
 
 def test_dictionary_with_null_values() -> None:
     """A null among a dictionary's values is a null text, as is a null index."""
-    column = pa.DictionaryArray.from_arrays(pa.array([1, 0, None, 1, 2], pa.int8()), pa.array([None, "a dog", "cat"]))
+    column = pa.DictionaryArray.from_arrays(
+        pa.array([1, 0, None, 1, 2], pa.int8()), pa.array([None, "a dog", "cat"])
+    )
     assert found(LIST, column) == [[0, 2, 3], None, None, [0, 2, 3], []]
 
 
@@ -225,7 +248,10 @@ def test_nothing_is_read_beside_the_buffer(at_end: bool, scripts: Any) -> None:
     matcher = Matcher([*LIST, "猫"], rule, cache=False)
     pieces = ["a", " ", ".", "dog", "猫", "é", "elevenbytes", "twelve_bytes", "thirteenbytes"]
     for size in [*range(40), 62, 63, 64, 65, 300]:
-        texts = ["".join(rng.choices(pieces, k=rng.randrange(8))) for _ in range(3)] + ["d" * size, "x" * size + " dog"]
+        texts = ["".join(rng.choices(pieces, k=rng.randrange(8))) for _ in range(3)] + [
+            "d" * size,
+            "x" * size + " dog",
+        ]
         rng.shuffle(texts)
         for last in (texts, [*texts, ""], [*texts, "dog"], [*texts, "twelve_bytes"], [*texts, "猫"]):
             column = pa.array(last)
@@ -248,7 +274,9 @@ def test_batches_do_not_matter(cuts: list[int], seed: int) -> None:
     whole = matcher.match(column).to_pylist()
     assert whole == [naive.match(LIST, text) for text in texts]
     edges = [0, *sorted(cuts), len(texts)]
-    assert [row for a, b in itertools.pairwise(edges) for row in matcher.match(column[a:b]).to_pylist()] == whole
+    assert [
+        row for a, b in itertools.pairwise(edges) for row in matcher.match(column[a:b]).to_pylist()
+    ] == whole
 
 
 def test_threads() -> None:
@@ -256,11 +284,15 @@ def test_threads() -> None:
     rng = random.Random(0)
     entries = [" ".join(rng.choices("abcdefgh", k=rng.randrange(1, 4))) for _ in range(200)]
     entries = list(dict.fromkeys([*entries, "猫", "猫犬", "a猫"]))
-    texts = pa.array([" ".join(rng.choices([*"abcdefgh", "猫犬", "é."], k=rng.randrange(12))) for _ in range(20_000)])
+    texts = pa.array(
+        [" ".join(rng.choices([*"abcdefgh", "猫犬", "é."], k=rng.randrange(12))) for _ in range(20_000)]
+    )
     for rule in (PAPER, TextRule(unspaced_scripts="fixed", fold_case=True), TextRule(longest_only=True)):
         matcher = Matcher(entries, rule, cache=False)
         wanted = matcher.match(texts)
-        assert wanted[:200].to_pylist() == [oracle.match(entries, text.as_py(), rule) for text in texts[:200]]
+        assert wanted[:200].to_pylist() == [
+            oracle.match(entries, text.as_py(), rule) for text in texts[:200]
+        ]
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
             assert all(matches.equals(wanted) for matches in pool.map(matcher.match, [texts] * 16))
 
@@ -345,7 +377,13 @@ def test_longest_only_after_other_texts() -> None:
     entries = ["a", "b", "c", "b u", "u c"]
     for before in (0, 1, 1000, 3000, 3900):
         for within in (1, 100, 1500, 4000):
-            texts = ["u " * before + "a", "a", "b v " + "u " * within + "c", "v c b " + "w " * within + "b u", "c"]
+            texts = [
+                "u " * before + "a",
+                "a",
+                "b v " + "u " * within + "c",
+                "v c b " + "w " * within + "b u",
+                "c",
+            ]
             wanted = [[0], [0], [1, 4], [1, 2, 3], [2]]
             assert found(entries, texts, rule) == wanted
             assert found(entries, texts[::-1], rule) == wanted[::-1]
@@ -384,7 +422,9 @@ def found_soon(entries: Sequence[str], texts: list[str | None], rule: TextRule =
     return matches.to_pylist()
 
 
-@pytest.mark.parametrize("rule", [PAPER, TextRule(fold_spaces=True), FIXED], ids=["paper", "fold", "fixed"])
+@pytest.mark.parametrize(
+    "rule", [PAPER, TextRule(fold_spaces=True), FIXED], ids=["paper", "fold", "fixed"]
+)
 @pytest.mark.parametrize(
     ("unit", "entries"),
     [
@@ -414,7 +454,9 @@ def test_a_megabyte_of_combining_marks() -> None:
         for n in (10, 400, 600):  # by Python, and by ours
             assert rule.text("q" + marks * n) == f" {unicodedata.normalize('NFC', 'q' + marks * n)} "
     text = "q" + "\u0301\u0323" * (LONG // 40) + " dog"
-    assert found_soon(["q" + "\u0323" * (LONG // 40) + "\u0301" * (LONG // 40), "dog"], [text], rule) == [[0, 1]]
+    assert found_soon(["q" + "\u0323" * (LONG // 40) + "\u0301" * (LONG // 40), "dog"], [text], rule) == [
+        [0, 1]
+    ]
 
 
 def test_two_megabytes_longest_only() -> None:
@@ -516,7 +558,11 @@ def _same_long_keys_12() -> list[str]:
     for i in np.flatnonzero(low[order[1:]] == low[order[:-1]]):
         one, two = order[i], order[i + 1]
         difference = int(product[one] ^ product[two]) >> 32
-        if begin[one] != begin[two] and not difference & ASCII and (pair := _pair(difference.to_bytes(4, "little"))):
+        if (
+            begin[one] != begin[two]
+            and not difference & ASCII
+            and (pair := _pair(difference.to_bytes(4, "little")))
+        ):
             words += [begin[one].tobytes() + pair[0], begin[two].tobytes() + pair[1]]
     return [word.decode() for word in words]
 
@@ -554,7 +600,9 @@ def _same_short_hashes(attempt: int, n: int) -> list[str]:
     seed = np.uint64(seed_of(attempt))
     endings = [bytes(letters) for letters in itertools.product(LETTERS, repeat=3)]
     # The hash is a bijection of first eight bytes XOR tail * seed: let the first eight undo what the tails differ in.
-    products = np.array([int.from_bytes(ending + b"\x0b", "little") for ending in endings], np.uint64) * seed
+    products = (
+        np.array([int.from_bytes(ending + b"\x0b", "little") for ending in endings], np.uint64) * seed
+    )
     alike = np.flatnonzero((products & np.uint64(ASCII)) == (products[0] & np.uint64(ASCII))).tolist()
     words: list[str] = []
     for one, two in itertools.combinations(alike, 2):
@@ -570,7 +618,9 @@ def test_short_words_with_one_hash() -> None:
     crafted = [_same_short_hashes(attempt, 1) for attempt in range(3)]
     for attempt, (one, two) in enumerate(crafted):
         assert one != two
-        assert _keys([one], attempt)[0][2] == _keys([two], attempt)[0][2], "the hash has changed: craft for the new one"
+        assert _keys([one], attempt)[0][2] == _keys([two], attempt)[0][2], (
+            "the hash has changed: craft for the new one"
+        )
     words: list[str] = []
     for attempt, pair in enumerate(crafted):
         words += pair
@@ -631,7 +681,9 @@ def test_counts(problem: tuple[TextRule, list[str], list[str]], cut: int) -> Non
     matches = matcher.match([None, *texts, None])
     assert matcher.count(matches).tolist() == wanted
     assert matcher.count(pa.chunked_array([matches[:cut], matches[cut:]], MATCHES)).tolist() == wanted
-    assert count_matches(matches[1 : 1 + cut], len(entries)).tolist() == naive.counts(rows[:cut], len(entries))
+    assert count_matches(matches[1 : 1 + cut], len(entries)).tolist() == naive.counts(
+        rows[:cut], len(entries)
+    )
     assert matcher.count(matches).dtype == np.uint64
 
 
@@ -651,7 +703,10 @@ def test_counts_of_a_longer_list_are_refused() -> None:
 
 def test_counts_add_up() -> None:
     """Counts of parts, added in any order, are the counts of the whole; others' counts are refused by name."""
-    parts = [Counts(np.array(values, np.uint64), "list", PAPER.identity) for values in ([1, 0], [2, 5], [2**63, 1])]
+    parts = [
+        Counts(np.array(values, np.uint64), "list", PAPER.identity)
+        for values in ([1, 0], [2, 5], [2**63, 1])
+    ]
     for order in itertools.permutations(parts):
         total = order[0] + order[1] + order[2]
         assert total.values.tolist() == [2**63 + 3, 6]

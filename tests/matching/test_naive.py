@@ -15,7 +15,9 @@ SCRIPT = Path(naive.__file__)
 def test_leans_on_nothing() -> None:
     """An oracle that imported what it judges would judge nothing."""
     imports = [
-        node for node in ast.walk(ast.parse(SCRIPT.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)
+        node
+        for node in ast.walk(ast.parse(SCRIPT.read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom)
     ]
     assert [ast.unparse(node) for node in imports] == ["import argparse", "import hashlib"]
 
@@ -27,8 +29,16 @@ def test_runs_as_its_first_line_says(tmp_path: Path) -> None:
     (tmp_path / "texts.txt").write_text("\n".join(texts))
 
     def run(*options: str) -> list[str]:
-        command = [sys.executable, str(SCRIPT), str(tmp_path / "list.txt"), str(tmp_path / "texts.txt"), *options]
-        return subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout.split("\n")
+        command = [
+            sys.executable,
+            str(SCRIPT),
+            str(tmp_path / "list.txt"),
+            str(tmp_path / "texts.txt"),
+            *options,
+        ]
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, cwd=tmp_path
+        ).stdout.split("\n")
 
     assert run("--t", "101")[:-1] == ["101\tdog", "2\tcat", "0\tSt. Louis", "", *texts[:101], "cat"]
     some = run("--t", "10")[4:-1]

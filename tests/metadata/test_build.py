@@ -90,7 +90,16 @@ def test_any_hash_seed(home: Path) -> None:
     digests = set()
     for seed in ("1", "2"):
         out = home / f"{seed}.parquet"
-        command = [sys.executable, "-m", "metaclip", "build", str(home / "r.toml"), "--out", str(out), "--quiet"]
+        command = [
+            sys.executable,
+            "-m",
+            "metaclip",
+            "build",
+            str(home / "r.toml"),
+            "--out",
+            str(out),
+            "--quiet",
+        ]
         subprocess.run(command, env=environment(PYTHONHASHSEED=seed), check=True, capture_output=True)
         digests.add(hashlib.sha256(out.read_bytes()).hexdigest())
     assert len(digests) == 1
@@ -100,7 +109,9 @@ def test_what_the_recipe_says_is_checked(home: Path) -> None:
     """Another number of entries, or another list, than the recipe says is an error that names both."""
     recipe = home / "r.toml"
     recipe.write_text(HEAD.replace("gives = 10", "gives = 11"))
-    with pytest.raises(MetaclipError, match=r"sources\]\] 1: 'number' gives 10 entries, the recipe says 11"):
+    with pytest.raises(
+        MetaclipError, match=r"sources\]\] 1: 'number' gives 10 entries, the recipe says 11"
+    ):
         made(recipe)
     digest = list_digest(made(write(home, HEAD))["entry"])
     assert len(made(write(home, HEAD.replace("[build]", f'[build]\ndigest = "{digest}"')))) == 14

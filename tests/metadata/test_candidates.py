@@ -44,7 +44,9 @@ def test_a_list() -> None:
 
 def test_the_last_source_fills_the_total() -> None:
     """A source without a budget stops where the total is reached."""
-    table, _ = merge([(SourceLimits("a"), offer(["x"])), (SourceLimits("b"), offer(["p", "q", "r"]))], PAPER, total=3)
+    table, _ = merge(
+        [(SourceLimits("a"), offer(["x"])), (SourceLimits("b"), offer(["p", "q", "r"]))], PAPER, total=3
+    )
     assert table["entry"].to_pylist() == ["x", "p", "q"]
 
 
@@ -66,7 +68,11 @@ def test_what_is_left_out() -> None:
     ("shares", "total", "says"),
     [
         ([("a", None, [])], None, ["'a' gives nothing"]),
-        ([("a", None, ["x"]), ("b", None, ["x"])], None, ["'b' gives nothing", "1 an earlier source has it"]),
+        (
+            [("a", None, ["x"]), ("b", None, ["x"])],
+            None,
+            ["'b' gives nothing", "1 an earlier source has it"],
+        ),
         ([("a", 3, ["x", "y"])], None, ["'a' has 2 new entries", "its budget is 3"]),
         ([("a", 1, ["x", "y"])], 2, ["give 1 entries", "1 a", "total is 2"]),
         ([("a", 2, ["x", "y"]), ("b", 1, ["z"])], 2, ["give 3 entries (2 a + 1 b)", "total is 2"]),
@@ -79,7 +85,11 @@ def test_what_does_not_add_up(
 ) -> None:
     """A source that gives nothing, a budget above what there is, a total that is not reached: named with both values."""
     with pytest.raises(MetaclipError) as error:
-        merge([(SourceLimits(name, budget), offer(entries)) for name, budget, entries in shares], PAPER, total)
+        merge(
+            [(SourceLimits(name, budget), offer(entries)) for name, budget, entries in shares],
+            PAPER,
+            total,
+        )
     for words in says:
         assert words in str(error.value)
     assert "\n" not in str(error.value)
@@ -101,10 +111,15 @@ def test_against_a_naive_merge(sources: list[tuple[list[str], int | None]]) -> N
                 mine.append((entry, str(number), rank))
         fits = fits and bool(mine) and (budget is None or len(mine) == budget)
         expected += mine
-    offers = [(SourceLimits(str(number), budget), offer(entries)) for number, (entries, budget) in enumerate(sources)]
+    offers = [
+        (SourceLimits(str(number), budget), offer(entries))
+        for number, (entries, budget) in enumerate(sources)
+    ]
     if not fits:
         with pytest.raises(MetaclipError):
             merge(offers, PAPER)
         return
     table, _ = merge(offers, PAPER)
-    assert [tuple(row.values()) for row in table.select(["entry", "source", "rank"]).to_pylist()] == expected
+    assert [
+        tuple(row.values()) for row in table.select(["entry", "source", "rank"]).to_pylist()
+    ] == expected

@@ -85,8 +85,12 @@ def test_everything_can_match(table: pa.Table) -> None:
 
 def test_it_is_clean(entries: dict[str, list[str]]) -> None:
     """Outside WordNet's own rows: no markup, no glued quotes, nothing hidden, no stray spaces, no spam."""
-    metadata = Metadata([entry for source, rows in entries.items() if source != "wordnet" for entry in rows])
-    wrong = [one for one in lint.findings(metadata, PAPER, {}) if one.kind not in ("case", "one character")]
+    metadata = Metadata(
+        [entry for source, rows in entries.items() if source != "wordnet" for entry in rows]
+    )
+    wrong = [
+        one for one in lint.findings(metadata, PAPER, {}) if one.kind not in ("case", "one character")
+    ]
     assert wrong == []
     signs = {char for entry in metadata.entries.to_pylist() for char in entry if not char.isalnum()}
     assert not signs & set('<>[]{}|\\=_"`~@^;')
@@ -111,7 +115,9 @@ def test_it_matches_real_texts(data_folder: Path, table: pa.Table) -> None:
     entries = [entry for entry in table["entry"].to_pylist() if " " not in entry]
     for rule, least in ((PAPER, 0.62), (TextRule(fold_case=True), 0.95)):
         padded = {rule.entry(entry) for entry in entries}
-        matched = [any(f" {word} " in padded for word in rule.text(text)[1:-1].split(" ")) for text in texts]
+        matched = [
+            any(f" {word} " in padded for word in rule.text(text)[1:-1].split(" ")) for text in texts
+        ]
         assert sum(matched) / len(texts) >= least, rule
 
 
@@ -131,4 +137,7 @@ def test_the_recipe_makes_it_again(tmp_path: Path) -> None:
         assert pq.read_table(out).equals(pq.read_table(shipped_list()))
         # Another version of pyarrow writes other bytes for the same table.
         if pq.read_metadata(out).created_by == pq.read_metadata(shipped_list()).created_by:
-            assert hashlib.sha256(out.read_bytes()).digest() == hashlib.sha256(shipped_list().read_bytes()).digest()
+            assert (
+                hashlib.sha256(out.read_bytes()).digest()
+                == hashlib.sha256(shipped_list().read_bytes()).digest()
+            )

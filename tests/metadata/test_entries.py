@@ -16,7 +16,21 @@ import pytest
 from metaclip.errors import MetaclipError
 from metaclip.metadata.entries import Metadata, as_metadata
 
-ENTRIES = ["dog", "a photo of", "café", "猫", " edge ", "Dog", "tab\there", "\u2028", "\x0b", "🐶", "NUL\0", '"', "\\"]
+ENTRIES = [
+    "dog",
+    "a photo of",
+    "café",
+    "猫",
+    " edge ",
+    "Dog",
+    "tab\there",
+    "\u2028",
+    "\x0b",
+    "🐶",
+    "NUL\0",
+    '"',
+    "\\",
+]
 
 
 def _txt(path: Path, entries: list[str]) -> Path:
@@ -61,7 +75,9 @@ def test_every_form_is_one_list(tmp_path: Path, form: Any, zipped: bool) -> None
     path = form(tmp_path / f"list.{form.__name__[1:]}", ENTRIES)
     read = Metadata.read(_gzipped(path) if zipped else path)
     assert read.entries.to_pylist() == ENTRIES
-    assert read.digest == hashlib.sha256("\n".join(ENTRIES).encode()).hexdigest() == Metadata(ENTRIES).digest
+    assert (
+        read.digest == hashlib.sha256("\n".join(ENTRIES).encode()).hexdigest() == Metadata(ENTRIES).digest
+    )
     assert len(read) == len(ENTRIES)
     assert read[3] == "猫"
     assert read.source.null_count == read.score.null_count == len(ENTRIES)
@@ -70,7 +86,11 @@ def test_every_form_is_one_list(tmp_path: Path, form: Any, zipped: bool) -> None
 def test_order_is_identity() -> None:
     """The same entries in another order are another list."""
     assert Metadata(["a", "b"]).digest != Metadata(["b", "a"]).digest
-    assert Metadata(["a", "b"]).digest == Metadata(("a", "b")).digest == Metadata(pa.array(["a", "b"])).digest
+    assert (
+        Metadata(["a", "b"]).digest
+        == Metadata(("a", "b")).digest
+        == Metadata(pa.array(["a", "b"])).digest
+    )
     assert Metadata(["ab"]).digest != Metadata(["a", "b"]).digest
 
 
@@ -94,7 +114,11 @@ def test_parquet_carries_source_and_score(tmp_path: Path) -> None:
     assert read.entries.to_pylist() == ["b", "a"]
     assert read.source.to_pylist() == ["wordnet", "titles"]
     assert read.score.to_pylist() == [1.5, None]
-    assert (read.entries.type, read.source.type, read.score.type) == (pa.string(), pa.string(), pa.float64())
+    assert (read.entries.type, read.source.type, read.score.type) == (
+        pa.string(),
+        pa.string(),
+        pa.float64(),
+    )
 
 
 def test_parquet_of_several_row_groups(tmp_path: Path) -> None:
@@ -119,7 +143,10 @@ def test_form_is_told_by_name_then_content(tmp_path: Path) -> None:
     """A parquet file is known by its first bytes; a txt list may begin with the same letters."""
     _parquet(tmp_path / "list", ["dog"])
     assert Metadata.read(tmp_path / "list").entries.to_pylist() == ["dog"]
-    assert Metadata.read(_txt(tmp_path / "list.txt", ["PAR1", "dog"])).entries.to_pylist() == ["PAR1", "dog"]
+    assert Metadata.read(_txt(tmp_path / "list.txt", ["PAR1", "dog"])).entries.to_pylist() == [
+        "PAR1",
+        "dog",
+    ]
     assert Metadata.read(_json(tmp_path / "LIST.JSON", ["dog"])).entries.to_pylist() == ["dog"]
     (tmp_path / "zipped.txt").write_bytes(gzip.compress(b"dog\n"))
     assert Metadata.read(tmp_path / "zipped.txt").entries.to_pylist() == ["dog"]
@@ -276,7 +303,9 @@ def test_parquet_of_another_shape(tmp_path: Path) -> None:
 def test_broken_gzip(tmp_path: Path) -> None:
     """A gzip file that is cut off or damaged is named as such."""
     data = gzip.compress("\n".join(f"entry {i * i}" for i in range(1000)).encode())
-    for number, broken in enumerate((data[:-1], data[:-9], data[:30], data[:2], data[:500] + b"\0\0\0" + data[503:])):
+    for number, broken in enumerate(
+        (data[:-1], data[:-9], data[:30], data[:2], data[:500] + b"\0\0\0" + data[503:])
+    ):
         path = tmp_path / f"{number}.txt.gz"
         path.write_bytes(broken)
         refused(path, "broken gzip")

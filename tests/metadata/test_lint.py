@@ -164,8 +164,16 @@ def test_as_json_and_as_table() -> None:
     shown = lint.as_json(metadata, dataclasses.asdict(PAPER), found)
     assert shown["list"] == metadata.digest
     assert shown["entries"] == 4
-    assert {kind: count for kind, count in shown["counts"].items() if count} == {"dead": 2, "one character": 1}
-    assert shown["findings"][0] == {"row": 1, "entry": "b.c", "kind": "dead", "note": "matches under no rule"}
+    assert {kind: count for kind, count in shown["counts"].items() if count} == {
+        "dead": 2,
+        "one character": 1,
+    }
+    assert shown["findings"][0] == {
+        "row": 1,
+        "entry": "b.c",
+        "kind": "dead",
+        "note": "matches under no rule",
+    }
     table = lint.render(metadata, found, limit=1)
     assert re.search(r"^dead +2 ", table, re.M)
     assert "'b.c'" in table

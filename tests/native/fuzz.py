@@ -96,7 +96,10 @@ def random_text(rng: Random, units: list[str]) -> bytes:
 def column_of(rng: Random, texts: list[bytes | None]) -> pa.Array:
     """A string or large_string array whose buffers have exactly the bytes that they need, and begin anywhere in memory."""
     large, before = rng.random() < 0.5, rng.randrange(9)
-    junk, hidden = rng.randbytes(before * rng.randrange(3)), b"dog"  # other rows' bytes; what stands under a null
+    junk, hidden = (
+        rng.randbytes(before * rng.randrange(3)),
+        b"dog",
+    )  # other rows' bytes; what stands under a null
     stored = [hidden if text is None else text for text in texts]
     offsets = np.cumsum([len(junk), *map(len, stored)], dtype=np.int64 if large else np.int32)
     rows = np.concatenate([np.zeros(before, offsets.dtype), offsets])
@@ -112,7 +115,9 @@ def column_of(rng: Random, texts: list[bytes | None]) -> pa.Array:
     return column[before:]
 
 
-def wanted_matches(entries: list[str], texts: list[bytes | None], rule: TextRule) -> list[list[int] | None]:
+def wanted_matches(
+    entries: list[str], texts: list[bytes | None], rule: TextRule
+) -> list[list[int] | None]:
     """The oracle's matches, or pyahocorasick's where the oracle would take minutes."""
     slow = Matcher(entries, rule, backend="pyahocorasick")
     rows = []
@@ -141,7 +146,10 @@ def check_texts(rng: Random) -> None:
         matches = matcher.match(part)
         matches.validate(full=True)
         assert matches.to_pylist() == rows
-    assert matcher.match(pa.chunked_array([column[end:], column[:end]])).to_pylist() == wanted[end:] + wanted[:end]
+    assert (
+        matcher.match(pa.chunked_array([column[end:], column[:end]])).to_pylist()
+        == wanted[end:] + wanted[:end]
+    )
     times = 2 if len(entries) > 100 else rng.choice([2, 50])
     assert matcher.match(pa.concat_arrays([column] * times)).to_pylist() == wanted * times
     for text, row in zip(texts, wanted, strict=True):
@@ -189,7 +197,9 @@ class File:
         fields: dict[str, Any] = rng.choice([machine["info"], *machine["arrays"].values()])
         name = rng.choice([*fields])
         old = fields[name] if isinstance(fields[name], int) else 0
-        fields[name] = rng.choice([0, 1, 2, 64, old + 1, old - 1, old * 2, old / 2, 2**63, -64, 1e400, None, "64"])
+        fields[name] = rng.choice(
+            [0, 1, 2, 64, old + 1, old - 1, old * 2, old / 2, 2**63, -64, 1e400, None, "64"]
+        )
         text = json.dumps(self.directory).encode()
         text += b" " * (-len(text) % rng.choice([64, 64, 64, 8, 1]))
         self.data[64 : self.arrays_at] = text
@@ -227,15 +237,22 @@ def check_file(rng: Random) -> None:
 def check_pairs(rng: Random) -> None:
     """Compute uids, draws and expected numbers as hashlib, Python and numpy do."""
     digits = ["0", "9", "a", "F", "g", "00ff", "é", "\0", "x" * 60]
-    strings = [random_string(rng, digits, rng.choice([3, 32, 33, 200])).encode() for _ in range(rng.choice([1, 7, 99]))]
+    strings = [
+        random_string(rng, digits, rng.choice([3, 32, 33, 200])).encode()
+        for _ in range(rng.choice([1, 7, 99]))
+    ]
     first, second = (
-        column_of(rng, [None if rng.random() < 0.1 else text for text in rng.sample(strings, len(strings))])
+        column_of(
+            rng, [None if rng.random() < 0.1 else text for text in rng.sample(strings, len(strings))]
+        )
         for _ in range(2)
     )
     parts = [first.cast(pa.large_string()), second.cast(pa.large_string())][: rng.randrange(1, 3)]
     assert np.array_equal(uid._md5(parts), uid._md5_hashlib(parts))
     uids, kinds = uid._hex(parts[0])
-    for value, number, kind in zip(parts[0].cast(pa.large_binary()).to_pylist(), uids.tolist(), kinds, strict=True):
+    for value, number, kind in zip(
+        parts[0].cast(pa.large_binary()).to_pylist(), uids.tolist(), kinds, strict=True
+    ):
         if not value:
             assert kind == uid._EMPTY
         elif uid._HEX_ID.fullmatch(value):
@@ -263,7 +280,10 @@ def check_pairs(rng: Random) -> None:
         total, by_entry = np.zeros(k, np.uint64), np.zeros((n_entries, k), np.uint64)
         expect_rows(values, offsets, counts, thresholds, total, by_entry if seed & 1 else None)
         results.append(
-            [array.tobytes() for array in (drawn, keep, sums.expected, sums.kept, sums.totals, total, by_entry)]
+            [
+                array.tobytes()
+                for array in (drawn, keep, sums.expected, sums.kept, sums.totals, total, by_entry)
+            ]
         )
     assert results[0] == results[1]
 

@@ -82,10 +82,14 @@ def _rows(x: RowsStruct) -> Iterator[Argument]:
 
 def _entries_of(x: RowsStruct) -> int:
     """The number of entries that arrays by entry have at least."""
-    return int(_numbers(x.values, _numbers(x.offsets, x.n + 1, np.int64)[-1], np.uint32).max(initial=0)) + 1
+    return (
+        int(_numbers(x.values, _numbers(x.offsets, x.n + 1, np.int64)[-1], np.uint32).max(initial=0)) + 1
+    )
 
 
-def _symbol_keys(blob: int, symbols: int, n: int, seed: int, heads: int, tails: int, hashes: int) -> list[Argument]:
+def _symbol_keys(
+    blob: int, symbols: int, n: int, seed: int, heads: int, tails: int, hashes: int
+) -> list[Argument]:
     size = int(_numbers(symbols, 2 * (n + 2), np.uint32)[2 * (n + 1)]) + READABLE
     return [Array(blob, size), Array(symbols, 8 * (n + 2)), Number(n), Number(seed),
             Array(heads, 8 * (n + 1)), Array(tails, 4 * (n + 1)), Array(hashes, 8 * (n + 1))]  # fmt: skip
@@ -108,7 +112,9 @@ def _build_trie(
             Array(ctypes.addressof(n_nodes), 8), Array(ctypes.addressof(most), 8)]  # fmt: skip
 
 
-def _unite(first: int, bounds: int, second: int, other: int, n: int, offsets: Any, values: Any) -> list[Argument]:
+def _unite(
+    first: int, bounds: int, second: int, other: int, n: int, offsets: Any, values: Any
+) -> list[Argument]:
     sizes = [4 * int(_numbers(at, n + 1, np.int32)[-1]) for at in (bounds, other)]
     return [Array(first, sizes[0]), Array(bounds, 4 * (n + 1)), Array(second, sizes[1]), Array(other, 4 * (n + 1)), Number(n),
             Array(offsets, 4 * (n + 1)), Returned(values)]  # fmt: skip
@@ -117,11 +123,23 @@ def _unite(first: int, bounds: int, second: int, other: int, n: int, offsets: An
 def _draw(rows: RowsStruct, probability: int, uids: int, key: int, *more: int) -> list[Argument]:
     n, by_entry = rows.n, 8 * _entries_of(rows)
     sizes = (8 * n, n, by_entry, by_entry, 24)
-    return [*_rows(rows), Array(probability, by_entry), Array(uids, 16 * n), Number(key), *map(Array, more, sizes)]
+    return [
+        *_rows(rows),
+        Array(probability, by_entry),
+        Array(uids, 16 * n),
+        Number(key),
+        *map(Array, more, sizes),
+    ]
 
 
 def _expect(
-    rows: RowsStruct, counts: int, thresholds: int, n_t: int, sums: int, by_entry: int | None, scratch: int
+    rows: RowsStruct,
+    counts: int,
+    thresholds: int,
+    n_t: int,
+    sums: int,
+    by_entry: int | None,
+    scratch: int,
 ) -> list[Argument]:
     n, room = _entries_of(rows), -(-n_t // WIDTH) * WIDTH
     return [*_rows(rows), Array(counts, 8 * n), Array(thresholds, 8 * room), Number(n_t), Array(sums, 8 * n_t),

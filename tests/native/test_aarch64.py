@@ -56,7 +56,9 @@ def replay(command: list[str], run: list[str], calls: Path, folder: Path) -> Non
     flags = [flag for flag in build.FLAGS if flag not in ("-fPIC", "-shared")]
     program = str(folder / "replay")
     subprocess.run([*command, *flags, f"-I{build.FOLDER / 'src'}", "-o", program, *sources], check=True)
-    done = subprocess.run([*run, program, str(calls)], capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        [*run, program, str(calls)], capture_output=True, text=True, timeout=300, check=False
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert int(done.stdout.split()[0]) > 5 * len(CASES)
 
@@ -87,7 +89,9 @@ def test_on_aarch64(calls: Path, tmp_path: Path) -> None:
     elif importlib.util.find_spec("ziglang"):
         compiler = [sys.executable, "-m", "ziglang", "cc", "-target", "aarch64-linux-musl"]
     else:
-        pytest.skip("needs a compiler for aarch64 (Debian: apt install gcc-aarch64-linux-gnu libc6-dev-arm64-cross)")
+        pytest.skip(
+            "needs a compiler for aarch64 (Debian: apt install gcc-aarch64-linux-gnu libc6-dev-arm64-cross)"
+        )
     emulator = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
     if emulator is None:
         pytest.skip("needs an emulator of aarch64 (Debian: apt install qemu-user)")

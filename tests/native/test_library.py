@@ -55,10 +55,15 @@ def test_a_changed_source_is_compiled(copy: Path) -> None:
     change(copy / "src" / "match.c")
     assert library.load() is not None
     assert is_current(library.FOLDER)
-    assert {path.name for path in copy.iterdir()} == {"src", *(path.name for path in build.FOLDER.glob("libmetaclip*"))}
+    assert {path.name for path in copy.iterdir()} == {
+        "src",
+        *(path.name for path in build.FOLDER.glob("libmetaclip*")),
+    }
 
 
-def test_a_stale_library_without_a_compiler_is_refused(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stale_library_without_a_compiler_is_refused(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without a compiler, a library of other sources is not used, and the message names two ways out."""
     change(copy / "src" / "keys.h")
     monkeypatch.setattr(build, "find_compiler", lambda: None)

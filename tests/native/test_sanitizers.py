@@ -32,14 +32,19 @@ def runtime() -> str | None:
     """Return the path of gcc's AddressSanitizer, which must be loaded before Python; None if there is none."""
     if not (gcc := shutil.which("gcc")):
         return None
-    done = subprocess.run([gcc, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [gcc, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
+    )
     return found if os.path.isabs(found := done.stdout.strip()) else None
 
 
 @pytest.fixture(
-    scope="module", params=[pytest.param(form, marks=pytest.mark.xdist_group(f"sanitizers {form}")) for form in FORMS]
+    scope="module",
+    params=[pytest.param(form, marks=pytest.mark.xdist_group(f"sanitizers {form}")) for form in FORMS],
 )
-def environment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def environment(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
     """Compile one form of the library with sanitizers; return the environment in which Python uses it."""
     flags = FORMS[request.param]
     if (asan := runtime()) is None:
@@ -63,7 +68,9 @@ def environment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     }
 
 
-def run_python(arguments: list[str], environment: dict[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
+def run_python(
+    arguments: list[str], environment: dict[str, str], timeout: float
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, env=environment, timeout=timeout, capture_output=True, text=True, check=False
     )  # fmt: skip

@@ -110,7 +110,9 @@ def test_the_reader_of_imports_sees(line: str, imported: str) -> None:
 
 def test_the_reader_of_imports_knows_packages() -> None:
     """In an `__init__.py` one dot is the package itself; modules of others are not ours."""
-    assert [name for _, name in imports("from . import x", "metaclip.card", is_package=True)] == ["metaclip.card"]
+    assert [name for _, name in imports("from . import x", "metaclip.card", is_package=True)] == [
+        "metaclip.card"
+    ]
     assert not list(imports("import numpy, metaclipper\nfrom os import path", "metaclip.card"))
 
 
@@ -162,4 +164,6 @@ def test_there_is_no_attic() -> None:
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_every_module_says_what_it_does(path: Path) -> None:
     """The first thing in a module is its docstring."""
-    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), f"metaclip/{path.relative_to(PACKAGE)}"
+    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), (
+        f"metaclip/{path.relative_to(PACKAGE)}"
+    )

@@ -24,20 +24,37 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.xdist_group("wheel")
 
 
-def run(*command: str | Path, cwd: Path, fails: bool = False, **variables: str) -> subprocess.CompletedProcess[str]:
+def run(
+    *command: str | Path, cwd: Path, fails: bool = False, **variables: str
+) -> subprocess.CompletedProcess[str]:
     """Run a command with none of this environment's settings of Python and metaclip, but with `variables`."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "METACLIP"))}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "METACLIP"))
+    }
     done = subprocess.run(
         [str(part) for part in command], cwd=cwd, env=environment | {"METACLIP_CACHE": str(cwd / "cache")} | variables,
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert (done.returncode != 0) == fails, f"{command} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+    assert (done.returncode != 0) == fails, (
+        f"{command} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+    )
     return done
 
 
 def build_wheel(source: Path, folder: Path, **variables: str) -> Path:
     """Build a wheel without the network: the build backend is in the test extra."""
-    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, source, cwd=folder, **variables)
+    run(
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "--outdir",
+        folder,
+        source,
+        cwd=folder,
+        **variables,
+    )
     (built,) = folder.glob("*.whl")
     return built
 
@@ -91,7 +108,16 @@ def test_the_wheel_holds_the_whole_package(wheel: Path) -> None:
     assert {name for name in names if name.endswith(".py")} == sources
     assert not [name for name in names if "/native/src" in name]
     assert "metaclip/py.typed" in names
-    scripts = ("law.js", "elements.js", "data.js", "chart.js", "entries.js", "asking.js", "figures.js", "page.js")
+    scripts = (
+        "law.js",
+        "elements.js",
+        "data.js",
+        "chart.js",
+        "entries.js",
+        "asking.js",
+        "figures.js",
+        "page.js",
+    )
     page = ("index.html", *scripts, "style.css")
     assert {f"metaclip/card/explorer/page/{name}" for name in page} <= set(names)
     assert {name.rpartition("/")[2] for name in names} >= {"LICENSE", "NOTICE"}
@@ -99,7 +125,9 @@ def test_the_wheel_holds_the_whole_package(wheel: Path) -> None:
 
 def test_the_installed_package_is_the_wheels(binaries: Path, tmp_path: Path) -> None:
     """The tests below try the wheel, not the source tree."""
-    file = run(binaries / "python", "-c", "import metaclip; print(metaclip.__file__)", cwd=tmp_path).stdout
+    file = run(
+        binaries / "python", "-c", "import metaclip; print(metaclip.__file__)", cwd=tmp_path
+    ).stdout
     assert binaries.parent in Path(file.strip()).parents
 
 
@@ -115,7 +143,10 @@ def test_the_library_is_loaded_from_the_wheel(binaries: Path, wheel: Path, tmp_p
 
 def test_version(binaries: Path, wheel: Path, tmp_path: Path) -> None:
     """The command says the version that the wheel's name has."""
-    assert wheel.name.split("-")[1] in run(binaries / "metaclip", "--version", cwd=tmp_path).stdout.split()[-1]
+    assert (
+        wheel.name.split("-")[1]
+        in run(binaries / "metaclip", "--version", cwd=tmp_path).stdout.split()[-1]
+    )
 
 
 def test_help(binaries: Path, tmp_path: Path) -> None:
@@ -136,7 +167,10 @@ def test_curate_by_the_shipped_list(binaries: Path, tmp_path: Path) -> None:
     """Without --metadata the list in the wheel is used."""
     shutil.copy(ROOT / "curation" / "toy_pool.jsonl", tmp_path)
     run(binaries / "metaclip", "curate", "toy_pool.jsonl", "--t", "20", "--out", "run", cwd=tmp_path)
-    assert json.loads((tmp_path / "run" / "card.json").read_text(encoding="utf-8"))["list"]["entries"] == 500_000
+    assert (
+        json.loads((tmp_path / "run" / "card.json").read_text(encoding="utf-8"))["list"]["entries"]
+        == 500_000
+    )
 
 
 def curate_toy(binaries: Path, folder: Path) -> str:
@@ -145,9 +179,9 @@ def curate_toy(binaries: Path, folder: Path) -> str:
     shutil.copy(ROOT / "metadata" / "toy.txt", folder)
     command = ["curate", "toy_pool.jsonl", "--metadata", "toy.txt", "--t", "20", "--out", "run"]
     said = run(binaries / "metaclip", *command, cwd=folder).stderr
-    assert json.loads((folder / "run" / "card.json").read_text(encoding="utf-8"))["result_digest"].startswith(
-        "3594d35f"
-    )
+    assert json.loads((folder / "run" / "card.json").read_text(encoding="utf-8"))[
+        "result_digest"
+    ].startswith("3594d35f")
     return said
 
 
@@ -162,13 +196,26 @@ def test_pure(tmp_path: Path) -> None:
     assert wheel.name.endswith("-py3-none-any.whl")
     assert not [name for name in names_in(wheel) if "libmetaclip" in name]
     binaries = install(wheel, tmp_path, "--no-index")
-    assert curate_toy(binaries, tmp_path).count("the compiled library is not used (it is not installed)") == 1
+    assert (
+        curate_toy(binaries, tmp_path).count("the compiled library is not used (it is not installed)")
+        == 1
+    )
 
 
 @pytest.mark.parametrize("compiler", ["false", "/no/such/compiler"])
 def test_a_compiler_that_fails_stops_the_installation(compiler: str, tmp_path: Path) -> None:
     """Pip installs nothing, and shows one line with both remedies."""
-    command = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "--target", "site", ROOT]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--no-deps",
+        "--no-build-isolation",
+        "--target",
+        "site",
+        ROOT,
+    ]
     done = run(*command, cwd=tmp_path, fails=True, CC=compiler)
     (line,) = [line for line in (done.stdout + done.stderr).splitlines() if compiler in line]
     assert "install a C compiler" in line
@@ -177,7 +224,9 @@ def test_a_compiler_that_fails_stops_the_installation(compiler: str, tmp_path: P
     assert not (tmp_path / "site").exists()
 
 
-REQUIRED = "from hatchling.build import get_requires_for_build_wheel; print(get_requires_for_build_wheel())"
+REQUIRED = (
+    "from hatchling.build import get_requires_for_build_wheel; print(get_requires_for_build_wheel())"
+)
 
 
 @pytest.mark.parametrize(
@@ -196,19 +245,41 @@ def test_zig_is_asked_for_where_it_is_needed(variables: dict[str, str], asked: b
 @pytest.mark.slow
 def test_without_a_compiler_zig_compiles(tmp_path: Path) -> None:
     """Where PATH holds no compiler, pip installs zig to build the wheel, and the library works."""
-    probe = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", tmp_path, "hatchling"]
+    probe = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--dest",
+        tmp_path,
+        "hatchling",
+    ]
     if subprocess.run([str(part) for part in probe], check=False, capture_output=True).returncode:
         pytest.skip("no registry can be reached")
     binaries = install(ROOT, tmp_path, PATH=str(tmp_path / "venv" / "bin"), CC="")
     file = Path(run(binaries / "python", "-c", LOADED, cwd=tmp_path).stdout.strip())
     assert tmp_path in file.parents
-    assert file.name == Path(library.load()._name).name  # the form for this processor, whatever compiled it
+    assert (
+        file.name == Path(library.load()._name).name
+    )  # the form for this processor, whatever compiled it
 
 
 @pytest.mark.slow
 def test_a_wheel_from_the_sdist(wheel: Path, tmp_path: Path) -> None:
     """The sdist holds the sources and no library, and a wheel that is built from it holds the same files."""
-    run(sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", tmp_path, ROOT, cwd=tmp_path)
+    run(
+        sys.executable,
+        "-m",
+        "build",
+        "--sdist",
+        "--no-isolation",
+        "--outdir",
+        tmp_path,
+        ROOT,
+        cwd=tmp_path,
+    )
     (sdist,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         archive.extractall(tmp_path, filter="data")
@@ -244,7 +315,9 @@ def machine_of(binary: bytes) -> str:
         ("x86_64-windows-gnu", "win_amd64", "dll", "PE x86-64"),
     ],
 )
-def test_a_wheel_of_another_platform(target: str, tag: str, ending: str, machine: str, tmp_path: Path) -> None:
+def test_a_wheel_of_another_platform(
+    target: str, tag: str, ending: str, machine: str, tmp_path: Path
+) -> None:
     """Zig compiles the library for each platform: its format, its exported functions, and no glibc newer than 2.17."""
     pytest.importorskip("ziglang", reason="zig is not installed (make wheels installs it)")
     before = {path: path.stat().st_mtime_ns for path in build.FOLDER.glob("libmetaclip*")}

@@ -27,7 +27,9 @@ MD5 = [hashlib.md5((text + url).encode()).hexdigest() for text, url in zip(TEXTS
 N = len(TEXTS)
 
 
-def curated(pool: Any, out: Path, settings: MatchSettings | None = None, metadata: Sequence[str] = LIST) -> Run:
+def curated(
+    pool: Any, out: Path, settings: MatchSettings | None = None, metadata: Sequence[str] = LIST
+) -> Run:
     """Curate a pool at a t that keeps all pairs that match."""
     return curate(pool, metadata, out=out, t=1e9, match_settings=settings)
 
@@ -37,7 +39,11 @@ def shards_of(pool: Any, limit: int | None = None) -> list[Shard]:
     return [
         shard
         for i, file in enumerate(find_files(pool))
-        for shard in (schema_and_shards(file, i, limit)[1] if file.form == "parquet" else [Shard(file, i, rows=limit)])
+        for shard in (
+            schema_and_shards(file, i, limit)[1]
+            if file.form == "parquet"
+            else [Shard(file, i, rows=limit)]
+        )
     ]
 
 
@@ -47,14 +53,19 @@ def rows_of(
     """Read a pool's rows."""
     found = dropped or DroppedRows()
     return [
-        row for shard in shards_of(pool) for batch in read_batches(shard, columns, found) for row in batch.to_pylist()
+        row
+        for shard in shards_of(pool)
+        for batch in read_batches(shard, columns, found)
+        for row in batch.to_pylist()
     ]
 
 
 def write_lines(path: Path, lines: Sequence[str | bytes]) -> Path:
     """Write lines."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"".join((line.encode() if isinstance(line, str) else line) + b"\n" for line in lines))
+    path.write_bytes(
+        b"".join((line.encode() if isinstance(line, str) else line) + b"\n" for line in lines)
+    )
     return path
 
 
@@ -82,4 +93,6 @@ def _csv(rows: Sequence[dict[str, str]], delimiter: str) -> bytes:
     return file.getvalue().encode()
 
 
-ROWS = [{"url": url, "text": text, "n": str(i)} for i, (url, text) in enumerate(zip(URLS, TEXTS, strict=True))]
+ROWS = [
+    {"url": url, "text": text, "n": str(i)} for i, (url, text) in enumerate(zip(URLS, TEXTS, strict=True))
+]

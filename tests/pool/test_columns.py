@@ -31,7 +31,11 @@ def schema(*names: str, **kinds: pa.DataType) -> pa.Schema:
         (["texts", "alt_text", "text"], {}, Columns("text", None, None)),
         (["text", "caption"], {"text": "caption"}, Columns("caption", None, None)),
         (["text", "caption"], {"text": "CAPTION"}, Columns("caption", None, None)),
-        (["title", "image", "id"], {"text": "title", "url": "image", "uid": "id"}, Columns("title", "image", "id")),
+        (
+            ["title", "image", "id"],
+            {"text": "title", "url": "image", "uid": "id"},
+            Columns("title", "image", "id"),
+        ),
         (["Text", "text"], {"text": "text"}, Columns("text", None, None)),
     ],
 )
@@ -53,7 +57,11 @@ def test_columns_are_found(names: list[str], flags: dict[str, str], wanted: Colu
         (["TEXT", "text"], {}, ["'TEXT', 'text' can all be the text column", "--text-column"]),
         (["TEXT", "Text"], {"text": "text"}, ["'TEXT', 'Text' can all be the text column"]),
         (["text", "url", "URL"], {}, ["'url', 'URL' can all be the url column", "--url-column"]),
-        (["text"], {"text": "title"}, ["p has no text column", "'title'", "found 'text'", "--text-column"]),
+        (
+            ["text"],
+            {"text": "title"},
+            ["p has no text column", "'title'", "found 'text'", "--text-column"],
+        ),
         (["text"], {"url": "link"}, ["p has no url column", "'link'", "found 'text'", "--url-column"]),
         (["text"], {"uid": "id"}, ["p has no uid column", "'id'", "found 'text'", "--uid-column"]),
         (["text", "text"], {"text": "text"}, ["p has 2 columns with the name 'text'", "rename"]),
@@ -69,7 +77,13 @@ def test_columns_that_are_not_found(names: list[str], flags: dict[str, str], say
 
 
 INTEGERS = [pa.int8(), pa.int32(), pa.int64(), pa.uint64()]
-STRINGS = [pa.string(), pa.large_string(), pa.string_view(), pa.null(), pa.dictionary(pa.int32(), pa.large_string())]
+STRINGS = [
+    pa.string(),
+    pa.large_string(),
+    pa.string_view(),
+    pa.null(),
+    pa.dictionary(pa.int32(), pa.large_string()),
+]
 OTHERS = [
     pa.float64(), pa.bool_(), pa.binary(), pa.binary(8), pa.list_(pa.string()), pa.timestamp("s"),
     pa.struct([("a", pa.string())]), pa.dictionary(pa.int32(), pa.int64()),
@@ -111,8 +125,15 @@ def test_every_type_of_text(name: str, tmp_path: Path) -> None:
     assert run.curated["text"].to_pylist() == [TEXTS[i] for i in MATCHING]
     assert run.curated["url"].to_pylist() == [URLS[i] for i in MATCHING]
     funnel = run.account["funnel"]
-    assert (funnel["rows"], funnel["null_text"], funnel["empty_text"], funnel["no_match"]) == (N + 2, 1, 1, 2)
-    matched = pa.concat_tables([pq.read_table(path) for path in sorted((tmp_path / "run" / "matched").iterdir())])
+    assert (funnel["rows"], funnel["null_text"], funnel["empty_text"], funnel["no_match"]) == (
+        N + 2,
+        1,
+        1,
+        2,
+    )
+    matched = pa.concat_tables(
+        [pq.read_table(path) for path in sorted((tmp_path / "run" / "matched").iterdir())]
+    )
     assert matched["text"].to_pylist() == [TEXTS[i] for i in MATCHING]
     assert matched["url"].to_pylist() == [URLS[i] for i in MATCHING]
 
@@ -133,14 +154,18 @@ def test_every_type_of_uid(name: str, tmp_path: Path) -> None:
     uids, wanted = UIDS[name]
     texts = [f"dog {i}" for i in range(4)]
     pool = write_parquet(tmp_path / "p.parquet", {"text": texts, "uid": uids})
-    made = [uid or hashlib.md5(text.encode()).hexdigest() for uid, text in zip(wanted, texts, strict=True)]
+    made = [
+        uid or hashlib.md5(text.encode()).hexdigest() for uid, text in zip(wanted, texts, strict=True)
+    ]
     assert curated(pool, tmp_path / "run").curated["uid"].to_pylist() == made
 
 
 @pytest.mark.parametrize("values", ["[1, 2]", "[true]", '[["a"]]', '[{"a": "b"}]'])
 def test_a_jsonl_text_column_that_is_not_string(values: str, tmp_path: Path) -> None:
     """A jsonl column that holds no strings is no text column."""
-    pool = write_lines(tmp_path / "p.jsonl", [json.dumps({"text": value}) for value in json.loads(values)])
+    pool = write_lines(
+        tmp_path / "p.jsonl", [json.dumps({"text": value}) for value in json.loads(values)]
+    )
     with pytest.raises(MetaclipError, match=r"p\.jsonl: the text column 'text' is .*, must be string"):
         curated(pool, tmp_path / "run")
 

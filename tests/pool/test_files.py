@@ -13,7 +13,17 @@ import pytest
 
 from metaclip import MetaclipError
 from metaclip.pool.files import find_files
-from tests.pool.small_pools import LIST, ROWS, TEXT_FORMS, TEXTS, URLS, curated, rows_of, write_lines, write_parquet
+from tests.pool.small_pools import (
+    LIST,
+    ROWS,
+    TEXT_FORMS,
+    TEXTS,
+    URLS,
+    curated,
+    rows_of,
+    write_lines,
+    write_parquet,
+)
 
 
 def tree(folder: Path) -> list[str]:
@@ -94,14 +104,17 @@ def test_one_pool_however_it_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "pool"
     paths = [write_parquet(folder / f"{name}.parquet", {"text": [name]}) for name in "abc"]
     wanted = find_files(folder)
-    assert find_files(paths) == find_files(f"{folder}/*.parquet") == find_files(f"file://{folder}") == wanted
+    assert (
+        find_files(paths) == find_files(f"{folder}/*.parquet") == find_files(f"file://{folder}") == wanted
+    )
     assert [file.name for file in wanted] == ["a.parquet", "b.parquet", "c.parquet"]
 
 
 def test_files_of_one_name_are_two(tmp_path: Path) -> None:
     """Files that have one name in two folders stay apart: each curated row comes from its own file."""
     paths = [
-        write_parquet(tmp_path / year / "p.parquet", {"url": [year], "text": [f"dog {year}"]}) for year in ("1", "2")
+        write_parquet(tmp_path / year / "p.parquet", {"url": [year], "text": [f"dog {year}"]})
+        for year in ("1", "2")
     ]
     assert [file.name for file in find_files(paths)] == ["1/p.parquet", "2/p.parquet"]
     rows = curated(paths, tmp_path / "run").curated.to_pylist()
@@ -141,7 +154,9 @@ def test_mixed_forms_are_refused(tmp_path: Path) -> None:
         find_files(tmp_path)
 
 
-@pytest.mark.parametrize("place", ["nowhere", "nowhere.parquet", "nowhere/*.parquet", "empty", "notes.txt"])
+@pytest.mark.parametrize(
+    "place", ["nowhere", "nowhere.parquet", "nowhere/*.parquet", "empty", "notes.txt"]
+)
 def test_no_pool(place: str, tmp_path: Path) -> None:
     """A path without a pool is named in the error."""
     (tmp_path / "empty").mkdir()
@@ -198,7 +213,8 @@ def test_a_run_folder_is_no_pool(tmp_path: Path) -> None:
     pool = write_parquet(tmp_path / "p.parquet", {"text": TEXTS})
     curated(pool, tmp_path / "run")
     with pytest.raises(
-        MetaclipError, match="run is a run folder, not a pool; its curated pairs are the pool .*run/curated"
+        MetaclipError,
+        match="run is a run folder, not a pool; its curated pairs are the pool .*run/curated",
     ):
         find_files(tmp_path / "run")
     from metaclip import balance, match

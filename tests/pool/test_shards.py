@@ -91,7 +91,9 @@ def test_uids_join_with_cc2datasets(tmp_path: Path) -> None:
     """A pool without uids gets those that cc2dataset gives: md5 of alt and url."""
     columns, _ = FORMATS["cc2dataset"]
     with_uid = write_parquet(tmp_path / "with.parquet", columns)
-    without = write_parquet(tmp_path / "without.parquet", {k: v for k, v in columns.items() if k != "uid"})
+    without = write_parquet(
+        tmp_path / "without.parquet", {k: v for k, v in columns.items() if k != "uid"}
+    )
     one, other = curated(with_uid, tmp_path / "one"), curated(without, tmp_path / "other")
     assert one.curated["uid"].to_pylist() == other.curated["uid"].to_pylist()
 
@@ -156,7 +158,13 @@ def test_batches_are_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     }
     path = write_parquet(tmp_path / "p.parquet", columns, row_group_size=20)
     cut = shards_of(path)
-    assert [(shard.first, shard.rows) for shard in cut] == [(0, 40), (40, 40), (80, 40), (120, 40), (160, 43)]
+    assert [(shard.first, shard.rows) for shard in cut] == [
+        (0, 40),
+        (40, 40),
+        (80, 40),
+        (120, 40),
+        (160, 43),
+    ]
     for some in (None, ["text"], ["s", "text"]):
         batches = [batch for shard in cut for batch in read_batches(shard, some, DroppedRows())]
         assert max(map(len, batches)) <= 7
@@ -168,7 +176,9 @@ def test_real_pairs(data_folder: Path) -> None:
     """Real pairs are read as pyarrow reads them."""
     path = data_folder / "alt_text_10k.parquet"
     (shard,) = shards_of(path)
-    assert pa.Table.from_batches(list(read_batches(shard, None, DroppedRows()))).equals(pq.read_table(path))
+    assert pa.Table.from_batches(list(read_batches(shard, None, DroppedRows()))).equals(
+        pq.read_table(path)
+    )
 
 
 def test_large_texts(tmp_path: Path) -> None:
@@ -235,16 +245,28 @@ def test_invalid_utf8_in_parquet(kind: Any, tmp_path: Path, capsys: pytest.Captu
     assert run.curated["url"].to_pylist() == ["0", "3", "6"]
     funnel = run.account["funnel"]
     assert (funnel["invalid_utf8"], funnel["null_text"], funnel["empty_text"]) == (2, 1, 1)
-    assert f"{pool}: 2 rows left out: text that is not valid UTF-8 (first: row 1)" in capsys.readouterr().err
+    assert (
+        f"{pool}: 2 rows left out: text that is not valid UTF-8 (first: row 1)" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("form", ["csv", "tsv", "jsonl", "jsonl with mixed types"])
-def test_invalid_utf8_in_text_files(form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_utf8_in_text_files(
+    form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Lines of text files that are not UTF-8 are counted; the rows around them stay, other columns as they were."""
-    rows = [(b"dog \xff", b"0"), (b"dog", b"1"), (b"dog", b"\xff"), (b"caf\xe9 dog", b"3"), ("café dog".encode(), b"4")]
+    rows = [
+        (b"dog \xff", b"0"),
+        (b"dog", b"1"),
+        (b"dog", b"\xff"),
+        (b"caf\xe9 dog", b"3"),
+        ("café dog".encode(), b"4"),
+    ]
     if form.startswith("jsonl"):
         extra = [b"1", b'"x"'] if "mixed" in form else [b"1", b"2"]
-        lines = [b'{"text": "%s", "url": "%s", "n": %s}' % (*row, extra[i % 2]) for i, row in enumerate(rows)]
+        lines = [
+            b'{"text": "%s", "url": "%s", "n": %s}' % (*row, extra[i % 2]) for i, row in enumerate(rows)
+        ]
     else:
         tab = b"\t" if form == "tsv" else b","
         lines = [tab.join(row) for row in ((b"text", b"url"), *rows)]
@@ -260,14 +282,26 @@ CSV_CASES: dict[str, tuple[bytes, list[tuple[str, str]], int]] = {
     "windows": (b"\xef\xbb\xbfurl,text\r\na,b\r\nc,d\r\n", [("a", "b"), ("c", "d")], 0),
     "old macs": (b"url,text\ra,b\rc,d\r", [("a", "b"), ("c", "d")], 0),
     "no last line end": (b"url,text\na,b", [("a", "b")], 0),
-    "quotes": (b'"url","text"\n"a,1","b ""c"" d"\ne,f "g" h\n', [("a,1", 'b "c" d'), ("e", 'f "g" h')], 0),
+    "quotes": (
+        b'"url","text"\n"a,1","b ""c"" d"\ne,f "g" h\n',
+        [("a,1", 'b "c" d'), ("e", 'f "g" h')],
+        0,
+    ),
     "lines inside": (b'url,text\na,"b\r\n\nc"\nd,e\n', [("a", "b\r\n\nc"), ("d", "e")], 0),
     "names with lines": (b'"u\nv",url,text\n1,a,b\n2,c,d\n', [("a", "b"), ("c", "d")], 0),
     "blank lines": (b"\n\nurl,text\n\na,b\n\n\nc,d\n\n", [("a", "b"), ("c", "d")], 0),
     "too few, too many": (b"url,text\nx\na,b\nx,y,z\nc,d\n", [("a", "b"), ("c", "d")], 2),
-    "malformed and not UTF-8": (b"url,text\n\xff\na,b\n\xe9,\xe9,\xe9\nc,d\n", [("a", "b"), ("c", "d")], 2),
+    "malformed and not UTF-8": (
+        b"url,text\n\xff\na,b\n\xe9,\xe9,\xe9\nc,d\n",
+        [("a", "b"), ("c", "d")],
+        2,
+    ),
     "numbers and dates": (b"url,text\n1,2020-01-01\n02,3.50\n", [("1", "2020-01-01"), ("02", "3.50")], 0),
-    "nothing guessed": (b"url,text\nNULL,NA\n,\ntrue,nan\n", [("NULL", "NA"), ("", ""), ("true", "nan")], 0),
+    "nothing guessed": (
+        b"url,text\nNULL,NA\n,\ntrue,nan\n",
+        [("NULL", "NA"), ("", ""), ("true", "nan")],
+        0,
+    ),
     "a byte 0": (b"url,text\na,b\x00c\n", [("a", "b\x00c")], 0),
     "names alone": (b"url,text", [], 0),
     "a quote never closed": (b'url,text\na,b\nc,"d\ne,f\ng,h\n', [("a", "b")], 1),
@@ -357,9 +391,21 @@ JSON_CASES: dict[str, tuple[list[str | bytes], list[str | None], int]] = {
     "an object over lines": (['{"text":', '"a"}', '{"text": "c"}'], ["c"], 2),
     "blank lines": (["", '{"text": "a"}', "  ", "\t", '{"text": "b"}', ""], ["a", "b"], 0),
     "windows": ([b'\xef\xbb\xbf{"text": "a"}\r', b'{"text": "b"}\r'], ["a", "b"], 0),
-    "a text is missing": (['{"n": 1}', '{"text": null}', '{"text": "a"}', "{}"], [None, None, "a", None], 0),
-    "a text is a number": (['{"text": "a"}', '{"text": 5}', '{"text": [1, "é"]}'], ["a", "5", '[1, "é"]'], 0),
-    "escapes": ([r'{"text": "\u00e9\ud83d\ude00\n"}', r'{"te\u0078t": "b\u0000"}'], ["é😀\n", "b\x00"], 0),
+    "a text is missing": (
+        ['{"n": 1}', '{"text": null}', '{"text": "a"}', "{}"],
+        [None, None, "a", None],
+        0,
+    ),
+    "a text is a number": (
+        ['{"text": "a"}', '{"text": 5}', '{"text": [1, "é"]}'],
+        ["a", "5", '[1, "é"]'],
+        0,
+    ),
+    "escapes": (
+        [r'{"text": "\u00e9\ud83d\ude00\n"}', r'{"te\u0078t": "b\u0000"}'],
+        ["é😀\n", "b\x00"],
+        0,
+    ),
     "control characters": (['{"text": "a\tb\x01"}'], ["a\tb\x01"], 0),
     "a key twice": (['{"text": "a", "text": "b"}'], ["b"], 0),
     "not JSON by the letter": (
@@ -367,12 +413,20 @@ JSON_CASES: dict[str, tuple[list[str | bytes], list[str | None], int]] = {
         ["a", "b"],
         1,
     ),
-    "dates stay strings": (['{"text": "2020-01-01"}', '{"text": "2021-12-31"}'], ["2020-01-01", "2021-12-31"], 0),
+    "dates stay strings": (
+        ['{"text": "2020-01-01"}', '{"text": "2021-12-31"}'],
+        ["2020-01-01", "2021-12-31"],
+        0,
+    ),
     "a key that is not UTF-8": (['{"text": "a"}', b'{"text": "b", "\xff": 1}'], ["a", "b"], 0),
     "deep": (['{"text": "a"}', '{"text": "b", "n": ' + "[" * 100_000 + "]" * 100_000 + "}"], ["a"], 1),
     "deep enough": (['{"text": "a", "n": ' + '{"n": ' * 99 + "1" + "}" * 99 + "}"], ["a"], 0),
     "brackets in a text": (['{"text": "' + "[{" * 500 + '"}'], ["[{" * 500], 0),
-    "large numbers": (['{"text": "a", "n": ' + "9" * 5000 + "}", '{"text": "b", "n": 1e999}'], ["a", "b"], 0),
+    "large numbers": (
+        ['{"text": "a", "n": ' + "9" * 5000 + "}", '{"text": "b", "n": 1e999}'],
+        ["a", "b"],
+        0,
+    ),
 }
 
 
@@ -382,7 +436,11 @@ def test_jsonl(name: str, other: str, tmp_path: Path) -> None:
     """A line is a row exactly if it is an object, whatever stands in other columns and lines, and whichever are read."""
     lines, texts, malformed = JSON_CASES[name]
     if other:
-        lines, texts, malformed = [*lines, other], [*texts, *["z"][: other != "{"]], malformed + (other == "{")
+        lines, texts, malformed = (
+            [*lines, other],
+            [*texts, *["z"][: other != "{"]],
+            malformed + (other == "{"),
+        )
     path = write_lines(tmp_path / "p.jsonl", lines)
     for columns in (["text"], None):
         dropped = DroppedRows()
@@ -398,7 +456,9 @@ def test_values_of_mixed_types(tmp_path: Path) -> None:
         for i in range(8)
     ]
     rows = [{"text": f"dog {i}", "m": value, "e": {}} for i, value in enumerate(mixed)]
-    pool = write_lines(tmp_path / "p.jsonl", [json.dumps(row | others) for row, others in zip(rows, same, strict=True)])
+    pool = write_lines(
+        tmp_path / "p.jsonl", [json.dumps(row | others) for row, others in zip(rows, same, strict=True)]
+    )
     made = curated(pool, tmp_path / "run").curated
     assert made["m"].to_pylist() == ["s", "1", "2.5", "true", None, '[1, "a"]', '{"k": "é"}', str(10**30)]
     assert made.select(list(same[0])).to_pylist() == same
@@ -407,8 +467,16 @@ def test_values_of_mixed_types(tmp_path: Path) -> None:
 
 def test_types_do_not_depend_on_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A value has one form, whether its block was read by Arrow or line by line."""
-    lines = [json.dumps({"text": f"dog {i}", "l": [i / 2], "o": {"a": [{}]}, "d": ["2020-01-01"]}) for i in range(10)]
-    lines += ["{", '{"text": "dog", "l": [5]}', '{"text": 5, "l": [], "d": ["x"]}', '{"text": "dog", "new": {"x": 1}}']
+    lines = [
+        json.dumps({"text": f"dog {i}", "l": [i / 2], "o": {"a": [{}]}, "d": ["2020-01-01"]})
+        for i in range(10)
+    ]
+    lines += [
+        "{",
+        '{"text": "dog", "l": [5]}',
+        '{"text": 5, "l": [], "d": ["x"]}',
+        '{"text": "dog", "new": {"x": 1}}',
+    ]
     pool = write_lines(tmp_path / "p.jsonl", lines)
     (shard,) = shards_of(pool)
     whole = pa.Table.from_batches(list(read_batches(shard, None, DroppedRows())))
@@ -427,7 +495,9 @@ def test_an_integer_in_a_column_of_floats() -> None:
     assert table.to_pylist()[1] == {"x": 2.0**70, "l": [2.0**60]}
 
 
-words = st.sampled_from(["dog", "a cat", "none", "", "é photo", 'say "dog"', "dog\\n", "2020-01-01", "[[", "}{"])
+words = st.sampled_from(
+    ["dog", "a cat", "none", "", "é photo", 'say "dog"', "dog\\n", "2020-01-01", "[[", "}{"]
+)
 values = st.one_of(
     st.none(), st.booleans(), st.integers(-(1 << 70), 1 << 70), st.floats(allow_nan=False), words,
     st.lists(st.integers(0, 3), max_size=2), st.dictionaries(st.sampled_from("ab"), words, max_size=2),
@@ -450,9 +520,15 @@ def json_oracle(lines: Sequence[bytes]) -> tuple[list[bytes | None], int]:
     malformed = 0
     for line in lines:
         try:
-            row = json.loads(line.decode("utf-8", "surrogateescape"), strict=False) if line.strip() else None
+            row = (
+                json.loads(line.decode("utf-8", "surrogateescape"), strict=False)
+                if line.strip()
+                else None
+            )
             if row is not None:
-                texts.append(None if row.get("text") is None else row["text"].encode("utf-8", "surrogateescape"))
+                texts.append(
+                    None if row.get("text") is None else row["text"].encode("utf-8", "surrogateescape")
+                )
             else:
                 malformed += bool(line.strip())
         except (ValueError, AttributeError):
@@ -473,7 +549,9 @@ def test_jsonl_agrees_with_plain_python(
         patch.setattr(shards, "BATCH_ROWS", rows)
         for columns in (["text"], None):
             dropped = DroppedRows()
-            batches = [batch for shard in shards_of(path) for batch in read_batches(shard, columns, dropped)]
+            batches = [
+                batch for shard in shards_of(path) for batch in read_batches(shard, columns, dropped)
+            ]
             texts = [
                 t
                 for batch in batches
@@ -486,7 +564,19 @@ def test_jsonl_agrees_with_plain_python(
 
 
 fields = st.sampled_from(
-    [b"dog", b"", b"a cat", b'"x, y"', b'"line\nend"', b'say "hi"', b'"caf\xe9"', "é".encode(), b"\xff", b"1", b"#"]
+    [
+        b"dog",
+        b"",
+        b"a cat",
+        b'"x, y"',
+        b'"line\nend"',
+        b'say "hi"',
+        b'"caf\xe9"',
+        "é".encode(),
+        b"\xff",
+        b"1",
+        b"#",
+    ]
 )
 csv_lines = st.lists(st.lists(fields, min_size=1, max_size=4).map(b",".join) | st.just(b""), max_size=40)
 
@@ -505,7 +595,9 @@ def test_csv_agrees_with_plain_python(
         patch.setattr(shards, "BATCH_ROWS", rows)
         for columns in (["text"], None):
             dropped = DroppedRows()
-            batches = [batch for shard in shards_of(path) for batch in read_batches(shard, columns, dropped)]
+            batches = [
+                batch for shard in shards_of(path) for batch in read_batches(shard, columns, dropped)
+            ]
             assert [t for batch in batches for t in batch["text"].cast(pa.binary()).to_pylist()] == wanted
             assert dropped.counts.get("malformed_row", 0) == len(plain) - len(wanted)
 
@@ -551,7 +643,9 @@ def test_malformed_rows_are_noted(tmp_path: Path) -> None:
     """Malformed rows are named on standard error, with file, number and the first place; the command ends well."""
     (tmp_path / "list.txt").write_text("dog\n")
     pool = write_lines(tmp_path / "p.csv", ["url,text", "a,dog", "b", "c,dog", "d,e,f"])
-    result = commands.done("curate", pool, "--metadata", tmp_path / "list.txt", "--t", 5, "--out", tmp_path / "run")
+    result = commands.done(
+        "curate", pool, "--metadata", tmp_path / "list.txt", "--t", 5, "--out", tmp_path / "run"
+    )
     assert result.err.splitlines() == [
         f"{pool}: 2 rows left out: line or row that is not of the file's form (first: row 3: 2 columns expected, 1 found)"
     ]

@@ -54,7 +54,12 @@ RUNS = st.one_of(
 )
 
 
-@given(RUNS, st.sampled_from([1, 2, 5, 64, 200, 1 << 20]), st.sampled_from([2, 3, 128]), st.sampled_from([1, 3]))
+@given(
+    RUNS,
+    st.sampled_from([1, 2, 5, 64, 200, 1 << 20]),
+    st.sampled_from([2, 3, 128]),
+    st.sampled_from([1, 3]),
+)
 @example([[], [], []], 4, 2, 1)
 @example([], 4, 2, 3)
 @settings(max_examples=150)
@@ -77,7 +82,9 @@ def test_merged_runs_are_sorted(
 
 @given(st.lists(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), HALF), max_size=20), max_size=4))
 @settings(max_examples=100)
-def test_what_goes_with_a_uid_follows_it(tmp_path_factory: pytest.TempPathFactory, runs: list[Any]) -> None:
+def test_what_goes_with_a_uid_follows_it(
+    tmp_path_factory: pytest.TempPathFactory, runs: list[Any]
+) -> None:
     """Further columns stay with their uid and ascend within it, so that the order depends on the rows alone."""
     paths = written(tmp_path_factory.mktemp("runs"), (rows(run, 3) for run in runs))
     for block, fan_in in ((1, 2), (1 << 20, 2), (1, 128), (1 << 20, 128)):
@@ -182,7 +189,9 @@ def _colliding(high: int, wanted: int) -> tuple[int, int]:
     return high, (high * 0x9E3779B97F4A7C15 ^ wanted) % U64
 
 
-UIDS = st.lists(UID | st.tuples(st.integers(0, 40), st.integers(0, 2)).map(lambda x: _colliding(*x)), max_size=40)
+UIDS = st.lists(
+    UID | st.tuples(st.integers(0, 40), st.integers(0, 2)).map(lambda x: _colliding(*x)), max_size=40
+)
 
 
 @given(UIDS, UIDS)

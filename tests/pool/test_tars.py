@@ -29,11 +29,19 @@ LIST = ["dog", "cat", "photo"]
 
 
 def rows_of(
-    path: Any, columns: list[str] | None = None, dropped: DroppedRows | None = None, limit: int | None = None
+    path: Any,
+    columns: list[str] | None = None,
+    dropped: DroppedRows | None = None,
+    limit: int | None = None,
 ) -> list[dict[str, Any]]:
     found = dropped or DroppedRows()
     shards = [Shard(file, i, rows=limit) for i, file in enumerate(find_files(path))]
-    return [row for shard in shards for batch in read_batches(shard, columns, found) for row in batch.to_pylist()]
+    return [
+        row
+        for shard in shards
+        for batch in read_batches(shard, columns, found)
+        for row in batch.to_pylist()
+    ]
 
 
 def curated(pool: Any, out: Path, **settings: Any) -> Run:
@@ -42,7 +50,10 @@ def curated(pool: Any, out: Path, **settings: Any) -> Run:
 
 def our_members(data: bytes) -> list[tuple[str, bytes]]:
     stream = ForwardReader(io.BytesIO(data))
-    return [(m.name.decode("utf-8", "surrogateescape"), stream.read(m.data, m.size)) for m in read_members(stream)]
+    return [
+        (m.name.decode("utf-8", "surrogateescape"), stream.read(m.data, m.size))
+        for m in read_members(stream)
+    ]
 
 
 # The format -----------------------------------------------------------------------------------------------------------
@@ -76,7 +87,13 @@ def test_what_is_no_file_is_passed_over(tmp_path: Path) -> None:
     """Folders, links and devices are no members, whatever size they claim, and what follows them is read."""
     path = tmp_path / "x.tar"
     with tarfile.open(path, "w") as tar:
-        for kind in (tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE):
+        for kind in (
+            tarfile.DIRTYPE,
+            tarfile.SYMTYPE,
+            tarfile.LNKTYPE,
+            tarfile.FIFOTYPE,
+            tarfile.CHRTYPE,
+        ):
             info = tarfile.TarInfo(f"k{kind.decode()}")
             info.type, info.linkname, info.size = kind, "/etc/passwd", 0
             tar.addfile(info)
@@ -91,11 +108,15 @@ def test_a_size_beyond_eight_gibibytes() -> None:
     size = (1 << 33) + 5
     head = header(b"a.jpg", size)
     assert tarfile.TarInfo.frombuf(head, "utf-8", "strict").size == size
-    assert [m.size for m in read_members(ForwardReader(io.BytesIO(head)), end=512 + padded(size))] == [size]
+    assert [m.size for m in read_members(ForwardReader(io.BytesIO(head)), end=512 + padded(size))] == [
+        size
+    ]
 
 
 @given(
-    name=st.binary(min_size=1, max_size=NAME_BYTES).filter(lambda n: b"\0" not in n and not n.endswith(b"/")),
+    name=st.binary(min_size=1, max_size=NAME_BYTES).filter(
+        lambda n: b"\0" not in n and not n.endswith(b"/")
+    ),
     size=st.integers(0, 1 << 34),
 )
 def test_a_header_is_tarfiles(name: bytes, size: int) -> None:
@@ -170,7 +191,10 @@ def test_names_are_split_as_by_webdataset_itself(tmp_path: Path) -> None:
         theirs = [{key: value for key, value in sample.items() if key != "__url__"} for sample in found]
     data = path.read_bytes()
     ours = [
-        {"__key__": s.key.decode(), **{x.decode(): data[m.data : m.data + m.size] for x, m in s.members.items()}}
+        {
+            "__key__": s.key.decode(),
+            **{x.decode(): data[m.data : m.data + m.size] for x, m in s.members.items()},
+        }
         for s in tars.read_samples(io.BytesIO(data))
     ]
     assert ours == theirs
@@ -234,7 +258,9 @@ def test_uids_are_those_of_the_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["text", "caption", "ALT"])
 def test_a_tar_without_txt(name: str, tmp_path: Path) -> None:
     """Where no sample has a .txt, the text is found among the fields."""
-    path = write_tar(tmp_path / "x.tar", [("1.jpg", b"x"), ("1.json", {name: "a dog"}), ("2.json", {"n": 1})])
+    path = write_tar(
+        tmp_path / "x.tar", [("1.jpg", b"x"), ("1.json", {name: "a dog"}), ("2.json", {"n": 1})]
+    )
     run = curated(path, tmp_path / "run")
     assert run.curated[name].to_pylist() == ["a dog"]
     assert run.account["funnel"]["null_text"] == 1
@@ -286,7 +312,8 @@ def test_why_a_json_is_malformed(tmp_path: Path) -> None:
     """A malformed sample is named, with what is wrong with it."""
     dropped: list[str] = []
     path = write_tar(
-        tmp_path / "x.tar", [("1.json", b"[1]"), ("1.txt", "a"), ("2.json", b"  "), ("2.txt", "a"), ("3.txt", "a")]
+        tmp_path / "x.tar",
+        [("1.json", b"[1]"), ("1.txt", "a"), ("2.json", b"  "), ("2.txt", "a"), ("3.txt", "a")],
     )
     (file,) = find_files(path)
     found = list(tars.read_batches(file, ["text"], lambda reason, place: dropped.append(place)))
@@ -367,7 +394,9 @@ def test_a_truncated_tar_is_lost_and_the_rest_is_kept(tmp_path: Path) -> None:
     paths = write_shards(tmp_path / "tars", [3, 3])
     whole = paths[1].read_bytes()
     paths[1].write_bytes(whole[:5000])
-    result = commands.call("curate", tmp_path / "tars", "--metadata", _list(tmp_path), "--out", tmp_path / "run")
+    result = commands.call(
+        "curate", tmp_path / "tars", "--metadata", _list(tmp_path), "--out", tmp_path / "run"
+    )
     assert result.code == 3
     assert re.search(r"00001\.tar cannot be read as tar \(it .*fetch or make the file again", result.err)
     paths[1].write_bytes(whole)

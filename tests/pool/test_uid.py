@@ -16,7 +16,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from metaclip.pool import uid as uids
-from metaclip.pool.uid import UID, from_binary, to_binary, to_hex, to_large_string, to_strings, uid_of, uids_of
+from metaclip.pool.uid import (
+    UID,
+    from_binary,
+    to_binary,
+    to_hex,
+    to_large_string,
+    to_strings,
+    uid_of,
+    uids_of,
+)
 
 
 def md5(data: str | bytes) -> str:
@@ -35,7 +44,12 @@ def column(values: list[Any], kind: pa.DataType | None = None) -> pa.Array:
 
 
 def hexes(texts: Any, urls: Any = None, given: Any = None) -> list[str]:
-    found = uids_of(*(pa.array(part, pa.string()) if isinstance(part, list) else part for part in (texts, urls, given)))
+    found = uids_of(
+        *(
+            pa.array(part, pa.string()) if isinstance(part, list) else part
+            for part in (texts, urls, given)
+        )
+    )
     assert found.dtype == np.uint64
     assert found.shape == (len(texts), 2)
     return to_hex(found).to_pylist()
@@ -96,12 +110,17 @@ def test_every_byte_as_an_id(first: int) -> None:
     some = [bytes([byte]) for byte in range(first, first + 16)]
     given = pa.array([*some, *(b"a" + byte + b"0" for byte in some)], pa.binary())
     wanted = [
-        f"{int(value, 16):032x}" if re.fullmatch(b"[0-9a-fA-F]+", value) else md5(value) for value in given.to_pylist()
+        f"{int(value, 16):032x}" if re.fullmatch(b"[0-9a-fA-F]+", value) else md5(value)
+        for value in given.to_pylist()
     ]
     assert hexes(column(["text"] * 32), None, given.view(pa.string())) == wanted
 
 
-@given(st.text(st.sampled_from("0123456789abcdefABCDEF"), max_size=36) | st.text(max_size=40), st.text(), st.text())
+@given(
+    st.text(st.sampled_from("0123456789abcdefABCDEF"), max_size=36) | st.text(max_size=40),
+    st.text(),
+    st.text(),
+)
 @example("0" * 32, "", "")
 @settings(max_examples=300)
 def test_uid_of_is_the_law(given: str, text: str, url: str) -> None:
@@ -122,7 +141,32 @@ def some_text(size: int) -> str:
     return text.decode(errors="ignore")
 
 
-BOUNDS = [0, 1, 3, 4, 54, 55, 56, 57, 63, 64, 65, 118, 119, 120, 121, 127, 128, 129, 183, 184, 4086, 4087, 4088, 4096]
+BOUNDS = [
+    0,
+    1,
+    3,
+    4,
+    54,
+    55,
+    56,
+    57,
+    63,
+    64,
+    65,
+    118,
+    119,
+    120,
+    121,
+    127,
+    128,
+    129,
+    183,
+    184,
+    4086,
+    4087,
+    4088,
+    4096,
+]
 
 
 @pytest.mark.parametrize("compiled", [False, True])
@@ -143,7 +187,8 @@ def test_many_rows() -> None:
     sizes = rng.choice([*range(130), *BOUNDS], 20_011)
     texts = [f"{i}" + some_text(int(size)) for i, size in enumerate(sizes)]
     urls = [
-        None if i % 7 == 0 else "" if i % 7 == 1 else f"http://example.org/{i % 100}.jpg" for i in range(len(texts))
+        None if i % 7 == 0 else "" if i % 7 == 1 else f"http://example.org/{i % 100}.jpg"
+        for i in range(len(texts))
     ]
     assert hexes(texts, urls) == [md5(text + (url or "")) for text, url in zip(texts, urls, strict=True)]
     assert hexes(texts) == [md5(text) for text in texts]
@@ -231,7 +276,9 @@ def test_uids_as_16_bytes() -> None:
 def test_matched_uids_are_read_back(tmp_path: Path) -> None:
     """Uids written to parquet as fixed_size_binary[16], or as hex, are the same uids when they are read."""
     wanted = uids_of(column([some_text(n) for n in range(100)]), None, None)
-    pq.write_table(pa.table({"bytes": to_binary(wanted), "hex": to_hex(wanted)}), tmp_path / "uids.parquet")
+    pq.write_table(
+        pa.table({"bytes": to_binary(wanted), "hex": to_hex(wanted)}), tmp_path / "uids.parquet"
+    )
     table = pq.read_table(tmp_path / "uids.parquet").combine_chunks()
     for name in ("bytes", "hex"):
         assert (uids_of(column(["t"] * 100), None, table[name].chunk(0)) == wanted).all()
@@ -267,7 +314,10 @@ def test_as_written() -> None:
         assert written.type == pa.string()
         assert written.to_pylist() == wanted
     assert to_strings(pa.array([5, None]), found[:2]).to_pylist() == ["5", to_hex(found[1:2])[0].as_py()]
-    assert to_strings(pa.array([b"\xff", None], pa.binary()), found[:2]).to_pylist() == to_hex(found[:2]).to_pylist()
+    assert (
+        to_strings(pa.array([b"\xff", None], pa.binary()), found[:2]).to_pylist()
+        == to_hex(found[:2]).to_pylist()
+    )
 
 
 def test_strings_keep_bytes() -> None:

@@ -45,7 +45,9 @@ def through(server: str, monkeypatch: pytest.MonkeyPatch) -> Through:
     """Reach the server through a proxy that may fail, or at another address, for the length of a block."""
 
     @contextlib.contextmanager
-    def asked(answer: Callable[[Asked], Answer] | None, address: str | None = None, **how: Any) -> Iterator[Any]:
+    def asked(
+        answer: Callable[[Asked], Answer] | None, address: str | None = None, **how: Any
+    ) -> Iterator[Any]:
         with contextlib.ExitStack() as held:
             standing = held.enter_context(proxy(server, answer, **how)) if answer is not None else None
             monkeypatch.setenv("AWS_ENDPOINT_URL", address or standing.address)  # type: ignore[union-attr]

@@ -108,7 +108,11 @@ def proxy(
                 connection.close()
                 self.reply(said[0], [], b"")
                 return
-            kept = [(k, v) for k, v in got.getheaders() if k.lower() not in ("connection", "transfer-encoding")]
+            kept = [
+                (k, v)
+                for k, v in got.getheaders()
+                if k.lower() not in ("connection", "transfer-encoding")
+            ]
             self.reply(got.status, kept, got.read())
             connection.close()
 

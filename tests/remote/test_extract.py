@@ -58,8 +58,14 @@ def pairs(pool: Any) -> dict[str, str]:
     import pyarrow.parquet as pq
 
     with local_folder(Folder(pool).path) as here:
-        tables = {path.name: pq.read_table(path).drop_columns(["source_file"]) for path in here.glob("*.parquet")}
-        found = {name: hashlib.sha256(str(table.to_pylist()).encode()).hexdigest() for name, table in tables.items()}
+        tables = {
+            path.name: pq.read_table(path).drop_columns(["source_file"])
+            for path in here.glob("*.parquet")
+        }
+        found = {
+            name: hashlib.sha256(str(table.to_pylist()).encode()).hexdigest()
+            for name, table in tables.items()
+        }
         return found | {"funnel": json.dumps(json.loads((here / "manifest.json").read_text())["funnel"])}
 
 
@@ -68,13 +74,22 @@ def test_the_pool_is_the_same(
     how: str, crawl: Path, there: RemotePath, wanted: Path, store: RemotePath, tmp_path: Path
 ) -> None:
     """A folder, a glob, a list of addresses and a local crawl give the same pool on S3; nothing else is left there."""
-    source: Any = {"folder": there, "glob": there / "*.gz", "list": store / "wat.paths.gz", "here": crawl}[how]
+    source: Any = {
+        "folder": there,
+        "glob": there / "*.gz",
+        "list": store / "wat.paths.gz",
+        "here": crawl,
+    }[how]
     if how == "list":
         names = "".join(f"{there}/{i}.warc.wat.gz\n" for i in range(FILES))
         (store / "wat.paths.gz").put(gzip.compress(names.encode()))
     done = commands.done(*extract(source, store / "pool"))
     assert pairs(store / "pool") == pairs(wanted)
-    left = [name for name in (store / "pool").sizes() if name.startswith(".state") and not name.endswith(".json")]
+    left = [
+        name
+        for name in (store / "pool").sizes()
+        if name.startswith(".state") and not name.endswith(".json")
+    ]
     assert left == []
     if how == "folder":
         assert commands.done(*extract(source, store / "pool")).out == done.out
@@ -99,7 +114,9 @@ def test_a_file_that_is_refused_is_lost_and_retried(
     there: RemotePath, wanted: Path, store: RemotePath, through: Through
 ) -> None:
     """A file that is refused is listed, exit code 3; the same command reads it once it is allowed."""
-    with through(lambda request: (403, "AccessDenied") if key_of(request).endswith("/3.warc.wat.gz") else None):
+    with through(
+        lambda request: (403, "AccessDenied") if key_of(request).endswith("/3.warc.wat.gz") else None
+    ):
         done = commands.call(*extract(there, store / "pool"))
     assert done.code == 3
     assert "1 of 5 inputs were lost" in done.err

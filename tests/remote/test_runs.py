@@ -45,10 +45,18 @@ WORDS = [f"word{i}" for i in range(300)]
 def table(rows: int, seed: int) -> pa.Table:
     rng = np.random.default_rng(seed)
     words = pa.array(WORDS)
-    columns = [words.take(pa.array((rng.random(rows) ** 3 * len(WORDS)).astype(np.int64))) for _ in range(5)]
-    uids = [f"{seed:08x}{row // 2 * 2 if row % 50 == 1 else row:024x}" for row in range(rows)]  # some stand twice
+    columns = [
+        words.take(pa.array((rng.random(rows) ** 3 * len(WORDS)).astype(np.int64))) for _ in range(5)
+    ]
+    uids = [
+        f"{seed:08x}{row // 2 * 2 if row % 50 == 1 else row:024x}" for row in range(rows)
+    ]  # some stand twice
     return pa.table(
-        {"text": pc.binary_join_element_wise(*columns, " "), "url": [f"http://x.org/{u}" for u in uids], "uid": uids}
+        {
+            "text": pc.binary_join_element_wise(*columns, " "),
+            "url": [f"http://x.org/{u}" for u in uids],
+            "uid": uids,
+        }
     )
 
 
@@ -56,7 +64,9 @@ def table(rows: int, seed: int) -> pa.Table:
 def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A list of 160 entries."""
     path = tmp_path_factory.mktemp("list") / "list.txt"
-    path.write_text("\n".join([*WORDS[::3], *(f"{a} {b}" for a, b in itertools.pairwise(WORDS[:61]))]) + "\n")
+    path.write_text(
+        "\n".join([*WORDS[::3], *(f"{a} {b}" for a, b in itertools.pairwise(WORDS[:61]))]) + "\n"
+    )
     return path
 
 
@@ -163,10 +173,14 @@ def test_in_steps_at_another_t_and_explained(
         assert str(balanced.matched.path) == str(Run(source).path)
         assert len(balanced.curated) == balanced.balance["kept"]
     asked = ["explain", "word0 word1 word3", "--url", "http://x.org/1", "--run"]
-    assert commands.done(*asked, str(store / "run5")).out == commands.done(*asked, tmp_path / "wanted").out
+    assert (
+        commands.done(*asked, str(store / "run5")).out == commands.done(*asked, tmp_path / "wanted").out
+    )
 
 
-def test_a_card_of_a_run_on_s3(run_there: RemotePath, undisturbed: Path, store: RemotePath, tmp_path: Path) -> None:
+def test_a_card_of_a_run_on_s3(
+    run_there: RemotePath, undisturbed: Path, store: RemotePath, tmp_path: Path
+) -> None:
     """A card made from S3, to S3, is the card made here, and follows from its run."""
     pytest.importorskip("altair", reason="needs the extra cards")
     commands.done("card", undisturbed, "--out", tmp_path / "card", "--name", "x")
@@ -174,7 +188,9 @@ def test_a_card_of_a_run_on_s3(run_there: RemotePath, undisturbed: Path, store: 
         commands.done("card", str(run_there), "--out", str(out), "--name", "x")
         commands.done("card", "verify", str(out), "--run", str(run_there))
         with local_folder(Folder(out).path) as found:
-            one, other = (json.loads((folder / "card.json").read_text()) for folder in (found, tmp_path / "card"))
+            one, other = (
+                json.loads((folder / "card.json").read_text()) for folder in (found, tmp_path / "card")
+            )
             assert {k for k in one if one[k] != other[k]} <= {"created", "files"}
 
 
@@ -194,7 +210,9 @@ def test_the_next_version_of_a_run_on_s3(
 
 
 @pytest.mark.parametrize("form", ["csv.gz", "jsonl", "tar", "large.parquet"])
-def test_every_form_of_pool_is_read_from_s3(form: str, words: Path, store: RemotePath, tmp_path: Path) -> None:
+def test_every_form_of_pool_is_read_from_s3(
+    form: str, words: Path, store: RemotePath, tmp_path: Path
+) -> None:
     """Delimited, lines of JSON, tars, and one parquet file of several row groups."""
     rows, local = table(300, 7), tmp_path / f"p.{form}"
     if form == "csv.gz":
@@ -249,7 +267,9 @@ def killed(run: RemotePath, arguments: list[Any], into: Path, stage: str, after:
     with start(*arguments, "--workers", 1, into=into) as process:
 
         def reached() -> bool:
-            assert process.code is None, f"ended before shard {after} of {stage}: {process.code} {process.err}"
+            assert process.code is None, (
+                f"ended before shard {after} of {stage}: {process.code} {process.err}"
+            )
             return len(markers(run, stage)) >= after
 
         until(reached, f"shard {after} of {stage}")
@@ -278,11 +298,16 @@ def test_killed_and_run_again(
     key = path.partition("/")[2]
     for name in (f"{key}/matched/x.parquet", f"{key}-other/x.parquet"):
         fs.call_s3("create_multipart_upload", Bucket=BUCKET, Key=name)
-    tags = {name: fs.info(f"{path}/matched/{name}.parquet")["LastModified"] for name in markers(store, "match")}
+    tags = {
+        name: fs.info(f"{path}/matched/{name}.parquet")["LastModified"]
+        for name in markers(store, "match")
+    }
     assert commands.call(*command).code == 0
     holds(store, undisturbed)
     assert tags == {name: fs.info(f"{path}/matched/{name}.parquet")["LastModified"] for name in tags}
-    left_over = [item["Key"] for item in fs.call_s3("list_multipart_uploads", Bucket=BUCKET).get("Uploads", [])]
+    left_over = [
+        item["Key"] for item in fs.call_s3("list_multipart_uploads", Bucket=BUCKET).get("Uploads", [])
+    ]
     assert left_over == [f"{key}-other/x.parquet"]
 
 
@@ -319,14 +344,18 @@ def test_another_run_is_refused_or_replaced(
 ) -> None:
     """Other settings are refused by name, and with --overwrite replace all; what lies in the pool is refused."""
     commands.done("match", str(there), "--metadata", words, "--out", str(store), "--fold-case")
-    assert "holds another run: rule.fold_case was true, is false" in commands.refused(*curate(there, words, store))
+    assert "holds another run: rule.fold_case was true, is false" in commands.refused(
+        *curate(there, words, store)
+    )
     commands.done(*curate(there, words, store, "--overwrite"))
     holds(store, undisturbed)
     assert "lies in the pool" in commands.refused(*curate(there, words, there / "run"))
     assert "is a run folder, not a pool" in commands.refused(*curate(store, words, store / "x"))
 
 
-def test_a_changed_input_is_refused(there: RemotePath, pool: Path, words: Path, store: RemotePath) -> None:
+def test_a_changed_input_is_refused(
+    there: RemotePath, pool: Path, words: Path, store: RemotePath
+) -> None:
     """An object that is not what was matched is named, by size, or by its tag and its bytes."""
     for path in list(pool.iterdir())[:3]:
         (store / "pool" / path.name).upload(path)
@@ -457,7 +486,9 @@ def test_thousands_of_shards(store: RemotePath, through: Through) -> None:
     digest = stage.digest
 
     def marker(i: int) -> bytes:
-        return json.dumps({"fingerprint": digest, "files": {f".state/match/{i:06d}-0000.json": 0}, "i": i}).encode()
+        return json.dumps(
+            {"fingerprint": digest, "files": {f".state/match/{i:06d}-0000.json": 0}, "i": i}
+        ).encode()
 
     map_parallel(write, range(n), 16)
     map_parallel(mark, range(marked), 16)

@@ -24,7 +24,9 @@ from tests.training.shards import read_tar, sample, uid, write_tar
     suffix=st.sampled_from([b"jpg", b"webp", b"json"]),
     number=st.integers(0, 9),
 )
-def test_headers_are_those_made_one_by_one(uids: list[int], size: int, suffix: bytes, number: int) -> None:
+def test_headers_are_those_made_one_by_one(
+    uids: list[int], size: int, suffix: bytes, number: int
+) -> None:
     """Headers made by array operations have the bytes of the one that is made by itself."""
     halves = np.array([divmod(n, 1 << 64) for n in uids], np.uint64)
     sizes = np.arange(len(uids)) + size
@@ -40,7 +42,9 @@ def test_both_ways_give_the_same_bytes(
     chosen: list[bool], window: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """Whatever samples are taken, in windows of any size: overwriting and renaming agree, and `tarfile` reads the result."""
-    path = write_tar(tmp_path_factory.mktemp("tar") / "x.tar", [file for n in range(20) for file in sample(n)])
+    path = write_tar(
+        tmp_path_factory.mktemp("tar") / "x.tar", [file for n in range(20) for file in sample(n)]
+    )
     index = make_index(find_files(path)[0])
     rows = np.flatnonzero(chosen)
     members = np.stack([index.image, index.txt, index.json], axis=1)[rows]
@@ -56,7 +60,12 @@ def test_both_ways_give_the_same_bytes(
             counts = {"samples": 0, "members": 0, "odd_suffix": 0}
             with path.open("rb") as file:
                 results.append(
-                    (b"".join(bytes(block) for block in copy_samples(ForwardReader(file), one, counts)), counts)
+                    (
+                        b"".join(
+                            bytes(block) for block in copy_samples(ForwardReader(file), one, counts)
+                        ),
+                        counts,
+                    )
                 )
     assert results[0] == results[1]
     assert results[0][1] == {"samples": len(rows), "members": 3 * len(rows), "odd_suffix": 0}
@@ -87,6 +96,10 @@ def test_other_members_and_headers(tmp_path: Path) -> None:
     found = [name for name, _ in read_tar(made.path / "00000000.tar")]
     assert found == [
         f"{uid(n)}-0.{s}"
-        for n, suffixes in ((0, ("jpg", "json", "txt")), (1, ("jpg", "json", "txt")), (2, ("json", "cls")))
+        for n, suffixes in (
+            (0, ("jpg", "json", "txt")),
+            (1, ("jpg", "json", "txt")),
+            (2, ("json", "cls")),
+        )
         for s in suffixes
     ]

@@ -36,14 +36,22 @@ def write_uids(path: Path, uids: Sequence[str]) -> Path:
     return path
 
 
-def reshard(tars: Any, uids: Sequence[str], out: Path, size: int = 4, options: RunOptions = ONE) -> FinishedStage:
+def reshard(
+    tars: Any, uids: Sequence[str], out: Path, size: int = 4, options: RunOptions = ONE
+) -> FinishedStage:
     subset = write_uids(out.parent / "subset.npy", uids)
-    return resharding.reshard(tars, subset=subset, out=out, settings=ReshardSettings(shard_size=size), options=options)
+    return resharding.reshard(
+        tars, subset=subset, out=out, settings=ReshardSettings(shard_size=size), options=options
+    )
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
     """Return the content of each file that a user finds in a folder of shards."""
-    return {path.name: path.read_bytes() for path in sorted(folder.glob("[0-9m-s]*")) if path.name != "manifest.json"}
+    return {
+        path.name: path.read_bytes()
+        for path in sorted(folder.glob("[0-9m-s]*"))
+        if path.name != "manifest.json"
+    }
 
 
 def samples_of(folder: Path) -> list[tuple[str, dict[str, bytes]]]:
@@ -75,10 +83,18 @@ def test_the_subset_comes_out(tmp_path: Path) -> None:
     ]
     assert samples_of(tmp_path / "out") == expected
     assert made.funnel == {"samples": 11, "malformed_json": 0, "not_in_subset": 4, "picked": 7}
-    assert json.loads((tmp_path / "out" / "sizes.json").read_text()) == {"00000000.tar": 4, "00000001.tar": 3}
+    assert json.loads((tmp_path / "out" / "sizes.json").read_text()) == {
+        "00000000.tar": 4,
+        "00000001.tar": 3,
+    }
     assert json.loads((tmp_path / "out" / "00000001_stats.json").read_text()) == {"successes": 3}
     meta = json.loads((tmp_path / "out" / "meta.json").read_text())
-    assert (meta["processed_count"], meta["output_count"], meta["output_shard_count"], meta["missing_count"]) == (
+    assert (
+        meta["processed_count"],
+        meta["output_count"],
+        meta["output_shard_count"],
+        meta["missing_count"],
+    ) == (
         11,
         7,
         2,
@@ -180,7 +196,9 @@ def test_what_arrives_is_known_before_the_end(
             assert mine.rows.tolist() == truth.of_tar(tar).rows.tolist()
 
 
-def test_shards_are_written_while_tars_are_looked_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_are_written_while_tars_are_looked_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A shard is written as soon as its tars are known, and written again only where a later tar changes it."""
     done: list[str] = []
 
@@ -245,7 +263,9 @@ def test_tars_that_cannot_be_mapped(kind: str, tmp_path: Path) -> None:
         with pa.output_stream(other, compression="detect") as file:
             file.write(plain.read_bytes())
     found = files_of(reshard(other, uids, tmp_path / "other").path)
-    assert {k: v for k, v in found.items() if k != "meta.json"} == {k: v for k, v in want.items() if k != "meta.json"}
+    assert {k: v for k, v in found.items() if k != "meta.json"} == {
+        k: v for k, v in want.items() if k != "meta.json"
+    }
 
 
 # Resuming -------------------------------------------------------------------------------------------------------------
@@ -300,7 +320,9 @@ def test_another_subset_or_other_tars_are_refused(tmp_path: Path) -> None:
         reshard(tmp_path / "tars", [uid(1)], tmp_path / "out", 2)
     with pytest.raises(MetaclipError, match=r"settings.shard_size was 2, is 3"):
         reshard(tmp_path / "tars", [uid(n) for n in range(6)], tmp_path / "out", 3)
-    made = reshard(tmp_path / "tars", [uid(1)], tmp_path / "out", 2, RunOptions(workers=1, overwrite=True))
+    made = reshard(
+        tmp_path / "tars", [uid(1)], tmp_path / "out", 2, RunOptions(workers=1, overwrite=True)
+    )
     assert [path.name for path in sorted(made.path.glob("*.tar"))] == ["00000000.tar"]
     write_tar(tmp_path / "tars" / "00000.tar", sample(1) + sample(2))
     with pytest.raises(MetaclipError, match=r"00000\.tar has changed since"):
@@ -322,7 +344,11 @@ def test_a_broken_tar(tmp_path: Path) -> None:
     assert set(before) == {"00000000.tar", "00000000_stats.json"}
     assert before.items() <= want.items()
     made = reshard(tmp_path / "tars", uids, tmp_path / "out", 3, RunOptions(workers=1, allow_lost=True))
-    assert (made.record["written"], made.record["missing"], [item["name"] for item in made.record["lost"]]) == (
+    assert (
+        made.record["written"],
+        made.record["missing"],
+        [item["name"] for item in made.record["lost"]],
+    ) == (
         4,
         4,
         ["00001.tar"],
@@ -341,7 +367,9 @@ def test_names_that_would_leave_the_folder(tmp_path: Path) -> None:
         ("/etc/x.json", {"uid": uid(2)}), ("/etc/x.seg.png", b"4"), ("/etc/x." + "y" * 90, b"5"),
     ]  # fmt: skip
     made = reshard(
-        write_tar(tmp_path / "tars" / "x.tar", files, tarfile.PAX_FORMAT), [uid(1), uid(2), uid(2)], tmp_path / "out"
+        write_tar(tmp_path / "tars" / "x.tar", files, tarfile.PAX_FORMAT),
+        [uid(1), uid(2), uid(2)],
+        tmp_path / "out",
     )
     names = [name for path in sorted(made.path.glob("*.tar")) for name, _ in read_tar(path)]
     assert names == [
@@ -355,7 +383,9 @@ def test_names_that_would_leave_the_folder(tmp_path: Path) -> None:
 
 def test_malformed_json_is_counted(tmp_path: Path) -> None:
     """A sample whose .json cannot be read is not used, and counted."""
-    path = write_tar(tmp_path / "tars" / "x.tar", [*sample(1), ("2.json", b"{"), ("2.txt", "a"), *sample(3)])
+    path = write_tar(
+        tmp_path / "tars" / "x.tar", [*sample(1), ("2.json", b"{"), ("2.txt", "a"), *sample(3)]
+    )
     made = reshard(path, [uid(1), uid(3)], tmp_path / "out")
     assert made.funnel == {"samples": 3, "malformed_json": 1, "not_in_subset": 0, "picked": 2}
 
@@ -380,22 +410,29 @@ def test_balancing_again_on_what_arrived(tmp_path: Path) -> None:
     files = [sample(n, text="a dog" if n % 2 else "a rare cat") for n in range(40)]
     pool = tmp_path / "pool.jsonl"
     pool.write_text(
-        "".join(json.dumps({"uid": uid(n), "text": "a dog" if n % 2 else "a rare cat"}) + "\n" for n in range(40))
+        "".join(
+            json.dumps({"uid": uid(n), "text": "a dog" if n % 2 else "a rare cat"}) + "\n"
+            for n in range(40)
+        )
     )
     first = curate(pool, ["dog", "cat"], out=tmp_path / "run", t=15)
     arrived = [n for n in range(40) if n % 3]
     write_tar(tmp_path / "tars" / "0.tar", [file for n in arrived for file in files[n]])
-    made = resharding.reshard(tmp_path / "tars", subset=first.path / "curated.npy", out=tmp_path / "out", options=ONE)
+    made = resharding.reshard(
+        tmp_path / "tars", subset=first.path / "curated.npy", out=tmp_path / "out", options=ONE
+    )
     kept = {int(text, 16) for text in first.curated["uid"].to_pylist()}
     here = {int(uid(n), 16) for n in arrived}
     assert made.record["missing"] == len(kept - here) > 0
     assert {int(key[:32], 16) for key, _ in samples_of(made.path)} == kept & here
     again = curate(tmp_path / "tars", ["dog", "cat"], out=tmp_path / "run2", t=10)
-    made = resharding.reshard(tmp_path / "tars", subset=again.path / "curated.npy", out=tmp_path / "out2", options=ONE)
-    assert (made.record["missing"], made.record["written"]) == (0, len(again.curated))
-    assert curate(made.path, ["dog", "cat"], out=tmp_path / "run3", t=1e9).account["funnel"]["rows"] == len(
-        again.curated
+    made = resharding.reshard(
+        tmp_path / "tars", subset=again.path / "curated.npy", out=tmp_path / "out2", options=ONE
     )
+    assert (made.record["missing"], made.record["written"]) == (0, len(again.curated))
+    assert curate(made.path, ["dog", "cat"], out=tmp_path / "run3", t=1e9).account["funnel"][
+        "rows"
+    ] == len(again.curated)
 
 
 def test_a_folder_among_its_tars(tmp_path: Path) -> None:
@@ -412,7 +449,9 @@ def test_a_folder_among_its_tars(tmp_path: Path) -> None:
     uids=st.lists(st.integers(0, 5) | st.integers(0, (1 << 128) - 1), max_size=30),
     asked=st.lists(st.integers(0, 6), max_size=8),
 )
-def test_a_subset_counts(uids: list[int], asked: list[int], tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_subset_counts(
+    uids: list[int], asked: list[int], tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """How often a uid stands in a subset, and whether it does, is what a Counter says."""
     subset = Subset(write_uids(tmp_path_factory.mktemp("subset") / "s.npy", [f"{n:032x}" for n in uids]))
     wanted = [*asked, *uids[:5]]

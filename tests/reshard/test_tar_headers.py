@@ -55,7 +55,9 @@ def assert_same_as_walked(path: Path, names: Names | None = None) -> Index | tup
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 @pytest.mark.parametrize("window", [512, 3 * 512, 1 << 20])
-def test_tars_as_they_are_written(form: int, window: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tars_as_they_are_written(
+    form: int, window: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A tar as img2dataset writes it is plain, whoever wrote it, and is found in windows of any size."""
     monkeypatch.setattr(tar_headers, "_WINDOW", window)
     path = write_tar(tmp_path / "x.tar", [file for n in range(50) for file in sample(n)], form)
@@ -79,7 +81,9 @@ def damaged(draw: st.DrawFn) -> bytes:
         "exif": "{}",
         "more": [None, {"uid": 1}],
     }
-    data = json.dumps(row, ensure_ascii=draw(st.booleans()), indent=draw(st.sampled_from([None, 4]))).encode()
+    data = json.dumps(
+        row, ensure_ascii=draw(st.booleans()), indent=draw(st.sampled_from([None, 4]))
+    ).encode()
     for _ in range(draw(st.integers(1, 3))):
         at, cut = draw(st.integers(0, len(data))), draw(st.sampled_from([0, 0, 1, 2, 5]))
         data = data[:at] + draw(st.sampled_from([b"", *BITS])) + data[at + cut :]
@@ -87,7 +91,9 @@ def damaged(draw: st.DrawFn) -> bytes:
 
 
 NAMES = st.sampled_from(["0", "1", "00000012", "a b", "é", "__x", "_y", "d/0", "", "n" * 82])
-SUFFIX = st.sampled_from(["jpg", "JPG", "png", "txt", "json", "cls", "seg.png", "longer.than.eight", "", "webp"])
+SUFFIX = st.sampled_from(
+    ["jpg", "JPG", "png", "txt", "json", "cls", "seg.png", "longer.than.eight", "", "webp"]
+)
 ROW: st.SearchStrategy[Content] = st.one_of(
     st.builds(lambda n, **row: {"uid": uid(n), **row}, st.integers(0, 9), caption=st.sampled_from(["c", None, 5])),
     st.sampled_from([{}, {"uid": "7"}, {"uid": None}, {"uid": 3}, {"uid": uid(1).upper()}, "no json", "", '{"uid":', "[]", "{}\n{}"]),
@@ -119,7 +125,9 @@ def test_what_is_found_at_once_is_what_the_walk_finds(
     """Whatever is in a tar: the index that is made at once is that of the walk, or there is none; errors are the same."""
     groups = [*whole, *odd]
     rng.shuffle(groups)
-    path = write_tar(tmp_path_factory.mktemp("t") / "x.tar", [file for group in groups for file in group], form)
+    path = write_tar(
+        tmp_path_factory.mktemp("t") / "x.tar", [file for group in groups for file in group], form
+    )
     expected = assert_same_as_walked(path, names)
     found = quick(path, names) if isinstance(expected, Index) else None
     if found is not None:
@@ -132,7 +140,12 @@ def test_what_is_found_at_once_is_what_the_walk_finds(
 )
 def test_a_uid_that_is_no_text(bad: bytes, names: Names | None, tmp_path: Path) -> None:
     """Bytes that are not UTF-8 in a uid: the walk's index, or its error."""
-    files = [*sample(0), ("1.jpg", jpeg(1)), ("1.txt", "a"), ("1.json", b'{"uid": %s, "caption": "a"}' % bad)]
+    files = [
+        *sample(0),
+        ("1.jpg", jpeg(1)),
+        ("1.txt", "a"),
+        ("1.json", b'{"uid": %s, "caption": "a"}' % bad),
+    ]
     for path in (write_tar(tmp_path / "a.tar", files), write_tar(tmp_path / "b.tar", files[3:])):
         assert_same_as_walked(path, names)
 
@@ -144,7 +157,10 @@ def test_damage_is_left_to_the_walk(tmp_path: Path) -> None:
     rng = random.Random(4)
     refused = 0
     for at in [*rng.sample(range(len(data)), 120), *range(100, 512, 40)]:
-        for damaged in (data[:at] + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1 :], data[:at]):
+        for damaged in (
+            data[:at] + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1 :],
+            data[:at],
+        ):
             path.write_bytes(damaged)
             refused += not isinstance(assert_same_as_walked(path), Index)
     assert refused > 100
@@ -154,7 +170,13 @@ def test_an_image_that_holds_a_tar(tmp_path: Path) -> None:
     """Headers inside an image are none of the tar, wherever they stand in it."""
     inner = b"".join(header(b"%d.jpg" % n, 600) + bytes(padded(600)) for n in range(3))
     for lead in (b"", b"x" * 512, b"x" * 100):
-        files = [*sample(0), ("1.jpg", lead + inner), ("1.json", {"uid": uid(1)}), ("1.txt", "a"), *sample(2)]
+        files = [
+            *sample(0),
+            ("1.jpg", lead + inner),
+            ("1.json", {"uid": uid(1)}),
+            ("1.txt", "a"),
+            *sample(2),
+        ]
         path = write_tar(tmp_path / f"{len(lead)}.tar", files)
         index = make_index(find_files(path)[0])
         assert len(index) == 3
@@ -167,7 +189,10 @@ def test_real_photos(data_folder: Path, tmp_path: Path) -> None:
     from tests.bench.bench_reshard import write_tars
 
     write_tars(tmp_path / "tars", 600, 128, size=300)
-    for path in [*sorted((tmp_path / "tars").glob("*.tar")), data_folder / "images" / "cc12m-train-0000.tar"]:
+    for path in [
+        *sorted((tmp_path / "tars").glob("*.tar")),
+        data_folder / "images" / "cc12m-train-0000.tar",
+    ]:
         file = find_files(path)[0]
         assert_same(make_index(file), index_by_walking(file, Names()))
     assert quick(tmp_path / "tars" / "00000000.tar") is not None

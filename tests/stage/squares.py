@@ -66,12 +66,15 @@ class Square(PortableStep):
             wait_until((self.stage.path / f"{order.removeprefix('after_')}.json").exists)
 
 
-def square(pool: Path, out: Path, engine: Engine, *, part: Part = ALL, overwrite: bool = False) -> int | None:
+def square(
+    pool: Path, out: Path, engine: Engine, *, part: Part = ALL, overwrite: bool = False
+) -> int | None:
     """Write the squares of a pool and return their sum, None while other parts have work left."""
     stage = Stage(Folder(out), SQUARES)
     paths = sorted(pool.glob("*.txt"))
     tasks = [
-        Task(path.stem, path, str(path), index, {"index": index, "name": path.name}) for index, path in enumerate(paths)
+        Task(path.stem, path, str(path), index, {"index": index, "name": path.name})
+        for index, path in enumerate(paths)
     ]
     options = RunOptions(engine=engine, part=part, overwrite=overwrite)
 

@@ -41,4 +41,10 @@ def test_a_reason_that_is_not_known_is_found() -> None:
 
 def test_every_reason_has_a_meaning() -> None:
     """A reader of the card learns what each row of the funnel means."""
-    assert set(funnel.MEANING) == {"rows", *funnel.MATCH_REASONS, "matched", *funnel.BALANCE_REASONS, "kept"}
+    assert set(funnel.MEANING) == {
+        "rows",
+        *funnel.MATCH_REASONS,
+        "matched",
+        *funnel.BALANCE_REASONS,
+        "kept",
+    }

@@ -77,7 +77,10 @@ def marked(out: Path) -> set[str]:
 
 
 def outputs(out: Path) -> dict[str, bytes]:
-    return {path.relative_to(out).as_posix(): path.read_bytes() for path in [*out.glob("squares/*"), out / "sum.txt"]}
+    return {
+        path.relative_to(out).as_posix(): path.read_bytes()
+        for path in [*out.glob("squares/*"), out / "sum.txt"]
+    }
 
 
 def all_files(out: Path) -> set[str]:
@@ -106,7 +109,9 @@ def begun_stage(out: Path) -> Iterator[tuple[Stage, Progress]]:
 # --- what is run
 
 
-def test_only_items_that_are_not_finished_are_run(pool: Path, out: Path, tmp_path: Path, engine: Engine) -> None:
+def test_only_items_that_are_not_finished_are_run(
+    pool: Path, out: Path, tmp_path: Path, engine: Engine
+) -> None:
     """Every item is run once; the same command again runs none; every engine writes the same bytes."""
     for _ in range(2):
         assert square(pool, out, engine) == TOTAL
@@ -141,13 +146,17 @@ def test_another_fingerprint_is_refused_and_can_be_replaced(pool: Path, out: Pat
 
 
 @on_this_machine
-def test_tasks_may_be_a_generator_that_continues_as_results_come(pool: Path, out: Path, engine: Engine) -> None:
+def test_tasks_may_be_a_generator_that_continues_as_results_come(
+    pool: Path, out: Path, engine: Engine
+) -> None:
     """Results can decide on further tasks."""
     results: list[int] = []
 
     def tasks() -> Iterator[Task[Path]]:
         for number in range(N):
-            assert results or number <= 4  # at most two tasks per worker are taken before the first result
+            assert (
+                results or number <= 4
+            )  # at most two tasks per worker are taken before the first result
             yield Task(f"{number:02}", pool / f"{number:02}.txt")
 
     with begun_stage(out) as (stage, progress):
@@ -180,7 +189,10 @@ def test_small_tasks_are_sent_in_groups(pool: Path, out: Path) -> None:
     for name in [f"{number:03}" for number in range(200)]:
         (pool / f"{name}.txt").write_text(f"{orders.get(name, '')} 1")
     engine = CountingEngine(2)
-    tasks = [Task(path.stem, path, str(path), lost={"index": 0}, weight=1) for path in sorted(pool.glob("???.txt"))]
+    tasks = [
+        Task(path.stem, path, str(path), lost={"index": 0}, weight=1)
+        for path in sorted(pool.glob("???.txt"))
+    ]
     with begun_stage(out) as (stage, progress):
         results = run(stage, Square(stage), tasks, RunOptions(engine=engine), progress, group=50)
         found = {task.name: marker for task, marker in results}
@@ -195,7 +207,9 @@ def test_small_tasks_are_sent_in_groups(pool: Path, out: Path) -> None:
 
 
 @on_this_machine
-def test_an_item_that_fails_ends_the_run_and_keeps_finished_ones(pool: Path, out: Path, engine: Engine) -> None:
+def test_an_item_that_fails_ends_the_run_and_keeps_finished_ones(
+    pool: Path, out: Path, engine: Engine
+) -> None:
     """Its error is raised; finished items stay marked, and the corrected command runs only the others."""
     give(pool, "fail", 8)
     with pytest.raises(MetaclipError, match=r"08\.txt fails"):
@@ -208,7 +222,9 @@ def test_an_item_that_fails_ends_the_run_and_keeps_finished_ones(pool: Path, out
     assert all(tries(pool)[int(name)] == 1 for name in done)
 
 
-def test_a_broken_input_is_recorded_as_lost_and_tried_again(pool: Path, out: Path, engine: Engine) -> None:
+def test_a_broken_input_is_recorded_as_lost_and_tried_again(
+    pool: Path, out: Path, engine: Engine
+) -> None:
     """It costs no other item; the next run tries it alone, and a corrected one is lost no longer."""
     give(pool, "broken", 3)
     for count in (1, 2):
@@ -246,7 +262,9 @@ def test_a_task_that_may_not_be_lost_ends_the_run(pool: Path, out: Path) -> None
     give(pool, "broken", 0)
     with begun_stage(out) as (stage, progress):
         with pytest.raises(BrokenInput):
-            list(run(stage, Square(stage), [Task("00", pool / "00.txt")], RunOptions(workers=1), progress))
+            list(
+                run(stage, Square(stage), [Task("00", pool / "00.txt")], RunOptions(workers=1), progress)
+            )
         assert stage.lost() == {}
 
 
@@ -261,7 +279,9 @@ def test_the_message_of_lost_inputs_counts_inputs() -> None:
 
 
 @on_this_machine
-def test_a_full_disk_ends_the_run_in_one_line(pool: Path, out: Path, tmp_path: Path, engine: Engine) -> None:
+def test_a_full_disk_ends_the_run_in_one_line(
+    pool: Path, out: Path, tmp_path: Path, engine: Engine
+) -> None:
     """The error names the folder and the next step; finished items stay, no unfinished file does; the rest can follow."""
     give(pool, "long", 6, 7)
     square(pool, tmp_path / "undisturbed", TWO)
@@ -282,7 +302,9 @@ def test_a_full_disk_ends_the_run_in_one_line(pool: Path, out: Path, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("engine", "others"), [("threads", "wait"), ("threads", "slow"), ("processes", "slow")], indirect=["engine"]
+    ("engine", "others"),
+    [("threads", "wait"), ("threads", "slow"), ("processes", "slow")],
+    indirect=["engine"],
 )
 def test_no_worker_runs_on_after_an_error(pool: Path, out: Path, engine: Engine, others: str) -> None:
     """When `run` has raised, no thread writes on, though the traceback still refers to the generator of results."""
@@ -363,7 +385,9 @@ def test_killed_at_any_write(tmp_path: Path) -> None:
     while True:
         forget_tries(pool)
         out = tmp_path / str(renames)
-        process = multiprocessing.get_context("fork").Process(target=_killed_before_rename, args=(pool, out, renames))
+        process = multiprocessing.get_context("fork").Process(
+            target=_killed_before_rename, args=(pool, out, renames)
+        )
         process.start()
         process.join()
         if process.exitcode == 0:
@@ -381,7 +405,9 @@ def test_killed_at_any_write(tmp_path: Path) -> None:
 
 
 @on_this_machine
-def test_a_killed_driver_continues_to_the_same_bytes(pool: Path, out: Path, tmp_path: Path, engine: Engine) -> None:
+def test_a_killed_driver_continues_to_the_same_bytes(
+    pool: Path, out: Path, tmp_path: Path, engine: Engine
+) -> None:
     """After SIGKILL in the middle, the same command runs only the rest and leaves what an undisturbed run leaves.
 
     While the driver lives, another command is refused and names it; once it is dead, the folder is free at once.
@@ -440,7 +466,9 @@ def test_parts_that_run_at_once_combine_once(pool: Path, tmp_path: Path) -> None
         out = tmp_path / str(attempt)
         with ThreadPoolExecutor(3) as threads:
             parts = [Part(number, 3) for number in (1, 2, 3)]
-            results = list(threads.map(lambda part, out=out: square(pool, out, Local(1), part=part), parts))
+            results = list(
+                threads.map(lambda part, out=out: square(pool, out, Local(1), part=part), parts)
+            )
         assert tries(pool) == [1] * N
         assert TOTAL in results
         assert set(results) <= {None, TOTAL}
@@ -499,7 +527,9 @@ def test_a_part_of_another_run_is_refused(pool: Path, out: Path) -> None:
 def test_a_part_with_losses_says_so(pool: Path, out: Path) -> None:
     """Its exit code is that of lost inputs, counted among its own; others do not fail, and the last one combines the rest."""
     give(pool, "broken", 3)
-    with pytest.raises(LostInputs, match=r"1 of 4 inputs were lost:\n  .*03\.txt is broken\nmend them") as caught:
+    with pytest.raises(
+        LostInputs, match=r"1 of 4 inputs were lost:\n  .*03\.txt is broken\nmend them"
+    ) as caught:
         square(pool, out, TWO, part=Part(1, 3))
     assert caught.value.exit_code == 3
     assert square(pool, out, TWO, part=Part(2, 3)) is None
@@ -513,6 +543,8 @@ def test_a_part_may_not_overwrite(pool: Path, out: Path) -> None:
     """It would remove what other parts did; nothing is touched."""
     square(pool, out, TWO, part=Part(1, 2))
     before = all_files(out)
-    with pytest.raises(MetaclipError, match="--overwrite replaces what all parts did, so not with --part"):
+    with pytest.raises(
+        MetaclipError, match="--overwrite replaces what all parts did, so not with --part"
+    ):
         square(pool, out, TWO, part=Part(1, 2), overwrite=True)
     assert all_files(out) == before

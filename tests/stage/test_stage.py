@@ -17,7 +17,13 @@ from metaclip.stage.folder import Folder
 from metaclip.stage.stage import Stage, StageSpec, digest_of
 from metaclip.storage.files import read_json, write_json
 
-FINGERPRINT = {"list": "abc", "limit": None, "rule": {"fold": False, "case": 1}, "pool": ["a", "b"], "t": 0.5}
+FINGERPRINT = {
+    "list": "abc",
+    "limit": None,
+    "rule": {"fold": False, "case": 1},
+    "pool": ["a", "b"],
+    "t": 0.5,
+}
 WORK = StageSpec("work", ("made", "sum.txt"), ("*.sum.npy",))
 NEXT = StageSpec("next", ("curated",))
 
@@ -56,7 +62,8 @@ def test_a_marker_comes_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", ["output gone", "output short", "partial gone", "partial short", "marker empty", "marker half"]
+    "damage",
+    ["output gone", "output short", "partial gone", "partial short", "marker empty", "marker half"],
 )
 def test_a_marker_proves_its_shard_or_is_none(tmp_path: Path, damage: str) -> None:
     """After a power cut or a removed file the shard is not finished, whatever its marker says."""
@@ -129,7 +136,10 @@ def test_parts_may_begin_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_fingerprint_is_what_json_makes_of_it(tmp_path: Path) -> None:
     """Tuples are lists and keys have no order: the same values are the same fingerprint."""
     make(begun(tmp_path), "0")
-    assert begun(tmp_path, {**dict(reversed(FINGERPRINT.items())), "pool": ("a", "b")}).marker("0") is not None
+    assert (
+        begun(tmp_path, {**dict(reversed(FINGERPRINT.items())), "pool": ("a", "b")}).marker("0")
+        is not None
+    )
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -142,7 +152,9 @@ def test_a_damaged_fingerprint_is_refused(tmp_path: Path, damage: bytes, overwri
         assert begun(tmp_path, overwrite=True).marker("0") is None
         assert not (tmp_path / "made").exists()
     else:
-        with pytest.raises(MetaclipError, match=r"fingerprint\.json is damaged; .* replace it with --overwrite"):
+        with pytest.raises(
+            MetaclipError, match=r"fingerprint\.json is damaged; .* replace it with --overwrite"
+        ):
             begun(tmp_path)
 
 
@@ -174,7 +186,10 @@ def _clear_slowly(path: Path, kill_at: int) -> None:
 
         return call
 
-    for module, names in ((os, ("rename", "replace", "unlink", "rmdir", "mkdir")), (stages, ("remove", "write_json"))):
+    for module, names in (
+        (os, ("rename", "replace", "unlink", "rmdir", "mkdir")),
+        (stages, ("remove", "write_json")),
+    ):
         for name in names:
             setattr(module, name, counted(getattr(module, name)))
     begun(path, {**FINGERPRINT, "list": "xyz"}, overwrite=True)

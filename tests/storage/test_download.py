@@ -79,7 +79,9 @@ def test_a_part_that_is_all_of_it_is_done(published: Path, tmp_path: Path) -> No
         tag = f'"{hashlib.md5(DATA).hexdigest()}"'
         about = {"url": f"{server.address}/a.bz2", "version": tag}
         (tmp_path / ".a.bz2.part.json").write_text(json.dumps(about))
-        fetch(PublishedFile(f"{server.address}/a.bz2", "a.bz2", len(DATA)), tmp_path / "a.bz2", retry=QUICK)
+        fetch(
+            PublishedFile(f"{server.address}/a.bz2", "a.bz2", len(DATA)), tmp_path / "a.bz2", retry=QUICK
+        )
         assert [asked.headers.get("Range") for asked in server.asked] == ["bytes=300000-"]
     assert (tmp_path / "a.bz2").read_bytes() == DATA
 
@@ -142,7 +144,10 @@ def test_a_part_that_was_not_asked_for_is_not_taken(published: Path, tmp_path: P
         else:
             handler.give(DATA[1000:], 206)
 
-    with serving(answer) as server, pytest.raises(MetaclipError, match="began at 500|without its position"):
+    with (
+        serving(answer) as server,
+        pytest.raises(MetaclipError, match="began at 500|without its position"),
+    ):
         fetch(PublishedFile(f"{server.address}/a.bz2", "a.bz2"), tmp_path / "a.bz2", retry=QUICK)
     assert (tmp_path / ".a.bz2.part").read_bytes() == DATA[:1000]
 
@@ -170,7 +175,10 @@ def test_a_busy_server_is_asked_again_later(published: Path, tmp_path: Path) -> 
             waits = [b.at - a.at for a, b in zip(server.asked, server.asked[1:], strict=False)]
             assert len(waits) == 3
             assert all(wait >= least * 2**i for i, wait in enumerate(waits))
-    with serving(busy(published, 4, 503)) as server, pytest.raises(MetaclipError, match="4 tries in a row failed"):
+    with (
+        serving(busy(published, 4, 503)) as server,
+        pytest.raises(MetaclipError, match="4 tries in a row failed"),
+    ):
         fetch(PublishedFile(f"{server.address}/a.bz2", "a.bz2"), tmp_path / "x", retry=QUICK)
     assert len(server.asked) == 4
 
@@ -193,7 +201,8 @@ def test_offline_is_said_clearly(tmp_path: Path) -> None:
         port = free.getsockname()[1]
     for url in (f"http://127.0.0.1:{port}/a.bz2", "http://no-such-host.invalid/a.bz2"):
         with pytest.raises(
-            MetaclipError, match=r"cannot be fetched: 4 tries in a row failed .* is this machine offline\?"
+            MetaclipError,
+            match=r"cannot be fetched: 4 tries in a row failed .* is this machine offline\?",
         ) as caught:
             fetch(PublishedFile(url, "a.bz2"), tmp_path / "a.bz2", retry=QUICK)
         assert f"put the file at {tmp_path / 'a.bz2'}" in str(caught.value)

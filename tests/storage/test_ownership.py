@@ -168,7 +168,9 @@ def test_a_published_copy_can_be_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP])
-def test_a_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+def test_a_file_system_without_locks_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
     """If the file system has no locks, nothing is written, and the message says why."""
 
     def flock(*_: object) -> None:
@@ -208,7 +210,9 @@ def test_each_shard_has_one_part(n: int) -> None:
     assert parts[0].whole is (n == 1)
 
 
-@pytest.mark.parametrize("text", ["0/3", "4/3", "3", "/3", "1/", "a/b", "-1/3", "1/0", "1/2/3", "²/3", " 1/3", ""])
+@pytest.mark.parametrize(
+    "text", ["0/3", "4/3", "3", "/3", "1/", "a/b", "-1/3", "1/0", "1/2/3", "²/3", " 1/3", ""]
+)
 def test_what_is_no_part_is_refused(text: str) -> None:
     """Anything but i/n with 1 <= i <= n is an error that shows the form."""
     with pytest.raises(MetaclipError, match="not of the form i/n with 1 <= i <= n, such as 3/100"):

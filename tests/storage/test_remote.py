@@ -248,7 +248,12 @@ def test_a_stage_in_a_store_keeps_the_contract(store: RemotePath) -> None:
     (folder / "matched" / "c.parquet").put(b"longer")
     later = Stage(Folder(store), MATCH)
     assert not later.begin({"list": "a"})
-    assert {name: later.marker(name) is not None for name in "abcd"} == {"a": True, "b": False, "c": False, "d": False}
+    assert {name: later.marker(name) is not None for name in "abcd"} == {
+        "a": True,
+        "b": False,
+        "c": False,
+        "d": False,
+    }
     assert later.lost() == {"d": {"error": "broken"}}
     later.mark("d", {"rows": 2})
     assert later.lost() == {}
@@ -277,7 +282,9 @@ def test_what_this_process_changes_is_seen(store: RemotePath) -> None:
     stage.finish({})
     stage.remove_partials()
     assert [path.name for path in stage.path.glob("*")] == ["b.json", "fingerprint.json"]
-    assert stage.marker("b") is None  # as in a folder here: until the stage is begun again, its partials prove it
+    assert (
+        stage.marker("b") is None
+    )  # as in a folder here: until the stage is begun again, its partials prove it
     stage.begin({})
     assert stage.marker("b") is not None
 

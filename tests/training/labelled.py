@@ -56,7 +56,9 @@ def write_zip(path: Path, files: Mapping[str, Content]) -> Path:
     return path
 
 
-def write_benchmark(folder: Path, images: Sequence[tuple[int, int]], per_tar: int = 20, **texts: str) -> Path:
+def write_benchmark(
+    folder: Path, images: Sequence[tuple[int, int]], per_tar: int = 20, **texts: str
+) -> Path:
     """Write images in CLIP_benchmark's layout; `texts` are other files of it, "_" for "."."""
     tars = [images[i : i + per_tar] for i in range(0, len(images), per_tar)]
     for i, part in enumerate(tars):
@@ -70,4 +72,6 @@ def write_benchmark(folder: Path, images: Sequence[tuple[int, int]], per_tar: in
 
 def caption_lines(captions: Mapping[str, Sequence[str]]) -> str:
     """Return captions as the lines of a metadata.jsonl."""
-    return "".join(json.dumps({"file_name": name, "text": list(own)}) + "\n" for name, own in captions.items())
+    return "".join(
+        json.dumps({"file_name": name, "text": list(own)}) + "\n" for name, own in captions.items()
+    )

@@ -65,7 +65,11 @@ def sample(number: int, text: str | None = None, **fields: Any) -> list[tuple[st
     text = f"a photo of dog {number}" if text is None else text
     row = {"uid": uid(number), "caption": text, "url": f"https://example.org/{number}.jpg", "key": f"{number:09d}",
            "status": "success", "error_message": None, "width": 12, "height": 10, **fields}  # fmt: skip
-    return [(f"{number:09d}.jpg", jpeg(number % 64)), (f"{number:09d}.json", row), (f"{number:09d}.txt", text)]
+    return [
+        (f"{number:09d}.jpg", jpeg(number % 64)),
+        (f"{number:09d}.json", row),
+        (f"{number:09d}.txt", text),
+    ]
 
 
 def write_shards(folder: Path, sizes: Sequence[int], **fields: Any) -> list[Path]:

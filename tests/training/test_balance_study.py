@@ -28,13 +28,24 @@ from tests.training.labelled import class_files, labelled, write_zip
 from tests.training.shards import read_tar
 from training.balance_study.__main__ import command
 from training.balance_study.arms import arms_of, figures
-from training.balance_study.pool import JUNK, NAMES, SENTENCES, PoolSettings, _unmatched, plan, uid_of, write_pool
+from training.balance_study.pool import (
+    JUNK,
+    NAMES,
+    SENTENCES,
+    PoolSettings,
+    _unmatched,
+    plan,
+    uid_of,
+    write_pool,
+)
 from training.balance_study.sizes import STUDIES
 from training.balance_study.summary import Estimate, summarise, table
 
 pytestmark = [
     pytest.mark.extra,
-    pytest.mark.filterwarnings("ignore:This DataLoader will create"),  # torch's advice on the number of workers
+    pytest.mark.filterwarnings(
+        "ignore:This DataLoader will create"
+    ),  # torch's advice on the number of workers
 ]
 
 CLASSES = [f"class {i}" for i in range(5)]
@@ -157,14 +168,23 @@ def test_estimates() -> None:
 
 def result(arm: str, seed: int, accuracy: float) -> dict[str, Any]:
     pairs = {"class": 10 + seed, "unmatched": 0, "junk": 2, "tail": 3, "total": 12 + seed}
-    return {"arm": arm, "seed": seed, "all": accuracy, "head": accuracy + 0.1, "tail": accuracy - 0.1, "pairs": pairs}
+    return {
+        "arm": arm,
+        "seed": seed,
+        "all": accuracy,
+        "head": accuracy + 0.1,
+        "tail": accuracy - 0.1,
+        "pairs": pairs,
+    }
 
 
 def test_differences_are_taken_seed_by_seed() -> None:
     """What makes a seed hard is not in the difference from matched: two arms that always differ by 2 have no spread."""
     values = [0.2, 0.3, 0.5]
     results = [
-        result(arm, s, v + more) for s, v in enumerate(values) for arm, more in (("matched", 0), ("online 9", 0.02))
+        result(arm, s, v + more)
+        for s, v in enumerate(values)
+        for arm, more in (("matched", 0), ("online 9", 0.02))
     ]
     matched, online = summarise(results)
     assert not matched.against
@@ -182,7 +202,11 @@ def test_arms(size: Any) -> None:
     """Raw, matched, and offline and online at each t."""
     study = STUDIES[size]
     names = [arm.name for arm in arms_of(study)]
-    assert names == ["raw", "matched", *(f"{way} {t:g}" for way in ("offline", "online") for t in study.ts)]
+    assert names == [
+        "raw",
+        "matched",
+        *(f"{way} {t:g}" for way in ("offline", "online") for t in study.ts),
+    ]
 
 
 # -- the study
@@ -201,7 +225,19 @@ def test_it_runs_and_goes_on(images: Path, tmp_path: Path, monkeypatch: pytest.M
         )
     )
     out = tmp_path / "study"
-    flags = ["--images", images, "--size", "tiny", "--out", out, "--device", "cpu", "--metadata", words, "--seeds"]
+    flags = [
+        "--images",
+        images,
+        "--size",
+        "tiny",
+        "--out",
+        out,
+        "--device",
+        "cpu",
+        "--metadata",
+        words,
+        "--seeds",
+    ]
     arguments = [os.fspath(flag) for flag in flags]
     process = subprocess.Popen(
         [sys.executable, "-m", "training.balance_study", *arguments, "1"],
@@ -241,7 +277,10 @@ def test_it_runs_and_goes_on(images: Path, tmp_path: Path, monkeypatch: pytest.M
 def test_the_study_on_a_gpu(data_folder: Path, tmp_path: Path) -> None:
     """The study itself, as large as half an hour on a GPU allows: more than chance in every arm."""
     images = data_folder / "images" / "cifar10_jpg.zip"
-    command.main(["--images", os.fspath(images), "--size", "gpu", "--out", os.fspath(tmp_path)], standalone_mode=False)
+    command.main(
+        ["--images", os.fspath(images), "--size", "gpu", "--out", os.fspath(tmp_path)],
+        standalone_mode=False,
+    )
     made = json.loads((tmp_path / "results.json").read_text())["results"]
     assert len(made) == 3 * 8
     assert all(one["all"] > 0.2 for one in made)

@@ -23,7 +23,15 @@ import numpy as np
 import torch
 
 from metaclip.errors import LostInputs, MetaclipError
-from metaclip.training.evaluate import HELD_OUT, EvaluateOptions, Task, evaluate, measure, read_tasks, tasks_of
+from metaclip.training.evaluate import (
+    HELD_OUT,
+    EvaluateOptions,
+    Task,
+    evaluate,
+    measure,
+    read_tasks,
+    tasks_of,
+)
 from metaclip.training.evaluation import prompts
 from metaclip.training.evaluation.results import read_results
 from metaclip.training.evaluation.sets import ImageFile, open_set
@@ -33,11 +41,21 @@ from metaclip.training.train import train
 from metaclip.training.train_recipe import DataRecipe, TrainOptions, TrainRecipe
 from tests import commands
 from tests.training.clips import CONFIG, make_clip, write_clip
-from tests.training.labelled import caption_lines, class_files, labelled, png, write_benchmark, write_files, write_zip
+from tests.training.labelled import (
+    caption_lines,
+    class_files,
+    labelled,
+    png,
+    write_benchmark,
+    write_files,
+    write_zip,
+)
 
 pytestmark = [
     pytest.mark.extra,
-    pytest.mark.filterwarnings("ignore:This DataLoader will create"),  # torch's advice on the number of workers
+    pytest.mark.filterwarnings(
+        "ignore:This DataLoader will create"
+    ),  # torch's advice on the number of workers
 ]
 
 torch.set_num_threads(1)  # the models are too small to share, and other tests run beside these
@@ -70,7 +88,9 @@ def of_open_clip(clip: Any, folder: Path, templates: tuple[str, ...]) -> tuple[f
         patch.setattr(zero_shot, "accuracy", lambda logits, target, topk: [
             (logits.topk(max(topk), 1).indices[:, :k] == target[:, None]).sum().item() for k in topk
         ])  # fmt: skip
-        found: tuple[float, float] = zero_shot.run(clip.model, vectors, torch.utils.data.DataLoader(images, 7), args)
+        found: tuple[float, float] = zero_shot.run(
+            clip.model, vectors, torch.utils.data.DataLoader(images, 7), args
+        )
     return found
 
 
@@ -80,7 +100,9 @@ def test_the_numbers_of_open_clip(seed: int, templates: str, folder: Path) -> No
     """Accuracy, at one and at five, is what open_clip's trainer gives for the same weights and images."""
     clip = make_clip(seed)
     figures = measure(clip, open_set(folder), prompts.TEMPLATES[templates], batch=16)["metrics"]
-    assert (figures["accuracy"], figures["accuracy_top5"]) == of_open_clip(clip, folder, prompts.TEMPLATES[templates])
+    assert (figures["accuracy"], figures["accuracy_top5"]) == of_open_clip(
+        clip, folder, prompts.TEMPLATES[templates]
+    )
     assert 0 < figures["accuracy_top5"] < 1, "figures that tell something"
 
 
@@ -101,18 +123,27 @@ def test_each_layout_has_the_same_figures(folder: Path, tmp_path: Path) -> None:
 
 def test_retrieval_over_several_texts(tmp_path: Path) -> None:
     """Recalls of images with one to three texts each, against the whole table of cosines."""
-    texts = [[f"{CLASSES[label]} {n} {i}" for i in range(1 + n % 3)] for n, (_, label) in enumerate(IMAGES)]
+    texts = [
+        [f"{CLASSES[label]} {n} {i}" for i in range(1 + n % 3)] for n, (_, label) in enumerate(IMAGES)
+    ]
     names = [f"{number:05d}.png" for number, _ in IMAGES]
     files = {name: png(number) for name, (number, _) in zip(names, IMAGES, strict=True)}
-    path = write_files(tmp_path, {**files, "metadata.jsonl": caption_lines(dict(zip(names, texts, strict=True)))})
+    path = write_files(
+        tmp_path, {**files, "metadata.jsonl": caption_lines(dict(zip(names, texts, strict=True)))}
+    )
     clip = make_clip(3)
     made = measure(clip, open_set(path), (), batch=16)
     assert made["texts"] == sum(map(len, texts))
-    flat, image_of = [text for own in texts for text in own], np.repeat(np.arange(60), [len(own) for own in texts])
+    flat, image_of = (
+        [text for own in texts for text in own],
+        np.repeat(np.arange(60), [len(own) for own in texts]),
+    )
     from PIL import Image
 
     with torch.inference_mode():
-        images = clip.model.encode_image(torch.stack([clip.transform(Image.open(path / name)) for name in names]), True)
+        images = clip.model.encode_image(
+            torch.stack([clip.transform(Image.open(path / name)) for name in names]), True
+        )
         near = (images @ clip.model.encode_text(clip.tokenizer(flat), True).T).numpy()
     for k in (1, 5, 10):
         hits = [(image_of[np.argsort(-row, kind="stable")[:k]] == i).any() for i, row in enumerate(near)]
@@ -123,7 +154,9 @@ def test_retrieval_over_several_texts(tmp_path: Path) -> None:
 
 def test_a_result_says_what_it_is_of(folder: Path, tmp_path: Path) -> None:
     """A line has figures, chance, classes, prompts, model, data, precision and versions."""
-    (made,) = evaluate(make_clip(), tasks_of([str(folder)], templates="name"), tmp_path / "r.jsonl", options=CPU)
+    (made,) = evaluate(
+        make_clip(), tasks_of([str(folder)], templates="name"), tmp_path / "r.jsonl", options=CPU
+    )
     assert read_results(tmp_path / "r.jsonl") == [made]
     assert (made["task"], made["kind"], made["chance"], made["templates"]) == (
         "shapes",
@@ -133,7 +166,12 @@ def test_a_result_says_what_it_is_of(folder: Path, tmp_path: Path) -> None:
     )
     assert set(made["metrics"]) == {"accuracy", "accuracy_top5", "mean_per_class"}
     assert list(made["per_class"]) == sorted(CLASSES[:8])
-    assert made["data"] == {"path": str(folder), "split": "test", "digest": open_set(folder).digest, "images": 60}
+    assert made["data"] == {
+        "path": str(folder),
+        "split": "test",
+        "digest": open_set(folder).digest,
+        "images": 60,
+    }
     assert made["model"] == {"name": "small", "digest": model_digest(make_clip())}
     assert {"metaclip", "open_clip_torch", "torch"} == made["versions"].keys()
 
@@ -174,7 +212,10 @@ def test_a_task_that_cannot_be_done(folder: Path, tmp_path: Path) -> None:
     assert [line["task"] for line in read_results(tmp_path / "r.jsonl")] == ["good"]
     with pytest.raises(MetaclipError, match=r"^broken: the image .* cannot be decoded") as failed:
         evaluate(
-            make_clip(), {"broken": Task(str(broken))}, tmp_path / "r.jsonl", options=EvaluateOptions("cpu", 16, 1)
+            make_clip(),
+            {"broken": Task(str(broken))},
+            tmp_path / "r.jsonl",
+            options=EvaluateOptions("cpu", 16, 1),
         )
     assert not isinstance(failed.value, LostInputs)
     assert "\n" not in str(failed.value)
@@ -244,12 +285,16 @@ def test_two_sets_of_one_name() -> None:
 def test_the_command(folder: Path, tmp_path: Path) -> None:
     """A model that open_clip opens, a set, a file of results; the second time nothing is left to do."""
     name, out = write_clip(tmp_path / "m"), tmp_path / "r.jsonl"
-    first = commands.done("evaluate", name, "--data", folder, "--out", out, "--device", "cpu", "--templates", "name")
+    first = commands.done(
+        "evaluate", name, "--data", folder, "--out", out, "--device", "cpu", "--templates", "name"
+    )
     (line,) = read_results(out)
     assert line["metrics"] == measure(make_clip(), open_set(folder), ("{c}",))["metrics"]
     assert "shapes: 60 images, 8 classes, 1 templates; chance 12.50%\n" in first.out
     assert f"  accuracy          {100 * line['metrics']['accuracy']:>8.2f}%\n" in first.out
-    again = commands.done("evaluate", name, "--data", folder, "--out", out, "--device", "cpu", "--templates", "name")
+    again = commands.done(
+        "evaluate", name, "--data", folder, "--out", out, "--device", "cpu", "--templates", "name"
+    )
     assert "(done before)" in again.out
     assert read_results(out) == [line]
 
@@ -274,7 +319,14 @@ def test_a_trained_run_is_evaluated_on_its_own_set(trained: Path) -> None:
     assert min(Counter(open_set(trained / "held_out").labels).values()) > 20
     assert f"\nresults   {trained / 'results.jsonl'}\n" in first.out
     assert "(done before)" in commands.done("evaluate", trained, "--device", "cpu").out
-    commands.done("evaluate", trained, "--device", "cpu", "--checkpoint", next((trained / "checkpoints").glob("*.pt")))
+    commands.done(
+        "evaluate",
+        trained,
+        "--device",
+        "cpu",
+        "--checkpoint",
+        next((trained / "checkpoints").glob("*.pt")),
+    )
     assert len(read_results(trained / "results.jsonl")) == 1, "the last checkpoint is the same model"
 
 
@@ -300,7 +352,12 @@ def test_tasks_by_command(folder: Path, tmp_path: Path) -> None:
     """A task that cannot be done leaves exit code 3 and the others' results."""
     (tmp_path / "t.toml").write_text(f'[good]\ndata = "{folder}"\n[bad]\ndata = "no"\n')
     done = commands.call(
-        "evaluate", write_clip(tmp_path / "m"), "--tasks", tmp_path / "t.toml", "--out", tmp_path / "r.jsonl"
+        "evaluate",
+        write_clip(tmp_path / "m"),
+        "--tasks",
+        tmp_path / "t.toml",
+        "--out",
+        tmp_path / "r.jsonl",
     )
     assert done.code == 3
     assert done.err.startswith("metaclip: 1 of 2 tasks cannot be done:\nbad: there is no evaluation set")
@@ -312,9 +369,15 @@ def test_tasks_by_command(folder: Path, tmp_path: Path) -> None:
     [
         (["ViT-B-33"], "open_clip knows no model 'ViT-B-33'"),
         (["runs/no"], "there is no run runs/no; give the --out of metaclip train"),
-        (["ViT-B-32-quickgelu"], "ViT-B-32-quickgelu has no weights yet; give --pretrained a file or a tag: "),
+        (
+            ["ViT-B-32-quickgelu"],
+            "ViT-B-32-quickgelu has no weights yet; give --pretrained a file or a tag: ",
+        ),
         (["ViT-B-32-quickgelu", "--pretrained", "no.pt"], "ViT-B-32-quickgelu with the weights no.pt: "),
-        (["ViT-B-32", "--checkpoint", "x.pt"], "there is no run ViT-B-32; for a model of open_clip name its weights"),
+        (
+            ["ViT-B-32", "--checkpoint", "x.pt"],
+            "there is no run ViT-B-32; for a model of open_clip name its weights",
+        ),
         (["local-dir:nowhere"], "local-dir:nowhere with the weights of its folder: "),
         (["MODEL", "--data", "no"], "no: there is no evaluation set no; check the path"),
         (["MODEL"], "nothing to evaluate on; name sets with --data or --tasks"),
@@ -329,13 +392,17 @@ def test_tasks_by_command(folder: Path, tmp_path: Path) -> None:
         (["MODEL", "--data", "SET", "--out", "file.csv"], "file.csv, line 1: it is no result"),
     ],
 )
-def test_bad_arguments(arguments: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_arguments(
+    arguments: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What cannot be is one line."""
     monkeypatch.chdir(tmp_path)
     write_files(Path("set"), FILES)
     Path("file.csv").write_text("a,b\n")
     model = write_clip(Path("m"))
-    assert says in commands.refused("evaluate", *[{"MODEL": model, "SET": "set"}.get(a, a) for a in arguments])
+    assert says in commands.refused(
+        "evaluate", *[{"MODEL": model, "SET": "set"}.get(a, a) for a in arguments]
+    )
 
 
 def test_weights_of_another_model(tmp_path: Path) -> None:

@@ -50,7 +50,9 @@ def test_scores_by_their_definitions(rows: list[tuple[int, list[int]]]) -> None:
     hits = logits.topk(5, dim=1).indices == torch.tensor(labels)[:, None]
     assert figures["accuracy"] == hits[:, 0].sum().item() / len(rows)
     assert figures["accuracy_top5"] == hits.sum().item() / len(rows)
-    recalls = [np.mean([row[0] == c for label, row in rows if label == c]) for c in sorted(set(labels.tolist()))]
+    recalls = [
+        np.mean([row[0] == c for label, row in rows if label == c]) for c in sorted(set(labels.tolist()))
+    ]
     assert figures["mean_per_class"] == pytest.approx(np.mean(recalls))
 
 
@@ -59,7 +61,9 @@ def test_scores_by_their_definitions(rows: list[tuple[int, list[int]]]) -> None:
 
 def naive_recall(near: np.ndarray, own: np.ndarray, k: int) -> float:
     """Return the share of rows with a right answer among the k nearest."""
-    return float(np.mean([own[i][np.argsort(-near[i], kind="stable")[:k]].any() for i in range(len(near))]))
+    return float(
+        np.mean([own[i][np.argsort(-near[i], kind="stable")[:k]].any() for i in range(len(near))])
+    )
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=9), st.integers(0, 2**32 - 1))
@@ -71,17 +75,24 @@ def test_recalls_are_counts_where_nothing_ties(texts: list[int], seed: int) -> N
     own = image_of[None, :] == np.arange(len(texts))[:, None]
     figures = scores.recalls(torch.tensor(images), torch.tensor(captions), torch.tensor(image_of))
     near = images @ captions.T
-    assert list(figures) == [f"{way}@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)]
+    assert list(figures) == [
+        f"{way}@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)
+    ]
     for k in (1, 5, 10):
         assert figures[f"image_to_text@{k}"] == pytest.approx(naive_recall(near, own, k))
         assert figures[f"text_to_image@{k}"] == pytest.approx(naive_recall(near.T, own.T, k))
 
 
-@pytest.mark.parametrize(("right", "wrong", "ahead"), [(1, 3, 0), (2, 2, 1), (1, 0, 2), (3, 1, 0), (1, 4, 3)])
+@pytest.mark.parametrize(
+    ("right", "wrong", "ahead"), [(1, 3, 0), (2, 2, 1), (1, 0, 2), (3, 1, 0), (1, 4, 3)]
+)
 def test_ties_are_taken_in_every_order_alike(right: int, wrong: int, ahead: int) -> None:
     """The chance of a hit is the part of orders of what ties that have a right answer among the first k."""
     for k in range(1, 7):
-        orders = [[False] * ahead + list(one) for one in itertools.permutations([True] * right + [False] * wrong)]
+        orders = [
+            [False] * ahead + list(one)
+            for one in itertools.permutations([True] * right + [False] * wrong)
+        ]
         wanted = np.mean([any(order[:k]) for order in orders])
         got = scores.hit_chance(np.array([ahead]), np.array([right]), np.array([wrong]), k)
         assert got == pytest.approx([wanted])
@@ -92,7 +103,9 @@ def test_a_model_that_says_one_thing_has_the_recall_of_chance() -> None:
     same = torch.ones(50, 4)
     figures = scores.recalls(same, same, torch.arange(50))
     assert figures == {
-        f"{way}@{k}": pytest.approx(k / 50) for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)
+        f"{way}@{k}": pytest.approx(k / 50)
+        for way in ("image_to_text", "text_to_image")
+        for k in (1, 5, 10)
     }
 
 
@@ -119,7 +132,10 @@ def test_our_templates_have_one_place_each(templates: tuple[str, ...]) -> None:
 
 def test_a_template_is_text() -> None:
     """Nothing but the place of the class name is looked at, so that a file cannot reach into objects."""
-    assert prompts.fill("{c.__class__} {0!r} a {c}, %s", "a {c} dog") == "{c.__class__} {0!r} a a {c} dog, %s"
+    assert (
+        prompts.fill("{c.__class__} {0!r} a {c}, %s", "a {c} dog")
+        == "{c.__class__} {0!r} a a {c} dog, %s"
+    )
     assert [fill("cat") for fill in prompts.fillers(["a {}.", "the {c}"])] == ["a cat.", "the cat"]
 
 
@@ -176,7 +192,9 @@ def test_a_line_cut_anywhere_is_no_result(tmp_path: Path) -> None:
         assert read_results(path) == [result(0), result(2)]
 
 
-@pytest.mark.parametrize("content", ["task,accuracy\ncifar10,0.5\n", '{"epoch": 1}\n', "{}\n", "\x00\x01"])
+@pytest.mark.parametrize(
+    "content", ["task,accuracy\ncifar10,0.5\n", '{"epoch": 1}\n', "{}\n", "\x00\x01"]
+)
 def test_another_kind_of_file_is_left_alone(content: str, tmp_path: Path) -> None:
     """A file that holds other lines than results is refused, by line."""
     path = tmp_path / "results.jsonl"

@@ -17,7 +17,15 @@ pytest.importorskip("PIL", reason="needs Pillow: pip install 'metaclip[train]'")
 from metaclip.errors import MetaclipError
 from metaclip.training.evaluation.sets import EvaluationSet, open_set
 from metaclip.training.rendered_shapes import CLASSES
-from tests.training.labelled import caption_lines, class_files, labelled, png, write_benchmark, write_files, write_zip
+from tests.training.labelled import (
+    caption_lines,
+    class_files,
+    labelled,
+    png,
+    write_benchmark,
+    write_files,
+    write_zip,
+)
 from tests.training.shards import Content, write_tar
 
 pytestmark = pytest.mark.extra
@@ -29,7 +37,9 @@ NAMES = "".join(f"{name}\n" for name in CLASSES[:4])
 
 def content(opened: EvaluationSet) -> list[tuple[bytes, str]]:
     """Return the bytes of each image and the name of its class, sorted."""
-    return sorted((opened.images[i].read(), opened.classes[label]) for i, label in enumerate(opened.labels))
+    return sorted(
+        (opened.images[i].read(), opened.classes[label]) for i, label in enumerate(opened.labels)
+    )
 
 
 EXPECTED = sorted((png(number), CLASSES[label]) for number, label in IMAGES)
@@ -45,15 +55,23 @@ LAYOUTS: dict[str, Callable[[Path], Path]] = {
     "folder of classes": lambda path: write_files(path / "set", bare(FILES)),
     "zip with a split": lambda path: write_zip(path / "set.zip", FILES),
     "zip of classes": lambda path: write_zip(path / "set.zip", bare(FILES)),
-    "zip in one outer folder": lambda path: write_zip(path / "s.zip", {f"cifar/{n}": d for n, d in FILES.items()}),
+    "zip in one outer folder": lambda path: write_zip(
+        path / "s.zip", {f"cifar/{n}": d for n, d in FILES.items()}
+    ),
     "zip by macOS": lambda path: write_zip(
         path / "s.zip",
-        {**FILES, ".hidden/0.png": png(0), **{f"__MACOSX/{n.replace('/0', '/._0')}": b"x" for n in FILES}},
+        {
+            **FILES,
+            ".hidden/0.png": png(0),
+            **{f"__MACOSX/{n.replace('/0', '/._0')}": b"x" for n in FILES},
+        },
     ),
     "folders in folders": lambda path: write_files(
         path / "set", {name.replace("/0", "/deeper/0"): d for name, d in FILES.items()}
     ),
-    "other files beside": lambda path: write_files(path / "set", {**FILES, "test/x.png": png(0), "README.md": "set"}),
+    "other files beside": lambda path: write_files(
+        path / "set", {**FILES, "test/x.png": png(0), "README.md": "set"}
+    ),
     "CLIP_benchmark's": lambda path: write_benchmark(path / "set", IMAGES, classnames_txt=NAMES),
 }
 
@@ -77,7 +95,9 @@ def test_classes_are_in_the_order_of_folders(tmp_path: Path) -> None:
     oracle = import_torchvision().datasets.ImageFolder(os.fspath(folder / "test"))
     opened = open_set(folder)
     assert list(opened.classes) == [name.replace("_", " ") for name in oracle.classes]
-    assert [(str(image), label) for image, label in zip(opened.images, opened.labels, strict=True)] == oracle.samples
+    assert [
+        (str(image), label) for image, label in zip(opened.images, opened.labels, strict=True)
+    ] == oracle.samples
     write_files(folder, {"classnames.txt": "a\nb\r\nc\n d \n"})
     named = open_set(folder)
     assert named.classes == ("a", "b", "c", "d")
@@ -89,12 +109,19 @@ def test_a_set_brings_its_templates(tmp_path: Path) -> None:
     """zeroshot_classification_templates.txt is read in both layouts."""
     text = "a {c}.\nthe {c}\n"
     name = "zeroshot_classification_templates"
-    assert open_set(write_files(tmp_path / "a", {**FILES, f"{name}.txt": text})).templates == ("a {c}.", "the {c}")
+    assert open_set(write_files(tmp_path / "a", {**FILES, f"{name}.txt": text})).templates == (
+        "a {c}.",
+        "the {c}",
+    )
     tars = write_benchmark(tmp_path / "b", IMAGES, classnames_txt=NAMES, **{f"{name}_txt": text})
     assert open_set(tars).templates == ("a {c}.", "the {c}")
 
 
-CAPTIONS = {"0.png": ["a red circle", "a circle"], "sub/1.png": ["a blue square"], "2.png": ["one", "two", "three"]}
+CAPTIONS = {
+    "0.png": ["a red circle", "a circle"],
+    "sub/1.png": ["a blue square"],
+    "2.png": ["one", "two", "three"],
+}
 CAPTIONED = {name: png(i) for i, name in enumerate(CAPTIONS)}
 
 
@@ -105,16 +132,26 @@ def test_captions_beside_images(form: str, split: str, tmp_path: Path) -> None:
     lines = caption_lines(CAPTIONS) + json.dumps({"file_name": "0.png", "text": "once more"}) + "\n"
     files: dict[str, Content] = {f"{split}metadata.jsonl": lines, f"{split}unnamed.png": png(9)}
     files.update({f"{split}{name}": data for name, data in CAPTIONED.items()})
-    opened = open_set(write_zip(tmp_path / "s.zip", files) if form == "zip" else write_files(tmp_path / "s", files))
+    opened = open_set(
+        write_zip(tmp_path / "s.zip", files) if form == "zip" else write_files(tmp_path / "s", files)
+    )
     assert opened.kind == "retrieval"
-    assert opened.texts == (("a red circle", "a circle", "once more"), ("a blue square",), ("one", "two", "three"))
+    assert opened.texts == (
+        ("a red circle", "a circle", "once more"),
+        ("a blue square",),
+        ("one", "two", "three"),
+    )
     assert [image.read() for image in opened.images] == list(CAPTIONED.values())
 
 
 def test_pairs_by_id(tmp_path: Path) -> None:
     """An image is found by its name without the suffix too: {"id": ..., "text": ...}."""
-    lines = "".join(json.dumps({"id": str(i), "text": f"text {i}", "url": "http://x"}) + "\n" for i in (1, 0))
-    opened = open_set(write_zip(tmp_path / "s.zip", {"0.jpg": png(0), "1.jpg": png(1), "pairs.jsonl": lines}))
+    lines = "".join(
+        json.dumps({"id": str(i), "text": f"text {i}", "url": "http://x"}) + "\n" for i in (1, 0)
+    )
+    opened = open_set(
+        write_zip(tmp_path / "s.zip", {"0.jpg": png(0), "1.jpg": png(1), "pairs.jsonl": lines})
+    )
     assert opened.texts == (("text 1",), ("text 0",))
     assert [image.read() for image in opened.images] == [png(1), png(0)]
 
@@ -161,7 +198,9 @@ def test_a_change_is_another_set(layout: str, tmp_path: Path) -> None:
         write_zip(path, changed)
     else:
         victim = next(
-            file for file in sorted(path.rglob("*")) if file.suffix in (".png", ".tar") and "x" not in file.stem
+            file
+            for file in sorted(path.rglob("*"))
+            if file.suffix in (".png", ".tar") and "x" not in file.stem
         )
         os.utime(victim, (1, 1))
     assert open_set(path).digest != before
@@ -170,7 +209,9 @@ def test_a_change_is_another_set(layout: str, tmp_path: Path) -> None:
 def test_a_moved_set_is_the_same(tmp_path: Path) -> None:
     """Where it lies, and in how many outer folders, does not matter."""
     plain = open_set(write_zip(tmp_path / "a.zip", FILES)).digest
-    assert open_set(write_zip(tmp_path / "b.zip", {f"x/{n}": d for n, d in FILES.items()})).digest == plain
+    assert (
+        open_set(write_zip(tmp_path / "b.zip", {f"x/{n}": d for n, d in FILES.items()})).digest == plain
+    )
 
 
 def tar(members: list[tuple[str, Content]], **files: str) -> Callable[[Path], Path]:
@@ -184,8 +225,14 @@ def tar(members: list[tuple[str, Content]], **files: str) -> Callable[[Path], Pa
 SAMPLE: list[tuple[str, Content]] = [("0.png", png(0)), ("0.cls", "0")]
 BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "nothing": (lambda path: path / "no", "there is no evaluation set {}/no; check the path"),
-    "neither": (lambda path: write_files(path, {"a.csv": "x"}) / "a.csv", "{}/a.csv is neither a folder nor a zip"),
-    "empty": (lambda path: write_files(path, {"README": "x"}), "{}: there are no images in folders of classes"),
+    "neither": (
+        lambda path: write_files(path, {"a.csv": "x"}) / "a.csv",
+        "{}/a.csv is neither a folder nor a zip",
+    ),
+    "empty": (
+        lambda path: write_files(path, {"README": "x"}),
+        "{}: there are no images in folders of classes",
+    ),
     "another split": (
         lambda path: write_files(path, {"train/a/0.png": png(0), "val/a/0.png": png(0)}),
         "{}: there is no split 'test'; splits: train, val",
@@ -199,11 +246,15 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
         "{}: two classes are called 'a b'",
     ),
     "captions of no image": (
-        lambda path: write_files(path, {"0.png": png(0), "metadata.jsonl": '{"file_name": "1.png", "text": "x"}\n'}),
+        lambda path: write_files(
+            path, {"0.png": png(0), "metadata.jsonl": '{"file_name": "1.png", "text": "x"}\n'}
+        ),
         "{}, metadata.jsonl, line 1: there is no image '1.png'",
     ),
     "captions without text": (
-        lambda path: write_files(path, {"0.png": png(0), "metadata.jsonl": '{"file_name": "0.png", "text": []}\n'}),
+        lambda path: write_files(
+            path, {"0.png": png(0), "metadata.jsonl": '{"file_name": "0.png", "text": []}\n'}
+        ),
         "{}, metadata.jsonl, line 1: it needs a file_name",
     ),
     "captions in no JSON": (
@@ -216,11 +267,20 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "shards of no number": (tar(SAMPLE, **{"test/nshards.txt": "one"}), "{}/test/nshards.txt is 'one'"),
     "a shard missing": (tar(SAMPLE, **{"test/nshards.txt": "2"}), "{}/test/1.tar cannot be read"),
-    "many labels": (tar(SAMPLE, **{"dataset_type.txt": "multilabel"}), "{}/dataset_type.txt is 'multilabel'"),
+    "many labels": (
+        tar(SAMPLE, **{"dataset_type.txt": "multilabel"}),
+        "{}/dataset_type.txt is 'multilabel'",
+    ),
     "no image": (tar([("0.cls", "0")]), "{}/test/0.tar, 0.cls: its sample has no image"),
     "no label": (tar([("0.png", png(0))]), "{}/test/0.tar, 0.png: its sample has no .cls"),
-    "a label too large": (tar([("0.png", png(0)), ("0.cls", "2")]), "{}/test/0.tar, 0.png: its .cls is '2'"),
-    "a label of code": (tar([("0.png", png(0)), ("0.cls", "os.x()")]), "{}/test/0.tar, 0.png: its .cls is 'os.x()'"),
+    "a label too large": (
+        tar([("0.png", png(0)), ("0.cls", "2")]),
+        "{}/test/0.tar, 0.png: its .cls is '2'",
+    ),
+    "a label of code": (
+        tar([("0.png", png(0)), ("0.cls", "os.x()")]),
+        "{}/test/0.tar, 0.png: its .cls is 'os.x()'",
+    ),
     "no samples": (tar([]), "{}/test: its tars hold no images"),
     "no text": (
         tar([("0.png", png(0)), ("0.txt", "")], **{"dataset_type.txt": "retrieval"}),
@@ -244,7 +304,9 @@ def test_a_tar_without_class_names(tmp_path: Path) -> None:
     """Labels are numbers: without names there is nothing to ask a model."""
     write_tar(tmp_path / "test" / "0.tar", SAMPLE)
     write_files(tmp_path, {"test/nshards.txt": "1"})
-    with pytest.raises(MetaclipError, match=r"there is no .*classnames\.txt; write the class names there"):
+    with pytest.raises(
+        MetaclipError, match=r"there is no .*classnames\.txt; write the class names there"
+    ):
         open_set(tmp_path)
 
 

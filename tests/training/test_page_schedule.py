@@ -42,7 +42,9 @@ def walk(
 
 @settings(max_examples=80)
 @given(data=st.data(), sizes=SIZES)
-def test_nothing_is_lost_or_repeated_however_often_it_is_dealt_anew(data: st.DataObject, sizes: list[int]) -> None:
+def test_nothing_is_lost_or_repeated_however_often_it_is_dealt_anew(
+    data: st.DataObject, sizes: list[int]
+) -> None:
     """Workers stop wherever they are and others go on, again and again: every epoch that is whole has every sample once."""
     order = SampleOrder(tuple(sizes), 3)
     states: list[dict] = []
@@ -51,10 +53,17 @@ def test_nothing_is_lost_or_repeated_however_often_it_is_dealt_anew(data: st.Dat
         workers = data.draw(st.integers(1, 5))
         schedule, at = resume(order, "s", states, workers)
         for worker in range(workers):
-            more, at[worker] = walk(order, schedule, worker, at[worker], data.draw(st.integers(0, order.total)))
+            more, at[worker] = walk(
+                order, schedule, worker, at[worker], data.draw(st.integers(0, order.total))
+            )
             taken.update(more)
         states = [
-            {"stream": "s", "plan": schedule.to_json(), "at": {str(worker): list(at[worker])}, "ranks": workers}
+            {
+                "stream": "s",
+                "plan": schedule.to_json(),
+                "at": {str(worker): list(at[worker])},
+                "ranks": workers,
+            }
             for worker in range(workers)
         ]
     assert max(taken.values(), default=1) == 1
@@ -63,7 +72,9 @@ def test_nothing_is_lost_or_repeated_however_often_it_is_dealt_anew(data: st.Dat
     last = max((epoch for epoch, _, _ in taken), default=0) + 1
     rest, _ = walk(order, schedule, 0, at[0], order.total * last - sum(taken.values()))
     taken.update(rest)
-    assert taken == Counter((e, tar, row) for e in range(last) for tar, size in enumerate(sizes) for row in range(size))
+    assert taken == Counter(
+        (e, tar, row) for e in range(last) for tar, size in enumerate(sizes) for row in range(size)
+    )
 
 
 @given(sizes=SIZES, workers=st.integers(1, 7), epochs=st.integers(1, 4))
@@ -82,7 +93,12 @@ def test_as_many_workers_go_on_as_they_were() -> None:
     """With the number of workers unchanged nothing is dealt anew."""
     order, schedule = SampleOrder((50, 60)), PageSchedule(3)
     at = {worker: Position(0, worker, 0) for worker in range(3)}
-    state = {"stream": "s", "plan": schedule.to_json(), "at": {str(k): list(v) for k, v in at.items()}, "ranks": 1}
+    state = {
+        "stream": "s",
+        "plan": schedule.to_json(),
+        "at": {str(k): list(v) for k, v in at.items()},
+        "ranks": 1,
+    }
     assert resume(order, "s", [state], 3) == (schedule, at)
     assert resume(order, "s", [state], 2)[0] != schedule
 
@@ -91,7 +107,8 @@ def test_states_that_do_not_belong_together() -> None:
     """States of another stream, of another moment, or without some rank are refused, with what to do."""
     order, schedule = SampleOrder((50, 60)), PageSchedule(2)
     states = [
-        {"stream": "s", "plan": schedule.to_json(), "at": {str(worker): [0, 1, 0]}, "ranks": 2} for worker in range(2)
+        {"stream": "s", "plan": schedule.to_json(), "at": {str(worker): [0, 1, 0]}, "ranks": 2}
+        for worker in range(2)
     ]
     with pytest.raises(MetaclipError, match="the state belongs to the stream s, this is other"):
         resume(order, "other", states, 2)
@@ -114,4 +131,6 @@ def test_a_schedule_is_json(pages: set[int], places: dict[int, int]) -> None:
 
 def test_workers_of_ranks() -> None:
     """Each worker of each rank has a number of its own."""
-    assert sorted(global_worker(rank, 3, worker) for rank in range(3) for worker in range(4)) == list(range(12))
+    assert sorted(global_worker(rank, 3, worker) for rank in range(3) for worker in range(4)) == list(
+        range(12)
+    )

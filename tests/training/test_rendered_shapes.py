@@ -25,7 +25,8 @@ def test_an_image_is_a_function_of_seed_and_number() -> None:
     assert (image.size, image.mode) == ((rendered_shapes.SIDE, rendered_shapes.SIDE), "RGB")
     assert len({rendered_shapes.draw(seed, n)[0].tobytes() for seed in (0, 1) for n in range(50)}) == 100
     assert all(
-        rendered_shapes.CLASSES[label] in text for _, label, text in (rendered_shapes.draw(0, n) for n in range(50))
+        rendered_shapes.CLASSES[label] in text
+        for _, label, text in (rendered_shapes.draw(0, n) for n in range(50))
     )
 
 
@@ -55,7 +56,10 @@ def test_pairs(tmp_path: Path) -> None:
     ]
     fields = json.loads(members[0][1])
     assert fields["caption"].encode() == members[2][1] == rendered_shapes.draw(0, 1_000)[2].encode()
-    assert len({json.loads(data)["uid"] for name, data in read_tar(paths[0]) if name.endswith("json")}) == 1_000
+    assert (
+        len({json.loads(data)["uid"] for name, data in read_tar(paths[0]) if name.endswith("json")})
+        == 1_000
+    )
     before = [path.stat().st_mtime_ns for path in paths]
     rendered_shapes.write_pairs(tmp_path, 1_003)
     assert [path.stat().st_mtime_ns for path in paths] == before
@@ -66,7 +70,9 @@ def test_classes(tmp_path: Path) -> None:
     folder = rendered_shapes.write_classes(tmp_path / "set", 20)
     members = dict(read_tar(folder / "test" / "0.tar"))
     assert len(members) == 40
-    assert [int(members[f"{n:06d}.cls"]) for n in range(20)] == [rendered_shapes.draw(1, n)[1] for n in range(20)]
+    assert [int(members[f"{n:06d}.cls"]) for n in range(20)] == [
+        rendered_shapes.draw(1, n)[1] for n in range(20)
+    ]
     assert members["000003.png"].startswith(b"\x89PNG")
     assert (folder / "test" / "nshards.txt").read_text() == "1\n"
     assert (folder / "classnames.txt").read_text().splitlines() == list(rendered_shapes.CLASSES)

@@ -15,7 +15,9 @@ SIZES = st.lists(st.integers(0, 90), min_size=1, max_size=24).filter(any)
 def everything(order: SampleOrder, epoch: int) -> list[tuple[int, int]]:
     """Return the samples of an epoch in order."""
     pages = [order.page(epoch, number) for number in range(order.n_pages(epoch))]
-    return [(tar, row) for tars, rows in pages for tar, row in zip(tars.tolist(), rows.tolist(), strict=True)]
+    return [
+        (tar, row) for tars, rows in pages for tar, row in zip(tars.tolist(), rows.tolist(), strict=True)
+    ]
 
 
 @settings(max_examples=60)
@@ -23,7 +25,9 @@ def everything(order: SampleOrder, epoch: int) -> list[tuple[int, int]]:
 def test_an_epoch_is_every_sample_once(sizes: list[int], seed: int, epoch: int) -> None:
     """Whatever the tars' sizes, seed and epoch: all samples, each once, in pages that are not empty."""
     order = SampleOrder(tuple(sizes), seed)
-    assert sorted(everything(order, epoch)) == [(tar, row) for tar, size in enumerate(sizes) for row in range(size)]
+    assert sorted(everything(order, epoch)) == [
+        (tar, row) for tar, size in enumerate(sizes) for row in range(size)
+    ]
     assert all(0 < len(order.page(epoch, n)[0]) <= order.page_size for n in range(order.n_pages(epoch)))
 
 

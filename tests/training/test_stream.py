@@ -66,7 +66,9 @@ def take(loader: Loader, batches: int) -> list[list[str]]:
 
 def test_an_epoch(tars: Path) -> None:
     """An epoch has every sample, each once, decoded, with its text; the next has them in another order."""
-    first, second = ([b for b in Loader(Stream(str(tars)), 7, epochs=1, state=state)] for state in ((), ()))
+    first, second = (
+        [b for b in Loader(Stream(str(tars)), 7, epochs=1, state=state)] for state in ((), ())
+    )
     assert sorted(uids_of(first)) == UIDS
     assert uids_of(first) == uids_of(second)
     both = uids_of(Loader(Stream(str(tars)), 7, epochs=2))
@@ -75,8 +77,12 @@ def test_an_epoch(tars: Path) -> None:
     assert both[N:] != both[:N]
     assert uids_of(Loader(Stream(str(tars), seed=1), 7, epochs=1)) != uids_of(first)
     names = {uid(n): f"a photo of dog {n}" for n in range(N)}
-    assert all(names[u] == text for batch in first for u, text in zip(batch.uids, batch.texts, strict=True))
-    assert all(image.mode == "RGB" and image.size == (12, 10) for batch in first for image in batch.images)
+    assert all(
+        names[u] == text for batch in first for u, text in zip(batch.uids, batch.texts, strict=True)
+    )
+    assert all(
+        image.mode == "RGB" and image.size == (12, 10) for batch in first for image in batch.images
+    )
     assert [len(batch.uids) for batch in first] == [7] * (N // 7) + [N % 7]
 
 
@@ -96,7 +102,9 @@ def test_any_ranks_and_any_stops(data: st.DataObject, tars: Path) -> None:
     for _ in range(data.draw(st.integers(1, 3))):
         ranks = data.draw(st.integers(1, 4))
         loaders = [
-            Loader(stream, data.draw(st.integers(1, 20)), rank=r, ranks=ranks, epochs=epochs, state=states)
+            Loader(
+                stream, data.draw(st.integers(1, 20)), rank=r, ranks=ranks, epochs=epochs, state=states
+            )
             for r in range(ranks)
         ]
         for loader in loaders:
@@ -152,7 +160,8 @@ if __name__ == "__main__":
 def kill_after(batches: int, out: Path, *arguments: object) -> tuple[list[list[str]], Any]:
     """Read a stream in another process, kill it (SIGKILL) after some batches; return the batches it had, and its last state."""
     process = subprocess.Popen(
-        [sys.executable, "-c", KILLED, *map(str, (arguments[0], out, *arguments[1:]))], stderr=subprocess.DEVNULL
+        [sys.executable, "-c", KILLED, *map(str, (arguments[0], out, *arguments[1:]))],
+        stderr=subprocess.DEVNULL,
     )
     try:
         end = time.monotonic() + 120
@@ -165,7 +174,9 @@ def kill_after(batches: int, out: Path, *arguments: object) -> tuple[list[list[s
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), "the end of its workers")
-    lines = [json.loads(line) for line in out.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    lines = [
+        json.loads(line) for line in out.read_text().splitlines(keepends=True) if line.endswith("\n")
+    ]
     return [uids for uids, _ in lines], lines[-1][1]
 
 
@@ -197,7 +208,8 @@ def test_the_balancer_keeps_the_offline_subset(workers: int, tmp_path: Path) -> 
     """At epoch 0 a run's Balancer gives just the run's curated pairs, with any workers; at epoch 1 another set, by its law."""
     texts = ["a dog", "a dog and a cat", "a cat", "a rare bird", "nothing"]
     write_tar(
-        tmp_path / "tars" / "0.tar", [file for n in range(400) for file in sample(n, text=texts[n % 5 % (1 + n % 7)])]
+        tmp_path / "tars" / "0.tar",
+        [file for n in range(400) for file in sample(n, text=texts[n % 5 % (1 + n % 7)])],
     )
     run = curate(tmp_path / "tars", ["dog", "cat", "bird"], out=tmp_path / "run", t=40)
     balancer = Balancer(run)
@@ -208,11 +220,16 @@ def test_the_balancer_keeps_the_offline_subset(workers: int, tmp_path: Path) -> 
     assert sorted(uids_of(loader)) == offline
     assert loader.reasons == {"yielded": len(offline), "not_kept": 400 - len(offline)}
     second = sorted(uids_of(Loader(stream, 8, workers=workers, epochs=2)))
-    expected = [uid(n) for n in range(400) if balancer.keep_one(texts[n % 5 % (1 + n % 7)], uid(n), epoch=1)]
+    expected = [
+        uid(n) for n in range(400) if balancer.keep_one(texts[n % 5 % (1 + n % 7)], uid(n), epoch=1)
+    ]
     assert second == sorted(offline + expected)
     assert sorted(expected) != offline
     subset = Subset(run.path / "curated.npy")
-    assert sorted(uids_of(Loader(Stream(str(tmp_path / "tars"), keep=subset), 8, workers=workers, epochs=1))) == offline
+    assert (
+        sorted(uids_of(Loader(Stream(str(tmp_path / "tars"), keep=subset), 8, workers=workers, epochs=1)))
+        == offline
+    )
 
 
 def test_tars_without_uids(tars: Path, tmp_path: Path) -> None:
@@ -226,7 +243,9 @@ def test_tars_without_uids(tars: Path, tmp_path: Path) -> None:
     ) as caught:
         assert uids_of(Loader(Stream(str(tmp_path / "tars"), keep=subset), 1, epochs=1)) == [law]
     assert len(caught) == 1
-    assert len(Stream(str(tmp_path / "tars")).files) == 1  # nothing is decided by the uid, so nothing is said
+    assert (
+        len(Stream(str(tmp_path / "tars")).files) == 1
+    )  # nothing is decided by the uid, so nothing is said
     assert len(Stream(str(tars), keep=subset).files) == 4
 
 
@@ -251,7 +270,9 @@ def test_several_texts_of_an_image(tmp_path: Path) -> None:
         }
         found[epoch] = batch.texts
     assert len({tuple(sorted(texts)) for texts in found.values()}) == 3
-    only = Stream(str(tmp_path / "tars"), seed=5, names=Names(text="texts"), keep=lambda text, uid: "dog" in text)
+    only = Stream(
+        str(tmp_path / "tars"), seed=5, names=Names(text="texts"), keep=lambda text, uid: "dog" in text
+    )
     [batch] = list(Loader(only, 60, epochs=1))
     assert sorted(batch.uids) == sorted(uid(n) for n in range(60) if choice(5, 0, uid(n), 3) == 0)
     assert all("dog" in text for text in batch.texts)
@@ -287,7 +308,9 @@ def test_a_bomb(tmp_path: Path) -> None:
     data = bytearray(jpeg(0, (8, 8)))
     at = data.index(b"\xff\xc0")
     data[at + 5 : at + 9] = b"\xff\xff\xff\xff"
-    write_tar(tmp_path / "tars" / "0.tar", [*sample(0), ("1.jpg", bytes(data)), ("1.txt", "a"), ("1.json", {})])
+    write_tar(
+        tmp_path / "tars" / "0.tar", [*sample(0), ("1.jpg", bytes(data)), ("1.txt", "a"), ("1.json", {})]
+    )
     loader = Loader(Stream(str(tmp_path / "tars")), 4, epochs=1)
     assert uids_of(loader) == [uid(0)]
     assert loader.reasons == {"yielded": 1, "oversized_image": 1}
@@ -301,7 +324,8 @@ def test_forms_of_images(form: str, suffix: str, tmp_path: Path) -> None:
     file = io.BytesIO()
     Image.new("L", (5, 4), 90).save(file, form)
     write_tar(
-        tmp_path / "tars" / "0.tar", [(f"1.{suffix}", file.getvalue()), ("1.txt", "a"), ("1.json", {"uid": uid(1)})]
+        tmp_path / "tars" / "0.tar",
+        [(f"1.{suffix}", file.getvalue()), ("1.txt", "a"), ("1.json", {"uid": uid(1)})],
     )
     [batch] = list(Loader(Stream(str(tmp_path / "tars")), 4, epochs=1))
     assert (batch.images[0].mode, batch.images[0].size) == ("RGB", (5, 4))
@@ -311,7 +335,9 @@ def test_a_truncated_tar(tmp_path: Path) -> None:
     """A tar that was cut off is named before anything is loaded; with leave it is left out, and listed."""
     paths = write_shards(tmp_path / "tars", [20, 20])
     paths[1].write_bytes(paths[1].read_bytes()[:9000])
-    with pytest.raises(LostInputs, match=r"(?s)1 of 2 tars cannot be read:.*00001\.tar cannot be read as tar"):
+    with pytest.raises(
+        LostInputs, match=r"(?s)1 of 2 tars cannot be read:.*00001\.tar cannot be read as tar"
+    ):
         Loader(Stream(str(tmp_path / "tars")), 4)
     stream = Stream(str(tmp_path / "tars"), allow_lost=True)
     assert sorted(uids_of(Loader(stream, 4, epochs=1))) == sorted(uid(n) for n in range(20))
@@ -345,9 +371,13 @@ def test_a_store(tars: Path) -> None:
     for path in tars.glob("*.tar"):
         with fsspec.open(f"memory://stream/{path.name}", "wb") as file:
             file.write(path.read_bytes())
-    here = [(b.uids, b.texts, [i.tobytes() for i in b.images]) for b in Loader(Stream(str(tars)), 16, epochs=1)]
+    here = [
+        (b.uids, b.texts, [i.tobytes() for i in b.images])
+        for b in Loader(Stream(str(tars)), 16, epochs=1)
+    ]
     there = [
-        (b.uids, b.texts, [i.tobytes() for i in b.images]) for b in Loader(Stream("memory://stream"), 16, epochs=1)
+        (b.uids, b.texts, [i.tobytes() for i in b.images])
+        for b in Loader(Stream("memory://stream"), 16, epochs=1)
     ]
     assert here == there
     kept = Loader(Stream("memory://stream", keep=lambda text, uid: text.endswith("3")), 16, epochs=1)
@@ -439,7 +469,9 @@ def test_real_photos(data_folder: Path, tmp_path: Path) -> None:
     assert second == Counter(u for u, text in given.items() if balancer.keep_one(text, u, epoch=1))
     assert set(second) != set(offline)
     for batches in (23, len(first) // 32 + 5):  # in epoch 0, and in epoch 1
-        begun, state = kill_after(batches, tmp_path / f"{batches}.jsonl", tmp_path / "tars", 4, 32, batches, run.path)
+        begun, state = kill_after(
+            batches, tmp_path / f"{batches}.jsonl", tmp_path / "tars", 4, 32, batches, run.path
+        )
         resumed = begun + take(Loader(stream, 32, workers=4, epochs=2, state=[state]), 10_000)
         assert resumed[: len(whole) - 1] == whole[:-1]
         rest = take(Loader(stream, 32, workers=1, epochs=2, state=[state]), 10_000)

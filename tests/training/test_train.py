@@ -103,7 +103,10 @@ def test_a_run(tars: str, tmp_path: Path) -> None:
     made = tiny.recipe(tmp_path, tars, steps=30, batch=32, lr=3e-3)
     told: list[Any] = []
     run = train(
-        made, tmp_path / "run", options=dataclasses.replace(CPU, log_every=3, save_every=10), report=told.append
+        made,
+        tmp_path / "run",
+        options=dataclasses.replace(CPU, log_every=3, save_every=10),
+        report=told.append,
     )
     lines = run.metrics
     assert [line["step"] for line in lines] == sorted({*range(3, 31, 3), 10, 20})
@@ -160,7 +163,9 @@ def test_a_fresh_process_loads_it(tars: str, tmp_path: Path) -> None:
     run = train(tiny.recipe(tmp_path / "gone", tars), tmp_path / "run", options=CPU)
     (tmp_path / "gone" / "tiny.json").unlink()
     code = "import sys; from metaclip.training.models import open_clip_of; print(open_clip_of(sys.argv[1]).name)"
-    done = subprocess.run([sys.executable, "-c", code, run.path], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, run.path], capture_output=True, text=True, check=False
+    )
     assert (done.stdout, done.returncode) == ("tiny\n", 0), done.stderr
 
 
@@ -200,7 +205,9 @@ def compiled(tars: str, folder: Path, device: str) -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, by torch's own compiler
 def test_compiled(tars: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A compiled model is trained alike, and saved under the names of the plain one; graphs are taken, no code is made."""
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))  # C++ takes minutes
+    monkeypatch.setattr(
+        torch, "compile", functools.partial(torch.compile, backend="eager")
+    )  # C++ takes minutes
     compiled(tars, tmp_path, "cpu")
 
 
@@ -237,7 +244,9 @@ def test_bf16(tars: str, tmp_path: Path) -> None:
 
 def test_seeds(tars: str, tmp_path: Path) -> None:
     """One seed is of the first weights, another of the data's order; both change the run."""
-    runs = [tiny.recipe(tmp_path, tars, steps=2, **more) for more in ({}, {"seed": 1}, {"data": {"seed": 1}})]
+    runs = [
+        tiny.recipe(tmp_path, tars, steps=2, **more) for more in ({}, {"seed": 1}, {"data": {"seed": 1}})
+    ]
     found = [losses(train(made, tmp_path / str(n), options=CPU)) for n, made in enumerate(runs)]
     assert len({tuple(one) for one in found}) == 3
 
@@ -251,7 +260,9 @@ def test_balance(tars: str, tmp_path: Path) -> None:
     size = len(kept) // 4
 
     def trained(name: str, **data: Any) -> TrainRun:
-        return train(tiny.recipe(tmp_path, tars, steps=4, batch=size, data=data), tmp_path / name, options=CPU)
+        return train(
+            tiny.recipe(tmp_path, tars, steps=4, batch=size, data=data), tmp_path / name, options=CPU
+        )
 
     offline = trained("offline", subset=str(run.path / "curated.npy"))
     online = trained("online", balance=str(run.path))
@@ -268,7 +279,9 @@ def test_balance(tars: str, tmp_path: Path) -> None:
 
 def start(recipe: Path, out: Path, *more: str, ranks: int = 0) -> subprocess.Popen[str]:
     """Start ``metaclip train`` as a user does, or torchrun with so many ranks."""
-    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m"] if ranks else []
+    launcher = (
+        ["torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m"] if ranks else []
+    )
     return subprocess.Popen(
         [sys.executable, "-m", *launcher, "metaclip", "train", str(recipe), "--out", str(out), "--log-every", "1", *more],
         env={**os.environ, **ALONE}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -334,7 +347,9 @@ def test_a_damaged_checkpoint(tars: str, tmp_path: Path) -> None:
     for path in checkpoint.saved(straight.path):
         path.write_bytes(b"")
     assert second.exists()
-    with pytest.raises(MetaclipError, match="no checkpoint in .* can be read; begin anew with --overwrite"):
+    with pytest.raises(
+        MetaclipError, match="no checkpoint in .* can be read; begin anew with --overwrite"
+    ):
         train(made, tmp_path / "run", options=CPU)
 
 
@@ -343,18 +358,25 @@ def test_another_run_is_refused(tars: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
     train(tiny.recipe(tmp_path, tars, steps=2), out, options=CPU)
     other = tiny.recipe(tmp_path, tars, steps=2)
-    wider = dataclasses.replace(other, model=tiny.write_model(tmp_path, "tiny_wide", text_cfg={"width": 32}))
+    wider = dataclasses.replace(
+        other, model=tiny.write_model(tmp_path, "tiny_wide", text_cfg={"width": 32})
+    )
     more = tiny.write_pairs(tmp_path / "more", 40)
     for changed, message in (
         (dataclasses.replace(other, lr=2e-3), r"train\.lr was 0\.001, is 0\.002"),
         (wider, r'model\.name was "tiny", is "tiny_wide"'),
-        (dataclasses.replace(other, data=dataclasses.replace(other.data, tars=more)), r"data\.samples was 128, is 40"),
+        (
+            dataclasses.replace(other, data=dataclasses.replace(other.data, tars=more)),
+            r"data\.samples was 128, is 40",
+        ),
     ):
         with pytest.raises(MetaclipError, match=f"holds another run: {message}.*--overwrite"):
             train(changed, out, options=CPU)
     (tmp_path / "moved").symlink_to(tars)
     train(
-        dataclasses.replace(other, data=dataclasses.replace(other.data, tars=str(tmp_path / "moved"))), out, options=CPU
+        dataclasses.replace(other, data=dataclasses.replace(other.data, tars=str(tmp_path / "moved"))),
+        out,
+        options=CPU,
     )
     run = train(wider, out, options=dataclasses.replace(CPU, overwrite=True))
     assert models.open_clip_of(run.path).name == "tiny_wide"
@@ -382,7 +404,16 @@ def test_a_full_disk(tars: str, tmp_path: Path) -> None:
         path.unlink()
     size = (out / "checkpoints" / "00000002.pt").stat().st_size
     with no_file_over(size // 2):
-        done = call("train", tiny.toml(made, tmp_path / "r.toml"), "--out", out, "--device", "cpu", "--save-every", 1)
+        done = call(
+            "train",
+            tiny.toml(made, tmp_path / "r.toml"),
+            "--out",
+            out,
+            "--device",
+            "cpu",
+            "--save-every",
+            1,
+        )
     assert done.code == 2
     [line] = [line for line in done.err.splitlines() if "going on after step" not in line]
     assert line.startswith(f"metaclip: {out}/checkpoints/00000003.pt: no room left")
@@ -400,7 +431,9 @@ def test_two_processes(parts: int, tars: str, tmp_path: Path) -> None:
     """Two ranks by gloo, each in parts, train the model of one process with the same global batch."""
     made = tiny.recipe(tmp_path, tars, steps=5)
     out = tmp_path / "two"
-    process = start(tiny.toml(made, tmp_path / "r.toml"), out, "--accumulate", str(parts), "--device", "cpu", ranks=2)
+    process = start(
+        tiny.toml(made, tmp_path / "r.toml"), out, "--accumulate", str(parts), "--device", "cpu", ranks=2
+    )
     text, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     assert text.count("step ") == 5, "one rank speaks"
@@ -412,13 +445,20 @@ def test_two_processes(parts: int, tars: str, tmp_path: Path) -> None:
     assert [(rank["rank"], rank["ranks"]) for rank in state] == [(0, 2), (1, 2)]
     # One process opens the checkpoint of two.
     (out / "model.pth").unlink()
-    assert same(weights(train(made, out, options=CPU)), models.load_tensors(checkpoint.saved(out)[-1])["state_dict"])
+    assert same(
+        weights(train(made, out, options=CPU)),
+        models.load_tensors(checkpoint.saved(out)[-1])["state_dict"],
+    )
 
 
 def test_a_batch_that_cannot_be_shared(tars: str, tmp_path: Path) -> None:
     """A batch that ranks and parts do not divide is refused."""
-    with pytest.raises(MetaclipError, match="a batch of 16 cannot be shared out to 1 ranks in 3 parts each"):
-        train(tiny.recipe(tmp_path, tars), tmp_path / "run", options=dataclasses.replace(CPU, accumulate=3))
+    with pytest.raises(
+        MetaclipError, match="a batch of 16 cannot be shared out to 1 ranks in 3 parts each"
+    ):
+        train(
+            tiny.recipe(tmp_path, tars), tmp_path / "run", options=dataclasses.replace(CPU, accumulate=3)
+        )
 
 
 # What goes wrong ------------------------------------------------------------------------------------------------------
@@ -481,7 +521,9 @@ def test_refused(tars: str, tmp_path: Path) -> None:
 
     assert "unknown key 'batchsize' (did you mean 'batch'?)" in line(text="[train]\nbatchsize = 3")
     assert "open_clip knows no model 'ViT-B-23'" in line(text='[train]\nmodel = "ViT-B-23"')
-    assert "names no tars to train on; give --tars" in line(text="[train]\nsamples = 64\nbatch = 16\nwarmup = 1")
+    assert "names no tars to train on; give --tars" in line(
+        text="[train]\nsamples = 64\nbatch = 16\nwarmup = 1"
+    )
     assert "there is no recipe" in refused("train", folder / "no.toml", "--out", out)
     assert "there is no" in line("--tars", str(folder / "gone"))
     assert "nothing" in line("--tars", str(folder / "nothing"))
@@ -544,7 +586,8 @@ def test_in_a_thread(tars: str, tmp_path: Path) -> None:
 def test_tensorboard(tars: str, tmp_path: Path) -> None:
     """The same metrics for TensorBoard; a run that is taken up purges what it trains again."""
     events = pytest.importorskip(
-        "tensorboard.backend.event_processing.event_accumulator", reason="needs tensorboard: metaclip[tensorboard]"
+        "tensorboard.backend.event_processing.event_accumulator",
+        reason="needs tensorboard: metaclip[tensorboard]",
     )
     options = dataclasses.replace(CPU, tensorboard=True)
     run = train(tiny.recipe(tmp_path, tars, steps=3), tmp_path / "run", options=options)

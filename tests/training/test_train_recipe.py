@@ -30,7 +30,19 @@ PUBLISHED = {
 def test_published_runs(name: str) -> None:
     """A shipped recipe has the published figures."""
     r = read_recipe(FOLDER / f"{name}.toml")
-    found = [r.model, r.samples, r.batch, r.lr, r.warmup, r.beta1, r.beta2, r.eps, r.weight_decay, r.precision, r.crop]
+    found = [
+        r.model,
+        r.samples,
+        r.batch,
+        r.lr,
+        r.warmup,
+        r.beta1,
+        r.beta2,
+        r.eps,
+        r.weight_decay,
+        r.precision,
+        r.crop,
+    ]
     assert found == PUBLISHED[name]
     assert r.data == DataRecipe()
 
@@ -47,7 +59,9 @@ def test_headers(path: Path) -> None:
     head = path.read_text(encoding="utf-8").partition("\n[train]")[0].splitlines()
     assert all(line.startswith("#") or not line for line in head)
     assert any(f"metaclip train training/{path.name}" in line for line in head)
-    assert all(any(line.startswith(f"# {word}: ") for line in head) for word in ("Cost", "Expected", "Source"))
+    assert all(
+        any(line.startswith(f"# {word}: ") for line in head) for word in ("Cost", "Expected", "Source")
+    )
 
 
 def test_paths_are_beside_the_recipe(tmp_path: Path) -> None:
@@ -65,7 +79,10 @@ def test_paths_are_beside_the_recipe(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[train]\nbatchsize = 3", r"r\.toml, \[train\]: unknown key 'batchsize' \(did you mean 'batch'\?\)"),
+        (
+            "[train]\nbatchsize = 3",
+            r"r\.toml, \[train\]: unknown key 'batchsize' \(did you mean 'batch'\?\)",
+        ),
         ("[trian]\nbatch = 3", r"r\.toml: no verb reads 'trian' \(did you mean 'train'\?\)"),
         ("[train]\nbatch = 1.5", r"\[train\], batch is 1\.5, must be int"),
         ("[train.data]\ntar = 'x'", r"\[train\], data: unknown key 'tar' \(did you mean 'tars'\?\)"),

@@ -52,13 +52,17 @@ def test_gradients_in_parts(sizes: tuple[int, ...], dropped: float, tmp_path: Pa
     from open_clip.loss import ClipLoss
 
     # Eight patches would be too few to drop from: a larger image.
-    model = model_of(tmp_path, f"tiny_drop_{dropped:g}", vision_cfg={"image_size": 32, "patch_dropout": dropped})
+    model = model_of(
+        tmp_path, f"tiny_drop_{dropped:g}", vision_cfg={"image_size": 32, "patch_dropout": dropped}
+    )
     images, tokens = torch.randn(12, 3, 32, 32, dtype=torch.float64), torch.randint(1, 49000, (12, 8))
     parts = list(zip(images.split(sizes), tokens.split(sizes), strict=True))
 
     torch.manual_seed(1)
     features = [model(*part) for part in parts]
-    oracle = ClipLoss()(torch.cat([f[0] for f in features]), torch.cat([f[1] for f in features]), features[0][2])
+    oracle = ClipLoss()(
+        torch.cat([f[0] for f in features]), torch.cat([f[1] for f in features]), features[0][2]
+    )
     oracle.backward()
     expected, left = gradients(model), torch.get_rng_state()
 
@@ -86,7 +90,9 @@ def test_a_part_alone_is_not_the_batch(tmp_path: Path) -> None:
     whole = gradients(model)
     for part in (slice(0, 4), slice(4, 8)):
         (ClipLoss()(*model(images[part], tokens[part])) / 2).backward()
-    assert not all(torch.allclose(a, b, rtol=1e-3, atol=1e-6) for a, b in zip(gradients(model), whole, strict=True))
+    assert not all(
+        torch.allclose(a, b, rtol=1e-3, atol=1e-6) for a, b in zip(gradients(model), whole, strict=True)
+    )
 
 
 def test_pixels_are_open_clips(tmp_path: Path) -> None:
@@ -100,11 +106,15 @@ def test_pixels_are_open_clips(tmp_path: Path) -> None:
     torch.manual_seed(0)
     expected = torch.stack([theirs(image) for image in images])
     torch.manual_seed(0)
-    samples = [Sample(f"{n:032x}", "a dog", batches.crop_to_bytes(crop, image)) for n, image in enumerate(images)]
+    samples = [
+        Sample(f"{n:032x}", "a dog", batches.crop_to_bytes(crop, image)) for n, image in enumerate(images)
+    ]
     part = batches.collate(lambda texts: torch.zeros(len(texts), 8), samples)
     assert part.images.dtype == torch.uint8
     assert part.uids[1] == f"{1:032x}"
-    made = batches.to_floats(part.images, torch.tensor(mean).view(3, 1, 1), torch.tensor(deviation).view(3, 1, 1))
+    made = batches.to_floats(
+        part.images, torch.tensor(mean).view(3, 1, 1), torch.tensor(deviation).view(3, 1, 1)
+    )
     assert torch.equal(made, expected)
     assert made.is_contiguous(memory_format=torch.channels_last)
 
@@ -113,7 +123,10 @@ def test_the_learning_rate_is_open_clips() -> None:
     """Warm-up and cosine are those of open_clip's trainer, at every step."""
     from open_clip_train.scheduler import cosine_lr
 
-    for recipe in (TrainRecipe(samples=3200, batch=32, warmup=10), TrainRecipe(samples=64, batch=32, warmup=0)):
+    for recipe in (
+        TrainRecipe(samples=3200, batch=32, warmup=10),
+        TrainRecipe(samples=64, batch=32, warmup=0),
+    ):
         holder = torch.optim.SGD([torch.zeros(1)], lr=1.0)
         adjust = cosine_lr(holder, recipe.lr, recipe.warmup, recipe.steps)
         rates = [optimiser.learning_rate(recipe, step) for step in range(recipe.steps)]
@@ -203,7 +216,10 @@ def test_models_that_are_none(tmp_path: Path) -> None:
     other = tmp_path / "ViT-B-32.json"
     other.write_text(json.dumps(tiny.MODEL))
     for given, message in (
-        ("ViT-B-32-quikgelu", r"open_clip knows no model 'ViT-B-32-quikgelu' \(did you mean 'ViT-B-32-quickgelu'\?\)"),
+        (
+            "ViT-B-32-quikgelu",
+            r"open_clip knows no model 'ViT-B-32-quikgelu' \(did you mean 'ViT-B-32-quickgelu'\?\)",
+        ),
         (str(tmp_path / "none.json"), "there is no model file"),
         (str(tmp_path / "list.json"), "is no table; it needs embed_dim"),
         (str(tmp_path / "half.json"), "is without vision_cfg; it needs"),
@@ -223,10 +239,15 @@ def test_weights_of_another_model(tmp_path: Path) -> None:
     model = models.create(name)
     state = model.state_dict()
     path = tmp_path / "w.pt"
-    torch.save({"state_dict": {f"module.{key}": value for key, value in state.items()}}, path)  # as open_clip's trainer
+    torch.save(
+        {"state_dict": {f"module.{key}": value for key, value in state.items()}}, path
+    )  # as open_clip's trainer
     models.put_weights(name, model, models.load_tensors(path), "w.pt")
     for change, message in (
-        ({"visual.conv1.weight": torch.zeros(2, 3)}, r"visual\.conv1\.weight is \[2, 3\], must be \[32, 3, 8, 8\]"),
+        (
+            {"visual.conv1.weight": torch.zeros(2, 3)},
+            r"visual\.conv1\.weight is \[2, 3\], must be \[32, 3, 8, 8\]",
+        ),
         ({"visual.other": torch.zeros(2)}, r"it has a visual\.other"),
         ({"visual.conv1.weight": None}, r"it has no visual\.conv1\.weight; give a checkpoint of tiny"),
     ):

@@ -21,7 +21,8 @@ def write_model(folder: Path, name: str = "tiny", **changes: Any) -> str:
     """Write a model's file; each of `changes` updates one of its tables."""
     folder.mkdir(parents=True, exist_ok=True)
     made = {
-        key: {**value, **changes.get(key, {})} if isinstance(value, dict) else value for key, value in MODEL.items()
+        key: {**value, **changes.get(key, {})} if isinstance(value, dict) else value
+        for key, value in MODEL.items()
     }
     path = folder / f"{name}.json"
     path.write_text(json.dumps(made), encoding="utf-8")

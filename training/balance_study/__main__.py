@@ -26,13 +26,27 @@ from training.balance_study.summary import summarise, table
 
 
 @click.command(epilog="Run it from the checkout's root.")
-@click.option("--images", required=True, metavar="PATH", help="CIFAR-10: folders of classes, in a folder or a zip.")
+@click.option(
+    "--images", required=True, metavar="PATH", help="CIFAR-10: folders of classes, in a folder or a zip."
+)
 @click.option("--out", required=True, metavar="FOLDER", help="The folder of the study.")
-@click.option("--size", type=click.Choice(list(STUDIES)), default="small", show_default=True, help="How large it is.")
+@click.option(
+    "--size",
+    type=click.Choice(list(STUDIES)),
+    default="small",
+    show_default=True,
+    help="How large it is.",
+)
 @click.option("--seeds", type=click.IntRange(1), help="Seeds, each with its pool.  [default: the size's]")
-@click.option("--t", "ts", type=float, multiple=True, help="A threshold; may be given again.  [default: the size's]")
-@click.option("--samples", type=click.IntRange(1), help="Samples that each arm sees.  [default: the size's]")
-@click.option("--head", type=click.IntRange(1), help="Pairs of the most frequent class.  [default: the size's]")
+@click.option(
+    "--t", "ts", type=float, multiple=True, help="A threshold; may be given again.  [default: the size's]"
+)
+@click.option(
+    "--samples", type=click.IntRange(1), help="Samples that each arm sees.  [default: the size's]"
+)
+@click.option(
+    "--head", type=click.IntRange(1), help="Pairs of the most frequent class.  [default: the size's]"
+)
 @click.option("--metadata", metavar="LIST", help="The query list.  [default: the shipped list]")
 @click.option("--device", help="cpu, cuda.  [default: a GPU where there is one]")
 @click.option("--workers", type=click.IntRange(0), default=None, help="Processes that load.")
@@ -60,7 +74,9 @@ def command(
     write_plot(folder / "plot.svg", rows, 1 / len(opened.classes))
 
 
-def _with(study: Study, seeds: int | None, ts: tuple[float, ...], samples: int | None, head: int | None) -> Study:
+def _with(
+    study: Study, seeds: int | None, ts: tuple[float, ...], samples: int | None, head: int | None
+) -> Study:
     pool = study.pool if head is None else dataclasses.replace(study.pool, head=head)
     return dataclasses.replace(
         study, pool=pool, seeds=seeds or study.seeds, ts=ts or study.ts, samples=samples or study.samples

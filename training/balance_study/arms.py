@@ -81,10 +81,14 @@ def curated(place: Place, pool: Pool, seed: int, t: float) -> Run:
     folder = place.folder / f"seed-{seed}"
     matched = match(os.fspath(pool.tars), place.metadata, out=folder / "matched", options=RunOptions())
     name = "all" if t == EVERYTHING else f"t-{t:g}"
-    return balance(matched, out=folder / name, settings=BalanceSettings(t=t, seed=seed), options=RunOptions())
+    return balance(
+        matched, out=folder / name, settings=BalanceSettings(t=t, seed=seed), options=RunOptions()
+    )
 
 
-def recipe_of(arm: Arm, study: Study, place: Place, pool: Pool, seed: int, run: Run | None) -> TrainRecipe:
+def recipe_of(
+    arm: Arm, study: Study, place: Place, pool: Pool, seed: int, run: Run | None
+) -> TrainRecipe:
     """Return the recipe by which an arm is trained."""
     data = DataRecipe(tars=os.fspath(pool.tars), seed=seed)
     if run is not None and arm.way == "online":
@@ -101,7 +105,9 @@ def do_arm(arm: Arm, study: Study, place: Place, pool: Pool, seed: int, say: Say
     """Train and evaluate an arm, or return its earlier result."""
     folder = place.folder / f"seed-{seed}" / arm.name.replace(" ", "-")
     run = None if arm.way == "raw" else curated(place, pool, seed, EVERYTHING if arm.t is None else arm.t)
-    determined = {name: value for name, value in dataclasses.asdict(study).items() if name not in ("seeds", "ts")}
+    determined = {
+        name: value for name, value in dataclasses.asdict(study).items() if name not in ("seeds", "ts")
+    }
     identity = digest_of({
         "semantics": SEMANTICS, "arm": arm.name, "seed": seed, "study": determined, "pool": sorted(pool.of),
         "run": None if run is None else run.match["identity"],
@@ -113,7 +119,9 @@ def do_arm(arm: Arm, study: Study, place: Place, pool: Pool, seed: int, say: Say
         return found
     begin = time.monotonic()
     model = folder / "model"
-    options = TrainOptions(device=place.device, workers=place.workers, log_every=100, save_every=500, keep=1)
+    options = TrainOptions(
+        device=place.device, workers=place.workers, log_every=100, save_every=500, keep=1
+    )
     trained = train(recipe_of(arm, study, place, pool, seed, run), model, options=options)
     tasks = {"zero_shot": Task(place.images)}
     (result,) = evaluate(

@@ -19,7 +19,9 @@ def write_plot(path: Path, rows: Sequence[Row], chance: float) -> None:
     try:
         import altair as alt
     except ImportError:
-        raise MetaclipError("the plot needs altair; install it with: pip install 'metaclip[cards]'") from None
+        raise MetaclipError(
+            "the plot needs altair; install it with: pip install 'metaclip[cards]'"
+        ) from None
     order = [row.arm for row in rows]
     means: list[dict[str, Any]] = []
     dots: list[dict[str, Any]] = []
@@ -27,7 +29,14 @@ def write_plot(path: Path, rows: Sequence[Row], chance: float) -> None:
         for name in FIGURES:
             one, of = row.figures[name], {"arm": row.arm, "of": _TITLES[name]}
             half = 0.0 if math.isnan(one.half) else one.half
-            means.append({**of, "mean": one.mean, "low": max(0.0, one.mean - half), "high": min(1.0, one.mean + half)})
+            means.append(
+                {
+                    **of,
+                    "mean": one.mean,
+                    "low": max(0.0, one.mean - half),
+                    "high": min(1.0, one.mean + half),
+                }
+            )
             dots += [{**of, "accuracy": value} for value in row.values[name]]
     y = alt.Y("arm:N", sort=order, title=None)
     axis = alt.Axis(format="%")
@@ -35,12 +44,23 @@ def write_plot(path: Path, rows: Sequence[Row], chance: float) -> None:
     for title in _TITLES.values():
         here = alt.datum.of == title
         base = alt.Chart(alt.Data(values=means)).transform_filter(here)
-        bars = base.mark_rule(size=2).encode(y=y, x=alt.X("low:Q", axis=axis, title="zero-shot accuracy"), x2="high:Q")
+        bars = base.mark_rule(size=2).encode(
+            y=y, x=alt.X("low:Q", axis=axis, title="zero-shot accuracy"), x2="high:Q"
+        )
         points = base.mark_point(filled=True, size=60).encode(y=y, x="mean:Q")
         seeds = (
-            alt.Chart(alt.Data(values=dots)).transform_filter(here).mark_tick(opacity=0.5).encode(y=y, x="accuracy:Q")
+            alt.Chart(alt.Data(values=dots))
+            .transform_filter(here)
+            .mark_tick(opacity=0.5)
+            .encode(y=y, x="accuracy:Q")
         )
-        line = alt.Chart(alt.Data(values=[{"x": chance}])).mark_rule(strokeDash=[4, 3], color="#888").encode(x="x:Q")
-        panels.append((line + bars + seeds + points).properties(title=title, width=220, height=24 * len(rows)))
+        line = (
+            alt.Chart(alt.Data(values=[{"x": chance}]))
+            .mark_rule(strokeDash=[4, 3], color="#888")
+            .encode(x="x:Q")
+        )
+        panels.append(
+            (line + bars + seeds + points).properties(title=title, width=220, height=24 * len(rows))
+        )
     with atomic_write(path) as temporary:
         alt.hconcat(*panels).save(str(temporary), format="svg")

@@ -114,7 +114,9 @@ def plan(
     )
     for kind, wanted, text in noise:
         if len(rest) < wanted:
-            raise MetaclipError(f"there are {len(rest):,} images left for {wanted:,} {kind} pairs; give a smaller head")
+            raise MetaclipError(
+                f"there are {len(rest):,} images left for {wanted:,} {kind} pairs; give a smaller head"
+            )
         pairs += [Pair(place, labels[place], text(chance), kind) for place in rest[:wanted]]
         del rest[:wanted]
     chance.shuffle(pairs)
@@ -144,7 +146,12 @@ def write_pool(folder: Path, opened: EvaluationSet, settings: PoolSettings, seed
     """
     ranked, pairs = plan(opened.labels, opened.classes, settings, seed)
     of = {uid_of(seed, pair.image): (opened.classes[pair.label], pair.kind) for pair in pairs}
-    made = {"images": opened.digest, "settings": dataclasses.asdict(settings), "seed": seed, "pairs": len(pairs)}
+    made = {
+        "images": opened.digest,
+        "settings": dataclasses.asdict(settings),
+        "seed": seed,
+        "pairs": len(pairs),
+    }
     pool = Pool(folder / "tars", tuple(opened.classes[label] for label in ranked), of)
     if (before := read_json(folder / "pool.json")) is not None:
         if before != made:
@@ -163,7 +170,11 @@ def _write_tar(path: Path, opened: EvaluationSet, pairs: Sequence[Pair], first: 
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for number, pair in enumerate(pairs, first):
             suffix = str(opened.images[pair.image]).rpartition(".")[2]
-            fields: dict[str, Any] = {"uid": uid_of(seed, pair.image), "caption": pair.text, "status": "success"}
+            fields: dict[str, Any] = {
+                "uid": uid_of(seed, pair.image),
+                "caption": pair.text,
+                "status": "success",
+            }
             for ending, data in (
                 (suffix, opened.images[pair.image].read()),
                 ("json", json.dumps(fields).encode()),

@@ -56,7 +56,9 @@ class Study:
 STUDIES: Final[dict[Size, Study]] = {
     "tiny": Study(PoolSettings(24, 1.0), (6.0,), 2, 64, 32, 1e-3, 1, 32, 1, 16),
     "small": Study(PoolSettings(4_000), (30.0, 100.0, 300.0), 3, 32_768, 128, 1e-3, 20, 128, 3, 8),
-    "gpu": Study(PoolSettings(5_000), (30.0, 100.0, 300.0), 3, 1_000_000, 1_024, 1e-3, 100, 256, 6, 4, "bf16"),
+    "gpu": Study(
+        PoolSettings(5_000), (30.0, 100.0, 300.0), 3, 1_000_000, 1_024, 1e-3, 100, 256, 6, 4, "bf16"
+    ),
 }
 
 

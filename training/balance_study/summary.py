@@ -64,10 +64,16 @@ def summarise(results: Sequence[Mapping[str, Any]]) -> list[Row]:
     for arm, seeds in by_arm.items():
         values = {name: tuple(one[name] for one in seeds.values()) for name in FIGURES}
         shared = [seed for seed in seeds if seed in base] if arm != BASE else []
-        against = {name: Estimate.of([seeds[s][name] - base[s][name] for s in shared]) for name in FIGURES if shared}
+        against = {
+            name: Estimate.of([seeds[s][name] - base[s][name] for s in shared])
+            for name in FIGURES
+            if shared
+        }
         kinds = next(iter(seeds.values()))["pairs"]
         pairs = {kind: sum(one["pairs"][kind] for one in seeds.values()) / len(seeds) for kind in kinds}
-        rows.append(Row(arm, {name: Estimate.of(values[name]) for name in FIGURES}, against, values, pairs))
+        rows.append(
+            Row(arm, {name: Estimate.of(values[name]) for name in FIGURES}, against, values, pairs)
+        )
     return rows
 
 

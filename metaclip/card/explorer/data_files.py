@@ -87,18 +87,28 @@ def write_lookups(folder: Path, run: Run, at_once: int = PAIRS_AT_ONCE) -> dict[
     return {"uid_digits": uid_digits, "url_digits": url_digits, "urls": urls}
 
 
-def _write(folder: Path, kind: str, rows: int, read: Callable[[], Iterator[KeyedRows]], at_once: int) -> int:
+def _write(
+    folder: Path, kind: str, rows: int, read: Callable[[], Iterator[KeyedRows]], at_once: int
+) -> int:
     """Write one look-up; return the number of hex digits by which it is split."""
-    digits = next(d for d in range(_MOST_DIGITS + 1) if rows <= ROWS_PER_FILE * 16**d or d == _MOST_DIGITS)
+    digits = next(
+        d for d in range(_MOST_DIGITS + 1) if rows <= ROWS_PER_FILE * 16**d or d == _MOST_DIGITS
+    )
     files = 16**digits
     step = max(1, files * at_once // max(rows, 1))
     for first in range(0, files, step):
         parts: list[list[list[Any]]] = [[] for _ in range(min(step, files - first))]
         for keys, rest in read():
-            prefix = (keys >> np.uint64(64 - 4 * digits)).astype(np.int64) if digits else np.zeros(len(keys), np.int64)
+            prefix = (
+                (keys >> np.uint64(64 - 4 * digits)).astype(np.int64)
+                if digits
+                else np.zeros(len(keys), np.int64)
+            )
             chosen = np.flatnonzero((prefix >= first) & (prefix < first + step))
             values = rest.take(pa.array(chosen)).to_pylist()
-            for file, key, value in zip((prefix[chosen] - first).tolist(), keys[chosen].tolist(), values, strict=True):
+            for file, key, value in zip(
+                (prefix[chosen] - first).tolist(), keys[chosen].tolist(), values, strict=True
+            ):
                 parts[file].append([f"{key:016x}", *(value if isinstance(value, list) else [value])])
         for i, part in enumerate(parts):
             name = f"{first + i:0{digits}x}" if digits else "all"

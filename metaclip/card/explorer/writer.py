@@ -110,7 +110,9 @@ def _check(entries: pa.Table, account: Mapping[str, Any]) -> None:
         raise MetaclipError("the table's entry_id does not run from 0; sort the entries by it")
     if (wrong := np.flatnonzero(kept > count)).size:
         row = int(wrong[0])
-        raise MetaclipError(f"entry {row}: {kept[row]} pairs kept of {count[row]}; take the table from a run")
+        raise MetaclipError(
+            f"entry {row}: {kept[row]} pairs kept of {count[row]}; take the table from a run"
+        )
 
 
 def _copy_page_file(name: str, path: Path) -> None:
@@ -178,7 +180,9 @@ def _details(
     for first in range(0, len(entries), block):
         part = entries.slice(first, block)
         count = part["count"].to_pylist()
-        corrected = part["count_corrected"].to_pylist() if "count_corrected" in part.column_names else count
+        corrected = (
+            part["count_corrected"].to_pylist() if "count_corrected" in part.column_names else count
+        )
         expected = [[]] * len(part) if grid is None else _expected(grid, first, part["count"].to_numpy())
         details: list[list[Any]] = []
         for i, samples in enumerate(part["samples"].to_pylist()):

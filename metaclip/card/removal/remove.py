@@ -81,7 +81,11 @@ def remove(
     Raise MetaclipError if none of them is in the run, if the run is not balanced or was edited, and for an `out` that
     holds another run.
     """
-    parent, options, folder = run if isinstance(run, Run) else Run(run), options or RunOptions(), Folder(out)
+    parent, options, folder = (
+        run if isinstance(run, Run) else Run(run),
+        options or RunOptions(),
+        Folder(out),
+    )
     if folder.path.resolve() in (parent.path.resolve(), parent.matched.path.resolve()):
         raise MetaclipError(f"{folder.path} is the run itself; choose another --out for its next version")
     with disk_errors(folder.path), local_run(parent) as near:
@@ -89,7 +93,11 @@ def remove(
         with folder.owned(), parent.matched.read_locked():
             match, balance = Stage(folder, MATCH_LEFT), Stage(folder, BALANCE)
             parent_digest = str(near.account["result_digest"])
-            fingerprint = {"semantics": MATCH.semantics, "parent": parent_digest, "wanted": request.digest}
+            fingerprint = {
+                "semantics": MATCH.semantics,
+                "parent": parent_digest,
+                "wanted": request.digest,
+            }
             if match.begin(fingerprint, options.overwrite):
                 balance.clear()
             if match.finished() is None:
@@ -102,7 +110,9 @@ def remove(
     return Run(folder.path)
 
 
-def _run_shards(step: StageStep[str], names: list[str], stage: Stage, options: RunOptions) -> dict[str, Marker]:
+def _run_shards(
+    step: StageStep[str], names: list[str], stage: Stage, options: RunOptions
+) -> dict[str, Marker]:
     """Run a step in threads on the shards that are not finished; return the markers of all shards by name."""
     tasks = [Task(name, name) for name in names if stage.marker(name) is None]
     options = dataclasses.replace(options, engine=limited_engine(options))
@@ -112,7 +122,9 @@ def _run_shards(step: StageStep[str], names: list[str], stage: Stage, options: R
     return {name: stage.marker(name) or {} for name in names}
 
 
-def _match(parent: Run, parent_digest: str, request: RemovalRequest, stage: Stage, options: RunOptions) -> None:
+def _match(
+    parent: Run, parent_digest: str, request: RemovalRequest, stage: Stage, options: RunOptions
+) -> None:
     """Write the matches without the requested pairs, the list of these, and the record of the first stage."""
     removed_uids, found = _find_uids(parent, request, options)
     requested, folder, match = UidSet(request.uids), stage.folder, parent.match
@@ -148,7 +160,11 @@ def _match(parent: Run, parent_digest: str, request: RemovalRequest, stage: Stag
         "kept": sum(marker["kept"] for marker in markers),
         "digest": list_digest(removed),
     }
-    funnel = {**match["funnel"], "matched": match["funnel"]["matched"] - pairs, REMOVED: earlier["pairs"] + pairs}
+    funnel = {
+        **match["funnel"],
+        "matched": match["funnel"]["matched"] - pairs,
+        REMOVED: earlier["pairs"] + pairs,
+    }
     same = ("semantics", "list", "rule", "columns", "counts_digest", "lost", "wanted", "shards")
     record = {
         **{key: match[key] for key in same},
@@ -168,7 +184,9 @@ def _match(parent: Run, parent_digest: str, request: RemovalRequest, stage: Stag
     )  # fmt: skip
 
 
-def _find_uids(parent: Run, request: RemovalRequest, options: RunOptions) -> tuple[UidSet, dict[str, int]]:
+def _find_uids(
+    parent: Run, request: RemovalRequest, options: RunOptions
+) -> tuple[UidSet, dict[str, int]]:
     """Find the uids to take out: (they, the numbers of requested urls and domains that have a pair)."""
 
     def search(path: Path) -> tuple[Uids, set[str], set[str]]:
@@ -200,7 +218,11 @@ def _match_shard(
         for batch in read_batches(source):
             uids = from_binary(batch.column("uid"))
             goes = removed.contains(uids)
-            left, gone, gone_uids = batch.filter(pa.array(~goes)), batch.filter(pa.array(goes)), uids[goes]
+            left, gone, gone_uids = (
+                batch.filter(pa.array(~goes)),
+                batch.filter(pa.array(goes)),
+                uids[goes],
+            )
             if len(left):
                 texts = (left.column("url"), left.column("text")) if with_text else (None, None)
                 rows = left.column("row").to_numpy().astype(np.int64)
@@ -241,19 +263,33 @@ def _list_curated(parent: Run, name: str, removed: UidSet) -> Iterator[pa.Table]
 def _balance(parent: Run, run: Run, stage: Stage, options: RunOptions) -> None:
     """Draw the pairs that are left by the parent's counts; write curated/ without removed pairs, and the stage's record."""
     folder, settings = stage.folder, BalanceSettings(t=parent.t, seed=parent.seed)
-    asked = {"t": settings.t, "tail_share": None, "target_pairs": None}  # as `balance` writes it for a given t
-    fingerprint = {"semantics": BALANCE.semantics, "match": run.match["identity"], **asked, "seed": settings.seed}
+    asked = {
+        "t": settings.t,
+        "tail_share": None,
+        "target_pairs": None,
+    }  # as `balance` writes it for a given t
+    fingerprint = {
+        "semantics": BALANCE.semantics,
+        "match": run.match["identity"],
+        **asked,
+        "seed": settings.seed,
+    }
     stage.begin(fingerprint, options.overwrite)
     if stage.finished() is not None:
         return
     remove_account(folder.path)
     removed = listed_uids(read_list(folder / REMOVED_LIST))
     with local_copy(folder / "duplicates.npy") as local:
-        draw = DrawParameters.of(run.counts.values, parent.t, parent.seed, np.load(local, allow_pickle=False))
+        draw = DrawParameters.of(
+            run.counts.values, parent.t, parent.seed, np.load(local, allow_pickle=False)
+        )
     (folder / "curated").mkdir(exist_ok=True)
 
     def step(name: str, progress: ProgressCallback) -> tuple[Marker, list[Path]]:
-        source, target = parent.path / "curated" / f"{name}.parquet", folder / "curated" / f"{name}.parquet"
+        source, target = (
+            parent.path / "curated" / f"{name}.parquet",
+            folder / "curated" / f"{name}.parquet",
+        )
         drawing = ShardDraw(draw)
         for uids, values, offsets in matched_rows(folder / "matched" / f"{name}.parquet"):
             drawing.draw(uids, values, offsets)
@@ -272,7 +308,9 @@ def _balance(parent: Run, run: Run, stage: Stage, options: RunOptions) -> None:
     totals = write_outputs(stage, run.metadata, run.counts, parent.t, sums, markers)
     funnel = funnels.add(marker["funnel"] for marker in markers.values())
     match_settings = run.manifest["settings"]["match"]
-    folder.write_recipe({"match": MatchSettings(**{**match_settings, "rule": run.rule}), "balance": settings})
+    folder.write_recipe(
+        {"match": MatchSettings(**{**match_settings, "rule": run.rule}), "balance": settings}
+    )
     record = {
         "semantics": BALANCE.semantics,
         "match": dict.fromkeys(("folder", "beside", "record")),

@@ -51,7 +51,9 @@ def _hashed(urls: pa.Array) -> list[str | None]:
 def merge_lists(parts: Iterable[pa.Table]) -> pa.Table:
     """Merge lists: each row once, in the order of their values."""
     names = LIST_SCHEMA.names
-    whole = pa.concat_tables([LIST_SCHEMA.empty_table(), *parts]).group_by(names).aggregate([]).select(names)
+    whole = (
+        pa.concat_tables([LIST_SCHEMA.empty_table(), *parts]).group_by(names).aggregate([]).select(names)
+    )
     return whole.sort_by([(name, "ascending") for name in names]).cast(LIST_SCHEMA)
 
 
@@ -83,7 +85,9 @@ def read_list(path: Path) -> pa.Table:
     except FileNotFoundError:
         raise MetaclipError(f"there is no list {path}; give the {REMOVED_LIST} of a card") from None
     except (OSError, pa.ArrowException) as error:
-        raise MetaclipError(f"{path} cannot be read ({one_line(error)}); give the {REMOVED_LIST} of a card") from None
+        raise MetaclipError(
+            f"{path} cannot be read ({one_line(error)}); give the {REMOVED_LIST} of a card"
+        ) from None
     if found.schema.remove_metadata() != LIST_SCHEMA:
         names = ", ".join(found.column_names)
         raise MetaclipError(
@@ -107,7 +111,9 @@ def apply_removal(
         if out.exists():
             raise MetaclipError(f"{out} is there already; choose another --out")
         paths = copy.rglob("*") if copy.is_dir() else filter(Path.is_file, [copy])
-        known = sorted(path for path in paths if path.suffix in (".parquet", ".npy") and path.name[0] != ".")
+        known = sorted(
+            path for path in paths if path.suffix in (".parquet", ".npy") and path.name[0] != "."
+        )
         if not known:
             raise MetaclipError(
                 f"{copy} holds no .parquet and no .npy; give a copy of the set: a folder or file of these"
@@ -115,7 +121,11 @@ def apply_removal(
         gone = left = 0
         for path in known:
             target, is_subset = out / path.relative_to(copy), path.suffix == ".npy"
-            rows = _filter_subset(path, target, uids) if is_subset else _filter_table(path, target, uids, urls)
+            rows = (
+                _filter_subset(path, target, uids)
+                if is_subset
+                else _filter_table(path, target, uids, urls)
+            )
             gone, left = gone + rows[0], left + rows[1]
     return gone, left
 
@@ -131,20 +141,30 @@ def _filter_subset(path: Path, out: Path, removed: UidSet) -> tuple[int, int]:
     return len(subset) - left, left
 
 
-def _filter_table(path: Path, out: Path, removed: UidSet, removed_urls: frozenset[str]) -> tuple[int, int]:
+def _filter_table(
+    path: Path, out: Path, removed: UidSet, removed_urls: frozenset[str]
+) -> tuple[int, int]:
     gone = left = 0
     try:
         schema = pq.read_schema(path)
         uid, url = (first_column(schema, names) for names in (UID_NAMES, URL_NAMES))
         if uid is None and url is None:
-            raise MetaclipError(f"{path} has neither a column uid nor url; found {', '.join(schema.names)}")
-        with atomic_write(out) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+            raise MetaclipError(
+                f"{path} has neither a column uid nor url; found {', '.join(schema.names)}"
+            )
+        with (
+            atomic_write(out) as temporary,
+            pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
+        ):
             for batch in read_batches(path):
                 listed = np.zeros(len(batch), np.bool_)
                 if url is not None:
                     listed[:] = [hashed in removed_urls for hashed in _hashed(batch.column(url))]
                 if uid is not None:
-                    has_uid = pc.fill_null(pc.binary_length(to_large_string(batch.column(uid))), 0).to_numpy() > 0
+                    has_uid = (
+                        pc.fill_null(pc.binary_length(to_large_string(batch.column(uid))), 0).to_numpy()
+                        > 0
+                    )
                     listed = np.where(has_uid, removed.contains(column_uids(batch.column(uid))), listed)
                 kept = batch.filter(pa.array(~listed))
                 writer.write_batch(kept)

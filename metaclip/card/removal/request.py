@@ -70,7 +70,9 @@ def sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def read_request(uids: str | None = None, urls: str | None = None, domains: str | None = None) -> RemovalRequest:
+def read_request(
+    uids: str | None = None, urls: str | None = None, domains: str | None = None
+) -> RemovalRequest:
     """Read a request from files of UTF-8 text with one uid, url or domain a line; blank lines are left out.
 
     A uid is read as a pool's is: up to 32 hex digits, or anything else by its md5. Raise MetaclipError for a file that
@@ -82,9 +84,14 @@ def read_request(uids: str | None = None, urls: str | None = None, domains: str 
         what: [] if path is None else read_lines(path, f"{what} to take out")
         for what, path in (("uids", uids), ("urls", urls), ("domains", domains))
     }
-    hosts = {line.lower().rstrip(".").removeprefix("*.").removeprefix("www."): line for line in lines["domains"]}
+    hosts = {
+        line.lower().rstrip(".").removeprefix("*.").removeprefix("www."): line
+        for line in lines["domains"]
+    }
     for host, line in hosts.items():
         if not _DOMAIN.fullmatch(host):
-            raise MetaclipError(f"{domains}: {line!r:.80} is no domain, such as example.org; urls go into --urls")
+            raise MetaclipError(
+                f"{domains}: {line!r:.80} is no domain, such as example.org; urls go into --urls"
+            )
     numbers = column_uids(pa.array(lines["uids"], pa.string()))
     return RemovalRequest(np.unique(numbers, axis=0), frozenset(lines["urls"]), frozenset(hosts))

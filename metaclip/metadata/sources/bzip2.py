@@ -33,7 +33,9 @@ _LONGEST: Final = 2 << 20
 """Upper bound of the bytes of a block: 900,000 symbols of at most 17 bits, and tables."""
 _PIECE: Final = 1 << 20
 _NEEDLES: Final = tuple(
-    ((mark << (16 - shift)).to_bytes(8)[1:6], shift, mark) for mark in (_BLOCK_MARK, _END_MARK) for shift in range(8)
+    ((mark << (16 - shift)).to_bytes(8)[1:6], shift, mark)
+    for mark in (_BLOCK_MARK, _END_MARK)
+    for shift in range(8)
 )
 """For each mark and each bit of a byte at which it may begin: the five whole bytes inside it, the bit, the mark."""
 
@@ -56,7 +58,9 @@ def check_format(path: Path) -> None:
     with path.open("rb") as file:
         head = file.read(4)
         if head[:3] != b"BZh" or not head[3:].isdigit():
-            raise MetaclipError(f"{path} is no bzip2 file (it begins with {head!r}); use a dump as it is published")
+            raise MetaclipError(
+                f"{path} is no bzip2 file (it begins with {head!r}); use a dump as it is published"
+            )
         file.seek(max(0, size - 16))
         tail = file.read()
     # The mark of the end is followed by 32 bits of CRC and at most 7 bits that fill the byte.
@@ -70,7 +74,9 @@ def check_format(path: Path) -> None:
 
 
 def _cut_off(path: Path, at: int) -> MetaclipError:
-    return MetaclipError(f"{path} is cut off: it ends at byte {at:,} inside a stream; fetch the rest of it")
+    return MetaclipError(
+        f"{path} is cut off: it ends at byte {at:,} inside a stream; fetch the rest of it"
+    )
 
 
 def blocks(path: Path, start: int = 0) -> Iterator[Block]:
@@ -148,7 +154,9 @@ def _as_stream(data: bytes, first: int, end: int) -> bytes:
     """Return the block in the bits `first` to before `end` as a stream of its own."""
     bits = end - first
     block = int.from_bytes(data[first // 8 : (end + 7) // 8]) >> (-end % 8) & ((1 << bits) - 1)
-    crc = block >> (bits - _MARK_BITS - _CRC_BITS) & 0xFFFFFFFF  # that of a stream of one block is the same
+    crc = (
+        block >> (bits - _MARK_BITS - _CRC_BITS) & 0xFFFFFFFF
+    )  # that of a stream of one block is the same
     filling = -bits % 8
     stream = (block << _MARK_BITS | _END_MARK) << _CRC_BITS | crc
     return b"BZh9" + (stream << filling).to_bytes((bits + _MARK_BITS + _CRC_BITS + filling) // 8)

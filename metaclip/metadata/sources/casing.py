@@ -19,8 +19,12 @@ PARENTHESES: Final = r" \([^()]*\)$"
 """The regular expression of what distinguishes articles of one name: "Table (furniture)"."""
 _TOKEN: Final = re.compile(r"[^\W_]+(?:['\u2019.&-][^\W_]+)*")
 _SENTENCE_END: Final = re.compile(r"(?<=[.!?])[\s\"'\u201d\u2019)]+")
-_SMALL_WORD: Final = re.compile("a|an|and|as|at|by|de|del|der|di|du|for|from|in|la|of|on|or|the|to|van|von|vs|with|y")
-_NUMERAL: Final = re.compile("ii|iv|vi|ix|(?=...)(?:xl|lx{1,3}|l(?=v)|x{0,3})(?:ix|iv|v?i{0,3})")  # not Li, Xi, Liv
+_SMALL_WORD: Final = re.compile(
+    "a|an|and|as|at|by|de|del|der|di|du|for|from|in|la|of|on|or|the|to|van|von|vs|with|y"
+)
+_NUMERAL: Final = re.compile(
+    "ii|iv|vi|ix|(?=...)(?:xl|lx{1,3}|l(?=v)|x{0,3})(?:ix|iv|v?i{0,3})"
+)  # not Li, Xi, Liv
 _VOWEL: Final = re.compile("[^b-df-hj-np-tv-xz]")  # or a character that is no English letter
 _LONGEST: Final = 6  # words of a title that is searched as a whole
 
@@ -56,7 +60,9 @@ def _most_frequent(forms: Mapping[str, collections.Counter[str]]) -> dict[str, s
     return {word: min(counts, key=lambda form: (-counts[form], form)) for word, counts in forms.items()}
 
 
-def restore(title: str, known: Mapping[str, str], phrases: Mapping[str, str], words: Mapping[str, str]) -> str:
+def restore(
+    title: str, known: Mapping[str, str], phrases: Mapping[str, str], words: Mapping[str, str]
+) -> str:
     """Restore the case of a lower-case title from titles that are `known` and from the usual forms of phrases and words."""
     if title in known:
         return known[title]
@@ -74,7 +80,9 @@ def _name_form(word: str, at: int, words: Mapping[str, str]) -> str:
         return form
     first, *more = re.split("([-\u2013])", word)
     # Surnames of two parts have two capitals (Rees-Mogg), the short syllables of Korean given names have one (Hye-ri).
-    return _capital(first) + "".join(words.get(part, _capital(part) if len(part) > 3 else part) for part in more)
+    return _capital(first) + "".join(
+        words.get(part, _capital(part) if len(part) > 3 else part) for part in more
+    )
 
 
 def _capital(word: str) -> str:

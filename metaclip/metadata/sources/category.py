@@ -180,7 +180,9 @@ class _Wiki:
     def members(self, category: str) -> Iterator[tuple[str, int]]:
         """Yield title and namespace of each member of a category."""
         try:
-            found = self._wiki.categorymembers(self._wiki.page(category, ns=self._package.Namespace.CATEGORY))
+            found = self._wiki.categorymembers(
+                self._wiki.page(category, ns=self._package.Namespace.CATEGORY)
+            )
         except self._package.WikiHttpError as error:
             raise MetaclipError(
                 f"{self.address} answers {error.status_code} when asked for {category!r}; "

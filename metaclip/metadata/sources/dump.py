@@ -57,10 +57,15 @@ def published_files(status: Any, where: str) -> list[PublishedFile]:
         if not isinstance(found, dict) or not isinstance(found.get("files"), dict):
             continue
         if found.get("status") != "done":
-            raise MetaclipError(f"{where}: {job} is {found.get('status')!r}, not done; take an earlier dump")
+            raise MetaclipError(
+                f"{where}: {job} is {found.get('status')!r}, not done; take an earlier dump"
+            )
         files = [
             PublishedFile(
-                urllib.parse.urljoin(where, name), name, item.get("size"), item.get("sha1") or item.get("md5")
+                urllib.parse.urljoin(where, name),
+                name,
+                item.get("size"),
+                item.get("sha1") or item.get("md5"),
             )
             for name, item in sorted(found["files"].items())
             if name.endswith(".bz2")
@@ -70,7 +75,9 @@ def published_files(status: Any, where: str) -> list[PublishedFile]:
         ]
         if files:
             return files
-    raise MetaclipError(f"{where} lists no files of pages-articles; name the folder of one dump, with its date")
+    raise MetaclipError(
+        f"{where} lists no files of pages-articles; name the folder of one dump, with its date"
+    )
 
 
 def download(url: str, folder: Path, *, contact: str = "", retry: RetryPolicy | None = None) -> None:
@@ -118,10 +125,14 @@ def find(where: str, wiki: str) -> list[DumpFile]:
     Raise MetaclipError if there is none, or if one is not bzip2, is cut off, or is of another schema or wiki.
     """
     pattern = os.path.join(glob.escape(where), NAME) if os.path.isdir(where) else where
-    paths = [Path(where)] if os.path.isfile(where) else [Path(name) for name in sorted(glob.glob(pattern))]
+    paths = (
+        [Path(where)] if os.path.isfile(where) else [Path(name) for name in sorted(glob.glob(pattern))]
+    )
     paths = [path for path in paths if not _INDEX.search(path.name)]
     if not paths:
-        raise MetaclipError(f"there is no dump {pattern}; download pages-articles from dumps.wikimedia.org")
+        raise MetaclipError(
+            f"there is no dump {pattern}; download pages-articles from dumps.wikimedia.org"
+        )
     forms = {("multistream" in path.name, _RANGE.search(path.name) is not None): path for path in paths}
     if len(forms) > 1:
         some, other, *_ = sorted(forms.values())
@@ -136,7 +147,9 @@ def _check_file(path: Path, wiki: str) -> DumpFile:
     try:
         bzip2.check_format(path)
         file = _read_head(path)
-        last = b"".join(block.text for block in bzip2.blocks(path, max(0, file.size - _TAIL_BYTES)))[-100:]
+        last = b"".join(block.text for block in bzip2.blocks(path, max(0, file.size - _TAIL_BYTES)))[
+            -100:
+        ]
     except OSError as error:
         raise MetaclipError(f"{path} cannot be read ({one_line(error)})") from None
     if file.schema not in SCHEMAS:
@@ -164,7 +177,9 @@ def _read_head(path: Path) -> DumpFile:
             break
     head, found, _ = text.partition(b"</siteinfo>")
     if not found or not head.lstrip().startswith((b"<mediawiki", b"<?xml")):
-        raise MetaclipError(f"{path} is no dump of a wiki: it does not begin with <mediawiki> and <siteinfo>")
+        raise MetaclipError(
+            f"{path} is no dump of a wiki: it does not begin with <mediawiki> and <siteinfo>"
+        )
     try:
         root = mwxml.element_iterator.ElementIterator.from_file(io.BytesIO(head + found + _DUMP_CLOSE))
         site = mwxml.Dump.from_element(root).site_info
@@ -243,4 +258,6 @@ def _is_end_of_dump(text: bytes) -> bool:
 
 
 def _cut_off(path: Path) -> MetaclipError:
-    return MetaclipError(f"{path} is cut off: its text does not end with {_DUMP_CLOSE.decode()}; fetch it again")
+    return MetaclipError(
+        f"{path} is cut off: its text does not end with {_DUMP_CLOSE.decode()}; fetch it again"
+    )

@@ -71,7 +71,9 @@ def open_counts(folder: str | os.PathLike[str]) -> FinishedStage:
     found = Folder(folder)
     record = found.manifest.get("stages", {}).get(DUMP.name)
     if not record or not all((found / name).is_file() for name in OUTPUTS):
-        raise MetaclipError(f"{folder} holds no finished count of a dump; name the dump too, with the key dump")
+        raise MetaclipError(
+            f"{folder} holds no finished count of a dump; name the dump too, with the key dump"
+        )
     return FinishedStage(found.path, record)
 
 
@@ -80,7 +82,9 @@ def read_redirects(counts: Path) -> pa.Table:
     path = counts / REDIRECTS if counts.is_dir() else counts
     try:
         return (
-            pq.read_table(path, columns=REDIRECT_SCHEMA.names, partitioning=None).cast(REDIRECT_SCHEMA).combine_chunks()
+            pq.read_table(path, columns=REDIRECT_SCHEMA.names, partitioning=None)
+            .cast(REDIRECT_SCHEMA)
+            .combine_chunks()
         )
     except (OSError, pa.ArrowException) as error:
         raise MetaclipError(
@@ -105,7 +109,9 @@ def count(
     """
     files, options, folder = dump.find(where, wiki), RunOptions(engine=engine), Folder(out)
     shards = [
-        DumpShard(file, f"{index:05}-{start // shard_bytes:05}", start, min(start + shard_bytes, file.size))
+        DumpShard(
+            file, f"{index:05}-{start // shard_bytes:05}", start, min(start + shard_bytes, file.size)
+        )
         for index, file in enumerate(files)
         for start in range(0, file.size, shard_bytes)
     ]
@@ -125,7 +131,9 @@ def count(
             difference = str(error).rpartition("; ")[
                 0
             ]  # without its advice, which names flags that a build does not have
-            raise MetaclipError(f"{difference}; name another folder with the key counts, or remove this one") from None
+            raise MetaclipError(
+                f"{difference}; name another folder with the key counts, or remove this one"
+            ) from None
         record = stage.finished()
         if record is None:
             _count_shards(stage, files, shards, options, memory)
@@ -160,7 +168,9 @@ class CountStep(PortableStep):
     stage: Stage
     bound: int
 
-    def __call__(self, item: DumpShard | DumpFile, progress: ProgressCallback) -> tuple[dict[str, Any], list[Path]]:
+    def __call__(
+        self, item: DumpShard | DumpFile, progress: ProgressCallback
+    ) -> tuple[dict[str, Any], list[Path]]:
         """Return the content of the marker, and the files of counts."""
         if isinstance(item, DumpFile):
             with item.path.open("rb") as file:
@@ -194,11 +204,15 @@ def _count_shard(shard: DumpShard, paths: Sequence[Path], bound: int) -> dict[st
     words.finish()
     pairs.finish()
     with atomic_write(redirects) as temporary:
-        pq.write_table(pa.Table.from_pylist(redirect_rows, REDIRECT_SCHEMA), temporary, compression="zstd")
+        pq.write_table(
+            pa.Table.from_pylist(redirect_rows, REDIRECT_SCHEMA), temporary, compression="zstd"
+        )
     return {"funnel": funnel, "wikitext_bytes": size}
 
 
-def _combine(stage: Stage, files: Sequence[DumpFile], shards: Sequence[DumpShard], parser: str) -> dict[str, Any]:
+def _combine(
+    stage: Stage, files: Sequence[DumpFile], shards: Sequence[DumpShard], parser: str
+) -> dict[str, Any]:
     """Merge the counts of shards, and write the stage's record. Raise MetaclipError if there is no word."""
     folder = stage.folder
     markers = [stage.marker(shard.name) or {} for shard in shards]
@@ -208,7 +222,9 @@ def _combine(stage: Stage, files: Sequence[DumpFile], shards: Sequence[DumpShard
         merge_runs([stage.path / f"{shard.name}.{output}" for shard in shards], folder / output)
     tokens = sum(pc.sum(table["count"]).as_py() for table in read_run(folder / UNIGRAMS))
     if not tokens:
-        raise MetaclipError(f"{files[0].path}: none of the {funnel['pages']} pages is an article with a word in it")
+        raise MetaclipError(
+            f"{files[0].path}: none of the {funnel['pages']} pages is an article with a word in it"
+        )
     with (
         atomic_write(folder / REDIRECTS) as temporary,
         pq.ParquetWriter(temporary, REDIRECT_SCHEMA, compression="zstd") as writer,

@@ -17,7 +17,9 @@ class NumberSettings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.first <= self.last:
-            raise ValueError(f"first and last are {self.first} and {self.last}, must be 0 <= first <= last")
+            raise ValueError(
+                f"first and last are {self.first} and {self.last}, must be 0 <= first <= last"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -64,14 +64,20 @@ class NgramSettings:
         if self.url is not None and self.dump is None:
             raise ValueError("url needs dump, the folder that the files are fetched into")
         if self.url is not None and glob.has_magic(self.dump or ""):
-            raise ValueError(f"dump is the pattern {self.dump!r}, with url it must be the folder to fetch into")
+            raise ValueError(
+                f"dump is the pattern {self.dump!r}, with url it must be the folder to fetch into"
+            )
         check_minimums(self, min_count=1, limit=1)
         if self.min_npmi is not None and not -1 <= self.min_npmi <= 1:
             raise ValueError(f"min_npmi is {self.min_npmi}, must be from -1 to 1")
 
 
 def candidates(
-    settings: NgramSettings, kind: NgramKind, *, engine: Engine | None = None, memory: int = dump_count.MEMORY
+    settings: NgramSettings,
+    kind: NgramKind,
+    *,
+    engine: Engine | None = None,
+    memory: int = dump_count.MEMORY,
 ) -> Candidates:
     """Return the words or pairs of words of a dump that pass, best first; count the dump first if that is not done yet.
 
@@ -79,18 +85,26 @@ def candidates(
     MetaclipError for a dump that `dump_count.count` refuses, and if nothing passes.
     """
     if kind == "unigram" and (settings.min_pmi is not None or settings.min_npmi is not None):
-        raise MetaclipError("min_pmi and min_npmi are for pairs of words, and a single word has none; remove them")
+        raise MetaclipError(
+            "min_pmi and min_npmi are for pairs of words, and a single word has none; remove them"
+        )
     if settings.dump is None:
         counts = dump_count.open_counts(settings.counts)
     else:
         if settings.url is not None:
             dump.download(settings.url, Path(settings.dump), contact=settings.contact)
-        counts = dump_count.count(settings.dump, settings.wiki, settings.counts, engine=engine, memory=memory)
+        counts = dump_count.count(
+            settings.dump, settings.wiki, settings.counts, engine=engine, memory=memory
+        )
     words = read_frequent(counts.path / UNIGRAMS, settings.min_count)
     best, passed = best_first(words if kind == "unigram" else _bigrams(counts, settings), settings.limit)
     record = counts.record
     if not len(best):
-        thresholds = {"min_count": settings.min_count, "min_pmi": settings.min_pmi, "min_npmi": settings.min_npmi}
+        thresholds = {
+            "min_count": settings.min_count,
+            "min_pmi": settings.min_pmi,
+            "min_npmi": settings.min_npmi,
+        }
         rule = ", ".join(f"{key} = {value}" for key, value in thresholds.items() if value is not None)
         raise MetaclipError(
             f"none of the {record[f'{kind}s']:,} {kind}s of {counts.path} passes {rule} "
@@ -100,7 +114,10 @@ def candidates(
         "licence": "CC BY-SA 4.0",
         "passed": passed,
         "left_out": {"below the thresholds": record[f"{kind}s"] - passed},
-        **{key: record[key] for key in ("wiki", "language", "schema", "parser", "dump", "tokens", f"{kind}s")},
+        **{
+            key: record[key]
+            for key in ("wiki", "language", "schema", "parser", "dump", "tokens", f"{kind}s")
+        },
         "pages": record["funnel"],
     }
     return Candidates(best["key"].combine_chunks(), best["score"].combine_chunks(), facts)
@@ -111,13 +128,17 @@ def _bigrams(counts: FinishedStage, settings: NgramSettings) -> Iterator[pa.Tabl
     words = pa.concat_tables(
         table.select(SCHEMA.names) for table in read_frequent(counts.path / UNIGRAMS, settings.min_count)
     )
-    least_pmi, least_npmi = (-np.inf if least is None else least for least in (settings.min_pmi, settings.min_npmi))
+    least_pmi, least_npmi = (
+        -np.inf if least is None else least for least in (settings.min_pmi, settings.min_npmi)
+    )
     keys, word_counts = words["key"].combine_chunks(), words["count"].to_numpy()
     for table in rechunk(read_frequent(counts.path / BIGRAMS, settings.min_count), _PAIRS):
         both = pc.split_pattern(table["key"], " ").combine_chunks().flatten()
         rows = pc.index_in(both, value_set=keys).to_numpy().reshape(-1, 2)
         c12 = table["count"].to_numpy()
-        information, normalised = pmi(c12, word_counts[rows[:, 0]], word_counts[rows[:, 1]], counts.record["tokens"])
+        information, normalised = pmi(
+            c12, word_counts[rows[:, 0]], word_counts[rows[:, 1]], counts.record["tokens"]
+        )
         keep = (information >= least_pmi) & (normalised >= least_npmi)
         score = {"count": c12.astype(np.float64), "pmi": information, "npmi": normalised}[settings.rank]
         yield table.set_column(2, "score", pa.array(score)).filter(pa.array(keep))

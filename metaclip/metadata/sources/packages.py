@@ -53,7 +53,9 @@ class Package:
 
     def __str__(self) -> str:
         """Return name and version as the registry writes them."""
-        return f"{self.name}=={self.version}" if self.registry == "pypi" else f"{self.name}@{self.version}"
+        return (
+            f"{self.name}=={self.version}" if self.registry == "pypi" else f"{self.name}@{self.version}"
+        )
 
 
 def fetch(package: Package, folder: Path | None = None) -> Path:
@@ -122,14 +124,33 @@ def _check_digest(path: Path, package: Package) -> None:
 def _download_from_pypi(package: Package, to: Path) -> None:
     """Download a wheel with pip; its tags are passed, because the wheel may be for another machine than this one."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        command += ["--only-binary", ":all:", "--dest", folder, *_pip_tag_options(package.file), str(package)]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-deps",
+        ]
+        command += [
+            "--only-binary",
+            ":all:",
+            "--dest",
+            folder,
+            *_pip_tag_options(package.file),
+            str(package),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         found = Path(folder) / package.file
         if done.returncode or not found.exists():
             others = ", ".join(sorted(path.name for path in Path(folder).iterdir()))
-            lines = [line for line in done.stderr.splitlines() if "ERROR" in line or "No module named" in line]
-            raise ValueError(lines[-1] if lines else f"pip downloaded {others or 'nothing'}, not {package.file}")
+            lines = [
+                line for line in done.stderr.splitlines() if "ERROR" in line or "No module named" in line
+            ]
+            raise ValueError(
+                lines[-1] if lines else f"pip downloaded {others or 'nothing'}, not {package.file}"
+            )
         to.write_bytes(found.read_bytes())
 
 

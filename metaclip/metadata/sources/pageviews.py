@@ -61,7 +61,14 @@ from metaclip.storage import download
 from metaclip.storage.download import PublishedFile, RetryPolicy
 from metaclip.storage.files import disk_errors, file_digest, scratch
 
-REASONS: Final = ("missing_fields", "other_domain", "below_min_hour", "invalid_utf8", "not_a_title", "other_namespace")
+REASONS: Final = (
+    "missing_fields",
+    "other_domain",
+    "below_min_hour",
+    "invalid_utf8",
+    "not_a_title",
+    "other_namespace",
+)
 """Why a line is not counted, in the order of the checks; the other lines are `counted`."""
 _NAME: Final = "pageviews-????????-??0000.gz"
 _NO_TITLE: Final = re.compile(r"-?|.*[\x00-\x1f\x7f<>\[\]{}|#].*", re.DOTALL)
@@ -108,7 +115,9 @@ class PageviewSettings:
 
     def __post_init__(self) -> None:
         if (self.first is None) != (self.last is None):
-            raise ValueError("first and last go together: give both, or neither to read all files that are there")
+            raise ValueError(
+                "first and last go together: give both, or neither to read all files that are there"
+            )
         for name, day in (("first", self.first), ("last", self.last)):
             try:
                 datetime.date.fromisoformat(day or "2023-01-31")
@@ -128,7 +137,9 @@ def sampled_days(settings: PageviewSettings) -> list[datetime.date]:
             f"{settings.days} days are wanted, {settings.first} to {settings.last} has {len(span)}; widen it"
         )
     return sorted(
-        sorted(span, key=lambda day: hashlib.sha256(f"{settings.seed} {day}".encode()).digest())[: settings.days]
+        sorted(span, key=lambda day: hashlib.sha256(f"{settings.seed} {day}".encode()).digest())[
+            : settings.days
+        ]
     )
 
 
@@ -155,7 +166,9 @@ def candidates(
     MetaclipError for files that are missing or broken, and if no title passes.
     """
     paths = _find_files(settings, retry)
-    redirects = None if settings.redirects is None else dump_count.read_redirects(Path(settings.redirects))
+    redirects = (
+        None if settings.redirects is None else dump_count.read_redirects(Path(settings.redirects))
+    )
     with disk_errors(Path(tempfile.gettempdir())), scratch() as folder:
         funnel, digest = _count_files(paths, settings, folder / "merged.parquet", Local(workers), memory)
         sums, dropped = StringCounter(folder / "sums.parquet", max(1, memory // BYTES_PER_KEY)), 0
@@ -165,7 +178,9 @@ def candidates(
             dropped += len(table) - len(kept)
             sums.add_counts(zip(kept["key"].to_pylist(), kept["count"].to_pylist(), strict=True))
         sums.finish()
-        best, passed = best_first(read_frequent(folder / "sums.parquet", settings.min_sum), settings.limit)
+        best, passed = best_first(
+            read_frequent(folder / "sums.parquet", settings.min_sum), settings.limit
+        )
     if not len(best):
         raise MetaclipError(
             f"no title of the domain {settings.domain!r} in {len(paths)} files ({paths[0]}, ...) has {settings.min_sum} views: "
@@ -182,7 +197,11 @@ def candidates(
         "lines": funnel,
         "passed": passed,
         "left_out": {
-            **{f"lines, {reason.replace('_', ' ')}": funnel[reason] for reason in REASONS if reason != "other_domain"},
+            **{
+                f"lines, {reason.replace('_', ' ')}": funnel[reason]
+                for reason in REASONS
+                if reason != "other_domain"
+            },
             "main page or no title": dropped,
         },
     }
@@ -196,7 +215,9 @@ def _find_files(settings: PageviewSettings, retry: RetryPolicy | None) -> list[P
         pattern = os.path.join(glob.escape(where), _NAME) if os.path.isdir(where) else where
         paths = [Path(name) for name in sorted(glob.glob(pattern))]
         if not paths:
-            raise MetaclipError(f"there are no pageview files {pattern}; name days with first and last, and a url")
+            raise MetaclipError(
+                f"there are no pageview files {pattern}; name days with first and last, and a url"
+            )
         return paths
     missing = [file for file in sampled if not Path(where, file.name).exists()]
     if missing and settings.url is None:
@@ -246,7 +267,9 @@ def count_file(
         with gzip.open(path) as file, io.BufferedReader(file, _BUFFER) as lines:
             counter.add_counts(_cells(lines, settings, funnel))
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise MetaclipError(f"{path} is broken gzip ({one_line(error)}); remove it and fetch it again") from None
+        raise MetaclipError(
+            f"{path} is broken gzip ({one_line(error)}); remove it and fetch it again"
+        ) from None
     if not funnel["lines"]:
         raise MetaclipError(f"{path} has no lines; remove it and fetch it again")
     counter.finish()
@@ -254,7 +277,9 @@ def count_file(
         return run, funnel, file_digest(packed)
 
 
-def _cells(lines: Iterable[bytes], settings: PageviewSettings, funnel: dict[str, int]) -> Iterator[tuple[str, int]]:
+def _cells(
+    lines: Iterable[bytes], settings: PageviewSettings, funnel: dict[str, int]
+) -> Iterator[tuple[str, int]]:
     """Yield title and views of the lines that count, and count the others by reason in `funnel`."""
     ours = settings.domain.encode() + b" "
     others = 0
@@ -280,7 +305,9 @@ def _cells(lines: Iterable[bytes], settings: PageviewSettings, funnel: dict[str,
             funnel["counted"] += 1
             yield title, int(fields[2])
     funnel["lines"] += others
-    funnel["other_domain"] = funnel["lines"] - sum(count for reason, count in funnel.items() if reason != "lines")
+    funnel["other_domain"] = funnel["lines"] - sum(
+        count for reason, count in funnel.items() if reason != "lines"
+    )
 
 
 def title_of(written: bytes) -> str | None:

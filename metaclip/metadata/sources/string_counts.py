@@ -26,7 +26,9 @@ import pyarrow.parquet as pq
 from metaclip.errors import MetaclipError, one_line
 from metaclip.storage.files import atomic_write, temporary_path
 
-SCHEMA: Final = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("count", pa.int64(), nullable=False)])
+SCHEMA: Final = pa.schema(
+    [pa.field("key", pa.string(), nullable=False), pa.field("count", pa.int64(), nullable=False)]
+)
 BYTES_PER_KEY: Final = 200
 """Peak memory of one string in a counter, measured with bigrams: 120 while it is held, 80 more while it is written."""
 FAN_IN: Final = 64
@@ -128,10 +130,19 @@ def iter_merged(runs: Sequence[Path], rows: int = _ROWS) -> Iterator[pa.Table]:
     held = [(next(reader, None), reader) for reader in readers]
     while held := [(table, reader) for table, reader in held if table is not None]:
         limit = min(table["key"][-1].as_py() for table, _ in held)
-        ends = [bisect.bisect_right(table["key"], limit, key=lambda key: key.as_py()) for table, _ in held]
-        merged = pa.concat_tables([table.slice(0, end) for (table, _), end in zip(held, ends, strict=True)])
+        ends = [
+            bisect.bisect_right(table["key"], limit, key=lambda key: key.as_py()) for table, _ in held
+        ]
+        merged = pa.concat_tables(
+            [table.slice(0, end) for (table, _), end in zip(held, ends, strict=True)]
+        )
         if len(held) > 1:
-            merged = merged.group_by("key").aggregate([("count", "sum")]).rename_columns(SCHEMA.names).sort_by("key")
+            merged = (
+                merged.group_by("key")
+                .aggregate([("count", "sum")])
+                .rename_columns(SCHEMA.names)
+                .sort_by("key")
+            )
         yield merged.cast(SCHEMA)
         held = [
             (table.slice(end) if end < len(table) else next(reader, None), reader)
@@ -189,5 +200,7 @@ def pmi(c12: Values, c1: Values, c2: Values, tokens: int) -> tuple[Values, Value
     together, apart = c12.astype(np.float64) * tokens, c1.astype(np.float64) * c2
     information = np.log2(together / apart)
     self_information = -np.log2(c12 / tokens)
-    normalised = np.divide(information, self_information, out=np.ones_like(information), where=self_information > 0)
+    normalised = np.divide(
+        information, self_information, out=np.ones_like(information), where=self_information > 0
+    )
     return np.round(information, _DIGITS), np.round(normalised, _DIGITS)

@@ -81,7 +81,9 @@ def popular(settings: PopularSettings) -> Candidates:
         known = {str(article["title"]).lower(): str(article["title"]) for article in articles}
         phrases, words = casing.usual_forms((str(article["extract"]) for article in articles), titles)
     except (KeyError, TypeError) as error:
-        raise MetaclipError(f"{settings.text}, {settings.text_member}: an article without {one_line(error)}") from None
+        raise MetaclipError(
+            f"{settings.text}, {settings.text_member}: an article without {one_line(error)}"
+        ) from None
     restored = dict.fromkeys(casing.restore(title, known, phrases, words) for title in titles)
     return _candidates(restored, where, len(titles))
 
@@ -114,7 +116,9 @@ def _read_object(package: Package, member: str) -> dict[str, Any]:
     try:
         found = json.loads(packages.read(package, member))
     except (ValueError, RecursionError) as error:
-        raise MetaclipError(f"{package}, {member} is not valid JSON ({one_line(error)}); check the recipe") from None
+        raise MetaclipError(
+            f"{package}, {member} is not valid JSON ({one_line(error)}); check the recipe"
+        ) from None
     if not isinstance(found, dict):
         raise MetaclipError(f"{package}, {member} holds a JSON {type(found).__name__}, must be an object")
     return found
@@ -123,7 +127,9 @@ def _read_object(package: Package, member: str) -> dict[str, Any]:
 def _candidates(scores: Mapping[str, float | None], where: str, rows: int) -> Candidates:
     """Return the keys as candidates, but for an empty one, with their scores; `rows` were read."""
     kept = {entry: score for entry, score in scores.items() if entry}
-    return Candidates.of(kept, {"read": where, "rows": rows, "left_out": {"repeated": rows - len(kept)}}, kept.values())
+    return Candidates.of(
+        kept, {"read": where, "rows": rows, "left_out": {"repeated": rows - len(kept)}}, kept.values()
+    )
 
 
 def unpack_trie(packed: str) -> list[str]:

@@ -114,7 +114,9 @@ def _text_of(tokens: Iterator[Any], types: _TokenTypes, names: NamespaceNames) -
     url_open, url_ends = t.ExternalLinkOpen, (t.ExternalLinkSeparator, t.ExternalLinkClose)
     tag_open, tag_body, tag_close = t.TagOpenOpen, t.TagCloseOpen, t.TagOpenClose
     out: list[str] = []
-    links: list[tuple[int, str | None]] = []  # of each open link: its beginning in `out`, and its title, once read
+    links: list[
+        tuple[int, str | None]
+    ] = []  # of each open link: its beginning in `out`, and its title, once read
     line_ends: list[str] = []  # what each open tag ends with
     for token in tokens:
         kind = type(token)
@@ -188,7 +190,13 @@ def _entity(tokens: Iterator[Any], types: _TokenTypes) -> str:
     for token in tokens:
         if type(token) is t.HTMLEntityEnd:
             break
-        code += token["text"] if type(token) is t.Text else token["char"] if type(token) is t.HTMLEntityHex else "#"
+        code += (
+            token["text"]
+            if type(token) is t.Text
+            else token["char"]
+            if type(token) is t.HTMLEntityHex
+            else "#"
+        )
     return html.unescape(code + ";")
 
 

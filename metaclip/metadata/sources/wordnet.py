@@ -62,14 +62,18 @@ def names(data: bytes, where: str) -> Iterator[str]:
     for a file that is not WordNet 3.0's.
     """
     if _VERSION.encode() not in data[:4000]:
-        raise MetaclipError(f"{where} does not say {_VERSION!r} in its head; the list is drawn from WordNet 3.0")
+        raise MetaclipError(
+            f"{where} does not say {_VERSION!r} in its head; the list is drawn from WordNet 3.0"
+        )
     for number, line in enumerate(io.BytesIO(data), 1):
         if line.startswith(b" "):
             continue  # the licence
         try:
             name = line.split(b" ", 5)[4].decode()
         except (IndexError, ValueError):
-            raise MetaclipError(f"{where}, line {number}: {line[:40]!r} is no synset; fetch WordNet again") from None
+            raise MetaclipError(
+                f"{where}, line {number}: {line[:40]!r} is no synset; fetch WordNet again"
+            ) from None
         name = name.partition("(")[0] if name.endswith(")") else name
         yield name.lower().partition(".")[0].replace("_", " ")
 
@@ -112,7 +116,9 @@ def _from_nltk() -> dict[str, bytes] | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about a folder that others may write to, which is not used
-            nltk.downloader.Downloader().download("wordnet", ours, quiet=True, print_error_to=io.StringIO())
+            nltk.downloader.Downloader().download(
+                "wordnet", ours, quiet=True, print_error_to=io.StringIO()
+            )
     except (OSError, ValueError):
         return None
     finally:

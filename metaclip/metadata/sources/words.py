@@ -72,7 +72,9 @@ def unigrams(settings: WordSettings) -> Candidates:
         elif not (word := clean_word(raw)):
             left_out["no word"] += 1
         else:
-            left_out["repeated"] += word in counts  # as written, and with its character references resolved
+            left_out["repeated"] += (
+                word in counts
+            )  # as written, and with its character references resolved
             counts[word] = counts.get(word, 0) + count
     ranked = sorted(counts, key=lambda word: (-counts[word], word))
     facts = {"read": where, "rows": left_out.total() + len(counts), "left_out": dict(left_out)}
@@ -93,10 +95,14 @@ def bigrams(settings: PairSettings) -> Candidates:
     left_out = collections.Counter(repeated=0)
     for pair, count in iter_counts(read[settings.pairs], "\t", where):
         left_out["repeated"] += pair in pairs
-        pairs[pair] += count  # some occur twice: they were counted with their capitals and lower-cased later
+        pairs[pair] += (
+            count  # some occur twice: they were counted with their capitals and lower-cased later
+        )
     known = set(read[settings.spelling].decode().split())
     more = packages.read(settings.dictionary, settings.dictionary_words)
-    known.update(word for word, _ in iter_counts(more, " ", f"{settings.dictionary}, {settings.dictionary_words}"))
+    known.update(
+        word for word, _ in iter_counts(more, " ", f"{settings.dictionary}, {settings.dictionary_words}")
+    )
     rows, kept = len(pairs) + left_out["repeated"], list[tuple[str, int, int, int]]()
     for pair, count in pairs.items():
         first, second = pair.split(" ")
@@ -125,7 +131,9 @@ def iter_counts(data: bytes, separator: str, where: str) -> Iterator[tuple[str, 
             continue
         word, found, count = line.removesuffix("\r").rpartition(separator)
         if not (found and count.isascii() and count.isdigit()):
-            raise MetaclipError(f"{where}, line {number}: {line[:60]!r} does not end in {separator!r} and a count")
+            raise MetaclipError(
+                f"{where}, line {number}: {line[:60]!r} does not end in {separator!r} and a count"
+            )
         yield word, int(count)
 
 
@@ -142,7 +150,12 @@ _ATTRIBUTES: Final = re.compile(
 def clean_word(raw: str) -> str:
     """Return a counted word as texts have it, with its character references resolved; "" for what is no word."""
     word = html.unescape(raw)
-    if not _WORD.fullmatch(word) or _CLITIC.fullmatch(word) or _COLOUR.fullmatch(word) or _ATTRIBUTES.fullmatch(word):
+    if (
+        not _WORD.fullmatch(word)
+        or _CLITIC.fullmatch(word)
+        or _COLOUR.fullmatch(word)
+        or _ATTRIBUTES.fullmatch(word)
+    ):
         return ""
     # "i̇stanbul": the lower-cased capital with a dot, which no text has.
     return "" if "i\u0307" in word else word

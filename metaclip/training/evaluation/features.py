@@ -38,7 +38,13 @@ def _decode(transform: Callable[[Any], Any], images: Sequence[ImageFile]) -> Any
 
 
 def encode_images(
-    clip: Clip, images: Sequence[ImageFile], *, device: torch.device, precision: Precision, batch: int, workers: int
+    clip: Clip,
+    images: Sequence[ImageFile],
+    *,
+    device: torch.device,
+    precision: Precision,
+    batch: int,
+    workers: int,
 ) -> Iterator[Any]:
     """Yield the features of images in batches: float32[n, width], of length 1.
 
@@ -65,7 +71,9 @@ def encode_images(
         ) from None
 
 
-def encode_texts(clip: Clip, texts: Sequence[str], *, device: torch.device, precision: Precision, batch: int) -> Any:
+def encode_texts(
+    clip: Clip, texts: Sequence[str], *, device: torch.device, precision: Precision, batch: int
+) -> Any:
     """Return the features of texts: float32[n, width], of length 1."""
     made = []
     with torch.inference_mode(), autocast(device, precision):

@@ -46,7 +46,9 @@ def checked_templates(templates: Sequence[str], where: str) -> tuple[str, ...]:
     """Return templates as they are. Raise MetaclipError for one without a place for the class name."""
     for number, template in enumerate(templates, 1):
         if "{c}" not in template and "{}" not in template:
-            raise MetaclipError(f"{where}, line {number}: {template!r:.80} has no {{c}} where the class name goes")
+            raise MetaclipError(
+                f"{where}, line {number}: {template!r:.80} has no {{c}} where the class name goes"
+            )
     return tuple(templates)
 
 
@@ -55,7 +57,9 @@ def templates_of(given: str) -> tuple[str, ...]:
     if given in TEMPLATES:
         return TEMPLATES[given]
     if not Path(given).exists():
-        raise MetaclipError(f"templates is {given!r}, which is no file and none of ours ({', '.join(TEMPLATES)})")
+        raise MetaclipError(
+            f"templates is {given!r}, which is no file and none of ours ({', '.join(TEMPLATES)})"
+        )
     return checked_templates(read_lines(given, "templates"), given)
 
 

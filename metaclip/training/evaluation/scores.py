@@ -40,13 +40,22 @@ Ints = npt.NDArray[np.int64]
 
 
 def classifier(
-    clip: Clip, classes: Sequence[str], templates: Sequence[str], *, device: torch.device, precision: Precision
+    clip: Clip,
+    classes: Sequence[str],
+    templates: Sequence[str],
+    *,
+    device: torch.device,
+    precision: Precision,
 ) -> Any:
     """Return the class vectors: float32[width, classes]."""
     build = import_open_clip().build_zero_shot_classifier
     with torch.inference_mode(), autocast(device, precision):
         made = build(
-            clip.model, tokenizer=clip.tokenizer, classnames=list(classes), templates=fillers(templates), device=device
+            clip.model,
+            tokenizer=clip.tokenizer,
+            classnames=list(classes),
+            templates=fillers(templates),
+            device=device,
         )
     return made.float()
 
@@ -59,7 +68,9 @@ def nearest_classes(features: Iterable[Any], vectors: Any) -> Ints:
     return np.concatenate(rows)
 
 
-def accuracies(found: Ints, labels: Ints, classes: Sequence[str]) -> tuple[dict[str, float], dict[str, float | None]]:
+def accuracies(
+    found: Ints, labels: Ints, classes: Sequence[str]
+) -> tuple[dict[str, float], dict[str, float | None]]:
     """Return the figures of the classes found, int64[images, top], for int64[images] labels; and the accuracy by class.
 
     The accuracy of a class without images is None.
@@ -67,7 +78,9 @@ def accuracies(found: Ints, labels: Ints, classes: Sequence[str]) -> tuple[dict[
     right = found[:, 0] == labels
     images = np.bincount(labels, minlength=len(classes))
     hits = np.bincount(labels[right], minlength=len(classes))
-    per_class = {name: float(h / n) if n else None for name, h, n in zip(classes, hits, images, strict=True)}
+    per_class = {
+        name: float(h / n) if n else None for name, h, n in zip(classes, hits, images, strict=True)
+    }
     figures = {"accuracy": int(right.sum()) / len(labels)}
     if len(classes) >= TOP:
         figures["accuracy_top5"] = int((found == labels[:, None]).any(axis=1).sum()) / len(labels)
@@ -100,7 +113,9 @@ def hit_chance(ahead: Ints, right: Ints, wrong: Ints, k: int) -> Floats:
     missed = np.ones(len(ahead))
     for place in range(k):
         left = place < k - ahead
-        missed[left] *= np.maximum(wrong[left] - place, 0) / np.maximum(wrong[left] + right[left] - place, 1)
+        missed[left] *= np.maximum(wrong[left] - place, 0) / np.maximum(
+            wrong[left] + right[left] - place, 1
+        )
     return 1.0 - missed
 
 

@@ -92,18 +92,26 @@ class EvaluationSet:
         return "retrieval" if self.texts else "classification"
 
 
-def open_set(path: str | os.PathLike[str], split: str = "test", classes: Sequence[str] = ()) -> EvaluationSet:
+def open_set(
+    path: str | os.PathLike[str], split: str = "test", classes: Sequence[str] = ()
+) -> EvaluationSet:
     """Open the set at a path; `classes` name its classes instead of the set's own names.
 
     Raise MetaclipError if there is no set, or if it contradicts itself.
     """
     where = Path(path)
     if where.is_dir():
-        made = _open_tars(where, split) if (where / split / "nshards.txt").exists() else _open_folder(where, split)
+        made = (
+            _open_tars(where, split)
+            if (where / split / "nshards.txt").exists()
+            else _open_folder(where, split)
+        )
     elif zipfile.is_zipfile(where):
         made = _open_zip(where, split)
     elif where.exists():
-        raise MetaclipError(f"{where} is neither a folder nor a zip; give a folder of classes, a zip of it, or tars")
+        raise MetaclipError(
+            f"{where} is neither a folder nor a zip; give a folder of classes, a zip of it, or tars"
+        )
     else:
         raise MetaclipError(f"there is no evaluation set {where}; check the path")
     if classes and made.kind == "retrieval":
@@ -112,7 +120,9 @@ def open_set(path: str | os.PathLike[str], split: str = "test", classes: Sequenc
         _check_names(where, classes, len(made.classes))
         made = dataclasses.replace(made, classes=tuple(classes))
     if doubles := sorted({name for name in made.classes if made.classes.count(name) > 1}):
-        raise MetaclipError(f"{where}: two classes are called {doubles[0]!r}; a prompt could not tell them apart")
+        raise MetaclipError(
+            f"{where}: two classes are called {doubles[0]!r}; a prompt could not tell them apart"
+        )
     return made
 
 
@@ -124,14 +134,22 @@ def _open_folder(folder: Path, split: str) -> EvaluationSet:
             stat = path.stat()
             found[path.relative_to(folder).as_posix()] = [stat.st_size, stat.st_mtime_ns]
     return _open_named(
-        folder, found, split, lambda name: (folder / name).read_bytes(), lambda name: ImageFile(folder / name)
+        folder,
+        found,
+        split,
+        lambda name: (folder / name).read_bytes(),
+        lambda name: ImageFile(folder / name),
     )
 
 
 def _open_zip(path: Path, split: str) -> EvaluationSet:
     try:
         with zipfile.ZipFile(path) as archive:
-            found = {info.filename: [info.file_size, info.CRC] for info in archive.infolist() if not info.is_dir()}
+            found = {
+                info.filename: [info.file_size, info.CRC]
+                for info in archive.infolist()
+                if not info.is_dir()
+            }
             return _open_named(path, found, split, archive.read, lambda name: ImageFile(path, name))
     except (OSError, zipfile.BadZipFile) as error:
         raise MetaclipError(f"{path} cannot be read ({one_line(error)}); fetch it again") from None
@@ -146,7 +164,9 @@ def _open_named(
 ) -> EvaluationSet:
     """Open a set of files in folders, given what identifies each file; hidden files, and those that macOS adds, are skipped."""
     found = {
-        name: known for name, known in found.items() if "/." not in f"/{name}" and not name.startswith("__MACOSX/")
+        name: known
+        for name, known in found.items()
+        if "/." not in f"/{name}" and not name.startswith("__MACOSX/")
     }
     tops = {name.partition("/")[0] for name in found}
     outer = f"{tops.pop()}/" if len(tops) == 1 and "/" in next(iter(found)) else ""
@@ -157,9 +177,13 @@ def _open_named(
         if outer + captions in found:
             lines = _read_text(read, where, outer + captions) or ""
             base = "".join((outer + captions).rpartition("/")[:2])
-            texts = _read_captions(f"{where}, {captions}", lines, {name.removeprefix(base): name for name in names})
+            texts = _read_captions(
+                f"{where}, {captions}", lines, {name.removeprefix(base): name for name in names}
+            )
             digest = digest_of([[name, found[name]] for name in texts] + list(texts.values()))
-            return EvaluationSet(tuple(map(image, texts)), digest, texts=tuple(map(tuple, texts.values())))
+            return EvaluationSet(
+                tuple(map(image, texts)), digest, texts=tuple(map(tuple, texts.values()))
+            )
     tops = {top for top, slash, _ in (name.removeprefix(outer).partition("/") for name in names) if slash}
     if tops and split not in tops and tops <= set(SPLITS):
         raise MetaclipError(f"{where}: there is no split {split!r}; splits: {', '.join(sorted(tops))}")
@@ -230,7 +254,12 @@ def _read_captions(where: str, text: str, images: Mapping[str, str]) -> dict[str
         name = next((row[field] for field in _FILE_FIELDS if isinstance(row.get(field), str)), None)
         found = next((row[field] for field in _TEXT_FIELDS if field in row), None)
         own = [found] if isinstance(found, str) else found
-        if name is None or not isinstance(own, list) or not own or not all(isinstance(one, str) for one in own):
+        if (
+            name is None
+            or not isinstance(own, list)
+            or not own
+            or not all(isinstance(one, str) for one in own)
+        ):
             raise MetaclipError(
                 f"{at}: it needs a file_name (or {', '.join(_FILE_FIELDS[1:])}) and a text, or a list of texts"
             )
@@ -251,12 +280,18 @@ def _open_tars(folder: Path, split: str) -> EvaluationSet:
 
     kind = (_read_text(read, folder, KIND_NAME) or "classification").strip().lower()
     if kind not in ("classification", "retrieval"):
-        raise MetaclipError(f"{folder / KIND_NAME} is {kind!r}; classification and retrieval are evaluated")
+        raise MetaclipError(
+            f"{folder / KIND_NAME} is {kind!r}; classification and retrieval are evaluated"
+        )
     number = (_read_text(read, folder, f"{split}/nshards.txt") or "").strip()
     if not number.isdecimal() or not int(number):
-        raise MetaclipError(f"{folder / split / 'nshards.txt'} is {number!r:.40}, must be the number of tars")
+        raise MetaclipError(
+            f"{folder / split / 'nshards.txt'} is {number!r:.40}, must be the number of tars"
+        )
     paths = [folder / split / f"{i}.tar" for i in range(int(number))]
-    samples = [one for path in paths for one in _read_samples(path, "cls" if kind == "classification" else "txt")]
+    samples = [
+        one for path in paths for one in _read_samples(path, "cls" if kind == "classification" else "txt")
+    ]
     if not samples:
         raise MetaclipError(f"{folder / split}: its tars hold no images")
     images = tuple(image for image, _ in samples)
@@ -265,13 +300,19 @@ def _open_tars(folder: Path, split: str) -> EvaluationSet:
         for image, label in samples:
             if not label:
                 raise MetaclipError(f"{image}: its .txt is empty; each image needs a text")
-        return EvaluationSet(images, digest, texts=tuple(tuple(label.splitlines()) for _, label in samples))
+        return EvaluationSet(
+            images, digest, texts=tuple(tuple(label.splitlines()) for _, label in samples)
+        )
     classes = _read_lines(read, folder, CLASS_NAMES, "class names")
     if not classes:
-        raise MetaclipError(f"there is no {folder / CLASS_NAMES}; write the class names there, one a line")
+        raise MetaclipError(
+            f"there is no {folder / CLASS_NAMES}; write the class names there, one a line"
+        )
     for image, label in samples:
         if not label.strip().isdecimal() or int(label) >= len(classes):
-            raise MetaclipError(f"{image}: its .cls is {label!r:.40}, must be below the {len(classes)} classes")
+            raise MetaclipError(
+                f"{image}: its .cls is {label!r:.40}, must be below the {len(classes)} classes"
+            )
     labels = tuple(int(label) for _, label in samples)
     return EvaluationSet(images, digest, labels, classes, _read_templates(read, folder))
 

@@ -72,7 +72,9 @@ class Loader:
         if the state belongs to another stream or lacks ranks.
         """
         if batch < 1 or not 0 <= rank < ranks:
-            raise MetaclipError(f"batch is {batch} (at least 1), rank is {rank} (from 0, below the {ranks} ranks)")
+            raise MetaclipError(
+                f"batch is {batch} (at least 1), rank is {rank} (from 0, below the {ranks} ranks)"
+            )
         self.stream, self.batch, self.workers = stream, batch, workers
         self.rank, self.ranks, self.epochs = rank, ranks, epochs
         self._collate, self._prefetch, self._pin, self._context = collate, prefetch, pin_memory, context
@@ -80,7 +82,9 @@ class Loader:
         self._schedule, positions = resume(stream.order, stream.identity, state, self._own * ranks)
         mine = [global_worker(rank, ranks, worker) for worker in range(self._own)]
         self._positions = {worker: positions[worker] for worker in mine}
-        same = [one for one in state if (one["rank"], one["ranks"], one["workers"]) == (rank, ranks, workers)]
+        same = [
+            one for one in state if (one["rank"], one["ranks"], one["workers"]) == (rank, ranks, workers)
+        ]
         self._turn = int(same[0]["turn"]) if same else 0
         self.reasons: collections.Counter[str] = collections.Counter()
         """Outcomes of the samples of the batches handed out; on rank 0 also those of all ranks before resuming."""

@@ -51,7 +51,8 @@ class Consumed:
             else:
                 ranges.append([page, page + 1])
         return cls(
-            tuple((begin, end) for begin, end in ranges), {p: bits for p, bits in sorted(samples.items()) if bits}
+            tuple((begin, end) for begin, end in ranges),
+            {p: bits for p, bits in sorted(samples.items()) if bits},
         )
 
     def pending(self, n_pages: int) -> Ints:
@@ -75,7 +76,9 @@ class PageSchedule:
     def pages(self, order: SampleOrder, epoch: int, worker: int) -> Ints:
         """Return the pages of an epoch that a worker takes, ascending."""
         before = (one.pages for e, one in self.consumed.items() if self.epoch <= e < epoch)
-        dealt = _n_pages(order, self.epoch, epoch) - sum(end - begin for pages in before for begin, end in pages)
+        dealt = _n_pages(order, self.epoch, epoch) - sum(
+            end - begin for pages in before for begin, end in pages
+        )
         pending = self.consumed.get(epoch, _NOTHING).pending(order.n_pages(epoch))
         return pending[(worker - dealt) % self.n_workers :: self.n_workers]
 
@@ -83,12 +86,19 @@ class PageSchedule:
         """Return the samples of a page that were consumed before, as bits."""
         return self.consumed.get(epoch, _NOTHING).samples.get(page, 0)
 
-    def after(self, order: SampleOrder, positions: Mapping[int, Position], n_workers: int) -> PageSchedule:
+    def after(
+        self, order: SampleOrder, positions: Mapping[int, Position], n_workers: int
+    ) -> PageSchedule:
         """Return the schedule of what is left, for `n_workers`, if the workers of this one are at `positions`."""
         consumed: dict[int, Consumed] = {}
-        for epoch in range(self.epoch, max([*self.consumed, *(at.epoch for at in positions.values())]) + 1):
+        for epoch in range(
+            self.epoch, max([*self.consumed, *(at.epoch for at in positions.values())]) + 1
+        ):
             before = self.consumed.get(epoch, _NOTHING)
-            whole, samples = {page for pages in before.pages for page in range(*pages)}, dict(before.samples)
+            whole, samples = (
+                {page for pages in before.pages for page in range(*pages)},
+                dict(before.samples),
+            )
             for worker, at in positions.items():
                 if at.epoch < epoch:
                     continue
@@ -97,7 +107,9 @@ class PageSchedule:
                 if at.epoch == epoch and at.samples:
                     page = int(pages[at.pages])
                     samples[page] = samples.get(page, 0) | (1 << at.samples) - 1
-            consumed[epoch] = Consumed.of(whole, {page: bits for page, bits in samples.items() if page not in whole})
+            consumed[epoch] = Consumed.of(
+                whole, {page: bits for page, bits in samples.items() if page not in whole}
+            )
         first = self.epoch
         while first in consumed and not len(consumed[first].pending(order.n_pages(first))):
             del consumed[first]
@@ -120,7 +132,8 @@ class PageSchedule:
         """Read what `to_json` returned."""
         consumed = {
             int(epoch): Consumed(
-                tuple((int(a), int(b)) for a, b in one["pages"]), {int(p): int(b, 16) for p, b in one["places"].items()}
+                tuple((int(a), int(b)) for a, b in one["pages"]),
+                {int(p): int(b, 16) for p, b in one["places"].items()},
             )
             for epoch, one in state["taken"].items()
         }
@@ -157,7 +170,9 @@ def resume(
                 "give the stream that the state was saved from, or begin anew without a state"
             )
         if state["plan"] != states[0]["plan"]:
-            raise MetaclipError("the states belong to ranks that did not begin together; give those of one checkpoint")
+            raise MetaclipError(
+                "the states belong to ranks that did not begin together; give those of one checkpoint"
+            )
         positions.update({int(worker): Position(*at) for worker, at in state["at"].items()})
     schedule = PageSchedule.from_json(states[0]["plan"])
     if missing := sorted(set(range(schedule.n_workers)) - positions.keys()):

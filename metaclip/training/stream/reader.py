@@ -37,7 +37,9 @@ from metaclip.training.stream.stream import Stream
 MAX_BYTES: Final = 1 << 26
 _OPEN_TARS: Final = 32  # an order mixes 16 at a time
 _FORMATS: Final = ("JPEG", "PNG", "WEBP")
-_TRANSFORM: Final = 0xA0761D6478BD642F  # separates the draws of the transform from others of the same sample and epoch
+_TRANSFORM: Final = (
+    0xA0761D6478BD642F  # separates the draws of the transform from others of the same sample and epoch
+)
 
 
 class Sample(NamedTuple):
@@ -135,12 +137,16 @@ class Reader:
                 if not why[i]:
                     texts[i], why[i] = self._text(item, held, uids[i], epoch)
             asked = [i for i, reason in enumerate(why) if not reason]
-            for i, kept in zip(asked, self._kept([texts[i] for i in asked], uids[asked], epoch), strict=True):
+            for i, kept in zip(
+                asked, self._kept([texts[i] for i in asked], uids[asked], epoch), strict=True
+            ):
                 why[i] = "" if kept else "not_kept"
         for i, item in enumerate(items):
             reason, text, image = why[i], texts[i], None
             if not reason and text is None:  # one read for text and image
-                held[item.place] = held.get(item.place) or item.tar.read(item.begin, item.end - item.begin)
+                held[item.place] = held.get(item.place) or item.tar.read(
+                    item.begin, item.end - item.begin
+                )
                 text, reason = self._text(item, held, uids[i], epoch)
             if not reason:
                 image, reason = self._image(item, held)
@@ -171,7 +177,9 @@ class Reader:
             if field == TXT:
                 return data.decode(), ""
             value = json.loads(data)[field]
-            texts = [text for text in value if isinstance(text, str)] if isinstance(value, list) else [value]
+            texts = (
+                [text for text in value if isinstance(text, str)] if isinstance(value, list) else [value]
+            )
         except UnicodeDecodeError:
             return None, "invalid_utf8"
         except (KeyError, TypeError, ValueError):
@@ -181,7 +189,9 @@ class Reader:
         text = texts[choice(self._seed, epoch, _number(uid), len(texts)) if len(texts) > 1 else 0]
         return (text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)), ""
 
-    def _kept(self, texts: Sequence[str | None], uids: npt.NDArray[np.uint64], epoch: int) -> Sequence[bool]:
+    def _kept(
+        self, texts: Sequence[str | None], uids: npt.NDArray[np.uint64], epoch: int
+    ) -> Sequence[bool]:
         keep: Any = self._stream.keep
         if texts and hasattr(keep, "keep"):
             return [bool(kept) for kept in keep.keep(list(texts), uids, epoch=epoch)]
@@ -223,7 +233,9 @@ def _read(item: _Item, span: Any, held: dict[int, bytes]) -> bytes:
 
 def _fetch(items: Sequence[_Item]) -> dict[int, bytes]:
     """Return the bytes of the samples whose tars are in a store, by place; neighbours are fetched as one range."""
-    remote = sorted((item for item in items if item.tar.is_remote), key=lambda i: (i.tar.file.path, i.row))
+    remote = sorted(
+        (item for item in items if item.tar.is_remote), key=lambda i: (i.tar.file.path, i.row)
+    )
     ranges: list[list[_Item]] = []
     for item in remote:
         if ranges and ranges[-1][-1].tar is item.tar and ranges[-1][-1].end == item.begin:
@@ -265,7 +277,11 @@ def _seeded_generators(seed: int) -> Iterator[None]:
     """Seed the generators of `random` and torch for a block; outside of workers, restore them after it."""
     torch = sys.modules.get("torch")
     alone = multiprocessing.parent_process() is not None
-    state = None if alone else (random.getstate(), None if torch is None else torch.default_generator.get_state())
+    state = (
+        None
+        if alone
+        else (random.getstate(), None if torch is None else torch.default_generator.get_state())
+    )
     random.seed(seed)
     if torch is not None:
         torch.default_generator.manual_seed(seed >> 1)

@@ -40,7 +40,9 @@ def permutation(n: int, seed: int, epoch: int = 0, level: int = 0, index: int = 
     return np.argsort(uniforms(seed, epoch, ids), kind="stable")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)  # compared by identity: hashing all sizes for every page would be slow
+@dataclasses.dataclass(
+    frozen=True, eq=False
+)  # compared by identity: hashing all sizes for every page would be slow
 class SampleOrder:
     """The order of samples in every epoch."""
 
@@ -83,7 +85,11 @@ def _blocks(order: SampleOrder, epoch: int) -> tuple[Ints, Ints]:
     """Return the shuffled tars, and the number of pages up to the end of each block of tars."""
     tars = permutation(len(order.sizes), order.seed, epoch, 1)
     sizes = np.array(order.sizes, np.int64)[tars]
-    samples = np.add.reduceat(sizes, np.arange(0, len(sizes), BLOCK_TARS)) if len(sizes) else np.zeros(1, np.int64)
+    samples = (
+        np.add.reduceat(sizes, np.arange(0, len(sizes), BLOCK_TARS))
+        if len(sizes)
+        else np.zeros(1, np.int64)
+    )
     return tars, np.cumsum(-(-samples // order.page_size))
 
 
@@ -92,7 +98,9 @@ def _block(order: SampleOrder, epoch: int, block: int) -> tuple[Ints, Ints]:
     """Return the samples of a block of tars, in shuffled runs."""
     tars = _blocks(order, epoch)[0][block * BLOCK_TARS : (block + 1) * BLOCK_TARS]
     size = order.run_size
-    runs = np.array([(tar, row) for tar in tars.tolist() for row in range(0, order.sizes[tar], size)], np.int64)
+    runs = np.array(
+        [(tar, row) for tar in tars.tolist() for row in range(0, order.sizes[tar], size)], np.int64
+    )
     chosen = runs.reshape(-1, 2)[permutation(len(runs), order.seed, epoch, 2, block)]
     rows = chosen[:, 1, None] + np.arange(size)
     exists = rows < np.array(order.sizes, np.int64)[chosen[:, 0], None]

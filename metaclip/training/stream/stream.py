@@ -57,7 +57,9 @@ class Stream:
         files, sizes, lost, without_uid = [], [], [], []
         for file in find_files(self.tars, form="tar"):
             if file.codec is not None:
-                raise MetaclipError(f"{file.path} is compressed, and a stream reads it at random; decompress it")
+                raise MetaclipError(
+                    f"{file.path} is compressed, and a stream reads it at random; decompress it"
+                )
             try:
                 index = open_index(file, self.names, self.cache)
             except BrokenInput as error:
@@ -68,7 +70,9 @@ class Stream:
             if len(index) and not index.has_uid:
                 without_uid.append(file.path)
         if lost and not self.allow_lost:
-            raise LostInputs("\n".join([f"{len(lost)} of {len(lost) + len(files)} tars cannot be read:", *lost]))
+            raise LostInputs(
+                "\n".join([f"{len(lost)} of {len(lost) + len(files)} tars cannot be read:", *lost])
+            )
         if not sum(sizes):
             raise MetaclipError(f"there are no samples in {self.tars}; check the path")
         if without_uid and (isinstance(self.keep, Subset) or hasattr(self.keep, "keep")):

@@ -50,7 +50,9 @@ class WorkerBatches(IterableDataset[WorkerBatch | MetaclipError]):
         if info is None:
             yield from self._batches(0)
             return
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main process decides to stop
+        signal.signal(
+            signal.SIGINT, signal.SIG_IGN
+        )  # Ctrl-C reaches all processes; the main process decides to stop
         try:
             yield from self._batches(info.id)
         except MetaclipError as error:
@@ -59,7 +61,9 @@ class WorkerBatches(IterableDataset[WorkerBatch | MetaclipError]):
     def _batches(self, worker: int) -> Iterator[WorkerBatch]:
         worker = global_worker(self.rank, self.ranks, (worker + self.turn) % self.workers)
         reasons, samples, start = collections.Counter[str](), list[Sample](), self.positions[worker]
-        for sample, position in iter_samples(self.stream, self.schedule, worker, start, self.epochs, reasons):
+        for sample, position in iter_samples(
+            self.stream, self.schedule, worker, start, self.epochs, reasons
+        ):
             if sample is not None:
                 samples.append(sample)
             if len(samples) == self.batch_size:

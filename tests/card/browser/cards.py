@@ -60,7 +60,13 @@ def make_card(
     run = curate(pool, metadata, t=t, seed=seed, out=folder / "run", match_settings=settings, options=ONE)
     entries, grid = with_samples(run), grid_of(run)
     write_explorer(
-        folder / "card", name=name, account=run.account, entries=entries, grid=grid, run=run, look_ups=look_ups
+        folder / "card",
+        name=name,
+        account=run.account,
+        entries=entries,
+        grid=grid,
+        run=run,
+        look_ups=look_ups,
     )
     return Made(folder / "card", run, entries, grid)
 

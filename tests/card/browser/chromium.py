@@ -21,7 +21,9 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 @contextlib.contextmanager
 def launched() -> Iterator[Any]:
     """Start Chromium; skip with the reason where it or playwright is not installed."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="needs playwright: pip install playwright"
+    )
     found = next((path for path in map(shutil.which, NAMES) if path), None)
     if found is None:
         pytest.skip(f"needs a browser: none of {', '.join(NAMES)} is on the path")
@@ -45,7 +47,9 @@ class Page:
         self.view.on("request", lambda request: self.requests.append(request.url))
         self.view.on("console", lambda message: self.said.append(f"{message.type}: {message.text}"))
         self.view.on("pageerror", lambda error: self.said.append(f"error: {error}"))
-        self.view.on("dialog", lambda dialog: (self.said.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        self.view.on(
+            "dialog", lambda dialog: (self.said.append(f"dialog: {dialog.message}"), dialog.dismiss())
+        )
         self.view.goto(url)
         self.view.wait_for_selector("html[data-ready]", timeout=20_000)
 
@@ -70,7 +74,16 @@ def axe_core(folder: Path) -> str:
     """Return the source of axe-core, fetched from the npm registry into a folder; skip the test if that fails."""
     if (npm := shutil.which("npm")) is None:
         pytest.skip("needs npm, to fetch axe-core: it is not on the path")
-    command = [npm, "install", "--prefix", str(folder), "--no-audit", "--no-fund", "--ignore-scripts", "axe-core@4"]
+    command = [
+        npm,
+        "install",
+        "--prefix",
+        str(folder),
+        "--no-audit",
+        "--no-fund",
+        "--ignore-scripts",
+        "axe-core@4",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     if done.returncode:
         pytest.skip(f"needs axe-core from the npm registry: {done.stderr.strip().splitlines()[:1]}")

@@ -43,7 +43,9 @@ FORMS = {
     "one stream": bz2.compress(noise(700_000), 1),
     "many streams": b"".join(bz2.compress(noise(50_000, i), 9) for i in range(15)),
     "streams of many blocks": b"".join(bz2.compress(noise(250_000, i), 1) for i in range(3)),
-    "an empty stream between": bz2.compress(noise(5000)) + bz2.compress(b"") + bz2.compress(noise(5000, 1)),
+    "an empty stream between": bz2.compress(noise(5000))
+    + bz2.compress(b"")
+    + bz2.compress(noise(5000, 1)),
     "nothing": bz2.compress(b""),
     "one byte": bz2.compress(b"x"),
     "long runs": bz2.compress(b"a" * 3_000_000 + noise(100_000), 1),
@@ -74,7 +76,9 @@ def test_any_bytes_any_ranges(
     data = b"".join(bz2.compress(text, level) for text in texts)
     path = tmp_path_factory.mktemp("any") / "x.bz2"
     path.write_bytes(data)
-    found = [block.text for start in range(0, len(data), size) for block in of_range(path, start, start + size)]
+    found = [
+        block.text for start in range(0, len(data), size) for block in of_range(path, start, start + size)
+    ]
     assert b"".join(found) == b"".join(texts)
 
 
@@ -91,7 +95,10 @@ def test_marks_across_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_mark_inside_a_block_is_no_end(tmp_path: Path) -> None:
     """Bits that look like a mark inside a block do not cut it: it is tried up to the next mark."""
     data = bytearray(bz2.compress(noise(30_000)))
-    first, end = bzip2._marks(bytes(data))[0], next(mark for mark in bzip2._marks(bytes(data)) if mark.is_end)
+    first, end = (
+        bzip2._marks(bytes(data))[0],
+        next(mark for mark in bzip2._marks(bytes(data)) if mark.is_end),
+    )
     false = [bzip2._Mark(first.bit + 1000, False), bzip2._Mark(first.bit + 5000, True)]
     text, taken = bzip2._decompress_block(bytes(data), [first, *false, end])
     assert text == noise(30_000)
@@ -105,7 +112,9 @@ def test_cut_off_is_told_apart_from_damaged(tmp_path: Path) -> None:
     rng = random.Random(3)
     for cut in [len(whole) - 1, len(whole) - 9, *rng.sample(range(20, len(whole) - 20), 20)]:
         path.write_bytes(whole[:cut])
-        with pytest.raises(MetaclipError, match=r"x\.bz2 is cut off: it ends at byte [\d,]+ inside a stream; fetch"):
+        with pytest.raises(
+            MetaclipError, match=r"x\.bz2 is cut off: it ends at byte [\d,]+ inside a stream; fetch"
+        ):
             bzip2.check_format(path)
         if cut < len(whole) - 20:
             with pytest.raises(MetaclipError, match=r"cut off|damaged"):

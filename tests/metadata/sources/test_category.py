@@ -37,7 +37,9 @@ def settings_for(server: Server, **changes: Any) -> CategorySettings:
     )
 
 
-def walked(wiki: dict[str, list[tuple[str, int]]] = WIKI, **changes: Any) -> tuple[Candidates, list[Asked]]:
+def walked(
+    wiki: dict[str, list[tuple[str, int]]] = WIKI, **changes: Any
+) -> tuple[Candidates, list[Asked]]:
     with serving(categories(wiki)) as server:
         return candidates(settings_for(server, **changes), retry_wait=0.001), server.asked
 
@@ -77,9 +79,22 @@ def test_order_does_not_come_from_the_answers() -> None:
 def test_what_is_left_out_on_request() -> None:
     """Titles and subcategories by a regular expression; tails by a switch, and what then is the same is one."""
     found, asked = walked(exclude_categories="Stubs|Barn.*", depth=9)
-    assert found.entries.to_pylist() == ["Bird", "Crane (bird)", "Feather", "Barn owl", "Crane", "Owl", "Wader"]
+    assert found.entries.to_pylist() == [
+        "Bird",
+        "Crane (bird)",
+        "Feather",
+        "Barn owl",
+        "Crane",
+        "Owl",
+        "Wader",
+    ]
     assert "Category:Stubs" not in {request.query["cmtitle"] for request in asked}
-    assert walked(exclude="", depth=0)[0].entries.to_pylist() == ["Bird", "Crane (bird)", "Feather", "List of birds"]
+    assert walked(exclude="", depth=0)[0].entries.to_pylist() == [
+        "Bird",
+        "Crane (bird)",
+        "Feather",
+        "List of birds",
+    ]
     assert walked(drop_tails=True, depth=1)[0].entries.to_pylist() == [
         "Bird",
         "Crane",
@@ -131,11 +146,20 @@ def test_a_busy_wiki_is_asked_again() -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"<html>", json.dumps({"error": {"code": "maxlag", "info": "late"}}).encode(), b"[]", b'{"query": {}}']
+    "body",
+    [
+        b"<html>",
+        json.dumps({"error": {"code": "maxlag", "info": "late"}}).encode(),
+        b"[]",
+        b'{"query": {}}',
+    ],
 )
 def test_answers_that_are_no_members(body: bytes) -> None:
     """An answer of another form is one clear line."""
-    with serving(lambda handler, request: handler.give(body)) as server, pytest.raises(MetaclipError) as caught:
+    with (
+        serving(lambda handler, request: handler.give(body)) as server,
+        pytest.raises(MetaclipError) as caught,
+    ):
         candidates(settings_for(server), retry_wait=0.001)
     assert server.address in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -153,7 +177,9 @@ def test_offline_is_said_clearly() -> None:
 
 def test_a_category_without_articles_is_an_error() -> None:
     """A name that no category has gives nothing, and that is said."""
-    with pytest.raises(MetaclipError, match=r"'Birbs' of http.* has no articles down to depth 2 \(1 categories"):
+    with pytest.raises(
+        MetaclipError, match=r"'Birbs' of http.* has no articles down to depth 2 \(1 categories"
+    ):
         walked(category="Birbs")
 
 
@@ -177,5 +203,7 @@ def test_settings_are_checked(table: dict[str, object], message: str) -> None:
 @pytest.mark.network
 def test_wikipedia_itself() -> None:
     """The real wiki: a small category gives its articles."""
-    found = candidates(CategorySettings(category="Category:Dodo", depth=0, contact="metaclip's own tests"))
+    found = candidates(
+        CategorySettings(category="Category:Dodo", depth=0, contact="metaclip's own tests")
+    )
     assert "Dodo" in found.entries.to_pylist()

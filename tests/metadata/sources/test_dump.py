@@ -86,16 +86,26 @@ def test_the_head_names_the_wiki(tmp_path: Path) -> None:
     for streams_of in (None, 10):
         path = dumps.write(tmp_path / "d.xml.bz2", PAGES[:30], beginning=beginning, streams_of=streams_of)
         [found] = dump.find(str(path), "dewiki")
-        assert (found.schema, found.wiki, found.language, found.size) == ("0.10", "dewiki", "de", path.stat().st_size)
+        assert (found.schema, found.wiki, found.language, found.size) == (
+            "0.10",
+            "dewiki",
+            "de",
+            path.stat().st_size,
+        )
         assert found.names == NamespaceNames(("datei", "file", "image"), ("category", "kategorie"))
 
 
 def test_finding_files(tmp_path: Path) -> None:
     """A file, a folder and a pattern give the dump's files by name, without indexes; none is an error."""
-    names = ["enwiki-1-pages-articles-multistream1.xml-p1p9.bz2", "enwiki-1-pages-articles-multistream2.xml-p10p19.bz2"]
+    names = [
+        "enwiki-1-pages-articles-multistream1.xml-p1p9.bz2",
+        "enwiki-1-pages-articles-multistream2.xml-p10p19.bz2",
+    ]
     for name in names:
         dumps.write(tmp_path / name, PAGES[:3])
-    (tmp_path / "enwiki-1-pages-articles-multistream-index1.txt-p1p9.bz2").write_bytes(bz2.compress(b"1:2:A"))
+    (tmp_path / "enwiki-1-pages-articles-multistream-index1.txt-p1p9.bz2").write_bytes(
+        bz2.compress(b"1:2:A")
+    )
     (tmp_path / "enwiki-1-sha1sums.txt").write_text("x")
     assert [file.path.name for file in dump.find(str(tmp_path), "enwiki")] == names
     assert [file.path.name for file in dump.find(f"{tmp_path}/*multistream2*", "enwiki")] == names[1:]

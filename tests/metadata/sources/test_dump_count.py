@@ -30,9 +30,14 @@ def articles(number: int, length: int = 60) -> list[Made]:
     """Pages of every kind."""
     made = []
     for i in range(number):
-        text = " ".join(f"{WORDS[(i * j + j // 3) % len(WORDS)]}{'.' * (j % 11 == 5)}" for j in range(length))
+        text = " ".join(
+            f"{WORDS[(i * j + j // 3) % len(WORDS)]}{'.' * (j % 11 == 5)}" for j in range(length)
+        )
         made.append(
-            Made(f"Article {i}", f"{text}\n* [[Article {i}|{text[:20]}]] {{{{template|hidden}}}} <ref>hidden</ref>")
+            Made(
+                f"Article {i}",
+                f"{text}\n* [[Article {i}|{text[:20]}]] {{{{template|hidden}}}} <ref>hidden</ref>",
+            )
         )
         if i % 5 == 0:
             made.append(Made(f"Redirect {i}", "#REDIRECT [[Article 1]] hidden", redirect=f"Article {i}"))
@@ -45,7 +50,11 @@ def texts_of(files: list[Path]) -> list[str]:
     """Return the texts of all articles."""
     extract = wikitext.extractor(wikitext.NamespaceNames())
     pages = (page for path in files for page in dump.pages(path, 0, path.stat().st_size))
-    articles = (page for page in pages if page.namespace == 0 and page.redirect is None and page.model == "wikitext")
+    articles = (
+        page
+        for page in pages
+        if page.namespace == 0 and page.redirect is None and page.model == "wikitext"
+    )
     return [extract(page.text) for page in articles]
 
 
@@ -70,7 +79,10 @@ def content(folder: Path) -> dict[str, Any]:
     """What a count left: its tables and its record, without sizes of files."""
     tables = {name: pq.read_table(folder / name).to_pydict() for name in dump_count.OUTPUTS}
     record = dict(dump_count.open_counts(folder).record)
-    return {**tables, "record": {key: record[key] for key in record if key not in ("files", "fingerprint")}}
+    return {
+        **tables,
+        "record": {key: record[key] for key in record if key not in ("files", "fingerprint")},
+    }
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +116,9 @@ def test_the_counts_are_those_of_a_plain_count(made: Path, counted: Path) -> Non
     assert found.record["bigrams"] == len(pairs)
 
 
-def test_the_counts_of_a_real_dump(data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_counts_of_a_real_dump(
+    data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The same on a real dump, in parts, with 20,000 strings in memory at a time.
 
     Its articles take seconds to parse, so the plain count is given the texts that the counting parsed.
@@ -154,7 +168,9 @@ def test_parts_workers_and_memory_change_nothing(
     made: Path, counted: Path, tmp_path: Path, workers: int, memory: int, shard_bytes: int
 ) -> None:
     """Many parts, two processes, one string in memory: the same tables and the same record."""
-    dump_count.count(str(made), "enwiki", tmp_path / "c", engine=Local(workers), memory=memory, shard_bytes=shard_bytes)
+    dump_count.count(
+        str(made), "enwiki", tmp_path / "c", engine=Local(workers), memory=memory, shard_bytes=shard_bytes
+    )
     assert content(tmp_path / "c") == content(counted)
     assert not list((tmp_path / "c").rglob("*.tmp"))
     assert not list((tmp_path / "c").rglob(".state/dump/*.parquet"))
@@ -165,7 +181,9 @@ def test_a_finished_count_is_taken_as_it_is(made: Path, counted: Path, tmp_path:
     before = {path.name: path.stat().st_mtime_ns for path in counted.iterdir()}
     dump_count.count(str(made), "enwiki", counted, engine=Local(1))
     assert {path.name: path.stat().st_mtime_ns for path in counted.iterdir()} == before
-    with pytest.raises(MetaclipError, match=r"holds another run: dump: .*articles2.* is gone; name another folder"):
+    with pytest.raises(
+        MetaclipError, match=r"holds another run: dump: .*articles2.* is gone; name another folder"
+    ):
         dump_count.count(str(made / "*articles1*"), "enwiki", counted, engine=Local(1))
     with pytest.raises(MetaclipError, match="holds no finished count"):
         dump_count.open_counts(tmp_path)
@@ -175,14 +193,18 @@ def test_a_damaged_part_is_named_and_the_others_are_kept(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A block that fails its check ends the count with one line; once it is whole, only the rest is counted."""
-    monkeypatch.setattr(dump, "_TAIL_BYTES", 100)  # as in a large file, the damage is not in what is looked at first
+    monkeypatch.setattr(
+        dump, "_TAIL_BYTES", 100
+    )  # as in a large file, the damage is not in what is looked at first
     folder = tmp_path / "dump"
     folder.mkdir()
     path = folder / "enwiki-pages-articles.xml.bz2"
     whole = (made / "enwiki-pages-articles2.xml-p201p400.bz2").read_bytes()
     middle = len(whole) // 2
     path.write_bytes(whole[:middle] + b"\0" * 8 + whole[middle + 8 :])
-    with pytest.raises(MetaclipError, match=r"pages-articles\.xml\.bz2 is damaged: the block at byte") as caught:
+    with pytest.raises(
+        MetaclipError, match=r"pages-articles\.xml\.bz2 is damaged: the block at byte"
+    ) as caught:
         dump_count.count(str(folder), "enwiki", tmp_path / "c", engine=Local(1), shard_bytes=1000)
     assert "\n" not in str(caught.value)
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "c").glob(".state/dump/*-*.json")}
@@ -190,7 +212,10 @@ def test_a_damaged_part_is_named_and_the_others_are_kept(
     path.write_bytes(whole)
     dump_count.count(str(folder), "enwiki", tmp_path / "c", engine=Local(1), shard_bytes=1000)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
-    assert counts_of(dump_count.open_counts(tmp_path / "c"), "unigrams.parquet") == plain_count(texts_of([path]))[0]
+    assert (
+        counts_of(dump_count.open_counts(tmp_path / "c"), "unigrams.parquet")
+        == plain_count(texts_of([path]))[0]
+    )
 
 
 def test_a_dump_without_articles_is_an_error(tmp_path: Path) -> None:

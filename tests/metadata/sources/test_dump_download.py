@@ -26,7 +26,10 @@ def published(tmp_path: Path) -> Path:
 
 def test_a_dump_by_its_status(published: Path, tmp_path: Path) -> None:
     """The files of the articles are fetched and checked by what dumpstatus.json says; a second time needs no network."""
-    names = ["enwiki-1-pages-articles-multistream1.xml-p1p9.bz2", "enwiki-1-pages-articles-multistream2.xml-p10p19.bz2"]
+    names = [
+        "enwiki-1-pages-articles-multistream1.xml-p1p9.bz2",
+        "enwiki-1-pages-articles-multistream2.xml-p10p19.bz2",
+    ]
     listed: dict[str, Any] = {
         name: {
             "size": len(name) * 1000,
@@ -37,7 +40,10 @@ def test_a_dump_by_its_status(published: Path, tmp_path: Path) -> None:
     }
     for name in names:
         (published / name).write_bytes(name.encode() * 1000)
-    others = {"enwiki-1-pages-articles-multistream-index1.txt-p1p9.bz2": {}, "../../pages-articles.bz2": {}}
+    others = {
+        "enwiki-1-pages-articles-multistream-index1.txt-p1p9.bz2": {},
+        "../../pages-articles.bz2": {},
+    }
     status = {"version": "0.8", "jobs": {
         "articlesdump": {"status": "done", "files": {"enwiki-1-pages-articles.xml.bz2": {}}},
         "articlesmultistreamdump": {"status": "done", "files": {**listed, **others}},

@@ -47,7 +47,14 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> NgramSettings:
 def test_words_by_count(settings: NgramSettings) -> None:
     """Words by count, ties by the lesser word, of the minimum count; the facts say of what."""
     found = ngrams.candidates(dataclasses.replace(settings, min_count=3), "unigram")
-    assert rows(found) == [("the", 10.0), ("of", 6.0), ("dog", 4.0), ("hot", 4.0), ("york", 4.0), ("new", 3.0)]
+    assert rows(found) == [
+        ("the", 10.0),
+        ("of", 6.0),
+        ("dog", 4.0),
+        ("hot", 4.0),
+        ("york", 4.0),
+        ("new", 3.0),
+    ]
     assert found.facts["tokens"] == 10 + 6 + 4 + 4 + 4 + 3 + 2 + 1 + 1 + 1
     assert found.facts["passed"] == 6
     assert found.facts["unigrams"] == 10
@@ -59,7 +66,10 @@ def test_words_by_count(settings: NgramSettings) -> None:
 
 def test_pairs_by_each_measure(settings: NgramSettings) -> None:
     """Pairs by count, PMI and NPMI: each score is its formula of the counts."""
-    total, of = 36, {"new": 3, "york": 4, "hot": 4, "dog": 4, "of": 6, "the": 10, "hapax": 1, "legomenon": 1}
+    total, of = (
+        36,
+        {"new": 3, "york": 4, "hot": 4, "dog": 4, "of": 6, "the": 10, "hapax": 1, "legomenon": 1},
+    )
     together = {"of the": 6, "the of": 5, "hot dog": 3, "new york": 3, "the hot": 2, "hapax legomenon": 1}
 
     def pmi(pair: str) -> float:
@@ -67,7 +77,13 @@ def test_pairs_by_each_measure(settings: NgramSettings) -> None:
         return math.log2(together[pair] * total / (of[a] * of[b]))
 
     by_count = rows(ngrams.candidates(dataclasses.replace(settings, rank="count"), "bigram"))
-    assert by_count[:5] == [("of the", 6.0), ("the of", 5.0), ("hot dog", 3.0), ("new york", 3.0), ("the hot", 2.0)]
+    assert by_count[:5] == [
+        ("of the", 6.0),
+        ("the of", 5.0),
+        ("hot dog", 3.0),
+        ("new york", 3.0),
+        ("the hot", 2.0),
+    ]
     assert "dog the" not in dict(by_count)  # a comma stands between
     by_pmi = rows(ngrams.candidates(dataclasses.replace(settings, rank="pmi"), "bigram"))
     by_npmi = rows(ngrams.candidates(settings, "bigram"))
@@ -127,12 +143,17 @@ def test_the_papers_rule_on_a_large_count(tmp_path: Path) -> None:
     folder = tmp_path / "c"
     table = {"a": 1, "b": 1, "c": 2, "d": 2, "the": (1 << 30) - 6}
     write_counts(folder, table, {"a b": 1, "c d": 2, "the a": 1})
-    found = ngrams.candidates(NgramSettings(counts=str(folder), rank="pmi", min_pmi=30, min_count=1), "bigram")
+    found = ngrams.candidates(
+        NgramSettings(counts=str(folder), rank="pmi", min_pmi=30, min_count=1), "bigram"
+    )
     assert rows(found) == [("a b", 30.0)]
     with pytest.raises(
-        MetaclipError, match=r"none of the 3 bigrams of .* passes min_count = 1, min_pmi = 31 \(1,073,741,824 words"
+        MetaclipError,
+        match=r"none of the 3 bigrams of .* passes min_count = 1, min_pmi = 31 \(1,073,741,824 words",
     ):
-        ngrams.candidates(NgramSettings(counts=str(folder), rank="pmi", min_pmi=31, min_count=1), "bigram")
+        ngrams.candidates(
+            NgramSettings(counts=str(folder), rank="pmi", min_pmi=31, min_count=1), "bigram"
+        )
 
 
 def write_counts(folder: Path, words: dict[str, int], pairs: dict[str, int]) -> None:
@@ -146,11 +167,17 @@ def write_counts(folder: Path, words: dict[str, int], pairs: dict[str, int]) -> 
     with run.owned():
         stage = Stage(run, dump_count.DUMP)
         stage.begin({})
-        for name, counts in ((dump_count.UNIGRAMS, words), (dump_count.BIGRAMS, pairs), (dump_count.REDIRECTS, {})):
+        for name, counts in (
+            (dump_count.UNIGRAMS, words),
+            (dump_count.BIGRAMS, pairs),
+            (dump_count.REDIRECTS, {}),
+        ):
             columns = [pa.array(sorted(counts), pa.string()), [counts[key] for key in sorted(counts)]]
             string_counts.write_run(folder / name, [pa.table(columns, string_counts.SCHEMA)])
         record = {key: "x" for key in ("wiki", "language", "schema", "parser", "dump", "funnel")}
-        stage.finish({**record, "tokens": sum(words.values()), "unigrams": len(words), "bigrams": len(pairs)})
+        stage.finish(
+            {**record, "tokens": sum(words.values()), "unigrams": len(words), "bigrams": len(pairs)}
+        )
 
 
 def test_from_the_dump_itself(tmp_path: Path) -> None:
@@ -172,7 +199,10 @@ def test_from_the_dump_itself(tmp_path: Path) -> None:
         ({"min_npmi": 1.5}, "min_npmi is 1.5, must be from -1 to 1"),
         ({"rank": "mi"}, "'mi', must be one of 'count', 'pmi', 'npmi'"),
         ({"url": "https://x"}, "url needs dump"),
-        ({"url": "https://x", "dump": "a*.bz2"}, "dump is the pattern 'a\\*.bz2', with url it must be the folder"),
+        (
+            {"url": "https://x", "dump": "a*.bz2"},
+            "dump is the pattern 'a\\*.bz2', with url it must be the folder",
+        ),
         ({"min_cout": 3}, "did you mean 'min_count'"),
     ],
 )

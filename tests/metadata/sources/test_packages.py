@@ -28,9 +28,13 @@ def wheel(path: Path, name: str, files: dict[str, str]) -> Path:
         archive.writestr(f"{name}/__init__.py", RUN)
         for member, text in files.items():
             archive.writestr(member, text)
-        archive.writestr(f"{name}-1.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        archive.writestr(
+            f"{name}-1.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
+        )
         tag = path.stem.split("-", 2)[2]
-        archive.writestr(f"{name}-1.0.dist-info/WHEEL", f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n")
+        archive.writestr(
+            f"{name}-1.0.dist-info/WHEEL", f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n"
+        )
         archive.writestr(f"{name}-1.0.dist-info/RECORD", "")
     return path
 
@@ -48,7 +52,9 @@ def tarball(path: Path, files: dict[str, bytes]) -> Path:
 def package(registry: str, path: Path, **other: str) -> Package:
     """Return the record of an archive."""
     found = {"name": path.name.split("-")[0], "version": "1.0", "file": path.name}
-    return Package(registry, **{**found, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), **other})  # type: ignore[arg-type]
+    return Package(
+        registry, **{**found, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), **other}
+    )  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -74,7 +80,9 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder))
+    )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("NPM_CONFIG_REGISTRY", f"http://127.0.0.1:{server.server_port}/")
     yield folder
@@ -84,7 +92,9 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def test_a_wheel(shop: Path, tmp_path: Path) -> None:
     """A wheel is fetched by pip once; its members are read, and nothing of it runs."""
-    made = package("pypi", wheel(shop / "words-1.0-py3-none-any.whl", "words", {"words/list.txt": "dog;3\n"}))
+    made = package(
+        "pypi", wheel(shop / "words-1.0-py3-none-any.whl", "words", {"words/list.txt": "dog;3\n"})
+    )
     cache = tmp_path / "cache"
     assert packages.read(made, "words/list.txt", cache) == b"dog;3\n"
     (shop / made.file).unlink()
@@ -103,7 +113,9 @@ def test_a_wheel_for_another_machine(shop: Path, tmp_path: Path) -> None:
 def test_a_tarball(registry: Path, tmp_path: Path) -> None:
     """A tarball is fetched from the registry that npm would ask."""
     (registry / "words" / "-").mkdir(parents=True)
-    made = package("npm", tarball(registry / "words" / "-" / "words-1.0.tgz", {"package/list.txt": b"dog"}))
+    made = package(
+        "npm", tarball(registry / "words" / "-" / "words-1.0.tgz", {"package/list.txt": b"dog"})
+    )
     assert packages.read(made, "package/list.txt", tmp_path / "cache") == b"dog"
 
 
@@ -120,7 +132,9 @@ def test_npms_registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("registry_name", ["pypi", "npm"])
-def test_another_file_than_the_recipes(registry_name: str, shop: Path, registry: Path, tmp_path: Path) -> None:
+def test_another_file_than_the_recipes(
+    registry_name: str, shop: Path, registry: Path, tmp_path: Path
+) -> None:
     """An archive with another digest is refused with both digests, and is not kept."""
     (registry / "words" / "-").mkdir(parents=True)
     path = (
@@ -144,8 +158,12 @@ def test_a_damaged_file_in_the_cache(shop: Path, tmp_path: Path) -> None:
         packages.fetch(made, tmp_path / "cache")
 
 
-@pytest.mark.parametrize(("registry_name", "file"), [("pypi", "words-1.0-py3-none-any.whl"), ("npm", "words-1.0.tgz")])
-def test_what_cannot_be_fetched(registry_name: str, file: str, shop: Path, registry: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("registry_name", "file"), [("pypi", "words-1.0-py3-none-any.whl"), ("npm", "words-1.0.tgz")]
+)
+def test_what_cannot_be_fetched(
+    registry_name: str, file: str, shop: Path, registry: Path, tmp_path: Path
+) -> None:
     """What cannot be fetched is named in one line, with what to put where; nothing half-written stays."""
     made = Package(registry_name, "words", "1.0", file, "a" * 64)  # type: ignore[arg-type]
     with pytest.raises(MetaclipError) as error:
@@ -179,9 +197,19 @@ def test_members(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"file": "words-1.0.tar.gz"}, {"file": "../words.whl"}, {"sha256": "abc"}, {"sha256": "G" * 64}]
+    "wrong",
+    [{"file": "words-1.0.tar.gz"}, {"file": "../words.whl"}, {"sha256": "abc"}, {"sha256": "G" * 64}],
 )
 def test_records_that_cannot_be(wrong: dict[str, str]) -> None:
     """A record without a digest, or with a file that is a path or a source distribution, is refused."""
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        Package(**{"registry": "pypi", "name": "w", "version": "1", "file": "w.whl", "sha256": "0" * 64, **wrong})  # type: ignore[arg-type]
+        Package(
+            **{
+                "registry": "pypi",
+                "name": "w",
+                "version": "1",
+                "file": "w.whl",
+                "sha256": "0" * 64,
+                **wrong,
+            }
+        )  # type: ignore[arg-type]

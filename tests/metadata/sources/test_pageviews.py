@@ -18,7 +18,13 @@ from metaclip.engine.contract import ignore_progress
 from metaclip.errors import MetaclipError
 from metaclip.metadata.candidates import Candidates
 from metaclip.metadata.sources import pageviews
-from metaclip.metadata.sources.pageviews import PageviewSettings, candidates, count_file, sampled_days, title_of
+from metaclip.metadata.sources.pageviews import (
+    PageviewSettings,
+    candidates,
+    count_file,
+    sampled_days,
+    title_of,
+)
 from metaclip.storage.download import RetryPolicy
 from tests.http_servers import files, serving
 
@@ -75,7 +81,13 @@ def found_in(folder: Path, **settings: object) -> Candidates:
 def test_the_papers_rule(folder: Path) -> None:
     """Cells of at least 50 views are added up, sums of at least 70 make it, most viewed first."""
     found = found_in(folder)
-    assert rows(found) == [("Dog", 130), ("Café", 120), ("Hound", 100), ("Mercury", 80), ("100% Pure", 75)]
+    assert rows(found) == [
+        ("Dog", 130),
+        ("Café", 120),
+        ("Hound", 100),
+        ("Mercury", 80),
+        ("100% Pure", 75),
+    ]
     assert found.facts["lines"] == {
         "lines": 18, "missing_fields": 0, "other_domain": 2, "below_min_hour": 2, "invalid_utf8": 0, "not_a_title": 1,
         "other_namespace": 1, "counted": 12,
@@ -111,7 +123,9 @@ def test_tails_are_cut_off_on_request(folder: Path) -> None:
 
 def write_redirects(folder: Path, led: dict[str, str]) -> str:
     folder.mkdir(exist_ok=True)
-    table = pa.table({"title": pa.array(list(led), pa.string()), "target": pa.array(list(led.values()), pa.string())})
+    table = pa.table(
+        {"title": pa.array(list(led), pa.string()), "target": pa.array(list(led.values()), pa.string())}
+    )
     pq.write_table(table, folder / "redirects.parquet")
     return str(folder)
 
@@ -128,7 +142,9 @@ def test_redirects_are_followed(folder: Path, tmp_path: Path) -> None:
     }
     found = found_in(folder, redirects=write_redirects(tmp_path / "counts", led))
     assert rows(found) == [("Dog", 281), ("Mercury (element)", 145), ("100% Pure", 75)]
-    assert rows(found_in(folder, redirects=write_redirects(tmp_path / "none", {}))) == rows(found_in(folder))
+    assert rows(found_in(folder, redirects=write_redirects(tmp_path / "none", {}))) == rows(
+        found_in(folder)
+    )
     with pytest.raises(MetaclipError, match="is no file of redirects"):
         found_in(folder, redirects=str(tmp_path / "nothing"))
 
@@ -145,8 +161,14 @@ def test_what_a_broken_line_is_counted_as(tmp_path: Path) -> None:
     }  # fmt: skip
     folder = hourly(tmp_path / "hours", [b"\n".join(lines) + b"\n"])
     [path] = folder.iterdir()
-    _, funnel, _ = count_file(path, ignore_progress, settings=PageviewSettings(), folder=tmp_path, bound=1000)
-    assert funnel == {**dict.fromkeys(pageviews.REASONS, 0), **Counter(lines.values()), "lines": len(lines)}
+    _, funnel, _ = count_file(
+        path, ignore_progress, settings=PageviewSettings(), folder=tmp_path, bound=1000
+    )
+    assert funnel == {
+        **dict.fromkeys(pageviews.REASONS, 0),
+        **Counter(lines.values()),
+        "lines": len(lines),
+    }
     assert rows(found_in(folder)) == [("Dog", 90)]
 
 
@@ -185,13 +207,18 @@ def test_any_files_by_a_naive_sum(
     bound: int,
 ) -> None:
     """Any lines, any thresholds, a few titles in memory at a time: the naive sum."""
-    folder = hourly(tmp_path_factory.mktemp("any"), ["".join(f"{d} {t} {n} 0\n" for d, t, n in hour) for hour in hours])
+    folder = hourly(
+        tmp_path_factory.mktemp("any"),
+        ["".join(f"{d} {t} {n} 0\n" for d, t, n in hour) for hour in hours],
+    )
     sums = Counter[str]()
     for hour in hours:
         for domain, title, views in hour:
             if domain == "en" and views >= min_hour and title not in ("C:c", "Main_Page"):
                 sums[title.replace("_", " ")] += views
-    expected = sorted(((t, float(n)) for t, n in sums.items() if n >= min_sum), key=lambda row: (-row[1], row[0]))
+    expected = sorted(
+        ((t, float(n)) for t, n in sums.items() if n >= min_sum), key=lambda row: (-row[1], row[0])
+    )
     asked = PageviewSettings(files=str(folder), min_hour=min_hour, min_sum=min_sum)
     if expected:
         assert rows(candidates(asked, workers=1, memory=bound * 200)) == expected
@@ -234,7 +261,9 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
     """No file, a folder without any, or some of a sample missing: said before any is read."""
     with pytest.raises(MetaclipError, match="there are no pageview files"):
         found_in(tmp_path)
-    with pytest.raises(MetaclipError, match="lacks 48 of 48 pageview files, the first is pageviews-20230101-000000.gz"):
+    with pytest.raises(
+        MetaclipError, match="lacks 48 of 48 pageview files, the first is pageviews-20230101-000000.gz"
+    ):
         found_in(tmp_path, first="2023-01-01", last="2023-01-02", days=2)
 
 
@@ -246,7 +275,9 @@ def test_the_sample_is_the_same_everywhere() -> None:
     assert days == sorted(days)
     assert days[:4] == FROZEN
     assert days != [str(day) for day in sampled_days(dataclasses.replace(year, seed=1))]
-    names = [file.url for file in pageviews.hourly_files(dataclasses.replace(year, url="https://x/pageviews/"))]
+    names = [
+        file.url for file in pageviews.hourly_files(dataclasses.replace(year, url="https://x/pageviews/"))
+    ]
     assert len(names) == 26 * 24
     day = days[0].replace("-", "")
     assert names[5] == f"https://x/pageviews/2023/{days[0][:7]}/pageviews-{day}-050000.gz"

@@ -14,9 +14,9 @@ from metaclip.errors import MetaclipError
 from metaclip.metadata.sources import string_counts
 from metaclip.metadata.sources.string_counts import StringCounter
 
-KEYS = st.sampled_from(["a", "b", "a b", "ab", "é", "z\0", "", "\U0001f436", "\uffff", "A", "a-b", "a'b"]) | st.text(
-    st.characters(exclude_categories=["Cs"]), max_size=3
-)
+KEYS = st.sampled_from(
+    ["a", "b", "a b", "ab", "é", "z\0", "", "\U0001f436", "\uffff", "A", "a-b", "a'b"]
+) | st.text(st.characters(exclude_categories=["Cs"]), max_size=3)
 
 
 def counts_of(path: Path) -> list[tuple[str, int]]:
@@ -41,7 +41,9 @@ def test_any_bound_gives_the_counts_of_a_counter(
     for batch in batches:
         counter.add(batch)
     counter.finish()
-    assert counts_of(folder / "counts.parquet") == sorted_counts(Counter(key for batch in batches for key in batch))
+    assert counts_of(folder / "counts.parquet") == sorted_counts(
+        Counter(key for batch in batches for key in batch)
+    )
     assert [path.name for path in folder.iterdir()] == ["counts.parquet"]
 
 
@@ -64,7 +66,10 @@ def test_counts_added_are_bounded_too(tmp_path: Path) -> None:
     assert counts_of(tmp_path / "x.parquet") == sorted_counts(expected)
 
 
-@given(st.lists(st.dictionaries(KEYS, st.integers(1, 1 << 40), max_size=30), min_size=1, max_size=9), st.integers(2, 4))
+@given(
+    st.lists(st.dictionaries(KEYS, st.integers(1, 1 << 40), max_size=30), min_size=1, max_size=9),
+    st.integers(2, 4),
+)
 def test_any_fan_in_gives_the_sums(
     tmp_path_factory: pytest.TempPathFactory, runs: list[dict[str, int]], fan_in: int
 ) -> None:
@@ -79,9 +84,9 @@ def test_any_fan_in_gives_the_sums(
         expected.update(run)
     string_counts.merge_runs(paths, folder / "all.parquet", fan_in)
     assert counts_of(folder / "all.parquet") == sorted_counts(expected)
-    assert [row for table in string_counts.iter_merged(paths, rows=3) for row in table["key"].to_pylist()] == [
-        key for key, _ in sorted_counts(expected)
-    ]
+    assert [
+        row for table in string_counts.iter_merged(paths, rows=3) for row in table["key"].to_pylist()
+    ] == [key for key, _ in sorted_counts(expected)]
     assert len(list(folder.iterdir())) == len(runs) + 1
 
 

@@ -45,7 +45,10 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         ("true¦c0do0;at,ow;g", ["cat", "cow", "doat", "doow"]),  # 0 is the next node
         ("true¦c1do0;g;at,ow", ["cat", "cow", "dog"]),  # 1 the one behind it
         ("true¦car0;!s,t", ["car", "cars", "cart"]),
-        ("true¦0:1;new c0old h0;ar,at", ["new car", "new cat", "old har", "old hat"]),  # 0 is a symbol, of node 1
+        (
+            "true¦0:1;new c0old h0;ar,at",
+            ["new car", "new cat", "old har", "old hat"],
+        ),  # 0 is a symbol, of node 1
     ],
 )
 def test_unpack(packed: str, unpacked: list[str]) -> None:
@@ -56,10 +59,22 @@ def test_unpack(packed: str, unpacked: list[str]) -> None:
 def test_references() -> None:
     """References count 0 to Z, then 00 to ZZ, then 000."""
     codes = ["0", "9", "A", "Z", "00", "01", "10", "ZZ", "000"]
-    assert [titles.trie_reference(code) for code in codes] == [0, 9, 10, 35, 36, 37, 72, 36 + 36**2 - 1, 36 + 36**2]
+    assert [titles.trie_reference(code) for code in codes] == [
+        0,
+        9,
+        10,
+        35,
+        36,
+        37,
+        72,
+        36 + 36**2 - 1,
+        36 + 36**2,
+    ]
 
 
-@pytest.mark.parametrize("packed", ["", "dog", "false¦dog", "true¦dog|cat¦mouse", "true¦dog5", "true¦0:0;dog0"])
+@pytest.mark.parametrize(
+    "packed", ["", "dog", "false¦dog", "true¦dog|cat¦mouse", "true¦dog5", "true¦0:0;dog0"]
+)
 def test_what_is_not_packed(packed: str) -> None:
     """Text of another form, a reference out of the list, or one that never ends, is refused."""
     with pytest.raises(ValueError, match=r"begins|refers"):
@@ -110,7 +125,9 @@ def test_restore(title: str, restored: str) -> None:
 
 def test_the_begin_of_a_sentence_is_no_evidence() -> None:
     """A capital that every sentence begins with does not make a name."""
-    phrases, words = casing.usual_forms(["Gamma rays burn. We saw gamma. Gamma rays pass."], ["gamma rays"])
+    phrases, words = casing.usual_forms(
+        ["Gamma rays burn. We saw gamma. Gamma rays pass."], ["gamma rays"]
+    )
     assert words["gamma"] == "gamma"
     assert phrases["gamma rays"] == "gamma rays"
 
@@ -127,7 +144,10 @@ def test_tails() -> None:
 
 def test_vital(cache: Path) -> None:
     """The keys of the file are the titles, in order, without tails, each once."""
-    made = shelve(cache, {"t.json": json.dumps({"Dog": "x", "Crane (bird)": "x", "Crane (machine)": "x", "Ant": "y"})})
+    made = shelve(
+        cache,
+        {"t.json": json.dumps({"Dog": "x", "Crane (bird)": "x", "Crane (machine)": "x", "Ant": "y"})},
+    )
     found = titles.vital(titles.VitalSettings(made, "t.json"))
     assert found.entries.to_pylist() == ["Dog", "Crane", "Ant"]
     assert found.scores.null_count == 3
@@ -141,7 +161,11 @@ def test_popular(cache: Path) -> None:
         for i, (title, text) in enumerate(zip(["NBA", "x", "y"], TEXT, strict=True))
     }
     made = shelve(
-        cache, {"m.js": "export default `true¦houston rockets,nautical mile,nba`", "s.json": json.dumps(articles)}
+        cache,
+        {
+            "m.js": "export default `true¦houston rockets,nautical mile,nba`",
+            "s.json": json.dumps(articles),
+        },
     )
     found = titles.popular(titles.PopularSettings(made, "m.js", made, "s.json"))
     assert found.entries.to_pylist() == ["Houston Rockets", "Nautical mile", "NBA"]
@@ -157,14 +181,27 @@ def test_places(cache: Path) -> None:
     }  # fmt: skip
     made = shelve(cache, {name: json.dumps(places) for name, places in files.items()})
     found = titles.places(titles.PlaceSettings(made, "c", "n", "s"))
-    assert found.entries.to_pylist() == ["Peru", "Switzerland", "Alaska", "Texas", "Zürich", "York", "Halle"]
+    assert found.entries.to_pylist() == [
+        "Peru",
+        "Switzerland",
+        "Alaska",
+        "Texas",
+        "Zürich",
+        "York",
+        "Halle",
+    ]
     assert found.scores.to_pylist() == [30, 8, None, None, 9, 7, 6]
     assert found.facts["rows"] == 9
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("{", "not valid JSON"), ("[1]", "a JSON list"), ('{"a": 1}', "a place without"), ('{"a": {}}', "'name'")],
+    [
+        ("{", "not valid JSON"),
+        ("[1]", "a JSON list"),
+        ('{"a": 1}', "a place without"),
+        ('{"a": {}}', "'name'"),
+    ],
 )
 def test_bad_places(text: str, says: str, cache: Path) -> None:
     """A file of another form is named, with what is wrong."""
@@ -175,7 +212,9 @@ def test_bad_places(text: str, says: str, cache: Path) -> None:
 
 def test_bad_titles(cache: Path) -> None:
     """So is a list that is not packed, and an article without its text."""
-    made = shelve(cache, {"m.js": "export default 1", "ok.js": "`true¦a`", "s.json": '{"a": {"title": "b"}}'})
+    made = shelve(
+        cache, {"m.js": "export default 1", "ok.js": "`true¦a`", "s.json": '{"a": {"title": "b"}}'}
+    )
     with pytest.raises(MetaclipError, match="no list packed by efrt"):
         titles.popular(titles.PopularSettings(made, "m.js", made, "s.json"))
     with pytest.raises(MetaclipError, match="'extract'"):

@@ -35,7 +35,9 @@ def from_tree(text: str, names: NamespaceNames) -> str:
             return shown(node.title)
         if isinstance(node, nodes.Wikilink):
             title, text = shown(node.title), None if node.text is None else shown(node.text)
-            return wikitext._visible_link(None if text is None else title, title if text is None else text, names)
+            return wikitext._visible_link(
+                None if text is None else title, title if text is None else text, names
+            )
         if isinstance(node, nodes.Tag):
             name = str(node.tag.nodes[0]).strip().lower() if node.tag.nodes else ""
             end = "\n" if name in wikitext._LINE_BREAKING_TAGS else ""
@@ -86,14 +88,25 @@ def test_cases(markup: str, text: str) -> None:
 
 def test_a_table_gives_its_cells_line_by_line() -> None:
     """Cells are words of their own lines, attributes are none."""
-    markup = '{| class="wikitable"\n|+ Heights\n! Name !! Metres\n|-\n| style="color:red" | K2 || 8611\n|}'
-    assert list(phrases(extractor(NamespaceNames())(markup))) == [["heights"], ["name"], ["metres"], ["k2"], ["8611"]]
+    markup = (
+        '{| class="wikitable"\n|+ Heights\n! Name !! Metres\n|-\n| style="color:red" | K2 || 8611\n|}'
+    )
+    assert list(phrases(extractor(NamespaceNames())(markup))) == [
+        ["heights"],
+        ["name"],
+        ["metres"],
+        ["k2"],
+        ["8611"],
+    ]
 
 
 def test_names_of_another_language() -> None:
     """A wiki's own names of namespaces count beside the usual ones."""
     names = NamespaceNames(("bild", "file"), ("category", "kategorie"))
-    assert extractor(names)("[[Kategorie:Vögel]][[Bild:a.jpg|mini|hochkant]] [[Datei:a]]") == "\nhochkant\n Datei:a"
+    assert (
+        extractor(names)("[[Kategorie:Vögel]][[Bild:a.jpg|mini|hochkant]] [[Datei:a]]")
+        == "\nhochkant\n Datei:a"
+    )
 
 
 MARKUP = st.lists(
@@ -154,7 +167,8 @@ def test_words_by_another_way(text: str) -> None:
         text.lower(),
     )
     lines = "".join(
-        c if c.isalnum() or c in "\ue000\ue001\ue002" else " " if c in " \t\xa0\x1f" else "\n" for c in joined
+        c if c.isalnum() or c in "\ue000\ue001\ue002" else " " if c in " \t\xa0\x1f" else "\n"
+        for c in joined
     ).split("\n")
     back = str.maketrans({"\ue000": "'", "\ue001": "’", "\ue002": "-"})
     expected = [[word.translate(back) for word in line.split()] for line in lines if line.split()]

@@ -16,9 +16,7 @@ from metaclip.metadata.sources import wordnet
 from metaclip.metadata.sources.packages import Package
 
 NOWHERE = Package("npm", "nowhere", "1.0.0", "nowhere-1.0.0.tgz", "0" * 64)
-LICENCE = (
-    "  1 This software and database is being provided to you\n  9 WordNet 3.0 Copyright 2006 by Princeton University.\n"
-)
+LICENCE = "  1 This software and database is being provided to you\n  9 WordNet 3.0 Copyright 2006 by Princeton University.\n"
 LINES = {
     "data.adj": "00001740 00 a 01 able 0 000 | (usually followed by `to')\n"
     "01234567 00 a 01 galore(ip) 0 000 | in great numbers\n",
@@ -43,7 +41,14 @@ def folder(tmp_path: Path) -> Path:
 def test_names(folder: Path) -> None:
     """The first lemma of each synset, lower-case, without marker, cut at the first dot, in nltk's order, each once."""
     found = wordnet.candidates(wordnet.WordnetSettings(NOWHERE, "x", str(folder)))
-    assert found.entries.to_pylist() == ["able", "galore", "a la carte", "physical entity", "st", "breathe"]
+    assert found.entries.to_pylist() == [
+        "able",
+        "galore",
+        "a la carte",
+        "physical entity",
+        "st",
+        "breathe",
+    ]
     assert found.scores.null_count == 6
     assert found.facts["synsets"] == 8
     assert found.facts["left_out"] == {"empty": 1, "repeated": 1}
@@ -58,15 +63,27 @@ def test_nltk_reads_the_same_small_wordnet(folder: Path) -> None:
         lemmas: dict[str, list[str]] = {}
         for line in lines.splitlines():
             fields = line.split()
-            words = [word.partition("(")[0].lower() for word in fields[4 : 4 + 2 * int(fields[3], 16) : 2]]
+            words = [
+                word.partition("(")[0].lower() for word in fields[4 : 4 + 2 * int(fields[3], 16) : 2]
+            ]
             for word in words:
                 lemmas.setdefault(word, []).append(fields[0])
         pos = {"data.adj": "a", "data.adv": "r", "data.noun": "n", "data.verb": "v"}[name]
         index = "".join(
-            f"{word} {pos} {len(at)} 0 {len(at)} 0 {' '.join(at)}  \n" for word, at in sorted(lemmas.items())
+            f"{word} {pos} {len(at)} 0 {len(at)} 0 {' '.join(at)}  \n"
+            for word, at in sorted(lemmas.items())
         )
         (folder / name.replace("data", "index")).write_text(LICENCE + index)
-    assert names_of_nltk(folder) == ["able", "galore", "a la carte", "physical entity", "", "st", "breathe", "able"]
+    assert names_of_nltk(folder) == [
+        "able",
+        "galore",
+        "a la carte",
+        "physical entity",
+        "",
+        "st",
+        "breathe",
+        "able",
+    ]
 
 
 def names_of_nltk(folder: Path) -> list[str]:
@@ -113,7 +130,9 @@ def test_what_nltk_has_is_used(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_what_nltk_fetched_is_used(packed: bool, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_nltk_fetched_is_used(
+    packed: bool, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What nltk once fetched into our cache is found there, unpacked or as the archive that it fetches."""
     nltk = pytest.importorskip("nltk")
     monkeypatch.setattr(nltk.data, "path", [])
@@ -141,7 +160,12 @@ def test_where_to_put_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     monkeypatch.setenv("METACLIP_CACHE", str(tmp_path / "cache"))
     with pytest.raises(MetaclipError) as error:
         wordnet.candidates(wordnet.WordnetSettings(NOWHERE, "x"))
-    for words in ("nowhere-1.0.0.tgz", "python -m nltk.downloader wordnet", "nltk_data/corpora/wordnet", "folder ="):
+    for words in (
+        "nowhere-1.0.0.tgz",
+        "python -m nltk.downloader wordnet",
+        "nltk_data/corpora/wordnet",
+        "folder =",
+    ):
         assert words in str(error.value)
     assert str(tmp_path / "cache" / "sources") in str(error.value)
 

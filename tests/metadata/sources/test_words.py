@@ -74,7 +74,9 @@ def test_unigrams(packed: bool, sources: Path) -> None:
 def test_bad_counts(sources: Path) -> None:
     """A line without a count is named by file and line; so is broken gzip."""
     made = shelve(
-        sources, "counts", {"list": "the;900\ndog\n", "minus": "dog;-1\n", "gz": gzip.compress(b"a;1\n" * 99)[:-9]}
+        sources,
+        "counts",
+        {"list": "the;900\ndog\n", "minus": "dog;-1\n", "gz": gzip.compress(b"a;1\n" * 99)[:-9]},
     )
     with pytest.raises(MetaclipError, match=r"counts@1\.0, list, line 2: 'dog'"):
         words.unigrams(words.WordSettings(made, "list"))
@@ -96,7 +98,9 @@ def pairs(sources: Path, lines: str, **other: int) -> words.PairSettings:
         "spelling": "hot\ndog\nnew\nof\nporn\nthe\n",
     }
     more = shelve(sources, "dictionary", {"names": "\ufeffyork 7\n"})
-    return words.PairSettings(shelve(sources, "corpus", files), "pairs", "words", "spelling", more, "names", **other)
+    return words.PairSettings(
+        shelve(sources, "corpus", files), "pairs", "words", "spelling", more, "names", **other
+    )
 
 
 def test_bigrams(sources: Path) -> None:
