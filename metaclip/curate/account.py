@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from metaclip.curate import schema as schemas
 from metaclip.curate.run import Run
-from metaclip.curate.threshold import tail_share
+from metaclip.curate.settings import tail_share
 from metaclip.stage import funnel as funnels
 from metaclip.stage.folder import versions
 from metaclip.stage.stage import digest_of

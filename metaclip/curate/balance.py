@@ -6,7 +6,7 @@
     card.json card.md    the account (`metaclip.curate.account`)
 
 The step for one shard is `metaclip.curate.balance_shard`, the law `metaclip.curate.draw`. t is given, or solved for a
-share of the tail or for a number of pairs (`metaclip.curate.threshold`).
+share of the tail or for a number of pairs (`metaclip.curate.settings`).
 """
 
 from __future__ import annotations
@@ -30,10 +30,8 @@ from metaclip.curate.files import write_entries
 from metaclip.curate.inputs import GROUP_BYTES, input_bytes, is_same_file
 from metaclip.curate.match import lost_inputs_message
 from metaclip.curate.run import Run
-from metaclip.curate.settings import BALANCE, MATCH, BalanceSettings, MatchSettings
-from metaclip.curate.threshold import resolve
-from metaclip.engine.contract import fold
-from metaclip.engine.progress import Progress
+from metaclip.curate.settings import BALANCE, MATCH, BalanceSettings, MatchSettings, resolve
+from metaclip.engine.contract import Progress, fold
 from metaclip.errors import MetaclipError
 from metaclip.matching.match_arrays import Counts
 from metaclip.metadata.entries import Metadata

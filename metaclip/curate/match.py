@@ -23,8 +23,7 @@ from metaclip.curate.inputs import GROUP_BYTES, ChangedInput, Inputs, PoolItem, 
 from metaclip.curate.match_shard import MatchStep, shard_counts
 from metaclip.curate.run import Run, counts_digest
 from metaclip.curate.settings import BALANCE, MATCH, MatchSettings
-from metaclip.engine.contract import fold
-from metaclip.engine.progress import Progress
+from metaclip.engine.contract import Progress, fold
 from metaclip.errors import MetaclipError
 from metaclip.matching.match_arrays import Counts
 from metaclip.matching.text_rule import TextRule

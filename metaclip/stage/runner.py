@@ -24,9 +24,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from metaclip.engine.contract import Engine, Item, ProgressCallback, WorkerDied, map_grouped
+from metaclip.engine.contract import Engine, Item, Progress, ProgressCallback, WorkerDied, map_grouped
 from metaclip.engine.local import Local
-from metaclip.engine.progress import Progress
 from metaclip.errors import BrokenInput, LostInputs, MetaclipError
 from metaclip.stage.stage import Stage
 from metaclip.storage.ownership import ALL, Part

@@ -21,9 +21,8 @@ from typing import Any
 
 import pytest
 
-from metaclip.engine.contract import TRIES, Engine
+from metaclip.engine.contract import TRIES, Engine, Progress
 from metaclip.engine.local import Local
-from metaclip.engine.progress import Progress
 from metaclip.errors import BrokenInput, Interrupted, LostInputs, MetaclipError
 from metaclip.stage.folder import Folder
 from metaclip.stage.runner import RunOptions, Task, lost_message, run

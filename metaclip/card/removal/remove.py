@@ -51,8 +51,7 @@ from metaclip.curate.match import add_counts, merge_uids
 from metaclip.curate.match_shard import write_partials
 from metaclip.curate.run import Run, counts_digest, local_run
 from metaclip.curate.settings import BALANCE, MATCH, BalanceSettings, MatchSettings
-from metaclip.engine.contract import ProgressCallback
-from metaclip.engine.progress import Progress
+from metaclip.engine.contract import Progress, ProgressCallback
 from metaclip.errors import MetaclipError
 from metaclip.matching.match_arrays import add_ids, ids_and_offsets
 from metaclip.pool.sorted_uids import UidSet

@@ -38,9 +38,8 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from metaclip.engine.contract import Engine, ProgressCallback
+from metaclip.engine.contract import Engine, Progress, ProgressCallback
 from metaclip.engine.local import Local
-from metaclip.engine.progress import Progress
 from metaclip.errors import MetaclipError, one_line
 from metaclip.metadata.candidates import Candidates
 from metaclip.metadata.sources import dump_count
