@@ -27,7 +27,10 @@ from metaclip.matching.native_backend import NativeBackend
 from metaclip.matching.text_rule import PAPER, TextRule
 from metaclip.metadata.entries import Metadata
 from metaclip.storage.files import cache_folder
+from tests.backends import needs_library
 from tests.processes import environment
+
+pytestmark = needs_library
 
 ENTRIES = [
     "dog",

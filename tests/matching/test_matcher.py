@@ -10,6 +10,7 @@ from curation import naive
 from metaclip.matching.matcher import Matcher
 from metaclip.matching.text_rule import PAPER
 from tests import oracle
+from tests.backends import BACKENDS
 from tests.cases.matching import CASES, Case
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -27,7 +28,7 @@ def test_naive(case: Case) -> None:
     assert oracle.match(case.entries, case.text, case.rule) == case.ids
 
 
-@pytest.mark.parametrize("backend", ["native", "pyahocorasick"])
+@pytest.mark.parametrize("backend", BACKENDS)
 @every_case
 def test_backend(case: Case, backend: str) -> None:
     """Each backend finds the matches in the table, also for a text between other texts."""
@@ -50,7 +51,7 @@ def test_all_lists_of_a_rule_in_one(rule: object) -> None:
     )
     texts = [case.text for case in cases]
     wanted = [oracle.match(entries, text, cases[0].rule) for text in texts]
-    for backend in ("native", "pyahocorasick"):
+    for backend in BACKENDS:
         assert (
             Matcher(entries, cases[0].rule, backend=backend, cache=False).match(texts).to_pylist()
             == wanted

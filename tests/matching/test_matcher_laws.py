@@ -28,13 +28,13 @@ from metaclip.matching.matcher import Matcher
 from metaclip.matching.text_rule import MARKS, PAPER, TextRule
 from metaclip.native.library import READABLE, address, load
 from tests import oracle
+from tests.backends import BACKENDS, needs_library
 
-BACKENDS = ("native", "pyahocorasick")
 CHUNK = 4096
 """Symbols that the library processes at a time: CHUNK in match.c."""
 
 
-def found(entries: Sequence[str], texts: Any, rule: TextRule = PAPER, backend: Any = "native") -> Any:
+def found(entries: Sequence[str], texts: Any, rule: TextRule = PAPER, backend: Any = None) -> Any:
     return Matcher(entries, rule, backend=backend, cache=False).match(texts).to_pylist()
 
 
@@ -239,6 +239,7 @@ def test_bytes_under_a_null_match_nothing() -> None:
         assert matches.values.to_pylist() == [0, 0]
 
 
+@needs_library
 @pytest.mark.parametrize("at_end", [True, False], ids=["end", "begin"])
 @pytest.mark.parametrize("scripts", ["none", "fixed"])
 def test_nothing_is_read_beside_the_buffer(at_end: bool, scripts: Any) -> None:
@@ -297,6 +298,7 @@ def test_threads() -> None:
             assert all(matches.equals(wanted) for matches in pool.map(matcher.match, [texts] * 16))
 
 
+@needs_library
 def test_result_holds_no_more_than_itself() -> None:
     """The matches of one text do not keep the memory alive that was allocated for many."""
     nested = [" ".join(["a"] * n) for n in range(1, 300)]  # room for 1.2 million ids per chunk
@@ -316,6 +318,7 @@ def resident() -> int:
 # --- chunks: the library works on CHUNK symbols at a time
 
 
+@needs_library
 @pytest.mark.parametrize(
     ("rule", "filler", "symbols", "middle", "entries"),
     [
@@ -349,6 +352,7 @@ def test_rows_go_on_over_the_end_of_a_chunk(
     assert matcher.match(texts).to_pylist() == [wanted] * len(texts)
 
 
+@needs_library
 @pytest.mark.parametrize("rule", [PAPER, FIXED, TextRule(longest_only=True), TextRule(fold_spaces=True)])
 def test_chunks_end_anywhere(rule: TextRule) -> None:
     """Random texts of many lengths give what the naive algorithm gives, wherever in them chunks end."""
@@ -399,6 +403,7 @@ def test_many_texts_in_a_chunk() -> None:
     assert found(["dog"], [None, "dog"] * n) == [None, [0]] * n
 
 
+@needs_library
 def test_an_entry_longer_than_a_chunk() -> None:
     """An entry may have more words than a chunk."""
     words = [f"w{i % 89}" for i in range(3 * CHUNK)]
@@ -422,6 +427,7 @@ def found_soon(entries: Sequence[str], texts: list[str | None], rule: TextRule =
     return matches.to_pylist()
 
 
+@needs_library
 @pytest.mark.parametrize(
     "rule", [PAPER, TextRule(fold_spaces=True), FIXED], ids=["paper", "fold", "fixed"]
 )
@@ -447,6 +453,7 @@ def test_two_megabytes(rule: TextRule, unit: str, entries: list[str]) -> None:
     assert found_soon(entries, ["a", text, "b c", None], rule)[1] == wanted
 
 
+@needs_library
 def test_a_megabyte_of_combining_marks() -> None:
     """Ordering combining marks takes linear time, and its result is Unicode's."""
     rule = TextRule(nfc=True)
@@ -459,6 +466,7 @@ def test_a_megabyte_of_combining_marks() -> None:
     ]
 
 
+@needs_library
 def test_two_megabytes_longest_only() -> None:
     """Hiding shorter matches takes linear time, too."""
     rule = TextRule(longest_only=True)
@@ -472,6 +480,7 @@ def test_two_megabytes_longest_only() -> None:
     assert found_soon(["a", "a a"], ["a b" + " a a" * (LONG // 4)], rule) == [[0, 1]]
 
 
+@needs_library
 def test_two_megabytes_of_different_matches() -> None:
     """A text may match twenty thousand entries, each many times."""
     entries = [f"w{i}" for i in range(20_000)] + [f"w{i + 7} w{i}" for i in range(0, 20_000, 2)]
@@ -486,6 +495,28 @@ def test_many_outputs_at_one_word() -> None:
     nested = [" ".join(["a"] * n) for n in range(1, 301)]
     matcher = Matcher(nested, cache=False)
     assert matcher.match(["a " * 20_000, "a a", "b"]).to_pylist() == [list(range(300)), [0, 1], []]
+
+
+def seconds_to_match(entries: list[str], text: str, rule: TextRule) -> float:
+    """Return the least processor time of this thread in five matches of a text."""
+    matcher, times = Matcher(entries, rule, cache=False), []
+    for _ in range(5):
+        begin = time.thread_time()
+        matcher.match([text])
+        times.append(time.thread_time() - begin)
+    return min(times)
+
+
+@needs_library
+@pytest.mark.parametrize(
+    "rule", [PAPER, FIXED, TextRule(longest_only=True)], ids=["paper", "fixed", "longest"]
+)
+@pytest.mark.parametrize(("unit", "glue"), [("a", " "), ("猫", " "), ("猫", "")])
+def test_nested_entries_cost_no_more_than_two(rule: TextRule, unit: str, glue: str) -> None:
+    """Entries nested 1,000 deep take up to 1.5 times as long as two; output at every word again, they took 1,000 times."""
+    nested = [glue.join([unit] * n) for n in range(1, 1001)]
+    text = (unit + glue) * 200_000
+    assert seconds_to_match(nested, text, rule) < 5 * seconds_to_match(nested[:2], text, rule)
 
 
 def test_twins_without_number() -> None:
@@ -567,6 +598,7 @@ def _same_long_keys_12() -> list[str]:
     return [word.decode() for word in words]
 
 
+@needs_library
 @pytest.mark.parametrize("craft", [_same_long_keys_12, _same_long_keys_24])
 def test_long_words_with_one_key(craft: Any) -> None:
     """Words over 11 bytes whose keys are equal are told apart by their bytes, in the list and in the text."""
@@ -586,6 +618,7 @@ def test_long_words_with_one_key(craft: Any) -> None:
     assert found(entries, texts) == [naive.match(entries, text) for text in texts]
 
 
+@needs_library
 def test_many_long_words_with_one_key() -> None:
     """A chain of words that share a key is searched to its end."""
     words = _same_long_keys_24()
@@ -613,6 +646,7 @@ def _same_short_hashes(attempt: int, n: int) -> list[str]:
     return words
 
 
+@needs_library
 def test_short_words_with_one_hash() -> None:
     """No displacement separates words with equal hashes: the build takes the next seed."""
     crafted = [_same_short_hashes(attempt, 1) for attempt in range(3)]
@@ -630,6 +664,7 @@ def test_short_words_with_one_hash() -> None:
         assert matcher.match(texts).to_pylist() == [naive.match(words, text) for text in texts]
 
 
+@needs_library
 def test_text_word_with_the_hash_of_an_entry() -> None:
     """A word of a text that has an entry's hash, and so its slot, is not the entry."""
     for one, two in zip(*[iter(_same_short_hashes(0, 20))] * 2, strict=True):
@@ -637,6 +672,7 @@ def test_text_word_with_the_hash_of_an_entry() -> None:
         assert found([one], [two, one, f"{two} {one}"]) == [[], [0], [0]]
 
 
+@needs_library
 def test_text_words_with_the_slot_of_an_entry() -> None:
     """Of many thousand words that share few slots, only the entries themselves match."""
     for entries in (["dog"], ["", "a", "\0"], ["dog", "cat", "a dog", "elevenbytes", "x" * 12]):
@@ -646,6 +682,7 @@ def test_text_words_with_the_slot_of_an_entry() -> None:
         assert found(entries, words) == [naive.match(entries, word) for word in words]
 
 
+@needs_library
 def test_words_that_the_bloom_filter_lets_through() -> None:
     """The filter knows each word of the list, lets few others through, and those match nothing."""
     entries = [f"w{i}" for i in range(3000)] + ["w1 w2", "a_word_of_more_than_eleven_bytes", ""]
