@@ -71,7 +71,7 @@ def random_list(rng: Random, units: list[str], texts: list[bytes]) -> list[str]:
         begin = rng.randrange(len(parts) + 1)
         entries.append(glue.join(parts[begin : begin + rng.choice([1, 2, 3, 9, 40])]))
     if rng.random() < 0.1:
-        unit = rng.choice(units).strip() or "a"
+        unit = min((unit.strip() for unit in units if unit.strip()), key=len)
         entries += [" ".join([unit] * n) for n in range(1, rng.choice([30, 300, 1001]))]
     if rng.random() < 0.2:
         entries += [entry.upper() for entry in entries[:300]] + [entry + " " for entry in entries[:300]]
@@ -291,18 +291,21 @@ def check_pairs(rng: Random) -> None:
 CHECKS: tuple[Callable[[Random], None], ...] = (check_texts, check_texts, check_file, check_pairs)
 
 
-def main(seconds: float, seed: int) -> None:
+def main(seconds: float, first: int) -> None:
     """Run problems until the time is over."""
     end = time.monotonic() + seconds
-    first = seed
+    seed, slowest = first, (0.0, first)
     while True:
         print(f"seed {seed}", end="\r", flush=True)
-        rng = random.Random(seed)
+        rng, begin = random.Random(seed), time.monotonic()
         rng.choice(CHECKS)(rng)
+        slowest = max(slowest, (time.monotonic() - begin, seed))
         seed += 1
         if time.monotonic() >= end:
             break
-    print(f"{seed - first} problems from seed {first}")
+    print(
+        f"{seed - first} problems from seed {first}; the slowest was seed {slowest[1]}, {slowest[0]:.1f} s"
+    )
 
 
 if __name__ == "__main__":
