@@ -497,14 +497,16 @@ def test_many_outputs_at_one_word() -> None:
     assert matcher.match(["a " * 20_000, "a a", "b"]).to_pylist() == [list(range(300)), [0, 1], []]
 
 
+def _thread_time(matcher: Matcher, text: str) -> float:
+    begin = time.thread_time()
+    matcher.match([text])
+    return time.thread_time() - begin
+
+
 def seconds_to_match(entries: list[str], text: str, rule: TextRule) -> float:
     """Return the least processor time of this thread in five matches of a text."""
-    matcher, times = Matcher(entries, rule, cache=False), []
-    for _ in range(5):
-        begin = time.thread_time()
-        matcher.match([text])
-        times.append(time.thread_time() - begin)
-    return min(times)
+    matcher = Matcher(entries, rule, cache=False)
+    return min(_thread_time(matcher, text) for _ in range(5))
 
 
 @needs_library
@@ -517,6 +519,18 @@ def test_nested_entries_cost_no_more_than_two(rule: TextRule, unit: str, glue: s
     nested = [glue.join([unit] * n) for n in range(1, 1001)]
     text = (unit + glue) * 200_000
     assert seconds_to_match(nested, text, rule) < 5 * seconds_to_match(nested[:2], text, rule)
+
+
+@needs_library
+@pytest.mark.slow
+def test_a_long_text_takes_the_same_time_whatever_it_matches() -> None:
+    """The ids of a long text are not sorted in every chunk, however many different ones just fit into the room for them."""
+    entries = [f"w{i}" for i in range(150_000)]
+    matcher, times = Matcher(entries, cache=False), []
+    for n in range(100_000, 150_000, 2500):
+        text = " ".join(entries[:n] * (1_500_000 // n))
+        times.append(min(_thread_time(matcher, text) for _ in range(2)))
+    assert max(times) < 4 * min(times)
 
 
 def test_twins_without_number() -> None:

@@ -569,9 +569,14 @@ static int64_t match(const mc_machine *m, mc_workspace *w, const mc_strings *x, 
     }
     w->stamp++;
     while (p.text < x->n) {
-        /* A text of megabytes: without repetitions, its ids are at most all entries. */
-        if (!longest && p.n_ids + w->burst > w->ids_room) p.n_ids = sort_unique(w->ids, p.n_ids);
-        if (reserve((void **)&w->ids, &w->ids_room, p.n_ids + w->burst, sizeof *w->ids) ||
+        int64_t room = p.n_ids + w->burst;
+        if (!longest && room > w->ids_room) {
+            /* A text of megabytes: without repetitions, its ids are at most all entries. With room for as many again, they
+               are not sorted in every chunk. */
+            p.n_ids = sort_unique(w->ids, p.n_ids);
+            room = 2 * p.n_ids + w->burst;
+        }
+        if (reserve((void **)&w->ids, &w->ids_room, room, sizeof *w->ids) ||
             reserve((void **)&w->values, &w->values_room, p.written + p.n_ids + w->burst, sizeof *w->values) ||
             (longest && reserve((void **)&w->firsts, &w->firsts_room, p.n_ids + w->burst, sizeof *w->firsts))) {
             return MC_OUT_OF_MEMORY;
