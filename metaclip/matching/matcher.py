@@ -4,7 +4,7 @@
     matcher.match(["a photo of a dog"])          # ListArray of uint32
 
 Any number of threads may share a matcher: it is never modified, and the native backend runs without the GIL.
-Cost: 0.3 us per text of 59 bytes under the paper's rule, one thread; rules that rewrite texts add 0.3-2 us, in Python, for
+Cost: 0.15-0.3 us per text of 59 bytes under the paper's rule, one thread; rules that rewrite texts add 0.3-2 us, in Python, for
 each text that is not simple.
 """
 
