@@ -53,7 +53,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         type(self).answer(self, request)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
     def give(self, body: bytes, code: int = 200, **headers: str) -> None:
         """Send a whole answer."""
@@ -75,7 +75,7 @@ class _Quiet(http.server.ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of connections that the other side ended."""
+        """Log nothing about connections that the other side ended."""
 
 
 @contextlib.contextmanager

@@ -167,7 +167,7 @@ class Stage:
         return written
 
     def add_marker(self, item: str, marker: Mapping[str, Any]) -> None:
-        """Tell this process of a marker that `mark` wrote in a worker."""
+        """Record in this process a marker that `mark` wrote in a worker."""
         if self._snapshot is not None:
             self._snapshot.sizes.update(marker["files"])
             self._snapshot.markers[item] = json.loads(json.dumps(marker))

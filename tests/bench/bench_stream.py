@@ -33,13 +33,13 @@ BATCH = 64
 
 
 def cpu_seconds() -> float:
-    """Give the CPU time of this process and of those that it started and that have ended."""
+    """Return the CPU time of this process and of those that it started and that have ended."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def as_size(image: Any) -> tuple[int, int]:
-    """Give so little of a decoded image that carrying it to the loader costs nothing."""
+    """Return so little of a decoded image that sending it to the loader costs nothing."""
     return image.size  # type: ignore[no-any-return]
 
 
@@ -54,7 +54,7 @@ def stacked(samples: Any) -> Batch:
 def webdataset(
     tars: Path, workers: int, transform: Callable[[Any], Any], subset: Subset | None
 ) -> Iterable[Batch]:
-    """Give webdataset's pipeline: shuffled shards, a buffer of 1,000, decoded to RGB."""
+    """Return webdataset's pipeline: shuffled shards, a buffer of 1,000, decoded to RGB."""
     import webdataset as wds
     from torch.utils.data import DataLoader
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 
 def data_folder() -> Path:
-    """Give the folder of real data, or leave with the reason."""
+    """Return the folder of real data, or exit with the reason."""
     folder = os.environ.get("METACLIP_DATA")
     if not folder:
         sys.exit("set METACLIP_DATA to the folder with alt_text_10k.parquet and entries_500k.txt.gz")

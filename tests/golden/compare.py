@@ -61,7 +61,7 @@ def without_plots(found: Mapping[str, str]) -> dict[str, str]:
 
 
 def is_page(name: Path) -> bool:
-    """Tell whether a file is one of the explorer page itself, not of its data."""
+    """Return whether a file is one of the explorer page itself, not of its data."""
     return name.suffix in (".html", ".css") or (name.suffix == ".js" and name.parent.name != "data")
 
 

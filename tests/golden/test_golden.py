@@ -49,7 +49,7 @@ def check_tree(found: Mapping[str, str], tree: str) -> None:
 
 
 def same_versions(names: tuple[str, ...]) -> bool:
-    """Tell whether packages are installed in the versions that made the golden files."""
+    """Return whether packages are installed in the versions that made the golden files."""
     versions = make.versions()
     return all(versions[name] == GOLDEN["versions"][name] for name in names)
 
