@@ -12,7 +12,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, Final
 
-from metaclip._version import __version__
+__version__ = "0.1.0"
+"""Written here; the build and the command line read it."""
 
 if TYPE_CHECKING:
     from metaclip.curate.balance import balance

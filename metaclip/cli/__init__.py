@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import click
 
-from metaclip._version import __version__
+from metaclip import __version__
 from metaclip.errors import INTERRUPTED, MetaclipError
 
 VERBS: Final = {

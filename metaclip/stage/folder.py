@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata as installed
 from typing import TYPE_CHECKING, Any, Final
 
-from metaclip._version import __version__
+from metaclip import __version__
 from metaclip.recipe import dump
 from metaclip.storage import ownership
 from metaclip.storage.files import atomic_write, file_size, read_json, write_json

@@ -18,7 +18,7 @@ import urllib.request
 from pathlib import Path
 from typing import IO, Any, Final
 
-from metaclip._version import __version__
+from metaclip import __version__
 from metaclip.errors import MetaclipError, is_disk_full, one_line
 from metaclip.storage.files import disk_errors, read_json, write_json
 

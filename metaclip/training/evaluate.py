@@ -22,8 +22,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from metaclip import recipe
-from metaclip._version import __version__
+from metaclip import __version__, recipe
 from metaclip.errors import LostInputs, MetaclipError
 from metaclip.stage.stage import digest_of
 from metaclip.training.evaluation import prompts

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from metaclip._version import __version__
+from metaclip import __version__
 from metaclip.curate.balancer import Balancer
 from metaclip.errors import MetaclipError
 from metaclip.reshard.index import Names

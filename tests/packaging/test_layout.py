@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[2] / "metaclip"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 ORDER = (
-    ("_version", "errors", "recipe"),
+    ("__version__", "errors", "recipe"),
     ("storage",),
     ("engine",),
     ("stage",),
@@ -70,7 +70,8 @@ def imported_modules(source: str, module: str, modules: set[str]) -> Iterator[st
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "metaclip":
             for alias in node.names:
                 name = f"{node.module}.{alias.name}"
-                yield name if name in modules else node.module
+                if name != "metaclip.__version__":  # set before the top imports anything
+                    yield name if name in modules else node.module
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in modules)
 
@@ -94,6 +95,7 @@ def every_import() -> list[tuple[Path, int, str, str]]:
         ("import metaclip.card.page", "metaclip.card.page"),
         ("from metaclip import errors", "metaclip.errors"),
         ("from metaclip import Run", "metaclip"),
+        ("from metaclip import __version__", "metaclip.__version__"),
         ("from metaclip import curate", "metaclip.curate"),
         ("from metaclip.training import stream", "metaclip.training"),
         ("from . import library", "metaclip.native"),
