@@ -1,10 +1,13 @@
 """`match`, the first stage of a run: a pool and a query list in; matched rows, counts and the funnel out.
 
-    matched/*.parquet    row, uid, matches of each row that matches anything (with_text: url and text too)
-    counts.parquet       entry_id, entry, source, count
-    duplicates.npy       uids that stand on more than one matched row, in DataComp's subset format
+    matched/<shard>.parquet            row, uid, matches of each row that matches anything (with_text: url and text too)
+    counts.parquet                     entry_id, entry, source, count
+    duplicates.npy                     uids that stand on more than one matched row, in DataComp's subset format
+    .state/match/<shard>.counts.npy    uint64[k, 2]: entry ids with their counts, until the stage is complete
+    .state/match/<shard>.uids.npy      uids of the matched rows, sorted, likewise
 
-The step for one shard is `metaclip.curate.match_shard`; `metaclip.curate.inputs` cuts the pool and checks its files.
+`metaclip.curate.inputs` cuts the pool into shards and checks its files. The result does not depend on how the pool is cut;
+only the files that hold it do. Memory: one batch of 65,536 rows and one parquet row group for each worker.
 """
 
 from __future__ import annotations
@@ -14,30 +17,163 @@ import functools
 import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from metaclip.curate.files import write_counts
-from metaclip.curate.inputs import GROUP_BYTES, ChangedInput, Inputs, PoolItem, cut_pool, digest_name
-from metaclip.curate.match_shard import MatchStep, shard_counts
+from metaclip.curate.files import matched_writer, write_counts
+from metaclip.curate.inputs import (
+    GROUP_BYTES,
+    ChangedInput,
+    FileDigest,
+    Inputs,
+    PoolItem,
+    check_unchanged,
+    columns_of,
+    cut_pool,
+    digest_name,
+)
 from metaclip.curate.run import Run, counts_digest
 from metaclip.curate.settings import BALANCE, MATCH, MatchSettings
-from metaclip.engine.contract import Progress, fold
+from metaclip.engine.contract import PortableStep, Progress, ProgressCallback, fold
 from metaclip.errors import MetaclipError
-from metaclip.matching.match_arrays import Counts
+from metaclip.matching.match_arrays import MATCHES, Counts, add_ids
+from metaclip.matching.matcher import Matcher
 from metaclip.matching.text_rule import TextRule
 from metaclip.metadata.entries import Metadata, as_metadata, shipped_list
+from metaclip.pool.columns import DroppedRows, usable_texts
 from metaclip.pool.files import Paths, PoolFile, find_files
-from metaclip.pool.shards import Shard
-from metaclip.pool.sorted_uids import duplicate_uids, merge_runs, write_subset
+from metaclip.pool.shards import Shard, read_batches
+from metaclip.pool.sorted_uids import (
+    duplicate_uids,
+    load_array,
+    merge_runs,
+    write_rows,
+    write_run,
+    write_subset,
+)
+from metaclip.pool.uid import Uids, uids_of
 from metaclip.stage import funnel as funnels
 from metaclip.stage.folder import Folder, versions
 from metaclip.stage.runner import RunOptions, Task, lost_message, run, run_in_parts
 from metaclip.stage.stage import Stage, digest_of
-from metaclip.storage.files import local_copies
+from metaclip.storage.files import local_copies, local_copy
 from metaclip.storage.ownership import ALL
 from metaclip.storage.remote import as_path, is_inside, is_remote
+
+# --- one shard
+
+
+@dataclasses.dataclass(frozen=True)
+class MatchStep(PortableStep):
+    """The step of stage match: matches a shard, or computes the digest of a file.
+
+    The automaton is not sent: each machine has it in a file of its cache, which all workers map into memory.
+    """
+
+    stage: Stage
+    settings: MatchSettings
+    entries: Metadata
+
+    @functools.cached_property
+    def matcher(self) -> Matcher:
+        """The matcher, made once in each worker process."""
+        return Matcher(self.entries, self.settings.rule)
+
+    def __call__(
+        self, item: PoolItem, progress: ProgressCallback
+    ) -> tuple[dict[str, Any], Sequence[Path]]:
+        """Run the step. Raise BrokenInput if the file cannot be read, or changes while it is read."""
+        files: list[Path] = []
+        if isinstance(item, FileDigest):
+            marker = item.marker()
+        else:
+            marker = match_shard(item, self.matcher, self.settings, self.stage, progress)
+            files = [
+                self.stage.folder / "matched" / f"{item.name}.parquet",
+                *self.stage.partials(item.name),
+            ]
+        check_unchanged(item.file)
+        return marker, files
+
+
+def match_shard(
+    shard: Shard, matcher: Matcher, settings: MatchSettings, stage: Stage, progress: ProgressCallback
+) -> dict[str, Any]:
+    """Match a shard and write its files: matched rows, counts, sorted uids. Return its marker.
+
+    Raise BrokenInput if the shard cannot be read; nothing is left of it then.
+    """
+    columns = columns_of(shard.file, settings)
+    wanted = [
+        name for name in (columns.text, columns.url, columns.uid, columns.status) if name is not None
+    ]
+    dropped = DroppedRows()
+    funnel = {"rows": 0, "matched": 0}
+    counts = np.zeros(len(matcher.metadata), np.uint64)
+    uids: list[Uids] = []
+    row = shard.first
+    with matched_writer(
+        stage.folder / "matched" / f"{shard.name}.parquet", settings.with_text
+    ) as add_rows:
+        for batch in read_batches(shard, list(dict.fromkeys(wanted)), dropped):
+            texts = usable_texts(batch, columns, row, dropped)
+            matches = matcher.match(texts)
+            offsets = np.asarray(matches.offsets)
+            n_matches = np.diff(offsets)
+            found = np.flatnonzero(n_matches)
+            if len(found):
+                index = pa.array(found)
+                found_texts = texts.take(index)
+                urls = None if columns.url is None else batch.column(columns.url).take(index)
+                given = None if columns.uid is None else batch.column(columns.uid).take(index)
+                found_uids = uids_of(found_texts, urls, given)
+                ends = pa.array(np.concatenate([offsets[:1], offsets[1:][found]]).astype(np.int32))
+                found_matches = pa.ListArray.from_arrays(ends, matches.values, type=MATCHES)
+                add_rows(row + found, found_uids, found_matches, urls, found_texts)
+                uids.append(found_uids)
+                add_ids(counts, matches.values.to_numpy())
+            empty = int(
+                ((n_matches == 0) & (pc.fill_null(pc.binary_length(texts), 1).to_numpy() == 0)).sum()
+            )
+            dropped.add("empty_text", f"row {row}", empty)
+            funnel["rows"] += len(batch)
+            funnel["matched"] += len(found)
+            row += len(batch)
+            progress(len(batch), len(found))
+    funnel["rows"] += dropped.counts.get("malformed_row", 0)
+    funnel |= dropped.counts
+    funnel["no_match"] = funnel["rows"] - funnel["matched"] - sum(dropped.counts.values())
+    write_partials(stage, shard.name, counts, [np.zeros((0, 2), np.uint64), *uids])
+    return {"shard": shard.identity, "funnel": funnel, "places": dropped.places}
+
+
+def write_partials(
+    stage: Stage, shard: str, counts: npt.NDArray[np.uint64], uids: Sequence[Uids]
+) -> None:
+    """Write what a shard adds to the stage: its counts by entry, and the uids of its matched rows."""
+    entry = np.flatnonzero(counts)
+    write_rows(
+        stage.path / f"{shard}.counts.npy", np.stack([entry.astype(np.uint64), counts[entry]], axis=1)
+    )
+    write_run(stage.path / f"{shard}.uids.npy", np.concatenate(uids))
+
+
+def shard_counts(shard: str, *, stage: Stage, n_entries: int) -> npt.NDArray[np.uint64]:
+    """Read the counts that a finished shard left: uint64[n_entries]."""
+    with local_copy(stage.path / f"{shard}.counts.npy") as path:
+        entry, count = load_array(path).T
+    counts = np.zeros(n_entries, np.uint64)
+    counts[entry.astype(np.int64)] = count
+    return counts
+
+
+# --- the stage
+
 
 MetadataLike = Metadata | str | os.PathLike[str] | Iterable[str]
 """A query list: the object, its file, or its entries."""

@@ -20,10 +20,9 @@ from typing import Final, TypeVar
 
 import numpy as np
 
-from metaclip.curate.balance_shard import DrawParameters, balance_shard
+from metaclip.curate.balance import DrawParameters, balance_shard
 from metaclip.curate.inputs import columns_of
-from metaclip.curate.match import rows_read
-from metaclip.curate.match_shard import match_shard, shard_counts
+from metaclip.curate.match import match_shard, rows_read, shard_counts
 from metaclip.curate.settings import BALANCE, MATCH, MatchSettings
 from metaclip.engine.contract import PortableStep, ProgressCallback, ignore_progress
 from metaclip.matching.matcher import Matcher

@@ -34,7 +34,7 @@ from metaclip import (
     curate,
     match,
 )
-from metaclip.curate import match_shard as shard_matching
+from metaclip.curate import match as matching
 from metaclip.curate.balance import _repeats_variance
 from metaclip.curate.draw import FIXED_POINT
 from metaclip.curate.match import match_part
@@ -617,7 +617,7 @@ def test_another_t_in_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def never(*_: Any) -> None:
         raise AssertionError("matched again")
 
-    monkeypatch.setattr(shard_matching, "match_shard", never)
+    monkeypatch.setattr(matching, "match_shard", never)
     settings = BalanceSettings(t=30, seed=2)
     second = balance(tmp_path / "run", out=tmp_path / "second", settings=settings, options=ONE)
     assert files_of(tmp_path / "run") == before
