@@ -20,18 +20,36 @@ import pyarrow.compute as pc
 from metaclip.curate import schema as schemas
 from metaclip.curate.run import Run
 from metaclip.curate.settings import tail_share
-from metaclip.stage import funnel as funnels
 from metaclip.stage.folder import versions
-from metaclip.stage.stage import digest_of
+from metaclip.stage.stage import check_funnel, digest_of
 from metaclip.storage.files import atomic_write, file_digest, read_json, write_json
 
 SCHEMA: Final = {"name": "metaclip-account", "version": schemas.VERSION}
 FIELDS: Final = schemas.ACCOUNT | schemas.REMOVED
 REMOVED: Final = "removed"
 """The reason in the funnel for rows that matched and were taken out later (`metaclip.card.removal`)."""
-MEANING: Final[dict[str, str]] = {
-    name: funnels.MEANING.get(name, "taken out on request")
-    for name in ("rows", *funnels.MATCH_REASONS, REMOVED, "matched", *funnels.BALANCE_REASONS, "kept")
+MATCH_REASONS: Final = (
+    "malformed_row",
+    "not_downloaded",
+    "null_text",
+    "invalid_utf8",
+    "empty_text",
+    "no_match",
+)
+"""Why a row is lost in stage match, in the order of the checks; the other rows are `matched`."""
+BALANCE_REASONS: Final = ("not_drawn",)
+MEANING: Final = {
+    "rows": "rows read from the pool",
+    "malformed_row": "line or row that is not of the file's form",
+    "not_downloaded": "img2dataset says that the image could not be fetched",
+    "null_text": "no text",
+    "invalid_utf8": "text that is not valid UTF-8",
+    "empty_text": "text of length 0",
+    "no_match": "text that matches no entry",
+    REMOVED: "taken out on request",
+    "matched": "matched at least one entry",
+    "not_drawn": "matched, but not drawn",
+    "kept": "kept",
 }
 """The steps of the funnel in their order, with their meaning; `REMOVED` is one only if pairs were taken out."""
 _CARD: Final = "card.json"
@@ -70,8 +88,8 @@ def make_account(run: Run) -> dict[str, Any]:
     tail = ~(zero | head)
     rows = {**match["funnel"], **balance["funnel"]}
     funnel = {step: rows.get(step, 0) for step in MEANING if step != REMOVED or step in rows}
-    funnels.check(funnel, "rows", (*funnels.MATCH_REASONS, REMOVED), "matched")
-    funnels.check(funnel, "matched", funnels.BALANCE_REASONS, "kept")
+    check_funnel(funnel, "rows", (*MATCH_REASONS, REMOVED), "matched")
+    check_funnel(funnel, "matched", BALANCE_REASONS, "kept")
     with (run.path / "curated.npy").open("rb") as file:
         curated = file_digest(file)
     result = {

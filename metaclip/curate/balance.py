@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from metaclip.curate.account import has_account, remove_account, write_account
+from metaclip.curate.account import BALANCE_REASONS, has_account, remove_account, write_account
 from metaclip.curate.draw import FIXED_POINT, DrawSums, draw_rows, expect_rows, probabilities, stream_key
 from metaclip.curate.files import curated_writer, read_matched, write_entries
 from metaclip.curate.inputs import GROUP_BYTES, check_unchanged, columns_of, input_bytes, is_same_file
@@ -45,10 +45,9 @@ from metaclip.pool.files import PoolFile, stat_files
 from metaclip.pool.shards import Shard, read_batches
 from metaclip.pool.sorted_uids import UidSet, load_array, merge_runs, write_rows, write_run, write_subset
 from metaclip.pool.uid import Uids, to_hex, to_strings
-from metaclip.stage import funnel as funnels
 from metaclip.stage.folder import Folder
 from metaclip.stage.runner import RunOptions, Task, run
-from metaclip.stage.stage import Stage
+from metaclip.stage.stage import Stage, add_funnels, check_funnel
 from metaclip.storage.files import local_copies, local_copy
 from metaclip.storage.remote import absolute_path, relative_path
 
@@ -349,8 +348,8 @@ def _run_stage(
     stage.remove_strays("curated", markers)
     sums = add_entry_sums(stage, list(markers), len(counts.values), options)
     totals = write_outputs(stage, source.metadata, counts, t, sums, markers, options.threads)
-    funnel = funnels.add(marker["funnel"] for marker in markers.values())
-    funnels.check(funnel, "matched", funnels.BALANCE_REASONS, "kept")
+    funnel = add_funnels(marker["funnel"] for marker in markers.values())
+    check_funnel(funnel, "matched", BALANCE_REASONS, "kept")
     manifest = matched.manifest
     match_settings = manifest["settings"]["match"]
     folder.write_recipe(

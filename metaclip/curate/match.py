@@ -25,6 +25,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from metaclip.curate.account import MATCH_REASONS, MEANING
 from metaclip.curate.files import matched_writer, write_counts
 from metaclip.curate.inputs import (
     GROUP_BYTES,
@@ -57,10 +58,9 @@ from metaclip.pool.sorted_uids import (
     write_subset,
 )
 from metaclip.pool.uid import Uids, uids_of
-from metaclip.stage import funnel as funnels
 from metaclip.stage.folder import Folder, versions
 from metaclip.stage.runner import RunOptions, Task, lost_message, run, run_in_parts
-from metaclip.stage.stage import Stage, digest_of
+from metaclip.stage.stage import Stage, add_funnels, check_funnel, digest_of
 from metaclip.storage.files import local_copies, local_copy
 from metaclip.storage.ownership import ALL
 from metaclip.storage.remote import as_path, is_inside, is_remote
@@ -301,7 +301,7 @@ class _MatchStage:
                 made = marker or {}
                 for reason, place in made.get("places", {}).items():
                     if reason in ("invalid_utf8", "malformed_row"):
-                        n, meaning = made["funnel"][reason], funnels.MEANING[reason]
+                        n, meaning = made["funnel"][reason], MEANING[reason]
                         progress.note(f"{task.source}: {n} rows left out: {meaning} (first: {place})")
 
     def finish(self) -> Run:
@@ -346,8 +346,8 @@ class _MatchStage:
         Raise MetaclipError if nothing could be read, or nothing matched.
         """
         stage, folder, settings, entries = self.stage, self.stage.folder, self.settings, self.entries
-        funnel = funnels.add(marker["funnel"] for marker in markers.values())
-        funnels.check(funnel, "rows", funnels.MATCH_REASONS, "matched")
+        funnel = add_funnels(marker["funnel"] for marker in markers.values())
+        check_funnel(funnel, "rows", MATCH_REASONS, "matched")
         if not markers and lost:
             raise MetaclipError(lost[0]["error"])
         if not funnel.get("rows"):

@@ -39,10 +39,9 @@ from metaclip.extract.pool_writer import copy_without_rows
 from metaclip.extract.settings import LIST_SETTINGS, ExtractSettings, fingerprint, read_lists
 from metaclip.extract.warc_records import LOSSES
 from metaclip.pool.files import Paths
-from metaclip.stage import funnel as funnels
 from metaclip.stage.folder import Folder, versions
 from metaclip.stage.runner import Marker, RunOptions, Task, run, run_in_parts
-from metaclip.stage.stage import FinishedStage, Stage, StageSpec, digest_of
+from metaclip.stage.stage import FinishedStage, Stage, StageSpec, add_funnels, check_funnel, digest_of
 from metaclip.storage.download import RetryPolicy
 from metaclip.storage.files import file_digest
 from metaclip.storage.ownership import ALL
@@ -265,12 +264,12 @@ class _Extraction:
 
 def _funnels(markers: Mapping[str, Marker], pairs: int) -> dict[str, Any]:
     """Add up the funnels of images and of records of all files."""
-    funnel = funnels.add([dict.fromkeys(REASONS, 0), *(marker["funnel"] for marker in markers.values())])
+    funnel = add_funnels([dict.fromkeys(REASONS, 0), *(marker["funnel"] for marker in markers.values())])
     funnel["pairs"] = pairs
     funnel["duplicate"] = funnel.pop("rows") - pairs
-    funnels.check(funnel, "candidates", REASONS, "pairs")
-    records = funnels.add(marker["records"] for marker in markers.values())
-    funnels.check(records, "records", (*LOSSES, *RECORD_REASONS), "pages")
+    check_funnel(funnel, "candidates", REASONS, "pairs")
+    records = add_funnels(marker["records"] for marker in markers.values())
+    check_funnel(records, "records", (*LOSSES, *RECORD_REASONS), "pages")
     return {"funnel": funnel, "records": records}
 
 

@@ -35,10 +35,9 @@ from metaclip.extract.urls import clean_url
 from metaclip.extract.warc_records import LOSSES, WarcRecord, read_records
 from metaclip.extract.wat_pages import read_wat_page
 from metaclip.pool.uid import uid_of
-from metaclip.stage import funnel as funnels
 from metaclip.stage.folder import Folder
 from metaclip.stage.runner import Marker
-from metaclip.stage.stage import Stage
+from metaclip.stage.stage import Stage, check_funnel
 from metaclip.storage.download import RetryPolicy
 from metaclip.storage.files import remove_temporaries
 from metaclip.storage.remote import is_remote
@@ -115,7 +114,7 @@ class ExtractStep(PortableStep):
 
         counts.funnel["rows"] = write_pairs(folder / f"{name}.parquet", file.name, rows())
         keys.flush()
-        funnels.check(counts.funnel, "candidates", REASONS, "rows")
+        check_funnel(counts.funnel, "candidates", REASONS, "rows")
         marker = {
             "name": file.name, "path": file.path, "size": reader.size, "stamp": file.stamp, "sha256": reader.sha256,
             "funnel": dict(counts.funnel), "records": dict(counts.records), "places": counts.first_losses, "runs": keys.runs,

@@ -24,10 +24,9 @@ from metaclip.reshard import shards
 from metaclip.reshard.index import NO_UID, Names
 from metaclip.reshard.shards import ReshardSettings, SeenUids, Selection, ShardLayout, SharedUids, TarUses
 from metaclip.reshard.subset import Subset
-from metaclip.stage import funnel as funnels
 from metaclip.stage.folder import Folder
 from metaclip.stage.runner import RunOptions, Task, lost_message, run
-from metaclip.stage.stage import FinishedStage, Stage, StageSpec, digest_of
+from metaclip.stage.stage import FinishedStage, Stage, StageSpec, add_funnels, check_funnel, digest_of
 from metaclip.storage.files import write_json
 
 _SHARDS: Final = ("*.tar", "*_stats.json")
@@ -267,8 +266,8 @@ def _finish(
 ) -> dict[str, Any]:  # fmt: skip
     """Write the shards that are left and the record; `identity` is that of the tars searched."""
     stage, folder = step.stage, step.stage.folder
-    funnel = funnels.add(marker["funnel"] for marker in markers.values())
-    funnels.check(funnel, "samples", shards.REASONS, "picked")
+    funnel = add_funnels(marker["funnel"] for marker in markers.values())
+    check_funnel(funnel, "samples", shards.REASONS, "picked")
     without_uid = sum(marker["funnel"]["samples"] for marker in markers.values() if not marker["has_uid"])
     if not funnel["picked"]:
         hint = "check that the subset was drawn from these tars"

@@ -1,4 +1,4 @@
-"""A stage of a run folder: items with markers, under one fingerprint. Markers make it safe to kill a run.
+"""A stage of a run folder: items with markers, under one fingerprint, and its funnel. Markers make it safe to kill a run.
 
     .state/<stage>/fingerprint.json   everything that determines the result of the stage
     .state/<stage>/<item>.json        the marker of a finished item: digest of the fingerprint, sizes of its files
@@ -12,6 +12,8 @@ it. A stage with another fingerprint is refused, and the message names the diffe
 
 In a store, a stage begins with a snapshot of the folder: one listing, and all markers read in parallel. Changes by this
 process are added to the snapshot; changes by other parts of a job array are seen by the next one.
+
+The funnel of a stage counts the rows read, and for each reason the rows lost. It must add up.
 """
 
 from __future__ import annotations
@@ -324,6 +326,30 @@ class FinishedStage:
     def funnel(self) -> dict[str, int]:
         """What became of the rows, by reason."""
         return dict(self.record["funnel"])
+
+
+# --- the funnel: {"rows": n, <reason>: rows lost for it, ..., <last>: rows that remain}
+
+
+def add_funnels(funnels: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Return the sum of funnels, key by key."""
+    total: dict[str, int] = {}
+    for funnel in funnels:
+        for key, rows in funnel.items():
+            total[key] = total.get(key, 0) + rows
+    return total
+
+
+def check_funnel(funnel: Mapping[str, int], whole: str, reasons: Iterable[str], rest: str) -> None:
+    """Raise AssertionError unless `whole` is the sum of the rows lost for `reasons` and of the `rest`."""
+    parts = {key: funnel.get(key, 0) for key in (*reasons, rest)}
+    if funnel.get(whole, 0) != sum(parts.values()):
+        raise AssertionError(
+            f"the funnel does not add up: {whole} = {funnel.get(whole, 0)}, parts {parts}"
+        )
+
+
+# --- what differs in two fingerprints
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> str:

@@ -33,9 +33,16 @@ from metaclip import (
 from metaclip.card.removal.remove import remove
 from metaclip.card.removal.request import RemovalRequest
 from metaclip.curate import account as accounts
-from metaclip.curate.account import SCHEMA, make_account, render
+from metaclip.curate.account import (
+    BALANCE_REASONS,
+    MATCH_REASONS,
+    MEANING,
+    REMOVED,
+    SCHEMA,
+    make_account,
+    render,
+)
 from metaclip.curate.match import match_part
-from metaclip.stage import funnel
 from metaclip.stage.stage import digest_of
 from metaclip.storage.ownership import Part
 
@@ -192,12 +199,18 @@ def test_the_schema_is_this_one(run: Run) -> None:
 # --- it adds up
 
 
+def test_every_reason_has_a_meaning() -> None:
+    """A reader of the card learns what each row of the funnel means, in the order of the funnel."""
+    steps = ("rows", *MATCH_REASONS, REMOVED, "matched", *BALANCE_REASONS, "kept")
+    assert tuple(MEANING) == steps
+
+
 def test_the_funnel_adds_up(run: Run, worse: list[Run]) -> None:
     """Rows are the sum of what became of them; every reason has its place, also where nothing was lost."""
     for account in (run.account, *(each.account for each in worse)):
         rows = account["funnel"]
-        assert rows.keys() == funnel.MEANING.keys()
-        assert rows["rows"] == sum(rows[reason] for reason in funnel.MATCH_REASONS) + rows["matched"]
+        assert rows.keys() == MEANING.keys() - {REMOVED}
+        assert rows["rows"] == sum(rows[reason] for reason in MATCH_REASONS) + rows["matched"]
         assert rows["matched"] == rows["not_drawn"] + rows["kept"]
         assert (account["pairs"]["matched"], account["pairs"]["kept"]) == (rows["matched"], rows["kept"])
 
@@ -416,7 +429,7 @@ def test_the_page_says_what_is_missing(worse: list[Run]) -> None:
     assert "**Not all inputs could be read.** Missing from every figure here: 01.parquet\n" in lost
     assert "Not all inputs" not in broken
     for reason in ("not_downloaded", "null_text", "invalid_utf8", "empty_text"):
-        assert ["1", reason, funnel.MEANING[reason]] in cells(broken)
+        assert ["1", reason, MEANING[reason]] in cells(broken)
         assert reason not in lost
 
 

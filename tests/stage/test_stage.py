@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from metaclip.errors import MetaclipError
 from metaclip.stage import stage as stages
 from metaclip.stage.folder import Folder
-from metaclip.stage.stage import Stage, StageSpec, digest_of
+from metaclip.stage.stage import Stage, StageSpec, add_funnels, check_funnel, digest_of
 from metaclip.storage.files import read_json, write_json
 
 FINGERPRINT = {
@@ -340,3 +342,37 @@ def test_what_a_killed_worker_left_is_not_the_stages(tmp_path: Path) -> None:
     finish(stage, ["0"])
     left.unlink()
     assert stage.finished() is not None
+
+
+# --- the funnel adds up, and says so when it does not
+
+REASONS = ("null_text", "no_match")
+FUNNELS = st.dictionaries(st.sampled_from([*REASONS, "matched"]), st.integers(0, 10**12))
+
+
+def closed(parts: dict[str, int]) -> dict[str, int]:
+    return {"rows": sum(parts.values()), **parts}
+
+
+@given(st.lists(FUNNELS))
+def test_sums_of_funnels_are_funnels(parts: list[dict[str, int]]) -> None:
+    """Funnels that add up add up together, in any order."""
+    total = add_funnels(map(closed, parts))
+    check_funnel(total, "rows", REASONS, "matched")
+    assert total == add_funnels(map(closed, reversed(parts)))
+    assert total.get("rows", 0) == sum(sum(part.values()) for part in parts)
+
+
+@given(FUNNELS, st.sampled_from(["rows", "matched", "no_match"]), st.integers(1, 9))
+def test_a_row_that_no_reason_explains_is_found(parts: dict[str, int], key: str, more: int) -> None:
+    """A funnel with one figure off is an error that shows the figures."""
+    wrong = closed(parts)
+    wrong[key] = wrong.get(key, 0) + more
+    with pytest.raises(AssertionError, match="the funnel does not add up: rows = "):
+        check_funnel(wrong, "rows", REASONS, "matched")
+
+
+def test_a_reason_that_is_not_known_is_found() -> None:
+    """Rows lost for a reason that is not in the table are rows lost in silence."""
+    with pytest.raises(AssertionError):
+        check_funnel({"rows": 2, "matched": 1, "eaten": 1}, "rows", REASONS, "matched")

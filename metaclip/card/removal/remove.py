@@ -54,10 +54,9 @@ from metaclip.errors import MetaclipError
 from metaclip.matching.match_arrays import add_ids, ids_and_offsets
 from metaclip.pool.sorted_uids import UidSet
 from metaclip.pool.uid import Uids, column_uids, from_binary, to_hex
-from metaclip.stage import funnel as funnels
 from metaclip.stage.folder import Folder
 from metaclip.stage.runner import Marker, RunOptions, StageStep, Task, run
-from metaclip.stage.stage import Stage, digest_of
+from metaclip.stage.stage import Stage, add_funnels, digest_of
 from metaclip.storage.files import disk_errors, iter_local_copies, local_copy
 
 MATCH_LEFT: Final = dataclasses.replace(
@@ -303,7 +302,7 @@ def _balance(parent: Run, run: Run, stage: Stage, options: RunOptions) -> None:
     stage.remove_strays("curated", names)
     sums = add_entry_sums(stage, names, len(run.counts.values), options)
     totals = write_outputs(stage, run.metadata, run.counts, parent.t, sums, markers)
-    funnel = funnels.add(marker["funnel"] for marker in markers.values())
+    funnel = add_funnels(marker["funnel"] for marker in markers.values())
     match_settings = run.manifest["settings"]["match"]
     folder.write_recipe(
         {"match": MatchSettings(**{**match_settings, "rule": run.rule}), "balance": settings}

@@ -32,10 +32,9 @@ from metaclip.errors import MetaclipError
 from metaclip.metadata.sources import dump, wikitext
 from metaclip.metadata.sources.dump import DumpFile
 from metaclip.metadata.sources.string_counts import BYTES_PER_KEY, StringCounter, merge_runs, read_run
-from metaclip.stage import funnel as funnels
 from metaclip.stage.folder import Folder
 from metaclip.stage.runner import RunOptions, Task, run
-from metaclip.stage.stage import FinishedStage, Stage, StageSpec
+from metaclip.stage.stage import FinishedStage, Stage, StageSpec, add_funnels, check_funnel
 from metaclip.storage.files import atomic_write, file_digest
 
 UNIGRAMS: Final = "unigrams.parquet"
@@ -215,8 +214,8 @@ def _combine(
     """Merge the counts of shards, and write the stage's record. Raise MetaclipError if there is no word."""
     folder = stage.folder
     markers = [stage.marker(shard.name) or {} for shard in shards]
-    funnel = funnels.add(marker["funnel"] for marker in markers)
-    funnels.check(funnel, "pages", REASONS, "article")
+    funnel = add_funnels(marker["funnel"] for marker in markers)
+    check_funnel(funnel, "pages", REASONS, "article")
     for output in (UNIGRAMS, BIGRAMS):
         merge_runs([stage.path / f"{shard.name}.{output}" for shard in shards], folder / output)
     tokens = sum(pc.sum(table["count"]).as_py() for table in read_run(folder / UNIGRAMS))

@@ -54,8 +54,7 @@ from metaclip.metadata.sources.string_counts import (
     rechunk,
 )
 from metaclip.recipe import check_minimums
-from metaclip.stage import funnel as funnels
-from metaclip.stage.stage import digest_of
+from metaclip.stage.stage import add_funnels, check_funnel, digest_of
 from metaclip.storage import download
 from metaclip.storage.download import PublishedFile, RetryPolicy
 from metaclip.storage.files import disk_errors, file_digest, scratch
@@ -246,8 +245,8 @@ def _count_files(
             counted[path] = result
             progress.advance(1, 0)
     runs, file_funnels, digests = zip(*(counted[path] for path in paths), strict=True)
-    funnel = funnels.add(file_funnels)
-    funnels.check(funnel, "lines", REASONS, "counted")
+    funnel = add_funnels(file_funnels)
+    check_funnel(funnel, "lines", REASONS, "counted")
     merge_runs(runs, merged)
     return funnel, digest_of([(path.name, digest) for path, digest in zip(paths, digests, strict=True)])
 

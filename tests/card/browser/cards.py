@@ -13,8 +13,8 @@ import pyarrow as pa
 from metaclip import MatchSettings, Metadata, Run, RunOptions, curate
 from metaclip.card.explorer.writer import write_explorer
 from metaclip.card.threshold_grid import ThresholdGrid, choose_thresholds, make_grid, sum_file
+from metaclip.curate.account import MATCH_REASONS
 from metaclip.curate.draw import probabilities
-from metaclip.stage import funnel
 
 ROOT = Path(__file__).parents[3]
 ONE = RunOptions(workers=1)
@@ -118,7 +118,7 @@ def large_account(table: pa.Table, t: float) -> dict[str, Any]:
         "created": "2026-01-01T00:00:00+00:00", "versions": {"metaclip": "0"}, "result_digest": "0" * 64,
         "list": {"digest": "0" * 64, "entries": len(table), "sources": {}}, "rule": {},
         "balance": {"t": t, "tail_share": 0.06, "seed": 2**64 - 1, "epoch": 0, "asked": f"t = {t}"},
-        "funnel": {**dict.fromkeys(funnel.MEANING, 0), "rows": rows, **lost, "kept": int(kept.sum() // 3)},
+        "funnel": {"rows": rows, **dict.fromkeys(MATCH_REASONS, 0), **lost, "kept": int(kept.sum() // 3)},
         "entries": {"zero": zero, "tail": len(table) - head - zero, "head": head},
         "pairs": {"matched": matched, "expected": kept.sum() / 3, "deviation": 1.0, "kept": int(kept.sum() // 3),
                   "repeated_uids": 0, "repeated_rows": 0},
