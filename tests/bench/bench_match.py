@@ -27,7 +27,7 @@ import pyarrow as pa
 
 from curation import naive
 from metaclip import Matcher, Metadata
-from metaclip.matching import automaton_file
+from metaclip.matching import automaton as automata
 from metaclip.matching.automaton import build
 from metaclip.matching.match_arrays import MATCHES
 from metaclip.matching.text_rule import PAPER
@@ -136,10 +136,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         build_s, built = timed(lambda: build(metadata))
         path = Path(folder) / "x.automaton"
-        automaton_file.save(built, path)
-        automaton_file.load(path, metadata, PAPER)
+        automata.write(built, path)
+        automata.read(path, metadata, PAPER)
         open_s = statistics.median(
-            timed(lambda: automaton_file.load(path, metadata, PAPER))[0] for _ in range(5)
+            timed(lambda: automata.read(path, metadata, PAPER))[0] for _ in range(5)
         )
         print(
             f"automaton: {path.stat().st_size / 2**20:.1f} MiB, built in {build_s:.1f} s, opened in {1000 * open_s:.0f} ms\n"

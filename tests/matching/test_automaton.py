@@ -19,9 +19,8 @@ import pytest
 
 from curation import naive
 from metaclip.errors import MetaclipError
-from metaclip.matching import automaton_file
-from metaclip.matching.automaton import Automaton, build
-from metaclip.matching.automaton_file import UntrustedFile, key, load, open_automaton, save
+from metaclip.matching import automaton as automata
+from metaclip.matching.automaton import Automaton, UntrustedFile, build, key, open_automaton, read, write
 from metaclip.matching.matcher import Matcher
 from metaclip.matching.native_backend import NativeBackend
 from metaclip.matching.text_rule import PAPER, TextRule
@@ -62,8 +61,8 @@ def _arrays(of: Automaton) -> list[dict[str, Any]]:
 def test_file_holds_the_same_arrays(tmp_path: Path, rule: TextRule) -> None:
     """A saved and opened automaton equals the one that was built, and is read-only."""
     built = build(LIST, rule)
-    save(built, tmp_path / "file")
-    opened = load(tmp_path / "file", LIST, rule)
+    write(built, tmp_path / "file")
+    opened = read(tmp_path / "file", LIST, rule)
     assert (opened.rule, opened.size, opened.list_digest) == (rule, len(LIST), LIST.digest)
     assert opened.nbytes == built.nbytes
     assert [machine.info for machine in opened.machines] == [machine.info for machine in built.machines]
@@ -91,40 +90,40 @@ def test_every_flipped_byte_is_noticed(tmp_path: Path) -> None:
     """A file in which any one byte was changed is refused."""
     rule = TextRule(unspaced_scripts="fixed")
     path = tmp_path / "file"
-    save(build(LIST, rule), path)
+    write(build(LIST, rule), path)
     whole = path.read_bytes()
     for at in [*range(1000), *range(1000, len(whole), 13)]:
         path.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << at % 8)]) + whole[at + 1 :])
         with pytest.raises(UntrustedFile):
-            load(path, LIST, rule)
+            read(path, LIST, rule)
 
 
 def test_another_size_is_noticed(tmp_path: Path) -> None:
     """A file that is cut off anywhere, empty, or longer than it was is refused."""
     path = tmp_path / "file"
-    save(build(LIST), path)
+    write(build(LIST), path)
     whole = path.read_bytes()
     for size in [0, 1, 20, 63, 64, 65, 200, *range(300, len(whole), 101), len(whole) - 1]:
         path.write_bytes(whole[:size])
         with pytest.raises(UntrustedFile):
-            load(path, LIST, PAPER)
+            read(path, LIST, PAPER)
     path.write_bytes(whole + b"\0")
     with pytest.raises(UntrustedFile):
-        load(path, LIST, PAPER)
+        read(path, LIST, PAPER)
 
 
 @pytest.mark.parametrize("rule", [PAPER, TextRule(unspaced_scripts="fixed"), TextRule(longest_only=True)])
 def test_a_crafted_file_is_refused_or_harmless(tmp_path: Path, rule: TextRule) -> None:
     """A file with any wrong number and a right digest is refused, or matching with it ends and gives ids of the list."""
     path = tmp_path / "file"
-    save(build(LIST, rule), path)
+    write(build(LIST, rule), path)
     whole = path.read_bytes()
     refused = 0
     for at in range(64, len(whole) - 3, 5):
         for value in (b"\xff" * 4, b"\x01\0\0\0", b"\0" * 4):
             path.write_bytes(resigned(whole[:at] + value + whole[at + 4 :]))
             try:
-                opened = load(path, LIST, rule)
+                opened = read(path, LIST, rule)
             except UntrustedFile:
                 refused += 1
                 continue
@@ -142,26 +141,26 @@ def with_directory(whole: bytes, text: bytes) -> bytes:
 def test_arrays_that_are_not_aligned_are_refused(tmp_path: Path) -> None:
     """Every array begins at a multiple of 64 bytes: a directory of another size moves them all."""
     path = tmp_path / "file"
-    save(build(LIST), path)
+    write(build(LIST), path)
     whole = path.read_bytes()
     directory = whole[64 : 64 + struct.unpack_from("<Q", whole, 24)[0]]
     path.write_bytes(with_directory(whole, directory + b" " * 64))
-    load(path, LIST, PAPER)
+    read(path, LIST, PAPER)
     for more in (1, 4, 8, 32):
         path.write_bytes(with_directory(whole, directory + b" " * more))
         with pytest.raises(UntrustedFile, match="not aligned"):
-            load(path, LIST, PAPER)
+            read(path, LIST, PAPER)
 
 
 def test_a_directory_of_another_form_is_refused(tmp_path: Path) -> None:
     """A directory that is not JSON, nested too deeply, or of another form is refused."""
     path = tmp_path / "file"
-    save(build(LIST), path)
+    write(build(LIST), path)
     whole = path.read_bytes()
     for text in (b"", b"{", b"[" * 100_000, b"[]", b"1", b"{}", b'"x"', b"\xff"):
         path.write_bytes(with_directory(whole, text + b" " * (-len(text) % 64)))
         with pytest.raises(UntrustedFile, match="damaged"):
-            load(path, LIST, PAPER)
+            read(path, LIST, PAPER)
 
 
 WORDS = [f"w{i}" for i in range(5000)]
@@ -173,9 +172,9 @@ def test_slots_that_give_more_entries_than_their_nodes_are_refused(tmp_path: Pat
     automaton = build(metadata)
     slots = automaton.machines[0].arrays["slots"]
     slots[:, 2] |= (slots[:, 1] & np.uint64(0xFFFFFFFF)) << np.uint64(32)
-    save(automaton, path)
+    write(automaton, path)
     with pytest.raises(UntrustedFile, match="check 7"):
-        load(path, metadata, PAPER)
+        read(path, metadata, PAPER)
 
 
 def test_nodes_whose_outputs_leave_out_their_last_symbol(tmp_path: Path) -> None:
@@ -185,8 +184,8 @@ def test_nodes_whose_outputs_leave_out_their_last_symbol(tmp_path: Path) -> None
     machine = automaton.machines[0]
     machine.arrays["nodes"][5001:, 2] = 0
     machine.info["most_outputs"] = 1
-    save(automaton, path)
-    found = NativeBackend(load(path, metadata, PAPER)).match_array(pa.array([" ".join(WORDS)] * 3))
+    write(automaton, path)
+    found = NativeBackend(read(path, metadata, PAPER)).match_array(pa.array([" ".join(WORDS)] * 3))
     assert found.to_pylist() == [list(range(9999))] * 3
 
 
@@ -194,11 +193,11 @@ def test_the_file_of_another_list_is_built_again(tmp_path: Path) -> None:
     """A file under the name of this list that holds another list, or another rule, is not used."""
     path = tmp_path / f"{key(LIST, PAPER)}.automaton"
     for other in (build(Metadata(["cat", *ENTRIES]), PAPER), build(LIST, TextRule(fold_case=True))):
-        save(other, path)
+        write(other, path)
         with pytest.raises(UntrustedFile, match="of another"):
-            load(path, LIST, PAPER)
+            read(path, LIST, PAPER)
         assert Matcher(LIST, cache=tmp_path).match(["hot dog"]).to_pylist() == [[0, 1]]
-        load(path, LIST, PAPER)
+        read(path, LIST, PAPER)
 
 
 @pytest.mark.parametrize("mode", [0o664, 0o646])
@@ -208,7 +207,7 @@ def test_what_others_may_write_is_built_again(tmp_path: Path, mode: int) -> None
     (path,) = tmp_path.iterdir()
     path.chmod(mode)
     with pytest.raises(UntrustedFile, match="others may write"):
-        load(path, LIST, PAPER)
+        read(path, LIST, PAPER)
     open_automaton(LIST, PAPER, tmp_path)
     assert path.stat().st_mode & 0o777 == 0o644
 
@@ -222,7 +221,7 @@ def test_another_users_file_is_not_used(tmp_path: Path, monkeypatch: pytest.Monk
     else:
         monkeypatch.setattr(os, "getuid", lambda: 12345)
     with pytest.raises(UntrustedFile, match="another user"):
-        load(path, LIST, PAPER)
+        read(path, LIST, PAPER)
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b"", lambda b: b[:70] + b"\xff" + b[71:]])
@@ -260,7 +259,7 @@ def test_file_is_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     open_automaton(LIST, PAPER, tmp_path)
     (path,) = tmp_path.iterdir()
     before = path.stat()
-    monkeypatch.setattr(automaton_file, "build", lambda *_: pytest.fail("built again"))
+    monkeypatch.setattr(automata, "build", lambda *_: pytest.fail("built again"))
     again = open_automaton(LIST, PAPER, tmp_path)
     after = path.stat()
     assert (before.st_mtime_ns, before.st_ino) == (after.st_mtime_ns, after.st_ino)
@@ -290,9 +289,9 @@ def test_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monke
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    for function in ("save", "load"):
+    for function in ("write", "read"):
         with monkeypatch.context() as patch:
-            patch.setattr(automaton_file, function, refuse)
+            patch.setattr(automata, function, refuse)
             assert Matcher(LIST, cache=tmp_path / function).match(["hot dog"]).to_pylist() == [[0, 1]]
 
 
@@ -315,7 +314,7 @@ def test_built_by_several_at_once(tmp_path: Path) -> None:
             for opened in pool.map(lambda folder: open_automaton(LIST, PAPER, folder), folders):
                 assert opened.list_digest == LIST.digest
             (path,) = folders[0].iterdir()
-            load(path, LIST, PAPER)
+            read(path, LIST, PAPER)
 
 
 def test_bytes_do_not_depend_on_the_hash_seed(tmp_path: Path) -> None:
@@ -323,13 +322,13 @@ def test_bytes_do_not_depend_on_the_hash_seed(tmp_path: Path) -> None:
     program = """
 import sys, hashlib, pathlib
 from metaclip.matching.automaton import build
-from metaclip.matching.automaton_file import save
+from metaclip.matching.automaton import write
 from metaclip.matching.text_rule import TextRule
 from metaclip.metadata.entries import Metadata
 entries = [f"{a}{b} {b}{a}" for a in "abcdefg" for b in "hijklm"] + [f"猫{a}" for a in "abc犬鳥"]
 for rule in (TextRule(), TextRule(unspaced_scripts="fixed", longest_only=True)):
     path = pathlib.Path(sys.argv[1])
-    save(build(Metadata(entries), rule), path)
+    write(build(Metadata(entries), rule), path)
     print(hashlib.sha256(path.read_bytes()).hexdigest())
 """
     running = [
@@ -365,7 +364,7 @@ def test_real_list_on_real_captions(data_folder: Path, tmp_path: Path) -> None:
     matcher = Matcher(metadata, cache=tmp_path)
     (path,) = tmp_path.iterdir()
     assert path.stat().st_size <= 64 * 2**20
-    assert load(path, metadata, PAPER).nbytes <= 64 * 2**20
+    assert read(path, metadata, PAPER).nbytes <= 64 * 2**20
     found = matcher.match(texts).to_pylist()
     entries = metadata.entries.to_pylist()
     ids, most = (

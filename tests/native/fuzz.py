@@ -26,8 +26,7 @@ import numpy as np
 import pyarrow as pa
 
 from metaclip.curate import draw
-from metaclip.matching.automaton import build
-from metaclip.matching.automaton_file import UntrustedFile, load, save
+from metaclip.matching.automaton import UntrustedFile, build, read, write
 from metaclip.matching.matcher import Matcher
 from metaclip.matching.native_backend import NativeBackend
 from metaclip.matching.text_rule import MARKS, PAPER, TextRule
@@ -215,7 +214,7 @@ def check_file(rng: Random) -> None:
     ids = range(len(metadata))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "file"
-        save(build(metadata, rule), path)
+        write(build(metadata, rule), path)
         whole = path.read_bytes()
         units = [*units, " ", " "]
         long = "".join(rng.choices(units, k=2 * CHUNK))
@@ -226,7 +225,7 @@ def check_file(rng: Random) -> None:
                 change(rng)
             path.write_bytes(resigned(bytes(file.data)))
             try:
-                automaton = load(path, metadata, rule)
+                automaton = read(path, metadata, rule)
             except UntrustedFile:
                 continue
             column = column_of(rng, [*texts, long.encode(), None, texts[0]])
