@@ -26,7 +26,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from metaclip.curate.draw import uniforms
-from metaclip.curate.files import matched_rows
+from metaclip.curate.run import matched_rows
 
 MOST_NEIGHBOURS: Final = 8
 MOST_SEEN: Final = 256

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from metaclip.curate.draw import FIXED_POINT, expect_rows, uniforms
-from metaclip.curate.files import read_matched
+from metaclip.curate.run import read_matched
 from metaclip.curate.settings import tail_share
 from metaclip.matching.match_arrays import ids_and_offsets
 

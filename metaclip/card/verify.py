@@ -31,8 +31,7 @@ from metaclip.card.run_files import (
 from metaclip.card.scan import scan_run
 from metaclip.curate.account import REMOVED
 from metaclip.curate.draw import FIXED_POINT, DrawSums, draw_rows, hashes, probabilities, stream_key
-from metaclip.curate.files import matched_rows
-from metaclip.curate.run import Run, counts_digest, local_run
+from metaclip.curate.run import Run, counts_digest, local_run, matched_rows
 from metaclip.errors import MetaclipError
 from metaclip.matching.match_arrays import add_ids
 from metaclip.metadata.entries import Metadata

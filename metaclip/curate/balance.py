@@ -31,10 +31,9 @@ import pyarrow as pa
 
 from metaclip.curate.account import BALANCE_REASONS, has_account, remove_account, write_account
 from metaclip.curate.draw import FIXED_POINT, DrawSums, draw_rows, expect_rows, probabilities, stream_key
-from metaclip.curate.files import curated_writer, read_matched, write_entries
 from metaclip.curate.inputs import GROUP_BYTES, check_unchanged, columns_of, input_bytes, is_same_file
 from metaclip.curate.match import lost_inputs_message
-from metaclip.curate.run import Run
+from metaclip.curate.run import Run, curated_writer, read_matched, write_entries
 from metaclip.curate.settings import BALANCE, MATCH, BalanceSettings, MatchSettings, resolve
 from metaclip.engine.contract import PortableStep, Progress, ProgressCallback, fold
 from metaclip.errors import BrokenInput, MetaclipError

@@ -26,7 +26,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from metaclip.curate.account import MATCH_REASONS, MEANING
-from metaclip.curate.files import matched_writer, write_counts
 from metaclip.curate.inputs import (
     GROUP_BYTES,
     ChangedInput,
@@ -38,7 +37,7 @@ from metaclip.curate.inputs import (
     cut_pool,
     digest_name,
 )
-from metaclip.curate.run import Run, counts_digest
+from metaclip.curate.run import Run, counts_digest, matched_writer, write_counts
 from metaclip.curate.settings import BALANCE, MATCH, MatchSettings
 from metaclip.engine.contract import PortableStep, Progress, ProgressCallback, fold
 from metaclip.errors import MetaclipError

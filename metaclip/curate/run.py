@@ -1,4 +1,10 @@
-"""A finished run folder, opened for reading."""
+"""A run folder: how its parquet files are written and read, and `Run`, a finished one that is opened for reading.
+
+matched/*.parquet    row, uid, matches of each row that matches anything (with_text: url and text too)
+counts.parquet       entry_id, entry, source, count
+curated/*.parquet    the input's columns, uid, matches, keep_probability
+entries.parquet      entry_id, entry, source, count, probability, expected, kept
+"""
 
 from __future__ import annotations
 
@@ -6,8 +12,9 @@ import contextlib
 import functools
 import hashlib
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -16,13 +23,161 @@ import pyarrow.parquet as pq
 
 from metaclip.curate.settings import MATCH
 from metaclip.errors import MetaclipError, one_line
-from metaclip.matching.match_arrays import MATCHES, Counts
+from metaclip.matching.match_arrays import MATCHES, Counts, ids_and_offsets
 from metaclip.matching.text_rule import TextRule
 from metaclip.metadata.entries import Metadata
+from metaclip.pool.shards import BATCH_ROWS
+from metaclip.pool.uid import UID, Uids, from_binary, to_binary
 from metaclip.stage.folder import Folder
 from metaclip.stage.stage import Stage
-from metaclip.storage.files import local_copies, local_copy, local_folder, read_json
+from metaclip.storage.files import atomic_write, local_copies, local_copy, local_folder, read_json
 from metaclip.storage.remote import RemotePath, resolve_path
+
+_COMPRESSION: Final = "zstd"
+_GROUP_ROWS: Final = 1 << 17
+
+_MATCHED_OPTIONS: Final[dict[str, Any]] = {
+    # uids are random and rows ascend: compression and dictionaries would cost time and save nothing.
+    "compression": {
+        "uid": "NONE",
+        **dict.fromkeys(("row", "matches.list.element", "url", "text"), _COMPRESSION),
+    },
+    "use_dictionary": ["matches.list.element"],
+    "write_statistics": ["row"],
+    "column_encoding": {"row": "DELTA_BINARY_PACKED", "uid": "PLAIN"},
+}
+_CURATED_OPTIONS: Final[dict[str, Any]] = {
+    "compression": _COMPRESSION,
+    "use_dictionary": ["matches.list.element"],
+    "write_statistics": False,
+}
+
+
+def read_matched(path: Path) -> Iterator[tuple[npt.NDArray[np.int64], Uids, pa.Array]]:
+    """Read a file of matched/: yield batches of (row int64[n], uid uint64[n, 2], matches list<uint32>[n])."""
+    with local_copy(path) as local, pq.ParquetFile(local) as file:
+        for batch in file.iter_batches(BATCH_ROWS, columns=["row", "uid", "matches"], use_threads=False):
+            rows = batch.column("row").to_numpy().astype(np.int64)
+            yield rows, from_binary(batch.column("uid")), batch.column("matches")
+
+
+def matched_rows(path: Path) -> Iterator[tuple[Uids, npt.NDArray[np.uint32], npt.NDArray[np.int64]]]:
+    """Read a file of matched/: yield batches of (uids, values, offsets), as `ids_and_offsets` returns them."""
+    for _, uids, matches in read_matched(path):
+        yield uids, *ids_and_offsets(matches)
+
+
+@contextlib.contextmanager
+def matched_writer(path: Path, with_text: bool) -> Iterator[Callable[..., None]]:
+    """Open a file of matched/ for a block; yield a function that adds rows to it: ``(rows, uids, matches, urls, texts)``.
+
+    Urls (maybe None) and texts are written only `with_text`.
+    """
+    fields = [("row", pa.uint64()), ("uid", UID), ("matches", MATCHES)]
+    if with_text:
+        fields += [("url", pa.large_string()), ("text", pa.large_string())]
+    schema = pa.schema(fields)
+
+    def add(rows: npt.NDArray[np.int64], uids: Uids, matches: pa.Array, urls: Any, texts: Any) -> None:
+        columns = [pa.array(rows.astype(np.uint64)), to_binary(uids), matches]
+        if with_text:
+            columns.append(
+                pa.nulls(len(rows), pa.large_string()) if urls is None else urls.cast(pa.large_string())
+            )
+            columns.append(texts.cast(pa.large_string()))
+        add_table(pa.Table.from_arrays(columns, schema=schema))
+
+    with _table_writer(path, _MATCHED_OPTIONS, schema) as add_table:
+        yield add
+
+
+def curated_writer(path: Path) -> contextlib.AbstractContextManager[Callable[[pa.Table], None]]:
+    """Open a file of curated/ for a block; return a function that adds tables. A file without pairs is not written."""
+    return _table_writer(path, _CURATED_OPTIONS)
+
+
+@contextlib.contextmanager
+def _table_writer(
+    path: Path, options: Mapping[str, Any], schema: pa.Schema | None = None
+) -> Iterator[Callable[[pa.Table], None]]:
+    """Yield a function that adds tables to a parquet file, which is whole after the block or does not exist.
+
+    Row groups have 131,072 rows or more. Without `schema`, the first table has it, and no table leaves no file.
+    """
+    waiting: list[pa.Table] = []
+    rows = 0
+    writer: Any = None
+
+    def add(table: pa.Table) -> None:
+        nonlocal rows
+        waiting.append(table)
+        rows += len(table)
+        if rows >= _GROUP_ROWS:
+            flush()
+
+    def flush() -> None:
+        nonlocal rows, writer
+        writer = writer or open_writer(waiting[0].schema)
+        writer.write_table(pa.concat_tables(waiting), row_group_size=rows)
+        waiting.clear()
+        rows = 0
+
+    def open_writer(schema: pa.Schema) -> Any:
+        return files.enter_context(
+            pq.ParquetWriter(files.enter_context(atomic_write(path)), schema, **options)
+        )
+
+    with contextlib.ExitStack() as files:
+        if schema is not None:
+            writer = open_writer(schema)
+        yield add
+        if waiting:
+            flush()
+    if writer is None:
+        path.unlink(missing_ok=True)
+
+
+def write_counts(path: Path, metadata: Metadata, counts: Counts, corrected: Counts | None = None) -> None:
+    """Write counts.parquet; the digests of list and rule are in the file's metadata.
+
+    `corrected` are the counts without the pairs that were taken out; they become another column, count_corrected.
+    """
+    columns = {"count": counts.values}
+    if corrected is not None:
+        columns["count_corrected"] = corrected.values
+    _write_by_entry(path, metadata, columns, {"list": counts.list_digest, "rule": counts.rule_identity})
+
+
+def write_entries(
+    path: Path, metadata: Metadata, counts: Counts, probability: npt.NDArray[np.float64],
+    expected: npt.NDArray[np.float64], kept: npt.NDArray[np.uint64],
+) -> None:  # fmt: skip
+    """Write entries.parquet: `probability`, `expected` and `kept` have a number for each entry."""
+    columns = {"count": counts.values, "probability": probability, "expected": expected, "kept": kept}
+    _write_by_entry(path, metadata, columns)
+
+
+def _write_by_entry(
+    path: Path,
+    metadata: Metadata,
+    columns: Mapping[str, npt.NDArray[Any]],
+    about: Mapping[str, str] | None = None,
+) -> None:
+    """Write a table with a row for each entry of the list; `about` goes into the file's own metadata."""
+    entry_id = np.arange(len(metadata), dtype=np.uint32)
+    table = pa.table(
+        {"entry_id": entry_id, "entry": metadata.entries, "source": metadata.source, **columns}
+    )
+    with atomic_write(path) as temporary:
+        pq.write_table(
+            table.replace_schema_metadata(about),
+            temporary,
+            compression=_COMPRESSION,
+            use_dictionary=["source"],
+        )
+
+
+# --- a finished run
 
 
 def counts_digest(counts: npt.NDArray[np.uint64]) -> str:

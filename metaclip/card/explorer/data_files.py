@@ -33,8 +33,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from metaclip.card.run_files import find_column, matched_files, pairs_with_urls, read_batches, url_files
-from metaclip.curate.files import read_matched
-from metaclip.curate.run import Run
+from metaclip.curate.run import Run, read_matched
 from metaclip.pool.uid import column_uids, to_hex, to_large_string, uids_of
 from metaclip.storage.files import atomic_write
 

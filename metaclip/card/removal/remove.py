@@ -45,9 +45,16 @@ from metaclip.card.run_files import (
 from metaclip.curate.account import REMOVED, has_account, remove_account, write_account
 from metaclip.curate.balance import DrawParameters, ShardDraw, add_entry_sums, write_outputs
 from metaclip.curate.draw import DrawSums, draw_rows
-from metaclip.curate.files import curated_writer, matched_rows, matched_writer, write_counts
 from metaclip.curate.match import add_counts, merge_uids, write_partials
-from metaclip.curate.run import Run, counts_digest, local_run
+from metaclip.curate.run import (
+    Run,
+    counts_digest,
+    curated_writer,
+    local_run,
+    matched_rows,
+    matched_writer,
+    write_counts,
+)
 from metaclip.curate.settings import BALANCE, MATCH, BalanceSettings, MatchSettings
 from metaclip.engine.contract import Progress, ProgressCallback
 from metaclip.errors import MetaclipError
