@@ -157,8 +157,8 @@ def engine(flags: Mapping[str, Any]) -> Iterator[Any]:
 @contextlib.contextmanager
 def run_options(flags: Mapping[str, Any]) -> Iterator[Any]:
     """Make RunOptions of flags, with an engine that runs until the end of the block."""
+    from metaclip.stage.folder import ALL, Part
     from metaclip.stage.runner import RunOptions
-    from metaclip.storage.ownership import ALL, Part
 
     part = Part.parse(flags["part"]) if flags.get("part") else ALL
     given = {name: flags[name] for name in ("overwrite", "allow_lost") if name in flags}

@@ -57,11 +57,10 @@ from metaclip.pool.sorted_uids import (
     write_subset,
 )
 from metaclip.pool.uid import Uids, uids_of
-from metaclip.stage.folder import Folder, versions
+from metaclip.stage.folder import ALL, Folder, versions
 from metaclip.stage.runner import RunOptions, Task, lost_message, run, run_in_parts
 from metaclip.stage.stage import Stage, add_funnels, check_funnel, digest_of
 from metaclip.storage.files import local_copies, local_copy
-from metaclip.storage.ownership import ALL
 from metaclip.storage.remote import as_path, is_inside, is_remote
 
 # --- one shard

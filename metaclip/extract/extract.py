@@ -39,12 +39,11 @@ from metaclip.extract.pool_writer import copy_without_rows
 from metaclip.extract.settings import LIST_SETTINGS, ExtractSettings, fingerprint, read_lists
 from metaclip.extract.warc_records import LOSSES
 from metaclip.pool.files import Paths
-from metaclip.stage.folder import Folder, versions
+from metaclip.stage.folder import ALL, Folder, versions
 from metaclip.stage.runner import Marker, RunOptions, Task, run, run_in_parts
 from metaclip.stage.stage import FinishedStage, Stage, StageSpec, add_funnels, check_funnel, digest_of
 from metaclip.storage.download import RetryPolicy
 from metaclip.storage.files import file_digest
-from metaclip.storage.ownership import ALL
 
 EXTRACT: Final = StageSpec(
     "extract", ("*.parquet",), ("*.parquet", "*.keys.npy", "*.same.npy", "*.places.npy")

@@ -27,8 +27,8 @@ from typing import Any, Generic, TypeVar
 from metaclip.engine.contract import Engine, Item, Progress, ProgressCallback, WorkerDied, map_grouped
 from metaclip.engine.local import Local
 from metaclip.errors import BrokenInput, LostInputs, MetaclipError
+from metaclip.stage.folder import ALL, Part
 from metaclip.stage.stage import Stage
-from metaclip.storage.ownership import ALL, Part
 
 Outcome = TypeVar("Outcome")
 

@@ -43,8 +43,8 @@ from metaclip.curate.account import (
     render,
 )
 from metaclip.curate.match import match_part
+from metaclip.stage.folder import Part
 from metaclip.stage.stage import digest_of
-from metaclip.storage.ownership import Part
 
 README = Path(__file__).parents[2] / "data_cards" / "README.md"
 WORDS = ["a", "a", "a", "the", "the", "of", "dog", "cat", "ski", "wolf", "owl", "none", "nothing"]

@@ -41,7 +41,7 @@ from metaclip.curate.match import match_part
 from metaclip.matching.match_arrays import MATCHES
 from metaclip.pool import shards
 from metaclip.pool.files import CODECS
-from metaclip.storage.ownership import Part
+from metaclip.stage.folder import Part
 from tests.curate.test_threshold import by_definition
 
 LIST = [

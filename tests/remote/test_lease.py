@@ -18,11 +18,10 @@ import pytest
 
 from metaclip.curate.settings import MATCH
 from metaclip.errors import AlreadyExists, MetaclipError
-from metaclip.stage.folder import Folder
+from metaclip.stage.folder import ALL, Folder, Part
 from metaclip.stage.stage import Stage
 from metaclip.storage import lease as leases
 from metaclip.storage.lease import Claim, Lease, heartbeat_interval, live_claim
-from metaclip.storage.ownership import ALL, Part
 from metaclip.storage.remote import RemotePath
 from metaclip.storage.threads import map_parallel
 from tests.processes import until

@@ -15,11 +15,10 @@ from typing import Any
 
 from metaclip.engine.contract import Engine, PortableStep, Progress, ProgressCallback
 from metaclip.errors import BrokenInput, Interrupted, MetaclipError
-from metaclip.stage.folder import Folder
+from metaclip.stage.folder import ALL, Folder, Part
 from metaclip.stage.runner import RunOptions, Task, run, run_in_parts
 from metaclip.stage.stage import Stage, StageSpec
 from metaclip.storage.files import atomic_write
-from metaclip.storage.ownership import ALL, Part
 
 SQUARES = StageSpec("squares", ("squares", "sum.txt"))
 LONG = 50_000

@@ -24,10 +24,9 @@ import pytest
 from metaclip.engine.contract import TRIES, Engine, Progress
 from metaclip.engine.local import Local
 from metaclip.errors import BrokenInput, Interrupted, LostInputs, MetaclipError
-from metaclip.stage.folder import Folder
+from metaclip.stage.folder import Folder, InUse, Part
 from metaclip.stage.runner import RunOptions, Task, lost_message, run
 from metaclip.stage.stage import Stage
-from metaclip.storage.ownership import InUse, Part
 from tests.processes import environment, largest_file
 from tests.stage.squares import SQUARES, Square, square, wait_until
 

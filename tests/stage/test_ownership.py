@@ -19,15 +19,15 @@ from typing import Any
 import pytest
 
 from metaclip.errors import MetaclipError
+from metaclip.stage.folder import ALL, STATE, Part, owned, read_locked
 from metaclip.storage.files import temporary_path
-from metaclip.storage.ownership import ALL, STATE, Part, owned, read_locked
 
 _forking = multiprocessing.get_context("fork")
 
 
 def _own(path: Path, part: Part | None, signs: Path) -> None:
     """Own a folder (only read it if `part` is None) until a file says to leave, which works even if a process is killed."""
-    with owned(path, part) if part is not None else read_locked(path, "manifest.json"):
+    with owned(path, part) if part is not None else read_locked(path):
         signs.with_suffix(".owned").touch()
         while not signs.with_suffix(".leave").exists():
             time.sleep(0.002)
@@ -153,17 +153,17 @@ def test_readers_keep_writers_out(tmp_path: Path) -> None:
     enter(owned(folder))
     with (
         owner(tmp_path, None),
-        read_locked(folder, "manifest.json"),
+        read_locked(folder),
         refused("in use by another process that reads it"),
     ):
         enter(owned(folder))
     with owner(tmp_path) as process, refused(f"in use by process {process.pid} "):
-        enter(read_locked(folder, "manifest.json"))
+        enter(read_locked(folder))
 
 
 def test_a_published_copy_can_be_read(tmp_path: Path) -> None:
     """A folder without state can be read, and nothing is created in it."""
-    enter(read_locked(tmp_path, "manifest.json"))
+    enter(read_locked(tmp_path))
     assert os.listdir(tmp_path) == []
 
 
