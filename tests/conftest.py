@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from metaclip.engine.contract import Engine
+from metaclip.engine import Engine
 from metaclip.engine.local import Local
 from metaclip.engine.ray import Ray
 from tests.engines import RAY, WORKERS, Processes

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from metaclip.curate import schema
 from metaclip.curate.account import FIELDS, SCHEMA, make_account
 from metaclip.curate.run import Run
-from metaclip.engine.contract import Progress
+from metaclip.engine import Progress
 from metaclip.engine.local import Local
 from metaclip.errors import MetaclipError, one_line
 from metaclip.pool.columns import find_columns

@@ -21,7 +21,7 @@ from metaclip.card.run_files import curated_files, map_files, matched_files
 from metaclip.card.samples import draw_samples, merge_samples
 from metaclip.card.threshold_grid import ThresholdGrid
 from metaclip.curate.run import Run
-from metaclip.engine.contract import Progress
+from metaclip.engine import Progress
 from metaclip.matching.matcher import Matcher
 from metaclip.matching.text_rule import TextRule
 from metaclip.metadata.entries import Metadata

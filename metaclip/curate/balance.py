@@ -35,7 +35,7 @@ from metaclip.curate.inputs import GROUP_BYTES, check_unchanged, columns_of, inp
 from metaclip.curate.match import lost_inputs_message
 from metaclip.curate.run import Run, curated_writer, read_matched, write_entries
 from metaclip.curate.settings import BALANCE, MATCH, BalanceSettings, MatchSettings, resolve
-from metaclip.engine.contract import PortableStep, Progress, ProgressCallback, fold
+from metaclip.engine import PortableStep, Progress, ProgressCallback, fold
 from metaclip.errors import BrokenInput, MetaclipError
 from metaclip.matching.match_arrays import MATCHES, Counts, ids_and_offsets
 from metaclip.metadata.entries import Metadata

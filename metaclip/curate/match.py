@@ -39,7 +39,7 @@ from metaclip.curate.inputs import (
 )
 from metaclip.curate.run import Run, counts_digest, matched_writer, write_counts
 from metaclip.curate.settings import BALANCE, MATCH, MatchSettings
-from metaclip.engine.contract import PortableStep, Progress, ProgressCallback, fold
+from metaclip.engine import PortableStep, Progress, ProgressCallback, fold
 from metaclip.errors import MetaclipError
 from metaclip.matching.match_arrays import MATCHES, Counts, add_ids
 from metaclip.matching.matcher import Matcher

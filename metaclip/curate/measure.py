@@ -24,7 +24,7 @@ from metaclip.curate.balance import DrawParameters, balance_shard
 from metaclip.curate.inputs import columns_of
 from metaclip.curate.match import match_shard, rows_read, shard_counts
 from metaclip.curate.settings import BALANCE, MATCH, MatchSettings
-from metaclip.engine.contract import PortableStep, ProgressCallback, ignore_progress
+from metaclip.engine import PortableStep, ProgressCallback, ignore_progress
 from metaclip.matching.matcher import Matcher
 from metaclip.metadata.entries import Metadata
 from metaclip.pool.shards import Shard

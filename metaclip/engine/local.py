@@ -1,6 +1,6 @@
 """The local engine: threads of this process, or worker processes for steps that hold the GIL.
 
-Law: that of `metaclip.engine.contract`. The compiled library, Arrow and hashing run without the GIL, so threads share the work of
+Law: that of `metaclip.engine`. The compiled library, Arrow and hashing run without the GIL, so threads share the work of
 most steps. For the others, each thread has a worker process that runs the step. A worker process that dies (killed, out
 of memory, a crash in a library) costs its item one try, is replaced, and disturbs no other item. Worker processes end
 with the process that started them, however that ends.
@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Sized
 from multiprocessing.connection import Connection, wait
 from typing import Any, Final, Generic
 
-from metaclip.engine.contract import (
+from metaclip.engine import (
     TRIES,
     Item,
     ProgressCallback,
@@ -56,7 +56,7 @@ class Local:
         *,
         holds_gil: bool = False,
     ) -> Results[Item, Result]:
-        """Run the step as `metaclip.engine.contract.Engine.map` does.
+        """Run the step as `metaclip.engine.Engine.map` does.
 
         A step that holds the GIL runs in the calling thread if there is one worker or at most one item.
         """

@@ -5,7 +5,7 @@ usage reports; with an address, it uses the running cluster. (From 2.60 on, Ray 
 that it creates in ~/.ray.) The nodes need metaclip, and the same paths for input and output (a shared file system or a
 store).
 
-Law: that of `metaclip.engine.contract`. Ray runs a task again if its worker or its node was lost, `TRIES` times in all; what
+Law: that of `metaclip.engine`. Ray runs a task again if its worker or its node was lost, `TRIES` times in all; what
 a step raises is its result, and is not tried again. At most two tasks per worker are under way, so that the scheduler
 never holds 100,000 shards; tasks are spread over the nodes. The step is put into Ray's object store once: each node fetches
 it once, and the workers of a node share its arrays without a copy. When a driver ends, however it does, its tasks end too.
@@ -30,7 +30,7 @@ import time
 from collections.abc import Iterable
 from typing import Any, Final
 
-from metaclip.engine.contract import (
+from metaclip.engine import (
     TRIES,
     Item,
     ProgressCallback,
@@ -91,7 +91,7 @@ class Ray:
         *,
         holds_gil: bool = False,
     ) -> Results[Item, Result]:
-        """Run the step as `metaclip.engine.contract.Engine.map` does; a task is one item."""
+        """Run the step as `metaclip.engine.Engine.map` does; a task is one item."""
         source = iter(items)
         if (first := next(source, _END)) is _END:
             return

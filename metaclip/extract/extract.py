@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from metaclip.engine.contract import Progress, ProgressCallback
+from metaclip.engine import Progress, ProgressCallback
 from metaclip.errors import MetaclipError
 from metaclip.extract.crawl_files import RETRY, CrawlFile, find_crawl_files
 from metaclip.extract.deduplicate import (

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Final
 
-from metaclip.engine.contract import PortableStep, ProgressCallback
+from metaclip.engine import PortableStep, ProgressCallback
 from metaclip.errors import BrokenInput
 from metaclip.extract.crawl_files import RETRY, CrawlFile, CrawlFileReader
 from metaclip.extract.deduplicate import KeyRunWriter, run_files

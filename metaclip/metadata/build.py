@@ -30,7 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from metaclip import recipe
-from metaclip.engine.contract import Engine
+from metaclip.engine import Engine
 from metaclip.errors import MetaclipError, one_line
 from metaclip.metadata import lint
 from metaclip.metadata.candidates import Candidates, Contribution, SourceLimits, merge

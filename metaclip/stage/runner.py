@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from metaclip.engine.contract import Engine, Item, Progress, ProgressCallback, WorkerDied, map_grouped
+from metaclip.engine import Engine, Item, Progress, ProgressCallback, WorkerDied, map_grouped
 from metaclip.engine.local import Local
 from metaclip.errors import BrokenInput, LostInputs, MetaclipError
 from metaclip.stage.folder import ALL, Part

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from metaclip.engine.contract import (
+from metaclip.engine import (
     TRIES,
     Engine,
     PortableStep,

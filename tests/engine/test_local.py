@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from metaclip.engine.contract import ProgressCallback, default_workers
+from metaclip.engine import ProgressCallback, default_workers
 from metaclip.engine.local import Local
 from metaclip.errors import Interrupted
 from tests.processes import environment

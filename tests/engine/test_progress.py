@@ -6,7 +6,7 @@ import concurrent.futures
 
 import pytest
 
-from metaclip.engine.contract import Progress
+from metaclip.engine import Progress
 
 
 def test_silent_where_nobody_looks(capsys: pytest.CaptureFixture[str]) -> None:

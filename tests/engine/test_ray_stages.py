@@ -9,7 +9,7 @@ import pytest
 from metaclip import RunOptions, balance, match
 from metaclip.curate.plan import plan
 from metaclip.curate.settings import BalanceSettings
-from metaclip.engine.contract import Engine
+from metaclip.engine import Engine
 from metaclip.engine.local import Local
 from metaclip.engine.ray import Ray
 from metaclip.extract.extract import extract

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from metaclip.engine.contract import Engine, PortableStep, Progress, ProgressCallback
+from metaclip.engine import Engine, PortableStep, Progress, ProgressCallback
 from metaclip.errors import BrokenInput, Interrupted, MetaclipError
 from metaclip.stage.folder import ALL, Folder, Part
 from metaclip.stage.runner import RunOptions, Task, run, run_in_parts

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from metaclip.engine.contract import TRIES, Engine, Progress
+from metaclip.engine import TRIES, Engine, Progress
 from metaclip.engine.local import Local
 from metaclip.errors import BrokenInput, Interrupted, LostInputs, MetaclipError
 from metaclip.stage.folder import Folder, InUse, Part

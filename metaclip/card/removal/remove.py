@@ -56,7 +56,7 @@ from metaclip.curate.run import (
     write_counts,
 )
 from metaclip.curate.settings import BALANCE, MATCH, BalanceSettings, MatchSettings
-from metaclip.engine.contract import Progress, ProgressCallback
+from metaclip.engine import Progress, ProgressCallback
 from metaclip.errors import MetaclipError
 from metaclip.matching.match_arrays import add_ids, ids_and_offsets
 from metaclip.pool.sorted_uids import UidSet

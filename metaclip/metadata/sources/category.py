@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from metaclip.engine.contract import Progress
+from metaclip.engine import Progress
 from metaclip.errors import MetaclipError, import_extra
 from metaclip.metadata.candidates import Candidates
 from metaclip.metadata.sources.casing import without_parentheses

@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from metaclip.engine.contract import Engine, PortableStep, Progress, ProgressCallback
+from metaclip.engine import Engine, PortableStep, Progress, ProgressCallback
 from metaclip.errors import MetaclipError
 from metaclip.metadata.sources import dump, wikitext
 from metaclip.metadata.sources.dump import DumpFile

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from metaclip.engine.contract import Engine
+from metaclip.engine import Engine
 from metaclip.errors import MetaclipError
 from metaclip.metadata.candidates import Candidates
 from metaclip.metadata.sources import dump, dump_count

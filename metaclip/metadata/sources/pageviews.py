@@ -38,7 +38,7 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from metaclip.engine.contract import Engine, Progress, ProgressCallback
+from metaclip.engine import Engine, Progress, ProgressCallback
 from metaclip.engine.local import Local
 from metaclip.errors import MetaclipError, one_line
 from metaclip.metadata.candidates import Candidates

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metaclip import recipe
-from metaclip.engine.contract import ignore_progress
+from metaclip.engine import ignore_progress
 from metaclip.errors import MetaclipError
 from metaclip.metadata.candidates import Candidates
 from metaclip.metadata.sources import pageviews
