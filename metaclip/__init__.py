@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from metaclip.curate.run import Run
     from metaclip.curate.settings import BalanceSettings, MatchSettings
     from metaclip.errors import LostInputs, MetaclipError
-    from metaclip.matching.match_arrays import Counts
+    from metaclip.matching import Counts
     from metaclip.matching.matcher import Matcher
     from metaclip.matching.text_rule import TextRule
     from metaclip.metadata.entries import Metadata
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _HOMES: Final = {
     "BalanceSettings": "metaclip.curate.settings",
     "Balancer": "metaclip.curate.balancer",
-    "Counts": "metaclip.matching.match_arrays",
+    "Counts": "metaclip.matching",
     "LostInputs": "metaclip.errors",
     "MatchSettings": "metaclip.curate.settings",
     "Matcher": "metaclip.matching.matcher",

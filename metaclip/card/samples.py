@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from metaclip.card.run_files import read_batches
-from metaclip.matching.match_arrays import ids_and_offsets
+from metaclip.matching import ids_and_offsets
 from metaclip.matching.matcher import Matcher
 from metaclip.pool.columns import find_columns, plain_texts
 from metaclip.pool.uid import uids_of

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from metaclip.curate.draw import FIXED_POINT, expect_rows, uniforms
 from metaclip.curate.run import read_matched
 from metaclip.curate.settings import tail_share
-from metaclip.matching.match_arrays import ids_and_offsets
+from metaclip.matching import ids_and_offsets
 
 POINTS: Final = 24
 MOST_PAIRS: Final = 20_000_000

@@ -33,7 +33,7 @@ from metaclip.curate.account import REMOVED
 from metaclip.curate.draw import FIXED_POINT, DrawSums, draw_rows, hashes, probabilities, stream_key
 from metaclip.curate.run import Run, counts_digest, local_run, matched_rows
 from metaclip.errors import MetaclipError
-from metaclip.matching.match_arrays import add_ids
+from metaclip.matching import add_ids
 from metaclip.metadata.entries import Metadata
 from metaclip.pool.uid import Uids, column_uids
 from metaclip.reshard.subset import Subset

@@ -37,7 +37,7 @@ from metaclip.curate.run import Run, curated_writer, read_matched, write_entries
 from metaclip.curate.settings import BALANCE, MATCH, BalanceSettings, MatchSettings, resolve
 from metaclip.engine import PortableStep, Progress, ProgressCallback, fold
 from metaclip.errors import BrokenInput, MetaclipError
-from metaclip.matching.match_arrays import MATCHES, Counts, ids_and_offsets
+from metaclip.matching import MATCHES, Counts, ids_and_offsets
 from metaclip.metadata.entries import Metadata
 from metaclip.pool.columns import Columns, DroppedRows
 from metaclip.pool.files import PoolFile, stat_files

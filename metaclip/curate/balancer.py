@@ -42,7 +42,7 @@ from metaclip.curate.draw import (
 from metaclip.curate.run import Run, counts_digest
 from metaclip.curate.settings import DEFAULT_TAIL_SHARE, solve_tail_share
 from metaclip.errors import MetaclipError, one_line
-from metaclip.matching.match_arrays import Counts, count_matches
+from metaclip.matching import Counts, count_matches
 from metaclip.matching.matcher import Matcher, Texts
 from metaclip.matching.text_rule import PAPER, TextRule
 from metaclip.metadata.entries import Metadata

@@ -41,7 +41,7 @@ from metaclip.curate.run import Run, counts_digest, matched_writer, write_counts
 from metaclip.curate.settings import BALANCE, MATCH, MatchSettings
 from metaclip.engine import PortableStep, Progress, ProgressCallback, fold
 from metaclip.errors import MetaclipError
-from metaclip.matching.match_arrays import MATCHES, Counts, add_ids
+from metaclip.matching import MATCHES, Counts, add_ids
 from metaclip.matching.matcher import Matcher
 from metaclip.matching.text_rule import TextRule
 from metaclip.metadata.entries import Metadata, as_metadata, shipped_list

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from metaclip.curate.settings import MATCH
 from metaclip.errors import MetaclipError, one_line
-from metaclip.matching.match_arrays import MATCHES, Counts, ids_and_offsets
+from metaclip.matching import MATCHES, Counts, ids_and_offsets
 from metaclip.matching.text_rule import TextRule
 from metaclip.metadata.entries import Metadata
 from metaclip.pool.shards import BATCH_ROWS

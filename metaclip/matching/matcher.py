@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from metaclip.matching import MATCHES, Backend, count_matches
 from metaclip.matching.automaton import build, open_automaton
-from metaclip.matching.match_arrays import MATCHES, Backend, count_matches
 from metaclip.matching.native_backend import NativeBackend
 from metaclip.matching.text_rule import PAPER, TextRule
 from metaclip.metadata.entries import Metadata, as_metadata

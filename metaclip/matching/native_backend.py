@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from metaclip.errors import MetaclipError
+from metaclip.matching import MATCHES, binary_of, decode_texts
 from metaclip.matching.automaton import Automaton, Machine
-from metaclip.matching.match_arrays import MATCHES, binary_of, decode_texts
 from metaclip.matching.text_rule import TextRule
 from metaclip.native.library import Memory, StringsStruct, load
 

@@ -10,7 +10,7 @@ import collections
 import ahocorasick
 import pyarrow as pa
 
-from metaclip.matching.match_arrays import match_each
+from metaclip.matching import match_each
 from metaclip.matching.text_rule import TextRule
 from metaclip.metadata.entries import Metadata
 

@@ -27,9 +27,9 @@ import pyarrow as pa
 
 from curation import naive
 from metaclip import Matcher, Metadata
+from metaclip.matching import MATCHES
 from metaclip.matching import automaton as automata
 from metaclip.matching.automaton import build
-from metaclip.matching.match_arrays import MATCHES
 from metaclip.matching.text_rule import PAPER
 from tests.bench import corpus
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 from metaclip.card import neighbours
 from metaclip.card.neighbours import MOST_ENTRIES, MOST_NEIGHBOURS, MOST_SEEN, find_neighbours
 from metaclip.curate.run import matched_writer
-from metaclip.matching.match_arrays import MATCHES
+from metaclip.matching import MATCHES
 
 
 def write(folder: Path, rows: Sequence[Sequence[int]], files: int = 1, order: int = 1) -> list[Path]:

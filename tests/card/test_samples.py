@@ -18,7 +18,7 @@ from metaclip.card.samples import (
     samples_by_entry,
     showable,
 )
-from metaclip.matching.match_arrays import MATCHES
+from metaclip.matching import MATCHES
 
 ROOT = Path(__file__).parents[2]
 

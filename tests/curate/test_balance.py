@@ -38,7 +38,7 @@ from metaclip.curate import match as matching
 from metaclip.curate.balance import _repeats_variance
 from metaclip.curate.draw import FIXED_POINT
 from metaclip.curate.match import match_part
-from metaclip.matching.match_arrays import MATCHES
+from metaclip.matching import MATCHES
 from metaclip.pool import shards
 from metaclip.pool.files import CODECS
 from metaclip.stage.folder import Part

@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 
 from curation import naive
 from metaclip.errors import MetaclipError
+from metaclip.matching import MATCHES, Counts, count_matches
 from metaclip.matching.automaton import seed_of
-from metaclip.matching.match_arrays import MATCHES, Counts, count_matches
 from metaclip.matching.matcher import Matcher
 from metaclip.matching.text_rule import MARKS, PAPER, TextRule
 from metaclip.native.library import READABLE, address, load

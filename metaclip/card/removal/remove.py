@@ -58,7 +58,7 @@ from metaclip.curate.run import (
 from metaclip.curate.settings import BALANCE, MATCH, BalanceSettings, MatchSettings
 from metaclip.engine import Progress, ProgressCallback
 from metaclip.errors import MetaclipError
-from metaclip.matching.match_arrays import add_ids, ids_and_offsets
+from metaclip.matching import add_ids, ids_and_offsets
 from metaclip.pool.sorted_uids import UidSet
 from metaclip.pool.uid import Uids, column_uids, from_binary, to_hex
 from metaclip.stage.folder import Folder
