@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from metaclip.native.library import WIDTH, RowsStruct, address, load
+from metaclip.native import WIDTH, RowsStruct, address, load
 from metaclip.pool.uid import Uids
 
 FIXED_POINT: Final = 1 << 32

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from metaclip.errors import MetaclipError
-from metaclip.native.library import address, load
+from metaclip.native import address, load
 
 MATCHES: Final = pa.list_(pa.field("item", pa.uint32(), nullable=False))
 """The type of a column of matches: sorted, distinct entry ids; null where the text is null."""

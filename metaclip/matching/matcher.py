@@ -25,7 +25,7 @@ from metaclip.matching.automaton import build, open_automaton
 from metaclip.matching.native_backend import NativeBackend
 from metaclip.matching.text_rule import PAPER, TextRule
 from metaclip.metadata.entries import Metadata, as_metadata
-from metaclip.native.library import load
+from metaclip.native import load
 
 BackendName = Literal["native", "pyahocorasick"]
 Texts: TypeAlias = pa.Array | pa.ChunkedArray | Sequence[str | None]

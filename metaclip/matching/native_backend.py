@@ -18,7 +18,7 @@ from metaclip.errors import MetaclipError
 from metaclip.matching import MATCHES, binary_of, decode_texts
 from metaclip.matching.automaton import Automaton, Machine
 from metaclip.matching.text_rule import TextRule
-from metaclip.native.library import Memory, StringsStruct, load
+from metaclip.native import Memory, StringsStruct, load
 
 _OUT_OF_MEMORY, _TOO_MANY = -1, -2
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from metaclip.native.library import StringsStruct, address, load
+from metaclip.native import StringsStruct, address, load
 
 Uids = npt.NDArray[np.uint64]
 """Uids as uint64[n, 2]: high and low half of the 128-bit number."""

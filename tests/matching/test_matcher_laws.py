@@ -26,7 +26,7 @@ from metaclip.matching import MATCHES, Counts, count_matches
 from metaclip.matching.automaton import seed_of
 from metaclip.matching.matcher import Matcher
 from metaclip.matching.text_rule import MARKS, PAPER, TextRule
-from metaclip.native.library import READABLE, address, load
+from metaclip.native import READABLE, address, load
 from tests import oracle
 from tests.backends import BACKENDS, needs_library
 

@@ -21,7 +21,7 @@ from typing import Any, Final
 import numpy as np
 
 from metaclip.matching.automaton import ARRAYS, INFO
-from metaclip.native.library import READABLE, WIDTH, MachineStruct, RowsStruct, StringsStruct
+from metaclip.native import READABLE, WIDTH, MachineStruct, RowsStruct, StringsStruct
 
 
 class Number(int):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from metaclip.native import library
+from metaclip import native
 
 if folder := os.environ.get("METACLIP_SANITIZED"):
-    library.FOLDER = Path(folder)  # type: ignore[misc]
+    native.FOLDER = Path(folder)  # type: ignore[misc]

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from metaclip import native
 from metaclip.matching.matcher import Matcher
 from metaclip.metadata.entries import Metadata
-from metaclip.native import build, library
+from metaclip.native import build
 from tests.cases.matching import CASES
 from tests.native import fuzz
 from tests.native.recording import Recorder
@@ -29,13 +30,13 @@ HERE = Path(__file__).parent
 @pytest.fixture(scope="module")
 def calls(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Record the calls of the table of cases, and of random problems; all results are checked as they are recorded."""
-    native = library.load()
-    if native is None:
+    library = native.load()
+    if library is None:
         pytest.skip("needs the compiled library")
     path = tmp_path_factory.mktemp("calls") / "calls"
-    recorder = Recorder(native, path)
+    recorder = Recorder(library, path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(library, "_load", lambda: recorder)
+        patch.setattr(native, "_load", lambda: recorder)
         for case in CASES:
             metadata = Metadata(case.entries)
             matcher = Matcher(metadata, case.rule, cache=tmp_path_factory.mktemp("cache"))

@@ -14,24 +14,25 @@ from typing import Any
 import numpy as np
 import pytest
 
+from metaclip import native
 from metaclip.curate import draw
 from metaclip.errors import MetaclipError
-from metaclip.native import build, library
+from metaclip.native import build
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
 def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A copy of sources and library, which `library.load` uses; return its folder."""
+    """A copy of sources and library, which `native.load` uses; return its folder."""
     folder = tmp_path / "native"
     shutil.copytree(build.FOLDER / "src", folder / "src")
     for path in build.FOLDER.glob("libmetaclip*"):
         shutil.copy(path, folder)
-    monkeypatch.setattr(library, "FOLDER", folder)
-    library._load.cache_clear()
+    monkeypatch.setattr(native, "FOLDER", folder)
+    native._load.cache_clear()
     yield folder
-    library._load.cache_clear()
+    native._load.cache_clear()
 
 
 def is_current(folder: Path) -> bool:
@@ -46,15 +47,15 @@ def change(source: Path) -> None:
 
 def test_the_library_is_of_its_sources() -> None:
     """The library that the tests run was compiled from the sources beside it."""
-    assert library.load() is not None
-    assert is_current(library.FOLDER)
+    assert native.load() is not None
+    assert is_current(native.FOLDER)
 
 
 def test_a_changed_source_is_compiled(copy: Path) -> None:
     """A library that was compiled from other sources is compiled again before it is used."""
     change(copy / "src" / "match.c")
-    assert library.load() is not None
-    assert is_current(library.FOLDER)
+    assert native.load() is not None
+    assert is_current(native.FOLDER)
     assert {path.name for path in copy.iterdir()} == {
         "src",
         *(path.name for path in build.FOLDER.glob("libmetaclip*")),
@@ -70,21 +71,21 @@ def test_a_stale_library_without_a_compiler_is_refused(
     with pytest.raises(
         MetaclipError, match="not compiled from the sources beside it: .*apt install gcc.*METACLIP_PURE=1"
     ):
-        library.load()
+        native.load()
 
 
 def test_a_source_with_an_error_is_refused(copy: Path) -> None:
     """A source that does not compile stops with the compiler's last line."""
     (copy / "src" / "pairs.c").write_text("int f(void) { return nothing; }\n")
     with pytest.raises(MetaclipError, match="could not be compiled .*CC="):
-        library.load()
+        native.load()
 
 
 def test_a_damaged_library_is_compiled_again(copy: Path) -> None:
     """A file that cannot be loaded is replaced."""
     (copy / build.NAME).write_bytes(b"no library")
-    assert library.load() is not None
-    assert is_current(library.FOLDER)
+    assert native.load() is not None
+    assert is_current(native.FOLDER)
 
 
 def test_the_compiler_is_the_one_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,20 +103,20 @@ def test_the_processors_instructions_are_recognised() -> None:
     if not info.exists():
         pytest.skip("needs Linux")
     listed = {"avx2", "bmi1"} <= set(info.read_text(encoding="utf-8").split())
-    assert library.load().mc_has_avx2() == listed
-    assert ("-avx2" in library.load()._name) == listed
+    assert native.load().mc_has_avx2() == listed
+    assert ("-avx2" in native.load()._name) == listed
 
 
 def test_what_does_not_fit_is_refused() -> None:
     """Another dtype, gaps between items, or a read-only array that would be written: TypeError."""
     array = np.zeros(4)
-    assert library.address(array, np.float64) == array.ctypes.data
+    assert native.address(array, np.float64) == array.ctypes.data
     locked = array.copy()
     locked.flags.writeable = False
-    assert library.address(locked, np.float64) == locked.ctypes.data
+    assert native.address(locked, np.float64) == locked.ctypes.data
     for wrong, written in ((array.astype(np.float32), False), (array[::2], False), (locked, True)):
         with pytest.raises(TypeError, match="contiguous array of float64"):
-            library.address(wrong, np.float64, written=written)
+            native.address(wrong, np.float64, written=written)
 
 
 PROGRAM = """
@@ -124,7 +125,7 @@ import numpy as np, pyarrow as pa
 from metaclip import Matcher, Metadata, curate
 from metaclip.curate import draw
 from metaclip.curate.plan import plan
-from metaclip.native.library import load
+from metaclip.native import load
 from metaclip.pool.uid import uids_of
 entries = ["a", "dog", "a dog", "photo of", "of a", "of", "猫"]
 texts = ["a photo of a dog", "dog, a dog!", "", "nothing here", "of of of", "猫 a dog"] * 40
@@ -166,11 +167,11 @@ def test_the_result_does_not_depend_on_the_library(tmp_path: Path) -> None:
 def test_an_unknown_setting_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """METACLIP_NATIVE is 0, 1 or baseline."""
     monkeypatch.setenv("METACLIP_NATIVE", "yes")
-    library._load.cache_clear()
+    native._load.cache_clear()
     with pytest.raises(MetaclipError, match="'yes', must be 0, 1 or baseline"):
-        library.load()
+        native.load()
     monkeypatch.undo()
-    library._load.cache_clear()
+    native._load.cache_clear()
 
 
 def test_vector_instructions_change_nothing() -> None:
@@ -182,7 +183,7 @@ def test_vector_instructions_change_nothing() -> None:
     results = []
     for avx2 in (True, False):
         sums, by_entry = np.zeros(64, np.uint64), np.zeros((50, 64), np.uint64)
-        form = library._open(library.FOLDER, avx2=avx2)[0]
+        form = native._open(native.FOLDER, avx2=avx2)[0]
         rows, scratch = draw._rows(values, offsets), np.empty(128)
         form.mc_expect(rows, *(array.ctypes.data for array in (counts, thresholds)), 64, sums.ctypes.data,
                        by_entry.ctypes.data, scratch.ctypes.data)  # fmt: skip

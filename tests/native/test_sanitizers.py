@@ -84,7 +84,7 @@ def report(done: subprocess.CompletedProcess[str]) -> str:
 def test_a_fault_is_reported(environment: dict[str, str]) -> None:
     """A write behind the end of an array ends the process with a report: the sanitizers are at work."""
     program = (
-        "import numpy as np, tests.native.sanitized; from metaclip.native.library import load; "
+        "import numpy as np, tests.native.sanitized; from metaclip.native import load; "
         "counts = np.zeros(2, np.uint64); "
         "load().mc_count(np.array([2], np.uint32).ctypes.data, 1, counts.ctypes.data)"
     )

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from metaclip.native import build, library
+from metaclip import native
+from metaclip.native import build
 
 ROOT = Path(__file__).parents[2]
 
@@ -131,7 +132,7 @@ def test_the_installed_package_is_the_wheels(binaries: Path, tmp_path: Path) -> 
     assert binaries.parent in Path(file.strip()).parents
 
 
-LOADED = "from metaclip.native import library; print(getattr(library.load(), '_name', None))"
+LOADED = "from metaclip.native import load; print(getattr(load(), '_name', None))"
 
 
 def test_the_library_is_loaded_from_the_wheel(binaries: Path, wheel: Path, tmp_path: Path) -> None:
@@ -262,7 +263,7 @@ def test_without_a_compiler_zig_compiles(tmp_path: Path) -> None:
     file = Path(run(binaries / "python", "-c", LOADED, cwd=tmp_path).stdout.strip())
     assert tmp_path in file.parents
     assert (
-        file.name == Path(library.load()._name).name
+        file.name == Path(native.load()._name).name
     )  # the form for this processor, whatever compiled it
 
 
@@ -333,7 +334,7 @@ def test_a_wheel_of_another_platform(
         assert f"metaclip sources {build.source_digest()}\0".encode() in binary
         # Without the names of inner functions, which -s strips, the names left are those that are exported.
         found = {name.decode() for name in re.findall(rb"\0_?(mc_\w+)(?=\0)", binary)}
-        assert found == {*library._SIGNATURES, "mc_sources"}
+        assert found == {*native._SIGNATURES, "mc_sources"}
         versions = [tuple(map(int, found)) for found in re.findall(rb"GLIBC_(\d+)\.(\d+)", binary)]
         assert max(versions, default=(2, 0)) <= (2, 17)
         assert bool(versions) == ("linux" in target)

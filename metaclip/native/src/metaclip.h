@@ -1,6 +1,6 @@
 /* The compiled loops of metaclip: a C11 library without Python.
 
-   Python (metaclip/native/library.py) loads it with ctypes and passes addresses of numpy's and Arrow's buffers. All
+   Python (metaclip/native/__init__.py) loads it with ctypes and passes addresses of numpy's and Arrow's buffers. All
    functions are reentrant; memory that a function returns is freed with mc_free. Arrays of the automaton are aligned;
    texts are not. The machine is little-endian.
 
