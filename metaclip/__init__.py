@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from metaclip.matching import Counts
     from metaclip.matching.matcher import Matcher
     from metaclip.matching.text_rule import TextRule
-    from metaclip.metadata.entries import Metadata
+    from metaclip.metadata import Metadata
     from metaclip.stage.runner import RunOptions
 
 _HOMES: Final = {
@@ -36,7 +36,7 @@ _HOMES: Final = {
     "LostInputs": "metaclip.errors",
     "MatchSettings": "metaclip.curate.settings",
     "Matcher": "metaclip.matching.matcher",
-    "Metadata": "metaclip.metadata.entries",
+    "Metadata": "metaclip.metadata",
     "MetaclipError": "metaclip.errors",
     "Run": "metaclip.curate.run",
     "TextRule": "metaclip.matching.text_rule",

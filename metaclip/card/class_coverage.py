@@ -24,7 +24,7 @@ import numpy as np
 from metaclip.card.run_files import find_column, read_batches
 from metaclip.curate.run import Run
 from metaclip.matching.matcher import Matcher
-from metaclip.metadata.entries import Metadata
+from metaclip.metadata import Metadata
 from metaclip.pool.columns import plain_texts
 from metaclip.storage.files import read_lines
 

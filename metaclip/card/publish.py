@@ -33,7 +33,7 @@ from metaclip.card.scan import RunScan, scan_run
 from metaclip.curate import account, schema
 from metaclip.curate.run import Run, local_run
 from metaclip.errors import MetaclipError
-from metaclip.metadata.entries import Metadata
+from metaclip.metadata import Metadata
 from metaclip.stage.folder import Folder
 from metaclip.stage.runner import RunOptions
 from metaclip.storage.files import (

@@ -24,7 +24,7 @@ from metaclip.curate.run import Run
 from metaclip.engine import Progress
 from metaclip.matching.matcher import Matcher
 from metaclip.matching.text_rule import TextRule
-from metaclip.metadata.entries import Metadata
+from metaclip.metadata import Metadata
 from metaclip.stage.runner import RunOptions
 
 _BLOCKED_RULE: Final = TextRule(fold_case=True, unicode_separators=True)

@@ -34,7 +34,7 @@ from metaclip.curate.draw import FIXED_POINT, DrawSums, draw_rows, hashes, proba
 from metaclip.curate.run import Run, counts_digest, local_run, matched_rows
 from metaclip.errors import MetaclipError
 from metaclip.matching import add_ids
-from metaclip.metadata.entries import Metadata
+from metaclip.metadata import Metadata
 from metaclip.pool.uid import Uids, column_uids
 from metaclip.reshard.subset import Subset
 from metaclip.stage.runner import RunOptions

@@ -52,7 +52,7 @@ _workers = click.option(
 
 
 def _words(path: str | None) -> Any:
-    from metaclip.metadata.entries import Metadata
+    from metaclip.metadata import Metadata
 
     return None if path is None else Metadata.read(path)
 

@@ -40,8 +40,7 @@ def command(
 ) -> None:
     """Check METADATA, a query list, under a text rule: the paper's, unless flags change it."""
     from metaclip.matching.text_rule import TextRule
-    from metaclip.metadata import lint
-    from metaclip.metadata.entries import Metadata
+    from metaclip.metadata import Metadata, lint
 
     rule = TextRule(**options.rule(flags))
     entries = Metadata.read(metadata, fold_duplicates=fold_duplicates)

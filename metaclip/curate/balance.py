@@ -38,7 +38,7 @@ from metaclip.curate.settings import BALANCE, MATCH, BalanceSettings, MatchSetti
 from metaclip.engine import PortableStep, Progress, ProgressCallback, fold
 from metaclip.errors import BrokenInput, MetaclipError
 from metaclip.matching import MATCHES, Counts, ids_and_offsets
-from metaclip.metadata.entries import Metadata
+from metaclip.metadata import Metadata
 from metaclip.pool.columns import Columns, DroppedRows
 from metaclip.pool.files import PoolFile, stat_files
 from metaclip.pool.shards import Shard, read_batches

@@ -45,7 +45,7 @@ from metaclip.errors import MetaclipError, one_line
 from metaclip.matching import Counts, count_matches
 from metaclip.matching.matcher import Matcher, Texts
 from metaclip.matching.text_rule import PAPER, TextRule
-from metaclip.metadata.entries import Metadata
+from metaclip.metadata import Metadata
 from metaclip.pool.uid import Uids, uid_of, uids_of
 from metaclip.storage.files import read_json
 

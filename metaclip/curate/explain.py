@@ -12,7 +12,7 @@ from metaclip.curate.run import Run
 from metaclip.errors import MetaclipError
 from metaclip.matching.matcher import Matcher
 from metaclip.matching.text_rule import TextRule
-from metaclip.metadata.entries import Metadata, shipped_list
+from metaclip.metadata import Metadata, shipped_list
 from metaclip.pool.uid import uid_of
 
 

@@ -44,7 +44,7 @@ from metaclip.errors import MetaclipError
 from metaclip.matching import MATCHES, Counts, add_ids
 from metaclip.matching.matcher import Matcher
 from metaclip.matching.text_rule import TextRule
-from metaclip.metadata.entries import Metadata, as_metadata, shipped_list
+from metaclip.metadata import Metadata, as_metadata, shipped_list
 from metaclip.pool.columns import DroppedRows, usable_texts
 from metaclip.pool.files import Paths, PoolFile, find_files
 from metaclip.pool.shards import Shard, read_batches

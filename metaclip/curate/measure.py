@@ -26,7 +26,7 @@ from metaclip.curate.match import match_shard, rows_read, shard_counts
 from metaclip.curate.settings import BALANCE, MATCH, MatchSettings
 from metaclip.engine import PortableStep, ProgressCallback, ignore_progress
 from metaclip.matching.matcher import Matcher
-from metaclip.metadata.entries import Metadata
+from metaclip.metadata import Metadata
 from metaclip.pool.shards import Shard
 from metaclip.pool.sorted_uids import merge_runs, write_subset
 from metaclip.stage.folder import Folder

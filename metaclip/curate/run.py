@@ -25,7 +25,7 @@ from metaclip.curate.settings import MATCH
 from metaclip.errors import MetaclipError, one_line
 from metaclip.matching import MATCHES, Counts, ids_and_offsets
 from metaclip.matching.text_rule import TextRule
-from metaclip.metadata.entries import Metadata
+from metaclip.metadata import Metadata
 from metaclip.pool.shards import BATCH_ROWS
 from metaclip.pool.uid import UID, Uids, from_binary, to_binary
 from metaclip.stage.folder import Folder

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from metaclip.errors import MetaclipError
 from metaclip.matching.text_rule import PAPER, TextRule
-from metaclip.metadata.entries import Metadata
+from metaclip.metadata import Metadata
 from metaclip.pool.files import PoolFile
 from metaclip.stage.stage import StageSpec
 

@@ -100,7 +100,7 @@ def blocked_words(words: Sequence[str]) -> PyAhocorasickBackend | None:
     """Return a matcher that finds words and phrases as whole words, ignoring case, like entries of a list; None for no words."""
     from metaclip.matching.pyahocorasick_backend import PyAhocorasickBackend
     from metaclip.matching.text_rule import TextRule
-    from metaclip.metadata.entries import Metadata
+    from metaclip.metadata import Metadata
 
     rule = TextRule(
         space_entries=True, fold_spaces=True, unicode_separators=True, nfc=True, fold_case=True, unspaced_scripts="fixed"

@@ -50,7 +50,7 @@ import pyarrow.compute as pc
 
 from metaclip.errors import MetaclipError
 from metaclip.matching.text_rule import PAPER, TextRule
-from metaclip.metadata.entries import Metadata
+from metaclip.metadata import Metadata
 from metaclip.native import READABLE, MachineStruct, address, load
 from metaclip.storage.files import atomic_write, cache_folder
 

@@ -24,7 +24,7 @@ from metaclip.matching import MATCHES, Backend, count_matches
 from metaclip.matching.automaton import build, open_automaton
 from metaclip.matching.native_backend import NativeBackend
 from metaclip.matching.text_rule import PAPER, TextRule
-from metaclip.metadata.entries import Metadata, as_metadata
+from metaclip.metadata import Metadata, as_metadata
 from metaclip.native import load
 
 BackendName = Literal["native", "pyahocorasick"]

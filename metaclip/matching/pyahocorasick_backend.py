@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from metaclip.matching import match_each
 from metaclip.matching.text_rule import TextRule
-from metaclip.metadata.entries import Metadata
+from metaclip.metadata import Metadata
 
 
 class PyAhocorasickBackend:

@@ -1,1 +1,231 @@
-"""The metadata: the query list, how it is read, built and checked."""
+r"""The metadata, i.e. the query list: entries in order, each with its source.
+
+The order is part of the identity: `entry_id` is an entry's row, and the digest of a list is the sha256 of its entries joined
+by ``"\n"``. It identifies the list and not a file: the txt, json and parquet forms of a list have the same digest.
+
+Cost: reading 500,000 entries takes 0.1 s (parquet) to 0.5 s (json).
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from metaclip.errors import MetaclipError, one_line
+from metaclip.storage.files import decode_utf8, gunzip, read_bytes
+
+
+class Metadata:
+    """The query list.
+
+    `entries` is an Arrow array of strings; `source` (string) and `score` (float64) are arrays of the same length, null
+    where the list has none.
+    """
+
+    def __init__(
+        self,
+        entries: Sequence[str] | pa.Array,
+        source: pa.Array | Sequence[str | None] | None = None,
+        score: pa.Array | Sequence[float | None] | None = None,
+        *,
+        name: str = "the list",
+        fold_duplicates: bool = False,
+        first_row: int = 0,
+    ) -> None:
+        """Check and hold a list of entries; `name` and `first_row` (the number of the first row) are for messages.
+
+        Raise MetaclipError for a list without entries, for an entry that is null or holds a line end, and for an entry
+        that occurs twice, unless `fold_duplicates` keeps the first of each.
+        """
+        array = _strings(entries, name, first_row)
+        if len(array) == 0:
+            raise MetaclipError(f"{name} has no entries; a query list needs at least one")
+        if array.null_count:
+            row = array.is_null().index(True).as_py()
+            raise MetaclipError(f"{name}, row {row + first_row}: the entry is null; remove the row")
+        # The digest joins the entries by "\n": with one inside an entry, two lists could share it.
+        if (row := pc.match_substring(array, "\n").index(True).as_py()) >= 0:
+            raise MetaclipError(
+                f"{name}, row {row + first_row}: the entry holds a line end; remove it, no text can match it"
+            )
+        columns = [
+            array,
+            _column(source, len(array), pa.string()),
+            _column(score, len(array), pa.float64()),
+        ]
+        encoded = array.dictionary_encode()
+        if len(encoded.dictionary) < len(array):
+            columns = _without_duplicates(columns, encoded, name, fold_duplicates, first_row)
+        self.entries, self.source, self.score = columns
+
+    def __len__(self) -> int:
+        """Return the number of entries."""
+        return len(self.entries)
+
+    def __getitem__(self, entry_id: int) -> str:
+        """Return the entry with this id."""
+        return str(self.entries[entry_id].as_py())
+
+    def __repr__(self) -> str:
+        """Show the size, the first entries and the beginning of the digest."""
+        head = ", ".join(repr(entry) for entry in self.entries[:3].to_pylist())
+        return f"Metadata({len(self)} entries: {head}{', ...' if len(self) > 3 else ''}; digest {self.digest[:12]})"
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """The identity of the list, see `list_digest`."""
+        return list_digest(self.entries)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str], *, fold_duplicates: bool = False) -> Metadata:
+        """Read a list: txt (one entry per line), json (a flat list) or parquet (entry, source, score), plain or gzipped.
+
+        `path` is local or anything that fsspec opens. Raise MetaclipError for a file that is missing, damaged, empty or of
+        another form, and for duplicates, naming both rows.
+        """
+        name = os.fspath(path)
+        data = gunzip(read_bytes(name, "the query list"), name)
+        stem = name.removesuffix(".gz").lower()
+        columns: dict[str, Any]
+        if stem.endswith(".json"):
+            columns, first_row = {"entries": _from_json(data, name)}, 0
+        elif stem.endswith(".parquet") or (data[:4] == b"PAR1" and not stem.endswith(".txt")):
+            columns, first_row = _from_parquet(data, name), 0
+        else:
+            columns, first_row = {"entries": _from_lines(data, name)}, 1
+        columns["entries"] = _strings(columns["entries"], name, first_row)
+        if (row := columns["entries"].index("").as_py()) >= 0:
+            raise MetaclipError(f"{name}, row {row + first_row}: the entry is empty; remove the row")
+        return cls(**columns, name=name, fold_duplicates=fold_duplicates, first_row=first_row)
+
+
+def list_digest(entries: pa.Array | pa.ChunkedArray) -> str:
+    r"""Compute the identity of a list: sha256 of its entries joined by "\n", as 64 hex digits."""
+    return hashlib.sha256("\n".join(entries.to_pylist()).encode()).hexdigest()
+
+
+def shipped_list() -> Path:
+    """Return the path of the list that comes with the package: beside this file if installed, else in `metadata/`."""
+    installed = Path(__file__).parent / "english.parquet"
+    return installed if installed.exists() else Path(__file__).parents[2] / "metadata" / "english.parquet"
+
+
+def _strings(entries: Sequence[str] | pa.Array, name: str, first_row: int) -> pa.Array:
+    """Return entries as an Arrow array of valid UTF-8, which neither Python's nor Arrow's strings are guaranteed to be."""
+    try:
+        array = (
+            entries.cast(pa.string()) if isinstance(entries, pa.Array) else pa.array(entries, pa.string())
+        )
+        array.validate(full=True)
+    except UnicodeEncodeError as error:
+        row = list(entries).index(error.object) + first_row
+        raise MetaclipError(
+            f"{name}, row {row}: {error.object!r:.80} holds half a surrogate pair; correct it"
+        ) from None
+    except pa.ArrowInvalid as error:
+        raise MetaclipError(
+            f"{name}: the entries are not valid UTF-8 ({one_line(error)}); write it again"
+        ) from None
+    return array
+
+
+def _column(values: Any, length: int, kind: pa.DataType) -> pa.Array:
+    if values is None:
+        return pa.nulls(length, kind)
+    array = values if isinstance(values, pa.Array) else pa.array(values, kind)
+    if len(array) != length:
+        raise ValueError(f"a column has {len(array)} rows beside {length} entries")
+    return array.cast(kind)
+
+
+def _without_duplicates(
+    columns: list[pa.Array], encoded: Any, name: str, fold: bool, first_row: int
+) -> list[pa.Array]:
+    codes = encoded.indices.to_numpy()
+    first = np.unique(codes, return_index=True)[
+        1
+    ]  # ascending, because codes number entries in the order of their first rows
+    if not fold:
+        row = int((first[codes] != np.arange(len(codes))).argmax())
+        raise MetaclipError(
+            f"{name}: rows {first[codes[row]] + first_row} and {row + first_row} are the same entry "
+            f"{columns[0][row].as_py()!r:.80}; remove one, or keep the first of each with --fold-duplicates"
+        )
+    return [column.take(pa.array(first)) for column in columns]
+
+
+def _from_lines(data: bytes, name: str) -> list[str]:
+    # Only "\n" and "\r\n" end a line: an entry may hold the other line separators of str.splitlines.
+    lines = [line.removesuffix("\r") for line in decode_utf8(data, name).split("\n")]
+    return lines[:-1] if lines[-1] == "" else lines
+
+
+def _from_json(data: bytes, name: str) -> list[str]:
+    try:
+        value = json.loads(decode_utf8(data, name))
+    except json.JSONDecodeError as error:
+        raise MetaclipError(f"{name}, line {error.lineno}: not valid JSON ({error.msg})") from None
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # a number of thousands of digits, brackets thousands deep
+        raise MetaclipError(f"{name} is not a flat list of strings ({one_line(error)})") from None
+    if not isinstance(value, list):
+        raise MetaclipError(
+            f"{name} holds a JSON {type(value).__name__}; a query list is a flat list of strings"
+        )
+    for row, entry in enumerate(value):
+        if not isinstance(entry, str):
+            raise MetaclipError(
+                f"{name}, row {row}: {entry!r:.80} is not a string; a query list is a flat list of strings"
+            )
+    return value
+
+
+def _from_parquet(data: bytes, name: str) -> dict[str, Any]:
+    try:
+        table = pq.read_table(io.BytesIO(data))
+    except (pa.ArrowException, OSError) as error:
+        raise MetaclipError(f"{name} is not a readable parquet file ({one_line(error)})") from None
+    if "entry" not in table.column_names:
+        found = ", ".join(table.column_names) or "none"
+        raise MetaclipError(
+            f"{name} has no column 'entry' (found: {found}); a query list has entry, source, score"
+        )
+    entry = table["entry"].combine_chunks()
+    if not (
+        pa.types.is_string(entry.type)
+        or pa.types.is_large_string(entry.type)
+        or pa.types.is_dictionary(entry.type)
+    ):
+        raise MetaclipError(f"{name}: the column 'entry' is {entry.type}, must be string")
+    result: dict[str, Any] = {"entries": entry.cast(pa.string())}
+    for column, kind in (("source", pa.string()), ("score", pa.float64())):
+        if column in table.column_names:
+            try:
+                result[column] = table[column].combine_chunks().cast(kind)
+            except pa.ArrowException as error:
+                raise MetaclipError(
+                    f"{name}: the column '{column}' is not {kind} ({one_line(error)})"
+                ) from None
+    return result
+
+
+def as_metadata(value: Metadata | str | os.PathLike[str] | Iterable[str]) -> Metadata:
+    """Return a list given as a Metadata, a path, or strings."""
+    if isinstance(value, Metadata):
+        return value
+    if isinstance(value, str | os.PathLike):
+        return Metadata.read(value)
+    return Metadata(list(value))

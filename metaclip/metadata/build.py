@@ -32,9 +32,8 @@ import pyarrow.parquet as pq
 from metaclip import recipe
 from metaclip.engine import Engine
 from metaclip.errors import MetaclipError, one_line
-from metaclip.metadata import lint
+from metaclip.metadata import lint, list_digest
 from metaclip.metadata.candidates import Candidates, Contribution, SourceLimits, merge
-from metaclip.metadata.entries import list_digest
 from metaclip.storage.files import atomic_write
 
 

@@ -22,7 +22,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 
-from metaclip.metadata.entries import Metadata
+from metaclip.metadata import Metadata
 
 LONGEST: Final = 100
 """Characters; the longest name in WordNet 3.0 has 71."""

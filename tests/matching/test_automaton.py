@@ -24,7 +24,7 @@ from metaclip.matching.automaton import Automaton, UntrustedFile, build, key, op
 from metaclip.matching.matcher import Matcher
 from metaclip.matching.native_backend import NativeBackend
 from metaclip.matching.text_rule import PAPER, TextRule
-from metaclip.metadata.entries import Metadata
+from metaclip.metadata import Metadata
 from metaclip.storage.files import cache_folder
 from tests.backends import needs_library
 from tests.processes import environment
@@ -324,7 +324,7 @@ import sys, hashlib, pathlib
 from metaclip.matching.automaton import build
 from metaclip.matching.automaton import write
 from metaclip.matching.text_rule import TextRule
-from metaclip.metadata.entries import Metadata
+from metaclip.metadata import Metadata
 entries = [f"{a}{b} {b}{a}" for a in "abcdefg" for b in "hijklm"] + [f"猫{a}" for a in "abc犬鳥"]
 for rule in (TextRule(), TextRule(unspaced_scripts="fixed", longest_only=True)):
     path = pathlib.Path(sys.argv[1])

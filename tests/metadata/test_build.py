@@ -14,9 +14,8 @@ import pytest
 from metaclip import Metadata
 from metaclip.errors import MetaclipError
 from metaclip.matching.text_rule import PAPER
-from metaclip.metadata import build
+from metaclip.metadata import build, list_digest
 from metaclip.metadata.candidates import SCHEMA
-from metaclip.metadata.entries import list_digest
 from tests.processes import environment
 
 RECIPES = sorted((Path(__file__).parents[2] / "metadata").glob("*.toml"))

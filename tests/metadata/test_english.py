@@ -15,8 +15,7 @@ import pytest
 
 from metaclip import Metadata
 from metaclip.matching.text_rule import PAPER, TextRule
-from metaclip.metadata import build, lint
-from metaclip.metadata.entries import list_digest, shipped_list
+from metaclip.metadata import build, lint, list_digest, shipped_list
 from metaclip.metadata.sources.words import is_explicit
 from tests.processes import environment
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from metaclip.errors import MetaclipError
-from metaclip.metadata.entries import Metadata, as_metadata
+from metaclip.metadata import Metadata, as_metadata
 
 ENTRIES = [
     "dog",

@@ -30,7 +30,7 @@ from metaclip.matching.automaton import UntrustedFile, build, read, write
 from metaclip.matching.matcher import Matcher
 from metaclip.matching.native_backend import NativeBackend
 from metaclip.matching.text_rule import MARKS, PAPER, TextRule
-from metaclip.metadata.entries import Metadata
+from metaclip.metadata import Metadata
 from metaclip.pool import uid
 from tests import oracle
 from tests.matching.test_automaton import resigned

@@ -16,7 +16,7 @@ import pytest
 
 from metaclip import native
 from metaclip.matching.matcher import Matcher
-from metaclip.metadata.entries import Metadata
+from metaclip.metadata import Metadata
 from metaclip.native import build
 from tests.cases.matching import CASES
 from tests.native import fuzz

@@ -22,7 +22,7 @@ pytest.importorskip("altair", reason="needs the extra cards: pip install -e '.[c
 
 from metaclip import Matcher, Metadata
 from metaclip.errors import MetaclipError
-from metaclip.metadata.entries import shipped_list
+from metaclip.metadata import shipped_list
 from metaclip.training.evaluation.sets import open_set
 from tests.training.labelled import class_files, labelled, write_zip
 from tests.training.shards import read_tar

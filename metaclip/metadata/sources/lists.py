@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from metaclip.metadata import Metadata
 from metaclip.metadata.candidates import Candidates
-from metaclip.metadata.entries import Metadata
 
 
 @dataclasses.dataclass(frozen=True)
