@@ -30,7 +30,7 @@ from metaclip.card.removal.removed_list import REMOVED_LIST, read_list, write_li
 from metaclip.card.run_files import check_unedited
 from metaclip.card.samples import samples_by_entry
 from metaclip.card.scan import RunScan, scan_run
-from metaclip.curate import account, schema
+from metaclip.curate import account
 from metaclip.curate.run import Run, local_run
 from metaclip.errors import MetaclipError
 from metaclip.metadata import Metadata
@@ -45,8 +45,43 @@ from metaclip.storage.files import (
     write_json,
 )
 
-SCHEMA: Final = {"name": "metaclip-card", "version": schema.VERSION}
-FIELDS: Final = account.FIELDS | schema.CARD
+_COUNTED: Final = {"pairs": "integer", "names": "integer", "floor": "integer"}
+_COUNTED_TOP: Final = {"top[].name": "string", "top[].pairs": "integer"}
+CARD_FIELDS: Final[dict[str, str]] = {
+    "name": "string",
+    "license": "string or null",
+    "contact": "string or null",
+    "url": "string or null",
+    "grid.t[]": "number",
+    "grid.pairs[]": "number",
+    "grid.tail_share[]": "number",
+    "grid.share": "number",
+    "hosts": "object or null",
+    "languages": "object or null",
+    **{
+        f"{of}.{name}": kind
+        for name, kind in (_COUNTED | _COUNTED_TOP).items()
+        for of in ("hosts", "languages")
+    },
+    "classes[].name": "string",
+    "classes[].digest": "string",
+    "classes[].names": "integer",
+    "classes[].known": "integer",
+    "classes[].zero": "number",
+    "classes[].zero_kept": "number",
+    "classes[].divergence": "number or null",
+    "classes[].divergence_kept": "number or null",
+    "classes[].entries[].name": "string",
+    "classes[].entries[].entry_id": "integer or null",
+    "classes[].entries[].count": "integer or null",
+    "classes[].entries[].kept": "integer",
+    "files[].name": "string",
+    "files[].size": "integer",
+    "files[].sha256": "string",
+}
+"""Further fields of a published card."""
+SCHEMA: Final = {"name": "metaclip-card", "version": account.VERSION}
+FIELDS: Final = account.FIELDS | CARD_FIELDS
 CARD_FILES: Final = (
     "card.json", "README.md", "croissant.json", "entries.parquet", "plots", "index.html", "explorer", REMOVED_LIST
 )  # fmt: skip
@@ -112,7 +147,7 @@ def read_card(folder: Path) -> dict[str, Any]:
         raise MetaclipError(
             f"{path} is no published card; make one with: metaclip card RUN --out {folder}"
         )
-    schema.check_read(
+    account.check_read(
         card, str(SCHEMA["name"]), FIELDS, str(path), "fetch it again, or make it from its run"
     )
     return card
@@ -197,7 +232,7 @@ def _write_card(folder: Path, run: Run, info: CardInfo, scan: RunScan) -> dict[s
         {"name": name, "size": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)}
         for name in sorted(names)
     ]
-    schema.check_written(card, FIELDS)
+    account.check_written(card, FIELDS)
     write_json(folder / "card.json", card)
     return card
 

@@ -14,9 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from metaclip import Run, RunOptions, curate, match
-from metaclip.curate import schema
-from metaclip.curate.account import FIELDS
-from metaclip.curate.schema import ACCOUNT, CARD, REMOVED, check_written, faults
+from metaclip.card.publish import CARD_FIELDS
+from metaclip.curate.account import FIELDS, REMOVED_FIELDS, RUN_FIELDS, VERSION, check_written, faults
 from tests import commands
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +33,11 @@ def documented(heading: str) -> dict[str, str]:
 
 @pytest.mark.parametrize(
     ("heading", "fields"),
-    [("card.json", ACCOUNT), ("A version with pairs taken out", REMOVED), ("The published card", CARD)],
+    [
+        ("card.json", RUN_FIELDS),
+        ("A version with pairs taken out", REMOVED_FIELDS),
+        ("The published card", CARD_FIELDS),
+    ],
 )
 def test_the_page_is_the_schema(heading: str, fields: dict[str, str]) -> None:
     """Field by field, with the types."""
@@ -172,4 +175,4 @@ def test_accounts_are_checked_when_written(made: Path) -> None:
     """An account is of its schema, to the letter; versions stand in one place."""
     account = Run(made / "run").account
     check_written(account, FIELDS)
-    assert account["schema"]["version"] == schema.VERSION
+    assert account["schema"]["version"] == VERSION
