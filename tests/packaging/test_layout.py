@@ -34,7 +34,7 @@ LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 
 
 def room(module: str) -> str:
-    """Return the part of a dotted name that has a layer: "native" of "metaclip.native.library"."""
+    """Return the part of a dotted name that has a layer: "native" of "metaclip.native.build"."""
     parts = module.split(".")
     return parts[1] if len(parts) > 1 else "__init__"
 
@@ -65,7 +65,7 @@ def imports(source: str, module: str, *, is_package: bool = False) -> Iterator[t
 
 
 def imported_modules(source: str, module: str, modules: set[str]) -> Iterator[str]:
-    """Return the modules of the package that a source imports; packages that only hold modules are left out."""
+    """Return the modules of the package that a source imports; a package is left out where one of its modules is meant."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "metaclip":
             for alias in node.names:
@@ -98,8 +98,8 @@ def every_import() -> list[tuple[Path, int, str, str]]:
         ("from metaclip import __version__", "metaclip.__version__"),
         ("from metaclip import curate", "metaclip.curate"),
         ("from metaclip.training import stream", "metaclip.training"),
-        ("from . import library", "metaclip.native"),
-        ("from .library import load", "metaclip.native.library"),
+        ("from . import build", "metaclip.native"),
+        ("from .build import update", "metaclip.native.build"),
         ("from ..card import page", "metaclip.card"),
         ("from .. import card", "metaclip.card"),
         ("def f():\n    from metaclip import cli", "metaclip.cli"),
