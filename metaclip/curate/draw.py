@@ -18,6 +18,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from metaclip.matching import check_ids
 from metaclip.native import WIDTH, RowsStruct, address, load
 from metaclip.pool.uid import Uids
 
@@ -108,12 +109,15 @@ def keep_probabilities(
         return 1.0 - _products(values, offsets, 1.0 - probability)
     result = np.empty(n, np.float64)
     library.mc_keep_probabilities(
-        _rows(values, offsets), address(probability, np.float64), address(result, np.float64)
+        _rows(values, offsets, len(probability)),
+        address(probability, np.float64),
+        address(result, np.float64),
     )
     return result
 
 
-def _rows(values: npt.NDArray[np.uint32], offsets: npt.NDArray[np.int64]) -> RowsStruct:
+def _rows(values: npt.NDArray[np.uint32], offsets: npt.NDArray[np.int64], n_entries: int) -> RowsStruct:
+    check_ids(values, n_entries)
     return RowsStruct(address(values, np.uint32), address(offsets, np.int64), len(offsets) - 1)
 
 
@@ -160,7 +164,7 @@ def draw_rows(
         return draw_rows_numpy(values, offsets, probability, uids, key, sums)
     drawn, keep = np.empty(n, np.float64), np.empty(n, np.bool_)
     library.mc_draw(
-        _rows(values, offsets), address(probability, np.float64), address(uids, np.uint64), key,
+        _rows(values, offsets, len(probability)), address(probability, np.float64), address(uids, np.uint64), key,
         address(drawn, np.float64), address(keep, np.bool_),
         *(address(array, np.uint64, written=True) for array in (sums.expected, sums.kept, sums.totals)),
     )  # fmt: skip
@@ -215,7 +219,7 @@ def expect_rows(
     padded[:k] = thresholds
     scratch = np.empty(2 * len(padded))
     library.mc_expect(
-        _rows(values, offsets), address(counts, np.uint64), address(padded, np.float64), k,
+        _rows(values, offsets, len(counts)), address(counts, np.uint64), address(padded, np.float64), k,
         address(sums, np.uint64, written=True), None if by_entry is None else address(by_entry, np.uint64, written=True),
         address(scratch, np.float64),
     )  # fmt: skip

@@ -64,10 +64,15 @@ def count_matches(matches: pa.Array | pa.ChunkedArray, n_entries: int) -> npt.ND
     return counts
 
 
+def check_ids(ids: npt.NDArray[np.uint32], n_entries: int) -> None:
+    """Raise ValueError unless all ids are of a list of `n_entries` entries: the compiled loops write where ids point."""
+    if len(ids) and (last := int(ids.max())) >= n_entries:
+        raise ValueError(f"an entry id of {last} in matches, but the list has {n_entries} entries")
+
+
 def add_ids(counts: npt.NDArray[np.uint64], ids: npt.NDArray[np.uint32]) -> None:
     """Add the entry ids of matches to `counts` in place."""
-    if len(ids) and (last := int(ids.max())) >= len(counts):
-        raise ValueError(f"an entry id of {last} in matches, but the list has {len(counts)} entries")
+    check_ids(ids, len(counts))
     if (library := load()) is not None:
         library.mc_count(address(ids, np.uint32), len(ids), address(counts, np.uint64, written=True))
     else:

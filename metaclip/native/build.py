@@ -93,7 +93,7 @@ def compile_library(
     # A linker may write more files beside the library, and writes the name of the library into it.
     with tempfile.TemporaryDirectory(prefix=".compile-", dir=out) as temporary:
         for form, flags in forms.items():
-            arguments = [*command, *FLAGS, *flags, f'-DMC_DIGEST="{digest}"', "-o", form, *sources]
+            arguments = [*command, *FLAGS, *flags, f'-DMC_DIGEST="{digest}"', "-o", form, *sources, "-lm"]
             try:
                 done = subprocess.run(
                     arguments,

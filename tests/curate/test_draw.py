@@ -22,6 +22,7 @@ from metaclip.curate.draw import (
     draw_rows,
     draw_rows_numpy,
     expect_rows,
+    keep_probabilities,
     keep_probability,
     mix,
     probabilities,
@@ -333,3 +334,16 @@ def test_many_thresholds_in_one_pass(problem: Any, counts: list[int]) -> None:
         assert found == pytest.approx(sum(by_hand(ids, p) for ids in rows), abs=1e-8)
     assert (np.diff(expected) >= 0).all()
     assert expected[-1] == sum(map(bool, rows))  # t above every count: all that match anything
+
+
+def test_entry_ids_beyond_the_list_are_refused() -> None:
+    """An entry id beyond the list is an error in every loop, not a write beyond the sums."""
+    values, offsets = np.array([0, 7], np.uint32), np.array([0, 2], np.int64)
+    counts, sums, uids = np.ones(2, np.uint64), DrawSums(2), np.zeros((1, 2), np.uint64)
+    for call in (
+        lambda: keep_probabilities(values, offsets, np.ones(2)),
+        lambda: draw_rows(values, offsets, np.ones(2), uids, stream_key(0, 0), sums),
+        lambda: expect_rows(values, offsets, counts, np.ones(1), np.zeros(1, np.uint64)),
+    ):
+        with pytest.raises((ValueError, IndexError), match="7"):
+            call()

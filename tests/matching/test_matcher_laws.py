@@ -545,7 +545,7 @@ def test_twins_without_number() -> None:
 # --- planted collisions of the hash
 
 MASK = 2**64 - 1
-A = 0xD6E8FEB86659FD93  # MULTIPLIER in keys.h
+A = 0xD6E8FEB86659FD93  # MULTIPLIER in metaclip.h
 LETTERS = [c for c in range(0x21, 0x7F) if chr(c) not in MARKS]
 ASCII = 0x8080808080808080  # the bits that are clear in eight bytes of ASCII
 

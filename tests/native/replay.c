@@ -8,7 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "metaclip.h"
+#include "automaton.c"
+#include "match.c"
+#include "pairs.c"
 
 enum { MOST_ARGUMENTS = 32, MOST_WORKSPACES = 10000 };
 
@@ -64,7 +66,7 @@ static void read_argument(argument *x) {
     }
 }
 
-static void compare(int64_t i, const void *bytes, int64_t size) {
+static void expect_bytes(int64_t i, const void *bytes, int64_t size) {
     if (size != a[i].wanted_size || (size && memcmp(bytes, a[i].wanted, (size_t)size))) fail("argument", i);
 }
 
@@ -103,20 +105,20 @@ static int64_t call(void) {
         mc_strings texts = strings(1);
         uint32_t *values;
         int64_t n = mc_match(&workspaces[N(0)].machine, workspaces[N(0)].memory, &texts, P(6), &values);
-        compare(7, values, 4 * n);
+        expect_bytes(7, values, 4 * n);
         mc_free(values);
         return n;
     }
     if (IS("mc_find")) {
         const uint32_t *values;
         int64_t n = mc_find(&workspaces[N(0)].machine, workspaces[N(0)].memory, P(1), N(2), &values);
-        compare(3, values, 4 * n);
+        expect_bytes(3, values, 4 * n);
         return n;
     }
     if (IS("mc_unite")) {
         uint32_t *values;
         int64_t n = mc_unite(P(0), P(1), P(2), P(3), N(4), P(5), &values);
-        compare(6, values, 4 * n);
+        expect_bytes(6, values, 4 * n);
         mc_free(values);
         return n;
     }
@@ -155,7 +157,7 @@ int main(int n_given, char **given) {
         int keep = IS("mc_workspace_new"); /* its arrays stay those of the machine */
         for (int64_t i = 0; i < n; i++) {
             if (!a[i].array) continue;
-            compare(i, a[i].array, a[i].size);
+            expect_bytes(i, a[i].array, a[i].size);
             if (!keep) free(a[i].array);
         }
     }

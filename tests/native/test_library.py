@@ -66,7 +66,7 @@ def test_a_stale_library_without_a_compiler_is_refused(
     copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a compiler, a library of other sources is not used, and the message names two ways out."""
-    change(copy / "src" / "keys.h")
+    change(copy / "src" / "metaclip.h")
     monkeypatch.setattr(build, "find_compiler", lambda: None)
     with pytest.raises(
         MetaclipError, match="not compiled from the sources beside it: .*apt install gcc.*METACLIP_PURE=1"

@@ -20,7 +20,7 @@
 
 #include <stdlib.h>
 
-#include "keys.h"
+#include "metaclip.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -48,51 +48,49 @@ typedef struct {
     const uint8_t *start;
 } row; /* of a symbol: 32 bytes */
 
-typedef struct {
-    uint32_t symbol, position;
-} known; /* a symbol that entries have */
+typedef struct { uint32_t symbol, position; } known; /* a symbol that entries have */
+typedef struct { uint32_t at, node; } pair; /* the index of a known symbol that continues the one before; their node */
+typedef struct { uint32_t position, id; } deeper; /* a match of several symbols that ends at a position */
 
+/* The memory of one thread that matches by one machine; reused from call to call. */
 typedef struct {
-    uint32_t position, id;
-} deeper; /* a match of several symbols that ends at a position */
-
-struct mc_workspace {
     row rows[ROWS];
     known known[ROWS];
-    uint32_t before[ROWS]; /* ids (longest: known symbols) before each row, and behind the last one */
-    struct {
-        int32_t rows, positions;
-    } ends[ROWS]; /* rows and positions up to the end of each text of the chunk */
-    uint32_t pairs[ROWS]; /* indices of known symbols that follow another one */
+    uint32_t before[ROWS]; /* the number of ids before each row, and behind the last one */
+    struct { int32_t rows, positions; } ends[ROWS]; /* rows and positions up to the end of each text of the chunk */
+    pair pairs[ROWS];
     int64_t burst; /* the most ids that one chunk can give: those of each symbol, and of the node to which it leads */
     deeper *deeper;
     uint32_t *ids; /* of the texts of the chunk, and of the text that the next chunk continues */
     int64_t *firsts; /* longest: the position, from the start of the call, of the first symbol of each id */
-    int64_t ids_room, firsts_room;
     uint32_t *values; /* the result */
-    int64_t values_room;
     /* stamps[node] is the number of the text for which the outputs of a node, and those behind it, were written last.
        So entries that contain each other ("a", "a a", "a a a", ...) are output once per text, not at every position. */
     uint32_t *stamps;
     uint32_t stamp; /* the number of the text with which the chunk begins */
     uint8_t *copy;  /* of the end of a column or of a single text, with MC_READABLE bytes behind it */
-    int64_t copy_room;
-};
+    int64_t ids_room, firsts_room, values_room, copy_room;
+} mc_workspace;
 
 /* Make room for `wanted` items; 1.5 times as many at least, so that growing is rare. Return whether memory ran out. */
 static int reserve(void **array, int64_t *room, int64_t wanted, int64_t item) {
     if (wanted <= *room) return 0;
-    int64_t larger = wanted + (wanted >> 1);
-    void *grown = realloc(*array, (size_t)(larger * item));
+    void *grown = realloc(*array, (size_t)((wanted + wanted / 2) * item));
     if (!grown) return 1;
     *array = grown;
-    *room = larger;
+    *room = wanted + wanted / 2;
     return 0;
 }
 
-void mc_free(void *memory) { free(memory); }
+MC_API void mc_free(void *memory) { free(memory); }
 
-mc_workspace *mc_workspace_new(const mc_machine *machine) {
+MC_API void mc_workspace_free(mc_workspace *w) {
+    if (!w) return;
+    void *owned[] = {w->deeper, w->ids, w->firsts, w->values, w->stamps, w->copy, w};
+    for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) free(owned[i]);
+}
+
+MC_API mc_workspace *mc_workspace_new(const mc_machine *machine) {
     mc_workspace *w = calloc(1, sizeof *w);
     if (!w) return NULL;
     w->burst = 2 * CHUNK * machine->most_outputs + 1;
@@ -103,12 +101,6 @@ mc_workspace *mc_workspace_new(const mc_machine *machine) {
     return NULL;
 }
 
-void mc_workspace_free(mc_workspace *w) {
-    if (!w) return;
-    void *owned[] = {w->deeper, w->ids, w->firsts, w->values, w->stamps, w->copy, w};
-    for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) free(owned[i]);
-}
-
 /* Where matching continues in the next chunk. */
 typedef struct {
     int64_t text;
@@ -117,40 +109,39 @@ typedef struct {
     int spaced;           /* characters: whether the last symbol was a space */
     uint32_t node;
     int64_t n_ids;
-    int64_t base;      /* positions of the chunks before this one */
-    int64_t positions; /* positions of this chunk */
+    int64_t base, positions; /* the number of positions of the chunks before this one, and of this one */
     int64_t written;
 } progress;
 
 /* ---- pass 1: split ---- */
 
 /* Vectors of the compiler: an operator works on all bytes, a comparison gives 0xFF or 0 for each. */
-#if defined(__AVX2__)
 typedef uint8_t vector __attribute__((vector_size(32)));
-MC_INLINE uint64_t top_bits(vector v) { return (uint32_t)_mm256_movemask_epi8((__m256i)v); }
-#elif defined(__SSE2__)
-typedef uint8_t vector __attribute__((vector_size(16)));
-MC_INLINE uint64_t top_bits(vector v) { return (uint32_t)_mm_movemask_epi8((__m128i)v); }
+MC_INLINE uint64_t top_bits(vector v) {
+#ifdef __AVX2__
+    return (uint32_t)_mm256_movemask_epi8((__m256i)v);
 #else
-typedef uint8_t vector __attribute__((vector_size(8)));
-MC_INLINE uint64_t top_bits(vector v) { /* the product moves the lowest bit of each byte into the highest byte */
-    return ((uint64_t)v & 0x0101010101010101u) * 0x0102040810204080u >> 56;
-}
+    uint64_t words[4], bits = 0;
+    memcpy(words, &v, sizeof v);
+    /* The product moves the lowest bit of each byte into the highest byte. */
+    for (int i = 0; i < 4; i++) bits |= ((words[i] & 0x0101010101010101u) * 0x0102040810204080u >> 56) << (8 * i);
+    return bits;
 #endif
+}
 
-/* Set the bits of separators among 64 bytes: `marks` are , . ; : ? ! ` and `both` are marks, space, tab and line ends. */
-MC_INLINE void find_separators(const uint8_t *block, uint64_t *both, uint64_t *marks) {
-    *both = *marks = 0;
+/* Return the bits of separators among 64 bytes: the marks , . ; : ? ! ` and the blanks space, tab and line ends. */
+MC_INLINE uint64_t find_separators(const uint8_t *block) {
+    uint64_t bits = 0;
     for (size_t i = 0; i < BLOCK; i += sizeof(vector)) {
         vector c;
         memcpy(&c, block + i, sizeof c);
         /* ':' and ';' differ only in the lowest bit, ',' and '.' only in the second lowest. */
-        vector mark = (vector)(c == '!') | (vector)(c == '?') | (vector)(c == '`') | (vector)((c & 0xFE) == ':') |
-                      (vector)((c & 0xFD) == ',');
-        vector blank = (vector)(c == ' ') | (vector)(c == '\t') | (vector)(c == '\n') | (vector)(c == '\r');
-        *marks |= top_bits(mark) << i;
-        *both |= top_bits(mark | blank) << i;
+        vector found = (vector)(c == ' ') | (vector)(c == '\t') | (vector)(c == '\n') | (vector)(c == '\r') |
+                       (vector)(c == '!') | (vector)(c == '?') | (vector)(c == '`') | (vector)((c & 0xFE) == ':') |
+                       (vector)((c & 0xFD) == ',');
+        bits |= top_bits(found) << i;
     }
+    return bits;
 }
 
 MC_INLINE uint64_t put_symbol(row *out, const uint8_t *start, int64_t size, int64_t position, uint64_t seed) {
@@ -172,23 +163,25 @@ static int64_t split_words(const mc_machine *m, mc_workspace *w, const mc_string
     const uint64_t seed = m->seed;
     const int shift = 64 - log2_of(m->n_bloom), fold = (int)m->fold_spaces;
     row *rows = w->rows;
-    for (; t < n_texts; t++) {
+    for (; t < n_texts && position + SPLIT_ROOM <= CHUNK; t++) {
         const uint8_t *stop = x->data + x->offsets[t + 1];
-        int null = is_null(x, t);
-        if (!block) start = block = null ? stop : x->data + x->offsets[t];
-        for (; block < stop && position + SPLIT_ROOM <= CHUNK; block += BLOCK) {
-            uint64_t both, marks;
-            find_separators(block, &both, &marks);
-            if (stop - block < BLOCK) both &= ((uint64_t)1 << (stop - block)) - 1;
-            for (; both; both &= both - 1) {
-                int bit = __builtin_ctzll(both);
-                const uint8_t *at = block + bit;
+        int done = is_null(x, t); /* a null has no words, not even the empty one */
+        if (!block) start = block = x->data + x->offsets[t];
+        for (; !done && position + SPLIT_ROOM <= CHUNK; block += BLOCK) {
+            uint64_t separators = find_separators(block);
+            done = stop - block < BLOCK;
+            if (done) { /* the end of the text ends its last word */
+                uint64_t end = (uint64_t)1 << (stop - block);
+                separators = (separators & (end - 1)) | end;
+            }
+            for (; separators; separators &= separators - 1) {
+                const uint8_t *at = block + __builtin_ctzll(separators);
                 /* Always written, kept if it may be known. */
                 uint64_t hash = put_symbol(rows + n, start, at - start, position, seed);
                 int there = (at != start) | !fold;
                 n += there & may_be_known(m, shift, hash);
                 position += there;
-                if (marks >> bit & 1) { /* most separators are blanks */
+                if ((*at > ' ') & (at != stop)) { /* a mark is a word, too; most separators are blanks */
                     put_symbol(rows + n, at, 1, position, seed);
                     n++;
                     position++;
@@ -196,12 +189,7 @@ static int64_t split_words(const mc_machine *m, mc_workspace *w, const mc_string
                 start = at + 1;
             }
         }
-        if (block < stop || position + 2 > CHUNK) break;
-        /* The last word; a null has none, not even the empty one. */
-        int there = ((stop > start) | !fold) & !null;
-        uint64_t hash = put_symbol(rows + n, start, stop - start, position, seed);
-        n += there & may_be_known(m, shift, hash);
-        position += there;
+        if (!done) break;
         w->ends[ended].rows = (int32_t)n;
         w->ends[ended].positions = (int32_t)position;
         position++;
@@ -215,56 +203,45 @@ static int64_t split_words(const mc_machine *m, mc_workspace *w, const mc_string
     return n;
 }
 
-MC_INLINE int is_blank(uint8_t c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r'; }
-
-MC_INLINE int is_mark(uint8_t c) {
-    return c == ',' || c == '.' || c == ';' || c == ':' || c == '?' || c == '!' || c == '`';
+/* Write a space, unless spaces are folded and one is there already. */
+MC_INLINE int64_t put_space(const mc_machine *m, row *out, int64_t position, int spaced) {
+    put_symbol(out, (const uint8_t *)"            ", 1, position, m->seed);
+    return !(m->fold_spaces && spaced);
 }
 
 /* Split texts into the characters of their padded, spaced form until the chunk is full; return the number of rows. All
    characters are kept, because nearly all are known. */
 static int64_t split_characters(const mc_machine *m, mc_workspace *w, const mc_strings *x, progress *p) {
-    static const uint8_t space[MC_READABLE] = {' '};
-    int64_t n = 0, ended = 0, t = p->text, n_texts = x->n;
-    const uint64_t seed = m->seed;
+    int64_t n = 0, ended = 0, t = p->text;
     const uint8_t *at = p->at;
-    int spaced = p->spaced, fold = (int)m->fold_spaces;
+    int spaced = p->spaced;
     row *rows = w->rows;
-    for (; t < n_texts && n + ended + 4 <= CHUNK; t++) {
+    for (; t < x->n && n + ended + 5 <= CHUNK; t++) {
         const uint8_t *stop = x->data + x->offsets[t + 1];
         int null = is_null(x, t);
         if (!at) {
             at = null ? stop : x->data + x->offsets[t];
-            spaced = !null;
-            put_symbol(rows + n, space, 1, n + ended, seed);
-            n += spaced;
+            if (!null) n += put_space(m, rows + n, n + ended, 0);
+            spaced = 1;
         }
-        while (at < stop && n + ended + 4 <= CHUNK) {
+        while (at < stop && n + ended + 5 <= CHUNK) {
             uint8_t c = *at;
-            int blank = is_blank(c);
-            if (blank || is_mark(c)) {
-                put_symbol(rows + n, space, 1, n + ended, seed);
-                n += !(fold && spaced);
-                if (!blank) {
-                    put_symbol(rows + n, at, 1, n + ended, seed);
-                    put_symbol(rows + n + 1, space, 1, n + 1 + ended, seed);
-                    n += 2;
-                }
-                spaced = 1;
-                at++;
-            } else {
-                int size = 1 + (c >= 0xC0) + (c >= 0xE0) + (c >= 0xF0), follow = 1;
+            int blank = c == ' ' || c == '\t' || c == '\n' || c == '\r', size = 1;
+            int mark = c == ',' || c == '.' || c == ';' || c == ':' || c == '?' || c == '!' || c == '`';
+            if (blank || mark) n += put_space(m, rows + n, n + ended, spaced);
+            if (!blank) {
                 /* Invalid UTF-8 must not hide a separator: only continuation bytes belong to a character. */
-                while (follow < size && at + follow < stop && (at[follow] & 0xC0) == 0x80) follow++;
-                put_symbol(rows + n, at, follow, n + ended, seed);
+                int most = 1 + (c >= 0xC0) + (c >= 0xE0) + (c >= 0xF0);
+                while (size < most && at + size < stop && (at[size] & 0xC0) == 0x80) size++;
+                put_symbol(rows + n, at, size, n + ended, m->seed);
                 n++;
-                spaced = 0;
-                at += follow;
             }
+            if (mark) n += put_space(m, rows + n, n + ended, 0);
+            spaced = blank || mark;
+            at += size;
         }
         if (at < stop || n + ended + 2 > CHUNK) break;
-        put_symbol(rows + n, space, 1, n + ended, seed);
-        n += !null && !(fold && spaced);
+        if (!null) n += put_space(m, rows + n, n + ended, spaced);
         w->ends[ended].rows = (int32_t)n;
         w->ends[ended].positions = (int32_t)(n + ended);
         ended++;
@@ -288,38 +265,30 @@ static uint32_t confirm(const mc_machine *m, uint32_t symbol, const uint8_t *sta
     return symbol;
 }
 
-/* Follows the texts of a chunk by ascending positions, for the number that stamps have in each. */
-typedef struct {
-    const mc_workspace *w;
-    int64_t text;
-} stamper;
-
-MC_INLINE uint32_t stamp_at(stamper *s, uint32_t position, int64_t n_ended) {
-    while (s->text < n_ended && s->w->ends[s->text].positions <= (int32_t)position) s->text++;
-    return s->w->stamp + (uint32_t)s->text;
+/* Return the number that stamps have in the text of a position; `text` follows ascending positions through the chunk. */
+MC_INLINE uint32_t stamp_at(const mc_workspace *w, int64_t n_ended, uint32_t position, int64_t *text) {
+    while (*text < n_ended && w->ends[*text].positions <= (int32_t)position) ++*text;
+    return w->stamp + (uint32_t)*text;
 }
 
-/* Write {symbol, position} of each row that is known; return their number. `entries`: also write the ids of entries of one
-   symbol, and count them in `before`, which otherwise counts known symbols. */
-MC_INLINE int64_t look_up_with(int entries, const mc_machine *m, mc_workspace *w, int64_t n, int64_t n_ended,
-                               progress *p) {
-    const mc_slot *slots = m->slots;
+/* Write {symbol, position} of each row that is known, and the ids of entries that consist of its symbol; return how many
+   rows are known. */
+static int64_t look_up(const mc_machine *m, mc_workspace *w, int64_t n, int64_t n_ended, progress *p) {
     const uint64_t buckets = (uint64_t)m->n_displacements - 1;
     const int shift = 64 - log2_of(m->n_slots);
     row *rows = w->rows;
     for (int64_t i = 0; i < n; i++) {
         uint64_t h = rows[i].hash;
-        rows[i].slot = slots + slot_of(h, m->displacements[h & buckets], shift);
+        rows[i].slot = m->slots + slot_of(h, m->displacements[h & buckets], shift);
         __builtin_prefetch(rows[i].slot);
     }
-    int64_t found = 0, n_ids = p->n_ids;
-    stamper s = {w, 0};
+    int64_t found = 0, n_ids = p->n_ids, text = 0;
     for (int64_t i = 0; i < n; i++) {
         const row *r = rows + i;
         const mc_slot *slot = r->slot;
         uint32_t symbol = slot->symbol, entry = slot->entry, more = slot->more;
         int same = (slot->head == r->head) & (slot->tail == r->tail);
-        w->before[i] = (uint32_t)(entries ? n_ids : found);
+        w->before[i] = (uint32_t)n_ids;
         if (slot->tail >= LONG_TAIL && same) { /* the key holds a hash: the bytes decide */
             symbol = confirm(m, symbol, r->start, r->tail & LONGEST);
             same = symbol != 0;
@@ -329,18 +298,17 @@ MC_INLINE int64_t look_up_with(int entries, const mc_machine *m, mc_workspace *w
         /* Always written, kept if it is known. */
         w->known[found] = (known){symbol, r->position};
         found += same;
-        if (!entries) continue;
         w->ids[n_ids] = entry - 1;
         n_ids += (entry != 0) & same;
         if (more && same) { /* entries that a rule makes equal */
-            uint32_t stamp = stamp_at(&s, r->position, n_ended);
+            uint32_t stamp = stamp_at(w, n_ended, r->position, &text);
             for (; more && w->stamps[more] != stamp; more = m->nodes[more].output) {
                 w->stamps[more] = stamp;
                 w->ids[n_ids++] = m->nodes[more].entry - 1;
             }
         }
     }
-    w->before[n] = (uint32_t)(entries ? n_ids : found);
+    w->before[n] = (uint32_t)n_ids;
     p->n_ids = n_ids;
     return found;
 }
@@ -355,44 +323,47 @@ MC_INLINE int may_lead(const mc_machine *m, uint64_t hash) {
 
 /* Return the child of a node, 0 if there is none. */
 MC_INLINE uint32_t child_of(const mc_machine *m, uint32_t node, uint32_t symbol) {
-    uint64_t hash = edge_hash(node, symbol), mask = (uint64_t)m->n_edges - 1;
-    if (!may_lead(m, hash)) return 0;
-    for (uint64_t at = hash >> (64 - log2_of(m->n_edges));; at = (at + 1) & mask) {
-        const mc_edge *edge = m->edges + at;
-        if (!edge->child || (edge->node == node && edge->symbol == symbol)) return edge->child;
-    }
+    return m->edges[find_edge(m->edges, m->n_edges, node, symbol)].child;
 }
 
 /* Follow goto and fallback from a node by a symbol. */
 MC_INLINE uint32_t step(const mc_machine *m, uint32_t node, uint32_t symbol) {
     for (; node; node = m->nodes[node].fallback) {
-        uint32_t child = child_of(m, node, symbol);
+        uint32_t child = may_lead(m, edge_hash(node, symbol)) ? child_of(m, node, symbol) : 0;
         if (child) return child;
     }
     return symbol;
 }
 
-/* Find the known symbols that may continue the one before them: write their indices, and `found` behind them. One loop
-   collects the pairs and another reads the filter: in a single loop, each pair would wait for the memory of the filter. */
+/* Find each known symbol that continues the one before it: write its index and the node to which both lead. Behind them,
+   write `found`. Each loop asks for the memory that the next one reads, so that pairs do not wait for it one by one. */
 static void find_pairs(const mc_machine *m, mc_workspace *w, int64_t found) {
     const known *known = w->known;
-    int64_t n = 0, kept = 0;
+    pair *pairs = w->pairs;
+    int64_t n = 0, may = 0, lead = 0;
     uint32_t expected = NEVER;
     for (int64_t i = 0; i < found; i++) {
-        w->pairs[n] = (uint32_t)i; /* always written, kept if they are consecutive */
+        pairs[n].at = (uint32_t)i; /* always written, kept if they are consecutive */
         n += known[i].position == expected;
         expected = known[i].position + 1;
     }
     const int shift = 64 - log2_of(m->n_edges);
     for (int64_t i = 0; i < n; i++) {
-        uint32_t k = w->pairs[i];
+        uint32_t k = pairs[i].at;
         uint64_t hash = edge_hash(known[k - 1].symbol, known[k].symbol);
-        int may = may_lead(m, hash);
-        w->pairs[kept] = k;
-        __builtin_prefetch(m->edges + (may ? hash >> shift : 0));
-        kept += may;
+        int kept = may_lead(m, hash);
+        pairs[may].at = k;
+        __builtin_prefetch(m->edges + (kept ? hash >> shift : 0));
+        may += kept;
     }
-    w->pairs[kept] = (uint32_t)found;
+    for (int64_t i = 0; i < may; i++) {
+        uint32_t k = pairs[i].at, node = child_of(m, known[k - 1].symbol, known[k].symbol);
+        pairs[lead] = (pair){k, node};
+        __builtin_prefetch(m->nodes + node);
+        __builtin_prefetch(w->stamps + node);
+        lead += node != 0;
+    }
+    pairs[lead] = (pair){(uint32_t)found, found ? known[found - 1].symbol : 0};
 }
 
 /* Walk where the automaton can go beyond depth 1; write what is found there to `deeper`, then a position NEVER. */
@@ -402,71 +373,59 @@ static void walk(const mc_machine *m, mc_workspace *w, int64_t found, int64_t n_
     const known *known = w->known;
     deeper *out = w->deeper;
     uint32_t node = p->node, last = NEVER; /* `last` is the position of the symbol that led to `node` */
-    stamper s = {w, 0};
-    for (int64_t i = 0, pair = 0;;) {
-        while (node && i < found) {
-            uint32_t symbol = known[i].symbol, position = known[i].position;
-            node = position == last + 1 ? step(m, node, symbol) : symbol;
-            if (node == symbol) {
-                node = 0;
-                break;
-            }
-            uint32_t source = node, stamp = stamp_at(&s, position, n_ended);
-            /* Pass 2 has output the entries of the symbol alone. */
-            for (; source && source != symbol && w->stamps[source] != stamp; source = nodes[source].output) {
-                w->stamps[source] = stamp;
-                *out = (deeper){position, nodes[source].entry - 1};
-                out += nodes[source].entry != 0;
-            }
-            last = position;
-            i++;
+    const pair *next = w->pairs;
+    int64_t text = 0;
+    for (int64_t i = 0; i < found; i++) {
+        uint32_t symbol = known[i].symbol;
+        node = node && known[i].position == last + 1 ? step(m, node, symbol) : symbol;
+        if (node == symbol) { /* go to the next pair that leads deeper */
+            while (next->at < i) next++;
+            i = next->at;
+            node = next->node;
+            if (i == found) break;
+            symbol = known[i].symbol;
         }
-        /* Here no symbol up to `i` continues the one before it, or there are no more symbols. */
-        while (w->pairs[pair] <= i && w->pairs[pair] < found) pair++;
-        i = w->pairs[pair];
-        if (i == found) break;
-        node = known[i - 1].symbol;
-        last = known[i - 1].position;
+        last = known[i].position;
+        uint32_t stamp = stamp_at(w, n_ended, last, &text);
+        /* Pass 2 has output the entries of the symbol alone. */
+        for (uint32_t x = node; x && x != symbol && w->stamps[x] != stamp; x = nodes[x].output) {
+            w->stamps[x] = stamp;
+            *out = (deeper){last, nodes[x].entry - 1};
+            out += nodes[x].entry != 0;
+        }
     }
-    if (!node && found) {
-        node = known[found - 1].symbol;
-        last = known[found - 1].position;
-    }
+    if (found) last = known[found - 1].position;
     p->node = last + 1 == (uint32_t)p->positions ? node : 0;
     out->position = NEVER;
 }
 
 /* Walk over all known symbols, but keep only occurrences that do not lie inside a longer one.
 
-   Occurrences come by ascending ends, so one can only lie inside a later one: `ids` is a stack from which a new occurrence
-   removes all that begin where it begins or later. `ends` receives the number of ids instead of the number of rows. */
+   Occurrences come by ascending ends, so one can only lie inside a later one: `ids` is a stack from which a new one
+   removes all that begin where it begins or later. What pass 2 wrote there is overwritten; `ends` receives the number of
+   ids instead of the number of rows. */
 static void walk_longest(const mc_machine *m, mc_workspace *w, int64_t found, int64_t n_ended, progress *p) {
     const mc_node *nodes = m->nodes;
-    int64_t n_ids = p->n_ids, bottom = 0, i = 0;
+    int64_t n_ids = p->n_ids, bottom = 0, t = 0;
     uint32_t node = p->node, last = NEVER;
-    for (int64_t t = 0; t <= n_ended; t++) {
-        int64_t stop = t < n_ended ? w->before[w->ends[t].rows] : found;
-        for (; i < stop; i++) {
-            uint32_t symbol = w->known[i].symbol, position = w->known[i].position;
-            node = step(m, position == last + 1 ? node : 0, symbol);
-            last = position;
-            uint32_t source = node;
-            while (source && !nodes[source].entry) source = nodes[source].output;
-            if (!source) continue;
-            uint32_t depth = nodes[source].depth;
-            int64_t first = p->base + position + 1 - depth;
-            while (n_ids > bottom && w->firsts[n_ids - 1] >= first) n_ids--;
-            /* Entries that a rule makes equal end and begin together: all of them are kept. */
-            for (; source && nodes[source].depth == depth; source = nodes[source].output) {
-                w->ids[n_ids] = nodes[source].entry - 1;
-                w->firsts[n_ids++] = first;
-            }
-        }
-        if (t < n_ended) {
-            w->ends[t].rows = (int32_t)n_ids;
-            bottom = n_ids;
+    for (int64_t i = 0; i < found; i++) {
+        uint32_t symbol = w->known[i].symbol, position = w->known[i].position;
+        for (; t < n_ended && w->ends[t].positions <= (int32_t)position; t++) w->ends[t].rows = (int32_t)(bottom = n_ids);
+        node = step(m, position == last + 1 ? node : 0, symbol);
+        last = position;
+        uint32_t source = node;
+        while (source && !nodes[source].entry) source = nodes[source].output;
+        if (!source) continue;
+        uint32_t depth = nodes[source].depth;
+        int64_t first = p->base + position + 1 - depth;
+        while (n_ids > bottom && w->firsts[n_ids - 1] >= first) n_ids--;
+        /* Entries that a rule makes equal end and begin together: all of them are kept. */
+        for (; source && nodes[source].depth == depth; source = nodes[source].output) {
+            w->ids[n_ids] = nodes[source].entry - 1;
+            w->firsts[n_ids++] = first;
         }
     }
+    for (; t < n_ended; t++) w->ends[t].rows = (int32_t)n_ids;
     p->n_ids = n_ids;
     p->node = last + 1 == (uint32_t)p->positions ? node : 0;
     w->deeper->position = NEVER;
@@ -475,11 +434,18 @@ static void walk_longest(const mc_machine *m, mc_workspace *w, int64_t found, in
 /* ---- pass 4: collect ---- */
 
 /* Put v[i] and v[j] in order, without a branch. */
-#define ORDER(i, j)                                                                                                    \
-    {                                                                                                                  \
-        uint32_t low = v[i] < v[j] ? v[i] : v[j], high = v[i] < v[j] ? v[j] : v[i];                                    \
-        v[i] = low, v[j] = high;                                                                                       \
+#define ORDER(i, j) { uint32_t x = v[i], y = v[j]; v[i] = x < y ? x : y; v[j] = x < y ? y : x; }
+
+/* Write sorted ids without repetitions, to the same place or another; return how many are left. */
+MC_INLINE int64_t drop_repetitions(uint32_t *target, const uint32_t *ids, int64_t n) {
+    int64_t size = 0;
+    for (int64_t i = 0; i < n; i++) {
+        int another = i == 0 || ids[i] != ids[i - 1];
+        target[size] = ids[i]; /* always written, kept if it is another one */
+        size += another;
     }
+    return size;
+}
 
 /* Write the sorted set of 1 to 8 ids by Batcher's networks, because their order is unpredictable; return its size. */
 MC_INLINE int64_t sort_few(uint32_t *target, const uint32_t *ids, int64_t n) {
@@ -488,16 +454,10 @@ MC_INLINE int64_t sort_few(uint32_t *target, const uint32_t *ids, int64_t n) {
     if (n <= 4) {
         ORDER(0, 1) ORDER(2, 3) ORDER(0, 2) ORDER(1, 3) ORDER(1, 2)
     } else {
-        ORDER(0, 1) ORDER(2, 3) ORDER(4, 5) ORDER(6, 7) ORDER(0, 2) ORDER(1, 3) ORDER(4, 6) ORDER(5, 7) ORDER(1, 2) ORDER(5, 6)
-        ORDER(0, 4) ORDER(1, 5) ORDER(2, 6) ORDER(3, 7) ORDER(2, 4) ORDER(3, 5) ORDER(1, 2) ORDER(3, 4) ORDER(5, 6)
+        ORDER(0, 1) ORDER(2, 3) ORDER(4, 5) ORDER(6, 7) ORDER(0, 2) ORDER(1, 3) ORDER(4, 6) ORDER(5, 7) ORDER(1, 2)
+        ORDER(5, 6) ORDER(0, 4) ORDER(1, 5) ORDER(2, 6) ORDER(3, 7) ORDER(2, 4) ORDER(3, 5) ORDER(1, 2) ORDER(3, 4) ORDER(5, 6)
     }
-    int64_t size = 1;
-    target[0] = v[0];
-    for (int64_t i = 1; i < n; i++) {
-        target[size] = v[i];
-        size += v[i] != v[i - 1];
-    }
-    return size;
+    return drop_repetitions(target, v, n);
 }
 
 static int compare(const void *a, const void *b) {
@@ -507,14 +467,14 @@ static int compare(const void *a, const void *b) {
 
 /* Sort ids and drop repetitions, in place; return how many are left. */
 static int64_t sort_unique(uint32_t *ids, int64_t n) {
-    if (n < 2) return n;
-    qsort(ids, (size_t)n, sizeof *ids, compare);
-    int64_t size = 1;
-    for (int64_t i = 1; i < n; i++) {
-        ids[size] = ids[i];
-        size += ids[i] != ids[size - 1];
+    if (n > 32) qsort(ids, (size_t)n, sizeof *ids, compare);
+    for (int64_t i = 1; i < n && n <= 32; i++) {
+        uint32_t id = ids[i];
+        int64_t at = i;
+        for (; at && ids[at - 1] > id; at--) ids[at] = ids[at - 1];
+        ids[at] = id;
     }
-    return size;
+    return drop_repetitions(ids, ids, n);
 }
 
 /* Write the ids of the texts that ended in the chunk to the result; move those of the text that continues to the front. */
@@ -524,21 +484,18 @@ static void collect(mc_workspace *w, int longest, int64_t first_text, int64_t n_
     for (int64_t t = 0; t < n_ended; t++) {
         int64_t end = longest ? w->ends[t].rows : (int64_t)w->before[w->ends[t].rows], n = end - begin;
         uint32_t *target = w->values + written;
-        if (n && n <= 8 && more->position >= (uint32_t)w->ends[t].positions) {
-            written += sort_few(target, w->ids + begin, n);
-        } else {
-            memcpy(target, w->ids + begin, (size_t)n * sizeof *target);
+        const uint32_t *ids = w->ids + begin;
+        if (n > 8 || more->position < (uint32_t)w->ends[t].positions) {
+            ids = memcpy(target, ids, (size_t)n * sizeof *ids);
             for (; more->position < (uint32_t)w->ends[t].positions; more++) target[n++] = more->id;
-            written += sort_unique(target, n);
         }
+        if (n) written += n <= 8 ? sort_few(target, ids, n) : sort_unique(target, n);
         offsets[first_text + t + 1] = (int32_t)written;
         begin = end;
     }
     int64_t left = p->n_ids - begin;
-    for (int64_t i = 0; i < left; i++) {
-        w->ids[i] = w->ids[begin + i];
-        if (longest) w->firsts[i] = w->firsts[begin + i];
-    }
+    if (begin) memmove(w->ids, w->ids + begin, (size_t)left * sizeof *w->ids);
+    if (begin && longest) memmove(w->firsts, w->firsts + begin, (size_t)left * sizeof *w->firsts);
     for (; more->position != NEVER; more++) w->ids[left++] = more->id;
     p->n_ids = left;
     p->written = written;
@@ -546,14 +503,13 @@ static void collect(mc_workspace *w, int longest, int64_t first_text, int64_t n_
 
 /* ---- calls ---- */
 
-int mc_has_avx2(void) {
+/* Return whether this processor has AVX2: then the same library, compiled for that, is the faster one. */
+MC_API int mc_has_avx2(void) {
 #if defined(__x86_64__)
     /* Not __builtin_cpu_supports, which is always false in what zig compiles. */
-    unsigned a, b, c, d, saved;
-    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c >> 27 & 1)) return 0; /* bit 27: xgetbv can be used */
-    __asm__("xgetbv" : "=a"(saved), "=d"(d) : "c"(0));
-    if ((saved & 6) != 6) return 0; /* the operating system saves the vector registers */
-    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && b >> 3 & 1 && b >> 5 & 1; /* BMI, AVX2 */
+    unsigned a, b, c, d, saved = 0; /* bit 27: xgetbv can be used; 1 and 2: the system saves the vector registers */
+    if (__get_cpuid(1, &a, &b, &c, &d) && c >> 27 & 1) __asm__("xgetbv" : "=a"(saved), "=d"(d) : "c"(0));
+    return (saved & 6) == 6 && __get_cpuid_count(7, 0, &a, &b, &c, &d) && b >> 3 & 1 && b >> 5 & 1; /* BMI, AVX2 */
 #else
     return 0;
 #endif
@@ -581,13 +537,13 @@ static int64_t match(const mc_machine *m, mc_workspace *w, const mc_strings *x, 
             (longest && reserve((void **)&w->firsts, &w->firsts_room, p.n_ids + w->burst, sizeof *w->firsts))) {
             return MC_OUT_OF_MEMORY;
         }
-        int64_t first_text = p.text, found;
+        int64_t first_text = p.text, n_ids = p.n_ids;
         int64_t n = m->words ? split_words(m, w, x, &p) : split_characters(m, w, x, &p), n_ended = p.text - first_text;
+        int64_t found = look_up(m, w, n, n_ended, &p);
         if (longest) {
-            found = look_up_with(0, m, w, n, n_ended, &p);
+            p.n_ids = n_ids;
             walk_longest(m, w, found, n_ended, &p);
         } else {
-            found = look_up_with(1, m, w, n, n_ended, &p);
             walk(m, w, found, n_ended, &p);
         }
         collect(w, longest, first_text, n_ended, offsets, &p);
@@ -606,7 +562,9 @@ static const uint8_t *copy(mc_workspace *w, const uint8_t *data, int64_t size) {
     return w->copy;
 }
 
-int64_t mc_match(const mc_machine *m, mc_workspace *w, const mc_strings *x, int32_t *offsets, uint32_t **values) {
+/* Match texts. Write their matches in Arrow's list layout: `offsets` (n + 1) and `*values`, which the caller frees.
+   Return the number of values, or an error. */
+MC_API int64_t mc_match(const mc_machine *m, mc_workspace *w, const mc_strings *x, int32_t *offsets, uint32_t **values) {
     /* Passes read behind the end of a text. The texts that are too close to the end of the buffer are the last ones. */
     mc_strings head = *x;
     while (head.n && x->offsets[head.n] + MC_READABLE > x->n_data) head.n--;
@@ -616,8 +574,9 @@ int64_t mc_match(const mc_machine *m, mc_workspace *w, const mc_strings *x, int3
     int64_t written = match(m, w, &head, offsets, 0), size;
     for (int64_t i = head.n; i < x->n && written >= 0; i++) {
         size = x->offsets[i + 1] - x->offsets[i];
-        mc_strings text = {copy(w, x->data + x->offsets[i], size), size, (int64_t[]){0, size}, x->validity, x->first_bit + i, 1};
-        written = text.data ? match(m, w, &text, offsets + i, written) : MC_OUT_OF_MEMORY;
+        const uint8_t *data = copy(w, x->data + x->offsets[i], size);
+        mc_strings text = {data, size, (int64_t[]){0, size}, x->validity, x->first_bit + i, 1};
+        written = data ? match(m, w, &text, offsets + i, written) : MC_OUT_OF_MEMORY;
     }
     if (written < 0) return written;
     /* Hand over an array of the exact size; realloc shrinks in place. */
@@ -629,7 +588,8 @@ int64_t mc_match(const mc_machine *m, mc_workspace *w, const mc_strings *x, int3
     return written;
 }
 
-int64_t mc_find(const mc_machine *m, mc_workspace *w, const uint8_t *data, int64_t size, const uint32_t **values) {
+/* Match one text. `*values` points to its ascending entry ids, until the next call. Return their number, or an error. */
+MC_API int64_t mc_find(const mc_machine *m, mc_workspace *w, const uint8_t *data, int64_t size, const uint32_t **values) {
     mc_strings text = {.data = copy(w, data, size), .offsets = (int64_t[]){0, size}, .n = 1};
     int32_t offsets[2];
     int64_t n = text.data ? match(m, w, &text, offsets, 0) : MC_OUT_OF_MEMORY;
@@ -637,22 +597,20 @@ int64_t mc_find(const mc_machine *m, mc_workspace *w, const uint8_t *data, int64
     return n;
 }
 
-int64_t mc_unite(const uint32_t *first, const int32_t *first_offsets, const uint32_t *second,
-                 const int32_t *second_offsets, int64_t n_texts, int32_t *offsets, uint32_t **values) {
+/* Unite two columns of matches; as mc_match. */
+MC_API int64_t mc_unite(const uint32_t *first, const int32_t *first_offsets, const uint32_t *second,
+                        const int32_t *second_offsets, int64_t n_texts, int32_t *offsets, uint32_t **values) {
     int64_t n = 0, room = (int64_t)first_offsets[n_texts] + second_offsets[n_texts];
+    if (room > INT32_MAX) return MC_TOO_MANY_MATCHES;
     uint32_t *out = malloc((size_t)(room ? room : 1) * sizeof *out);
     if (!out) return MC_OUT_OF_MEMORY;
     offsets[0] = 0;
-    for (int64_t t = 0; t < n_texts; t++) {
-        int32_t i = first_offsets[t], i_end = first_offsets[t + 1], j = second_offsets[t], j_end = second_offsets[t + 1];
+    for (int64_t t = 0, i = 0, j = 0; t < n_texts; t++) {
+        int64_t end = first_offsets[t + 1], second_end = second_offsets[t + 1];
         /* An entry is in one machine only, so no id is in both. */
-        while (i < i_end && j < j_end) out[n++] = first[i] < second[j] ? first[i++] : second[j++];
-        while (i < i_end) out[n++] = first[i++];
-        while (j < j_end) out[n++] = second[j++];
-        if (n > INT32_MAX) {
-            free(out);
-            return MC_TOO_MANY_MATCHES;
-        }
+        while (i < end && j < second_end) out[n++] = first[i] < second[j] ? first[i++] : second[j++];
+        while (i < end) out[n++] = first[i++];
+        while (j < second_end) out[n++] = second[j++];
         offsets[t + 1] = (int32_t)n;
     }
     *values = out;

@@ -2,16 +2,12 @@
 
    Python (metaclip/native/__init__.py) loads it with ctypes and passes addresses of numpy's and Arrow's buffers. All
    functions are reentrant; memory that a function returns is freed with mc_free. Arrays of the automaton are aligned;
-   texts are not. The machine is little-endian.
+   texts are not. The machine is little-endian. */
 
-     match.c       from texts to sorted sets of entry ids
-     automaton.c   builds the tables that match.c walks, and checks tables that were read from a file
-     pairs.c       uids, the draw, expected numbers */
-
-#ifndef METACLIP_H
-#define METACLIP_H
+#pragma once
 
 #include <stdint.h>
+#include <string.h>
 
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "metaclip needs a little-endian machine"
@@ -24,19 +20,8 @@
 #endif
 #define MC_INLINE static inline __attribute__((always_inline))
 
-/* Bytes behind the end of a text, and behind the bytes of all symbols, that may be read. */
-enum { MC_READABLE = 64 };
-
-/* What functions return instead of a size. */
-enum { MC_OUT_OF_MEMORY = -1, MC_TOO_MANY_MATCHES = -2 };
-
-/* "metaclip sources " and the sha256 of the sources that this library was compiled from; read from the file (build.py). */
-MC_API extern const char mc_sources[];
-
-/* Return whether this processor has AVX2: then the same library, compiled for that, is the faster one. */
-MC_API int mc_has_avx2(void);
-
-MC_API void mc_free(void *memory);
+/* Bytes behind the end of a text, and of the bytes of all symbols, that may be read; what functions return for a size. */
+enum { MC_READABLE = 64, MC_OUT_OF_MEMORY = -1, MC_TOO_MANY_MATCHES = -2 };
 
 /* A column of strings in Arrow's large_string layout: string i is data[offsets[i] .. offsets[i + 1]]. */
 typedef struct {
@@ -48,11 +33,18 @@ typedef struct {
     int64_t n;
 } mc_strings;
 
+/* Rows of matches: row i has values[offsets[i] .. offsets[i + 1]]. */
+typedef struct {
+    const uint32_t *values;
+    const int64_t *offsets;
+    int64_t n;
+} mc_rows;
+
 /* ---- the automaton ---- */
 
 /* A known symbol, in the only slot where it can be. Two slots share a cache line. */
 typedef struct {
-    uint64_t head;   /* the key of the symbol: see keys.h */
+    uint64_t head;   /* the key of the symbol: see below */
     uint32_t symbol; /* its id, from 1; also the id of its node */
     uint32_t tail;
     uint32_t entry; /* 1 + the id of the entry that consists of this symbol alone, or 0 */
@@ -75,9 +67,7 @@ typedef struct {
 } mc_node;
 
 /* A row of the hash table of edges (open addressing); a row without a child is empty. */
-typedef struct {
-    uint32_t node, symbol, child, unused;
-} mc_edge;
+typedef struct { uint32_t node, symbol, child, unused; } mc_edge;
 
 /* The tables of one alphabet: words, or characters. The numbers of slots, displacements, words of the Bloom filter, edges
    and bytes of the edge filter are powers of two. */
@@ -93,91 +83,76 @@ typedef struct {
     int64_t n_slots, n_displacements, n_bloom, n_bytes, n_symbols, n_nodes, n_edges, n_filter;
     uint64_t seed;
     int64_t most_outputs; /* the largest number of entries that end at one node, with its suffixes */
-    int64_t words;        /* whether symbols are words */
-    int64_t longest;      /* whether an occurrence inside a longer one is ignored */
-    int64_t fold_spaces;  /* whether a run of spaces is one space */
+    /* Whether symbols are words; whether an occurrence inside a longer one is ignored; whether a run of spaces is one. */
+    int64_t words, longest, fold_spaces;
 } mc_machine;
 
-/* Return 0 if every index in the tables is in bounds and every chain ends, else the number of the check that failed. */
-MC_API int64_t mc_check(const mc_machine *machine, int64_t n_entries);
+/* ---- keys and hashes of symbols ----
 
-/* Compute the keys and hashes of the symbols 1 .. n_symbols (arrays of n_symbols + 1). */
-MC_API void mc_symbol_keys(const uint8_t *bytes, const mc_symbol *symbols, int64_t n_symbols, uint64_t seed,
-                           uint64_t *heads, uint32_t *tails, uint64_t *hashes);
+   A key is 12 bytes: the symbol's own bytes, up to 11, and its size; for a longer symbol, a hash and its size. So a hit
+   on a short key compares the bytes themselves, and a long one is confirmed on its bytes. */
 
-/* Add hashes to an empty Bloom filter of n_bloom words. */
-MC_API void mc_fill_bloom(const uint64_t *hashes, int64_t n, uint64_t *bloom, int64_t n_bloom);
+enum { SHORT = 11, LONGEST = 0xFFFFFF }; /* sizes in bytes; a symbol of an entry is shorter than LONGEST */
+static const uint32_t LONG_TAIL = 0xFF000000u; /* the tail of a long key is at least this */
 
-/* Find the displacement of each bucket that sends its keys to free slots. `order` lists the keys by bucket, `buckets` the
-   buckets from the largest. `used` (n_slots bytes) is 0. Return 0 if some bucket has no such displacement, else 1. */
-MC_API int64_t mc_displace(const uint64_t *hashes, const int64_t *order, const int64_t *bucket_starts,
-                           const int64_t *buckets, int64_t n_buckets, int64_t n_slots, uint8_t *displacements,
-                           uint8_t *used, int64_t *slots);
+/* Odd 64-bit constants with well mixed bits; B and C are SplitMix64's. */
+static const uint64_t MULTIPLIER = 0xD6E8FEB86659FD93u, B = 0xBF58476D1CE4E5B9u, C = 0x94D049BB133111EBu;
 
-/* Build the trie of entries: entry ids[i] consists of symbols[starts[i] .. starts[i + 1]], and ids ascend.
+MC_INLINE uint64_t load64(const uint8_t *at) { uint64_t word; memcpy(&word, at, 8); return word; }
+MC_INLINE uint32_t load32(const uint8_t *at) { uint32_t word; memcpy(&word, at, 4); return word; }
 
-   `nodes` has room for 1 + n_symbols + (the symbols beyond the first of each entry) + n_entries rows, all 0; `edges` for
-   the symbols beyond the first of each entry: {node, symbol, child}. Return the number of edges; write the number of
-   nodes, and the largest number of outputs (of `longest`: of entries that are equal). */
-MC_API int64_t mc_build_trie(const uint32_t *symbols, const int64_t *starts, const uint32_t *ids, int64_t n_entries,
-                             int64_t n_symbols, int64_t longest, mc_node *nodes, mc_edge *edges, int64_t *n_nodes,
-                             int64_t *most_outputs);
+MC_INLINE int is_null(const mc_strings *x, int64_t i) {
+    return x->validity && !(x->validity[(x->first_bit + i) >> 3] >> ((x->first_bit + i) & 7) & 1);
+}
 
-/* Enter edges into an empty hash table of n_table rows, and into an empty filter of n_filter bytes. */
-MC_API void mc_fill_edges(const mc_edge *edges, int64_t n_edges, mc_edge *table, int64_t n_table, uint8_t *filter,
-                          int64_t n_filter);
+MC_INLINE int log2_of(int64_t power_of_two) { return __builtin_ctzll((uint64_t)power_of_two); }
 
-/* ---- matching ---- */
+typedef struct { uint64_t head; uint32_t tail; } symbol_key;
 
-/* The memory of one thread that matches by one machine; reused from call to call. */
-typedef struct mc_workspace mc_workspace;
+/* By the size of a short symbol: the bits of its first 8 bytes, and of the next 3. */
+static const uint64_t HEAD_MASKS[SHORT + 1] = {0, 0xFF, 0xFFFF, 0xFFFFFF, 0xFFFFFFFF, 0xFFFFFFFFFF, 0xFFFFFFFFFFFF,
+                                               0xFFFFFFFFFFFFFF, ~0ull, ~0ull, ~0ull, ~0ull};
+static const uint32_t TAIL_MASKS[SHORT + 1] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFFFF, 0xFFFFFF};
 
-MC_API mc_workspace *mc_workspace_new(const mc_machine *machine);
-MC_API void mc_workspace_free(mc_workspace *workspace);
+MC_INLINE uint64_t long_hash(const uint8_t *start, int64_t size) {
+    uint64_t h = load64(start) * MULTIPLIER;
+    h ^= h >> 32;
+    int64_t at = 8;
+    for (; at + 8 <= size; at += 8) {
+        h = (h ^ load64(start + at)) * B;
+        h ^= h >> 29;
+    }
+    h = (h ^ load64(start + size - 8)) * C;
+    return h ^ (h >> 32);
+}
 
-/* Match texts. Write their matches in Arrow's list layout: `offsets` (n + 1) and `*values`, which the caller frees.
-   Return the number of values, or an error. */
-MC_API int64_t mc_match(const mc_machine *machine, mc_workspace *workspace, const mc_strings *texts, int32_t *offsets,
-                        uint32_t **values);
+/* Return the key of a symbol; 12 bytes are read at `start`, whatever the size. */
+MC_INLINE symbol_key key_of(const uint8_t *start, int64_t size) {
+    if (size > SHORT) {
+        return (symbol_key){long_hash(start, size), LONG_TAIL | (uint32_t)(size < LONGEST ? size : LONGEST)};
+    }
+    /* Masks from tables instead of branches: the sizes of words are unpredictable. */
+    return (symbol_key){load64(start) & HEAD_MASKS[size], (load32(start + 8) & TAIL_MASKS[size]) | (uint32_t)size << 24};
+}
 
-/* Match one text. `*values` points to its ascending entry ids, until the next call. Return their number, or an error. */
-MC_API int64_t mc_find(const mc_machine *machine, mc_workspace *workspace, const uint8_t *text, int64_t size,
-                       const uint32_t **values);
+MC_INLINE uint64_t hash_of(symbol_key key, uint64_t seed) {
+    uint64_t h = (key.head ^ (key.tail * seed)) * MULTIPLIER;
+    return h ^ (h >> 32);
+}
 
-/* Unite two columns of matches; as mc_match. */
-MC_API int64_t mc_unite(const uint32_t *first, const int32_t *first_offsets, const uint32_t *second,
-                        const int32_t *second_offsets, int64_t n_texts, int32_t *offsets, uint32_t **values);
+/* Return the slot that a hash and the displacement of its bucket determine; the bucket is the low bits of the hash. */
+MC_INLINE uint64_t slot_of(uint64_t hash, uint8_t by, int shift) { return ((hash ^ (by * B)) * C) >> shift; }
 
-/* ---- pairs: metaclip/pool/uid.py and metaclip/curate/draw.py state the laws ---- */
+/* Return the two bits that a hash sets in its word of the Bloom filter. */
+MC_INLINE uint64_t bloom_bits(uint64_t hash) { return (uint64_t)1 << (hash & 63) | (uint64_t)1 << (hash >> 6 & 63); }
 
-/* Parse strings of up to 32 hex digits as uids (high, low); `kinds`: 0 parsed, 1 another string, 2 empty or null. */
-MC_API void mc_hex(const mc_strings *strings, uint64_t *uids, uint8_t *kinds);
+MC_INLINE uint64_t edge_hash(uint32_t node, uint32_t symbol) { return ((uint64_t)symbol << 32 | node) * MULTIPLIER; }
 
-/* Write md5(first[i] + second[i]) as uids (high, low); `second` may be NULL, and a null is an empty string. */
-MC_API void mc_md5(const mc_strings *first, const mc_strings *second, uint64_t *uids);
-
-/* Rows of matches: row i has values[offsets[i] .. offsets[i + 1]]. */
-typedef struct {
-    const uint32_t *values;
-    const int64_t *offsets;
-    int64_t n;
-} mc_rows;
-
-/* Compute P(keep) of each row. */
-MC_API void mc_keep_probabilities(const mc_rows *rows, const double *probability, double *result);
-
-/* Draw rows. `sums`: expected number, variance (both in units of 2^-32) and number kept, added to. */
-MC_API void mc_draw(const mc_rows *rows, const double *probability, const uint64_t *uids, uint64_t key, double *drawn,
-                    uint8_t *keep, uint64_t *expected, uint64_t *kept, uint64_t *sums);
-
-/* Add P(keep) of rows under each of n_t thresholds, in units of 2^-32, to `sums`, and, unless `by_entry` (n_t numbers for
-   each entry) is NULL, to those of the row's entries. With n_t rounded up to a multiple of MC_WIDTH, `thresholds` has so many
-   numbers and `scratch` room for twice as many. */
-enum { MC_WIDTH = 16 };
-MC_API void mc_expect(const mc_rows *rows, const uint64_t *counts, const double *thresholds, int64_t n_t, uint64_t *sums,
-                      uint64_t *by_entry, double *scratch);
-
-/* Count ids: counts[ids[i]] += 1. */
-MC_API void mc_count(const uint32_t *ids, int64_t n, uint64_t *counts);
-
-#endif
+/* Return the row of an edge in a hash table, or the empty row where it belongs. */
+MC_INLINE uint64_t find_edge(const mc_edge *table, int64_t n_table, uint32_t node, uint32_t symbol) {
+    uint64_t at = edge_hash(node, symbol) >> (64 - log2_of(n_table));
+    for (; table[at].child; at = (at + 1) & ((uint64_t)n_table - 1)) {
+        if (table[at].node == node && table[at].symbol == symbol) break;
+    }
+    return at;
+}

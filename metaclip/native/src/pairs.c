@@ -3,15 +3,16 @@
    The laws are in metaclip/pool/uid.py and metaclip/curate/draw.py, with numpy implementations of the same bits. The
    library is compiled with -ffp-contract=off: a fused multiply-add would change the last bit of P(keep). */
 
-#include "keys.h"
+#include <math.h>
+
+#include "metaclip.h"
 
 /* ---- uids ---- */
 
-MC_INLINE int64_t size_of(const mc_strings *x, int64_t i) {
-    return is_null(x, i) ? 0 : x->offsets[i + 1] - x->offsets[i];
-}
+MC_INLINE int64_t size_of(const mc_strings *x, int64_t i) { return is_null(x, i) ? 0 : x->offsets[i + 1] - x->offsets[i]; }
 
-void mc_hex(const mc_strings *x, uint64_t *uids, uint8_t *kinds) {
+/* Parse strings of up to 32 hex digits as uids (high, low); `kinds`: 0 parsed, 1 another string, 2 empty or null. */
+MC_API void mc_hex(const mc_strings *x, uint64_t *uids, uint8_t *kinds) {
     enum { PARSED, OTHER, EMPTY };
     uint8_t digits[256];
     memset(digits, 16, sizeof digits);
@@ -42,6 +43,7 @@ enum { MESSAGES = 32 };
 typedef struct {
     uint32_t words[16][MESSAGES];
     uint32_t state[4][MESSAGES];
+    uint32_t sines[64]; /* RFC 1321, section 3.4 */
 } md5_lanes;
 
 #define ROTATE(x, by) ((x) << (by) | (x) >> (32 - (by)))
@@ -59,25 +61,13 @@ typedef struct {
         MD5_STEP(MIX, 1, 2, 3, 0, ((TIMES) * (i + 3) + (PLUS)) & 15, SUMS[i + 3], T3)                                  \
     }
 
-/* floor(2^32 * abs(sin(i + 1))), RFC 1321 section 3.4 */
-static const uint32_t SINES[64] = {
-    0xd76aa478, 0xe8c7b756, 0x242070db, 0xc1bdceee, 0xf57c0faf, 0x4787c62a, 0xa8304613, 0xfd469501,
-    0x698098d8, 0x8b44f7af, 0xffff5bb1, 0x895cd7be, 0x6b901122, 0xfd987193, 0xa679438e, 0x49b40821,
-    0xf61e2562, 0xc040b340, 0x265e5a51, 0xe9b6c7aa, 0xd62f105d, 0x02441453, 0xd8a1e681, 0xe7d3fbc8,
-    0x21e1cde6, 0xc33707d6, 0xf4d50d87, 0x455a14ed, 0xa9e3e905, 0xfcefa3f8, 0x676f02d9, 0x8d2a4c8a,
-    0xfffa3942, 0x8771f681, 0x6d9d6122, 0xfde5380c, 0xa4beea44, 0x4bdecfa9, 0xf6bb4b60, 0xbebfbc70,
-    0x289b7ec6, 0xeaa127fa, 0xd4ef3085, 0x04881d05, 0xd9d4d039, 0xe6db99e5, 0x1fa27cf8, 0xc4ac5665,
-    0xf4292244, 0x432aff97, 0xab9423a7, 0xfc93a039, 0x655b59c3, 0x8f0ccc92, 0xffeff47d, 0x85845dd1,
-    0x6fa87e4f, 0xfe2ce6e0, 0xa3014314, 0x4e0811a1, 0xf7537e82, 0xbd3af235, 0x2ad7d2bb, 0xeb86d391,
-};
-
 static void md5_block(md5_lanes *m) {
     uint32_t s[4][MESSAGES];
     memcpy(s, m->state, sizeof s);
-    MD5_ROUND((d ^ (b & (c ^ d))), 1, 0, 7, 12, 17, 22, SINES)
-    MD5_ROUND((c ^ (d & (b ^ c))), 5, 1, 5, 9, 14, 20, (SINES + 16))
-    MD5_ROUND((b ^ c ^ d), 3, 5, 4, 11, 16, 23, (SINES + 32))
-    MD5_ROUND((c ^ (b | ~d)), 7, 0, 6, 10, 15, 21, (SINES + 48))
+    MD5_ROUND((d ^ (b & (c ^ d))), 1, 0, 7, 12, 17, 22, m->sines)
+    MD5_ROUND((c ^ (d & (b ^ c))), 5, 1, 5, 9, 14, 20, (m->sines + 16))
+    MD5_ROUND((b ^ c ^ d), 3, 5, 4, 11, 16, 23, (m->sines + 32))
+    MD5_ROUND((c ^ (b | ~d)), 7, 0, 6, 10, 15, 21, (m->sines + 48))
     for (int i = 0; i < 4; i++) {
         for (int l = 0; l < MESSAGES; l++) m->state[i][l] += s[i][l];
     }
@@ -89,45 +79,49 @@ MC_INLINE void copy_piece(uint8_t *block, int64_t at, const uint8_t *piece, int6
     if (from < to) memcpy(block + (from - at), piece + (from - before), (size_t)(to - from));
 }
 
-void mc_md5(const mc_strings *first, const mc_strings *second, uint64_t *uids) {
+/* Write the block of 64 bytes at `at` of message i, which ends with a bit 1 and its size; return whether it is the last. */
+MC_INLINE int load_block(const mc_strings *first, const mc_strings *second, int64_t i, int64_t at, uint8_t *block) {
+    int64_t size = size_of(first, i), all = size + (second ? size_of(second, i) : 0);
+    memset(block, 0, 64);
+    copy_piece(block, at, first->data + first->offsets[i], 0, size);
+    if (all > size) copy_piece(block, at, second->data + second->offsets[i], size, all - size);
+    if (all >= at && all < at + 64) block[all - at] = 0x80;
+    if (all + 8 >= at + 64) return 0;
+    uint64_t bits = 8 * (uint64_t)all;
+    memcpy(block + 56, &bits, 8);
+    return 1;
+}
+
+/* Write md5(first[i] + second[i]) as uids (high, low); `second` may be NULL, and a null is an empty string. */
+MC_API void mc_md5(const mc_strings *first, const mc_strings *second, uint64_t *uids) {
     static const uint32_t start[4] = {0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476};
-    md5_lanes m;
-    int64_t message[MESSAGES], at[MESSAGES], next = 0, active = 0;
-    memset(&m, 0, sizeof m);
-    for (int l = 0; l < MESSAGES; l++) message[l] = -1;
-    do {
+    md5_lanes m = {0};
+    int64_t message[MESSAGES], at[MESSAGES], next = 0;
+    int ended[MESSAGES], active = 1;
+    for (int i = 0; i < 64; i++) m.sines[i] = (uint32_t)(fabs(sin(i + 1)) * 0x1p32);
+    for (int l = 0; l < MESSAGES; l++) message[l] = -1, ended[l] = 1;
+    while (active) {
         active = 0;
         for (int l = 0; l < MESSAGES; l++) {
-            if (message[l] < 0) {
-                if (next == first->n) continue;
-                message[l] = next++;
+            int64_t i = message[l];
+            if (ended[l]) {
+                if (i >= 0) { /* the bytes of the digest are a big-endian number of 128 bits */
+                    uids[2 * i] = __builtin_bswap64((uint64_t)m.state[1][l] << 32 | m.state[0][l]);
+                    uids[2 * i + 1] = __builtin_bswap64((uint64_t)m.state[3][l] << 32 | m.state[2][l]);
+                }
+                message[l] = i = next < first->n ? next++ : -1;
                 at[l] = 0;
-                for (int i = 0; i < 4; i++) m.state[i][l] = start[i];
+                for (int j = 0; j < 4; j++) m.state[j][l] = start[j];
             }
-            active++;
-            int64_t i = message[l], size = size_of(first, i), more = second ? size_of(second, i) : 0, all = size + more;
-            uint8_t block[64] = {0};
-            copy_piece(block, at[l], first->data + first->offsets[i], 0, size);
-            if (more) copy_piece(block, at[l], second->data + second->offsets[i], size, more);
-            if (all >= at[l] && all < at[l] + 64) block[all - at[l]] = 0x80;
-            if (all + 8 < at[l] + 64) {
-                uint64_t bits = 8 * (uint64_t)all;
-                memcpy(block + 56, &bits, 8);
-            }
+            if (i < 0) continue;
+            uint8_t block[64];
+            ended[l] = load_block(first, second, i, at[l], block);
             for (int j = 0; j < 16; j++) m.words[j][l] = load32(block + 4 * j);
-        }
-        if (active) md5_block(&m);
-        for (int l = 0; l < MESSAGES; l++) {
-            if (message[l] < 0) continue;
-            int64_t i = message[l], all = size_of(first, i) + (second ? size_of(second, i) : 0);
             at[l] += 64;
-            if (all + 8 >= at[l]) continue;
-            /* The bytes of the digest are a big-endian number of 128 bits. */
-            uids[2 * i] = __builtin_bswap64((uint64_t)m.state[1][l] << 32 | m.state[0][l]);
-            uids[2 * i + 1] = __builtin_bswap64((uint64_t)m.state[3][l] << 32 | m.state[2][l]);
-            message[l] = -1;
+            active = 1;
         }
-    } while (active);
+        md5_block(&m);
+    }
 }
 
 /* ---- the draw ---- */
@@ -139,7 +133,8 @@ MC_INLINE double keep_probability(const mc_rows *rows, int64_t i, const double *
     return 1.0 - dropped;
 }
 
-void mc_keep_probabilities(const mc_rows *rows, const double *probability, double *result) {
+/* Compute P(keep) of each row. */
+MC_API void mc_keep_probabilities(const mc_rows *rows, const double *probability, double *result) {
     for (int64_t i = 0; i < rows->n; i++) result[i] = keep_probability(rows, i, probability);
 }
 
@@ -153,8 +148,9 @@ MC_INLINE uint64_t mix(uint64_t x) {
     return x ^ x >> 31;
 }
 
-void mc_draw(const mc_rows *rows, const double *probability, const uint64_t *uids, uint64_t key, double *drawn,
-             uint8_t *keep, uint64_t *expected, uint64_t *kept, uint64_t *sums) {
+/* Draw rows. `sums`: expected number, variance (both in units of 2^-32) and number kept, added to. */
+MC_API void mc_draw(const mc_rows *rows, const double *probability, const uint64_t *uids, uint64_t key, double *drawn,
+                    uint8_t *keep, uint64_t *expected, uint64_t *kept, uint64_t *sums) {
     for (int64_t i = 0; i < rows->n; i++) {
         double p = keep_probability(rows, i, probability);
         uint64_t hash = mix(mix(key ^ uids[2 * i]) ^ uids[2 * i + 1]);
@@ -172,26 +168,18 @@ void mc_draw(const mc_rows *rows, const double *probability, const uint64_t *uid
     }
 }
 
-/* As many numbers as one register holds. Operators work on all at once; a comparison gives all bits of each or none. */
-#ifdef __AVX2__
-enum { LANES = 4 };
-#else
-enum { LANES = 2 };
-#endif
+/* Vectors of the compiler: operators work on all numbers at once; a comparison gives all bits of each or none. */
+enum { MC_WIDTH = 16, LANES = 4 };
 typedef double doubles __attribute__((vector_size(8 * LANES), aligned(8), may_alias));
 typedef int64_t integers __attribute__((vector_size(8 * LANES), aligned(8), may_alias));
 
-/* Do what to_fixed does. Adding 2^52 rounds to an integer, which is then in the low bits. */
-MC_INLINE integers all_to_fixed(doubles x) {
-    const doubles shift = 0x1p52 - (doubles){0};
-    doubles scaled = x * 4294967296.0, rounded = (scaled + shift) - shift;
-    doubles above = (doubles)((integers)(1.0 - (doubles){0}) & (rounded > scaled));
-    return (integers)((rounded - above) + shift) - (integers)shift;
-}
-
-void mc_expect(const mc_rows *rows, const uint64_t *counts, const double *thresholds, int64_t n_t, uint64_t *sums,
-               uint64_t *by_entry, double *scratch) {
+/* Add P(keep) of rows under each of n_t thresholds, in units of 2^-32, to `sums`, and, unless `by_entry` (n_t numbers for
+   each entry) is NULL, to those of the row's entries. With n_t rounded up to a multiple of MC_WIDTH, `thresholds` has so many
+   numbers and `scratch` room for twice as many. */
+MC_API void mc_expect(const mc_rows *rows, const uint64_t *counts, const double *thresholds, int64_t n_t, uint64_t *sums,
+                      uint64_t *by_entry, double *scratch) {
     enum { ENTRIES = 32 }; /* of a row, at a time */
+    const doubles one = 1.0 - (doubles){0}, shift = 0x1p52 - (doubles){0};
     int64_t room = (n_t + MC_WIDTH - 1) / MC_WIDTH * MC_WIDTH;
     double *dropped = scratch;
     uint64_t *fixed = (uint64_t *)(scratch + room);
@@ -215,8 +203,11 @@ void mc_expect(const mc_rows *rows, const uint64_t *counts, const double *thresh
                 for (int w = 0; w < MC_WIDTH / LANES; w++) result[w] = product[w];
             }
         }
+        /* Do what to_fixed does. Adding 2^52 rounds to an integer, which is then in the low bits. */
         for (int64_t k = 0; k < room; k += LANES) {
-            *(integers *)(fixed + k) = all_to_fixed(1.0 - *(doubles *)(dropped + k));
+            doubles scaled = (1.0 - *(doubles *)(dropped + k)) * 4294967296.0, rounded = (scaled + shift) - shift;
+            doubles above = (doubles)((integers)one & (rounded > scaled));
+            *(integers *)(fixed + k) = (integers)((rounded - above) + shift) - (integers)shift;
         }
         for (int64_t k = 0; k < n_t; k++) sums[k] += fixed[k];
         for (; by_entry && ids < end; ids++) {
@@ -226,6 +217,7 @@ void mc_expect(const mc_rows *rows, const uint64_t *counts, const double *thresh
     }
 }
 
-void mc_count(const uint32_t *ids, int64_t n, uint64_t *counts) {
+/* Count ids: counts[ids[i]] += 1. */
+MC_API void mc_count(const uint32_t *ids, int64_t n, uint64_t *counts) {
     for (int64_t i = 0; i < n; i++) counts[ids[i]]++;
 }
