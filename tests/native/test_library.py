@@ -184,7 +184,7 @@ def test_vector_instructions_change_nothing() -> None:
     for avx2 in (True, False):
         sums, by_entry = np.zeros(64, np.uint64), np.zeros((50, 64), np.uint64)
         form = native._open(native.FOLDER, avx2=avx2)[0]
-        rows, scratch = draw._rows(values, offsets), np.empty(128)
+        rows, scratch = draw._rows(values, offsets, len(counts)), np.empty(128)
         form.mc_expect(rows, *(array.ctypes.data for array in (counts, thresholds)), 64, sums.ctypes.data,
                        by_entry.ctypes.data, scratch.ctypes.data)  # fmt: skip
         results.append((sums.tolist(), by_entry.tolist()))
