@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from metaclip.card.plots import TITLES
-from metaclip.curate.account import MEANING, REMOVED, escaped, render_removed, shown_steps
+from metaclip.curate.account import MEANING, REMOVED, escaped, render_removed, render_runs, shown_steps
 
 
 def summary(card: Mapping[str, Any]) -> str:
@@ -95,7 +95,7 @@ def render(card: Mapping[str, Any]) -> str:
         "before and after.", "",
         "## How to be removed", "",
         f"Write to {who} with the uid, url or host. Pairs that are taken out do not change the draw of the others.", "",
-        *_removed(card), "## Licence", "",
+        *_runs(card), *_removed(card), "## Licence", "",
         f"{escaped(card['license'] or 'Not stated.')} This is about the figures and lists here. The images belong to whoever "
         "made them.", "",
         "## Citation", "", "```bibtex", "@misc{xu2023demystifying,", "  title = {Demystifying {CLIP} Data},",
@@ -134,6 +134,16 @@ def _classes(lists: Sequence[Mapping[str, Any]]) -> list[str]:
         rest = f" None kept: {', '.join(none[:_MOST_NAMES])}{more}." if none else ""
         lines += ["", f"Of {escaped(one['name'])}, kept most: {most or 'none'}.{rest}"]
     return lines
+
+
+def _runs(card: Mapping[str, Any]) -> list[str]:
+    if "runs" not in card:
+        return []
+    return [
+        "## Runs that it combines", "",
+        "Their counts were added, and t was found for the sums: the set is that of one run over all pools.", "",
+        *render_runs(card["runs"]), "",
+    ]  # fmt: skip
 
 
 def _removed(card: Mapping[str, Any]) -> list[str]:

@@ -47,7 +47,7 @@ def url_files(run: Run) -> list[Path]:
 
 def find_column(run: Run, path: Path, role: Literal["text", "url"]) -> str | None:
     """Return the name of the column of texts or of urls in a file of matched/ or curated/; None if it has none."""
-    columns, given = pq.read_schema(path), run.match["columns"]
+    columns, given = pq.read_schema(path), run.shard_columns[path.stem]
     if path.parent.name == "matched":
         return role if role in columns.names else None
     name: str | None = getattr(find_columns(columns, str(path), given["text"], given["url"], "uid"), role)

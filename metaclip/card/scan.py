@@ -47,7 +47,7 @@ def scan_run(
 ) -> RunScan:
     """Read all files of matched/ and curated/; captions with one of the `blocked` words are no samples."""
     matcher = None if blocked is None else Matcher(blocked, _BLOCKED_RULE, cache=False)
-    counts, columns = run.counts.values, run.match["columns"]
+    counts = run.counts.values
     thresholds = threshold_grid.choose_thresholds(counts, run.t)
     share = threshold_grid.sampled_share(run.match["funnel"]["matched"])
     sums, by_entry = (
@@ -61,6 +61,7 @@ def scan_run(
         return coverage.search(path), *threshold_grid.sum_file(path, counts, thresholds, share)
 
     def scan_curated(path: Path) -> tuple[Any, ...]:
+        columns = run.shard_columns[path.stem]
         found = draw_samples(path, columns["text"], matcher)
         return coverage.search(path), found, count_hosts(path, columns["url"])
 

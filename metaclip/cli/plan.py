@@ -16,6 +16,7 @@ from metaclip.cli import options
     epilog="""\b
 Examples:
   metaclip plan pool/
+  metaclip plan run_may/ run_june/                    (balancing runs together)
   metaclip plan pool/ --pairs 12.8G --workers 16 --workers 256
   metaclip plan "s3://bucket/pool/*.parquet" --engine ray --address auto --json
 Nothing is kept; run metaclip curate afterwards.""",
@@ -48,7 +49,10 @@ def command(
     pool: tuple[str, ...], recipe: str | None, pairs: tuple[int, ...], workers: tuple[int, ...], shards: int, seed: int,
     as_json: bool, **flags: Any,
 ) -> None:  # fmt: skip
-    """Measure a few shards of POOL, and estimate what curating it takes: core hours, time, memory, disk."""
+    """Measure a few shards of POOL, and estimate what curating it takes: core hours, time, memory, disk.
+
+    For folders of runs, estimate what balancing them together takes.
+    """
     settings = options.match_settings(flags, options.read_recipe(recipe)["match"])
     from metaclip.curate import plan as planning
 

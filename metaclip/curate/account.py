@@ -10,7 +10,7 @@ import datetime
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -116,6 +116,7 @@ def make_account(run: Run) -> dict[str, Any]:
     }
     if REMOVED in match:
         result[REMOVED] = match[REMOVED]
+    combined = {"runs": match["runs"]} if "runs" in match else {}
     # What does not occur is left out, so that a setting or a reason added later changes no digest.
     occurring = {step: rows for step, rows in funnel.items() if rows}
     identity = {**result, "rule": _changed_settings(match["rule"]), "funnel": occurring}
@@ -126,6 +127,7 @@ def make_account(run: Run) -> dict[str, Any]:
     top = np.argsort(-counts.astype(np.int64), kind="stable")[:_TOP_ENTRIES]
     return {
         **result,
+        **combined,
         "schema": SCHEMA,
         "created": _now().isoformat(timespec="seconds"),
         "versions": versions(),
@@ -219,7 +221,10 @@ def render(account: Mapping[str, Any]) -> str:
         f"| {row['probability']:.4f} | {row['expected']:,.1f} | {row['kept']:,} |"
         for row in account["top_entries"]
     ]
-    lines += ["", "## Made from", "", "| input | bytes | sha256 |", "|---|---:|---|"]
+    lines += ["", "## Made from", ""]
+    if "runs" in account:
+        lines += [*render_runs(account["runs"]), ""]
+    lines += ["| input | bytes | sha256 |", "|---|---:|---|"]
     shown = account["inputs"][:_SHOWN_INPUTS]
     lines += [f"| {escaped(item['name'])} | {item['size']:,} | `{item['sha256']}` |" for item in shown]
     if len(shown) < len(account["inputs"]):
@@ -262,6 +267,18 @@ def render_removed(removed: Mapping[str, Any]) -> list[str]:
             f"| `{escaped(version['parent'][:16])}` | {version['pairs']:,} | {version['kept']:,} | {asked} | {found} |"
         )
     return lines
+
+
+def render_runs(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return lines of Markdown about the runs that a run combines."""
+    return [
+        "| run | rows | matched | matches |",
+        "|---|---:|---:|---|",
+        *(
+            f"| {escaped(one['name'])} | {one['rows']:,} | {one['matched']:,} | `{escaped(one['identity'][:16])}` |"
+            for one in runs
+        ),
+    ]
 
 
 def _number(value: float) -> str:
@@ -371,8 +388,16 @@ REMOVED_FIELDS: Final[dict[str, str]] = {
 }  # fmt: skip
 """Further fields of an account if pairs were taken out."""
 
-FIELDS: Final = RUN_FIELDS | REMOVED_FIELDS
-LATER: Final = frozenset({"removed", "funnel.removed", "classes"})
+COMBINED_FIELDS: Final[dict[str, str]] = {
+    "runs[].name": "string",
+    "runs[].identity": "string",
+    "runs[].rows": "integer",
+    "runs[].matched": "integer",
+}
+"""Further fields of an account of a run that combines others; the identity is that of the run's matches."""
+
+FIELDS: Final = RUN_FIELDS | REMOVED_FIELDS | COMBINED_FIELDS
+LATER: Final = frozenset({"removed", "funnel.removed", "classes", "runs"})
 """Fields that were added within version 1, or are optional."""
 
 _TYPES: Final[dict[str, tuple[type, ...]]] = {

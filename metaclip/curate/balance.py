@@ -30,6 +30,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from metaclip.curate.account import BALANCE_REASONS, has_account, remove_account, write_account
+from metaclip.curate.combine import combine
 from metaclip.curate.draw import FIXED_POINT, DrawSums, draw_rows, expect_rows, probabilities, stream_key
 from metaclip.curate.inputs import GROUP_BYTES, check_unchanged, columns_of, input_bytes, is_same_file
 from metaclip.curate.match import lost_inputs_message
@@ -55,11 +56,10 @@ from metaclip.storage.remote import absolute_path, relative_path
 
 @dataclasses.dataclass(frozen=True)
 class DrawStep(PortableStep):
-    """The step of stage balance; an item is a shard and the number of rows that it had when it was matched."""
+    """The step of stage balance; an item is a shard, its rows when it was matched, and the names of columns given then."""
 
     stage: Stage
     matched: Folder
-    settings: MatchSettings
     counts: npt.NDArray[np.uint64]
     t: float
     seed: int
@@ -71,11 +71,14 @@ class DrawStep(PortableStep):
             return DrawParameters.of(self.counts, self.t, self.seed, load_array(path))
 
     def __call__(
-        self, item: tuple[Shard, int], progress: ProgressCallback
+        self, item: tuple[Shard, int, Mapping[str, str | None]], progress: ProgressCallback
     ) -> tuple[dict[str, Any], Sequence[Path]]:
         """Run the step. Raise BrokenInput if the pool's file cannot be read, or has other rows than when it was matched."""
-        shard, rows = item
-        columns = columns_of(shard.file, self.settings)
+        shard, rows, given = item
+        settings = MatchSettings(
+            text_column=given["text"], url_column=given["url"], uid_column=given["uid"]
+        )
+        columns = columns_of(shard.file, settings)
         marker = balance_shard(shard, columns, rows, self.parameters, self.matched, self.stage, progress)
         check_unchanged(shard.file)
         return marker, [
@@ -278,8 +281,12 @@ def _curated_table(
 # --- the stage
 
 
+RunLike = Run | str | os.PathLike[str]
+"""A run: the object, or its folder."""
+
+
 def balance(
-    run: Run | str | os.PathLike[str],
+    run: RunLike | Sequence[RunLike],
     *,
     out: str | os.PathLike[str] | None = None,
     settings: BalanceSettings | None = None,
@@ -287,10 +294,19 @@ def balance(
 ) -> Run:
     """Balance a matched run, or continue where an earlier call stopped; return the balanced run.
 
-    The result is written to the folder `out`, or to the run's own. Raise MetaclipError if the run is not matched, lost
-    inputs (without `options.allow_lost`), or its pool has changed.
+    The result is written to the folder `out`, or to the run's own. Several runs are combined into `out`, whose pairs are
+    those of one run over all pools. Raise MetaclipError if a run is not matched, lost inputs (without
+    `options.allow_lost`), or its pool has changed, and if several do not share list and text rule.
     """
-    source, options = run if isinstance(run, Run) else Run(run), options or RunOptions()
+    options = options or RunOptions()
+    given = [run] if isinstance(run, Run | str | os.PathLike) else run
+    runs = [one if isinstance(one, Run) else Run(one) for one in given]
+    if len(runs) > 1:
+        if out is None:
+            raise MetaclipError("several runs are combined into a folder of their own; name it: --out")
+        source = combine(runs, Folder(out), options)
+        return balance_matches(source, Folder(out), settings or BalanceSettings(), options)
+    (source,) = runs
     if source.match["lost"] and not options.allow_lost:
         raise MetaclipError(lost_inputs_message(source))
     return balance_matches(
@@ -331,10 +347,10 @@ def _run_stage(
     stage.begin(fingerprint, options.overwrite)
     if stage.finished() is not None:
         return
-    _check_matches(source)
+    source.check_matches()
     remove_account(folder.path)  # it describes an earlier result
     t = _threshold(source, stage, settings, options)
-    shards = _pool_shards(source)
+    shards = pool_shards(source)
     _draw(
         [shard for shard in shards if stage.marker(shard.name) is None],
         source,
@@ -377,17 +393,6 @@ def _run_stage(
     )
 
 
-def _check_matches(source: Run) -> None:
-    """Raise MetaclipError if a file of stage match is not as it was written."""
-    matched, written = source.matched, source.match["files"]
-    sizes = matched.sizes(written)
-    for name, size in written.items():
-        if sizes.get(name) != size:
-            raise MetaclipError(
-                f"{matched / name} is gone or not what the run wrote; the command that matched the pool mends it"
-            )
-
-
 def _threshold(source: Run, stage: Stage, settings: BalanceSettings, options: RunOptions) -> float:
     """Return t as an earlier call resolved it, else resolve it now."""
     names = [shard["name"] for shard in source.match["shards"]]
@@ -406,10 +411,10 @@ def _threshold(source: Run, stage: Stage, settings: BalanceSettings, options: Ru
     return float(solved["t"])
 
 
-def _pool_shards(source: Run) -> list[Shard]:
+def pool_shards(source: Run) -> list[Shard]:
     """Return the shards that the pool was matched in. Raise MetaclipError if a file of it is gone or has changed."""
     files: dict[int, PoolFile] = {}
-    inputs = source.matched.manifest["inputs"]
+    inputs = source.inputs
     for known, found in zip(inputs, stat_files([known["path"] for known in inputs]), strict=True):
         if isinstance(found, MetaclipError):
             raise MetaclipError(
@@ -436,11 +441,15 @@ def _draw(
     if not shards:
         return
     read = {item["name"]: item["read"] for item in source.match["shards"]}
-    settings = MatchSettings(**{f"{role}_column": name for role, name in source.match["columns"].items()})
-    step = DrawStep(stage, source.matched, settings, source.counts.values, t, seed)
+    step = DrawStep(stage, source.matched, source.counts.values, t, seed)
     (stage.folder / "curated").mkdir(exist_ok=True)
     tasks = [
-        Task(shard.name, (shard, read[shard.name]), shard.file.path, weight=input_bytes(shard))
+        Task(
+            shard.name,
+            (shard, read[shard.name], source.shard_columns[shard.name]),
+            shard.file.path,
+            weight=input_bytes(shard),
+        )
         for shard in shards
     ]
     with Progress("balance", sum(read[shard.name] for shard in shards), options.progress) as progress:

@@ -34,6 +34,8 @@ class Explanation:
     """The number that the draw compares with P(keep)."""
     seed: int | None = None
     epoch: int = 0
+    runs: tuple[str, ...] = ()
+    """The names of the runs that the run combines, whose counts are added."""
 
     @property
     def kept(self) -> bool | None:
@@ -86,6 +88,7 @@ def explain(
         found, t=t, p=keep_probability([row["entry_id"] for row in found.entries], probability), uid=number,
         uid_from="given" if uid else "md5 of text and url" if url else "md5 of the text, for no url is given",
         u=uniform(seed, epoch, number), seed=seed, epoch=epoch,
+        runs=tuple(one["name"] for one in opened.match.get("runs", ())),
     )  # fmt: skip
 
 
@@ -116,6 +119,8 @@ def render(found: Explanation) -> str:
         lines.append(
             f"  {row['entry']!r:{width}}  {row['count']:>14,}  {row['probability']:>15.6f}  {where}"
         )
+    if found.runs:
+        lines.append(f"\ncounts  = sums of the runs {', '.join(map(repr, found.runs))}")
     verdict = "kept" if found.kept else "dropped"
     sign = "<" if found.kept else ">="
     lines += [

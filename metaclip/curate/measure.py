@@ -14,13 +14,15 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from metaclip.curate.balance import DrawParameters, balance_shard
+from metaclip.curate.combine import CombineStep
 from metaclip.curate.inputs import columns_of
 from metaclip.curate.match import match_shard, rows_read, shard_counts
 from metaclip.curate.settings import BALANCE, MATCH, MatchSettings
@@ -114,7 +116,7 @@ class MeasureStep(PortableStep):
             sort_seconds, _, _ = _timed(
                 lambda: write_subset(path / "uids.npy", merge_runs([uids]), matched)
             )
-            parameters = DrawParameters.of(counts, max(1.0, _T_PER_PAIR * read), 0, np.zeros(0, "u8,u8"))
+            parameters = DrawParameters.of(counts, _published_t(read), 0, np.zeros(0, "u8,u8"))
             balance_seconds, balance_wall, drawn = _timed(
                 lambda: balance_shard(
                     shard,
@@ -134,6 +136,69 @@ class MeasureStep(PortableStep):
                 partial_bytes=_size(path / ".state"), curated_bytes=_size(path / "curated"),
                 wall=match_wall + balance_wall, start=start, memory=_peak_memory(),
             )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class MatchedShard:
+    """A shard of a finished run."""
+
+    shard: Shard
+    read: int
+    """Its rows when it was matched."""
+    columns: Mapping[str, str | None]
+    matched: Folder
+
+
+@dataclasses.dataclass(frozen=True)
+class MeasureMatchedStep(PortableStep):
+    """Measures what it takes to combine and balance a shard that is matched. Nothing that it writes is kept."""
+
+    counts: npt.NDArray[np.uint64]
+    rows: int
+    """Of all runs."""
+
+    def __call__(self, item: MatchedShard, progress: ProgressCallback) -> Measured:
+        """Measure a shard, all but its `input_bytes`."""
+        shard, given = item.shard, item.columns
+        with tempfile.TemporaryDirectory(prefix="metaclip-plan-") as name:
+            path, folder = Path(name), Folder(name)
+            match, balance = Stage(folder, MATCH), Stage(folder, BALANCE)
+            for output in ("matched", "curated"):
+                (path / output).mkdir()
+            begin = time.perf_counter()
+            parameters = DrawParameters.of(self.counts, _published_t(self.rows), 0, np.zeros(0, "u8,u8"))
+            columns = columns_of(
+                shard.file,
+                MatchSettings(
+                    text_column=given["text"], url_column=given["url"], uid_column=given["uid"]
+                ),
+            )
+            start = time.perf_counter() - begin
+            combine_seconds, combine_wall, (marker, _) = _timed(
+                lambda: CombineStep(match)((item.matched, shard.name, shard.name), ignore_progress)
+            )
+            uids = match.path / f"{shard.name}.uids.npy"
+            sort_seconds, _, _ = _timed(
+                lambda: write_subset(path / "uids.npy", merge_runs([uids]), marker["rows"])
+            )
+            balance_seconds, balance_wall, drawn = _timed(
+                lambda: balance_shard(
+                    shard, columns, item.read, parameters, folder, balance, ignore_progress
+                )
+            )
+            kept = drawn["funnel"]["kept"]
+            return Measured(
+                pairs=item.read, matched=marker["rows"], kept=kept, input_bytes=0,
+                match_seconds=combine_seconds, balance_seconds=balance_seconds, sum_seconds=0.0,
+                sort_seconds=sort_seconds * (1 + kept / max(1, marker["rows"])),
+                matched_bytes=0,  # linked
+                partial_bytes=_size(path / ".state"), curated_bytes=_size(path / "curated"),
+                wall=combine_wall + balance_wall, start=start, memory=_peak_memory(),
+            )  # fmt: skip
+
+
+def _published_t(rows: int) -> float:
+    return max(1.0, _T_PER_PAIR * rows)
 
 
 def _timed(call: Callable[[], Result]) -> tuple[float, float, Result]:

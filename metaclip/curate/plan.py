@@ -9,19 +9,26 @@ that of the workers together, plus what no other worker shortens: start-up and a
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+import operator
+import os
 import random
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
+from metaclip.curate.balance import pool_shards
+from metaclip.curate.combine import check_combinable
 from metaclip.curate.inputs import cut_pool
 from metaclip.curate.match import MetadataLike, read_metadata
-from metaclip.curate.measure import Measured, MeasureStep
+from metaclip.curate.measure import MatchedShard, Measured, MeasureMatchedStep, MeasureStep
+from metaclip.curate.run import Run
 from metaclip.curate.settings import MatchSettings
 from metaclip.errors import MetaclipError
 from metaclip.pool.files import Paths, find_files
 from metaclip.pool.shards import SHARD_ROWS, Shard
 from metaclip.pool.sorted_uids import FAN_IN
+from metaclip.stage.folder import Folder
 from metaclip.stage.runner import RunOptions
 
 _UID: Final = 16  # bytes
@@ -70,6 +77,8 @@ class Plan:
     measured: Measured
     estimates: tuple[Estimate, ...]
     assumptions: tuple[str, ...] = _ASSUMED
+    combined: bool = False
+    """Whether it is of runs that are balanced together, and of linking their matches instead of matching."""
 
 
 def plan(
@@ -85,19 +94,20 @@ def plan(
 ) -> Plan:
     """Measure `shards` shards of a pool, drawn by `seed`, and estimate what it takes to curate the pool.
 
+    If `pool` names folders of runs, estimate what it takes to balance them together, which matches nothing again.
+
     There is an estimate for each number of `pairs` (default: the pool's) and of `workers` (default: the engine's). Raise
     MetaclipError if the pool or the list cannot be read, or if nothing matches.
     """
     settings, options = settings or MatchSettings(), options or RunOptions()
-    files = find_files(pool)
-    entries, settings = read_metadata(metadata, settings)
-    all_shards = cut_pool(files, settings).shards
-    step = MeasureStep(settings, entries)
-    _ = step.matcher  # building the automaton is not measured
+    items, step = (
+        _of_runs(runs, options) if (runs := _find_runs(pool)) else _of_pool(pool, metadata, settings)
+    )
+    all_shards = list(items)
     results = []
     for shard in random.Random(seed).sample(all_shards, min(shards, len(all_shards))):
         # One at a time: they would share the machine's memory bus and blur each other.
-        ((_, result),) = options.active_engine.map(step, [shard])
+        ((_, result),) = options.active_engine.map(step, [items[shard]])
         if isinstance(result, BaseException):
             raise result
         results.append(dataclasses.replace(result, input_bytes=_bytes_of(shard, all_shards)))
@@ -111,7 +121,11 @@ def plan(
     in_pool = (
         sum(rows)
         if counted
-        else round(sum(f.size for f in files) * measured.pairs / measured.input_bytes)
+        else round(
+            sum(_bytes_of(shard, all_shards) for shard in all_shards)
+            * measured.pairs
+            / measured.input_bytes
+        )
     )
     largest = max(SHARD_ROWS, round(measured.pairs / len(results)))
 
@@ -123,14 +137,47 @@ def plan(
         for number in pairs or (in_pool,)
         for of in workers or (options.active_engine.workers,)
     )
-    return Plan(in_pool, counted, len(all_shards), seed, len(results), measured, estimates)
+    return Plan(
+        in_pool, counted, len(all_shards), seed, len(results), measured, estimates, combined=bool(runs)
+    )
+
+
+def _of_pool(
+    pool: Paths, metadata: MetadataLike | None, settings: MatchSettings
+) -> tuple[dict[Shard, Any], MeasureStep]:
+    """Return the items of a pool by shard, and the step that measures them."""
+    files = find_files(pool)
+    entries, settings = read_metadata(metadata, settings)
+    step = MeasureStep(settings, entries)
+    _ = step.matcher  # building the automaton is not measured
+    return {shard: shard for shard in cut_pool(files, settings).shards}, step
+
+
+def _find_runs(pool: Paths) -> list[Run]:
+    """Return the runs, if the paths are folders of runs."""
+    paths = [pool] if isinstance(pool, str | os.PathLike) else list(pool)
+    folders = [Folder(path) for path in paths]
+    return [Run(folder.path) for folder in folders] if all(folder.manifest for folder in folders) else []
+
+
+def _of_runs(runs: Sequence[Run], options: RunOptions) -> tuple[dict[Shard, Any], MeasureMatchedStep]:
+    """Return the items of runs that are balanced together, by shard, and the step that measures them."""
+    check_combinable(runs, options)
+    items: dict[Shard, Any] = {}
+    for one in runs:
+        read = {item["name"]: item["read"] for item in one.match["shards"]}
+        for shard in pool_shards(one):
+            columns = one.shard_columns[shard.name]
+            items[shard] = MatchedShard(shard, read[shard.name], columns, one.matched)
+    counts = functools.reduce(operator.add, (one.counts for one in runs)).values
+    return items, MeasureMatchedStep(counts, sum(one.match["funnel"]["rows"] for one in runs))
 
 
 def _bytes_of(shard: Shard, shards: Sequence[Shard]) -> int:
     """Return the part of a file's bytes that a shard has, by its rows."""
     if shard.rows is None:
         return shard.file.size
-    rows = sum(other.rows or 0 for other in shards if other.file_index == shard.file_index)
+    rows = sum(other.rows or 0 for other in shards if other.file.path == shard.file.path)
     return round(shard.file.size * shard.rows / max(1, rows))
 
 
@@ -162,7 +209,7 @@ def render(found: Plan) -> str:
     lines = [
         f"pool      {'' if found.counted else 'about '}{found.pairs:,} pairs in {found.shards:,} shards",
         f"measured  {measured.pairs:,} pairs in {found.measured_shards} of them (seed {found.seed})",
-        f"match     {1e6 * measured.match_seconds / measured.pairs:.2f} us of a core a pair",
+        f"{'combine' if found.combined else 'match  '}   {1e6 * measured.match_seconds / measured.pairs:.2f} us of a core a pair",
         f"balance   {1e6 * measured.balance_seconds / measured.pairs:.2f} us of a core a pair",
         f"start     {measured.start:.1f} s before a worker's first row",
         "",

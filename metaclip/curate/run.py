@@ -276,6 +276,34 @@ class Run:
             f"the matches that {self.path} was balanced from are no longer in {source['folder']}; match and balance again"
         )
 
+    @property
+    def inputs(self) -> list[dict[str, Any]]:
+        """The files of the pool: index, name, path, size, stamp, sha256."""
+        return list(self.matched.manifest["inputs"])
+
+    @functools.cached_property
+    def shard_columns(self) -> dict[str, dict[str, str | None]]:
+        """The names of columns that were given when a shard was matched, by role (text, url, uid), by the shard's name."""
+        return {item["name"]: item.get("columns", self.match["columns"]) for item in self.match["shards"]}
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What a run that this one is combined into says of it."""
+        funnel = self.match["funnel"]
+        return {
+            "name": self.path.name, "identity": self.match["identity"], "rows": funnel["rows"], "matched": funnel["matched"],
+        }  # fmt: skip
+
+    def check_matches(self) -> None:
+        """Raise MetaclipError if a file of stage match is not as it was written."""
+        written = self.match["files"]
+        sizes = self.matched.sizes(written)
+        for name, size in written.items():
+            if sizes.get(name) != size:
+                raise MetaclipError(
+                    f"{self.matched / name} is gone or not what the run wrote; the command that matched the pool mends it"
+                )
+
     @functools.cached_property
     def counted(self) -> tuple[Counts, Metadata]:
         """The counts and the query list. Raise MetaclipError if they cannot be read, or differ from what the run wrote."""

@@ -80,6 +80,17 @@ def atomic_write(path: AnyPath) -> Iterator[Path]:
         raise
 
 
+def link_or_copy(source: AnyPath, target: AnyPath) -> None:
+    """Make `target` a hard link to a file that is never written to in place, or a copy where there can be no link."""
+    if isinstance(source, RemotePath) and isinstance(target, RemotePath) and source.copy_to(target):
+        return
+    with local_copy(source) as local, atomic_write(target) as temporary:
+        try:
+            os.link(local, temporary)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(local, temporary)
+
+
 def temporary_path(path: Path) -> Path:
     """Return a temporary path beside `path` that no other process uses, on this machine or on another."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")

@@ -196,6 +196,13 @@ class RemotePath(_Path):
         with self._opened() as (fs, path):
             fs.put_file(os.fspath(local), path)
 
+    def copy_to(self, target: RemotePath) -> bool:
+        """Copy the object without reading it here; return False if `target` is in another store."""
+        with self._opened() as (fs, path), target._opened() as (other, there):
+            if fs is other:
+                fs.cp_file(path, there)
+            return fs is other
+
     def put(self, data: bytes, *, if_new: bool = False, if_tag: str | None = None) -> str | None:
         """Write an object; return its tag if the store has tags.
 

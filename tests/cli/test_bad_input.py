@@ -361,9 +361,9 @@ def test_a_bad_part(part: str, home: Path) -> None:
     [
         (("curate",), "metaclip curate: Missing argument 'POOL...'"),
         (("curate", "pool.parquet"), "metaclip curate: Missing option '--out'"),
-        (("balance",), "metaclip balance: Missing argument 'RUN'"),
+        (("balance",), "metaclip balance: Missing argument 'RUN...'"),
         (("explain",), "metaclip explain: Missing argument 'TEXT'"),
-        (("balance", "a", "b"), "metaclip balance: Got unexpected extra argument (b)"),
+        (("explain", "a", "b"), "metaclip explain: Got unexpected extra argument (b)"),
         (("curat", "pool"), "metaclip: No such command 'curat'"),
     ],
 )

@@ -178,6 +178,27 @@ def test_in_steps_at_another_t_and_explained(
     )
 
 
+@pytest.mark.slow
+def test_runs_balanced_together(
+    there: RemotePath, pool: Path, words: Path, undisturbed: Path, store: RemotePath, tmp_path: Path
+) -> None:
+    """Runs on S3 and here, combined on S3 and here: the result is that of one run over both pools."""
+    files = sorted(path.name for path in pool.glob("*.parquet"))
+    half = len(files) // 2
+    first, second = [str(there / name) for name in files[:half]], [pool / name for name in files[half:]]
+    commands.done("match", *first, "--metadata", words, "--out", str(store / "first"))
+    for out in (store / "second", tmp_path / "second"):
+        commands.done("match", *second, "--metadata", words, "--out", str(out))
+    wanted = Run(undisturbed).account["result_digest"]
+    for other, out in (
+        (store / "second", store / "all"),
+        (tmp_path / "second", store / "mixed"),
+        (store / "second", tmp_path / "here"),
+    ):
+        commands.done("balance", str(store / "first"), str(other), "--t", T, "--out", str(out))
+        assert Run(out).account["result_digest"] == wanted
+
+
 def test_a_card_of_a_run_on_s3(
     run_there: RemotePath, undisturbed: Path, store: RemotePath, tmp_path: Path
 ) -> None:
