@@ -30,7 +30,6 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from metaclip.curate.account import BALANCE_REASONS, has_account, remove_account, write_account
-from metaclip.curate.combine import combine
 from metaclip.curate.draw import FIXED_POINT, DrawSums, draw_rows, expect_rows, probabilities, stream_key
 from metaclip.curate.inputs import GROUP_BYTES, check_unchanged, columns_of, input_bytes, is_same_file
 from metaclip.curate.match import lost_inputs_message
@@ -304,6 +303,8 @@ def balance(
     if len(runs) > 1:
         if out is None:
             raise MetaclipError("several runs are combined into a folder of their own; name it: --out")
+        from metaclip.curate.combine import combine
+
         source = combine(runs, Folder(out), options)
         return balance_matches(source, Folder(out), settings or BalanceSettings(), options)
     (source,) = runs
