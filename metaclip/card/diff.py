@@ -1,22 +1,13 @@
-"""The difference of two cards: settings, figures, and entries that gained or lost; as data, as Markdown, as a page.
+"""The difference of two cards: settings, figures, and entries that gained or lost; as data, and as Markdown.
 
 Entries are compared by their text, since two lists may number them differently; by shares of the kept pairs as well as by
 numbers, since two sets may be of different size.
-
-The page is one file of HTML that looks like the explorer. It holds no script and its policy lets none run; its style
-stands in it, under its digest. Every text of a card is escaped and isolated in its own direction; characters that a
-reader would not see are shown as numbers.
 """
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import hashlib
-import html
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from importlib import resources
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,29 +19,12 @@ import pyarrow.parquet as pq
 from metaclip.card.publish import read_card
 from metaclip.curate.account import MEANING, escaped
 from metaclip.errors import MetaclipError, one_line
-from metaclip.storage.files import atomic_write
 
 MOST_CHANGES: Final = 25
 _FIGURES: Final = ("funnel", "entries", "pairs")
 _SETTINGS: Final = (
     "list.digest.", "rule.", "balance.t.", "balance.seed.", "recipe.match.limit.", "semantics.", "versions."
 )  # fmt: skip
-_INVISIBLE: Final = re.compile(
-    "[\x00-\x1f\x7f-\x9f\xad\u061c\u115f\u1160\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff"
-    "\ud800-\udfff\ufff9-\ufffb\U000e0000-\U000e007f]"
-)
-"""As in the explorer's page.js: controls, bidi marks, zero widths, halves of surrogate pairs."""
-_STYLE: Final = """
-tbody th { min-width: 8rem; overflow-wrap: break-word; }
-#figures td, .change td { white-space: nowrap; }
-#figures bdi, thead bdi { overflow-wrap: normal; }
-#set tbody td { overflow-wrap: anywhere; }
-svg.bar { display: inline-block; width: 7rem; height: .7rem; margin-left: .5rem; }
-svg .up { fill: var(--yes); }
-svg .down { fill: var(--no); }
-.scroll { overflow-x: auto; }
-@media (max-width: 36rem) { svg.bar { display: none; } tbody th { min-width: 6rem; } }
-"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,111 +177,3 @@ def render_markdown(found: Difference) -> str:
 def _figure_cells(found: Difference) -> Iterator[tuple[str, str, str, str]]:
     for name, one, other in found.figures:
         yield name, format_number(one), format_number(other), format_number(other - one, sign=True)
-
-
-def write_page(path: Path, found: Difference) -> None:
-    """Write the page. Raise MetaclipError if it cannot be written."""
-    try:
-        with atomic_write(path) as temporary:
-            temporary.write_text(render_page(found), encoding="utf-8")
-    except OSError as error:
-        raise MetaclipError(
-            f"{path} cannot be written ({one_line(error)}); choose another --page"
-        ) from None
-
-
-def render_page(found: Difference) -> str:
-    """Return a difference as HTML."""
-    style = (resources.files("metaclip.card.explorer") / "page" / "style.css").read_text(
-        encoding="utf-8"
-    ) + _STYLE
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
-    a, b = (_shown(name) for name in found.names)
-    title = " and ".join(
-        html.escape(_INVISIBLE.sub("\N{REPLACEMENT CHARACTER}", name)) for name in found.names
-    )
-    settings = "<p>Nothing that determines the set was set otherwise.</p>"
-    if found.settings:
-        cells = (map(_shown, row) for row in found.settings)
-        settings = _table("set", "What determines the set, where it is not the same", ["", a, b], cells)
-    # A field's path may break after a point or an underscore.
-    figures = (
-        [re.sub(r"([._])", r"\1<wbr>", _shown(name)), *rest] for name, *rest in _figure_cells(found)
-    )
-    parts = [
-        '<!doctype html>\n<html lang="en" data-ready="yes">\n<head>\n<meta charset="utf-8">',
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        '<meta name="referrer" content="no-referrer">',
-        f'<title>{title} - what differs</title>\n<link rel="icon" href="data:,">\n<style>{style}</style>\n</head>\n<body>',
-        f"<header>\n<h1>{a} and {b}</h1>",
-        f"<p>What differs from the first card to the second. {html.escape(' '.join(sentences(found)))}</p>\n</header>\n<main>",
-        *_section("set", "What was set otherwise", settings),
-        *_section(
-            "figures", "What became of the rows",
-            _table("figures", "Funnel, entries, pairs and tail share", ["", a, b, "change"], figures),
-        ),
-    ]  # fmt: skip
-    heads = ["Entry", f"kept, {a}", f"kept, {b}", f"share, {a}", f"share, {b}", "change"]
-    for name, what, verb in (("gained", "Gained most", "rose"), ("lost", "Lost most", "fell")):
-        if rows := largest_changes(found, lost=name == "lost"):
-            caption = f"Entries whose share of the kept pairs {verb} most"
-            parts += _section(name, what, _table(name, caption, heads, _change_cells(rows), "change"))
-    return "\n".join([*parts, "</main>\n</body>\n</html>", ""])
-
-
-def _shown(text: Any) -> str:
-    """Return a text from outside as HTML: escaped, isolated, invisible characters as their numbers."""
-    shown = _INVISIBLE.sub(
-        lambda found: f'<span class="escape">U+{ord(found[0]):04X}</span>', html.escape(str(text))
-    )
-    return f"<bdi>{shown}</bdi>"
-
-
-def _section(name: str, title: str, content: str) -> list[str]:
-    return [
-        f'<section aria-labelledby="{name}-title">\n<h2 id="{name}-title">{title}</h2>',
-        content,
-        "</section>",
-    ]
-
-
-def _change_cells(rows: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
-    largest = max(abs(row["share_after"] - row["share"]) for row in rows)
-    for row in rows:
-        change = row["share_after"] - row["share"]
-        bar = (
-            f'<svg class="bar" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">'
-            f'<rect class="{"up" if change > 0 else "down"}" width="{100 * abs(change) / largest:.1f}" height="8"></rect></svg>'
-        )
-        shares = (f"{100 * row[part]:.3f}%" for part in ("share", "share_after"))
-        yield [
-            _shown(row["entry"]),
-            f"{row['kept']:,}",
-            f"{row['kept_after']:,}",
-            *shares,
-            f"{100 * change:+.3f}% {bar}",
-        ]
-
-
-def _table(
-    name: str, caption: str, heads: Sequence[str], rows: Iterable[Iterable[str]], kind: str = ""
-) -> str:
-    """Return a table of cells of HTML, which scrolls by itself if it is wider than the screen."""
-    # A telephone has no room for the numbers of kept pairs.
-    classes = [' class="more"' if kind == "change" and i in (1, 2) else "" for i in range(len(heads))]
-    head = "".join(
-        f'<th scope="col"{of}>{cell}</th>' if cell else "<td></td>"
-        for cell, of in zip(heads, classes, strict=True)
-    )
-    lines = []
-    for first, *rest in rows:
-        cells = "".join(f"<td{of}>{cell}</td>" for cell, of in zip(rest, classes[1:], strict=True))
-        lines.append(f'<tr><th scope="row">{first}</th>{cells}</tr>')
-    body = "\n".join(lines)
-    opened = f'<div class="scroll" role="region" tabindex="0" aria-label="{html.escape(caption)}">'
-    return (
-        f'{opened}<table id="{name}" class="{kind}">\n<caption>{html.escape(caption)}</caption>\n'
-        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
-    )

@@ -136,22 +136,15 @@ def verify(folder: str, run: str, blocked_words: str | None, workers: int | None
     epilog="""\b
 Examples:
   metaclip card diff data_cards/small data_cards/large
-  metaclip card diff data_cards/v1 data_cards/v2 > changes.md
-  metaclip card diff data_cards/v1 data_cards/v2 --page changes.html""",
+  metaclip card diff data_cards/v1 data_cards/v2 > changes.md""",
 )
 @click.argument("first")
 @click.argument("second")
-@click.option("--page", metavar="FILE", help="Write an HTML page to this file instead of Markdown.")
-def diff(first: str, second: str, page: str | None) -> None:
-    """Show the differences between card FIRST and card SECOND, as Markdown or as an HTML page."""
+def diff(first: str, second: str) -> None:
+    """Show the differences between card FIRST and card SECOND, as Markdown."""
     from metaclip.card import diff
 
-    found = diff.diff(Path(first), Path(second))
-    if page is None:
-        click.echo(diff.render_markdown(found))
-    else:
-        diff.write_page(Path(page), found)
-        click.echo(f"{page}: open it in a browser; it loads nothing from the network")
+    click.echo(diff.render_markdown(diff.diff(Path(first), Path(second))))
 
 
 @command.command(

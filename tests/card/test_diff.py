@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from metaclip import BalanceSettings, MatchSettings, MetaclipError, Run, TextRule, balance, curate
-from metaclip.card.diff import diff, largest_changes, render_markdown
+from metaclip.card.diff import Difference, diff, largest_changes, render_markdown
 from metaclip.card.publish import CardInfo, make_card
 from tests import commands
 
@@ -96,3 +98,32 @@ def test_what_is_no_card(home: Path, tmp_path: Path) -> None:
     with pytest.raises(MetaclipError, match="holds no card"):
         diff(home / "a", tmp_path)
     assert "is no published card" in commands.refused("card", "diff", home / "run", home / "a")
+
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "| a | b |",
+    "\u202eabc\u202c",
+    "a\x00b\x1b[31m",
+    "![x](http://x.org)",
+    "a\nb",
+]
+
+
+def test_hostile_names() -> None:
+    """No text of a card becomes markup, a row of its own, or a control character."""
+    n = len(HOSTILE)
+    entries = pa.table(
+        {
+            "entry": HOSTILE, "count": [9] * n, "count_after": [1] * n, "kept": [5] * n, "kept_after": [1] * n,
+            "share": [0.5] * n, "share_after": [0.1 * i for i in range(n)],
+        }
+    )  # fmt: skip
+    settings = [(f"rule.{i}", text, [text]) for i, text in enumerate(HOSTILE)]
+    page = render_markdown(Difference((HOSTILE[0], HOSTILE[2]), settings, [], entries, (0, 1)))
+    assert not re.search("[\x00-\x09\x0b-\x1f\u202a-\u202e]", page)
+    assert "<script" not in page
+    assert "](http" not in page
+    tables = [line for line in page.splitlines() if line.startswith("|")]
+    assert len(tables) == (2 + n) + 2 + (2 + n - 1)  # settings, no figures, lost
+    assert {line.count("|") for line in tables} == {4, 5, 6}

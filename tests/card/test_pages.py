@@ -1,4 +1,4 @@
-"""The pages of real cards: a reader's questions, class names, pairs taken out, and the page of a difference."""
+"""The pages of real cards: a reader's questions, class names, and pairs taken out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import pytest
 
 from metaclip import Run, RunOptions, curate
 from metaclip.card.class_coverage import ClassNames
-from metaclip.card.diff import Difference, diff, largest_changes, render_page, write_page
 from metaclip.card.publish import CardInfo, make_card
 from metaclip.card.removal.remove import remove
 from metaclip.card.removal.request import RemovalRequest
@@ -42,7 +41,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     wanted = RemovalRequest(np.zeros((0, 2), np.uint64), domains=frozenset(["example.net"]))
     after = remove(run, wanted, home / "run_2", ONE)
     make_card(after, home / "v2", CardInfo("A toy"), options=ONE)
-    write_page(home / "diff.html", diff(home / "v1", home / "v2"))
     return home
 
 
@@ -71,12 +69,6 @@ def card(browser: Any, home: Path) -> Iterator[Page]:
 def later(browser: Any, home: Path) -> Iterator[Page]:
     """The page of the next version."""
     yield from opened(browser, home / "v2" / "index.html")
-
-
-@pytest.fixture
-def difference(browser: Any, home: Path) -> Iterator[Page]:
-    """The page of the difference."""
-    yield from opened(browser, home / "diff.html")
 
 
 # --- done when
@@ -191,63 +183,6 @@ def _counts(folder: Path) -> pa.Table:
     return pq.read_table(folder / "counts.parquet")
 
 
-# --- the difference
-
-
-@pytest.mark.browser
-def test_the_page_of_a_difference(difference: Page, home: Path) -> None:
-    """The page has the figures of the Markdown, tells two versions apart, and says that the second is the later one."""
-    found = diff(home / "v1", home / "v2")
-    assert difference.text("h1").count("A toy ") == 2
-    assert "a later version of the first" in difference.text("header p")
-    rows = {row[0]: row[1:] for row in difference.rows("#figures")}
-    assert rows["funnel.removed"][0] == "0"
-    assert rows["pairs.kept"] == [f"{Run(home / name).balance['kept']}" for name in ("run", "run_2")] + [
-        str(Run(home / "run_2").balance["kept"] - Run(home / "run").balance["kept"])
-    ]
-    for name, lost in (("#gained", False), ("#lost", True)):
-        shown = [[cell.strip() for cell in row[:3]] for row in difference.rows(name)]
-        assert shown == [
-            [row["entry"], str(row["kept"]), str(row["kept_after"])]
-            for row in largest_changes(found, lost=lost)
-        ]
-
-
-HOSTILE = [
-    "<script>alert(1)</script>",
-    "</style><b>x",
-    "\u202eabc\u202c",
-    "a\x00b\x1b[31m",
-    '"><img src=x onerror=alert(1)>',
-    "\ud800",
-]
-
-
-def test_hostile_names_in_a_difference(tmp_path: Path) -> None:
-    """No text of a card becomes markup, a control character, or half a character."""
-    n = len(HOSTILE)
-    entries = pa.table(
-        {
-            "entry": [*HOSTILE[:-1], "x"], "count": [9] * n, "count_after": [1] * n, "kept": [5] * n,
-            "kept_after": [1] * n, "share": [0.5] * n, "share_after": [0.1 * i for i in range(n)],
-        }
-    )  # fmt: skip
-    settings = [(text, text, [text]) for text in HOSTILE]
-    page = render_page(
-        Difference((HOSTILE[0], HOSTILE[-1]), settings, [(HOSTILE[4], 1, 2)], entries, (0, 1))
-    )
-    write_page(tmp_path / "page.html", Difference((HOSTILE[2], "b"), settings, [], entries, (0, 0)))
-    assert "<script" not in page
-    assert "<img" not in page
-    assert "<b>" not in page
-    assert page.count("</style>") == 1
-    assert not re.search("[\x00-\x08\x0b-\x1f\u202a-\u202e\ud800-\udfff]", page)
-    assert "U+202E" in page
-    policy = re.findall('content="(default-src[^"]*)"', page)
-    assert len(policy) == 1
-    assert "script" not in policy[0]
-
-
 # --- how they look, and to whom
 
 
@@ -255,7 +190,7 @@ def test_hostile_names_in_a_difference(tmp_path: Path) -> None:
 @pytest.mark.parametrize("width", [1280, 360])
 def test_nothing_is_cut_off(browser: Any, home: Path, width: int) -> None:
     """No page is wider than the screen; a wider table scrolls by itself."""
-    for path in (home / "v1" / "index.html", home / "v2" / "index.html", home / "diff.html"):
+    for path in (home / "v1" / "index.html", home / "v2" / "index.html"):
         for page in opened(browser, path, viewport={"width": width, "height": 780}):
             assert page.view.evaluate("document.documentElement.scrollWidth") == width, path
 
@@ -270,9 +205,9 @@ def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 360])
 def test_accessibility(browser: Any, home: Path, axe: str, scheme: str, width: int) -> None:
-    """axe-core finds nothing wrong of any weight in class names, in a later version, and in a difference."""
+    """axe-core finds nothing wrong of any weight in class names and in a later version."""
     context = {"color_scheme": scheme, "viewport": {"width": width, "height": 900}, "bypass_csp": True}
-    for path in (home / "v1" / "index.html", home / "v2" / "index.html", home / "diff.html"):
+    for path in (home / "v1" / "index.html", home / "v2" / "index.html"):
         page = Page(browser, path.as_uri(), **context)
         page.view.evaluate(axe)
         found = page.view.evaluate("axe.run().then((result) => result.violations)")

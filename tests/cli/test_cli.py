@@ -69,7 +69,7 @@ VERBS = {
         "--url", "--workers", "-h",
     },
     "card verify": {"FOLDER", "--blocked-words", "--help", "--run", "--workers", "-h"},
-    "card diff": {"FIRST", "SECOND", "--help", "--page", "-h"},
+    "card diff": {"FIRST", "SECOND", "--help", "-h"},
     "card remove": {
         "RUN", "--blocked-words", "--card", "--card-out", "--domains", "--help", "--out", "--overwrite", "--uids", "--urls",
         "--workers", "-h",
