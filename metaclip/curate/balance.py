@@ -418,9 +418,14 @@ def pool_shards(source: Run) -> list[Shard]:
     inputs = source.inputs
     for known, found in zip(inputs, stat_files([known["path"] for known in inputs]), strict=True):
         if isinstance(found, MetaclipError):
+            where = (
+                "of the run that it was matched in, and combine the runs again"
+                if "runs" in source.match
+                else source.matched.path
+            )
             raise MetaclipError(
                 f"the pool's file {known['path']} is gone ({found}); put it back, or name its new place to "
-                f"metaclip match --out {source.matched.path} (which reads nothing twice)"
+                f"metaclip match --out {where} (which reads nothing twice)"
             )
         if not is_same_file(found, known):
             raise MetaclipError(

@@ -83,8 +83,11 @@ def combine(runs: Sequence[Run], folder: Folder, options: RunOptions) -> Run:
         }
         if stage.begin(fingerprint, options.overwrite):
             Stage(folder, BALANCE).clear()
+        inputs, firsts = _number_inputs(runs)
         if stage.finished() is None:
-            _combine(runs, stage, options)
+            _combine(runs, firsts, inputs, stage, options)
+        elif folder.manifest["inputs"] != inputs:  # they were moved or touched
+            folder.update_manifest(inputs=inputs)
         stage.remove_partials()
         return Run(folder.path)
 
@@ -125,16 +128,28 @@ def check_combinable(runs: Sequence[Run], options: RunOptions) -> None:
             )  # fmt: skip
 
 
-def _combine(runs: Sequence[Run], stage: Stage, options: RunOptions) -> None:
+def _number_inputs(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[int]]:
+    """Return the inputs of all runs under numbers of their own, and the number of each run's first input."""
+    inputs: list[dict[str, Any]] = []
+    firsts, end = [], 0
+    for source in runs:
+        firsts.append(end)
+        inputs += [{**item, "index": firsts[-1] + item["index"]} for item in source.inputs]
+        # Lost inputs have numbers, too.
+        end += 1 + max(item["index"] for item in (*source.inputs, *source.match["lost"]))
+    return inputs, firsts
+
+
+def _combine(
+    runs: Sequence[Run], firsts: Sequence[int], inputs: Sequence[Any], stage: Stage, options: RunOptions
+) -> None:
     """Take over the shards that are left, add up, and write the stage's record."""
     for source in runs:
         source.check_matches()
-    folder, firsts = stage.folder, [0]
-    for source in runs:
-        firsts.append(firsts[-1] + 1 + max(item["index"] for item in source.inputs))
+    folder = stage.folder
     shards = [
         (source, item, f"{digest_name(first + int(item['name'][:6]))}{item['name'][6:]}")
-        for source, first in zip(runs, firsts, strict=False)
+        for source, first in zip(runs, firsts, strict=True)
         for item in source.match["shards"]
     ]
     tasks = [
@@ -164,7 +179,7 @@ def _combine(runs: Sequence[Run], stage: Stage, options: RunOptions) -> None:
         "duplicates": {"uids": uids, "rows": repeats},
         "lost": [
             {**item, "index": first + item["index"]}
-            for source, first in zip(runs, firsts, strict=False)
+            for source, first in zip(runs, firsts, strict=True)
             for item in source.match["lost"]
         ],
         "wanted": sum(source.match["wanted"] for source in runs),
@@ -178,11 +193,7 @@ def _combine(runs: Sequence[Run], stage: Stage, options: RunOptions) -> None:
     stage.finish(
         record, schema=1, versions=versions(), list=record["list"], rule=record["rule"], funnel=record["funnel"],
         settings={"match": dataclasses.asdict(settings)},
-        inputs=[
-            {**item, "index": first + item["index"]}
-            for source, first in zip(runs, firsts, strict=False)
-            for item in source.inputs
-        ],
+        inputs=inputs,
     )  # fmt: skip
 
 

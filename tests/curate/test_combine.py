@@ -223,6 +223,33 @@ def test_the_sources_may_go(matched: list[Path], tmp_path: Path) -> None:
     )
 
 
+def test_a_pool_that_was_moved(words: Path, tmp_path: Path) -> None:
+    """Its new place is named to match, for the run that it was matched in; then the runs are combined again."""
+    pools = pools_of(tmp_path, 2, files=3, rows=50)
+    runs = [match(pool, words, out=tmp_path / f"run{i}") for i, pool in enumerate(pools)]
+    command = ["balance", *(one.path for one in runs), "--t", 3, "--out", tmp_path / "out"]
+    commands.done(*command)
+    before = outputs(tmp_path / "out")
+    pools[1].rename(tmp_path / "moved")
+    said = commands.refused("balance", tmp_path / "out", "--t", 3, "--out", tmp_path / "again")
+    assert "metaclip match --out of the run that it was matched in, and combine the runs again" in said
+    commands.done("match", tmp_path / "moved", "--metadata", words, "--out", runs[1].path)
+    commands.done(*command)
+    commands.done("balance", tmp_path / "out", "--t", 3, "--out", tmp_path / "again")
+    assert outputs(tmp_path / "out") == before
+
+
+def test_a_next_version_names_the_runs_too(matched: list[Path], tmp_path: Path) -> None:
+    """Pairs are taken out of a combined run as of any other; a version is not combined with others."""
+    run = balance(matched, out=tmp_path / "run", settings=BalanceSettings(t=T))
+    (tmp_path / "gone.txt").write_text(run.curated["uid"][0].as_py() + "\n")
+    commands.done("card", "remove", run.path, "--uids", tmp_path / "gone.txt", "--out", tmp_path / "next")
+    version = Run(tmp_path / "next")
+    assert [one["name"] for one in version.account["runs"]] == ["run0", "run1", "run2"]
+    said = commands.refused("balance", version.path, matched[0], "--out", tmp_path / "out")
+    assert "pairs were taken out of" in said
+
+
 # --- what is refused
 
 
