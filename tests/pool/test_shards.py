@@ -304,10 +304,12 @@ CSV_CASES: dict[str, tuple[bytes, list[tuple[str, str]], int]] = {
     ),
     "a byte 0": (b"url,text\na,b\x00c\n", [("a", "b\x00c")], 0),
     "names alone": (b"url,text", [], 0),
-    "a quote never closed": (b'url,text\na,b\nc,"d\ne,f\ng,h\n', [("a", "b")], 1),
-    "a quote never closed, earlier": (b'url,text\na,b\n"c,d\ne,f\n', [("a", "b")], 1),
+    "a quote never closed": (b'url,text\na,b\nc,"d\ne,f\ng,h\n', [("a", "b"), ("e", "f"), ("g", "h")], 1),
+    "a quote never closed, earlier": (b'url,text\na,b\n"c,d\ne,f\n', [("a", "b"), ("e", "f")], 1),
     "a quote never closed, after worse": (b'url,text\nx\na,b\nx,y,z\nc,"d', [("a", "b")], 3),
     "a quote never closed, at once": (b'url,text\nc,"', [], 1),
+    "quotes that do not match": (b'url,text\na,"b\nc,d\ne,"f\ng,h\n', [("c", "d"), ("g", "h")], 2),
+    "text behind a quote": (b'url,text\na,"b" c\nd,e\n', [("a", "b c"), ("d", "e")], 0),
     "a quote that closes late": (b'url,text\na,"b\nc,d\ne,f"', [("a", "b\nc,d\ne,f")], 0),
 }
 
@@ -325,21 +327,64 @@ def test_csv(name: str, tmp_path: Path) -> None:
 
 
 def test_where_a_quote_was_not_closed(tmp_path: Path) -> None:
-    """A row with an unclosed quote is named, but not beyond a limit; a rest of the file that is too large is refused."""
+    """A row with an unclosed quote is named, but not beyond a limit, and costs no other row; nor does one that is too long."""
     path = tmp_path / "p.csv"
     lines = [f"http://x/{i},dog {i}\n" for i in range(1000)]
     lines[500] = 'http://x/500,"dog\n'
     path.write_text("url,text\n" + "".join(lines))
     dropped = DroppedRows()
-    assert len(rows_of(path, ["text"], dropped)) == 500
-    assert dropped.places == {
-        "malformed_row": "row 502: a quote that is never closed, so all that follows is in one value"
-    }
+    assert len(rows_of(path, ["text"], dropped)) == 999
+    assert dropped.places == {"malformed_row": "row 502: a quote that is never closed"}
     run = curated(path, tmp_path / "run", MatchSettings(limit=500))
     assert "malformed_row" not in {reason for reason, rows in run.account["funnel"].items() if rows}
-    path.write_text("url,text\n" + "".join(lines) + "x" * (70 << 20))
-    with pytest.raises(BrokenInput, match=r"p\.csv cannot be read as csv"):
-        rows_of(path, ["text"])
+    path.write_text("url,text\n" + "".join(lines[:500]) + "x" * (70 << 20) + "\n" + "".join(lines[501:]))
+    dropped = DroppedRows()
+    assert len(rows_of(path, ["text"], dropped)) == 999
+    assert dropped.places == {"malformed_row": "row 502: it has over 16777216 bytes"}
+
+
+TSV_CASES: dict[str, tuple[bytes, list[tuple[str, str]], int]] = {
+    "not quoted": (b'text\turl\n"best\t1\na dog\t2\n"worst\t3\n', [('"best', "1"), ("a dog", "2"), ('"worst', "3")], 0),
+    "a quote before a tab": (b'text\turl\n"a\t1\nb\t2\nsay "c"\t3\n', [('"a', "1"), ("b", "2"), ('say "c"', "3")], 0),
+    "text behind a quote": (b'text\turl\n"a" b\t1\n', [('"a" b', "1")], 0),
+    "quoted": (b'text\turl\n"a\tb"\t1\n"c ""d"""\t2\n', [("a\tb", "1"), ('c "d"', "2")], 0),
+    "quoted, with lines": (b'text\turl\n"a\nb"\t1\n"c\n\nd\te"\t2\n', [("a\nb", "1"), ("c\n\nd\te", "2")], 0),
+    "too few, too many": (b'text\turl\n"a\nb\t1\nc\t"2\t3\nd\t4\n', [("b", "1"), ("d", "4")], 2),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TSV_CASES)
+def test_tsv(name: str, tmp_path: Path) -> None:
+    """Quotes of captions are characters, and those of programs that quote are quotes; no row swallows others."""
+    data, rows, malformed = TSV_CASES[name]
+    path = tmp_path / "p.tsv"
+    path.write_bytes(data)
+    dropped = DroppedRows()
+    assert [(row["text"], row["url"]) for row in rows_of(path, None, dropped)] == rows
+    assert dropped.counts == ({"malformed_row": malformed} if malformed else {})
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(st.text(st.sampled_from("\"'x ,é\r"), max_size=6), min_size=1, max_size=30),
+    st.sampled_from([40, 1 << 20]),
+)
+def test_tsv_without_quoting_loses_nothing(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str], block: int
+) -> None:
+    """Any captions in lines of two fields are as many rows, with their urls; texts that no quotes enclose are unchanged."""
+    texts = [text.replace("\r", "") for text in texts]
+    path = tmp_path_factory.mktemp("tsv") / "p.tsv"
+    path.write_text("text\turl\n" + "".join(f"{text}\t{i}\n" for i, text in enumerate(texts)), newline="")
+    dropped = DroppedRows()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(delimited, "_BLOCK", block)
+        rows = rows_of(path, None, dropped)
+    assert [row["url"] for row in rows] == [str(i) for i in range(len(texts))]
+    assert not dropped.counts
+    for row, text in zip(rows, texts, strict=True):
+        if not (text.startswith('"') and text.endswith('"')):
+            assert row["text"] == text
 
 
 @pytest.mark.parametrize(
@@ -352,7 +397,7 @@ def test_where_a_quote_was_not_closed(tmp_path: Path) -> None:
         ("p.jsonl", b"not json\n", "it is empty"),
         ("p.csv", b"\xff\xfeu\x00,\x00", "'utf-8' codec can't decode"),
         ("p.csv", b"text\xe9,url\na,b\n", "'utf-8' codec can't decode"),
-        ("p.csv", b'"text,url\na,b\n', "CSV parse error"),
+        ("p.csv", b'"text,url\na,b\n', "the row of column names has a quote that is never closed"),
         ("p.csv.gz", b"text\na\n", "zlib inflate failed"),
         ("p.parquet", b"", "Parquet file size is 0 bytes"),
         ("p.parquet", b"PAR1 and more PAR1", ""),
