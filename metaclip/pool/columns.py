@@ -95,7 +95,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 def _is_number(kind: pa.DataType) -> bool:
     """Return whether a column of this type can hold uids that are not strings: integers, or 16 bytes."""
-    if isinstance(kind, pa.ExtensionType):  # parquet's UUID
+    if isinstance(kind, pa.BaseExtensionType):  # parquet's UUID
         kind = kind.storage_type
     return bool(
         pa.types.is_integer(kind) or (pa.types.is_fixed_size_binary(kind) and kind.byte_width == 16)

@@ -10,6 +10,8 @@ import contextlib
 import dataclasses
 import glob
 import os
+import stat
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any, Final
@@ -172,11 +174,26 @@ def _find_local(given: str) -> tuple[str, list[PoolFile]]:
         root, found = os.path.dirname(path), [path]
     else:
         raise MetaclipError(f"there is no pool at {given}; check the path")
-    files = [
-        PoolFile(name, name, form, codec, *_local_size_and_stamp(name))
-        for name, form, codec in _pool_files(found, root, path)
-    ]
-    return os.path.abspath(root or "/"), files
+    files: dict[tuple[int, int] | str, PoolFile] = {}
+    again = []
+    # A link sorts behind what it leads to: of several paths to one file, the file's own is read.
+    for name, form, codec in sorted(
+        _pool_files(found, root, path), key=lambda one: (os.path.realpath(one[0]) != one[0], one[0])
+    ):
+        try:
+            status = os.stat(name)
+        except FileNotFoundError:  # a link that leads nowhere: the file is lost, and not the pool
+            files[name] = PoolFile(name, name, form, codec, 0, "gone")
+            continue
+        if not stat.S_ISREG(status.st_mode):
+            raise MetaclipError(
+                f"{name} is no file but a pipe, a socket or a device; take it out of the pool"
+            )
+        file = PoolFile(name, name, form, codec, status.st_size, str(status.st_mtime_ns))
+        if files.setdefault((status.st_dev, status.st_ino), file) is not file:
+            again.append(name)
+    _note_left_out(again, "that lead to files which other paths lead to")
+    return os.path.abspath(root or "/"), sorted(files.values(), key=lambda file: file.path)
 
 
 def _root_of_glob(path: str) -> str:
@@ -185,16 +202,27 @@ def _root_of_glob(path: str) -> str:
 
 def _pool_files(found: Iterable[str], root: str, given: str) -> Iterator[tuple[str, str, str | None]]:
     """Yield the files that belong to a pool, in order: (path, form, codec)."""
+    hidden = []
     for name in sorted(found):
         parts = PurePosixPath(name[len(root) :]).parts
         _, form, codec = _split_name(name)
-        if form is None or (name != given and any(part.startswith((".", "_")) for part in parts)):
+        if form is None:
+            continue
+        if name != given and any(part.startswith((".", "_")) for part in parts):
+            hidden.append(name)
             continue
         if not is_utf8(name):
             raise MetaclipError(
                 f"the name of {name!a} is not valid UTF-8, so no card can show it; rename the file"
             )
         yield name, form, codec
+    _note_left_out(hidden, "whose names, or whose folders' names, begin with . or _")
+
+
+def _note_left_out(names: Sequence[str], why: str) -> None:
+    """Say on standard error which files are left out of a pool."""
+    if names:
+        print(f"metaclip: {len(names)} files {why} are left out (first: {names[0]})", file=sys.stderr)
 
 
 def _glob_remote(fs: Any, pattern: str) -> dict[str, Any]:
@@ -219,8 +247,25 @@ def _files_below(folder: str) -> list[str]:
     def refuse(error: OSError) -> None:
         raise error
 
-    walk = os.walk(folder, onerror=refuse, followlinks=True)
-    return [os.path.join(below, name) for below, _, names in walk for name in names]
+    found, seen = [], set[str]()
+    for below, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        # Links may lead to a folder above, or to one that is found without them: each is walked once.
+        seen.add(os.path.realpath(below))
+        folders[:] = [name for name in sorted(folders) if _is_new(os.path.join(below, name), folder, seen)]
+        found += [os.path.join(below, name) for name in names]
+    return found
+
+
+def _is_new(path: str, root: str, seen: set[str]) -> bool:
+    """Return whether a folder below `root` must be walked; a link to a folder that is walked anyway need not be."""
+    if not os.path.islink(path):
+        return True
+    real, root = os.path.realpath(path), os.path.realpath(root)
+    if real in seen or os.path.commonpath([real, root]) == root:
+        _note_left_out([path], "behind a link to a folder of the same pool")
+        return False
+    seen.add(real)
+    return True
 
 
 def _refuse_run(exists: Callable[[str], bool], path: str, given: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,9 @@ import fsspec
 import pyarrow as pa
 import pytest
 
-from metaclip import MetaclipError
+from metaclip import MetaclipError, Run, curate
 from metaclip.pool.files import find_files
+from tests import commands
 from tests.pool.small_pools import (
     LIST,
     ROWS,
@@ -52,18 +55,52 @@ def test_a_folder_of_hidden_files_is_empty(tmp_path: Path) -> None:
     assert [file.name for file in find_files(hidden)] == ["_a.parquet"]
 
 
-def test_folders_that_are_links(tmp_path: Path) -> None:
-    """Links to files and folders elsewhere are part of a pool; a link to a folder above is named."""
+def test_folders_that_are_links(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Links to files and folders elsewhere are part of a pool; each file is read once, and what is left out is named."""
     write_parquet(tmp_path / "store" / "x" / "a.parquet", {"text": ["a"]})
+    write_parquet(tmp_path / "store" / "b.parquet", {"text": ["b"]})
     pool = tmp_path / "pool"
     pool.mkdir()
     (pool / "folder").symlink_to(tmp_path / "store" / "x")
-    (pool / "link.parquet").symlink_to(tmp_path / "store" / "x" / "a.parquet")
+    (pool / "link.parquet").symlink_to(tmp_path / "store" / "b.parquet")
     assert [file.name for file in find_files(pool)] == ["folder/a.parquet", "link.parquet"]
     assert [file.name for file in find_files(f"{pool}/*/*.parquet")] == ["folder/a.parquet"]
+    assert capsys.readouterr().err == ""
     (pool / "folder" / "loop").symlink_to(pool)
-    with pytest.raises(MetaclipError, match="the pool .* cannot be listed"):
-        find_files(pool)
+    (pool / "same").symlink_to(pool / "folder")
+    (pool / "again.parquet").symlink_to(tmp_path / "store" / "x" / "a.parquet")
+    write_parquet(pool / "own" / "c.parquet", {"text": ["c"]})
+    (pool / "a_link").symlink_to(pool / "own")
+    (pool / "hard.parquet").hardlink_to(pool / "own" / "c.parquet")
+    assert [file.name for file in find_files(pool)] == ["again.parquet", "hard.parquet", "link.parquet"]
+    said = capsys.readouterr().err
+    assert "2 files that lead to files which other paths lead to are left out" in said
+    assert f"(first: {pool}/folder/loop)" in said
+    assert f"(first: {pool}/a_link)" in said
+
+
+def test_hidden_files_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Files of a pool's form that are left out for their names are counted on standard error; others are not."""
+    for name in ("a.parquet", "_b.parquet", ".c/d.parquet"):
+        write_parquet(tmp_path / name, {"text": ["a"]})
+    (tmp_path / "_SUCCESS").touch()
+    assert [file.name for file in find_files(tmp_path)] == ["a.parquet"]
+    assert "2 files whose names, or whose folders' names, begin with . or _" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+def test_what_is_no_file_is_refused(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe would be waited for without end: it is refused by name, alone or in a folder."""
+    write_parquet(tmp_path / "a.parquet", {"text": ["a"]})
+    monkeypatch.chdir(tmp_path)
+    if kind == "pipe":
+        os.mkfifo("b.jsonl")
+    else:
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind("b.jsonl")
+    for pool in (tmp_path, tmp_path / "b.jsonl"):
+        with pytest.raises(MetaclipError, match=r"b\.jsonl is no file but a pipe, a socket or a device"):
+            find_files(pool)
 
 
 def test_globs(tmp_path: Path) -> None:
@@ -193,11 +230,27 @@ def test_a_store_that_does_not_exist() -> None:
 
 
 def test_a_dangling_link(tmp_path: Path) -> None:
-    """A link to a missing file is an error, not skipped."""
-    write_parquet(tmp_path / "a.parquet", {"text": ["a"]})
-    (tmp_path / "b.parquet").symlink_to(tmp_path / "gone.parquet")
-    with pytest.raises(MetaclipError, match=r"cannot be listed .*b\.parquet"):
-        find_files(tmp_path)
+    """A link to a missing file costs this file: exit code 3, and the rest of the pool is matched."""
+    write_parquet(tmp_path / "pool" / "a.parquet", {"text": ["a dog"]})
+    (tmp_path / "pool" / "b.parquet").symlink_to(tmp_path / "gone.parquet")
+    (tmp_path / "list.txt").write_text("dog\n")
+    given = ["match", tmp_path / "pool", "--metadata", tmp_path / "list.txt", "--out", tmp_path / "run"]
+    done = commands.call(*given)
+    assert done.code == 3
+    assert "1 of 2 inputs were lost" in done.err
+    assert "b.parquet is gone" in done.err
+    write_parquet(tmp_path / "gone.parquet", {"text": ["another dog"]})
+    commands.done(*given)
+    assert Run(tmp_path / "run").match["funnel"]["matched"] == 2
+
+
+def test_uuids_of_parquet_are_uids(tmp_path: Path) -> None:
+    """A column of parquet's UUID type is a column of uids."""
+    numbers = [uuid.UUID(int=i << 120 | i) for i in range(3)]
+    ids = pa.array([number.bytes for number in numbers], pa.uuid())
+    write_parquet(tmp_path / "a.parquet", {"text": ["a dog"] * 3, "uid": ids})
+    run = curate(tmp_path / "a.parquet", ["dog"], t=5, out=tmp_path / "run")
+    assert run.curated["uid"].to_pylist() == [number.hex for number in numbers]
 
 
 def test_a_file_name_that_is_not_utf8(tmp_path: Path) -> None:
