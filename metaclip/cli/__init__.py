@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
+import re
 import signal
 import sys
 from typing import Any, Final
@@ -13,7 +16,7 @@ from typing import Any, Final
 import click
 
 from metaclip import __version__
-from metaclip.errors import INTERRUPTED, MetaclipError
+from metaclip.errors import FAILED, INTERRUPTED, MetaclipError, one_line
 
 VERBS: Final = {
     "build": "Build a query list from WordNet, Wikipedia etc., by a recipe.",
@@ -70,8 +73,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line; exit with the codes of `metaclip.errors`."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        given = _in_utf8(sys.argv[1:] if arguments is None else arguments)
+        given = _checked(sys.argv[1:] if arguments is None else arguments)
         group.main(given or ["--help"], prog_name="metaclip", standalone_mode=False)
+        sys.stdout.flush()
     except click.exceptions.Exit as exit_:
         sys.exit(exit_.exit_code)
     except click.UsageError as error:
@@ -85,13 +89,33 @@ def main(arguments: list[str] | None = None) -> None:
     except (KeyboardInterrupt, click.Abort):
         click.echo("metaclip: interrupted; the same command goes on from here", err=True)
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(1)
+    except SystemExit as exit_:  # click's, for a reader that went away, such as `| head`
+        cause = exit_.__context__
+        if not (isinstance(cause, OSError) and cause.errno == errno.EPIPE):
+            raise
+        _drop_output()
+        sys.exit(128 + signal.SIGPIPE)  # as of a program that the signal ends
+    except OSError as error:
+        if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
+        _drop_output()
+        click.echo(
+            f"metaclip: standard output cannot be written ({one_line(error)}); the same command shows it again",
+            err=True,
+        )
+        sys.exit(FAILED)
 
 
-def _in_utf8(arguments: list[str]) -> list[str]:
-    """Return the arguments. Raise MetaclipError for one that no recipe, manifest or card could hold."""
+def _drop_output() -> None:
+    """Discard what standard output still holds: Python would try to write it again at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _checked(arguments: list[str]) -> list[str]:
+    """Return the arguments, ~ as the home folder also behind an option's =, where a shell leaves it.
+
+    Raise MetaclipError for an argument that no recipe, manifest or card could hold.
+    """
     for argument in arguments:
         try:
             argument.encode()
@@ -99,7 +123,12 @@ def _in_utf8(arguments: list[str]) -> list[str]:
             raise MetaclipError(
                 f"the argument {argument!a} is not valid UTF-8; rename the file, or correct the text"
             ) from None
-    return arguments
+    return [
+        re.sub(r"(?<==)~[^/]*", lambda found: os.path.expanduser(found[0]), argument, count=1)
+        if re.match(r"--[a-z-]+=~", argument)
+        else argument
+        for argument in arguments
+    ]
 
 
 def _interrupt(number: int, frame: Any) -> None:

@@ -251,7 +251,9 @@ def _files_below(folder: str) -> list[str]:
     for below, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
         # Links may lead to a folder above, or to one that is found without them: each is walked once.
         seen.add(os.path.realpath(below))
-        folders[:] = [name for name in sorted(folders) if _is_new(os.path.join(below, name), folder, seen)]
+        folders[:] = [
+            name for name in sorted(folders) if _is_new(os.path.join(below, name), folder, seen)
+        ]
         found += [os.path.join(below, name) for name in names]
     return found
 

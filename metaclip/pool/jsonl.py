@@ -40,6 +40,25 @@ def read_blocks(file: PoolFile) -> Iterator[tuple[int, bytes]]:
             yield line, rest + b"\n"
 
 
+def read_schema(file: PoolFile) -> pa.Schema:
+    """Infer the columns of a file's first rows. Raise ValueError, which says what it is, if it is no file of objects."""
+    blocks = read_blocks(file)
+    first = next(blocks, (0, b""))
+    head = first[1][: 1 << 16]
+    if head[:2] in (b"\xff\xfe", b"\xfe\xff") or b"{\0" in head[:64] or b"\0{" in head[:64]:
+        raise ValueError("it is UTF-16; convert it to UTF-8, for example by iconv")
+    if re.match(rb"\s*\[\s*(\{|\]|\Z)", head):
+        raise ValueError("it is a JSON array, not lines of objects; jq -c '.[]' makes lines of it")
+    schema = infer_schema((block for _, block in itertools.chain([first], blocks)), rows=1)
+    if not schema.names:
+        if head.lstrip().startswith(b"{"):
+            raise ValueError(
+                "no line is a JSON object; an object must be in one line, and nothing may follow it"
+            )
+        raise ValueError("it is empty, without a line that is a JSON object")
+    return schema
+
+
 def infer_schema(blocks: Iterable[bytes], rows: int | None = None) -> pa.Schema:
     """Infer the columns of the blocks that hold the first `rows` rows; a column with several kinds of values is string."""
     types: dict[str, pa.DataType] = {}

@@ -83,9 +83,7 @@ def schema_and_shards(
         if file.form == "jsonl":
             from metaclip.pool import jsonl
 
-            schema = jsonl.infer_schema((block for _, block in jsonl.read_blocks(file)), rows=1)
-            if not schema.names:
-                raise ValueError("it is empty, without a line that is a JSON object")
+            schema = jsonl.read_schema(file)
         elif file.form == "tar":
             from metaclip.pool import tars
 

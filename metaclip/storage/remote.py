@@ -39,7 +39,7 @@ def as_path(path: str | os.PathLike[str] | RemotePath) -> AnyPath:
     if isinstance(path, RemotePath):
         return path
     if not is_remote(path):
-        return Path(os.fspath(path).removeprefix("file://"))
+        return Path(os.fspath(path).removeprefix("file://")).expanduser()
     from metaclip.storage.object_store import refuse_secrets
 
     scheme, _, rest = refuse_secrets(os.fspath(path)).partition("://")

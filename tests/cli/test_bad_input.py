@@ -615,3 +615,53 @@ def test_a_cache_that_cannot_be_written(home: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("METACLIP_CACHE", str(home / "list.txt" / "cache"))
     assert commands.done(*CURATE[:-1], "uncached").err == ""
     same(home / "run", home / "uncached")
+
+
+# --- output that nobody takes, and the home folder
+
+TOY = Path(__file__).parents[2] / "metadata" / "toy.txt"
+
+
+def metaclip(*arguments: Any, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "metaclip", *map(str, arguments)], text=True, stderr=subprocess.PIPE, check=False, **options
+    )  # fmt: skip
+
+
+def test_standard_output_that_is_full(home: Path) -> None:
+    """The run is complete; one line says that its summary could not be shown."""
+    with open("/dev/full", "w") as full:
+        done = metaclip("explain", "a dog", "--metadata", TOY, stdout=full)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "metaclip: standard output cannot be written ([Errno 28] No space left on device); the same command shows it again"
+    ]
+
+
+def test_the_home_folder(home: Path, tmp_path: Path) -> None:
+    """~ is the home folder behind --out=, where a shell leaves it, and in a notebook."""
+    (tmp_path / "pool.jsonl").write_text('{"text": "a dog"}\n')
+    env = {**os.environ, "HOME": str(tmp_path)}
+    given = ["curate", tmp_path / "pool.jsonl", "--t", 5, "--out=~/run", f"--metadata={TOY}"]
+    done = metaclip(*given, env=env, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "run" / "card.json").exists()
+    assert not (tmp_path / "~").exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b'[{"text": "a dog"}, {"text": "a cat"}]', "it is a JSON array, not lines of objects; jq -c"),
+        (b'[\n{"text": "a dog"},\n{"text": "a cat"}\n]\n', "it is a JSON array, not lines of objects; jq -c"),
+        ('{"text": "a dog"}\n'.encode("utf-16"), "it is UTF-16; convert it to UTF-8"),
+        ('{"text": "a dog"}\n'.encode("utf-16-le"), "it is UTF-16; convert it to UTF-8"),
+        (b'{"text": "a dog"},\n{"text": "a cat"},\n', "no line is a JSON object; an object must be in one line"),
+        (b"\n\n", "it is empty"),
+    ],
+)  # fmt: skip
+def test_what_is_no_jsonl(data: bytes, says: str, tmp_path: Path) -> None:
+    """What a file that looks like jsonl is instead is said in words."""
+    (tmp_path / "a.jsonl").write_bytes(data)
+    said = commands.refused("curate", tmp_path / "a.jsonl", "--metadata", TOY, "--out", tmp_path / "run")
+    assert f"a.jsonl cannot be read as jsonl ({says}" in said
