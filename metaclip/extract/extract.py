@@ -35,6 +35,7 @@ from metaclip.extract.deduplicate import (
 )
 from metaclip.extract.extract_file import RECORD_REASONS, ExtractStep, this_process, wait_for_orphans
 from metaclip.extract.filters import REASONS
+from metaclip.extract.gzip_members import CUT_OFF
 from metaclip.extract.pool_writer import copy_without_rows
 from metaclip.extract.settings import LIST_SETTINGS, ExtractSettings, fingerprint, read_lists
 from metaclip.extract.warc_records import LOSSES
@@ -136,9 +137,19 @@ class _Extraction:
         return self._extracted()
 
     def _find_changed(self) -> CrawlFile | None:
-        """Return a local file that has changed since it was extracted. Mark files again that were only touched or moved."""
+        """Return a local file that has changed since it was extracted. Mark files again that were only touched or moved.
+
+        A file that was cut off is extracted again once it has changed; nobody knows whether one on another machine has.
+        """
         for name, file in (task.item for task in self.tasks):
             marker = self.stage.marker(name)
+            if (
+                marker is not None
+                and CUT_OFF in marker["places"]
+                and (file.remote or file.size != marker["size"])
+            ):
+                self.stage.unmark(name)
+                continue
             if (
                 marker is None
                 or file.remote
@@ -195,6 +206,11 @@ class _Extraction:
         for name in lost.keys() & markers.keys():
             stage.unmark_lost(name)
         lost = {name: why for name, why in lost.items() if name not in markers}
+        lost |= {
+            task.name: {**task.lost, "error": _cut_off_message(task.source, markers[task.name])}
+            for task in self.tasks
+            if task.lost and CUT_OFF in markers.get(task.name, {"places": ()})["places"]
+        }
         if not markers:
             raise MetaclipError(next(iter(lost.values()))["error"])
         identity = digest_of(
@@ -259,6 +275,14 @@ class _Extraction:
         return [
             task for task in tasks if not origin.items() <= (self.stage.marker(task.name) or {}).items()
         ]
+
+
+def _cut_off_message(path: str, marker: Marker) -> str:
+    pages, position = marker["records"]["pages"], marker["places"][CUT_OFF]
+    return (
+        f"{path} ends in the middle of a record, at {position} of {marker['size']:,}: its download was cut off. Its "
+        f"{pages:,} complete pages are kept; fetch it again"
+    )
 
 
 def _funnels(markers: Mapping[str, Marker], pairs: int) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from metaclip.errors import import_extra
 
 MAX_MEMBER: Final = 1 << 26
 """Largest number of bytes of a member, compressed or not, that are kept in memory."""
+CUT_OFF: Final = "truncated"
+"""The reason of a loss which says that the file is not whole."""
 GZIP_MAGIC: Final = b"\x1f\x8b\x08"
 _STEP: Final = 1 << 14  # compressed bytes per step, which become at most 16 MiB
 
@@ -61,10 +63,15 @@ def read_members(
     zlib = import_extra("isal.isal_zlib", "crawl", "extract")
     # libdeflate is a third faster than the fastest library that can decompress in steps.
     deflate = import_extra("deflate", "crawl", "extract")
-    damaged = False
+    damaged, unended = False, -1  # the position of a member that did not end
     while buffer.data or buffer.read_block():
-        if damaged and not _find_member(buffer, start, zlib):
-            return
+        if damaged:
+            found = _find_member(buffer, start, zlib)
+            if unended >= 0:  # either its end is damaged, or that of the file is missing
+                report_loss("broken_gzip" if found else CUT_OFF, f"byte {unended}")
+                unended = -1
+            if not found:
+                return
         offset = buffer.offset
         pieces: list[bytes] = []
         size = 0
@@ -75,7 +82,12 @@ def read_members(
                 if size > MAX_MEMBER:
                     yield offset, b"".join(pieces), False
                     pieces, size = [], 0
-        except (zlib.error, EOFError):
+        except EOFError:
+            damaged, unended = True, offset
+            if buffer.offset == offset:
+                buffer.drop(1)
+            continue
+        except zlib.error:
             damaged = True
             report_loss("broken_gzip", f"byte {offset}")
             if buffer.offset == offset:
@@ -88,7 +100,12 @@ def read_members(
             buffer.fill(3)
         damaged = bool(buffer.data) and buffer.data[:3] != GZIP_MAGIC
         if damaged:
-            report_loss("broken_gzip", f"byte {buffer.offset}")
+            cut_off = GZIP_MAGIC.startswith(
+                bytes(buffer.data[:3])
+            )  # after `fill`, fewer bytes are the last ones
+            report_loss(CUT_OFF if cut_off else "broken_gzip", f"byte {buffer.offset}")
+    if unended >= 0:
+        report_loss(CUT_OFF, f"byte {unended}")
 
 
 def _decompress_whole(buffer: StreamBuffer, deflate: Any) -> tuple[bytes] | None:

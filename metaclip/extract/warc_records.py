@@ -18,7 +18,14 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from metaclip.errors import BrokenInput
-from metaclip.extract.gzip_members import GZIP_MAGIC, MAX_MEMBER, LossCallback, StreamBuffer, read_members
+from metaclip.extract.gzip_members import (
+    CUT_OFF,
+    GZIP_MAGIC,
+    MAX_MEMBER,
+    LossCallback,
+    StreamBuffer,
+    read_members,
+)
 
 MAX_RECORD: Final = MAX_MEMBER
 """Bytes beyond which a record is lost: no page is that long, and memory must be bounded."""
@@ -36,11 +43,11 @@ _HEADERS: Final = re.compile(
 _LENGTH: Final = re.compile(rb"\d{1,18}")
 
 LOSSES: Final[dict[str, str]] = {
-    "broken_gzip": "gzip member that is damaged or cut off",
+    "broken_gzip": "gzip member that is damaged",
     "bad_header": "what stands where a record should begin is no WARC header",
     "wrong_length": "record that does not end where its length says",
     "too_long": f"record of more than {MAX_RECORD >> 20} MiB",
-    "truncated": "record that the end of the file cuts off",
+    CUT_OFF: "record that the end of the file cuts off",
 }
 """Why a record, or what stood in its place, could not be read."""
 
@@ -140,19 +147,22 @@ class _RecordSplitter:
             name.lower(): value
             for name, value in reversed(_HEADERS.findall(data, begin, max(begin, stop)))
         }
+        # The end of a whole member is not that of the file.
+        cut_off = CUT_OFF if self._positions_move else "wrong_length"
         length = headers.get(b"content-length", b"")
         first = stop + 4
         last = first + int(length) if _LENGTH.fullmatch(length) else -1
         search_from = stop
         if last < 0:
-            loss = "truncated" if is_record and stop < 0 and final else "bad_header"
+            unended = (is_record and stop < 0) or _START.startswith(data[begin:])
+            loss = cut_off if unended and final else "bad_header"
             search_from = begin
         elif last - first > MAX_RECORD:
             loss = "too_long"
         elif last + 4 > len(data) and not final:
             return None
         elif last > len(data):
-            loss = "wrong_length" if data.find(_NEXT_HEADER, stop) >= 0 else "truncated"
+            loss = "wrong_length" if data.find(_NEXT_HEADER, stop) >= 0 else cut_off
         elif data[last : last + 4] != b"\r\n\r\n" and not (final and not data[last:].strip(b"\r\n")):
             loss = "wrong_length"
         elif last + 4 + len(_START) > len(data) and not final:

@@ -285,8 +285,42 @@ def test_broken_records_are_counted_and_said(crawl: Path, tmp_path: Path) -> Non
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     done = run(crawl, "--out", tmp_path / "pool")
-    assert "1 lost: gzip member that is damaged or cut off (first: byte" in done.err
+    assert "1 lost: gzip member that is damaged (first: byte" in done.err
     assert manifest(tmp_path / "pool")["records"]["broken_gzip"] == 1
+
+
+@pytest.mark.parametrize(
+    "part", [0.6, 0.73]
+)  # one byte into a record or member, and in the middle of one
+@pytest.mark.parametrize("form", ["members", "plain"])
+def test_a_file_that_was_cut_off(form: str, part: float, tmp_path: Path) -> None:
+    """Half a file is no whole one: exit code 3, its complete pages kept; fetched again, it is read again, and it alone."""
+    crawl, pool = write_crawl(tmp_path / "crawl"), tmp_path / "pool"
+    bad = crawl / "1.warc.wat.gz"
+    if form == "plain":
+        data = gzip.decompress(bad.read_bytes())
+        bad.unlink()
+        bad = crawl / "1.warc.wat"
+        bad.write_bytes(data)
+    run(crawl, "--out", tmp_path / "whole")
+    data = bad.read_bytes()
+    bad.write_bytes(data[: int(part * len(data))])
+    command = ("extract", "--no-identify", "--workers", 1, crawl, "--out", pool)
+    for _ in range(2):
+        done = commands.call(*command)
+        assert done.code == 3
+        assert "1 of 6 inputs were lost:" in done.err
+        assert f"{bad} ends in the middle of a record" in done.err
+        assert "Its 3 complete pages are kept; fetch it again" in done.err
+        assert manifest(pool)["lost"][0]["name"] == bad.name
+        assert manifest(pool)["records"]["truncated"] == 1
+    assert manifest(pool)["records"]["pages"] == 5 * 5 + 3
+    kept = (pool / ".state" / "extract" / "000000.json").stat().st_mtime_ns
+    bad.write_bytes(data)
+    assert commands.done(*command).err == ""
+    assert (pool / ".state" / "extract" / "000000.json").stat().st_mtime_ns == kept
+    assert rows(pool) == rows(tmp_path / "whole")
+    assert manifest(pool)["lost"] == []
 
 
 def test_a_crawl_from_a_server(crawl: Path, tmp_path: Path) -> None:
