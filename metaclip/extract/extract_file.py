@@ -133,6 +133,8 @@ class ExtractStep(PortableStep):
                 counts.lose_record(page, f"byte {record.offset}")
             else:
                 counts.records["pages"] += 1
+                if page.mended:
+                    counts.records["mended_utf8"] += 1
                 yield page
 
     def _rows(self, pages: Iterator[Page], counts: _Counts) -> Iterator[Row]:

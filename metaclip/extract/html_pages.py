@@ -17,6 +17,14 @@ from typing import Any, Final, NamedTuple
 from metaclip.errors import import_extra
 from metaclip.extract.urls import BaseUrl
 
+LAZY_SRCSETS: Final = (
+    "data-srcset",
+    "data-lazy-srcset",
+    "data-original-set",
+    "data-src-set",
+    "data-lazyload-srcset",
+)
+"""Attributes in which scripts keep a ``srcset`` that is loaded later."""
 LAZY_ATTRIBUTES: Final = (
     "data-src", "data-original", "data-lazy-src", "data-lazy", "data-original-src", "data-url", "data-image",
     "data-hi-res-src", "data-full-src", "data-large-file",
@@ -55,6 +63,8 @@ class Page(NamedTuple):
     url: str
     base: BaseUrl
     images: list[Image]
+    mended: bool = False
+    """Whether the page is UTF-8 but for some bytes, which are shown as U+FFFD."""
 
 
 def clean_text(raw: str) -> str:
@@ -78,16 +88,27 @@ def read_html_page(
 ) -> Page:
     """Parse a page; `charset` is that of its HTTP header. Raise ValueError if the parser fails."""
     tree = import_extra("resiliparse.parse.html", "crawl", "extract").HTMLTree
-    document = tree.parse_from_bytes(body, detect_charset(body, charset)).document
+    encoding, mended = detect_charset(body, charset), False
+    if encoding == "utf-8":
+        try:
+            body.decode()
+        except UnicodeDecodeError:  # for which the parser would take another character set
+            body, mended = body.decode("utf-8", "replace").encode(), True
+    document = tree.parse_from_bytes(body, encoding).document
     if document is None:
-        return Page(url, BaseUrl(url), [])
+        return Page(url, BaseUrl(url), [], mended)
     base = document.query_selector("base[href]")
-    images = [_read_image(element, options) for element in document.query_selector_all("img")]
-    return Page(url, BaseUrl.of_page(url, base.getattr("href") if base is not None else None), images)
+    # A walk is linear; the parser's query_selector_all takes a time that is quadratic in what it finds.
+    images = [_read_image(element, options) for element in document if element.tag == "img"]
+    base_url = BaseUrl.of_page(url, base.getattr("href") if base is not None else None)
+    return Page(url, base_url, images, mended)
 
 
 def detect_charset(body: bytes, declared: str | None) -> str:
-    """Return the character set of a page as browsers do: byte order mark, HTTP header, ``<meta>``, else a guess."""
+    """Return the character set of a page as browsers do: byte order mark, HTTP header, ``<meta>``, else a guess.
+
+    The guess is UTF-8 if at most one in ten of the characters beyond ASCII is not valid.
+    """
     encoding = import_extra("resiliparse.parse.encoding", "crawl", "extract")
     for mark, name in ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16le"), (b"\xfe\xff", "utf-16be")):
         if body.startswith(mark):
@@ -96,12 +117,15 @@ def detect_charset(body: bytes, declared: str | None) -> str:
         return str(known)
     meta = _META_CHARSET.search(body[:4096])
     if meta and (known := encoding.map_encoding_to_html5(meta[1].decode("latin-1"), fallback_utf8=False)):
-        return (
-            "utf-8" if known.startswith("utf-16") else str(known)
-        )  # the tag was read as ASCII, so it is not UTF-16
+        # The tag was read as ASCII, so it is not UTF-16.
+        return "utf-8" if known.startswith("utf-16") else str(known)
     try:
         body.decode()
     except UnicodeDecodeError:
+        text = body.decode("utf-8", "replace")
+        invalid, beyond_ascii = text.count("\ufffd"), len(text) - len(text.encode("ascii", "ignore"))
+        if 10 * invalid <= beyond_ascii:
+            return "utf-8"
         return str(encoding.detect_encoding(body) or "utf-8")
     return "utf-8"
 
@@ -112,11 +136,11 @@ def _read_image(element: Any, options: ImageOptions) -> Image:
 
     link = attribute("src")
     if options.lazy:
-        link = next((value for name in LAZY_ATTRIBUTES if (value := attribute(name).strip())), link)
+        values = (attribute(name).strip() for name in LAZY_ATTRIBUTES)
+        link = next((value for value in values if value and not _is_placeholder(value)), link)
     if options.srcset:
-        link = (
-            largest_of_srcset((options.lazy and attribute("data-srcset")) or attribute("srcset")) or link
-        )
+        names = (*(LAZY_SRCSETS if options.lazy else ()), "srcset")
+        link = next(filter(None, (largest_of_srcset(attribute(name)) for name in names)), link)
     others = (options.titles and attribute("title"), options.captions and _caption(element))
     is_pixel = any(
         attribute(name).strip().removesuffix("px") in ("0", "1") for name in ("width", "height")
@@ -124,10 +148,19 @@ def _read_image(element: Any, options: ImageOptions) -> Image:
     return link, attribute("alt"), tuple(text for text in others if text), is_pixel
 
 
+def _is_placeholder(link: str) -> bool:
+    return link[:5].lower() == "data:"
+
+
 def largest_of_srcset(srcset: str) -> str:
-    """Return the address of the largest image of a ``srcset``, the first of equals; "" if there is none."""
+    """Return the address of the largest image of a ``srcset``, the first of equals; "" if there is none.
+
+    An image within the page (``data:``) stands for one that is loaded later, and is no image of the list.
+    """
     best, largest = "", -1.0
-    for link, number, unit in _SRCSET_ITEM.findall(srcset):
+    for link, number, unit in _SRCSET_ITEM.findall(srcset) if srcset else ():
+        if _is_placeholder(link):
+            continue
         try:
             # Widths and densities never stand in one list; an item without either has the density 1.
             size = float(number) if unit else 1.0

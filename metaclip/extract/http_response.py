@@ -73,7 +73,7 @@ def _decode(body: bytes, coding: str) -> bytes:
     if coding in ("gzip", "x-gzip", "deflate"):
         for bits in (15, -15) if coding == "deflate" else (31,):
             with contextlib.suppress(zlib.error):
-                return _check_size(zlib.decompressobj(bits).decompress(body, MAX_BODY + 1))
+                return _check_size(_inflate(body, bits))
     elif coding == "br":
         brotli = import_extra("brotli", "crawl", "extract")
         decompressor = brotli.Decompressor()
@@ -87,6 +87,21 @@ def _decode(body: bytes, coding: str) -> bytes:
             return body
         return _check_size(bytes(decoded))
     return body
+
+
+def _inflate(body: bytes, bits: int) -> bytes:
+    """Decompress a body, which may consist of several members; damage behind the first one ends it. Raise zlib.error."""
+    decoded, rest = b"", body
+    while rest and len(decoded) <= MAX_BODY:
+        inflater = zlib.decompressobj(bits)
+        try:
+            decoded += inflater.decompress(rest, MAX_BODY + 1 - len(decoded))
+        except zlib.error:
+            if not decoded:
+                raise
+            break
+        rest = inflater.unused_data if bits == 31 and inflater.eof else b""
+    return decoded
 
 
 def _check_size(body: bytes) -> bytes:

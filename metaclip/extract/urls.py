@@ -41,7 +41,13 @@ class BaseUrl:
 
     @classmethod
     def of_page(cls, page: str, base: str | None) -> BaseUrl:
-        """Return the base of a page: its ``<base>``, which may be relative too, else the url of the page."""
+        """Return the base of a page: its ``<base>``, which may be relative too, else the url of the page.
+
+        As in browsers, blanks around a ``<base>`` are no part of it, and one that is data or a script is none.
+        """
+        base = (base or "").strip("\t\n\f\r ")
+        if base[:11].lower() == "javascript:" or base[:5].lower() == "data:":
+            base = ""
         try:
             return cls(urljoin(page, base) if base else page)
         except ValueError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -112,6 +113,54 @@ def test_marks_at_the_beginning(encoding: str) -> None:
         of_html("<img src=1.jpg alt='café カメラ'>".encode(encoding), charset="koi8-r")[0][1]
         == "café カメラ"
     )
+
+
+def test_utf8_with_some_bad_bytes() -> None:
+    """A page that is UTF-8 but for a few bytes is read as UTF-8, and says so; one of another set is not."""
+    alts = ["Schöne Grüße", "café", "狗在雪地里", "naïve", "Ærø", "über"] * 3
+    html = "".join(f"<img src={i}.jpg alt='{alt}'>" for i, alt in enumerate(alts)).encode()
+    page = read_html_page(URL, html + b"<img src=x.jpg alt='a\xffb'>")
+    assert [alt for _, alt, *_ in page.images] == [*alts, "a\ufffdb"]
+    assert page.mended
+    latin = "".join(
+        f"<img src={i}.jpg alt='{alt}'>" for i, alt in enumerate(["Schöne Grüße", "café"] * 9)
+    )
+    page = read_html_page(URL, latin.encode("cp1252"))
+    assert (page.images[1][1], page.mended) == ("café", False)
+    assert not read_html_page(URL, html).mended
+
+
+def test_placeholders_never_win() -> None:
+    """An image within the page stands for one that a script loads: it is never taken where there is another."""
+    blank = "data:image/gif;base64,R0lGODlhAQABAAAAACw="
+    for html, link in (
+        (f'<img src=1.jpg srcset="{blank} 900w" alt=a>', "1.jpg"),
+        (f'<img src=1.jpg srcset="{blank} 900w, 2.jpg 300w" alt=a>', "2.jpg"),
+        (f'<img src=1.jpg data-src="{blank}" alt=a>', "1.jpg"),
+        (f'<img src=1.jpg data-src="{blank}" data-original=2.jpg alt=a>', "2.jpg"),
+        (f'<img src="{blank}" data-lazy-srcset="2.jpg 1x, 3.jpg 2x" alt=a>', "3.jpg"),
+        (f'<img src=1.jpg data-srcset="{blank} 1w" srcset="2.jpg 300w" alt=a>', "2.jpg"),
+        ('<img src=1.jpg data-srcset=" DATA:x,y 1w" alt=a>', "1.jpg"),
+    ):
+        assert of_html(html, ALL)[0][0] == link, html
+
+
+@pytest.mark.parametrize("base", ["data:text/html,x", " javascript:void(0)", "JavaScript:x", "", "  "])
+def test_a_base_that_is_none(base: str) -> None:
+    """A <base> that is data or a script does not hold."""
+    page = read_html_page(URL, f'<base href="{base}"><img src=1.jpg alt=a>'.encode())
+    assert page.base.resolve("1.jpg") == "https://example.org/dir/1.jpg"
+    page = read_html_page(URL, b'<base href=" /x/\n"><img src=1.jpg alt=a>')
+    assert page.base.resolve("1.jpg") == "https://example.org/x/1.jpg"
+
+
+def test_a_gallery_is_read_in_linear_time() -> None:
+    """A page of 20,000 images, or of 20,000 levels, takes a fraction of a second."""
+    begin = time.process_time()
+    many = b"".join(b"<div><img src=%d.jpg alt=a></div>" % i for i in range(20_000))
+    assert [link for link, *_ in of_html(many, ALL)] == [f"{i}.jpg" for i in range(20_000)]
+    assert len(of_html(b"<div>" * 20_000 + b"<img src=1.jpg alt=a>")) == 1
+    assert time.process_time() - begin < 10
 
 
 @given(st.binary(max_size=200), st.sampled_from([None, "utf-8", "utf-16", "x"]))

@@ -77,3 +77,24 @@ def test_any_bytes(body: bytes, coding: str) -> None:
     """Any body is parsed without an error."""
     header = "Transfer-Encoding: chunked" if coding == "chunked" else f"Content-Encoding: {coding}"
     assert parse_response(block(body, header)) is not None
+
+
+def test_a_body_of_several_members() -> None:
+    """A gzip body may consist of several members; what stands behind them is no part of it."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Encoding: gzip\r\n\r\n"
+    first, second = gzip.compress(b"<p>one"), gzip.compress(b" two</p>")
+    for body, wanted in (
+        (first + second, b"<p>one two</p>"),
+        (first + second + b"junk", b"<p>one two</p>"),
+        (first + second[:-12], b"<p>one two</p>"),
+        (first, b"<p>one"),
+    ):
+        response = parse_response(head + body)
+        assert response is not None
+        assert response.body.startswith(b"<p>one")
+        assert wanted.startswith(response.body)
+    whole = parse_response(head + first + second)
+    assert whole is not None
+    assert whole.body == b"<p>one two</p>"
+    with pytest.raises(ValueError, match="a body of more than 64 MiB"):
+        parse_response(head + gzip.compress(bytes(1 << 26)) + gzip.compress(b"x"))
