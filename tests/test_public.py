@@ -71,12 +71,11 @@ def test_a_notebook(tmp_path: Path) -> None:
 def test_in_steps(tmp_path: Path) -> None:
     """The steps are functions too: match once, balance twice; a larger t keeps a superset."""
     from metaclip import balance, match
-    from metaclip.curate.settings import BalanceSettings
 
     pool = ROOT / "curation" / "toy_pool.jsonl"
     match(pool, ["dog", "cat", "photo", "a"], out=tmp_path / "run")
-    few = balance(tmp_path / "run", settings=BalanceSettings(t=5))
-    more = balance(tmp_path / "run", settings=BalanceSettings(t=50), out=tmp_path / "more")
+    few = balance(tmp_path / "run", t=5)
+    more = balance(tmp_path / "run", t=50, out=tmp_path / "more")
     assert set(few.curated["uid"].to_pylist()) < set(more.curated["uid"].to_pylist())
 
 

@@ -7,8 +7,8 @@ import os
 from metaclip.curate.balance import balance_matches
 from metaclip.curate.match import MetadataLike, lost_inputs_message, match
 from metaclip.curate.run import Run
-from metaclip.curate.settings import BalanceSettings, MatchSettings
-from metaclip.errors import LostInputs, MetaclipError
+from metaclip.curate.settings import MatchSettings, balance_settings
+from metaclip.errors import LostInputs
 from metaclip.pool.files import Paths
 from metaclip.stage.runner import RunOptions
 
@@ -22,23 +22,19 @@ def curate(
     tail_share: float | None = None,
     target_pairs: int | None = None,
     seed: int = 0,
-    match_settings: MatchSettings | None = None,
-    balance_settings: BalanceSettings | None = None,
+    settings: MatchSettings | None = None,
     options: RunOptions | None = None,
 ) -> Run:
     """Match a pool, balance it and write its account; return the run. Continue if an earlier call stopped.
 
     `pool` is a file, folder or glob of parquet, csv, jsonl or tars, or a list of these; `metadata` is a query list (default:
     the shipped one); `out` is the run folder. At most one of `t`, `tail_share` (default 0.06) and `target_pairs` is
-    given; `balance_settings`, as from a recipe, replace these three and `seed`. Raise MetaclipError for what the caller
-    can correct, LostInputs if inputs cannot be read and `options.allow_lost` is not set.
+    given. Raise MetaclipError for what the caller can correct, LostInputs if inputs cannot be read and
+    `options.allow_lost` is not set.
     """
     options = options or RunOptions()
-    try:
-        settings = balance_settings or BalanceSettings(t, tail_share, target_pairs, seed)
-    except ValueError as error:
-        raise MetaclipError(str(error)) from None
-    run = match(pool, metadata, out=out, settings=match_settings, options=options)
+    draw = balance_settings(t, tail_share, target_pairs, seed)
+    run = match(pool, metadata, out=out, settings=settings, options=options)
     if run.match["lost"] and not options.allow_lost:
         raise LostInputs(lost_inputs_message(run))
-    return balance_matches(run, run.folder, settings, options)
+    return balance_matches(run, run.folder, draw, options)

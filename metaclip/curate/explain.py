@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from metaclip.curate.draw import keep_probability, probabilities, uniform
-from metaclip.curate.run import Run
+from metaclip.curate.run import RunLike, open_run
 from metaclip.errors import MetaclipError
 from metaclip.matching.matcher import Matcher
 from metaclip.matching.text_rule import TextRule
@@ -46,7 +46,7 @@ class Explanation:
 def explain(
     text: str,
     *,
-    run: Run | str | os.PathLike[str] | None = None,
+    run: RunLike | None = None,
     metadata: Metadata | str | os.PathLike[str] | None = None,
     rule: Mapping[str, Any] | None = None,
     url: str | None = None,
@@ -75,7 +75,7 @@ def explain(
         )
     if t is not None and not t > 0:
         raise MetaclipError(f"t is {t:g}, must be above 0")
-    opened = run if isinstance(run, Run) else Run(run)
+    opened = open_run(run)
     t = opened.t if t is None else t
     seed = (opened.seed if opened.balance else 0) if seed is None else seed
     counts = opened.counts.values

@@ -25,6 +25,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from metaclip.arguments import Column
 from metaclip.curate.account import MATCH_REASONS, MEANING
 from metaclip.curate.inputs import (
     GROUP_BYTES,
@@ -46,7 +47,7 @@ from metaclip.matching.matcher import Matcher
 from metaclip.matching.text_rule import TextRule
 from metaclip.metadata import Metadata, as_metadata, shipped_list
 from metaclip.pool.columns import DroppedRows, usable_texts
-from metaclip.pool.files import Paths, PoolFile, find_files
+from metaclip.pool.files import Paths, PoolFile, find_files, list_paths
 from metaclip.pool.shards import Shard, read_batches
 from metaclip.pool.sorted_uids import (
     duplicate_uids,
@@ -173,7 +174,7 @@ def shard_counts(shard: str, *, stage: Stage, n_entries: int) -> npt.NDArray[np.
 # --- the stage
 
 
-MetadataLike = Metadata | str | os.PathLike[str] | Iterable[str]
+MetadataLike = Metadata | str | os.PathLike[str] | Iterable[str] | Column
 """A query list: the object, its file, or its entries."""
 
 
@@ -228,8 +229,7 @@ def lost_inputs_message(run: Run) -> str:
 def _check_apart(folder: Folder, pool: Paths, files: Sequence[PoolFile]) -> None:
     """Raise MetaclipError if the output folder lies in the pool, or the pool in it: one would change the other."""
     out = folder.path.resolve()
-    given = [pool] if isinstance(pool, str | os.PathLike) else pool
-    for path in (os.fspath(path) for path in given):
+    for path in list_paths("pool", pool):
         if (is_remote(path) or os.path.isdir(path)) and is_inside(out, as_path(path).resolve()):
             raise MetaclipError(
                 f"{folder.path} lies in the pool {path} and would be read with it; choose another --out"

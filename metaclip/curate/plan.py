@@ -12,7 +12,6 @@ import dataclasses
 import functools
 import math
 import operator
-import os
 import random
 from collections.abc import Sequence
 from typing import Any, Final
@@ -25,7 +24,7 @@ from metaclip.curate.measure import MatchedShard, Measured, MeasureMatchedStep, 
 from metaclip.curate.run import Run
 from metaclip.curate.settings import MatchSettings
 from metaclip.errors import MetaclipError
-from metaclip.pool.files import Paths, find_files
+from metaclip.pool.files import Paths, find_files, list_paths
 from metaclip.pool.shards import SHARD_ROWS, Shard
 from metaclip.pool.sorted_uids import FAN_IN
 from metaclip.stage.folder import Folder
@@ -155,8 +154,7 @@ def _of_pool(
 
 def _find_runs(pool: Paths) -> list[Run]:
     """Return the runs, if the paths are folders of runs."""
-    paths = [pool] if isinstance(pool, str | os.PathLike) else list(pool)
-    folders = [Folder(path) for path in paths]
+    folders = [Folder(path) for path in list_paths("pool", pool)]
     return [Run(folder.path) for folder in folders] if all(folder.manifest for folder in folders) else []
 
 

@@ -21,6 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from metaclip.arguments import PATH, check_type
 from metaclip.curate.settings import MATCH
 from metaclip.errors import MetaclipError, one_line
 from metaclip.matching import MATCHES, Counts, ids_and_offsets
@@ -212,6 +213,7 @@ class Run:
 
         `counted` are counts and list that were made or read before: if they belong to this run, they are not read again.
         """
+        check_type("run", path, PATH)
         self.folder = Folder(path)
         self.path = self.folder.path
         self.manifest = self.folder.manifest
@@ -370,3 +372,12 @@ class Run:
                 f"{self.path / 'card.json'} is gone or damaged; run the same command again"
             )
         return found
+
+
+RunLike = Run | str | os.PathLike[str]
+"""A run: the object, or its folder."""
+
+
+def open_run(run: RunLike) -> Run:
+    """Return a run given as the object or as its folder."""
+    return run if isinstance(run, Run) else Run(run)

@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from metaclip.arguments import check_fields
 from metaclip.errors import MetaclipError
 from metaclip.matching.text_rule import PAPER, TextRule
 from metaclip.metadata import Metadata
@@ -56,6 +57,7 @@ class MatchSettings:
     rule: TextRule = PAPER
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit is {self.limit}, must be at least 1")
 
@@ -90,6 +92,7 @@ class BalanceSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         given = [f"{name} = {value}" for name, value in self._thresholds.items() if value is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} are given, must be one of them")
@@ -119,6 +122,16 @@ class BalanceSettings:
         return BalanceSettings(
             **{name: kind(value) for name, (kind, value) in values.items() if value is not None}
         )
+
+
+def balance_settings(
+    t: float | None, tail_share: float | None, target_pairs: int | None, seed: int
+) -> BalanceSettings:
+    """Return the settings that the arguments of a verb are. Raise MetaclipError for values that are none."""
+    try:
+        return BalanceSettings(t, tail_share, target_pairs, seed)
+    except ValueError as error:
+        raise MetaclipError(str(error)) from None
 
 
 # --- the threshold

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any, Final, Literal, get_args
 
+from metaclip.arguments import check_fields
 from metaclip.recipe import check_minimums
 from metaclip.storage.files import read_lines
 
@@ -57,6 +58,7 @@ class ExtractSettings:
     """What two pairs must have in common for the later one to be left out."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.first is not None and self.sample is not None:
             raise ValueError("first and sample are both given; give one")
         check_minimums(self, first=1, sample=1, min_text=1, max_text=1)

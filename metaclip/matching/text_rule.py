@@ -19,6 +19,8 @@ import sys
 import unicodedata
 from typing import Final, Literal
 
+from metaclip.arguments import check_fields
+
 MARKS: Final = ",.;:?!`"
 BLANKS: Final = "\t\n\r"
 
@@ -115,6 +117,7 @@ class TextRule:
     (with kana and Hangul)."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.unspaced_scripts not in SCRIPTS:
             raise ValueError(
                 f"unspaced_scripts is {self.unspaced_scripts!r}, must be one of {', '.join(SCRIPTS)}"

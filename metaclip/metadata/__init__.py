@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from metaclip.arguments import PATH, Column, as_column, check_type, is_table
 from metaclip.errors import MetaclipError, one_line
 from metaclip.storage.files import decode_utf8, gunzip, read_bytes
 
@@ -35,7 +36,7 @@ class Metadata:
 
     def __init__(
         self,
-        entries: Sequence[str] | pa.Array,
+        entries: Sequence[str] | Column,
         source: pa.Array | Sequence[str | None] | None = None,
         score: pa.Array | Sequence[float | None] | None = None,
         *,
@@ -74,7 +75,8 @@ class Metadata:
         return len(self.entries)
 
     def __getitem__(self, entry_id: int) -> str:
-        """Return the entry with this id."""
+        """Return the entry with this id; slice `entries` to get several."""
+        check_type("entry_id", entry_id, int)
         return str(self.entries[entry_id].as_py())
 
     def __repr__(self) -> str:
@@ -94,6 +96,7 @@ class Metadata:
         `path` is local or anything that fsspec opens. Raise MetaclipError for a file that is missing, damaged, empty or of
         another form, and for duplicates, naming both rows.
         """
+        check_type("path", path, PATH)
         name = os.fspath(path)
         data = gunzip(read_bytes(name, "the query list"), name)
         stem = name.removesuffix(".gz").lower()
@@ -121,12 +124,11 @@ def shipped_list() -> Path:
     return installed if installed.exists() else Path(__file__).parents[2] / "metadata" / "english.parquet"
 
 
-def _strings(entries: Sequence[str] | pa.Array, name: str, first_row: int) -> pa.Array:
+def _strings(entries: Any, name: str, first_row: int) -> pa.Array:
     """Return entries as an Arrow array of valid UTF-8, which neither Python's nor Arrow's strings are guaranteed to be."""
     try:
-        array = (
-            entries.cast(pa.string()) if isinstance(entries, pa.Array) else pa.array(entries, pa.string())
-        )
+        array = as_column("entries", entries, pa.string()).cast(pa.string())
+        array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
         array.validate(full=True)
     except UnicodeEncodeError as error:
         row = list(entries).index(error.object) + first_row
@@ -222,10 +224,11 @@ def _from_parquet(data: bytes, name: str) -> dict[str, Any]:
     return result
 
 
-def as_metadata(value: Metadata | str | os.PathLike[str] | Iterable[str]) -> Metadata:
+def as_metadata(value: Metadata | str | os.PathLike[str] | Iterable[str] | Column) -> Metadata:
     """Return a list given as a Metadata, a path, or strings."""
     if isinstance(value, Metadata):
         return value
     if isinstance(value, str | os.PathLike):
         return Metadata.read(value)
-    return Metadata(list(value))
+    entries: Any = value
+    return Metadata(entries if is_table(value) else list(entries))

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metaclip import BalanceSettings, MatchSettings, Metadata, Run, balance
+from metaclip import MatchSettings, Metadata, Run, balance
 from metaclip.card.explorer import data_files
 from metaclip.card.explorer.data_files import FILE_BYTES, varints, write_data, write_lookups
 from metaclip.card.explorer.writer import write_explorer
@@ -173,7 +173,7 @@ def test_look_ups(
 
 def test_a_run_balanced_elsewhere(toy: Made, tmp_path: Path) -> None:
     """A run balanced in a folder of its own reads its matches from the folder of the first stage."""
-    run = balance(toy.run.path, settings=BalanceSettings(t=5), out=tmp_path / "run", options=ONE)
+    run = balance(toy.run.path, t=5, out=tmp_path / "run", options=ONE)
     write_explorer(
         tmp_path / "card", name="x", account=run.account, entries=with_samples(run), grid=None, run=run
     )

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[2] / "metaclip"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 ORDER = (
-    ("__version__", "errors", "recipe"),
+    ("__version__", "arguments", "errors", "notebook", "recipe"),
     ("storage",),
     ("engine",),
     ("stage",),
