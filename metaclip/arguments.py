@@ -10,6 +10,7 @@ import numbers
 import os
 import types
 import typing
+from collections.abc import Iterable
 from typing import Any, Final
 
 if typing.TYPE_CHECKING:
@@ -18,24 +19,26 @@ if typing.TYPE_CHECKING:
 _ABSTRACT: Final[dict[Any, Any]] = {float: numbers.Real, int: numbers.Integral}
 """What stands for a type, so that numpy's numbers are numbers."""
 _WORDS: Final[dict[Any, str]] = {
-    float: "a number", int: "a whole number", str: "a string", bool: "True or False", os.PathLike: "a path"
+    float: "a number", int: "a whole number", str: "a string", bool: "True or False", os.PathLike: "a path",
+    Iterable: "strings, a path or a Metadata",
 }  # fmt: skip
 
 
 class ArrowStream(typing.Protocol):
-    """A table or column of any library that speaks Arrow: it can be read through the PyCapsule interface."""
+    """Data of any library that speaks Arrow (pyarrow, polars, pandas, duckdb), through its PyCapsule interface."""
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
         """Return an ArrowArrayStream."""
 
 
 class ArrowArray(typing.Protocol):
-    """The same, of one batch."""
+    """The same in one batch."""
 
     def __arrow_c_array__(self, requested_schema: object | None = None) -> tuple[object, object]:
         """Return an ArrowSchema and an ArrowArray."""
 
 
+ArrowTable: typing.TypeAlias = ArrowStream | ArrowArray
 Column: typing.TypeAlias = ArrowStream | ArrowArray
 PATH: Final = str | os.PathLike
 
@@ -59,6 +62,12 @@ def check_type(name: str, value: object, hint: Any) -> None:
     raise TypeError(f"{name} must be {' or '.join(words)}, not {type(value).__name__}{shown}")
 
 
+def check_types(**arguments: tuple[object, Any]) -> None:
+    """Raise TypeError for the first argument, a value with the type it must have, that has another one."""
+    for name, (value, hint) in arguments.items():
+        check_type(name, value, hint)
+
+
 def check_fields(settings: Any) -> None:
     """Raise TypeError for a field of a dataclass whose value has another type than its annotation."""
     for name, hint in typing.get_type_hints(type(settings)).items():
@@ -66,7 +75,7 @@ def check_fields(settings: Any) -> None:
             check_type(name, getattr(settings, name), hint)
 
 
-def is_table(value: object) -> bool:
+def is_table(value: object) -> typing.TypeGuard[ArrowTable]:
     """Return whether a value can be read as an Arrow table or column."""
     return hasattr(value, "__arrow_c_stream__") or hasattr(value, "__arrow_c_array__")
 

@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from metaclip.arguments import PATH, check_types
 from metaclip.curate.account import BALANCE_REASONS, has_account, remove_account, write_account
 from metaclip.curate.draw import FIXED_POINT, DrawSums, draw_rows, expect_rows, probabilities, stream_key
 from metaclip.curate.inputs import GROUP_BYTES, check_unchanged, columns_of, input_bytes, is_same_file
@@ -303,6 +304,7 @@ def balance(
     those of one run over all pools. Raise MetaclipError if a run is not matched, lost inputs (without
     `options.allow_lost`), or its pool has changed, and if several do not share list and text rule.
     """
+    check_types(out=(out, PATH | None), options=(options, RunOptions | None))
     options, settings = options or RunOptions(), balance_settings(t, tail_share, target_pairs, seed)
     given: Sequence[Any] = run if isinstance(run, list | tuple) else [run]
     runs = [open_run(one) for one in given]

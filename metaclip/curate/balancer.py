@@ -31,7 +31,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from metaclip.arguments import Column, as_column, check_type
+from metaclip.arguments import PATH, Column, as_column, check_types
 from metaclip.curate.draw import (
     choice,
     keep_probabilities,
@@ -88,8 +88,7 @@ class Balancer:
         processes of a loader share. `cache` is as in `Matcher`. Raise MetaclipError for a source that cannot be read, for
         counts of another list or rule, and for t <= 0.
         """
-        check_type("t", t, float | None)
-        check_type("seed", seed, int | None)
+        check_types(source=(source, Run | Counts | PATH), t=(t, float | None), seed=(seed, int | None))
         found = (
             _from_counts(source, metadata, rule) if isinstance(source, Counts) else _open_source(source)
         )

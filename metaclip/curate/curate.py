@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 
+from metaclip.arguments import ArrowTable, check_types
 from metaclip.curate.balance import balance_matches
-from metaclip.curate.match import MetadataLike, lost_inputs_message, match
+from metaclip.curate.match import lost_inputs_message, match
 from metaclip.curate.run import Run
 from metaclip.curate.settings import MatchSettings, balance_settings
 from metaclip.errors import LostInputs
+from metaclip.metadata import MetadataLike
 from metaclip.pool.files import Paths
 from metaclip.stage.runner import RunOptions
 
 
 def curate(
-    pool: Paths,
+    pool: Paths | ArrowTable,
     metadata: MetadataLike | None = None,
     *,
     out: str | os.PathLike[str],
@@ -32,6 +34,7 @@ def curate(
     given. Raise MetaclipError for what the caller can correct, LostInputs if inputs cannot be read and
     `options.allow_lost` is not set.
     """
+    check_types(options=(options, RunOptions | None))
     options = options or RunOptions()
     draw = balance_settings(t, tail_share, target_pairs, seed)
     run = match(pool, metadata, out=out, settings=settings, options=options)

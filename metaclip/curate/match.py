@@ -18,14 +18,14 @@ import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from metaclip.arguments import Column
+from metaclip.arguments import PATH, ArrowTable, check_types, is_table
 from metaclip.curate.account import MATCH_REASONS, MEANING
 from metaclip.curate.inputs import (
     GROUP_BYTES,
@@ -45,7 +45,7 @@ from metaclip.errors import MetaclipError
 from metaclip.matching import MATCHES, Counts, add_ids
 from metaclip.matching.matcher import Matcher
 from metaclip.matching.text_rule import TextRule
-from metaclip.metadata import Metadata, as_metadata, shipped_list
+from metaclip.metadata import Metadata, MetadataLike, as_metadata, shipped_list
 from metaclip.pool.columns import DroppedRows, usable_texts
 from metaclip.pool.files import Paths, PoolFile, find_files, list_paths
 from metaclip.pool.shards import Shard, read_batches
@@ -174,12 +174,8 @@ def shard_counts(shard: str, *, stage: Stage, n_entries: int) -> npt.NDArray[np.
 # --- the stage
 
 
-MetadataLike = Metadata | str | os.PathLike[str] | Iterable[str] | Column
-"""A query list: the object, its file, or its entries."""
-
-
 def match(
-    pool: Paths,
+    pool: Paths | ArrowTable,
     metadata: MetadataLike | None = None,
     *,
     out: str | os.PathLike[str],
@@ -192,14 +188,19 @@ def match(
     (default: the one of the settings, else the shipped one). Raise MetaclipError if nothing could be read, nothing matched,
     or another process owns the folder `out`.
     """
+    check_types(options=(options, RunOptions | None))
     options = dataclasses.replace(options or RunOptions(), part=ALL)
     run = match_part(pool, metadata, out=out, settings=settings, options=options)
     assert run is not None
     return run
 
 
+TABLE: Final = "pool.parquet"
+"""The file of a run folder that holds a pool that was given as a table."""
+
+
 def match_part(
-    pool: Paths,
+    pool: Paths | ArrowTable,
     metadata: MetadataLike | None = None,
     *,
     out: str | os.PathLike[str],
@@ -211,9 +212,19 @@ def match_part(
     The part that leaves none combines the results. Raise LostInputs for a part that is finished except for inputs that it
     could not read.
     """
+    check_types(
+        out=(out, PATH), settings=(settings, MatchSettings | None), options=(options, RunOptions | None)
+    )
     settings, options, folder = settings or MatchSettings(), options or RunOptions(), Folder(out)
-    files = find_files(pool)
-    _check_apart(folder, pool, files)
+    paths: Any = pool
+    if is_table(pool):
+        from metaclip.curate.table_pool import write_table
+
+        with folder.owned(options.part):
+            write_table(pool, folder / TABLE, replace=options.overwrite)
+        paths = str(folder / TABLE)
+    files = find_files(paths)
+    _check_apart(folder, paths, files)
     entries, settings = read_metadata(metadata, settings)
     stage = _MatchStage(Stage(folder, MATCH), entries, settings, cut_pool(files, settings), options)
     return run_in_parts(
@@ -234,7 +245,8 @@ def _check_apart(folder: Folder, pool: Paths, files: Sequence[PoolFile]) -> None
             raise MetaclipError(
                 f"{folder.path} lies in the pool {path} and would be read with it; choose another --out"
             )
-    for path in sorted({os.path.dirname(file.path) for file in files}):
+    own = os.fspath(out / TABLE)
+    for path in sorted({os.path.dirname(file.path) for file in files if file.path != own}):
         if is_inside(as_path(path).resolve(), out):
             raise MetaclipError(f"the pool's files in {path} lie in {folder.path}; choose another --out")
 

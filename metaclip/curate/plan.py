@@ -16,14 +16,16 @@ import random
 from collections.abc import Sequence
 from typing import Any, Final
 
+from metaclip.arguments import check_types
 from metaclip.curate.balance import pool_shards
 from metaclip.curate.combine import check_combinable
 from metaclip.curate.inputs import cut_pool
-from metaclip.curate.match import MetadataLike, read_metadata
+from metaclip.curate.match import read_metadata
 from metaclip.curate.measure import MatchedShard, Measured, MeasureMatchedStep, MeasureStep
 from metaclip.curate.run import Run
 from metaclip.curate.settings import MatchSettings
 from metaclip.errors import MetaclipError
+from metaclip.metadata import MetadataLike
 from metaclip.pool.files import Paths, find_files, list_paths
 from metaclip.pool.shards import SHARD_ROWS, Shard
 from metaclip.pool.sorted_uids import FAN_IN
@@ -79,6 +81,10 @@ class Plan:
     combined: bool = False
     """Whether it is of runs that are balanced together, and of linking their matches instead of matching."""
 
+    def __repr__(self) -> str:
+        """Show what was measured and a table of estimates, as the command line does."""
+        return render(self)
+
 
 def plan(
     pool: Paths,
@@ -98,6 +104,7 @@ def plan(
     There is an estimate for each number of `pairs` (default: the pool's) and of `workers` (default: the engine's). Raise
     MetaclipError if the pool or the list cannot be read, or if nothing matches.
     """
+    check_types(settings=(settings, MatchSettings | None), options=(options, RunOptions | None))
     settings, options = settings or MatchSettings(), options or RunOptions()
     items, step = (
         _of_runs(runs, options) if (runs := _find_runs(pool)) else _of_pool(pool, metadata, settings)

@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from metaclip.arguments import PATH, check_types
 from metaclip.engine import Progress, ProgressCallback
 from metaclip.errors import MetaclipError
 from metaclip.extract.crawl_files import RETRY, CrawlFile, find_crawl_files
@@ -67,6 +68,9 @@ def extract(
     finding duplicates may use. The record of the result lists the files that cannot be read, as `lost`. Raise MetaclipError
     if none can be read, or for anything else that the caller can mend.
     """
+    check_types(
+        out=(out, PATH), settings=(settings, ExtractSettings | None), options=(options, RunOptions | None)
+    )
     whole = dataclasses.replace(options or RunOptions(), part=ALL)
     made = extract_part(crawl, out, settings or ExtractSettings(), whole, memory, retry)
     assert made is not None

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -25,7 +25,7 @@ from metaclip.matching import MATCHES, Backend, count_matches
 from metaclip.matching.automaton import build, open_automaton
 from metaclip.matching.native_backend import NativeBackend
 from metaclip.matching.text_rule import PAPER, TextRule
-from metaclip.metadata import Metadata, as_metadata
+from metaclip.metadata import MetadataLike, as_metadata
 from metaclip.native import load
 
 BackendName = Literal["native", "pyahocorasick"]
@@ -37,7 +37,7 @@ class Matcher:
 
     def __init__(
         self,
-        metadata: Metadata | str | os.PathLike[str] | Iterable[str] | Column,
+        metadata: MetadataLike,
         rule: TextRule = PAPER,
         *,
         backend: BackendName | None = None,

@@ -123,6 +123,19 @@ class TextRule:
                 f"unspaced_scripts is {self.unspaced_scripts!r}, must be one of {', '.join(SCRIPTS)}"
             )
 
+    def __repr__(self) -> str:
+        """Show the settings that are not the paper's."""
+        return f"TextRule({', '.join(f'{name}={value!r}' for name, value in self.changes.items())})"
+
+    @property
+    def changes(self) -> dict[str, bool | str]:
+        """The settings that are not the paper's, by name."""
+        return {
+            field.name: value
+            for field in dataclasses.fields(self)
+            if (value := getattr(self, field.name)) != field.default
+        }
+
     @property
     def identity(self) -> str:
         """All settings as JSON in a fixed order: equal if and only if two rules are equal."""

@@ -84,6 +84,30 @@ class Metadata:
         head = ", ".join(repr(entry) for entry in self.entries[:3].to_pylist())
         return f"Metadata({len(self)} entries: {head}{', ...' if len(self) > 3 else ''}; digest {self.digest[:12]})"
 
+    def _repr_html_(self) -> str:
+        """Show the sources with their shares, the first entries, and scores by rank if the list has any."""
+        from metaclip import notebook
+
+        sources = self.source.value_counts().to_pylist()
+        shares = [
+            (row["values"] or "unnamed", row["counts"], f"{row['counts'] / len(self):.1%}")
+            for row in sources
+        ]
+        rows = zip(range(10), self.entries[:10].to_pylist(), self.source[:10].to_pylist(), strict=False)
+        scores, lengths = self.score.drop_null(), pc.utf8_length(self.entries)
+        plotted = (
+            ("Scores by rank", scores) if len(scores) else ("Characters of an entry by rank", lengths)
+        )
+        return (
+            notebook.table(
+                f"{len(self):,} entries; digest {self.digest[:12]}",
+                ("source", "entries", "share"),
+                shares,
+            )
+            + notebook.ranks_plot(plotted[0], {"entries": plotted[1].to_numpy()})
+            + notebook.table("The first entries", ("entry_id", "entry", "source"), rows)
+        )
+
     @functools.cached_property
     def digest(self) -> str:
         """The identity of the list, see `list_digest`."""
@@ -96,7 +120,7 @@ class Metadata:
         `path` is local or anything that fsspec opens. Raise MetaclipError for a file that is missing, damaged, empty or of
         another form, and for duplicates, naming both rows.
         """
-        check_type("path", path, PATH)
+        check_type("metadata", path, PATH)
         name = os.fspath(path)
         data = gunzip(read_bytes(name, "the query list"), name)
         stem = name.removesuffix(".gz").lower()
@@ -224,11 +248,18 @@ def _from_parquet(data: bytes, name: str) -> dict[str, Any]:
     return result
 
 
-def as_metadata(value: Metadata | str | os.PathLike[str] | Iterable[str] | Column) -> Metadata:
+MetadataLike = Metadata | str | os.PathLike[str] | Iterable[str] | Column
+"""A query list: the object, its file, or its entries."""
+
+
+def as_metadata(value: MetadataLike) -> Metadata:
     """Return a list given as a Metadata, a path, or strings."""
     if isinstance(value, Metadata):
         return value
     if isinstance(value, str | os.PathLike):
         return Metadata.read(value)
+    if is_table(value):
+        return Metadata(as_column("metadata", value))
+    check_type("metadata", value, Iterable)
     entries: Any = value
-    return Metadata(entries if is_table(value) else list(entries))
+    return Metadata(list(entries))

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from metaclip.arguments import PATH, check_type
+from metaclip.arguments import PATH, check_types
 from metaclip.engine import Progress, ProgressCallback
 from metaclip.errors import LostInputs, MetaclipError
 from metaclip.pool.files import Paths, PoolFile, find_files
@@ -66,8 +66,7 @@ def reshard(
         settings = ReshardSettings(shard_size, text_column, url_column, uid_column)
     except ValueError as error:
         raise MetaclipError(str(error)) from None
-    for name, path in (("subset", subset), ("out", out)):
-        check_type(name, path, PATH)
+    check_types(subset=(subset, PATH), out=(out, PATH), options=(options, RunOptions | None))
     options, folder = options or RunOptions(), Folder(out)
     files = find_files(tars, "tar", "tars")
     _refuse_inputs_in(folder, files)

@@ -20,8 +20,7 @@ ORDER = (
     ("stage",),
     ("native",),
     ("pool",),
-    ("metadata",),
-    ("matching",),
+    ("metadata", "matching"),  # building and checking a list need the text rule, matching needs lists
     ("extract",),
     ("curate",),
     ("reshard",),

@@ -1,0 +1,38 @@
+"""Pools in memory: a table of any library that speaks Arrow, written to the run folder as a parquet file.
+
+Balancing reads the pool a second time, maybe days later, so that the table must outlive the process. The result is that of
+the same table in a parquet file of one's own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+
+from metaclip.curate.run import GROUP_ROWS, table_writer
+from metaclip.errors import MetaclipError
+from metaclip.storage.files import atomic_write, file_digest, local_copy
+from metaclip.storage.remote import AnyPath
+
+
+def write_table(table: Any, path: AnyPath, *, replace: bool) -> None:
+    """Write a table, batch by batch. Raise MetaclipError if `path` holds another one, unless it is to be replaced."""
+    try:
+        if hasattr(table, "__arrow_c_stream__"):
+            reader = pa.RecordBatchReader.from_stream(table)
+        else:
+            reader = pa.Table.from_batches([pa.record_batch(table)]).to_reader()
+    except (pa.ArrowException, TypeError):
+        raise TypeError(f"pool must be a table, not {type(table).__name__} of one column") from None
+    with atomic_write(path) as temporary:
+        with table_writer(temporary, {"compression": "zstd"}, reader.schema) as add:
+            for batch in reader:
+                for first in range(0, len(batch), GROUP_ROWS):
+                    add(pa.Table.from_batches([batch.slice(first, GROUP_ROWS)]))
+        if not replace and path.exists():
+            with local_copy(path) as before, before.open("rb") as old, temporary.open("rb") as new:
+                if file_digest(old) != file_digest(new):
+                    raise MetaclipError(
+                        f"{path.parent} is a run of another table; choose another --out, or replace it with --overwrite"
+                    )
