@@ -11,9 +11,9 @@ import os
 import types
 import typing
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-if typing.TYPE_CHECKING:
+if TYPE_CHECKING:
     import pyarrow as pa
 
 _ABSTRACT: Final[dict[Any, Any]] = {float: numbers.Real, int: numbers.Integral}
@@ -24,22 +24,10 @@ _WORDS: Final[dict[Any, str]] = {
 }  # fmt: skip
 
 
-class ArrowStream(typing.Protocol):
-    """Data of any library that speaks Arrow (pyarrow, polars, pandas, duckdb), through its PyCapsule interface."""
-
-    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
-        """Return an ArrowArrayStream."""
-
-
-class ArrowArray(typing.Protocol):
-    """The same in one batch."""
-
-    def __arrow_c_array__(self, requested_schema: object | None = None) -> tuple[object, object]:
-        """Return an ArrowSchema and an ArrowArray."""
-
-
-ArrowTable: typing.TypeAlias = ArrowStream | ArrowArray
-Column: typing.TypeAlias = ArrowStream | ArrowArray
+ArrowTable: TypeAlias = Any
+"""A table of any library that speaks Arrow: it has ``__arrow_c_stream__`` or ``__arrow_c_array__``."""
+Column: TypeAlias = Any
+"""A column of any such library."""
 PATH: Final = str | os.PathLike
 
 
@@ -75,7 +63,7 @@ def check_fields(settings: Any) -> None:
             check_type(name, getattr(settings, name), hint)
 
 
-def is_table(value: object) -> typing.TypeGuard[ArrowTable]:
+def is_table(value: object) -> bool:
     """Return whether a value can be read as an Arrow table or column."""
     return hasattr(value, "__arrow_c_stream__") or hasattr(value, "__arrow_c_array__")
 

@@ -300,9 +300,18 @@ def balance(
 ) -> Run:
     """Balance a matched run, or continue where an earlier call stopped; return the balanced run.
 
+    At most one of `t`, `tail_share` (default 0.06) and `target_pairs` is given.
+
     The result is written to the folder `out`, or to the run's own. Several runs are combined into `out`, whose pairs are
     those of one run over all pools. Raise MetaclipError if a run is not matched, lost inputs (without
     `options.allow_lost`), or its pool has changed, and if several do not share list and text rule.
+
+    >>> from metaclip import balance, match
+    >>> run = match("curation/toy_pool.jsonl", "metadata/toy.txt", out="matched_once")
+    >>> balance(run, t=20, out="run_20")
+    Run('run_20': 312 kept of 338 matched pairs, t = 20)
+    >>> balance(run, target_pairs=100, out="run_100").t < 5
+    True
     """
     check_types(out=(out, PATH | None), options=(options, RunOptions | None))
     options, settings = options or RunOptions(), balance_settings(t, tail_share, target_pairs, seed)

@@ -68,6 +68,13 @@ class Balancer:
     """Decides which pairs to keep, with the probabilities that follow from the counts of a run.
 
     Methods with an `epoch` use that of the Balancer unless they are given one.
+
+    >>> from metaclip import Balancer
+    >>> balancer = Balancer("tests/golden/run")
+    >>> balancer
+    Balancer(t = 20, seed 0, Metadata(157 entries: 'a', 'of', 'the', ...; digest 5a422d2f35bc))
+    >>> balancer.keep(["a photo of a dog", "no entry here"], urls=["https://a.example", "https://b.example"])
+    array([ True, False])
     """
 
     def __init__(

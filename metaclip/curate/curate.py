@@ -29,10 +29,21 @@ def curate(
 ) -> Run:
     """Match a pool, balance it and write its account; return the run. Continue if an earlier call stopped.
 
-    `pool` is a file, folder or glob of parquet, csv, jsonl or tars, or a list of these; `metadata` is a query list (default:
-    the shipped one); `out` is the run folder. At most one of `t`, `tail_share` (default 0.06) and `target_pairs` is
-    given. Raise MetaclipError for what the caller can correct, LostInputs if inputs cannot be read and
-    `options.allow_lost` is not set.
+    `pool` is a file, folder or glob of parquet, csv, jsonl or tars, a list of these, or a table of any library that speaks
+    Arrow; a table is written to ``pool.parquet`` in the run folder, because balancing reads it again, also later.
+    `metadata` is a query list (default: the shipped one); `out` is the run folder. At most one of `t`, `tail_share`
+    (default 0.06) and `target_pairs` is given. Raise MetaclipError for what the caller can correct, LostInputs if inputs
+    cannot be read and `options.allow_lost` is not set.
+
+    >>> from metaclip import curate
+    >>> run = curate("curation/toy_pool.jsonl", "metadata/toy.txt", t=20, out="run")
+    >>> run
+    Run('run': 312 kept of 338 matched pairs, t = 20)
+    >>> run.curated.column_names
+    ['url', 'text', 'uid', 'matches', 'keep_probability']
+    >>> import pyarrow as pa
+    >>> curate(pa.table({"text": ["a dog", "a cat", "two dogs"]}), ["dog", "cat"], t=1, out="small_run")
+    Run('small_run': 2 kept of 2 matched pairs, t = 1)
     """
     check_types(options=(options, RunOptions | None))
     options = options or RunOptions()

@@ -62,6 +62,18 @@ def explain(
 
     The uid is the given one, else md5(text + url), else md5(text). Raise MetaclipError if both a run and a list are given,
     or a rule beside a run.
+
+    >>> from metaclip import explain
+    >>> found = explain("a photo of a dog", metadata=["dog", "cat", "photo of a"])
+    >>> [row["entry"] for row in found.entries]
+    ['dog', 'photo of a']
+    >>> found
+    looked in  ' a photo of a dog '
+    <BLANKLINE>
+      'dog'
+      'photo of a'
+    <BLANKLINE>
+    2 entries match; with --run also counts, probabilities and the draw
     """
     check_types(
         text=(text, str), rule=(rule, TextRule | None), t=(t, float | None), seed=(seed, int | None)
@@ -75,7 +87,7 @@ def explain(
         return _explain_matches(text, entries, PAPER if rule is None else rule)
     if rule is not None:
         raise MetaclipError(
-            f"{', '.join(rule.changes)}: a run has its own text rule; leave the flags out, or give --metadata"
+            f"{rule}: a run has its own text rule; leave the rule's flags out, or give --metadata"
         )
     if t is not None and not t > 0:
         raise MetaclipError(f"t is {t:g}, must be above 0")

@@ -184,9 +184,17 @@ def match(
 ) -> Run:
     """Match a pool, or continue where an earlier call stopped; return the run, which lists inputs that cannot be read.
 
-    `pool` is a file, folder or glob of parquet, csv, jsonl or tars, or a list of these; `metadata` is the query list
-    (default: the one of the settings, else the shipped one). Raise MetaclipError if nothing could be read, nothing matched,
+    `pool` is a file, folder or glob of parquet, csv, jsonl or tars, a list of these, or a table of any library that speaks
+    Arrow, which is written to ``pool.parquet`` in `out`; `metadata` is the query list (default: the one of the settings,
+    else the shipped one). Raise MetaclipError if nothing could be read, nothing matched,
     or another process owns the folder `out`.
+
+    >>> from metaclip import match
+    >>> run = match("curation/toy_pool.jsonl", "metadata/toy.txt", out="matched")
+    >>> run
+    Run('matched': 338 matched pairs)
+    >>> run.counts
+    Counts(157 entries, 1,200 matches; list 5a422d2f35bc)
     """
     check_types(options=(options, RunOptions | None))
     options = dataclasses.replace(options or RunOptions(), part=ALL)
@@ -216,15 +224,12 @@ def match_part(
         out=(out, PATH), settings=(settings, MatchSettings | None), options=(options, RunOptions | None)
     )
     settings, options, folder = settings or MatchSettings(), options or RunOptions(), Folder(out)
-    paths: Any = pool
     if is_table(pool):
         from metaclip.curate.table_pool import write_table
 
-        with folder.owned(options.part):
-            write_table(pool, folder / TABLE, replace=options.overwrite)
-        paths = str(folder / TABLE)
-    files = find_files(paths)
-    _check_apart(folder, paths, files)
+        pool = write_table(pool, folder, TABLE, options)
+    files = find_files(pool)
+    _check_apart(folder, pool, files)
     entries, settings = read_metadata(metadata, settings)
     stage = _MatchStage(Stage(folder, MATCH), entries, settings, cut_pool(files, settings), options)
     return run_in_parts(

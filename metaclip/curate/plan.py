@@ -90,11 +90,11 @@ def plan(
     pool: Paths,
     metadata: MetadataLike | None = None,
     *,
-    settings: MatchSettings | None = None,
     pairs: Sequence[int] = (),
     workers: Sequence[int] = (),
     shards: int = 3,
     seed: int = 0,
+    settings: MatchSettings | None = None,
     options: RunOptions | None = None,
 ) -> Plan:
     """Measure `shards` shards of a pool, drawn by `seed`, and estimate what it takes to curate the pool.
@@ -103,6 +103,11 @@ def plan(
 
     There is an estimate for each number of `pairs` (default: the pool's) and of `workers` (default: the engine's). Raise
     MetaclipError if the pool or the list cannot be read, or if nothing matches.
+
+    >>> from metaclip import plan
+    >>> found = plan("curation/toy_pool.jsonl", "metadata/toy.txt", pairs=[10**9], workers=[64])
+    >>> found.estimates[0].pairs, found.estimates[0].wall_seconds > 0
+    (1000000000, True)
     """
     check_types(settings=(settings, MatchSettings | None), options=(options, RunOptions | None))
     settings, options = settings or MatchSettings(), options or RunOptions()

@@ -204,7 +204,15 @@ def local_run(run: Run) -> Iterator[Run]:
 
 
 class Run:
-    """A run folder, opened for reading: what it was made from, its counts, its curated pairs."""
+    """A run folder, opened for reading: what it was made from, its counts, its curated pairs.
+
+    >>> from metaclip import Run
+    >>> run = Run("tests/golden/run")
+    >>> run
+    Run('tests/golden/run': 312 kept of 338 matched pairs, t = 20)
+    >>> run.entries.column_names
+    ['entry_id', 'entry', 'source', 'count', 'probability', 'expected', 'kept']
+    """
 
     def __init__(
         self, path: str | os.PathLike[str], counted: tuple[Counts, Metadata] | None = None

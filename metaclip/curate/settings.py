@@ -38,7 +38,13 @@ DEFAULT_TAIL_SHARE: Final = 0.06
 
 @dataclasses.dataclass(frozen=True)
 class MatchSettings:
-    """What determines the matches of a pool: the table [match] of a recipe."""
+    """What determines the matches of a pool: the table [match] of a recipe.
+
+    >>> from metaclip import MatchSettings, TextRule, match
+    >>> settings = MatchSettings(text_column="text", limit=100, rule=TextRule(fold_case=True))
+    >>> match("curation/toy_pool.jsonl", ["dog", "cat"], out="first_rows", settings=settings).match["funnel"]["rows"]
+    100
+    """
 
     metadata: str | None = None
     """The query list: a txt, json or parquet file, maybe gzipped."""

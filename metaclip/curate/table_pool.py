@@ -12,12 +12,17 @@ import pyarrow as pa
 
 from metaclip.curate.run import GROUP_ROWS, table_writer
 from metaclip.errors import MetaclipError
+from metaclip.stage.folder import Folder
+from metaclip.stage.runner import RunOptions
 from metaclip.storage.files import atomic_write, file_digest, local_copy
-from metaclip.storage.remote import AnyPath
 
 
-def write_table(table: Any, path: AnyPath, *, replace: bool) -> None:
-    """Write a table, batch by batch. Raise MetaclipError if `path` holds another one, unless it is to be replaced."""
+def write_table(table: Any, folder: Folder, name: str, options: RunOptions) -> str:
+    """Write a table to a file of a run folder, batch by batch; return the file's path.
+
+    Raise MetaclipError if the folder has another table there and `options.overwrite` is not set.
+    """
+    path = folder / name
     try:
         if hasattr(table, "__arrow_c_stream__"):
             reader = pa.RecordBatchReader.from_stream(table)
@@ -25,14 +30,15 @@ def write_table(table: Any, path: AnyPath, *, replace: bool) -> None:
             reader = pa.Table.from_batches([pa.record_batch(table)]).to_reader()
     except (pa.ArrowException, TypeError):
         raise TypeError(f"pool must be a table, not {type(table).__name__} of one column") from None
-    with atomic_write(path) as temporary:
+    with folder.owned(options.part), atomic_write(path) as temporary:
         with table_writer(temporary, {"compression": "zstd"}, reader.schema) as add:
             for batch in reader:
                 for first in range(0, len(batch), GROUP_ROWS):
                     add(pa.Table.from_batches([batch.slice(first, GROUP_ROWS)]))
-        if not replace and path.exists():
+        if not options.overwrite and path.exists():
             with local_copy(path) as before, before.open("rb") as old, temporary.open("rb") as new:
                 if file_digest(old) != file_digest(new):
                     raise MetaclipError(
                         f"{path.parent} is a run of another table; choose another --out, or replace it with --overwrite"
                     )
+    return str(path)

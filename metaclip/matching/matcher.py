@@ -33,7 +33,16 @@ Texts: TypeAlias = Column | Sequence[str | None]
 
 
 class Matcher:
-    """Finds the entries of a list in texts."""
+    """Finds the entries of a list in texts.
+
+    >>> from metaclip import Matcher, TextRule
+    >>> matcher = Matcher(["dog", "hot dog"], TextRule(fold_case=True))
+    >>> matches = matcher.match(["A hot dog.", None, "Dogs"])
+    >>> matches.to_pylist()
+    [[0, 1], None, []]
+    >>> matcher.count(matches)
+    array([1, 1], dtype=uint64)
+    """
 
     def __init__(
         self,

@@ -96,7 +96,12 @@ def _compose(text: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class TextRule:
-    """How texts and entries are prepared before matching; the default is the paper's rule."""
+    """How texts and entries are prepared before matching; the default is the paper's rule.
+
+    >>> from metaclip import TextRule
+    >>> TextRule().text("Hello, dog"), TextRule(fold_case=True).text("Hello, dog")
+    (' Hello ,  dog ', ' hello ,  dog ')
+    """
 
     space_entries: bool = False
     """Set marks and blanks inside an entry between spaces, as in a text, so that "St. Louis" can match."""
@@ -122,19 +127,6 @@ class TextRule:
             raise ValueError(
                 f"unspaced_scripts is {self.unspaced_scripts!r}, must be one of {', '.join(SCRIPTS)}"
             )
-
-    def __repr__(self) -> str:
-        """Show the settings that are not the paper's."""
-        return f"TextRule({', '.join(f'{name}={value!r}' for name, value in self.changes.items())})"
-
-    @property
-    def changes(self) -> dict[str, bool | str]:
-        """The settings that are not the paper's, by name."""
-        return {
-            field.name: value
-            for field in dataclasses.fields(self)
-            if (value := getattr(self, field.name)) != field.default
-        }
 
     @property
     def identity(self) -> str:

@@ -32,6 +32,12 @@ class Metadata:
 
     `entries` is an Arrow array of strings; `source` (string) and `score` (float64) are arrays of the same length, null
     where the list has none.
+
+    >>> from metaclip import Metadata
+    >>> Metadata.read("metadata/toy.txt")
+    Metadata(157 entries: 'a', 'of', 'the', ...; digest 5a422d2f35bc)
+    >>> Metadata(["dog", "cat"])[1]
+    'cat'
     """
 
     def __init__(
@@ -261,5 +267,4 @@ def as_metadata(value: MetadataLike) -> Metadata:
     if is_table(value):
         return Metadata(as_column("metadata", value))
     check_type("metadata", value, Iterable)
-    entries: Any = value
-    return Metadata(list(entries))
+    return Metadata(list(value))

@@ -61,6 +61,13 @@ def reshard(
 
     Raise LostInputs if tars cannot be read (unless `options.allow_lost`), MetaclipError if no sample is found, and for
     anything else that the caller can fix.
+
+    `shard_size` is the number of samples per tar; the columns are those of samples without a uid.
+
+    >>> from metaclip import reshard
+    >>> made = reshard("tests/golden/inputs/tars", subset="tests/golden/inputs/subset.npy", out="tars", shard_size=4)
+    >>> made.record["written"]
+    20
     """
     try:
         settings = ReshardSettings(shard_size, text_column, url_column, uid_column)

@@ -40,7 +40,12 @@ StageStep = Callable[[Item, ProgressCallback], tuple[Marker, Sequence[Path]]]
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
-    """How a stage is run; nothing here changes its result."""
+    """How a stage is run; nothing here changes its result.
+
+    >>> from metaclip import RunOptions, curate
+    >>> curate("curation/toy_pool.jsonl", ["dog"], t=20, out="run_of_one", options=RunOptions(workers=1))
+    Run('run_of_one': 24 kept of 42 matched pairs, t = 20)
+    """
 
     workers: int | None = None
     """Number of threads, or of processes for steps that hold the GIL; None for the number of CPUs."""

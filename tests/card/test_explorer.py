@@ -144,7 +144,7 @@ def test_look_ups(
     toy: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_text: bool, rows: int
 ) -> None:
     """Look-ups contain every matched pair, and the urls of kept pairs or of all; in one file or many, in one pass or several."""
-    monkeypatch.setattr("metaclip.card.explorer.data_files.ROWS_PER_FILE", rows)
+    monkeypatch.setattr(data_files, "ROWS_PER_FILE", rows)
     pairs = [
         {"url": f"http://x.org/{i % 300}", "text": f"{'a dog' if i % 3 else 'no'} {i % 350}"}
         for i in range(400)
