@@ -185,12 +185,16 @@ def test_another_table_in_a_run_folder(pairs: pa.Table, tmp_path: Path) -> None:
     kept = (tmp_path / "pool.parquet").read_bytes()
     assert repr(metaclip.curate(pairs, LIST, t=20, out=tmp_path)) == repr(first)
     assert repr(metaclip.curate(tmp_path / "pool.parquet", LIST, t=20, out=tmp_path)) == repr(first)
-    with pytest.raises(metaclip.MetaclipError, match="is a run of another table"):
+    with pytest.raises(metaclip.MetaclipError, match="is a run of another pool"):
         metaclip.curate(pairs.slice(0, 50), LIST, t=20, out=tmp_path)
     assert (tmp_path / "pool.parquet").read_bytes() == kept
     replace = metaclip.RunOptions(overwrite=True)
     less = metaclip.curate(pairs.slice(0, 50), LIST, t=20, out=tmp_path, options=replace)
     assert less.account["funnel"]["rows"] == 50
+    metaclip.match(POOL, LIST, out=tmp_path / "files")
+    with pytest.raises(metaclip.MetaclipError, match="is a run of another pool"):
+        metaclip.match(pairs, LIST, out=tmp_path / "files")
+    assert not (tmp_path / "files" / "pool.parquet").exists()
 
 
 def test_columns_of_any_library(run: metaclip.Run, pairs: pa.Table) -> None:

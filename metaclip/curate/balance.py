@@ -40,7 +40,6 @@ from metaclip.curate.settings import (
     MATCH,
     BalanceSettings,
     MatchSettings,
-    balance_settings,
     resolve,
 )
 from metaclip.engine import PortableStep, Progress, ProgressCallback, fold
@@ -314,7 +313,7 @@ def balance(
     True
     """
     check_types(out=(out, PATH | None), options=(options, RunOptions | None))
-    options, settings = options or RunOptions(), balance_settings(t, tail_share, target_pairs, seed)
+    options, settings = options or RunOptions(), BalanceSettings(t, tail_share, target_pairs, seed)
     given: Sequence[Any] = run if isinstance(run, list | tuple) else [run]
     runs = [open_run(one) for one in given]
     if len(runs) > 1:

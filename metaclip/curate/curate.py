@@ -8,7 +8,7 @@ from metaclip.arguments import ArrowTable, check_types
 from metaclip.curate.balance import balance_matches
 from metaclip.curate.match import lost_inputs_message, match
 from metaclip.curate.run import Run
-from metaclip.curate.settings import MatchSettings, balance_settings
+from metaclip.curate.settings import BalanceSettings, MatchSettings
 from metaclip.errors import LostInputs
 from metaclip.metadata import MetadataLike
 from metaclip.pool.files import Paths
@@ -47,7 +47,7 @@ def curate(
     """
     check_types(options=(options, RunOptions | None))
     options = options or RunOptions()
-    draw = balance_settings(t, tail_share, target_pairs, seed)
+    draw = BalanceSettings(t, tail_share, target_pairs, seed)
     run = match(pool, metadata, out=out, settings=settings, options=options)
     if run.match["lost"] and not options.allow_lost:
         raise LostInputs(lost_inputs_message(run))

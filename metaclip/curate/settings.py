@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from metaclip.arguments import check_fields
-from metaclip.errors import MetaclipError
+from metaclip.errors import BadSetting, MetaclipError
 from metaclip.matching.text_rule import PAPER, TextRule
 from metaclip.metadata import Metadata
 from metaclip.pool.files import PoolFile
@@ -65,7 +65,7 @@ class MatchSettings:
     def __post_init__(self) -> None:
         check_fields(self)
         if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit is {self.limit}, must be at least 1")
+            raise BadSetting(f"limit is {self.limit}, must be at least 1")
 
     @property
     def columns(self) -> dict[str, str | None]:
@@ -101,15 +101,15 @@ class BalanceSettings:
         check_fields(self)
         given = [f"{name} = {value}" for name, value in self._thresholds.items() if value is not None]
         if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)} are given, must be one of them")
+            raise BadSetting(f"{' and '.join(given)} are given, must be one of them")
         if self.t is not None and not (self.t > 0 and math.isfinite(self.t)):
-            raise ValueError(f"t is {self.t:g}, must be a finite number above 0")
+            raise BadSetting(f"t is {self.t:g}, must be a finite number above 0")
         if self.tail_share is not None and not 0 <= self.tail_share < 1:
-            raise ValueError(f"tail_share is {self.tail_share:g}, must be at least 0 and below 1")
+            raise BadSetting(f"tail_share is {self.tail_share:g}, must be at least 0 and below 1")
         if self.target_pairs is not None and self.target_pairs < 1:
-            raise ValueError(f"target_pairs is {self.target_pairs}, must be at least 1")
+            raise BadSetting(f"target_pairs is {self.target_pairs}, must be at least 1")
         if not 0 <= self.seed < 1 << 64:
-            raise ValueError(f"seed is {self.seed}, must be at least 0 and below 2**64")
+            raise BadSetting(f"seed is {self.seed}, must be at least 0 and below 2**64")
 
     @property
     def _thresholds(self) -> dict[str, float | None]:
@@ -128,16 +128,6 @@ class BalanceSettings:
         return BalanceSettings(
             **{name: kind(value) for name, (kind, value) in values.items() if value is not None}
         )
-
-
-def balance_settings(
-    t: float | None, tail_share: float | None, target_pairs: int | None, seed: int
-) -> BalanceSettings:
-    """Return the settings that the arguments of a verb are. Raise MetaclipError for values that are none."""
-    try:
-        return BalanceSettings(t, tail_share, target_pairs, seed)
-    except ValueError as error:
-        raise MetaclipError(str(error)) from None
 
 
 # --- the threshold

@@ -6,15 +6,19 @@ the same table in a parquet file of one's own.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from metaclip.curate.run import GROUP_ROWS, table_writer
+from metaclip.curate.settings import MATCH
 from metaclip.errors import MetaclipError
 from metaclip.stage.folder import Folder
 from metaclip.stage.runner import RunOptions
+from metaclip.stage.stage import Stage
 from metaclip.storage.files import atomic_write, file_digest, local_copy
+from metaclip.storage.remote import AnyPath
 
 
 def write_table(table: Any, folder: Folder, name: str, options: RunOptions) -> str:
@@ -35,10 +39,14 @@ def write_table(table: Any, folder: Folder, name: str, options: RunOptions) -> s
             for batch in reader:
                 for first in range(0, len(batch), GROUP_ROWS):
                     add(pa.Table.from_batches([batch.slice(first, GROUP_ROWS)]))
-        if not options.overwrite and path.exists():
-            with local_copy(path) as before, before.open("rb") as old, temporary.open("rb") as new:
-                if file_digest(old) != file_digest(new):
-                    raise MetaclipError(
-                        f"{path.parent} is a run of another table; choose another --out, or replace it with --overwrite"
-                    )
+        is_new = not path.exists() and not Stage(folder, MATCH).path.exists()
+        if not (options.overwrite or is_new or (path.exists() and _same_bytes(path, temporary))):
+            raise MetaclipError(
+                f"{folder.path} is a run of another pool; choose another --out, or replace it with --overwrite"
+            )
     return str(path)
+
+
+def _same_bytes(one: AnyPath, other: Path) -> bool:
+    with local_copy(one) as local, local.open("rb") as first, other.open("rb") as second:
+        return file_digest(first) == file_digest(second)

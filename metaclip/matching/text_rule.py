@@ -20,6 +20,7 @@ import unicodedata
 from typing import Final, Literal
 
 from metaclip.arguments import check_fields
+from metaclip.errors import BadSetting
 
 MARKS: Final = ",.;:?!`"
 BLANKS: Final = "\t\n\r"
@@ -124,7 +125,7 @@ class TextRule:
     def __post_init__(self) -> None:
         check_fields(self)
         if self.unspaced_scripts not in SCRIPTS:
-            raise ValueError(
+            raise BadSetting(
                 f"unspaced_scripts is {self.unspaced_scripts!r}, must be one of {', '.join(SCRIPTS)}"
             )
 

@@ -69,10 +69,7 @@ def reshard(
     >>> made.record["written"]
     20
     """
-    try:
-        settings = ReshardSettings(shard_size, text_column, url_column, uid_column)
-    except ValueError as error:
-        raise MetaclipError(str(error)) from None
+    settings = ReshardSettings(shard_size, text_column, url_column, uid_column)
     check_types(subset=(subset, PATH), out=(out, PATH), options=(options, RunOptions | None))
     options, folder = options or RunOptions(), Folder(out)
     files = find_files(tars, "tar", "tars")
