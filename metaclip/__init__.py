@@ -4,59 +4,108 @@
     run = curate("pairs.parquet", "list.txt", t=20_000, out="run/")
     run.entries, run.curated, run.account
 
+Each verb of the command line is a function. What it reads comes first, where it writes is `out`. Settings that determine
+the result are keywords where they are few, and one object where they are many (MatchSettings, ExtractSettings);
+`options`, a RunOptions, is how a verb is run: workers, engine, overwrite, allow_lost, progress. Pools, texts, uids and
+entries can be data of any library that speaks Arrow (pyarrow, polars, pandas, duckdb); tables that come back are Arrow's.
+
 Importing the package is light: each public name is loaded when it is first used.
 """
 
 from __future__ import annotations
 
 import importlib
+import sys
+import types
 from typing import TYPE_CHECKING, Any, Final
 
 __version__ = "0.1.0"
 """Written here; the build and the command line read it."""
 
 if TYPE_CHECKING:
+    from metaclip.card.publish import card
     from metaclip.curate.balance import balance
     from metaclip.curate.balancer import Balancer
     from metaclip.curate.curate import curate
+    from metaclip.curate.explain import explain
     from metaclip.curate.match import match
+    from metaclip.curate.plan import plan
     from metaclip.curate.run import Run
-    from metaclip.curate.settings import BalanceSettings, MatchSettings
+    from metaclip.curate.settings import MatchSettings
+    from metaclip.engine.ray import Ray
     from metaclip.errors import LostInputs, MetaclipError
+    from metaclip.extract.extract import extract
+    from metaclip.extract.settings import ExtractSettings
     from metaclip.matching import Counts
     from metaclip.matching.matcher import Matcher
     from metaclip.matching.text_rule import TextRule
     from metaclip.metadata import Metadata
+    from metaclip.metadata.build import build
+    from metaclip.metadata.lint import lint
+    from metaclip.reshard.reshard import reshard
     from metaclip.stage.runner import RunOptions
 
 _HOMES: Final = {
-    "BalanceSettings": "metaclip.curate.settings",
     "Balancer": "metaclip.curate.balancer",
     "Counts": "metaclip.matching",
+    "ExtractSettings": "metaclip.extract.settings",
     "LostInputs": "metaclip.errors",
     "MatchSettings": "metaclip.curate.settings",
     "Matcher": "metaclip.matching.matcher",
     "Metadata": "metaclip.metadata",
     "MetaclipError": "metaclip.errors",
+    "Ray": "metaclip.engine.ray",
     "Run": "metaclip.curate.run",
-    "TextRule": "metaclip.matching.text_rule",
     "RunOptions": "metaclip.stage.runner",
+    "TextRule": "metaclip.matching.text_rule",
     "balance": "metaclip.curate.balance",
+    "build": "metaclip.metadata.build",
+    "card": "metaclip.card.publish",
     "curate": "metaclip.curate.curate",
+    "explain": "metaclip.curate.explain",
+    "extract": "metaclip.extract.extract",
+    "lint": "metaclip.metadata.lint",
     "match": "metaclip.curate.match",
+    "plan": "metaclip.curate.plan",
+    "reshard": "metaclip.reshard.reshard",
 }
 
 __all__ = [
-    "BalanceSettings", "Balancer", "Counts", "LostInputs", "MatchSettings", "Matcher", "MetaclipError", "Metadata", "Run",
-    "RunOptions", "TextRule", "__version__", "balance", "curate", "match",
-]  # fmt: skip
+    "Balancer",
+    "Counts",
+    "ExtractSettings",
+    "LostInputs",
+    "MatchSettings",
+    "Matcher",
+    "MetaclipError",
+    "Metadata",
+    "Ray",
+    "Run",
+    "RunOptions",
+    "TextRule",
+    "__version__",
+    "balance",
+    "build",
+    "card",
+    "curate",
+    "explain",
+    "extract",
+    "lint",
+    "match",
+    "plan",
+    "reshard",
+]
 
 
-# The import system binds a sub-package to its parent once, when it is first imported. These share their names with
-# functions, so they are imported here (they are empty) and unbound: `metaclip.curate` stays the function.
-for _verb in ("curate",):
-    importlib.import_module(f"metaclip.{_verb}")
-    del globals()[_verb]
+class _Package(types.ModuleType):
+    """Keeps verbs from being replaced: the import system binds a sub-package to its parent, and some have a verb's name."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOMES and isinstance(value, types.ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

@@ -24,6 +24,10 @@ class MetaclipError(Exception):
     exit_code: int = FAILED
 
 
+class BadSetting(MetaclipError, ValueError):
+    """A setting has a value that means nothing."""
+
+
 class BrokenInput(MetaclipError):
     """An input that cannot be read; the other inputs are not affected."""
 

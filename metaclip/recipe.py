@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import tomli_w
 
-from metaclip.errors import MetaclipError, one_line
+from metaclip.errors import BadSetting, MetaclipError, one_line
 
 Settings = TypeVar("Settings")
 
@@ -78,11 +78,11 @@ def settings(kind: type[Settings], table: Any, where: str) -> Settings:
 
 
 def check_minimums(settings: Any, **minimums: int) -> None:
-    """Raise ValueError for a field of settings that is below its minimum; None is above all of them."""
+    """Raise BadSetting for a field of settings that is below its minimum; None is above all of them."""
     for name, least in minimums.items():
         value = getattr(settings, name)
         if value is not None and value < least:
-            raise ValueError(f"{name} is {value}, must be at least {least}")
+            raise BadSetting(f"{name} is {value}, must be at least {least}")
 
 
 def dump(made: Mapping[str, Any]) -> str:

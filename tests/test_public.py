@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import inspect
 import itertools
+import json
 import re
 import shlex
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import metaclip
@@ -21,15 +25,27 @@ from tests import commands
 
 ROOT = Path(__file__).parents[1]
 PUBLIC = [
-    "BalanceSettings", "Balancer", "Counts", "LostInputs", "MatchSettings", "Matcher", "MetaclipError", "Metadata", "Run",
-    "RunOptions", "TextRule", "__version__", "balance", "curate", "match",
+    "Balancer", "Counts", "ExtractSettings", "LostInputs", "MatchSettings", "Matcher", "MetaclipError", "Metadata", "Ray",
+    "Run", "RunOptions", "TextRule", "__version__", "balance", "build", "card", "curate", "explain", "extract", "lint",
+    "match", "plan", "reshard",
 ]  # fmt: skip
+SIGNATURES = Path(__file__).with_name("public_signatures.txt")
 
 
 def test_public_names_are_frozen() -> None:
     """The package's top has these names; one that goes breaks somebody's notebook."""
     assert sorted(metaclip.__all__) == PUBLIC
     assert sorted(dir(metaclip)) == PUBLIC
+
+
+def test_signatures_are_frozen() -> None:
+    """The arguments of the public names, their order and defaults are those of public_signatures.txt."""
+    found = [
+        f"{name}{inspect.signature(value)}".replace("'", "")
+        for name, value in ((name, getattr(metaclip, name)) for name in PUBLIC)
+        if callable(value) and not (inspect.isclass(value) and issubclass(value, Exception))
+    ]
+    assert found == SIGNATURES.read_text(encoding="utf-8").splitlines()
 
 
 @pytest.mark.parametrize("name", PUBLIC)
@@ -71,12 +87,11 @@ def test_a_notebook(tmp_path: Path) -> None:
 def test_in_steps(tmp_path: Path) -> None:
     """The steps are functions too: match once, balance twice; a larger t keeps a superset."""
     from metaclip import balance, match
-    from metaclip.curate.settings import BalanceSettings
 
     pool = ROOT / "curation" / "toy_pool.jsonl"
     match(pool, ["dog", "cat", "photo", "a"], out=tmp_path / "run")
-    few = balance(tmp_path / "run", settings=BalanceSettings(t=5))
-    more = balance(tmp_path / "run", settings=BalanceSettings(t=50), out=tmp_path / "more")
+    few = balance(tmp_path / "run", t=5)
+    more = balance(tmp_path / "run", t=50, out=tmp_path / "more")
     assert set(few.curated["uid"].to_pylist()) < set(more.curated["uid"].to_pylist())
 
 
@@ -106,6 +121,181 @@ def test_errors_reach_python_as_one_class(tmp_path: Path) -> None:
         curate(ROOT / "curation" / "toy_pool.jsonl", ["dog"], out=tmp_path / "run", t=0)
     assert issubclass(LostInputs, MetaclipError)
     assert LostInputs.exit_code == 3
+
+
+# Tables of any library, types, notebooks --------------------------------------------------------------------------------
+
+POOL, LIST = ROOT / "curation" / "toy_pool.jsonl", ROOT / "metadata" / "toy.txt"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> metaclip.Run:
+    return metaclip.curate(POOL, LIST, t=20, out=tmp_path_factory.mktemp("public") / "run")
+
+
+@pytest.fixture(scope="module")
+def pairs() -> pa.Table:
+    return pa.Table.from_pylist(
+        [json.loads(line) for line in POOL.read_text(encoding="utf-8").splitlines()]
+    )
+
+
+def as_pyarrow(table: pa.Table) -> Any:
+    return table
+
+
+def as_batch(table: pa.Table) -> Any:
+    return table.combine_chunks().to_batches()[0]
+
+
+def as_reader(table: pa.Table) -> Any:
+    return table.to_reader(max_chunksize=7)
+
+
+def as_polars(table: pa.Table) -> Any:
+    return pytest.importorskip("polars").DataFrame(table)
+
+
+def as_pandas(table: pa.Table) -> Any:
+    pytest.importorskip("pandas")
+    return table.to_pandas()
+
+
+def as_duckdb(table: pa.Table) -> Any:
+    return pytest.importorskip("duckdb").from_arrow(table)
+
+
+@pytest.mark.parametrize("convert", [as_pyarrow, as_batch, as_reader, as_polars, as_pandas, as_duckdb])
+def test_a_pool_in_memory(convert: Any, pairs: pa.Table, tmp_path: Path) -> None:
+    """A table of any library gives the run of the same table in a parquet file, and can be balanced again later."""
+    pq.write_table(pairs, tmp_path / "pairs.parquet")
+    wanted = metaclip.curate(tmp_path / "pairs.parquet", LIST, t=20, out=tmp_path / "wanted")
+    made = metaclip.curate(convert(pairs), LIST, t=20, out=tmp_path / "run")
+    assert made.account["result_digest"] == wanted.account["result_digest"]
+    assert made.curated.to_pylist() == wanted.curated.to_pylist()
+    assert made.entries.equals(wanted.entries)
+    assert pq.read_table(tmp_path / "run" / "pool.parquet").num_rows == len(pairs)
+    again = metaclip.balance(tmp_path / "run", t=5, out=tmp_path / "again")
+    assert again.entries.equals(metaclip.balance(wanted, t=5, out=tmp_path / "wanted_5").entries)
+
+
+def test_another_table_in_a_run_folder(pairs: pa.Table, tmp_path: Path) -> None:
+    """The same table continues a run, another one is refused and leaves the run whole, or replaces it on request."""
+    first = metaclip.curate(pairs, LIST, t=20, out=tmp_path)
+    kept = (tmp_path / "pool.parquet").read_bytes()
+    assert repr(metaclip.curate(pairs, LIST, t=20, out=tmp_path)) == repr(first)
+    assert repr(metaclip.curate(tmp_path / "pool.parquet", LIST, t=20, out=tmp_path)) == repr(first)
+    with pytest.raises(metaclip.MetaclipError, match="is a run of another pool"):
+        metaclip.curate(pairs.slice(0, 50), LIST, t=20, out=tmp_path)
+    assert (tmp_path / "pool.parquet").read_bytes() == kept
+    replace = metaclip.RunOptions(overwrite=True)
+    less = metaclip.curate(pairs.slice(0, 50), LIST, t=20, out=tmp_path, options=replace)
+    assert less.account["funnel"]["rows"] == 50
+    metaclip.match(POOL, LIST, out=tmp_path / "files")
+    with pytest.raises(metaclip.MetaclipError, match="is a run of another pool"):
+        metaclip.match(pairs, LIST, out=tmp_path / "files")
+    assert not (tmp_path / "files" / "pool.parquet").exists()
+
+
+def test_columns_of_any_library(run: metaclip.Run, pairs: pa.Table) -> None:
+    """Texts, uids, urls, matches and entries can be series, arrays or lists."""
+    polars = pytest.importorskip("polars")
+    texts, urls = pairs["text"].to_pylist(), pairs["url"].to_pylist()
+    matcher = metaclip.Matcher(polars.Series(LIST.read_text().splitlines()))
+    matches = matcher.match(polars.Series(texts))
+    assert matches.equals(matcher.match(texts))
+    assert matches.equals(matcher.match(pa.array(texts, pa.string_view())))
+    assert (matcher.count(polars.Series(matches)) == matcher.count(matches)).all()
+    balancer = metaclip.Balancer(run)
+    kept = balancer.keep(polars.Series(texts), urls=polars.Series(urls))
+    assert kept.tolist() == balancer.keep(texts, urls=urls).tolist()
+    assert kept.sum() == 312
+    uids = [f"{n:032x}" for n in range(len(texts))]
+    assert (balancer.keep(texts, polars.Series(uids)) == balancer.keep(texts, uids)).all()
+    assert balancer.p_keep(polars.Series(texts)).tolist() == balancer.p_keep(texts).tolist()
+
+
+WRONG: dict[str, tuple[Callable[[Any, Path], Any], str]] = {
+    "t": (lambda run, out: metaclip.curate(POOL, LIST, t="20", out=out), "t must be a number, not str '20'"),
+    "t of balance": (lambda run, out: metaclip.balance(run, t=True, out=out), "t must be a number, not bool True"),
+    "seed": (lambda run, out: metaclip.curate(POOL, LIST, seed=0.5, out=out), "seed must be a whole number, not float 0.5"),
+    "pool": (lambda run, out: metaclip.curate(5, LIST, out=out), "pool must be a path, not int 5"),
+    "a column as pool": (lambda run, out: metaclip.curate(run.curated["text"], LIST, out=out), "pool must be a table, not"),
+    "metadata": (lambda run, out: metaclip.match(POOL, 5, out=out), "metadata must be strings, a path or a Metadata, not"),
+    "a table as metadata": (lambda run, out: metaclip.Matcher(run.entries), "metadata must be one column, not a table"),
+    "out": (lambda run, out: metaclip.match(POOL, LIST, out=run.entries), "out must be a path, not Table"),
+    "settings": (lambda run, out: metaclip.match(POOL, LIST, out=out, settings={}), "settings must be a MatchSettings, not dict"),
+    "options": (lambda run, out: metaclip.curate(POOL, LIST, out=out, options=2), "options must be a RunOptions, not int 2"),
+    "workers": (lambda run, out: metaclip.RunOptions(workers="2"), "workers must be a whole number, not str '2'"),
+    "limit": (lambda run, out: metaclip.MatchSettings(limit="9"), "limit must be a whole number, not str '9'"),
+    "run": (lambda run, out: metaclip.balance(run.entries), "run must be a path, not Table"),
+    "run of Run": (lambda run, out: metaclip.Run(run.entries), "run must be a path, not Table"),
+    "run of card": (lambda run, out: metaclip.card(run.entries, out=out), "run must be a path, not Table"),
+    "source": (lambda run, out: metaclip.Balancer(run.entries), "source must be a Run or a Counts or a path, not Table"),
+    "crawl": (lambda run, out: metaclip.extract(run.entries, out=out), "crawl must be a path, not Table"),
+    "tars": (lambda run, out: metaclip.reshard(run.entries, subset="x", out=out), "tars must be a path, not Table"),
+    "subset": (lambda run, out: metaclip.reshard("x", subset=run.entries, out=out), "subset must be a path, not Table"),
+    "recipe": (lambda run, out: metaclip.build(run.entries, out=out), "recipe must be a path, not Table"),
+    "pool of plan": (lambda run, out: metaclip.plan(run.entries), "pool must be a path, not Table"),
+    "text": (lambda run, out: metaclip.explain(["a dog"]), "text must be a string, not list"),
+    "texts": (lambda run, out: metaclip.Matcher(LIST).match("a dog"), "texts is one string"),
+    "a table of texts": (lambda run, out: metaclip.Matcher(LIST).match(run.curated), "texts must be one column, not a table"),
+    "rule": (lambda run, out: metaclip.lint(LIST, "paper"), "rule must be a TextRule, not str 'paper'"),
+    "fold_case": (lambda run, out: metaclip.TextRule(fold_case=1), "fold_case must be True or False, not int 1"),
+    "a slice": (lambda run, out: run.metadata[1:3], "entry_id must be a whole number, not slice"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_types_are_named(case: str, run: metaclip.Run, tmp_path: Path) -> None:
+    """An argument of a wrong type is refused with a TypeError that names it, before anything is written."""
+    call, message = WRONG[case]
+    with pytest.raises(TypeError, match=re.escape(message)):
+        call(run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_numbers_of_numpy_are_numbers(run: metaclip.Run) -> None:
+    """t, seed and entry ids may come out of an array."""
+    assert metaclip.Balancer(run, t=np.float32(3), seed=np.int64(2)).t == 3
+    assert run.metadata[np.uint32(0)] == "a"
+
+
+def test_every_class_shows_what_it_is(run: metaclip.Run) -> None:
+    """The repr of an object of a public class names the class and what tells it from others."""
+    shown = [
+        (metaclip.Matcher(["dog"], cache=False), "Matcher(Metadata(1 entries: 'dog'"),
+        (metaclip.Ray("auto", 3), "Ray(address='auto', workers=3)"),
+        (run.counts, "Counts(157 entries, 1,200 matches; list 5a422d2f35bc)"),
+        (metaclip.Balancer(run), "Balancer(t = 20, seed 0, Metadata(157 entries"),
+        (metaclip.RunOptions(workers=2), "RunOptions(workers=2"),
+        (metaclip.MatchSettings(limit=3), "MatchSettings("),
+        (metaclip.TextRule(nfc=True), "TextRule("),
+        (metaclip.explain("a dog", run=run), "looked in  ' a dog '"),
+        (metaclip.plan(POOL, LIST), "pool      about 400 pairs in 1 shards"),
+    ]  # fmt: skip
+    for value, begins in shown:
+        assert repr(value).startswith(begins), repr(value)
+
+
+def test_what_a_notebook_shows(run: metaclip.Run, tmp_path: Path) -> None:
+    """Runs, lists and cards are shown with tables and a plot, as well-formed markup in which every string is escaped."""
+    evil = "</td><script>alert(1)</script>"
+    matched = metaclip.match(pa.table({"text": ["a dog", evil]}), ["dog", evil], out=tmp_path / "<b>run")
+    shown = [run, matched, run.metadata, matched.metadata]
+    if importlib.util.find_spec("altair"):
+        shown.append(metaclip.card(run, out=tmp_path / "card", name="<i>Toy"))
+    for value in shown:
+        html = value._repr_html_()  # type: ignore[attr-defined]
+        root = ElementTree.fromstring(f"<div>{html}</div>")
+        assert len(root.findall("table")) == 2
+        assert (
+            root.find("figure/svg") is not None
+            or root.find("figure/{http://www.w3.org/2000/svg}svg") is not None
+        )
+        assert not {element.tag for element in root.iter()} & {"script", "b", "i"}
+    assert "312" in run._repr_html_()
+    assert evil in "".join(ElementTree.fromstring(f"<div>{matched._repr_html_()}</div>").itertext())
 
 
 # Docstrings -----------------------------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metaclip import BalanceSettings, MatchSettings, MetaclipError, Run, TextRule, recipe
+from metaclip import MatchSettings, MetaclipError, Run, TextRule, recipe
+from metaclip.curate.settings import BalanceSettings
 from metaclip.extract.settings import ExtractSettings
 from tests import commands
 

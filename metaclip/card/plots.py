@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 from metaclip.card.threshold_grid import ThresholdGrid
 from metaclip.curate.account import MEANING
 from metaclip.errors import MetaclipError
+from metaclip.notebook import ranks, thinned
 from metaclip.storage.files import atomic_write
 
 TITLES: Final = {
@@ -35,7 +36,6 @@ TITLES: Final = {
     "funnel": "What became of the pool's rows",
     "thresholds": "Pairs and tail share at other t",
 }
-_POINTS: Final = 400
 _WIDTH, _HEIGHT = 560, 320
 
 
@@ -130,21 +130,17 @@ def make_charts(account: Mapping[str, Any], entries: pa.Table, grid: ThresholdGr
     }  # fmt: skip
 
 
-def _thinned(n: int) -> npt.NDArray[np.int64]:
-    """Return up to `_POINTS` indices below n, evenly spaced in the logarithm."""
-    return np.unique(np.geomspace(1, n, _POINTS).astype(np.int64)) - 1 if n else np.zeros(0, np.int64)
-
-
 def _by_rank(name: str, values: npt.NDArray[Any]) -> list[dict[str, Any]]:
-    ranked = np.sort(values[values > 0])[::-1]
-    return [{"set": name, "rank": int(i) + 1, "count": int(ranked[i])} for i in _thinned(len(ranked))]
+    return [
+        {"set": name, "rank": int(rank), "count": int(n)} for rank, n in zip(*ranks(values), strict=True)
+    ]
 
 
 def _cumulative(counts: npt.NDArray[Any]) -> list[dict[str, Any]]:
     ranked = np.sort(counts[counts > 0])
     shares = np.cumsum(ranked) / max(1, ranked.sum())
     # Thinned from the largest count down: there the curve has its detail.
-    chosen = (len(ranked) - 1 - _thinned(len(ranked)))[::-1]
+    chosen = (len(ranked) - 1 - thinned(len(ranked)))[::-1]
     return [{"count": int(ranked[i]), "share": float(shares[i])} for i in chosen]
 
 
@@ -152,7 +148,7 @@ def _expected_kept(entries: pa.Table) -> list[dict[str, Any]]:
     table = entries.select(["entry", "count", "expected", "kept"])
     table = table.filter((pc.field("expected") > 0) & (pc.field("kept") > 0))
     order = np.argsort(-table["count"].to_numpy().astype(np.int64), kind="stable")
-    return list(table.take(order[_thinned(len(order))]).to_pylist())
+    return list(table.take(order[thinned(len(order))]).to_pylist())
 
 
 def _by_source(entries: pa.Table) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ Every figure can be made again from the run (`metaclip.card.verify`), except `cr
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from metaclip.arguments import PATH, check_fields, check_type, check_types
 from metaclip.card import croissant, readme
 from metaclip.card.class_coverage import ClassNames
 from metaclip.card.explorer.writer import write_explorer
@@ -31,9 +33,11 @@ from metaclip.card.run_files import check_unedited
 from metaclip.card.samples import samples_by_entry
 from metaclip.card.scan import RunScan, scan_run
 from metaclip.curate import account
-from metaclip.curate.run import Run, local_run
+from metaclip.curate.run import Run, RunLike, local_run, open_run
 from metaclip.errors import MetaclipError
-from metaclip.metadata import Metadata
+from metaclip.metadata import Metadata, MetadataLike, as_metadata
+from metaclip.notebook import entries_tables
+from metaclip.pool.files import list_paths
 from metaclip.stage.folder import Folder
 from metaclip.stage.runner import RunOptions
 from metaclip.storage.files import (
@@ -104,14 +108,78 @@ class CardInfo:
     look_ups: bool | None = None
     """Whether the page can look up urls and uids; None: for up to 500,000 matched pairs."""
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
     @classmethod
     def of_card(cls, card: Mapping[str, Any]) -> CardInfo:
         """Return what the publisher of a card stated."""
         return cls(card["name"], card["license"], card["contact"], card["url"])
 
 
+class Card:
+    """A published card: a folder, opened for reading."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Open a card. Raise MetaclipError if the folder holds none, or one of a newer schema."""
+        check_type("path", path, PATH)
+        self.path = Path(path)
+        self.fields = read_card(self.path)
+
+    def __repr__(self) -> str:
+        """Show the path, the name and the pairs."""
+        pairs = self.fields["pairs"]
+        return f"Card({str(self.path)!r}: {self.fields['name']}, {pairs['kept']} kept of {pairs['matched']} matched pairs)"
+
+    def _repr_html_(self) -> str:
+        """Show figures, counts by rank before and after balancing, and the largest entries."""
+        fields, balance = self.fields, self.fields["balance"]
+        stated = {name: fields[name] for name in ("name", "license", "contact", "url") if fields[name]}
+        figures = {**stated, **fields["funnel"], "t": balance["t"], "seed": balance["seed"]}
+        return entries_tables(repr(self), figures, self.entries)
+
+    @functools.cached_property
+    def entries(self) -> pa.Table:
+        """A row for each entry: those of `Run.entries`, and samples."""
+        return pq.read_table(self.path / "entries.parquet")
+
+
+def card(
+    run: RunLike,
+    *,
+    out: str | os.PathLike[str],
+    name: str | None = None,
+    license: str | None = None,
+    contact: str | None = None,
+    url: str | None = None,
+    look_ups: bool | None = None,
+    classes: Sequence[str | os.PathLike[str]] = (),
+    blocked_words: MetadataLike | None = None,
+    options: RunOptions | None = None,
+) -> Card:
+    """Publish a balanced run as a card in the folder `out`; return the card.
+
+    `name` is that of the set (default: the folder's), `license` the card's own (an SPDX identifier), `contact` where to ask
+    for the removal of a pair, `url` where the card will be. `look_ups` says whether the page can look up urls and uids
+    (None: for up to 500,000 matched pairs). `classes` are files of class names whose coverage is computed; captions with one
+    of the `blocked_words` are no samples. Raise MetaclipError for a run that is not balanced or was edited, and for a folder
+    that holds something else. Needs the extra `cards`.
+
+    >>> from metaclip import card, curate
+    >>> run = curate("curation/toy_pool.jsonl", "metadata/toy.txt", t=20, out="carded")
+    >>> card(run, out="toy_card", name="A toy")
+    Card('toy_card': A toy, 312 kept of 338 matched pairs)
+    """
+    check_types(out=(out, PATH), options=(options, RunOptions | None))
+    info = CardInfo(name or Path(out).resolve().name, license, contact, url, look_ups)
+    lists = [ClassNames.read(path) for path in list_paths("classes", classes)]
+    blocked = None if blocked_words is None else as_metadata(blocked_words)
+    make_card(run, out, info, blocked=blocked, classes=lists, options=options)
+    return Card(out)
+
+
 def make_card(
-    run: Run | str | os.PathLike[str],
+    run: RunLike,
     out: str | os.PathLike[str],
     info: CardInfo,
     *,
@@ -124,7 +192,7 @@ def make_card(
     Captions with one of the `blocked` words are no samples; the coverage of `classes` is computed. Raise MetaclipError for
     a run that is not balanced or was edited, and for a folder that holds something else.
     """
-    run, options, folder = run if isinstance(run, Run) else Run(run), options or RunOptions(), Folder(out)
+    run, options, folder = open_run(run), options or RunOptions(), Folder(out)
     with local_run(run) as near:
         check_unedited(near)
         names = {path.name for path in folder.path.iterdir()} if folder.path.is_dir() else set()

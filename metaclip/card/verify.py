@@ -31,7 +31,7 @@ from metaclip.card.run_files import (
 from metaclip.card.scan import scan_run
 from metaclip.curate.account import REMOVED
 from metaclip.curate.draw import FIXED_POINT, DrawSums, draw_rows, hashes, probabilities, stream_key
-from metaclip.curate.run import Run, counts_digest, local_run, matched_rows
+from metaclip.curate.run import Run, RunLike, counts_digest, local_run, matched_rows, open_run
 from metaclip.errors import MetaclipError
 from metaclip.matching import add_ids
 from metaclip.metadata import Metadata
@@ -44,7 +44,7 @@ from metaclip.storage.remote import as_path
 
 def verify(
     folder: str | os.PathLike[str],
-    run: Run | str | os.PathLike[str],
+    run: RunLike,
     *,
     blocked: Metadata | None = None,
     options: RunOptions | None = None,
@@ -53,7 +53,7 @@ def verify(
 
     `blocked` are the words that the card was made with. Raise MetaclipError for the card of another run.
     """
-    run, path = run if isinstance(run, Run) else Run(run), as_path(folder)
+    run, path = open_run(run), as_path(folder)
     card = read_card_of(path, run)
     with local_run(run) as near, local_folder(path) as local:
         scan = scan_run(near, options or RunOptions(), ClassNames.of_card(card), blocked)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import click
@@ -34,9 +35,9 @@ def command(run: tuple[str, ...], out: str | None, recipe: str | None, **flags: 
     Several runs with the same query list and text rule are combined into --out without matching anything again: their counts
     are added, t is resolved on the sums, and the pairs are those of one run over all pools.
     """
-    settings = options.balance_settings(flags, options.read_recipe(recipe)["balance"])
+    draw = options.balance_settings(flags, options.read_recipe(recipe)["balance"])
     from metaclip.curate.balance import balance
 
     with options.run_options(flags) as run_options:
-        balanced = balance(run, out=out, settings=settings, options=run_options)
+        balanced = balance(run, out=out, options=run_options, **dataclasses.asdict(draw))
     options.show_result(balanced)

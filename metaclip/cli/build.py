@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import click
@@ -24,17 +25,8 @@ to put there by hand on a machine without a network.""",
 @click.option("--quiet", is_flag=True, help="Do not print the sources while they run.")
 def command(recipe: str, out: str, quiet: bool, **flags: Any) -> None:
     """Build the query list of RECIPE: a TOML file with a table [build] and its sources."""
-    from metaclip.matching.text_rule import PAPER
-    from metaclip.metadata import build
+    from metaclip.metadata.build import build
 
-    read = build.read(recipe)
-    build.check_out(out)
-
-    def note(line: str) -> None:
-        if not quiet:
-            click.echo(line, err=True)
-
-    with options.engine(flags) as engine:
-        table, contributions = build.build(read, PAPER, note, engine)
-    build.write(table, out)
-    click.echo(build.render(table, contributions))
+    with options.run_options(flags) as run_options:
+        shown = dataclasses.replace(run_options, progress=not quiet)
+        click.echo(repr(build(recipe, out=out, options=shown)))

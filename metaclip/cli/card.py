@@ -84,20 +84,12 @@ Examples:
 )
 @_blocked
 @_workers
-def make(
-    run: str, out: str, name: str | None, classes: tuple[str, ...], blocked_words: str | None, workers: int | None,
-    **stated: Any,
-) -> None:  # fmt: skip
+def make(run: str, out: str, classes: tuple[str, ...], workers: int | None, **stated: Any) -> None:
     """Make the card of RUN, a balanced run."""
-    from metaclip.card.class_coverage import ClassNames
-    from metaclip.card.publish import CardInfo, make_card
+    from metaclip.card.publish import card
     from metaclip.stage.runner import RunOptions
 
-    info = CardInfo(name or Path(out).resolve().name, **stated)
-    lists = [ClassNames.read(path) for path in classes]
-    made = make_card(
-        run, out, info, blocked=_words(blocked_words), classes=lists, options=RunOptions(workers=workers)
-    )
+    made = card(run, out=out, classes=classes, options=RunOptions(workers=workers), **stated).fields
     click.echo(
         f"card of {made['pairs']['kept']:,} pairs in {out}: read README.md; result {made['result_digest'][:16]}"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import click
@@ -28,8 +29,8 @@ If it is interrupted, the same command continues from there.""",
 def command(pool: tuple[str, ...], out: str, recipe: str | None, **flags: Any) -> None:
     """Match, balance and account for POOL: parquet, csv, jsonl or tar files, folders or globs."""
     tables = options.read_recipe(recipe)
-    match_settings = options.match_settings(flags, tables["match"])
-    balance_settings = options.balance_settings(flags, tables["balance"])
+    settings = options.match_settings(flags, tables["match"])
+    draw = options.balance_settings(flags, tables["balance"])
     from metaclip.curate.curate import curate
     from metaclip.curate.match import lost_inputs_message
 
@@ -37,9 +38,9 @@ def command(pool: tuple[str, ...], out: str, recipe: str | None, **flags: Any) -
         run = curate(
             list(pool),
             out=out,
-            match_settings=match_settings,
-            balance_settings=balance_settings,
+            settings=settings,
             options=run_options,
+            **dataclasses.asdict(draw),
         )
     options.show_result(run)
     if run.match["lost"]:

@@ -34,8 +34,9 @@ Examples:
 @options.rule_options
 def command(text: str, run: str | None, metadata: str | None, **flags: Any) -> None:
     """Show what TEXT matches, with counts and probabilities, and whether the pair is kept and why."""
-    from metaclip.curate import explain
+    from metaclip.curate.explain import explain
+    from metaclip.matching.text_rule import TextRule
 
     given = {name: flags[name] for name in ("url", "uid", "t", "seed", "epoch")}
-    found = explain.explain(text, run=run, metadata=metadata, rule=options.rule(flags), **given)
-    click.echo(explain.render(found))
+    rule = TextRule(**changes) if (changes := options.rule(flags)) else None
+    click.echo(repr(explain(text, run=run, metadata=metadata, rule=rule, **given)))

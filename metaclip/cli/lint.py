@@ -45,11 +45,7 @@ def command(
     rule = TextRule(**options.rule(flags))
     entries = Metadata.read(metadata, fold_duplicates=fold_duplicates)
     settings = dataclasses.asdict(rule)
-    others = {
-        "--" + name.replace("_", "-"): TextRule(**{**settings, name: True})
-        for name in options.RULE_FLAGS
-        if not settings[name]
-    }
+    others = {"--" + name.replace("_", "-"): other for name, other in lint.wider_rules(rule).items()}
     found = lint.findings(entries, rule, others)
     if as_json:
         click.echo(json.dumps(lint.as_json(entries, settings, found), indent=2, ensure_ascii=False))

@@ -62,15 +62,14 @@ def command(
     """Write the samples of TARS (tars, folders or globs) that are in a subset to new tars, as DataComp's resharder does."""
     from metaclip.reshard import reshard as resharding
     from metaclip.reshard.index import NO_UID
-    from metaclip.reshard.shards import ReshardSettings
     from metaclip.stage.runner import RunOptions
 
     made = resharding.reshard(
         list(tars),
         subset=subset,
         out=out,
-        settings=options.override(ReshardSettings, {}, flags),
         options=RunOptions(workers=workers, overwrite=overwrite, allow_lost=allow_lost),
+        **{name: value for name, value in flags.items() if value is not None},
     )
     record = made.record
     click.echo(f"samples   {record['funnel']['samples']:>14,}")

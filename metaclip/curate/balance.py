@@ -29,12 +29,19 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from metaclip.arguments import PATH, check_types
 from metaclip.curate.account import BALANCE_REASONS, has_account, remove_account, write_account
 from metaclip.curate.draw import FIXED_POINT, DrawSums, draw_rows, expect_rows, probabilities, stream_key
 from metaclip.curate.inputs import GROUP_BYTES, check_unchanged, columns_of, input_bytes, is_same_file
 from metaclip.curate.match import lost_inputs_message
-from metaclip.curate.run import Run, curated_writer, read_matched, write_entries
-from metaclip.curate.settings import BALANCE, MATCH, BalanceSettings, MatchSettings, resolve
+from metaclip.curate.run import Run, RunLike, curated_writer, open_run, read_matched, write_entries
+from metaclip.curate.settings import (
+    BALANCE,
+    MATCH,
+    BalanceSettings,
+    MatchSettings,
+    resolve,
+)
 from metaclip.engine import PortableStep, Progress, ProgressCallback, fold
 from metaclip.errors import BrokenInput, MetaclipError
 from metaclip.matching import MATCHES, Counts, ids_and_offsets
@@ -280,39 +287,46 @@ def _curated_table(
 # --- the stage
 
 
-RunLike = Run | str | os.PathLike[str]
-"""A run: the object, or its folder."""
-
-
 def balance(
     run: RunLike | Sequence[RunLike],
     *,
     out: str | os.PathLike[str] | None = None,
-    settings: BalanceSettings | None = None,
+    t: float | None = None,
+    tail_share: float | None = None,
+    target_pairs: int | None = None,
+    seed: int = 0,
     options: RunOptions | None = None,
 ) -> Run:
     """Balance a matched run, or continue where an earlier call stopped; return the balanced run.
 
+    At most one of `t`, `tail_share` (default 0.06) and `target_pairs` is given.
+
     The result is written to the folder `out`, or to the run's own. Several runs are combined into `out`, whose pairs are
     those of one run over all pools. Raise MetaclipError if a run is not matched, lost inputs (without
     `options.allow_lost`), or its pool has changed, and if several do not share list and text rule.
+
+    >>> from metaclip import balance, match
+    >>> run = match("curation/toy_pool.jsonl", "metadata/toy.txt", out="matched_once")
+    >>> balance(run, t=20, out="run_20")
+    Run('run_20': 312 kept of 338 matched pairs, t = 20)
+    >>> balance(run, target_pairs=100, out="run_100").t < 5
+    True
     """
-    options = options or RunOptions()
-    given = [run] if isinstance(run, Run | str | os.PathLike) else run
-    runs = [one if isinstance(one, Run) else Run(one) for one in given]
+    check_types(out=(out, PATH | None), options=(options, RunOptions | None))
+    options, settings = options or RunOptions(), BalanceSettings(t, tail_share, target_pairs, seed)
+    given: Sequence[Any] = run if isinstance(run, list | tuple) else [run]
+    runs = [open_run(one) for one in given]
     if len(runs) > 1:
         if out is None:
             raise MetaclipError("several runs are combined into a folder of their own; name it: --out")
         from metaclip.curate.combine import combine
 
         source = combine(runs, Folder(out), options)
-        return balance_matches(source, Folder(out), settings or BalanceSettings(), options)
+        return balance_matches(source, Folder(out), settings, options)
     (source,) = runs
     if source.match["lost"] and not options.allow_lost:
         raise MetaclipError(lost_inputs_message(source))
-    return balance_matches(
-        source, Folder(source.path if out is None else out), settings or BalanceSettings(), options
-    )
+    return balance_matches(source, Folder(source.path if out is None else out), settings, options)
 
 
 def balance_matches(source: Run, folder: Folder, settings: BalanceSettings, options: RunOptions) -> Run:

@@ -31,6 +31,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from metaclip.arguments import PATH, Column, as_column, check_types
 from metaclip.curate.draw import (
     choice,
     keep_probabilities,
@@ -49,7 +50,7 @@ from metaclip.metadata import Metadata
 from metaclip.pool.uid import Uids, uid_of, uids_of
 from metaclip.storage.files import read_json
 
-UidsLike: TypeAlias = pa.Array | pa.ChunkedArray | Sequence[str | None] | Uids
+UidsLike: TypeAlias = Column | Sequence[str | None] | Uids
 """Uids as they were given upstream (strings, 16 bytes), or as uint64[n, 2]."""
 
 AHEAD: Final = 256
@@ -67,6 +68,13 @@ class Balancer:
     """Decides which pairs to keep, with the probabilities that follow from the counts of a run.
 
     Methods with an `epoch` use that of the Balancer unless they are given one.
+
+    >>> from metaclip import Balancer
+    >>> balancer = Balancer("tests/golden/run")
+    >>> balancer
+    Balancer(t = 20, seed 0, Metadata(157 entries: 'a', 'of', 'the', ...; digest 5a422d2f35bc))
+    >>> balancer.keep(["a photo of a dog", "no entry here"], urls=["https://a.example", "https://b.example"])
+    array([ True, False])
     """
 
     def __init__(
@@ -87,6 +95,7 @@ class Balancer:
         processes of a loader share. `cache` is as in `Matcher`. Raise MetaclipError for a source that cannot be read, for
         counts of another list or rule, and for t <= 0.
         """
+        check_types(source=(source, Run | Counts | PATH), t=(t, float | None), seed=(seed, int | None))
         found = (
             _from_counts(source, metadata, rule) if isinstance(source, Counts) else _open_source(source)
         )
@@ -105,9 +114,7 @@ class Balancer:
 
     def p_keep(self, texts: Texts) -> npt.NDArray[np.float64]:
         """Return P(keep) of each text: float64[n]; 0 for a null and for a text that matches nothing."""
-        matches = self.matcher.match(texts)
-        if isinstance(matches, pa.ChunkedArray):
-            matches = matches.combine_chunks()
+        matches = self.matcher.match(_strings("texts", texts))
         offsets = np.asarray(matches.offsets).astype(np.int64)
         return keep_probabilities(np.asarray(matches.values), offsets, self.probability)
 
@@ -116,17 +123,17 @@ class Balancer:
         texts: Texts,
         uids: UidsLike | None = None,
         *,
-        urls: pa.Array | Sequence[str | None] | None = None,
+        urls: Texts | None = None,
         epoch: int | None = None,
     ) -> npt.NDArray[np.bool_]:
         """Return which of n pairs to keep: bool[n].
 
-        `texts` are n strings, as an Arrow array or a list; a null is never kept. `uids` and `urls` are n values or None; a
-        missing uid is md5(text + url), as offline. Raise ValueError if their numbers differ.
+        `texts` are n strings, as a list or a column of any library that speaks Arrow; a null is never kept. `uids` and
+        `urls` are n values or None; a missing uid is md5(text + url), as offline. Raise ValueError if their numbers differ.
         """
-        array = _strings(texts)
-        given = uids if uids is None or isinstance(uids, np.ndarray) else _strings(uids)
-        links = None if urls is None else _strings(urls)
+        array = _strings("texts", texts)
+        given = uids if uids is None or isinstance(uids, np.ndarray) else _strings("uids", uids)
+        links = None if urls is None else _strings("urls", urls)
         for name, column in (("uids", given), ("urls", links)):
             if column is not None and len(column) != len(array):
                 raise ValueError(f"{len(column)} {name} beside {len(array)} texts")
@@ -269,10 +276,9 @@ def _read_card(folder: Path) -> _Source:
     return found
 
 
-def _strings(values: Any) -> Any:
-    """Return a column as an Arrow array."""
-    if isinstance(values, pa.ChunkedArray):
-        return values.combine_chunks()
+def _strings(name: str, values: Any) -> Any:
+    """Return a column as one Arrow array."""
     if isinstance(values, str):
-        raise TypeError("one string; pass a list of strings, or use keep_one")
-    return values if isinstance(values, pa.Array) else pa.array(values, pa.string())
+        raise TypeError(f"{name} is one string, {values!r:.80}; give a list of strings, or use keep_one")
+    column = as_column(name, values, pa.string())
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 
+from metaclip.arguments import ArrowTable, check_types
 from metaclip.curate.balance import balance_matches
-from metaclip.curate.match import MetadataLike, lost_inputs_message, match
+from metaclip.curate.match import lost_inputs_message, match
 from metaclip.curate.run import Run
 from metaclip.curate.settings import BalanceSettings, MatchSettings
-from metaclip.errors import LostInputs, MetaclipError
+from metaclip.errors import LostInputs
+from metaclip.metadata import MetadataLike
 from metaclip.pool.files import Paths
 from metaclip.stage.runner import RunOptions
 
 
 def curate(
-    pool: Paths,
+    pool: Paths | ArrowTable,
     metadata: MetadataLike | None = None,
     *,
     out: str | os.PathLike[str],
@@ -22,23 +24,31 @@ def curate(
     tail_share: float | None = None,
     target_pairs: int | None = None,
     seed: int = 0,
-    match_settings: MatchSettings | None = None,
-    balance_settings: BalanceSettings | None = None,
+    settings: MatchSettings | None = None,
     options: RunOptions | None = None,
 ) -> Run:
     """Match a pool, balance it and write its account; return the run. Continue if an earlier call stopped.
 
-    `pool` is a file, folder or glob of parquet, csv, jsonl or tars, or a list of these; `metadata` is a query list (default:
-    the shipped one); `out` is the run folder. At most one of `t`, `tail_share` (default 0.06) and `target_pairs` is
-    given; `balance_settings`, as from a recipe, replace these three and `seed`. Raise MetaclipError for what the caller
-    can correct, LostInputs if inputs cannot be read and `options.allow_lost` is not set.
+    `pool` is a file, folder or glob of parquet, csv, jsonl or tars, a list of these, or a table of any library that speaks
+    Arrow; a table is written to ``pool.parquet`` in the run folder, because balancing reads it again, also later.
+    `metadata` is a query list (default: the shipped one); `out` is the run folder. At most one of `t`, `tail_share`
+    (default 0.06) and `target_pairs` is given. Raise MetaclipError for what the caller can correct, LostInputs if inputs
+    cannot be read and `options.allow_lost` is not set.
+
+    >>> from metaclip import curate
+    >>> run = curate("curation/toy_pool.jsonl", "metadata/toy.txt", t=20, out="run")
+    >>> run
+    Run('run': 312 kept of 338 matched pairs, t = 20)
+    >>> run.curated.column_names
+    ['url', 'text', 'uid', 'matches', 'keep_probability']
+    >>> import pyarrow as pa
+    >>> curate(pa.table({"text": ["a dog", "a cat", "two dogs"]}), ["dog", "cat"], t=1, out="small_run")
+    Run('small_run': 2 kept of 2 matched pairs, t = 1)
     """
+    check_types(options=(options, RunOptions | None))
     options = options or RunOptions()
-    try:
-        settings = balance_settings or BalanceSettings(t, tail_share, target_pairs, seed)
-    except ValueError as error:
-        raise MetaclipError(str(error)) from None
-    run = match(pool, metadata, out=out, settings=match_settings, options=options)
+    draw = BalanceSettings(t, tail_share, target_pairs, seed)
+    run = match(pool, metadata, out=out, settings=settings, options=options)
     if run.match["lost"] and not options.allow_lost:
         raise LostInputs(lost_inputs_message(run))
-    return balance_matches(run, run.folder, settings, options)
+    return balance_matches(run, run.folder, draw, options)

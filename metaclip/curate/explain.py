@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-from collections.abc import Mapping
 from typing import Any
 
+from metaclip.arguments import check_types
 from metaclip.curate.draw import keep_probability, probabilities, uniform
-from metaclip.curate.run import Run
+from metaclip.curate.run import RunLike, open_run
 from metaclip.errors import MetaclipError
 from metaclip.matching.matcher import Matcher
-from metaclip.matching.text_rule import TextRule
-from metaclip.metadata import Metadata, shipped_list
+from metaclip.matching.text_rule import PAPER, TextRule
+from metaclip.metadata import Metadata, MetadataLike, as_metadata, shipped_list
 from metaclip.pool.uid import uid_of
 
 
@@ -37,6 +36,10 @@ class Explanation:
     runs: tuple[str, ...] = ()
     """The names of the runs that the run combines, whose counts are added."""
 
+    def __repr__(self) -> str:
+        """Show the law step by step, as the command line does."""
+        return render(self)
+
     @property
     def kept(self) -> bool | None:
         """Whether the draw keeps the pair; None without a run."""
@@ -46,9 +49,9 @@ class Explanation:
 def explain(
     text: str,
     *,
-    run: Run | str | os.PathLike[str] | None = None,
-    metadata: Metadata | str | os.PathLike[str] | None = None,
-    rule: Mapping[str, Any] | None = None,
+    run: RunLike | None = None,
+    metadata: MetadataLike | None = None,
+    rule: TextRule | None = None,
     url: str | None = None,
     uid: str | None = None,
     t: float | None = None,
@@ -59,23 +62,36 @@ def explain(
 
     The uid is the given one, else md5(text + url), else md5(text). Raise MetaclipError if both a run and a list are given,
     or a rule beside a run.
+
+    >>> from metaclip import explain
+    >>> found = explain("a photo of a dog", metadata=["dog", "cat", "photo of a"])
+    >>> [row["entry"] for row in found.entries]
+    ['dog', 'photo of a']
+    >>> found
+    looked in  ' a photo of a dog '
+    <BLANKLINE>
+      'dog'
+      'photo of a'
+    <BLANKLINE>
+    2 entries match; with --run also counts, probabilities and the draw
     """
+    check_types(
+        text=(text, str), rule=(rule, TextRule | None), t=(t, float | None), seed=(seed, int | None)
+    )
     if run is not None and metadata is not None:
         raise MetaclipError(
             "a run has its own list; give --run to see counts and the draw, or --metadata to see matches alone"
         )
     if run is None:
-        entries = (
-            metadata if isinstance(metadata, Metadata) else Metadata.read(metadata or shipped_list())
-        )
-        return _explain_matches(text, entries, TextRule(**(rule or {})))
-    if rule:
+        entries = as_metadata(shipped_list() if metadata is None else metadata)
+        return _explain_matches(text, entries, PAPER if rule is None else rule)
+    if rule is not None:
         raise MetaclipError(
-            f"{', '.join(rule)}: a run has its own text rule; leave the flags out, or give --metadata"
+            f"{rule}: a run has its own text rule; leave the rule's flags out, or give --metadata"
         )
     if t is not None and not t > 0:
         raise MetaclipError(f"t is {t:g}, must be above 0")
-    opened = run if isinstance(run, Run) else Run(run)
+    opened = open_run(run)
     t = opened.t if t is None else t
     seed = (opened.seed if opened.balance else 0) if seed is None else seed
     counts = opened.counts.values

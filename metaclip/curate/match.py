@@ -18,13 +18,14 @@ import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from metaclip.arguments import PATH, ArrowTable, check_types, is_table
 from metaclip.curate.account import MATCH_REASONS, MEANING
 from metaclip.curate.inputs import (
     GROUP_BYTES,
@@ -44,9 +45,9 @@ from metaclip.errors import MetaclipError
 from metaclip.matching import MATCHES, Counts, add_ids
 from metaclip.matching.matcher import Matcher
 from metaclip.matching.text_rule import TextRule
-from metaclip.metadata import Metadata, as_metadata, shipped_list
+from metaclip.metadata import Metadata, MetadataLike, as_metadata, shipped_list
 from metaclip.pool.columns import DroppedRows, usable_texts
-from metaclip.pool.files import Paths, PoolFile, find_files
+from metaclip.pool.files import Paths, PoolFile, find_files, list_paths
 from metaclip.pool.shards import Shard, read_batches
 from metaclip.pool.sorted_uids import (
     duplicate_uids,
@@ -173,12 +174,8 @@ def shard_counts(shard: str, *, stage: Stage, n_entries: int) -> npt.NDArray[np.
 # --- the stage
 
 
-MetadataLike = Metadata | str | os.PathLike[str] | Iterable[str]
-"""A query list: the object, its file, or its entries."""
-
-
 def match(
-    pool: Paths,
+    pool: Paths | ArrowTable,
     metadata: MetadataLike | None = None,
     *,
     out: str | os.PathLike[str],
@@ -187,18 +184,31 @@ def match(
 ) -> Run:
     """Match a pool, or continue where an earlier call stopped; return the run, which lists inputs that cannot be read.
 
-    `pool` is a file, folder or glob of parquet, csv, jsonl or tars, or a list of these; `metadata` is the query list
-    (default: the one of the settings, else the shipped one). Raise MetaclipError if nothing could be read, nothing matched,
+    `pool` is a file, folder or glob of parquet, csv, jsonl or tars, a list of these, or a table of any library that speaks
+    Arrow, which is written to ``pool.parquet`` in `out`; `metadata` is the query list (default: the one of the settings,
+    else the shipped one). Raise MetaclipError if nothing could be read, nothing matched,
     or another process owns the folder `out`.
+
+    >>> from metaclip import match
+    >>> run = match("curation/toy_pool.jsonl", "metadata/toy.txt", out="matched")
+    >>> run
+    Run('matched': 338 matched pairs)
+    >>> run.counts
+    Counts(157 entries, 1,200 matches; list 5a422d2f35bc)
     """
+    check_types(options=(options, RunOptions | None))
     options = dataclasses.replace(options or RunOptions(), part=ALL)
     run = match_part(pool, metadata, out=out, settings=settings, options=options)
     assert run is not None
     return run
 
 
+TABLE: Final = "pool.parquet"
+"""The file of a run folder that holds a pool that was given as a table."""
+
+
 def match_part(
-    pool: Paths,
+    pool: Paths | ArrowTable,
     metadata: MetadataLike | None = None,
     *,
     out: str | os.PathLike[str],
@@ -210,7 +220,14 @@ def match_part(
     The part that leaves none combines the results. Raise LostInputs for a part that is finished except for inputs that it
     could not read.
     """
+    check_types(
+        out=(out, PATH), settings=(settings, MatchSettings | None), options=(options, RunOptions | None)
+    )
     settings, options, folder = settings or MatchSettings(), options or RunOptions(), Folder(out)
+    if is_table(pool):
+        from metaclip.curate.table_pool import write_table
+
+        pool = write_table(pool, folder, TABLE, options)
     files = find_files(pool)
     _check_apart(folder, pool, files)
     entries, settings = read_metadata(metadata, settings)
@@ -228,13 +245,13 @@ def lost_inputs_message(run: Run) -> str:
 def _check_apart(folder: Folder, pool: Paths, files: Sequence[PoolFile]) -> None:
     """Raise MetaclipError if the output folder lies in the pool, or the pool in it: one would change the other."""
     out = folder.path.resolve()
-    given = [pool] if isinstance(pool, str | os.PathLike) else pool
-    for path in (os.fspath(path) for path in given):
+    for path in list_paths("pool", pool):
         if (is_remote(path) or os.path.isdir(path)) and is_inside(out, as_path(path).resolve()):
             raise MetaclipError(
                 f"{folder.path} lies in the pool {path} and would be read with it; choose another --out"
             )
-    for path in sorted({os.path.dirname(file.path) for file in files}):
+    own = os.fspath(out / TABLE)
+    for path in sorted({os.path.dirname(file.path) for file in files if file.path != own}):
         if is_inside(as_path(path).resolve(), out):
             raise MetaclipError(f"the pool's files in {path} lie in {folder.path}; choose another --out")
 

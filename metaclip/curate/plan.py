@@ -12,20 +12,21 @@ import dataclasses
 import functools
 import math
 import operator
-import os
 import random
 from collections.abc import Sequence
 from typing import Any, Final
 
+from metaclip.arguments import check_types
 from metaclip.curate.balance import pool_shards
 from metaclip.curate.combine import check_combinable
 from metaclip.curate.inputs import cut_pool
-from metaclip.curate.match import MetadataLike, read_metadata
+from metaclip.curate.match import read_metadata
 from metaclip.curate.measure import MatchedShard, Measured, MeasureMatchedStep, MeasureStep
 from metaclip.curate.run import Run
 from metaclip.curate.settings import MatchSettings
 from metaclip.errors import MetaclipError
-from metaclip.pool.files import Paths, find_files
+from metaclip.metadata import MetadataLike
+from metaclip.pool.files import Paths, find_files, list_paths
 from metaclip.pool.shards import SHARD_ROWS, Shard
 from metaclip.pool.sorted_uids import FAN_IN
 from metaclip.stage.folder import Folder
@@ -80,16 +81,20 @@ class Plan:
     combined: bool = False
     """Whether it is of runs that are balanced together, and of linking their matches instead of matching."""
 
+    def __repr__(self) -> str:
+        """Show what was measured and a table of estimates, as the command line does."""
+        return render(self)
+
 
 def plan(
     pool: Paths,
     metadata: MetadataLike | None = None,
     *,
-    settings: MatchSettings | None = None,
     pairs: Sequence[int] = (),
     workers: Sequence[int] = (),
     shards: int = 3,
     seed: int = 0,
+    settings: MatchSettings | None = None,
     options: RunOptions | None = None,
 ) -> Plan:
     """Measure `shards` shards of a pool, drawn by `seed`, and estimate what it takes to curate the pool.
@@ -98,7 +103,13 @@ def plan(
 
     There is an estimate for each number of `pairs` (default: the pool's) and of `workers` (default: the engine's). Raise
     MetaclipError if the pool or the list cannot be read, or if nothing matches.
+
+    >>> from metaclip import plan
+    >>> found = plan("curation/toy_pool.jsonl", "metadata/toy.txt", pairs=[10**9], workers=[64])
+    >>> found.estimates[0].pairs, found.estimates[0].wall_seconds > 0
+    (1000000000, True)
     """
+    check_types(settings=(settings, MatchSettings | None), options=(options, RunOptions | None))
     settings, options = settings or MatchSettings(), options or RunOptions()
     items, step = (
         _of_runs(runs, options) if (runs := _find_runs(pool)) else _of_pool(pool, metadata, settings)
@@ -155,8 +166,7 @@ def _of_pool(
 
 def _find_runs(pool: Paths) -> list[Run]:
     """Return the runs, if the paths are folders of runs."""
-    paths = [pool] if isinstance(pool, str | os.PathLike) else list(pool)
-    folders = [Folder(path) for path in paths]
+    folders = [Folder(path) for path in list_paths("pool", pool)]
     return [Run(folder.path) for folder in folders] if all(folder.manifest for folder in folders) else []
 
 

@@ -21,6 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from metaclip.arguments import PATH, check_type
 from metaclip.curate.settings import MATCH
 from metaclip.errors import MetaclipError, one_line
 from metaclip.matching import MATCHES, Counts, ids_and_offsets
@@ -34,7 +35,7 @@ from metaclip.storage.files import atomic_write, local_copies, local_copy, local
 from metaclip.storage.remote import RemotePath, resolve_path
 
 _COMPRESSION: Final = "zstd"
-_GROUP_ROWS: Final = 1 << 17
+GROUP_ROWS: Final = 1 << 17
 
 _MATCHED_OPTIONS: Final[dict[str, Any]] = {
     # uids are random and rows ascend: compression and dictionaries would cost time and save nothing.
@@ -87,17 +88,17 @@ def matched_writer(path: Path, with_text: bool) -> Iterator[Callable[..., None]]
             columns.append(texts.cast(pa.large_string()))
         add_table(pa.Table.from_arrays(columns, schema=schema))
 
-    with _table_writer(path, _MATCHED_OPTIONS, schema) as add_table:
+    with table_writer(path, _MATCHED_OPTIONS, schema) as add_table:
         yield add
 
 
 def curated_writer(path: Path) -> contextlib.AbstractContextManager[Callable[[pa.Table], None]]:
     """Open a file of curated/ for a block; return a function that adds tables. A file without pairs is not written."""
-    return _table_writer(path, _CURATED_OPTIONS)
+    return table_writer(path, _CURATED_OPTIONS)
 
 
 @contextlib.contextmanager
-def _table_writer(
+def table_writer(
     path: Path, options: Mapping[str, Any], schema: pa.Schema | None = None
 ) -> Iterator[Callable[[pa.Table], None]]:
     """Yield a function that adds tables to a parquet file, which is whole after the block or does not exist.
@@ -112,7 +113,7 @@ def _table_writer(
         nonlocal rows
         waiting.append(table)
         rows += len(table)
-        if rows >= _GROUP_ROWS:
+        if rows >= GROUP_ROWS:
             flush()
 
     def flush() -> None:
@@ -203,7 +204,15 @@ def local_run(run: Run) -> Iterator[Run]:
 
 
 class Run:
-    """A run folder, opened for reading: what it was made from, its counts, its curated pairs."""
+    """A run folder, opened for reading: what it was made from, its counts, its curated pairs.
+
+    >>> from metaclip import Run
+    >>> run = Run("tests/golden/run")
+    >>> run
+    Run('tests/golden/run': 312 kept of 338 matched pairs, t = 20)
+    >>> run.entries.column_names
+    ['entry_id', 'entry', 'source', 'count', 'probability', 'expected', 'kept']
+    """
 
     def __init__(
         self, path: str | os.PathLike[str], counted: tuple[Counts, Metadata] | None = None
@@ -212,6 +221,7 @@ class Run:
 
         `counted` are counts and list that were made or read before: if they belong to this run, they are not read again.
         """
+        check_type("run", path, PATH)
         self.folder = Folder(path)
         self.path = self.folder.path
         self.manifest = self.folder.manifest
@@ -233,6 +243,23 @@ class Run:
         if self.balance is None:
             return f"Run({str(self.path)!r}: {matched})"
         return f"Run({str(self.path)!r}: {self.balance['kept']} kept of {matched}, t = {self.t:g})"
+
+    def _repr_html_(self) -> str:
+        """Show figures, counts by rank before and after balancing, and the largest entries."""
+        from metaclip.notebook import entries_tables
+
+        figures = dict(self.match["funnel"])
+        if self.balance is None:
+            entries = pa.table({"entry": self.metadata.entries, "count": self.counts.values})
+        else:
+            entries = self.entries
+            figures |= {
+                "kept": self.balance["kept"],
+                "expected": self.balance["expected"],
+                "t": self.t,
+                "seed": self.seed,
+            }
+        return entries_tables(repr(self), figures, entries)
 
     @property
     def t(self) -> float:
@@ -370,3 +397,12 @@ class Run:
                 f"{self.path / 'card.json'} is gone or damaged; run the same command again"
             )
         return found
+
+
+RunLike = Run | str | os.PathLike[str]
+"""A run: the object, or its folder."""
+
+
+def open_run(run: RunLike) -> Run:
+    """Return a run given as the object or as its folder."""
+    return run if isinstance(run, Run) else Run(run)

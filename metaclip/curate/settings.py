@@ -10,7 +10,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from metaclip.errors import MetaclipError
+from metaclip.arguments import check_fields
+from metaclip.errors import BadSetting, MetaclipError
 from metaclip.matching.text_rule import PAPER, TextRule
 from metaclip.metadata import Metadata
 from metaclip.pool.files import PoolFile
@@ -37,7 +38,13 @@ DEFAULT_TAIL_SHARE: Final = 0.06
 
 @dataclasses.dataclass(frozen=True)
 class MatchSettings:
-    """What determines the matches of a pool: the table [match] of a recipe."""
+    """What determines the matches of a pool: the table [match] of a recipe.
+
+    >>> from metaclip import MatchSettings, TextRule, match
+    >>> settings = MatchSettings(text_column="text", limit=100, rule=TextRule(fold_case=True))
+    >>> match("curation/toy_pool.jsonl", ["dog", "cat"], out="first_rows", settings=settings).match["funnel"]["rows"]
+    100
+    """
 
     metadata: str | None = None
     """The query list: a txt, json or parquet file, maybe gzipped."""
@@ -56,8 +63,9 @@ class MatchSettings:
     rule: TextRule = PAPER
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit is {self.limit}, must be at least 1")
+            raise BadSetting(f"limit is {self.limit}, must be at least 1")
 
     @property
     def columns(self) -> dict[str, str | None]:
@@ -90,17 +98,18 @@ class BalanceSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         given = [f"{name} = {value}" for name, value in self._thresholds.items() if value is not None]
         if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)} are given, must be one of them")
+            raise BadSetting(f"{' and '.join(given)} are given, must be one of them")
         if self.t is not None and not (self.t > 0 and math.isfinite(self.t)):
-            raise ValueError(f"t is {self.t:g}, must be a finite number above 0")
+            raise BadSetting(f"t is {self.t:g}, must be a finite number above 0")
         if self.tail_share is not None and not 0 <= self.tail_share < 1:
-            raise ValueError(f"tail_share is {self.tail_share:g}, must be at least 0 and below 1")
+            raise BadSetting(f"tail_share is {self.tail_share:g}, must be at least 0 and below 1")
         if self.target_pairs is not None and self.target_pairs < 1:
-            raise ValueError(f"target_pairs is {self.target_pairs}, must be at least 1")
+            raise BadSetting(f"target_pairs is {self.target_pairs}, must be at least 1")
         if not 0 <= self.seed < 1 << 64:
-            raise ValueError(f"seed is {self.seed}, must be at least 0 and below 2**64")
+            raise BadSetting(f"seed is {self.seed}, must be at least 0 and below 2**64")
 
     @property
     def _thresholds(self) -> dict[str, float | None]:

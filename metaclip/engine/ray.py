@@ -67,6 +67,10 @@ class Ray:
         self._ray: Any = None  # the module, once it is connected
         self._owns_connection = False
 
+    def __repr__(self) -> str:
+        """Show the address and the workers that were asked for."""
+        return f"Ray(address={self._address!r}, workers={self._max_workers})"
+
     def __enter__(self) -> Ray:
         """Import Ray, to fail early; nothing is started yet."""
         _import_ray()

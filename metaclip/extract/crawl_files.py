@@ -22,7 +22,7 @@ from metaclip import __version__
 from metaclip.errors import BrokenInput, MetaclipError, StoreError, one_line
 from metaclip.extract.settings import ExtractSettings
 from metaclip.pool.columns import is_utf8
-from metaclip.pool.files import Paths
+from metaclip.pool.files import Paths, list_paths
 from metaclip.storage.download import RetryPolicy
 from metaclip.storage.files import decode_utf8, gunzip, read_bytes
 from metaclip.storage.object_store import file_system, refuse_secrets, translate_errors
@@ -78,8 +78,7 @@ def find_crawl_files(
     Raise MetaclipError if there is none.
     """
     by_path: dict[str, CrawlFile] = {}
-    for path in [crawl] if isinstance(crawl, str | os.PathLike) else crawl:
-        given = os.fspath(path)
+    for given in list_paths("crawl", crawl):
         for file in (
             _files_in_list(given, settings.prefix, retry) if given.endswith(_LISTS) else _files_at(given)
         ):

@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from metaclip.arguments import PATH, check_types
 from metaclip.engine import Progress, ProgressCallback
 from metaclip.errors import MetaclipError
 from metaclip.extract.crawl_files import RETRY, CrawlFile, find_crawl_files
@@ -58,17 +59,27 @@ def extract(
     *,
     out: str | os.PathLike[str],
     settings: ExtractSettings | None = None,
-    options: RunOptions | None = None,
     memory: int = MEMORY,
-    retry: RetryPolicy = RETRY,
+    tries: int = RETRY.tries,
+    first_wait: float = RETRY.first_wait,
+    options: RunOptions | None = None,
 ) -> FinishedStage:
     """Extract the pairs of a crawl to a pool, or continue an earlier call that was interrupted.
 
     `crawl` names WAT or WARC files, folders, globs, addresses, or lists of these; `memory` is the number of bytes that
-    finding duplicates may use. The record of the result lists the files that cannot be read, as `lost`. Raise MetaclipError
-    if none can be read, or for anything else that the caller can mend.
+    finding duplicates may use; a download is tried `tries` times, the second time after `first_wait` seconds. The record of
+    the result lists the files that cannot be read, as `lost`. Raise MetaclipError if none can be read, or for anything else
+    that the caller can mend.
+
+    >>> from metaclip import ExtractSettings, extract
+    >>> extract("tests/golden/inputs/crawl", out="pool", settings=ExtractSettings(identify=False)).funnel["pairs"]
+    27
     """
+    check_types(
+        out=(out, PATH), settings=(settings, ExtractSettings | None), options=(options, RunOptions | None)
+    )
     whole = dataclasses.replace(options or RunOptions(), part=ALL)
+    retry = dataclasses.replace(RETRY, tries=tries, first_wait=first_wait)
     made = extract_part(crawl, out, settings or ExtractSettings(), whole, memory, retry)
     assert made is not None
     return made

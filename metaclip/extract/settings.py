@@ -7,6 +7,8 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any, Final, Literal, get_args
 
+from metaclip.arguments import check_fields
+from metaclip.errors import BadSetting
 from metaclip.recipe import check_minimums
 from metaclip.storage.files import read_lines
 
@@ -57,19 +59,20 @@ class ExtractSettings:
     """What two pairs must have in common for the later one to be left out."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.first is not None and self.sample is not None:
-            raise ValueError("first and sample are both given; give one")
+            raise BadSetting("first and sample are both given; give one")
         check_minimums(self, first=1, sample=1, min_text=1, max_text=1)
         if self.max_text < self.min_text:
-            raise ValueError(f"max_text is {self.max_text}, must be at least min_text, {self.min_text}")
+            raise BadSetting(f"max_text is {self.max_text}, must be at least min_text, {self.min_text}")
         if not 0 <= self.min_lang_score <= 1:
-            raise ValueError(f"min_lang_score is {self.min_lang_score}, must be between 0 and 1")
+            raise BadSetting(f"min_lang_score is {self.min_lang_score}, must be between 0 and 1")
         if not self.identify and (self.lang is not None or self.min_lang_score > 0):
-            raise ValueError("lang and min_lang_score need identify = true")
+            raise BadSetting("lang and min_lang_score need identify = true")
         if self.lang is not None and not self.languages:
-            raise ValueError('lang is empty; name languages as "en" or "en,de", or leave it out')
+            raise BadSetting('lang is empty; name languages as "en" or "en,de", or leave it out')
         if self.dedupe not in get_args(Dedupe):
-            raise ValueError(f"dedupe is {self.dedupe!r}, must be one of {', '.join(get_args(Dedupe))}")
+            raise BadSetting(f"dedupe is {self.dedupe!r}, must be one of {', '.join(get_args(Dedupe))}")
 
     @property
     def languages(self) -> frozenset[str]:

@@ -87,6 +87,11 @@ class Counts:
     list_digest: str
     rule_identity: str
 
+    def __repr__(self) -> str:
+        """Show the number of entries, the sum of their counts, and the list."""
+        total = int(self.values.sum())
+        return f"Counts({len(self.values):,} entries, {total:,} matches; list {self.list_digest[:12]})"
+
     def __add__(self, other: Counts) -> Counts:
         """Add two counts. Raise MetaclipError if they are of different lists or rules."""
         for name, mine, theirs in (

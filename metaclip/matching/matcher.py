@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -20,23 +20,33 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from metaclip.arguments import Column, as_column, check_type
 from metaclip.matching import MATCHES, Backend, count_matches
 from metaclip.matching.automaton import build, open_automaton
 from metaclip.matching.native_backend import NativeBackend
 from metaclip.matching.text_rule import PAPER, TextRule
-from metaclip.metadata import Metadata, as_metadata
+from metaclip.metadata import MetadataLike, as_metadata
 from metaclip.native import load
 
 BackendName = Literal["native", "pyahocorasick"]
-Texts: TypeAlias = pa.Array | pa.ChunkedArray | Sequence[str | None]
+Texts: TypeAlias = Column | Sequence[str | None]
 
 
 class Matcher:
-    """Finds the entries of a list in texts."""
+    """Finds the entries of a list in texts.
+
+    >>> from metaclip import Matcher, TextRule
+    >>> matcher = Matcher(["dog", "hot dog"], TextRule(fold_case=True))
+    >>> matches = matcher.match(["A hot dog.", None, "Dogs"])
+    >>> matches.to_pylist()
+    [[0, 1], None, []]
+    >>> matcher.count(matches)
+    array([1, 1], dtype=uint64)
+    """
 
     def __init__(
         self,
-        metadata: Metadata | str | os.PathLike[str] | Iterable[str],
+        metadata: MetadataLike,
         rule: TextRule = PAPER,
         *,
         backend: BackendName | None = None,
@@ -50,6 +60,7 @@ class Matcher:
         """
         if backend not in (None, *get_args(BackendName)):
             raise ValueError(f"backend is {backend!r}, must be 'native' or 'pyahocorasick'")
+        check_type("rule", rule, TextRule)
         self.metadata, self.rule = as_metadata(metadata), rule
         self._options = (backend, cache)
         self._backend: Backend
@@ -68,18 +79,20 @@ class Matcher:
         backend, cache = self._options
         return functools.partial(Matcher, backend=backend, cache=cache), (self.metadata, self.rule)
 
+    def __repr__(self) -> str:
+        """Show the list, and what the rule changes in the paper's."""
+        return f"Matcher({self.metadata!r}, {self.rule!r})"
+
     def match(self, texts: Texts) -> pa.Array | pa.ChunkedArray:
         """Find the entries in each text.
 
-        `texts` is a string, large_string or dictionary-encoded array, a chunked array of these, or a list of strings;
+        `texts` is a list of strings, or a column of strings of any library that speaks Arrow (pyarrow, polars, pandas);
         slices and nulls are allowed, and bytes that are not UTF-8 count as characters that no entry holds. Return a
-        ListArray of uint32 (a ChunkedArray for a ChunkedArray): sorted distinct entry ids, null for a null text.
+        ListArray of uint32 (a ChunkedArray for a pa.ChunkedArray): sorted distinct entry ids, null for a null text.
         """
-        if isinstance(texts, pa.ChunkedArray):
-            return pa.chunked_array([self.match(chunk) for chunk in texts.chunks], MATCHES)
-        if isinstance(texts, str):
-            raise TypeError("texts is one string; pass a list of strings")
-        array = texts if isinstance(texts, pa.Array) else pa.array(texts, pa.string())
+        array = as_column("texts", texts, pa.string())
+        if isinstance(array, pa.ChunkedArray):
+            return pa.chunked_array([self.match(chunk) for chunk in array.chunks], MATCHES)
         if pa.types.is_dictionary(array.type):
             return self.match(array.dictionary).take(array.indices)
         if pa.types.is_null(array.type):
@@ -92,8 +105,9 @@ class Matcher:
 
     def find(self, text: str) -> list[int]:
         """Find the entries in one text; return ascending entry ids. For loaders that have no batches; 2 us per text."""
+        check_type("text", text, str)
         return self._backend.match_text(text)
 
-    def count(self, matches: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.uint64]:
+    def count(self, matches: Column) -> npt.NDArray[np.uint64]:
         """Count the texts that match each entry, given the result of `match`: uint64[number of entries]."""
-        return count_matches(matches, len(self.metadata))
+        return count_matches(as_column("matches", matches, MATCHES), len(self.metadata))

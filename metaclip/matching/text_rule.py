@@ -19,6 +19,9 @@ import sys
 import unicodedata
 from typing import Final, Literal
 
+from metaclip.arguments import check_fields
+from metaclip.errors import BadSetting
+
 MARKS: Final = ",.;:?!`"
 BLANKS: Final = "\t\n\r"
 
@@ -94,7 +97,12 @@ def _compose(text: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class TextRule:
-    """How texts and entries are prepared before matching; the default is the paper's rule."""
+    """How texts and entries are prepared before matching; the default is the paper's rule.
+
+    >>> from metaclip import TextRule
+    >>> TextRule().text("Hello, dog"), TextRule(fold_case=True).text("Hello, dog")
+    (' Hello ,  dog ', ' hello ,  dog ')
+    """
 
     space_entries: bool = False
     """Set marks and blanks inside an entry between spaces, as in a text, so that "St. Louis" can match."""
@@ -115,8 +123,9 @@ class TextRule:
     (with kana and Hangul)."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.unspaced_scripts not in SCRIPTS:
-            raise ValueError(
+            raise BadSetting(
                 f"unspaced_scripts is {self.unspaced_scripts!r}, must be one of {', '.join(SCRIPTS)}"
             )
 

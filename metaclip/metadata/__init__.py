@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from metaclip.arguments import PATH, Column, as_column, check_type, is_table
 from metaclip.errors import MetaclipError, one_line
 from metaclip.storage.files import decode_utf8, gunzip, read_bytes
 
@@ -31,11 +32,17 @@ class Metadata:
 
     `entries` is an Arrow array of strings; `source` (string) and `score` (float64) are arrays of the same length, null
     where the list has none.
+
+    >>> from metaclip import Metadata
+    >>> Metadata.read("metadata/toy.txt")
+    Metadata(157 entries: 'a', 'of', 'the', ...; digest 5a422d2f35bc)
+    >>> Metadata(["dog", "cat"])[1]
+    'cat'
     """
 
     def __init__(
         self,
-        entries: Sequence[str] | pa.Array,
+        entries: Sequence[str] | Column,
         source: pa.Array | Sequence[str | None] | None = None,
         score: pa.Array | Sequence[float | None] | None = None,
         *,
@@ -74,13 +81,38 @@ class Metadata:
         return len(self.entries)
 
     def __getitem__(self, entry_id: int) -> str:
-        """Return the entry with this id."""
+        """Return the entry with this id; slice `entries` to get several."""
+        check_type("entry_id", entry_id, int)
         return str(self.entries[entry_id].as_py())
 
     def __repr__(self) -> str:
         """Show the size, the first entries and the beginning of the digest."""
         head = ", ".join(repr(entry) for entry in self.entries[:3].to_pylist())
         return f"Metadata({len(self)} entries: {head}{', ...' if len(self) > 3 else ''}; digest {self.digest[:12]})"
+
+    def _repr_html_(self) -> str:
+        """Show the sources with their shares, the first entries, and scores by rank if the list has any."""
+        from metaclip import notebook
+
+        sources = self.source.value_counts().to_pylist()
+        shares = [
+            (row["values"] or "unnamed", row["counts"], f"{row['counts'] / len(self):.1%}")
+            for row in sources
+        ]
+        rows = zip(range(10), self.entries[:10].to_pylist(), self.source[:10].to_pylist(), strict=False)
+        scores, lengths = self.score.drop_null(), pc.utf8_length(self.entries)
+        plotted = (
+            ("Scores by rank", scores) if len(scores) else ("Characters of an entry by rank", lengths)
+        )
+        return (
+            notebook.table(
+                f"{len(self):,} entries; digest {self.digest[:12]}",
+                ("source", "entries", "share"),
+                shares,
+            )
+            + notebook.ranks_plot(plotted[0], {"entries": plotted[1].to_numpy()})
+            + notebook.table("The first entries", ("entry_id", "entry", "source"), rows)
+        )
 
     @functools.cached_property
     def digest(self) -> str:
@@ -94,6 +126,7 @@ class Metadata:
         `path` is local or anything that fsspec opens. Raise MetaclipError for a file that is missing, damaged, empty or of
         another form, and for duplicates, naming both rows.
         """
+        check_type("metadata", path, PATH)
         name = os.fspath(path)
         data = gunzip(read_bytes(name, "the query list"), name)
         stem = name.removesuffix(".gz").lower()
@@ -121,12 +154,11 @@ def shipped_list() -> Path:
     return installed if installed.exists() else Path(__file__).parents[2] / "metadata" / "english.parquet"
 
 
-def _strings(entries: Sequence[str] | pa.Array, name: str, first_row: int) -> pa.Array:
+def _strings(entries: Any, name: str, first_row: int) -> pa.Array:
     """Return entries as an Arrow array of valid UTF-8, which neither Python's nor Arrow's strings are guaranteed to be."""
     try:
-        array = (
-            entries.cast(pa.string()) if isinstance(entries, pa.Array) else pa.array(entries, pa.string())
-        )
+        array = as_column("entries", entries, pa.string()).cast(pa.string())
+        array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
         array.validate(full=True)
     except UnicodeEncodeError as error:
         row = list(entries).index(error.object) + first_row
@@ -222,10 +254,17 @@ def _from_parquet(data: bytes, name: str) -> dict[str, Any]:
     return result
 
 
-def as_metadata(value: Metadata | str | os.PathLike[str] | Iterable[str]) -> Metadata:
+MetadataLike = Metadata | str | os.PathLike[str] | Iterable[str] | Column
+"""A query list: the object, its file, or its entries."""
+
+
+def as_metadata(value: MetadataLike) -> Metadata:
     """Return a list given as a Metadata, a path, or strings."""
     if isinstance(value, Metadata):
         return value
     if isinstance(value, str | os.PathLike):
         return Metadata.read(value)
+    if is_table(value):
+        return Metadata(as_column("metadata", value))
+    check_type("metadata", value, Iterable)
     return Metadata(list(value))

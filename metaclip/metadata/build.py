@@ -29,11 +29,14 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from metaclip import recipe
-from metaclip.engine import Engine
+from metaclip import recipe as recipes
+from metaclip.arguments import PATH, check_types
+from metaclip.engine import Engine, Progress
 from metaclip.errors import MetaclipError, one_line
-from metaclip.metadata import lint, list_digest
+from metaclip.matching.text_rule import PAPER, TextRule
+from metaclip.metadata import list_digest
 from metaclip.metadata.candidates import Candidates, Contribution, SourceLimits, merge
+from metaclip.stage.runner import RunOptions
 from metaclip.storage.files import atomic_write
 
 
@@ -78,7 +81,7 @@ class SourceSettings(SourceLimits):
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"kind is {self.kind!r}, must be one of {', '.join(KINDS)}")
-        recipe.check_minimums(self, budget=1)
+        recipes.check_minimums(self, budget=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +114,7 @@ class BuildRecipe:
 
 def read(path: str | os.PathLike[str]) -> BuildRecipe:
     """Read a recipe. Raise MetaclipError, naming the key, for a key that is missing, unknown, or of another type."""
-    name, tables = os.fspath(path), recipe.read(path)
+    name, tables = os.fspath(path), recipes.read(path)
     if set(tables) != {"build"} or not isinstance(tables["build"], Mapping):
         found = ", ".join(tables) or "none"
         raise MetaclipError(f"{name}: the tables are {found}; a recipe of a list has one table [build]")
@@ -121,7 +124,7 @@ def read(path: str | os.PathLike[str]) -> BuildRecipe:
         raise MetaclipError(
             f"{name}, [build]: sources is {sources!r:.80}, must be tables [[build.sources]], at least one"
         )
-    made = recipe.settings(BuildRecipe, table, f"{name}, [build]")
+    made = recipes.settings(BuildRecipe, table, f"{name}, [build]")
     numbered = [
         (f"{name}, [[build.sources]] {number}", source) for number, source in enumerate(sources, 1)
     ]
@@ -134,12 +137,12 @@ def _source(table: Any, where: str, folder: Path) -> Source:
     if not isinstance(table, Mapping):
         raise MetaclipError(f"{where} is {table!r:.80}, must be a table")
     names = {field.name for field in dataclasses.fields(SourceSettings)}
-    common = recipe.settings(SourceSettings, {key: table[key] for key in names & table.keys()}, where)
+    common = recipes.settings(SourceSettings, {key: table[key] for key in names & table.keys()}, where)
     kind = KINDS[common.kind]
     rest = {key: value for key, value in table.items() if key not in names}
     rest |= {key: os.fspath(folder / rest[key]) for key in kind.paths if isinstance(rest.get(key), str)}
     settings: type[Any] = getattr(kind_module(kind), kind.settings)
-    return Source(common, recipe.settings(settings, rest, f"{where} ({common.kind})"), where)
+    return Source(common, recipes.settings(settings, rest, f"{where} ({common.kind})"), where)
 
 
 def kind_module(kind: SourceKind) -> Any:
@@ -147,9 +150,48 @@ def kind_module(kind: SourceKind) -> Any:
     return importlib.import_module(f"metaclip.metadata.sources.{kind.module}")
 
 
+@dataclasses.dataclass(frozen=True)
+class BuiltList:
+    """A query list that was built and written."""
+
+    path: str
+    table: pa.Table
+    """entry, source, score, rank, as the file has them."""
+    contributions: list[Contribution]
+    """What each source gave."""
+
+    def __repr__(self) -> str:
+        """Show the composition of the list."""
+        return render(self.table, self.contributions)
+
+
 def build(
+    recipe: str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str],
+    options: RunOptions | None = None,
+) -> BuiltList:
+    """Build the query list of a recipe, a TOML file, and write it to `out`, a parquet file.
+
+    The engine of `options` counts dumps; `options.progress` shows the sources on standard error. Raise MetaclipError for a
+    recipe that cannot be read, and as `run_sources` does.
+
+    >>> from metaclip import build
+    >>> build("metadata/toy.toml", out="toy.parquet").table.num_rows
+    167
+    """
+    check_types(recipe=(recipe, PATH), out=(out, PATH), options=(options, RunOptions | None))
+    made, options = read(recipe), options or RunOptions()
+    check_out(out)
+    progress = Progress("build", None, options.progress)
+    table, contributions = run_sources(made, PAPER, progress.show, options.active_engine)
+    write(table, out)
+    return BuiltList(os.fspath(out), table, contributions)
+
+
+def run_sources(
     made: BuildRecipe,
-    rule: lint.Rule,
+    rule: TextRule,
     note: Callable[[str], None] = lambda line: None,
     engine: Engine | None = None,
 ) -> tuple[pa.Table, list[Contribution]]:

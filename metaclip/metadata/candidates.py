@@ -19,6 +19,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from metaclip.errors import MetaclipError
+from metaclip.matching.text_rule import TextRule
 from metaclip.metadata import lint
 
 SCHEMA: Final = pa.schema(
@@ -83,7 +84,7 @@ class Contribution:
 
 
 def merge(
-    offers: Iterable[tuple[SourceLimits, Candidates]], rule: lint.Rule, total: int | None = None
+    offers: Iterable[tuple[SourceLimits, Candidates]], rule: TextRule, total: int | None = None
 ) -> tuple[pa.Table, list[Contribution]]:
     """Merge candidates; return the list as a table of `SCHEMA`, and the contribution of each source.
 
@@ -129,7 +130,7 @@ def merge(
 
 
 def _add_entries(
-    entries: dict[str, None], candidates: Candidates, room: int | None, rule: lint.Rule, trusted: bool
+    entries: dict[str, None], candidates: Candidates, room: int | None, rule: TextRule, trusted: bool
 ) -> tuple[list[int], dict[str, int]]:
     """Add up to `room` new entries of a source; return their rows, and the number of candidates left out by reason."""
     rows, left_out = list[int](), collections.Counter[str]()

@@ -20,9 +20,13 @@ import html
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-from metaclip.metadata import Metadata
+import pyarrow as pa
+
+from metaclip.arguments import check_type
+from metaclip.matching.text_rule import PAPER, TextRule
+from metaclip.metadata import Metadata, MetadataLike, as_metadata
 
 LONGEST: Final = 100
 """Characters; the longest name in WordNet 3.0 has 71."""
@@ -57,16 +61,6 @@ _HIDDEN_CATEGORIES: Final = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp", "Zs"}
 _ASCII_WORDS: Final = re.compile("[0-9A-Za-z]+(?: [0-9A-Za-z]+)*")
 
 
-class Rule(Protocol):
-    """The part of a text rule (`metaclip.matching.text_rule.TextRule`, which belongs to a higher layer) that is used."""
-
-    def text(self, text: str) -> str:
-        """Return the form of a text in which entries are searched."""
-
-    def entry(self, entry: str) -> str | None:
-        """Return the form of an entry that is searched, None for an entry that cannot match."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Finding:
     """One entry with a problem."""
@@ -79,13 +73,35 @@ class Finding:
     """The rule under which a dead entry would match, or the earlier row of a double; else empty."""
 
 
-def alive(entry: str, rule: Rule) -> bool:
+def lint(metadata: MetadataLike, rule: TextRule = PAPER) -> pa.Table:
+    """Check a query list under a text rule; return a table with a row for each finding: row, entry, kind, note.
+
+    The most serious kinds come first; `KINDS` says what each means. `note` is the setting of the rule that would let a dead
+    entry match, or the earlier row of a double.
+
+    >>> from metaclip import lint
+    >>> lint(["St. Louis", "dog", "Dog"]).to_pylist()[0]
+    {'row': 0, 'entry': 'St. Louis', 'kind': 'dead', 'note': 'matches with space_entries'}
+    """
+    check_type("rule", rule, TextRule)
+    found = findings(as_metadata(metadata), rule, wider_rules(rule))
+    kinds = [("row", pa.int64()), ("entry", pa.string()), ("kind", pa.string()), ("note", pa.string())]
+    return pa.Table.from_pylist([dataclasses.asdict(one) for one in found], pa.schema(kinds))
+
+
+def wider_rules(rule: TextRule) -> dict[str, TextRule]:
+    """Return the rules that differ from a rule by one setting more that is on, by the name of the setting."""
+    settings = dataclasses.asdict(rule)
+    return {name: TextRule(**{**settings, name: True}) for name, on in settings.items() if on is False}
+
+
+def alive(entry: str, rule: TextRule) -> bool:
     """Return whether there is a text that matches an entry under a rule."""
     form = rule.entry(entry)
     return form is not None and any(form in rule.text(text) for text in _witnesses(entry, form, rule))
 
 
-def _witnesses(entry: str, form: str, rule: Rule) -> Iterator[str]:
+def _witnesses(entry: str, form: str, rule: TextRule) -> Iterator[str]:
     yield entry
     yield html.escape(entry)
     # The rule puts a space on each side of a mark in texts: an entry without these spaces is a text that gets them back.
@@ -119,7 +135,7 @@ def fault(entry: str) -> str | None:
     return None if any(char.isalnum() for char in entry) else "sign"
 
 
-def findings(metadata: Metadata, rule: Rule, others: Mapping[str, Rule]) -> list[Finding]:
+def findings(metadata: Metadata, rule: TextRule, others: Mapping[str, TextRule]) -> list[Finding]:
     """Return the problems of a list under a rule, most serious kind first, by row within a kind.
 
     `others` are the rules to try on a dead entry, by name.
@@ -130,7 +146,7 @@ def findings(metadata: Metadata, rule: Rule, others: Mapping[str, Rule]) -> list
     return sorted(found, key=lambda finding: (order.index(finding.kind), finding.row))
 
 
-def _dead(entries: Sequence[str], rule: Rule, others: Mapping[str, Rule]) -> Iterator[Finding]:
+def _dead(entries: Sequence[str], rule: TextRule, others: Mapping[str, TextRule]) -> Iterator[Finding]:
     for row, entry in enumerate(entries):
         if not alive(entry, rule):
             name = next((name for name, other in others.items() if alive(entry, other)), None)

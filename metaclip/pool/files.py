@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from metaclip.arguments import PATH, check_type
 from metaclip.errors import BrokenInput, MetaclipError, StoreError, one_line
 from metaclip.pool.columns import is_utf8
 from metaclip.storage.remote import (
@@ -52,19 +53,28 @@ class PoolFile:
     """Changes when the file does: its modification time in nanoseconds, or what the store states."""
 
 
-def find_files(paths: Paths, form: str | None = None) -> list[PoolFile]:
+def list_paths(name: str, paths: Paths) -> list[str]:
+    """Return one path or several as a list. Raise TypeError, with the argument's name, for what is no path."""
+    several: Sequence[Any] = paths if isinstance(paths, list | tuple) else [paths]
+    for path in several:
+        check_type(name, path, PATH)
+    return [os.fspath(path) for path in several]
+
+
+def find_files(paths: Paths, form: str | None = None, name: str = "pool") -> list[PoolFile]:
     """Find the files of a pool: a file, a folder (all files below it) or a glob, or several of these, in sorted order.
 
     With a `form` (such as "tar"), find only files of that form. Otherwise, of a tar and a parquet that share a name, only
-    the parquet belongs to the pool. Raise MetaclipError if there is no such file, or if the pool mixes forms.
+    the parquet belongs to the pool. Raise MetaclipError if there is no such file, or if the pool mixes forms, and
+    TypeError with the argument's `name` for what is no path.
     """
-    wanted = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    wanted = list_paths(name, paths)
     if not wanted:
         raise MetaclipError("no pool is given; name a file, a folder or a glob")
     roots: list[list[str]] = []
     files: dict[str, PoolFile] = {}
     for given in wanted:
-        root, found = _find(os.fspath(given))
+        root, found = _find(given)
         roots.append(root.split("/"))
         for file in found:
             if form is None or file.form == form:

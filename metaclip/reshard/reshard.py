@@ -17,12 +17,21 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from metaclip.arguments import PATH, check_types
 from metaclip.engine import Progress, ProgressCallback
 from metaclip.errors import LostInputs, MetaclipError
 from metaclip.pool.files import Paths, PoolFile, find_files
 from metaclip.reshard import shards
 from metaclip.reshard.index import NO_UID, Names
-from metaclip.reshard.shards import ReshardSettings, SeenUids, Selection, ShardLayout, SharedUids, TarUses
+from metaclip.reshard.shards import (
+    SHARD_SIZE,
+    ReshardSettings,
+    SeenUids,
+    Selection,
+    ShardLayout,
+    SharedUids,
+    TarUses,
+)
 from metaclip.reshard.subset import Subset
 from metaclip.stage.folder import Folder
 from metaclip.stage.runner import RunOptions, Task, lost_message, run
@@ -42,16 +51,28 @@ def reshard(
     *,
     subset: str | os.PathLike[str],
     out: str | os.PathLike[str],
-    settings: ReshardSettings | None = None,
+    shard_size: int = SHARD_SIZE,
+    text_column: str | None = None,
+    url_column: str | None = None,
+    uid_column: str | None = None,
     options: RunOptions | None = None,
 ) -> FinishedStage:
     """Write the samples of a subset to new tars, or continue where an earlier call stopped.
 
     Raise LostInputs if tars cannot be read (unless `options.allow_lost`), MetaclipError if no sample is found, and for
     anything else that the caller can fix.
+
+    `shard_size` is the number of samples per tar; the columns are those of samples without a uid.
+
+    >>> from metaclip import reshard
+    >>> made = reshard("tests/golden/inputs/tars", subset="tests/golden/inputs/subset.npy", out="tars", shard_size=4)
+    >>> made.record["written"]
+    20
     """
-    settings, options, folder = settings or ReshardSettings(), options or RunOptions(), Folder(out)
-    files = find_files(tars, form="tar")
+    settings = ReshardSettings(shard_size, text_column, url_column, uid_column)
+    check_types(subset=(subset, PATH), out=(out, PATH), options=(options, RunOptions | None))
+    options, folder = options or RunOptions(), Folder(out)
+    files = find_files(tars, "tar", "tars")
     _refuse_inputs_in(folder, files)
     step = _ReshardStep(Stage(folder, RESHARD), Subset(subset), settings, files)
     subset_digest = step.subset.digest()

@@ -31,6 +31,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from metaclip.arguments import check_fields
 from metaclip.pool.files import PoolFile, open_tar, translate_read_errors
 from metaclip.pool.sorted_uids import UidSet, load_array, merge_runs, write_rows, write_run, write_subset
 from metaclip.pool.tar_format import BLOCK, END, ForwardReader
@@ -56,13 +57,14 @@ _BLOCK: Final = 1 << 20
 class ReshardSettings:
     """What determines the shards, besides tars and subset."""
 
-    shard_size: int = SHARD_SIZE
+    shard_size: int
     """Number of samples per shard."""
-    text_column: str | None = None
-    url_column: str | None = None
-    uid_column: str | None = None
+    text_column: str | None
+    url_column: str | None
+    uid_column: str | None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_minimums(self, shard_size=1)
 
 

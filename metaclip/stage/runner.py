@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from metaclip.arguments import check_types
 from metaclip.engine import Engine, Item, Progress, ProgressCallback, WorkerDied, map_grouped
 from metaclip.engine.local import Local
 from metaclip.errors import BrokenInput, LostInputs, MetaclipError
@@ -39,7 +40,12 @@ StageStep = Callable[[Item, ProgressCallback], tuple[Marker, Sequence[Path]]]
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
-    """How a stage is run; nothing here changes its result."""
+    """How a stage is run; nothing here changes its result.
+
+    >>> from metaclip import RunOptions, curate
+    >>> curate("curation/toy_pool.jsonl", ["dog"], t=20, out="run_of_one", options=RunOptions(workers=1))
+    Run('run_of_one': 24 kept of 42 matched pairs, t = 20)
+    """
 
     workers: int | None = None
     """Number of threads, or of processes for steps that hold the GIL; None for the number of CPUs."""
@@ -52,6 +58,12 @@ class RunOptions:
     """Whether to show progress; None shows it if standard error is a terminal."""
     engine: Engine | None = None
     """The engine that runs the steps, with workers of its own; None for this machine."""
+
+    def __post_init__(self) -> None:
+        check_types(
+            workers=(self.workers, int | None), overwrite=(self.overwrite, bool),
+            allow_lost=(self.allow_lost, bool), progress=(self.progress, bool | None),
+        )  # fmt: skip
 
     @functools.cached_property
     def active_engine(self) -> Engine:

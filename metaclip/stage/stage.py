@@ -322,6 +322,11 @@ class FinishedStage:
     path: AnyPath
     record: Mapping[str, Any]
 
+    def __repr__(self) -> str:
+        """Show the path and the funnel, without reasons for which nothing was lost."""
+        funnel = ", ".join(f"{name} {rows:,}" for name, rows in self.funnel.items() if rows)
+        return f"FinishedStage({str(self.path)!r}: {funnel})"
+
     @property
     def funnel(self) -> dict[str, int]:
         """What became of the rows, by reason."""

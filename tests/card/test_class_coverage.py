@@ -27,7 +27,7 @@ NAMES = ("dog", "hot dog", "telephone", "cat", "St. Bernard", "unicorn", "dog", 
 def run_of(folder: Path, *, with_text: bool, rule: TextRule | None = None) -> Run:
     settings = MatchSettings(with_text=with_text, rule=rule or TextRule())
     pool, entries = ROOT / "curation" / "toy_pool.jsonl", ROOT / "metadata" / "toy.txt"
-    return curate(pool, entries, out=folder, t=20, match_settings=settings, options=RunOptions(workers=1))
+    return curate(pool, entries, out=folder, t=20, settings=settings, options=RunOptions(workers=1))
 
 
 @pytest.mark.parametrize(

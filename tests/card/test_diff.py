@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from metaclip import BalanceSettings, MatchSettings, MetaclipError, Run, TextRule, balance, curate
+from metaclip import MatchSettings, MetaclipError, Run, TextRule, balance, curate
 from metaclip.card.diff import Difference, diff, largest_changes, render_markdown
 from metaclip.card.publish import CardInfo, make_card
 from tests import commands
@@ -25,12 +25,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Cards of one pool: a at t = 20, b at t = 2, c under another rule by a shorter list."""
     home = tmp_path_factory.mktemp("diff")
     run = curate(POOL, LIST, out=home / "run", t=20)
-    balance(run, out=home / "less", settings=BalanceSettings(t=2))
+    balance(run, out=home / "less", t=2)
     (home / "short.txt").write_text(
         "\n".join([*LIST.read_text(encoding="utf-8").splitlines()[:100], "zebra crossing"])
     )
     other = MatchSettings(rule=TextRule(fold_case=True))
-    curate(POOL, home / "short.txt", out=home / "other", t=20, match_settings=other)
+    curate(POOL, home / "short.txt", out=home / "other", t=20, settings=other)
     for name, of in (("a", "run"), ("b", "less"), ("c", "other")):
         make_card(Run(home / of), home / name, CardInfo(f"Card {name}"))
     return home

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metaclip import BalanceSettings, MatchSettings, Metadata, Run, balance
+from metaclip import MatchSettings, Metadata, Run, balance
 from metaclip.card.explorer import data_files
 from metaclip.card.explorer.data_files import FILE_BYTES, varints, write_data, write_lookups
 from metaclip.card.explorer.writer import write_explorer
@@ -144,7 +144,7 @@ def test_look_ups(
     toy: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_text: bool, rows: int
 ) -> None:
     """Look-ups contain every matched pair, and the urls of kept pairs or of all; in one file or many, in one pass or several."""
-    monkeypatch.setattr("metaclip.card.explorer.data_files.ROWS_PER_FILE", rows)
+    monkeypatch.setattr(data_files, "ROWS_PER_FILE", rows)
     pairs = [
         {"url": f"http://x.org/{i % 300}", "text": f"{'a dog' if i % 3 else 'no'} {i % 350}"}
         for i in range(400)
@@ -173,7 +173,7 @@ def test_look_ups(
 
 def test_a_run_balanced_elsewhere(toy: Made, tmp_path: Path) -> None:
     """A run balanced in a folder of its own reads its matches from the folder of the first stage."""
-    run = balance(toy.run.path, settings=BalanceSettings(t=5), out=tmp_path / "run", options=ONE)
+    run = balance(toy.run.path, t=5, out=tmp_path / "run", options=ONE)
     write_explorer(
         tmp_path / "card", name="x", account=run.account, entries=with_samples(run), grid=None, run=run
     )

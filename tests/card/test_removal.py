@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 
 from metaclip import (
     Balancer,
-    BalanceSettings,
     MatchSettings,
     MetaclipError,
     Metadata,
@@ -84,7 +83,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
             METADATA,
             out=home / name,
             t=40,
-            match_settings=MatchSettings(with_text=text),
+            settings=MatchSettings(with_text=text),
             options=ONE,
         )
     return home
@@ -215,10 +214,8 @@ def test_the_next_version_is_a_run(home: Path, tmp_path: Path) -> None:
     """A next version can be balanced at another t, decides as the parent does, and can have next versions of its own."""
     run = Run(home / "with_text")
     second = remove(run, request(domains=["example.net"]), tmp_path / "v2", ONE)
-    whole = balance(
-        run, out=tmp_path / "whole", settings=BalanceSettings(t=5), options=ONE
-    ).curated.to_pylist()
-    less = balance(second, out=tmp_path / "less", settings=BalanceSettings(t=5), options=ONE)
+    whole = balance(run, out=tmp_path / "whole", t=5, options=ONE).curated.to_pylist()
+    less = balance(second, out=tmp_path / "less", t=5, options=ONE)
     assert less.curated.to_pylist() == [row for row in whole if "example.net" not in row["url"]]
     assert less.account["removed"] == second.account["removed"]
     texts, uids = ["a dog", "the cat of a ski"], ["0" * 32, "f" * 32]

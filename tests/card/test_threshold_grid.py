@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from curation import naive
-from metaclip import BalanceSettings, Run, balance, curate
+from metaclip import Run, balance, curate
 from metaclip.card.threshold_grid import (
     ThresholdGrid,
     choose_thresholds,
@@ -42,7 +42,7 @@ def test_each_point_is_the_balance_at_that_t(run: Run, tmp_path: Path) -> None:
     grid = grid_of(run)
     assert len(grid.thresholds) > 5
     for i, t in enumerate(grid.thresholds.tolist()):
-        other = balance(run, out=tmp_path / str(i), settings=BalanceSettings(t=t))
+        other = balance(run, out=tmp_path / str(i), t=t)
         assert grid.pairs[i] == pytest.approx(other.balance["expected"], abs=1e-5)
         assert grid.tail_share[i] == other.account["balance"]["tail_share"]
         np.testing.assert_allclose(grid.expected[i], other.entries["expected"].to_numpy(), atol=1e-6)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from metaclip import BalanceSettings, MetaclipError, Metadata, balance, curate
+from metaclip import MetaclipError, Metadata, balance, curate
 from metaclip.card.publish import CardInfo, make_card
 from metaclip.card.verify import verify
 
@@ -47,7 +47,7 @@ def test_what_the_run_gives_passes(made: Path) -> None:
 
 def test_a_run_balanced_elsewhere_passes(made: Path, tmp_path: Path) -> None:
     """A run whose matches are in another folder can be verified."""
-    run = balance(made / "run", out=tmp_path / "less", settings=BalanceSettings(t=5))
+    run = balance(made / "run", out=tmp_path / "less", t=5)
     make_card(run, tmp_path / "card", CardInfo("Less"))
     assert verify(tmp_path / "card", tmp_path / "less") == []
 

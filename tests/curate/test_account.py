@@ -20,7 +20,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from metaclip import (
-    BalanceSettings,
     MatchSettings,
     Metadata,
     Run,
@@ -91,7 +90,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run of 2,000 pairs in three files."""
     folder = tmp_path_factory.mktemp("account")
     pool = write(table_of(2000), folder / "pool", 3)
-    return curate(pool, METADATA, out=folder / "run", t=200, match_settings=MatchSettings(with_text=True))
+    return curate(pool, METADATA, out=folder / "run", t=200, settings=MatchSettings(with_text=True))
 
 
 @pytest.fixture(scope="module")
@@ -355,10 +354,10 @@ def test_the_digests_are_the_same_however_it_was_made(
             )
     if way == "elsewhere":
         match(pool, METADATA, out=tmp_path / "matched", settings=settings)
-        made = balance(tmp_path / "matched", out=out, settings=BalanceSettings(t=200))
+        made = balance(tmp_path / "matched", out=out, t=200)
     else:
         options = RunOptions(workers=3 if way == "workers" else 1)
-        made = curate(pool, METADATA, out=out, t=200, match_settings=settings, options=options)
+        made = curate(pool, METADATA, out=out, t=200, settings=settings, options=options)
     assert digests(made) == digests(run)
 
 
@@ -366,7 +365,7 @@ def test_a_list_is_its_entries(run: Run, tmp_path: Path) -> None:
     """The same entries without sources, from a file somewhere: other sources in the card, the same digests."""
     (tmp_path / "list.txt").write_text("\n".join(LIST) + "\n")
     settings = MatchSettings(metadata=str(tmp_path / "list.txt"), with_text=True)
-    made = curate(run.path.parent / "pool", out=tmp_path / "run", t=200, match_settings=settings)
+    made = curate(run.path.parent / "pool", out=tmp_path / "run", t=200, settings=settings)
     assert made.account["list"]["sources"] == {"unnamed": 11}
     assert digests(made) == digests(run)
 
@@ -385,7 +384,7 @@ def test_another_result_has_another_digest(run: Run, tmp_path: Path, change: str
         out=tmp_path / "run",
         t=201 if change == "t" else 200,
         seed=1 if change == "seed" else 0,
-        match_settings=MatchSettings(rule=TextRule(fold_case=change == "rule")),
+        settings=MatchSettings(rule=TextRule(fold_case=change == "rule")),
     )
     assert made.account["result_digest"] != run.account["result_digest"]
 
@@ -443,7 +442,7 @@ def test_a_rule_is_told(tmp_path: Path) -> None:
     """Settings of the text rule other than the paper's stand on the page, with a value where they have one."""
     settings = MatchSettings(rule=TextRule(fold_case=True, unspaced_scripts="fixed"))
     pool = write(table_of(50), tmp_path / "pool")
-    run = curate(pool, METADATA, out=tmp_path / "run", t=5.5, match_settings=settings, options=ONE)
+    run = curate(pool, METADATA, out=tmp_path / "run", t=5.5, settings=settings, options=ONE)
     page = (run.path / "card.md").read_text()
     assert "- text rule: fold_case, unspaced_scripts = fixed\n" in page
     assert "balanced at t = 5.5.\n" in page

@@ -24,7 +24,6 @@ from hypothesis import strategies as st
 
 from curation import naive
 from metaclip import (
-    BalanceSettings,
     MatchSettings,
     MetaclipError,
     Metadata,
@@ -357,7 +356,7 @@ def test_parts_add_up_to_the_whole(tmp_path: Path, order: tuple[int, ...]) -> No
     ]
     assert done[:-1] == [None, None]
     assert done[-1] is not None
-    assert result(balance(tmp_path / "parts", settings=BalanceSettings(t=8), options=ONE)) == wanted
+    assert result(balance(tmp_path / "parts", t=8, options=ONE)) == wanted
 
 
 @pytest.mark.usefixtures("small")
@@ -366,9 +365,7 @@ def test_a_limit_is_a_shorter_pool(tmp_path: Path, limit: int) -> None:
     """The first rows of a pool of several files, and no others, are matched, counted and drawn."""
     table = pool_of(400, 17)
     pool = split(table, tmp_path / "pool", 3, 30)
-    run = curate(
-        pool, LIST, out=tmp_path / "run", t=4, match_settings=MatchSettings(limit=limit), options=ONE
-    )
+    run = curate(pool, LIST, out=tmp_path / "run", t=4, settings=MatchSettings(limit=limit), options=ONE)
     held(run, table.slice(0, limit), by_hand(table.slice(0, limit), 4))
     assert run.account["funnel"]["rows"] == min(limit, len(table))
 
@@ -382,8 +379,7 @@ def test_larger_t_keeps_a_superset(tmp_path: Path) -> None:
     match(write(table, tmp_path / "pool.parquet"), LIST, out=tmp_path / "run", options=ONE)
     before: set[int] = set()
     for t in (0.5, 3, 3.25, 17, 60, 150, 400, 2000):
-        settings = BalanceSettings(t=t)
-        run = balance(tmp_path / "run", out=tmp_path / f"t{t}", settings=settings, options=ONE)
+        run = balance(tmp_path / "run", out=tmp_path / f"t{t}", t=t, options=ONE)
         kept = set(run.curated["n"].to_pylist())
         assert before <= kept
         before = kept
@@ -406,7 +402,8 @@ def test_realised_total_is_near_the_expected_one(tmp_path: Path) -> None:
         run = balance(
             tmp_path / "run",
             out=tmp_path / f"s{seed}",
-            settings=BalanceSettings(t=10, seed=seed),
+            t=10,
+            seed=seed,
             options=ONE,
         )
         pairs = run.account["pairs"]
@@ -423,9 +420,7 @@ def test_no_figure_is_nan(tmp_path: Path) -> None:
     table = pool_of(300, 10)
     match(write(table, tmp_path / "pool.parquet"), LIST, out=tmp_path / "run", options=ONE)
     for t in (5e-324, 1e-9, 1, 1e300):
-        run = balance(
-            tmp_path / "run", out=tmp_path / f"t{t}", settings=BalanceSettings(t=t), options=ONE
-        )
+        run = balance(tmp_path / "run", out=tmp_path / f"t{t}", t=t, options=ONE)
         for name in ("probability", "expected"):
             assert np.isfinite(run.entries[name].to_numpy()).all()
         for value in run.account["pairs"].values():
@@ -581,11 +576,10 @@ def test_target_pairs_of_a_run(tmp_path: Path) -> None:
     matched = Run(tmp_path / "run").match["funnel"]["matched"]
     found = []
     for target in (30, 200, 800, 1200, matched, 10 * matched):
-        settings = BalanceSettings(target_pairs=target)
         run = balance(
             tmp_path / "run",
             out=tmp_path / f"for{target}",
-            settings=settings,
+            target_pairs=target,
             options=RunOptions(workers=2),
         )
         assert run.account["pairs"]["expected"] == pytest.approx(min(target, matched), rel=0.01)
@@ -618,17 +612,14 @@ def test_another_t_in_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise AssertionError("matched again")
 
     monkeypatch.setattr(matching, "match_shard", never)
-    settings = BalanceSettings(t=30, seed=2)
-    second = balance(tmp_path / "run", out=tmp_path / "second", settings=settings, options=ONE)
+    second = balance(tmp_path / "run", out=tmp_path / "second", t=30, seed=2, options=ONE)
     assert files_of(tmp_path / "run") == before
     assert result(second) == result(direct)
     assert not (tmp_path / "second" / "matched").exists()
     assert second.manifest["stages"]["balance"]["match"]["folder"] == str(tmp_path / "run")
-    third = balance(
-        tmp_path / "second", out=tmp_path / "third", settings=BalanceSettings(t=6), options=ONE
-    )
+    third = balance(tmp_path / "second", out=tmp_path / "third", t=6, options=ONE)
     assert result(third) == result(first)
-    in_place = balance(tmp_path / "run", settings=settings, options=RunOptions(workers=1, overwrite=True))
+    in_place = balance(tmp_path / "run", t=30, seed=2, options=RunOptions(workers=1, overwrite=True))
     assert result(in_place) == result(direct)
     assert files_of(tmp_path / "run" / "curated") == files_of(tmp_path / "second" / "curated")
     assert (tmp_path / "run" / "entries.parquet").read_bytes() == (
@@ -642,7 +633,7 @@ def test_another_t_in_place_is_refused(tmp_path: Path) -> None:
     curate(pool, LIST, out=tmp_path / "run", t=6, options=ONE)
     before = files_of(tmp_path / "run")
     with pytest.raises(MetaclipError, match=r"t was 6\.0, is 7\.0; .*--overwrite"):
-        balance(tmp_path / "run", settings=BalanceSettings(t=7), options=ONE)
+        balance(tmp_path / "run", t=7, options=ONE)
     assert files_of(tmp_path / "run") == before
 
 
@@ -779,7 +770,7 @@ def test_a_uid_column_by_another_name(tmp_path: Path) -> None:
     table = pa.table({"text": ["a dog", "a cat"], "key": ["00012", "z"], "uid": ["1", "2"]})
     settings = MatchSettings(uid_column="key")
     pool = write(table, tmp_path / "pool.parquet")
-    run = curate(pool, LIST, out=tmp_path / "run", t=9, match_settings=settings, options=ONE)
+    run = curate(pool, LIST, out=tmp_path / "run", t=9, settings=settings, options=ONE)
     assert run.curated["key"].to_pylist() == ["00012", "z"]
     assert run.curated["uid"].to_pylist() == [f"{0x12:032x}", hashlib.md5(b"z").hexdigest()]
 

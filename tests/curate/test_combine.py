@@ -17,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metaclip import (
-    BalanceSettings,
     MatchSettings,
     MetaclipError,
     Run,
@@ -85,7 +84,7 @@ def test_the_result_is_that_of_one_run(
 ) -> None:
     """Every byte of the result, on every engine: counts, uids, matches, pairs, account."""
     options = RunOptions(engine=engine)
-    run = balance(matched, out=tmp_path / "run", settings=BalanceSettings(t=T), options=options)
+    run = balance(matched, out=tmp_path / "run", t=T, options=options)
     assert outputs(tmp_path / "run") == outputs(whole)
     assert run.match["duplicates"]["rows"] > ROWS
     assert [one["name"] for one in run.match["runs"]] == ["run0", "run1", "run2"]
@@ -99,17 +98,15 @@ def test_t_is_resolved_on_the_sum(
     matched: list[Path], whole: Path, tmp_path: Path, asked: dict[str, Any]
 ) -> None:
     """Whatever t is asked for; also when the combined run is balanced again, here or elsewhere."""
-    wanted = balance(whole, out=tmp_path / "wanted", settings=BalanceSettings(**asked))
-    run = balance(matched, out=tmp_path / "run", settings=BalanceSettings(**asked))
-    again = balance(run, out=tmp_path / "again", settings=BalanceSettings(t=3.0))
+    wanted = balance(whole, out=tmp_path / "wanted", **asked)
+    run = balance(matched, out=tmp_path / "run", **asked)
+    again = balance(run, out=tmp_path / "again", t=3.0)
     assert run.t == wanted.t
     assert run.account["result_digest"] == wanted.account["result_digest"]
     assert run.entries.equals(wanted.entries)
     assert (
         again.account["result_digest"]
-        == balance(whole, out=tmp_path / "wanted3", settings=BalanceSettings(t=3.0)).account[
-            "result_digest"
-        ]
+        == balance(whole, out=tmp_path / "wanted3", t=3.0).account["result_digest"]
     )
     assert [one["name"] for one in again.account["runs"]] == ["run0", "run1", "run2"]
 
@@ -138,13 +135,12 @@ def test_random_pools(data: st.DataObject, tmp_path_factory: pytest.TempPathFact
     entries = ["dog", "cat", "a"]
     runs: list[Any] = [match(file, entries, out=folder / f"run{i}") for i, file in enumerate(files)]
     wanted = curate(files, entries, t=2, out=folder / "wanted")
-    two = BalanceSettings(t=2.0)
     assert (
-        balance(runs, out=folder / "all", settings=two).account["result_digest"]
+        balance(runs, out=folder / "all", t=2.0).account["result_digest"]
         == wanted.account["result_digest"]
     )
-    pair = balance(runs[:2], out=folder / "pair", settings=two)
-    nested = balance([pair, runs[2]], out=folder / "nested", settings=two)
+    pair = balance(runs[:2], out=folder / "pair", t=2.0)
+    nested = balance([pair, runs[2]], out=folder / "nested", t=2.0)
     assert nested.account["result_digest"] == wanted.account["result_digest"]
     assert np.array_equal(
         np.load(folder / "nested" / "curated.npy"), np.load(folder / "wanted" / "curated.npy")
@@ -167,7 +163,7 @@ def test_columns_may_have_other_names(words: Path, tmp_path: Path) -> None:
     one = match(pool, words, out=tmp_path / "run0")
     columns = MatchSettings(text_column="words", uid_column="key", url_column="address")
     other = match(tmp_path / "other", words, out=tmp_path / "run1", settings=columns)
-    run = balance([one, other], out=tmp_path / "run", settings=BalanceSettings(t=T))
+    run = balance([one, other], out=tmp_path / "run", t=T)
     kept = run.curated
     assert {"text", "words", "address", "uid", "key"} <= set(kept.column_names)
     assert (
@@ -212,14 +208,13 @@ def test_a_plan_of_runs(matched: list[Path]) -> None:
 def test_the_sources_may_go(matched: list[Path], tmp_path: Path) -> None:
     """The matches are linked, so they take no disk, and stay when the runs that they came from are removed."""
     sources = [shutil.copytree(path, tmp_path / path.name) for path in matched]
-    run = balance(sources, out=tmp_path / "run", settings=BalanceSettings(t=T))
+    run = balance(sources, out=tmp_path / "run", t=T)
     file = next((tmp_path / "run" / "matched").glob("000013-*.parquet"))
     assert file.stat().st_ino == (sources[1] / "matched" / "000001-0000.parquet").stat().st_ino
     for source in sources:
         shutil.rmtree(source)
     assert (
-        balance(run, out=tmp_path / "again", settings=BalanceSettings(t=T)).account["result_digest"]
-        == run.account["result_digest"]
+        balance(run, out=tmp_path / "again", t=T).account["result_digest"] == run.account["result_digest"]
     )
 
 
@@ -308,7 +303,7 @@ def test_matches_that_were_changed_are_refused(matched: list[Path], tmp_path: Pa
     victim = next((copy / "matched").glob("*.parquet"))
     victim.unlink()
     with pytest.raises(MetaclipError, match="is gone or not what the run wrote"):
-        balance([matched[0], copy], out=tmp_path / "out", settings=BalanceSettings(t=T))
+        balance([matched[0], copy], out=tmp_path / "out", t=T)
 
 
 # --- killed

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metaclip import BalanceSettings, MetaclipError, curate
-from metaclip.curate.settings import resolve, solve_tail_share, solve_target, tail_share
+from metaclip import MetaclipError, curate
+from metaclip.curate.settings import BalanceSettings, resolve, solve_tail_share, solve_target, tail_share
 
 
 def by_definition(counts: Iterable[int], share: float) -> float:

@@ -8,7 +8,6 @@ import pytest
 
 from metaclip import RunOptions, balance, match
 from metaclip.curate.plan import plan
-from metaclip.curate.settings import BalanceSettings
 from metaclip.engine import Engine
 from metaclip.engine.local import Local
 from metaclip.engine.ray import Ray
@@ -35,7 +34,7 @@ def test_match_and_balance(ray_here: Ray, tmp_path: Path, monkeypatch: pytest.Mo
     for name, engine in (("local", Local(1)), ("ray", ray_here)):
         options = RunOptions(engine=engine)
         run = match("pool", "list.txt", out=name, options=options)
-        balance(run, settings=BalanceSettings(target_pairs=700), options=options)
+        balance(run, target_pairs=700, options=options)
     holds(Path("ray"), Path("local"))
     (whole,) = plan("pool", "list.txt", shards=1, options=RunOptions(engine=ray_here)).estimates
     assert (whole.pairs, whole.workers) == (2400, 2)

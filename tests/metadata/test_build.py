@@ -56,7 +56,7 @@ def home(tmp_path: Path) -> Path:
 
 def made(recipe: Path) -> pa.Table:
     """Build a list."""
-    return build.build(build.read(recipe), PAPER)[0]
+    return build.run_sources(build.read(recipe), PAPER)[0]
 
 
 def test_a_list(home: Path) -> None:

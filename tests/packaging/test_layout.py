@@ -14,14 +14,13 @@ PACKAGE = Path(__file__).parents[2] / "metaclip"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 ORDER = (
-    ("__version__", "errors", "recipe"),
+    ("__version__", "arguments", "errors", "notebook", "recipe"),
     ("storage",),
     ("engine",),
     ("stage",),
     ("native",),
     ("pool",),
-    ("metadata",),
-    ("matching",),
+    ("metadata", "matching"),  # building and checking a list need the text rule, matching needs lists
     ("extract",),
     ("curate",),
     ("reshard",),

@@ -31,7 +31,7 @@ def curated(
     pool: Any, out: Path, settings: MatchSettings | None = None, metadata: Sequence[str] = LIST
 ) -> Run:
     """Curate a pool at a t that keeps all pairs that match."""
-    return curate(pool, metadata, out=out, t=1e9, match_settings=settings)
+    return curate(pool, metadata, out=out, t=1e9, settings=settings)
 
 
 def shards_of(pool: Any, limit: int | None = None) -> list[Shard]:

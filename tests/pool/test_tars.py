@@ -45,7 +45,7 @@ def rows_of(
 
 
 def curated(pool: Any, out: Path, **settings: Any) -> Run:
-    return curate(pool, LIST, out=out, t=1e9, match_settings=MatchSettings(**settings))
+    return curate(pool, LIST, out=out, t=1e9, settings=MatchSettings(**settings))
 
 
 def our_members(data: bytes) -> list[tuple[str, bytes]]:

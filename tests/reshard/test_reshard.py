@@ -21,7 +21,7 @@ from metaclip.pool.sorted_uids import SUBSET
 from metaclip.reshard import reshard as resharding
 from metaclip.reshard import shards as steps
 from metaclip.reshard.index import Names
-from metaclip.reshard.shards import ReshardSettings, SeenUids, Selection, ShardLayout, SharedUids, TarUses
+from metaclip.reshard.shards import SeenUids, Selection, ShardLayout, SharedUids, TarUses
 from metaclip.reshard.subset import Subset
 from metaclip.stage.stage import FinishedStage
 from tests.training.shards import read_tar, sample, uid, write_shards, write_tar
@@ -40,9 +40,7 @@ def reshard(
     tars: Any, uids: Sequence[str], out: Path, size: int = 4, options: RunOptions = ONE
 ) -> FinishedStage:
     subset = write_uids(out.parent / "subset.npy", uids)
-    return resharding.reshard(
-        tars, subset=subset, out=out, settings=ReshardSettings(shard_size=size), options=options
-    )
+    return resharding.reshard(tars, subset=subset, out=out, shard_size=size, options=options)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

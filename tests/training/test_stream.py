@@ -454,7 +454,7 @@ def test_real_photos(data_folder: Path, tmp_path: Path) -> None:
         data_folder / "entries_500k.txt.gz",
         out=tmp_path / "run",
         t=20,
-        match_settings=MatchSettings(metadata=None),
+        settings=MatchSettings(metadata=None),
     )
     offline = sorted(f"{int(u, 16):032x}" for u in run.curated["uid"].to_pylist())
     balancer = Balancer(run)

@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from metaclip import BalanceSettings, RunOptions, balance, match
+from metaclip import RunOptions, balance, match
 from metaclip.curate.run import Run
 from metaclip.errors import MetaclipError
 from metaclip.reshard.subset import Subset
@@ -81,9 +81,7 @@ def curated(place: Place, pool: Pool, seed: int, t: float) -> Run:
     folder = place.folder / f"seed-{seed}"
     matched = match(os.fspath(pool.tars), place.metadata, out=folder / "matched", options=RunOptions())
     name = "all" if t == EVERYTHING else f"t-{t:g}"
-    return balance(
-        matched, out=folder / name, settings=BalanceSettings(t=t, seed=seed), options=RunOptions()
-    )
+    return balance(matched, out=folder / name, t=t, seed=seed, options=RunOptions())
 
 
 def recipe_of(

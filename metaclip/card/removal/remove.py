@@ -48,11 +48,13 @@ from metaclip.curate.draw import DrawSums, draw_rows
 from metaclip.curate.match import add_counts, merge_uids, write_partials
 from metaclip.curate.run import (
     Run,
+    RunLike,
     counts_digest,
     curated_writer,
     local_run,
     matched_rows,
     matched_writer,
+    open_run,
     write_counts,
 )
 from metaclip.curate.settings import BALANCE, MATCH, BalanceSettings, MatchSettings
@@ -74,7 +76,7 @@ _NO_UIDS: Final = np.zeros((0, 2), np.uint64)
 
 
 def remove(
-    run: Run | str | os.PathLike[str],
+    run: RunLike,
     request: RemovalRequest,
     out: str | os.PathLike[str],
     options: RunOptions | None = None,
@@ -84,11 +86,7 @@ def remove(
     Raise MetaclipError if none of them is in the run, if the run is not balanced or was edited, and for an `out` that
     holds another run.
     """
-    parent, options, folder = (
-        run if isinstance(run, Run) else Run(run),
-        options or RunOptions(),
-        Folder(out),
-    )
+    parent, options, folder = open_run(run), options or RunOptions(), Folder(out)
     if folder.path.resolve() in (parent.path.resolve(), parent.matched.path.resolve()):
         raise MetaclipError(f"{folder.path} is the run itself; choose another --out for its next version")
     with disk_errors(folder.path), local_run(parent) as near:

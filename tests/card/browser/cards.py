@@ -57,7 +57,7 @@ def make_card(
     folder.mkdir(parents=True, exist_ok=True)
     pool = folder / "pool.jsonl"
     pool.write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
-    run = curate(pool, metadata, t=t, seed=seed, out=folder / "run", match_settings=settings, options=ONE)
+    run = curate(pool, metadata, t=t, seed=seed, out=folder / "run", settings=settings, options=ONE)
     entries, grid = with_samples(run), grid_of(run)
     write_explorer(
         folder / "card",

@@ -1,0 +1,52 @@
+"""Pools in memory: a table of any library that speaks Arrow, written to the run folder as a parquet file.
+
+Balancing reads the pool a second time, maybe days later, so that the table must outlive the process. The result is that of
+the same table in a parquet file of one's own.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from metaclip.curate.run import GROUP_ROWS, table_writer
+from metaclip.curate.settings import MATCH
+from metaclip.errors import MetaclipError
+from metaclip.stage.folder import Folder
+from metaclip.stage.runner import RunOptions
+from metaclip.stage.stage import Stage
+from metaclip.storage.files import atomic_write, file_digest, local_copy
+from metaclip.storage.remote import AnyPath
+
+
+def write_table(table: Any, folder: Folder, name: str, options: RunOptions) -> str:
+    """Write a table to a file of a run folder, batch by batch; return the file's path.
+
+    Raise MetaclipError if the folder has another table there and `options.overwrite` is not set.
+    """
+    path = folder / name
+    try:
+        if hasattr(table, "__arrow_c_stream__"):
+            reader = pa.RecordBatchReader.from_stream(table)
+        else:
+            reader = pa.Table.from_batches([pa.record_batch(table)]).to_reader()
+    except (pa.ArrowException, TypeError):
+        raise TypeError(f"pool must be a table, not {type(table).__name__} of one column") from None
+    with folder.owned(options.part), atomic_write(path) as temporary:
+        with table_writer(temporary, {"compression": "zstd"}, reader.schema) as add:
+            for batch in reader:
+                for first in range(0, len(batch), GROUP_ROWS):
+                    add(pa.Table.from_batches([batch.slice(first, GROUP_ROWS)]))
+        is_new = not path.exists() and not Stage(folder, MATCH).path.exists()
+        if not (options.overwrite or is_new or (path.exists() and _same_bytes(path, temporary))):
+            raise MetaclipError(
+                f"{folder.path} is a run of another pool; choose another --out, or replace it with --overwrite"
+            )
+    return str(path)
+
+
+def _same_bytes(one: AnyPath, other: Path) -> bool:
+    with local_copy(one) as local, local.open("rb") as first, other.open("rb") as second:
+        return file_digest(first) == file_digest(second)
