@@ -236,7 +236,7 @@ def test_a_pool_that_was_moved(words: Path, tmp_path: Path) -> None:
 
 def test_a_next_version_names_the_runs_too(matched: list[Path], tmp_path: Path) -> None:
     """Pairs are taken out of a combined run as of any other; a version is not combined with others."""
-    run = balance(matched, out=tmp_path / "run", settings=BalanceSettings(t=T))
+    run = balance(matched, out=tmp_path / "run", t=T)
     (tmp_path / "gone.txt").write_text(run.curated["uid"][0].as_py() + "\n")
     commands.done("card", "remove", run.path, "--uids", tmp_path / "gone.txt", "--out", tmp_path / "next")
     version = Run(tmp_path / "next")
