@@ -250,7 +250,7 @@ def _check_apart(folder: Folder, pool: Paths, files: Sequence[PoolFile]) -> None
             raise MetaclipError(
                 f"{folder.path} lies in the pool {path} and would be read with it; choose another --out"
             )
-    own = os.fspath(out / TABLE)
+    own = str(out / TABLE)
     for path in sorted({os.path.dirname(file.path) for file in files if file.path != own}):
         if is_inside(as_path(path).resolve(), out):
             raise MetaclipError(f"the pool's files in {path} lie in {folder.path}; choose another --out")
