@@ -186,8 +186,8 @@ def match(
 
     `pool` is a file, folder or glob of parquet, csv, jsonl or tars, a list of these, or a table of any library that speaks
     Arrow, which is written to ``pool.parquet`` in `out`; `metadata` is the query list (default: the one of the settings,
-    else the shipped one). Raise MetaclipError if nothing could be read, nothing matched,
-    or another process owns the folder `out`.
+    else the shipped one). Raise MetaclipError if nothing could be read, nothing matched, or another process owns the
+    folder `out`.
 
     >>> from metaclip import match
     >>> run = match("curation/toy_pool.jsonl", "metadata/toy.txt", out="matched")
@@ -250,7 +250,7 @@ def _check_apart(folder: Folder, pool: Paths, files: Sequence[PoolFile]) -> None
             raise MetaclipError(
                 f"{folder.path} lies in the pool {path} and would be read with it; choose another --out"
             )
-    own = os.fspath(out / TABLE)
+    own = str(out / TABLE)
     for path in sorted({os.path.dirname(file.path) for file in files if file.path != own}):
         if is_inside(as_path(path).resolve(), out):
             raise MetaclipError(f"the pool's files in {path} lie in {folder.path}; choose another --out")
