@@ -1,7 +1,7 @@
 """Arguments of public functions: wrong types are refused by name, and columns are taken from any Arrow library.
 
 `check_type` raises TypeError with the name of the argument, because `t="20"` would otherwise fail somewhere inside.
-`as_column` takes what has Arrow's PyCapsule interface (pyarrow, polars, pandas, duckdb) without a copy.
+`as_column` takes what has Arrow's PyCapsule interface (pyarrow, polars, pandas, duckdb).
 """
 
 from __future__ import annotations

@@ -44,10 +44,12 @@ from metaclip.storage.files import (
     atomic_write,
     disk_errors,
     file_digest,
+    local_copy,
     read_json,
     uploaded_folder,
     write_json,
 )
+from metaclip.storage.remote import AnyPath, as_path
 
 _COUNTED: Final = {"pairs": "integer", "names": "integer", "floor": "integer"}
 _COUNTED_TOP: Final = {"top[].name": "string", "top[].pairs": "integer"}
@@ -123,7 +125,7 @@ class Card:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Open a card. Raise MetaclipError if the folder holds none, or one of a newer schema."""
         check_type("path", path, PATH)
-        self.path = Path(path)
+        self.path = as_path(path)
         self.fields = read_card(self.path)
 
     def __repr__(self) -> str:
@@ -141,7 +143,8 @@ class Card:
     @functools.cached_property
     def entries(self) -> pa.Table:
         """A row for each entry: those of `Run.entries`, and samples."""
-        return pq.read_table(self.path / "entries.parquet")
+        with local_copy(self.path / "entries.parquet") as path:
+            return pq.read_table(path)
 
 
 def card(
@@ -204,7 +207,7 @@ def make_card(
             return _write_card(local, near, info, scan_run(near, options, classes, blocked))
 
 
-def read_card(folder: Path) -> dict[str, Any]:
+def read_card(folder: AnyPath) -> dict[str, Any]:
     """Read a card's card.json. Raise MetaclipError if there is none, or one of a newer schema."""
     path = folder / "card.json"
     card = read_json(path)

@@ -186,8 +186,8 @@ def match(
 
     `pool` is a file, folder or glob of parquet, csv, jsonl or tars, a list of these, or a table of any library that speaks
     Arrow, which is written to ``pool.parquet`` in `out`; `metadata` is the query list (default: the one of the settings,
-    else the shipped one). Raise MetaclipError if nothing could be read, nothing matched,
-    or another process owns the folder `out`.
+    else the shipped one). Raise MetaclipError if nothing could be read, nothing matched, or another process owns the
+    folder `out`.
 
     >>> from metaclip import match
     >>> run = match("curation/toy_pool.jsonl", "metadata/toy.txt", out="matched")

@@ -221,7 +221,8 @@ class Run:
 
         `counted` are counts and list that were made or read before: if they belong to this run, they are not read again.
         """
-        check_type("run", path, PATH)
+        if not isinstance(path, RemotePath):
+            check_type("run", path, PATH)
         self.folder = Folder(path)
         self.path = self.folder.path
         self.manifest = self.folder.manifest
@@ -405,4 +406,6 @@ RunLike = Run | str | os.PathLike[str]
 
 def open_run(run: RunLike) -> Run:
     """Return a run given as the object or as its folder."""
+    if not isinstance(run, RemotePath):
+        check_type("run", run, Run | PATH)
     return run if isinstance(run, Run) else Run(run)
