@@ -5,7 +5,7 @@
 The dump is the real sample, its pages `--copies` times over as a multistream of 100 pages a stream. MB are 10^6 bytes:
 of XML, or of wikitext for what begins with articles. Times are the processor's, so that other work on the machine counts
 little; only the last column of the second table is by the clock. Both ways to the text are given the same articles; that ours is the tree's, to the byte, is
-asserted for them, and that blocks are the file's text.
+asserted for them, and that pieces are the file's text.
 """
 
 from __future__ import annotations
@@ -129,11 +129,11 @@ def main() -> None:
 
         seconds, text = timed(lambda: bz2.decompress(path.read_bytes()), rounds)
         steps["bz2.decompress"] = seconds, size
-        seconds, ours = timed(lambda: b"".join(block.text for block in bzip2.blocks(path)), rounds)
-        steps["metaclip: blocks"] = seconds, size
+        seconds, ours = timed(lambda: b"".join(piece.text for piece in bzip2.pieces(path)), rounds)
+        steps["metaclip: pieces"] = seconds, size
         assert ours == text == xml
         seconds, found = timed(lambda: sum(1 for _ in dump.pages(path, 0, packed)), rounds)
-        steps["metaclip: blocks, then pages by mwxml"] = seconds, size
+        steps["metaclip: pieces, then pages by mwxml"] = seconds, size
         assert found == xml.count(b"<page>")
         seconds, _ = timed(lambda: [CTokenizer().tokenize(text, 0, True) for text in articles], rounds)
         steps["mwparserfromhell: tokens alone"] = seconds, written

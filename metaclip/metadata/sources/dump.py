@@ -1,7 +1,7 @@
 """Reads the pages of a Wikipedia dump, ``pages-articles*.xml.bz2``: one file or many, single stream or multistream.
 
-A range of bytes of a file has the pages whose ``<page>`` begins in a bzip2 block that begins in the range. So ranges can be
-read without an index and without each other, and each page is in exactly one. mwxml parses the XML, the pages of a block at
+A range of bytes of a file has the pages whose ``<page>`` begins in a bzip2 stream that begins in the range. So ranges can be
+read without an index and without each other, and each page is in exactly one. mwxml parses the XML, the pages of a piece at
 a time: if it parsed the file as one document, it would keep an empty element of each page, 2.5 GB for all of English
 Wikipedia.
 
@@ -23,7 +23,7 @@ from xml.etree.ElementTree import ParseError
 
 from metaclip.errors import MetaclipError, import_extra, one_line
 from metaclip.metadata.sources import bzip2
-from metaclip.metadata.sources.bzip2 import Block
+from metaclip.metadata.sources.bzip2 import Piece
 from metaclip.metadata.sources.wikitext import NamespaceNames
 from metaclip.storage.download import PublishedFile, RetryPolicy, fetch
 from metaclip.storage.files import read_json
@@ -41,7 +41,7 @@ _DUMP_CLOSE: Final = b"</mediawiki>"
 _DUMP_OPEN: Final = b"<mediawiki><siteinfo></siteinfo>"
 _LARGEST_HEAD: Final = 4 << 20
 _TAIL_BYTES: Final = 1 << 20
-"""Number of bytes at the end of a file in which a block begins."""
+"""Number of bytes at the end of a file in which the last stream of a multistream begins."""
 _FILE_NAMESPACE: Final = 6
 _CATEGORY_NAMESPACE: Final = 14
 
@@ -147,9 +147,9 @@ def _check_file(path: Path, wiki: str) -> DumpFile:
     try:
         bzip2.check_format(path)
         file = _read_head(path)
-        last = b"".join(block.text for block in bzip2.blocks(path, max(0, file.size - _TAIL_BYTES)))[
-            -100:
-        ]
+        last = b""
+        for piece in bzip2.pieces(path, max(0, file.size - _TAIL_BYTES)):
+            last = (last + piece.text)[-100:]
     except OSError as error:
         raise MetaclipError(f"{path} cannot be read ({one_line(error)})") from None
     if file.schema not in SCHEMAS:
@@ -171,8 +171,8 @@ def _read_head(path: Path) -> DumpFile:
     """Read a file's head, up to the end of <siteinfo>."""
     mwxml = import_extra("mwxml", "build", "reading a dump")
     text = b""
-    for block in bzip2.blocks(path):
-        text += block.text
+    for piece in bzip2.pieces(path):
+        text += piece.text
         if b"</siteinfo>" in text or len(text) > _LARGEST_HEAD:
             break
     head, found, _ = text.partition(b"</siteinfo>")
@@ -206,7 +206,7 @@ def pages(path: Path, start: int, stop: int) -> Iterator[Page]:
     Raise MetaclipError if the file is cut off or damaged, or is not a dump of newest revisions.
     """
     mwxml = import_extra("mwxml", "build", "reading a dump")
-    for xml in _whole_pages(path, bzip2.blocks(path, start), 8 * stop):
+    for xml in _whole_pages(path, bzip2.pieces(path, start, stop), stop):
         try:
             for page in mwxml.Dump.from_file(io.BytesIO(_DUMP_OPEN + xml + _DUMP_CLOSE)):
                 revisions = [(revision.model or "wikitext", revision.text or "") for revision in page]
@@ -222,15 +222,15 @@ def pages(path: Path, start: int, stop: int) -> Iterator[Page]:
             ) from None
 
 
-def _whole_pages(path: Path, blocks: Iterable[Block], stop: int) -> Iterator[bytes]:
-    """Yield the XML of whole pages, block by block: of the pages whose tag begins in a block before bit `stop`."""
+def _whole_pages(path: Path, pieces: Iterable[Piece], stop: int) -> Iterator[bytes]:
+    """Yield the XML of whole pages, piece by piece: of the pages whose tag begins in a stream before byte `stop`."""
     held = b""  # the text after the last whole page
-    own = 0  # how much of it comes from blocks of the range
+    own = 0  # how much of it comes from streams of the range
     any_own = False  # whether any of that was more than blanks
-    for block in blocks:
-        held += block.text
-        if block.bit < stop:
-            any_own, own = any_own or not block.text.isspace(), len(held)
+    for piece in pieces:
+        held += piece.text
+        if piece.start < stop:
+            any_own, own = any_own or not piece.text.isspace(), len(held)
             end = held.rfind(_PAGE_CLOSE)
             begin = held.find(_PAGE_OPEN, 0, max(end, 0))
             if begin >= 0:

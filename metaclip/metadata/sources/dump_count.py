@@ -5,7 +5,8 @@
     counts/redirects.parquet   title, target: of every redirect among articles, in the dump's order
     counts/manifest.json       the dump's files with sizes and digests, what became of each page, the sum of all words
 
-A shard is a range of bytes of a file.
+A shard is a range of bytes of a file. It has the streams that begin in the range, so a file that is a single stream is one
+shard's work, on one core.
 
 Law: the counts are those of the articles' text, whatever the shards, the workers and the memory; a killed count continues
 with the shards that are not finished. The folder is a run folder with one stage (`metaclip.stage`).
@@ -29,7 +30,7 @@ import pyarrow.parquet as pq
 
 from metaclip.engine import Engine, PortableStep, Progress, ProgressCallback
 from metaclip.errors import MetaclipError
-from metaclip.metadata.sources import dump, wikitext
+from metaclip.metadata.sources import bzip2, dump, wikitext
 from metaclip.metadata.sources.dump import DumpFile
 from metaclip.metadata.sources.string_counts import BYTES_PER_KEY, StringCounter, merge_runs, read_run
 from metaclip.stage.folder import Folder
@@ -121,6 +122,8 @@ def count(
         "part_bytes": shard_bytes,
         "parser": parser,
     }
+    if len(shards) > len(files):
+        fingerprint["split"] = "streams"  # earlier, a shard began at a block, and had other pages
     with folder.owned():
         stage = Stage(folder, DUMP)
         try:
@@ -149,6 +152,16 @@ def _count_shards(
     tasks += [Task(_digest_name(index), file) for index, file in enumerate(files)]
     step = CountStep(stage, max(1, memory // options.active_engine.workers // BYTES_PER_KEY))
     with Progress("count", sum(task.weight for task in tasks), unit="B") as progress:
+        single = [
+            shard.file.path.name
+            for shard in shards
+            if shard.start == 0 and shard.stop < shard.file.size
+            if not bzip2.is_multistream(shard.file.path, shard.stop)
+        ]
+        if single:
+            progress.note(
+                f"{', '.join(single)}: a single bzip2 stream is read by one core; the multistream dump uses several"
+            )
         left = [task for task in tasks if stage.marker(task.name) is None]
         progress.advance(sum(task.weight for task in tasks) - sum(task.weight for task in left), 0)
         for task, _ in run(stage, step, left, options, progress, holds_gil=True):

@@ -1,9 +1,10 @@
-"""Blocks of a bzip2 file: ranges that cover a file give its text once and in order, however it was made and cut."""
+"""Streams of a bzip2 file: ranges that cover a file give its text once and in order, however it was made and cut."""
 
 from __future__ import annotations
 
 import bz2
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -14,20 +15,20 @@ from metaclip.errors import MetaclipError
 from metaclip.metadata.sources import bzip2
 
 
-def of_range(path: Path, start: int, stop: int) -> list[bzip2.Block]:
-    """The blocks that begin in a range of bytes."""
+def of_range(path: Path, start: int, stop: int) -> list[bzip2.Piece]:
+    """The pieces of the streams that begin in a range of bytes."""
     found = []
-    for block in bzip2.blocks(path, start):
-        if block.bit >= 8 * stop:
+    for piece in bzip2.pieces(path, start, stop):
+        if piece.start >= stop:
             break
-        found.append(block)
+        found.append(piece)
     return found
 
 
 def read(path: Path) -> tuple[bytes, str]:
     """The text of a file, or what is wrong with it."""
     try:
-        return b"".join(block.text for block in bzip2.blocks(path)), ""
+        return b"".join(piece.text for piece in bzip2.pieces(path)), ""
     except MetaclipError as error:
         return b"", str(error)
 
@@ -62,9 +63,9 @@ def test_ranges_give_the_text_once_and_in_order(tmp_path: Path, form: str, size:
     if len(ranges) > 200:
         ranges = range(0, len(FORMS[form]), len(FORMS[form]) // 200)
         size = ranges.step
-    found = [block for start in ranges for block in of_range(path, start, start + size)]
-    assert b"".join(block.text for block in found) == bz2.decompress(FORMS[form])
-    assert [block.bit for block in found] == sorted({block.bit for block in found})
+    found = [piece for start in ranges for piece in of_range(path, start, start + size)]
+    assert b"".join(piece.text for piece in found) == bz2.decompress(FORMS[form])
+    assert [piece.start for piece in found] == sorted(piece.start for piece in found)
     bzip2.check_format(path)
 
 
@@ -77,7 +78,7 @@ def test_any_bytes_any_ranges(
     path = tmp_path_factory.mktemp("any") / "x.bz2"
     path.write_bytes(data)
     found = [
-        block.text for start in range(0, len(data), size) for block in of_range(path, start, start + size)
+        piece.text for start in range(0, len(data), size) for piece in of_range(path, start, start + size)
     ]
     assert b"".join(found) == b"".join(texts)
 
@@ -89,20 +90,40 @@ def test_marks_across_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     expected = bz2.decompress(path.read_bytes())
     for piece in (*range(1, 40), 64, 1000):
         monkeypatch.setattr(bzip2, "_PIECE", piece)
-        assert b"".join(block.text for block in bzip2.blocks(path)) == expected
+        assert b"".join(piece.text for piece in bzip2.pieces(path)) == expected
 
 
-def test_a_mark_inside_a_block_is_no_end(tmp_path: Path) -> None:
-    """Bits that look like a mark inside a block do not cut it: it is tried up to the next mark."""
-    data = bytearray(bz2.compress(noise(30_000)))
-    first, end = (
-        bzip2._marks(bytes(data))[0],
-        next(mark for mark in bzip2._marks(bytes(data)) if mark.is_end),
-    )
-    false = [bzip2._Mark(first.bit + 1000, False), bzip2._Mark(first.bit + 5000, True)]
-    text, taken = bzip2._decompress_block(bytes(data), [first, *false, end])
-    assert text == noise(30_000)
-    assert taken == 3
+def test_a_head_inside_a_stream_is_none(tmp_path: Path) -> None:
+    """Bytes that look like the head of a stream inside of one begin no range, and are no damage."""
+    first, second = bz2.compress(noise(90_000), 1), bz2.compress(noise(5000, 1))
+    path = tmp_path / "x.bz2"
+    for at in range(10, 3000, 97):
+        found = len(first) - at
+        path.write_bytes(first + second)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                bzip2,
+                "_HEAD",
+                re.compile(re.escape((first + second)[found : found + 10]) + b"|BZh[1-9]1AY&SY"),
+            )
+            assert list(bzip2._heads(path, 1, len(first) + 1)) == [found, len(first)]
+            texts = [piece.text for piece in of_range(path, found - 5, 1 << 30)]
+            assert b"".join(texts) == noise(5000, 1)
+            assert of_range(path, found - 5, found + 5) == []
+
+
+def test_a_damaged_stream_is_passed_over_by_no_range(tmp_path: Path) -> None:
+    """Whatever byte of a stream is changed, one of the ranges around it raises, or the text is whole."""
+    streams = [bz2.compress(noise(300, i)) for i in range(4)]
+    path, begin, whole = tmp_path / "x.bz2", len(streams[0] + streams[1]), b"".join(streams)
+    for at in range(begin, begin + len(streams[2])):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x41]) + whole[at + 1 :])
+        for cut in (begin - 1, begin, begin + 1):
+            try:
+                found = [*of_range(path, 0, cut), *of_range(path, cut, len(whole))]
+            except MetaclipError:
+                continue
+            assert b"".join(piece.text for piece in found) == bz2.decompress(whole)
 
 
 def test_cut_off_is_told_apart_from_damaged(tmp_path: Path) -> None:
@@ -118,12 +139,12 @@ def test_cut_off_is_told_apart_from_damaged(tmp_path: Path) -> None:
             bzip2.check_format(path)
         if cut < len(whole) - 20:
             with pytest.raises(MetaclipError, match=r"cut off|damaged"):
-                list(bzip2.blocks(path))
+                list(bzip2.pieces(path))
     for at in rng.sample(range(20, len(whole) - 20), 10):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1 :])
         text, message = read(path)
         if message:
-            assert "x.bz2 is damaged: the block at byte" in message or "cut off" in message
+            assert "x.bz2 is damaged: the stream at byte" in message or "cut off" in message
         else:
             assert text == bz2.decompress(whole)  # the byte was none of a block's
 

@@ -52,11 +52,11 @@ def test_tags_across_blocks() -> None:
     text = b"<mediawiki><siteinfo/>  <page><a/></page>\n <page>b</page><page></page></mediawiki>\n"
     whole = re.findall(b"<page>.*?</page>", text)
     for width in (1, 2, 3, 5, 8, 13, 40, 200):
-        blocks = [bzip2.Block(i, text[i : i + width]) for i in range(0, len(text), width)]
+        pieces = [bzip2.Piece(i, text[i : i + width]) for i in range(0, len(text), width)]
         for step in (1, 4, 9, 30, 300):
             found = []
             for start in range(0, len(text), step):
-                given = (block for block in blocks if block.bit >= start)
+                given = (piece for piece in pieces if piece.start >= start)
                 parts = b"".join(dump._whole_pages(Path("x"), given, start + step))
                 found += re.findall(b"<page>.*?</page>", parts)
                 tags = [

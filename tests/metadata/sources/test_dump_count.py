@@ -176,6 +176,19 @@ def test_parts_workers_and_memory_change_nothing(
     assert not list((tmp_path / "c").rglob(".state/dump/*.parquet"))
 
 
+def test_a_single_stream_is_said_to_take_one_core(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One note names the files of a single stream that have several shards, and no others."""
+    dump_count.count(str(made), "enwiki", tmp_path / "c", engine=Local(1), shard_bytes=3000)
+    notes = [line for line in capsys.readouterr().err.splitlines() if "single bzip2 stream" in line]
+    assert len(notes) == 1
+    assert "enwiki-pages-articles1.xml-p1p200.bz2: a single bzip2 stream is read by one core" in notes[0]
+    assert "articles2" not in notes[0]
+    dump_count.count(str(made), "enwiki", tmp_path / "d", engine=Local(1))
+    assert "single bzip2 stream" not in capsys.readouterr().err
+
+
 def test_a_finished_count_is_taken_as_it_is(made: Path, counted: Path, tmp_path: Path) -> None:
     """Called again, nothing is counted; another dump, and a folder of something else, are refused by name."""
     before = {path.name: path.stat().st_mtime_ns for path in counted.iterdir()}
@@ -203,7 +216,7 @@ def test_a_damaged_part_is_named_and_the_others_are_kept(
     middle = len(whole) // 2
     path.write_bytes(whole[:middle] + b"\0" * 8 + whole[middle + 8 :])
     with pytest.raises(
-        MetaclipError, match=r"pages-articles\.xml\.bz2 is damaged: the block at byte"
+        MetaclipError, match=r"pages-articles\.xml\.bz2 is damaged: the stream at byte"
     ) as caught:
         dump_count.count(str(folder), "enwiki", tmp_path / "c", engine=Local(1), shard_bytes=1000)
     assert "\n" not in str(caught.value)
