@@ -230,7 +230,7 @@ def _pool_files(found: Iterable[str], root: str, given: str) -> Iterator[tuple[s
 
 
 def _note_left_out(names: Sequence[str], why: str) -> None:
-    """Say on standard error which files are left out of a pool."""
+    """Report on standard error which files are left out of a pool."""
     if names:
         print(f"metaclip: {len(names)} files {why} are left out (first: {names[0]})", file=sys.stderr)
 
