@@ -38,7 +38,8 @@ def table(title: str, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str
 
 def _cell(value: Any) -> str:
     if isinstance(value, float):
-        return f'<td style="text-align: right">{value:,.6g}</td>'
+        shown = f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}"
+        return f'<td style="text-align: right">{shown}</td>'
     if isinstance(value, int):
         return f'<td style="text-align: right">{value:,}</td>'
     return f'<td style="text-align: left">{html.escape(str(value))}</td>'

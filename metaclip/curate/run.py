@@ -249,7 +249,11 @@ class Run:
         """Show figures, counts by rank before and after balancing, and the largest entries."""
         from metaclip.notebook import entries_tables
 
-        figures = dict(self.match["funnel"])
+        funnel = self.match["funnel"]
+        figures = {
+            step: funnel[step]
+            for step in ("rows", *sorted(funnel.keys() - {"rows", "matched"}), "matched")
+        }
         if self.balance is None:
             entries = pa.table({"entry": self.metadata.entries, "count": self.counts.values})
         else:
