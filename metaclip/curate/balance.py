@@ -32,7 +32,13 @@ import pyarrow as pa
 from metaclip.arguments import PATH, check_types
 from metaclip.curate.account import BALANCE_REASONS, has_account, remove_account, write_account
 from metaclip.curate.draw import FIXED_POINT, DrawSums, draw_rows, expect_rows, probabilities, stream_key
-from metaclip.curate.inputs import GROUP_BYTES, check_unchanged, columns_of, input_bytes, is_same_file
+from metaclip.curate.inputs import (
+    GROUP_BYTES,
+    check_unchanged,
+    columns_as_given,
+    input_bytes,
+    is_same_file,
+)
 from metaclip.curate.match import lost_inputs_message
 from metaclip.curate.run import Run, RunLike, curated_writer, open_run, read_matched, write_entries
 from metaclip.curate.settings import (
@@ -81,10 +87,7 @@ class DrawStep(PortableStep):
     ) -> tuple[dict[str, Any], Sequence[Path]]:
         """Run the step. Raise BrokenInput if the pool's file cannot be read, or has other rows than when it was matched."""
         shard, rows, given = item
-        settings = MatchSettings(
-            text_column=given["text"], url_column=given["url"], uid_column=given["uid"]
-        )
-        columns = columns_of(shard.file, settings)
+        columns = columns_as_given(shard.file, given)
         marker = balance_shard(shard, columns, rows, self.parameters, self.matched, self.stage, progress)
         check_unchanged(shard.file)
         return marker, [

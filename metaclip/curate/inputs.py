@@ -190,6 +190,11 @@ def columns_of(file: PoolFile, settings: MatchSettings, schema: pa.Schema | None
     return find_columns(schema, file.path, settings.text_column, settings.url_column, settings.uid_column)
 
 
+def columns_as_given(file: PoolFile, given: Mapping[str, str | None]) -> Columns:
+    """Find a file's columns as `columns_of` does; `given` are the names that were given, by role (text, url, uid)."""
+    return find_columns(read_schema(file), file.path, given["text"], given["url"], given["uid"])
+
+
 def _sha256(file: PoolFile) -> str:
     with translate_read_errors(file), open_file(file) as opened:
         return file_digest(opened)

@@ -23,12 +23,13 @@ import numpy.typing as npt
 
 from metaclip.curate.balance import DrawParameters, balance_shard
 from metaclip.curate.combine import CombineStep
-from metaclip.curate.inputs import columns_of
+from metaclip.curate.inputs import columns_as_given, columns_of
 from metaclip.curate.match import match_shard, rows_read, shard_counts
 from metaclip.curate.settings import BALANCE, MATCH, MatchSettings
 from metaclip.engine import PortableStep, ProgressCallback, ignore_progress
 from metaclip.matching.matcher import Matcher
 from metaclip.metadata import Metadata
+from metaclip.pool.columns import Columns
 from metaclip.pool.shards import Shard
 from metaclip.pool.sorted_uids import merge_runs, write_subset
 from metaclip.stage.folder import Folder
@@ -101,7 +102,7 @@ class MeasureStep(PortableStep):
     def _measure(self, shard: Shard, start: float) -> Measured:
         with tempfile.TemporaryDirectory(prefix="metaclip-plan-") as name:
             path, folder, n_entries = Path(name), Folder(name), len(self.entries)
-            match, balance = Stage(folder, MATCH), Stage(folder, BALANCE)
+            match = Stage(folder, MATCH)
             for output in ("matched", "curated"):
                 (path / output).mkdir()
             match_seconds, match_wall, marker = _timed(
@@ -112,29 +113,12 @@ class MeasureStep(PortableStep):
             sum_seconds, _, counts = _timed(
                 lambda: total + shard_counts(shard.name, stage=match, n_entries=n_entries)
             )
-            uids = match.path / f"{shard.name}.uids.npy"
-            sort_seconds, _, _ = _timed(
-                lambda: write_subset(path / "uids.npy", merge_runs([uids]), matched)
-            )
             parameters = DrawParameters.of(counts, _published_t(read), 0, np.zeros(0, "u8,u8"))
-            balance_seconds, balance_wall, drawn = _timed(
-                lambda: balance_shard(
-                    shard,
-                    columns_of(shard.file, self.settings),
-                    read,
-                    parameters,
-                    folder,
-                    balance,
-                    ignore_progress,
-                )
-            )
-            kept = drawn["funnel"]["kept"]
-            return Measured(
-                pairs=read, matched=matched, kept=kept, input_bytes=0,
-                match_seconds=match_seconds, balance_seconds=balance_seconds, sum_seconds=sum_seconds,
-                sort_seconds=sort_seconds * (1 + kept / max(1, matched)), matched_bytes=_size(path / "matched"),
-                partial_bytes=_size(path / ".state"), curated_bytes=_size(path / "curated"),
-                wall=match_wall + balance_wall, start=start, memory=_peak_memory(),
+            columns = columns_of(shard.file, self.settings)
+            found = _measure_balance(shard, columns, read, matched, parameters, folder)
+            return dataclasses.replace(
+                found, match_seconds=match_seconds, sum_seconds=sum_seconds, matched_bytes=_size(path / "matched"),
+                wall=match_wall + found.wall, start=start,
             )  # fmt: skip
 
 
@@ -159,42 +143,43 @@ class MeasureMatchedStep(PortableStep):
 
     def __call__(self, item: MatchedShard, progress: ProgressCallback) -> Measured:
         """Measure a shard, all but its `input_bytes`."""
-        shard, given = item.shard, item.columns
+        shard = item.shard
         with tempfile.TemporaryDirectory(prefix="metaclip-plan-") as name:
             path, folder = Path(name), Folder(name)
-            match, balance = Stage(folder, MATCH), Stage(folder, BALANCE)
+            match = Stage(folder, MATCH)
             for output in ("matched", "curated"):
                 (path / output).mkdir()
             begin = time.perf_counter()
             parameters = DrawParameters.of(self.counts, _published_t(self.rows), 0, np.zeros(0, "u8,u8"))
-            columns = columns_of(
-                shard.file,
-                MatchSettings(
-                    text_column=given["text"], url_column=given["url"], uid_column=given["uid"]
-                ),
-            )
+            columns = columns_as_given(shard.file, item.columns)
             start = time.perf_counter() - begin
             combine_seconds, combine_wall, (marker, _) = _timed(
                 lambda: CombineStep(match)((item.matched, shard.name, shard.name), ignore_progress)
             )
-            uids = match.path / f"{shard.name}.uids.npy"
-            sort_seconds, _, _ = _timed(
-                lambda: write_subset(path / "uids.npy", merge_runs([uids]), marker["rows"])
+            found = _measure_balance(shard, columns, item.read, marker["rows"], parameters, folder)
+            # The files of matches are linked: they take no disk.
+            return dataclasses.replace(
+                found, match_seconds=combine_seconds, wall=combine_wall + found.wall, start=start
             )
-            balance_seconds, balance_wall, drawn = _timed(
-                lambda: balance_shard(
-                    shard, columns, item.read, parameters, folder, balance, ignore_progress
-                )
-            )
-            kept = drawn["funnel"]["kept"]
-            return Measured(
-                pairs=item.read, matched=marker["rows"], kept=kept, input_bytes=0,
-                match_seconds=combine_seconds, balance_seconds=balance_seconds, sum_seconds=0.0,
-                sort_seconds=sort_seconds * (1 + kept / max(1, marker["rows"])),
-                matched_bytes=0,  # linked
-                partial_bytes=_size(path / ".state"), curated_bytes=_size(path / "curated"),
-                wall=combine_wall + balance_wall, start=start, memory=_peak_memory(),
-            )  # fmt: skip
+
+
+def _measure_balance(
+    shard: Shard, columns: Columns, read: int, matched: int, parameters: DrawParameters, folder: Folder
+) -> Measured:
+    """Measure the second stage of a shard whose matches and uids are in a folder; the first stage counts as nothing."""
+    path, match, balance = Path(folder.path), Stage(folder, MATCH), Stage(folder, BALANCE)
+    uids = match.path / f"{shard.name}.uids.npy"
+    sort_seconds, _, _ = _timed(lambda: write_subset(path / "uids.npy", merge_runs([uids]), matched))
+    seconds, wall, drawn = _timed(
+        lambda: balance_shard(shard, columns, read, parameters, folder, balance, ignore_progress)
+    )
+    kept = drawn["funnel"]["kept"]
+    return Measured(
+        pairs=read, matched=matched, kept=kept, input_bytes=0, match_seconds=0.0, balance_seconds=seconds,
+        sum_seconds=0.0, sort_seconds=sort_seconds * (1 + kept / max(1, matched)), matched_bytes=0,
+        partial_bytes=_size(path / ".state"), curated_bytes=_size(path / "curated"), wall=wall, start=0.0,
+        memory=_peak_memory(),
+    )  # fmt: skip
 
 
 def _published_t(rows: int) -> float:

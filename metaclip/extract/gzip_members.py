@@ -82,14 +82,12 @@ def read_members(
                 if size > MAX_MEMBER:
                     yield offset, b"".join(pieces), False
                     pieces, size = [], 0
-        except EOFError:
-            damaged, unended = True, offset
-            if buffer.offset == offset:
-                buffer.drop(1)
-            continue
-        except zlib.error:
+        except (zlib.error, EOFError) as error:
             damaged = True
-            report_loss("broken_gzip", f"byte {offset}")
+            if isinstance(error, EOFError):
+                unended = offset
+            else:
+                report_loss("broken_gzip", f"byte {offset}")
             if buffer.offset == offset:
                 buffer.drop(1)
             continue
