@@ -73,12 +73,15 @@ def find_files(paths: Paths, form: str | None = None, name: str = "pool") -> lis
         raise MetaclipError("no pool is given; name a file, a folder or a glob")
     roots: list[list[str]] = []
     files: dict[str, PoolFile] = {}
+    seen = set[str]()  # a file may be named twice, also by a link
     for given in wanted:
         root, found = _find(given)
         roots.append(root.split("/"))
         for file in found:
-            if form is None or file.form == form:
-                files.setdefault(file.path, file)
+            real = file.path if is_remote(file.path) else os.path.realpath(file.path)
+            if (form is None or file.form == form) and real not in seen:
+                seen.add(real)
+                files[file.path] = file
     if not files:
         raise MetaclipError(f"there is no {form} file in {_shown(wanted)}; check the path")
     tables = {_split_name(path)[0] for path, file in files.items() if file.form == "parquet"}

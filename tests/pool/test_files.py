@@ -73,6 +73,8 @@ def test_folders_that_are_links(tmp_path: Path, capsys: pytest.CaptureFixture[st
     (pool / "a_link").symlink_to(pool / "own")
     (pool / "hard.parquet").hardlink_to(pool / "own" / "c.parquet")
     assert [file.name for file in find_files(pool)] == ["again.parquet", "hard.parquet", "link.parquet"]
+    named = [pool / "own" / "c.parquet", pool / "a_link" / "c.parquet", pool / "own"]
+    assert [file.name for file in find_files(named)] == ["own/c.parquet"]
     said = capsys.readouterr().err
     assert "2 files that lead to files which other paths lead to are left out" in said
     assert f"(first: {pool}/folder/loop)" in said
