@@ -23,7 +23,7 @@ __version__ = "0.1.0"
 """Written here; the build and the command line read it."""
 
 if TYPE_CHECKING:
-    from metaclip.card.publish import card
+    from metaclip.card.publish import Card, card
     from metaclip.curate.balance import balance
     from metaclip.curate.balancer import Balancer
     from metaclip.curate.curate import curate
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 _HOMES: Final = {
     "Balancer": "metaclip.curate.balancer",
+    "Card": "metaclip.card.publish",
     "Counts": "metaclip.matching",
     "ExtractSettings": "metaclip.extract.settings",
     "LostInputs": "metaclip.errors",
@@ -72,6 +73,7 @@ _HOMES: Final = {
 
 __all__ = [
     "Balancer",
+    "Card",
     "Counts",
     "ExtractSettings",
     "LostInputs",

@@ -25,7 +25,7 @@ from tests import commands
 
 ROOT = Path(__file__).parents[1]
 PUBLIC = [
-    "Balancer", "Counts", "ExtractSettings", "LostInputs", "MatchSettings", "Matcher", "MetaclipError", "Metadata", "Ray",
+    "Balancer", "Card", "Counts", "ExtractSettings", "LostInputs", "MatchSettings", "Matcher", "MetaclipError", "Metadata", "Ray",
     "Run", "RunOptions", "TextRule", "__version__", "balance", "build", "card", "curate", "explain", "extract", "lint",
     "match", "plan", "reshard",
 ]  # fmt: skip
@@ -179,6 +179,18 @@ def test_a_pool_in_memory(convert: Any, pairs: pa.Table, tmp_path: Path) -> None
     assert again.entries.equals(metaclip.balance(wanted, t=5, out=tmp_path / "wanted_5").entries)
 
 
+def test_a_table_moves_with_its_run(pairs: pa.Table, tmp_path: Path) -> None:
+    """The run of a table can be moved and copied: its pool is a file of its folder."""
+    made = metaclip.curate(pairs, LIST, t=20, out=tmp_path / "run")
+    wanted = metaclip.balance(made, t=5, out=tmp_path / "wanted").entries
+    (tmp_path / "run").rename(tmp_path / "moved")
+    assert metaclip.balance(tmp_path / "moved", t=5, out=tmp_path / "moved_5").entries.equals(wanted)
+    assert metaclip.curate(pairs, LIST, t=20, out=tmp_path / "moved").entries.equals(made.entries)
+    other = metaclip.match(pairs.slice(0, 100), LIST, out=tmp_path / "other")
+    both = metaclip.balance([tmp_path / "moved", other], t=20, out=tmp_path / "both")
+    assert both.match["funnel"]["rows"] == len(pairs) + 100
+
+
 def test_another_table_in_a_run_folder(pairs: pa.Table, tmp_path: Path) -> None:
     """The same table continues a run, another one is refused and leaves the run whole, or replaces it on request."""
     first = metaclip.curate(pairs, LIST, t=20, out=tmp_path)
@@ -236,7 +248,7 @@ WRONG: dict[str, tuple[Callable[[Any, Path], Any], str]] = {
     "tars": (lambda run, out: metaclip.reshard(run.entries, subset="x", out=out), "tars must be a path, not Table"),
     "subset": (lambda run, out: metaclip.reshard("x", subset=run.entries, out=out), "subset must be a path, not Table"),
     "recipe": (lambda run, out: metaclip.build(run.entries, out=out), "recipe must be a path, not Table"),
-    "pool of plan": (lambda run, out: metaclip.plan(run.entries), "pool must be a path, not Table"),
+    "pool of plan": (lambda run, out: metaclip.plan(run.curated["text"], LIST), "pool must be a table, not"),
     "text": (lambda run, out: metaclip.explain(["a dog"]), "text must be a string, not list"),
     "texts": (lambda run, out: metaclip.Matcher(LIST).match("a dog"), "texts is one string"),
     "a table of texts": (lambda run, out: metaclip.Matcher(LIST).match(run.curated), "texts must be one column, not a table"),

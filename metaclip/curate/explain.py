@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+
+import pyarrow as pa
 
 from metaclip.arguments import check_types
 from metaclip.curate.draw import keep_probability, probabilities, uniform
@@ -21,8 +22,8 @@ class Explanation:
 
     text: str
     padded: str
-    entries: list[dict[str, Any]]
-    """A dict for each entry: entry_id, entry, source; with a run also count and probability."""
+    entries: pa.Table
+    """A row for each entry: entry_id, entry, source; with a run also count and probability."""
     t: float | None = None
     p: float | None = None
     """P(keep)."""
@@ -65,7 +66,7 @@ def explain(
 
     >>> from metaclip import explain
     >>> found = explain("a photo of a dog", metadata=["dog", "cat", "photo of a"])
-    >>> [row["entry"] for row in found.entries]
+    >>> found.entries["entry"].to_pylist()
     ['dog', 'photo of a']
     >>> found
     looked in  ' a photo of a dog '
@@ -97,11 +98,12 @@ def explain(
     counts = opened.counts.values
     probability = probabilities(counts, t)
     found = _explain_matches(text, opened.metadata, opened.rule)
-    for row in found.entries:
-        row |= {"count": int(counts[row["entry_id"]]), "probability": float(probability[row["entry_id"]])}
+    ids = found.entries["entry_id"].to_numpy()
+    entries = found.entries.append_column("count", [counts[ids]])
     number = uid_of(text, url, uid)
     return dataclasses.replace(
-        found, t=t, p=keep_probability([row["entry_id"] for row in found.entries], probability), uid=number,
+        found, entries=entries.append_column("probability", [probability[ids]]),
+        t=t, p=keep_probability(ids.tolist(), probability), uid=number,
         uid_from="given" if uid else "md5 of text and url" if url else "md5 of the text, for no url is given",
         u=uniform(seed, epoch, number), seed=seed, epoch=epoch,
         runs=tuple(one["name"] for one in opened.match.get("runs", ())),
@@ -109,28 +111,29 @@ def explain(
 
 
 def _explain_matches(text: str, metadata: Metadata, rule: TextRule) -> Explanation:
-    ids = Matcher(metadata, rule).match([text])[0].as_py()
-    rows = [{"entry_id": i, "entry": metadata[i], "source": metadata.source[i].as_py()} for i in ids]
-    return Explanation(text, rule.text(text), rows)
+    ids = Matcher(metadata, rule).match([text]).values
+    columns = {"entry_id": ids, "entry": metadata.entries.take(ids), "source": metadata.source.take(ids)}
+    return Explanation(text, rule.text(text), pa.table(columns))
 
 
 def render(found: Explanation) -> str:
     """Return an explanation as text for a terminal; strings from outside are shown with control characters escaped."""
     lines = [f"looked in  {found.padded!r}", ""]
-    if not found.entries:
+    rows = found.entries.to_pylist()
+    if not rows:
         return "\n".join([*lines, "no entry matches, so the pair is dropped"])
-    width = max(len(repr(row["entry"])) for row in found.entries)
+    width = max(len(repr(row["entry"])) for row in rows)
     if found.t is None:
-        lines += [f"  {row['entry']!r}" for row in found.entries]
+        lines += [f"  {row['entry']!r}" for row in rows]
         return "\n".join(
             [
                 *lines,
                 "",
-                f"{len(found.entries)} entries match; with --run also counts, probabilities and the draw",
+                f"{len(rows)} entries match; with --run also counts, probabilities and the draw",
             ]
         )
     lines.append(f"  {'entry':{width}}  {'count':>14}  {'min(1, t/count)':>15}")
-    for row in found.entries:
+    for row in rows:
         where = "head" if row["count"] >= found.t else "tail"
         lines.append(
             f"  {row['entry']!r:{width}}  {row['count']:>14,}  {row['probability']:>15.6f}  {where}"

@@ -225,9 +225,9 @@ def match_part(
     )
     settings, options, folder = settings or MatchSettings(), options or RunOptions(), Folder(out)
     if is_table(pool):
-        from metaclip.curate.table_pool import write_table
+        from metaclip.curate.table_pool import save_table
 
-        pool = write_table(pool, folder, TABLE, options)
+        pool = save_table(pool, folder, TABLE, options)
     files = find_files(pool)
     _check_apart(folder, pool, files)
     entries, settings = read_metadata(metadata, settings)
@@ -334,6 +334,10 @@ class _MatchStage:
         inputs = [
             {key: file[key] for key in file if key not in ("fingerprint", "files")} for file in digests
         ]
+        own = str(folder / TABLE)
+        for file in inputs:
+            if file["path"] == own:
+                file["path"] = TABLE  # it moves with the run
         identity = digest_of(
             {
                 "fingerprint": stage.digest,

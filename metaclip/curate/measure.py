@@ -2,7 +2,8 @@
 
 A shard goes through both stages on one worker, in a temporary folder. First a short piece of it does, so that what is
 compiled or opened once counts as start-up and not as work. Seconds are those that the processor spent in this thread, so
-that other work on the machine counts little; `wall` and `start` are by the clock.
+that other work on the machine counts little; `wall` and `start` are by the clock. Pairs are drawn as `curate` draws them by
+default, by the counts of all measured shards together.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -25,7 +26,13 @@ from metaclip.curate.balance import DrawParameters, balance_shard
 from metaclip.curate.combine import CombineStep
 from metaclip.curate.inputs import columns_as_given, columns_of
 from metaclip.curate.match import match_shard, rows_read, shard_counts
-from metaclip.curate.settings import BALANCE, MATCH, MatchSettings
+from metaclip.curate.settings import (
+    BALANCE,
+    DEFAULT_TAIL_SHARE,
+    MATCH,
+    MatchSettings,
+    solve_tail_share,
+)
 from metaclip.engine import PortableStep, ProgressCallback, ignore_progress
 from metaclip.matching.matcher import Matcher
 from metaclip.metadata import Metadata
@@ -35,8 +42,6 @@ from metaclip.pool.sorted_uids import merge_runs, write_subset
 from metaclip.stage.folder import Folder
 from metaclip.stage.stage import Stage
 
-_T_PER_PAIR: Final = 20_000 / 1.6e9
-"""The published t (arXiv 2309.16671, Table 6) for each pair of its pool: counts grow with the pool, and t with them."""
 _PIECE: Final = 20_000  # rows that everything is compiled and opened with
 
 Result = TypeVar("Result")
@@ -81,8 +86,8 @@ class Measured:
 
 
 @dataclasses.dataclass(frozen=True)
-class MeasureStep(PortableStep):
-    """Measures a shard. Nothing that it writes is kept."""
+class CountStep(PortableStep):
+    """Counts the matches of a shard. Nothing that it writes is kept."""
 
     settings: MatchSettings
     entries: Metadata
@@ -92,7 +97,23 @@ class MeasureStep(PortableStep):
         """The matcher, made once in each worker process."""
         return Matcher(self.entries, self.settings.rule)
 
-    def __call__(self, shard: Shard, progress: ProgressCallback) -> Measured:
+    def __call__(self, shard: Shard, progress: ProgressCallback) -> tuple[int, npt.NDArray[np.uint64]]:
+        """Return the number of the shard's rows, and its counts."""
+        with _temporary_run() as folder:
+            match = Stage(folder, MATCH)
+            marker = match_shard(shard, self.matcher, self.settings, match, progress)
+            counts = shard_counts(shard.name, stage=match, n_entries=len(self.entries))
+            return rows_read(marker["funnel"]), counts
+
+
+@dataclasses.dataclass(frozen=True)
+class MeasureStep(CountStep):
+    """Measures a shard. Nothing that it writes is kept."""
+
+    counts: npt.NDArray[np.uint64]
+    """Of all measured shards."""
+
+    def __call__(self, shard: Shard, progress: ProgressCallback) -> Measured:  # type: ignore[override]
         """Measure a shard, all but its `input_bytes`: only who knows the file's other shards knows its part of them."""
         begin = time.perf_counter()
         rows = _PIECE if shard.rows is None else min(_PIECE, shard.rows)
@@ -100,22 +121,18 @@ class MeasureStep(PortableStep):
         return self._measure(shard, time.perf_counter() - begin)
 
     def _measure(self, shard: Shard, start: float) -> Measured:
-        with tempfile.TemporaryDirectory(prefix="metaclip-plan-") as name:
-            path, folder, n_entries = Path(name), Folder(name), len(self.entries)
+        with _temporary_run() as folder:
+            path, n_entries = Path(folder.path), len(self.entries)
             match = Stage(folder, MATCH)
-            for output in ("matched", "curated"):
-                (path / output).mkdir()
             match_seconds, match_wall, marker = _timed(
                 lambda: match_shard(shard, self.matcher, self.settings, match, ignore_progress)
             )
             read, matched = rows_read(marker["funnel"]), marker["funnel"]["matched"]
-            total = np.zeros(n_entries, np.uint64)
-            sum_seconds, _, counts = _timed(
-                lambda: total + shard_counts(shard.name, stage=match, n_entries=n_entries)
+            sum_seconds, _, _ = _timed(
+                lambda: self.counts + shard_counts(shard.name, stage=match, n_entries=n_entries)
             )
-            parameters = DrawParameters.of(counts, _published_t(read), 0, np.zeros(0, "u8,u8"))
             columns = columns_of(shard.file, self.settings)
-            found = _measure_balance(shard, columns, read, matched, parameters, folder)
+            found = _measure_balance(shard, columns, read, matched, self.counts, folder)
             return dataclasses.replace(
                 found, match_seconds=match_seconds, sum_seconds=sum_seconds, matched_bytes=_size(path / "matched"),
                 wall=match_wall + found.wall, start=start,
@@ -138,35 +155,41 @@ class MeasureMatchedStep(PortableStep):
     """Measures what it takes to combine and balance a shard that is matched. Nothing that it writes is kept."""
 
     counts: npt.NDArray[np.uint64]
-    rows: int
     """Of all runs."""
 
     def __call__(self, item: MatchedShard, progress: ProgressCallback) -> Measured:
         """Measure a shard, all but its `input_bytes`."""
         shard = item.shard
-        with tempfile.TemporaryDirectory(prefix="metaclip-plan-") as name:
-            path, folder = Path(name), Folder(name)
+        with _temporary_run() as folder:
             match = Stage(folder, MATCH)
-            for output in ("matched", "curated"):
-                (path / output).mkdir()
             begin = time.perf_counter()
-            parameters = DrawParameters.of(self.counts, _published_t(self.rows), 0, np.zeros(0, "u8,u8"))
             columns = columns_as_given(shard.file, item.columns)
             start = time.perf_counter() - begin
             combine_seconds, combine_wall, (marker, _) = _timed(
                 lambda: CombineStep(match)((item.matched, shard.name, shard.name), ignore_progress)
             )
-            found = _measure_balance(shard, columns, item.read, marker["rows"], parameters, folder)
+            found = _measure_balance(shard, columns, item.read, marker["rows"], self.counts, folder)
             # The files of matches are linked: they take no disk.
             return dataclasses.replace(
                 found, match_seconds=combine_seconds, wall=combine_wall + found.wall, start=start
             )
 
 
+@contextlib.contextmanager
+def _temporary_run() -> Iterator[Folder]:
+    """Make a run folder for a block."""
+    with tempfile.TemporaryDirectory(prefix="metaclip-plan-") as name:
+        for output in ("matched", "curated"):
+            Path(name, output).mkdir()
+        yield Folder(name)
+
+
 def _measure_balance(
-    shard: Shard, columns: Columns, read: int, matched: int, parameters: DrawParameters, folder: Folder
-) -> Measured:
+    shard: Shard, columns: Columns, read: int, matched: int, counts: npt.NDArray[np.uint64], folder: Folder,
+) -> Measured:  # fmt: skip
     """Measure the second stage of a shard whose matches and uids are in a folder; the first stage counts as nothing."""
+    t = solve_tail_share(counts, DEFAULT_TAIL_SHARE) if counts.any() else 1.0
+    parameters = DrawParameters.of(counts, t, 0, np.zeros(0, "u8,u8"))
     path, match, balance = Path(folder.path), Stage(folder, MATCH), Stage(folder, BALANCE)
     uids = match.path / f"{shard.name}.uids.npy"
     sort_seconds, _, _ = _timed(lambda: write_subset(path / "uids.npy", merge_runs([uids]), matched))
@@ -180,10 +203,6 @@ def _measure_balance(
         partial_bytes=_size(path / ".state"), curated_bytes=_size(path / "curated"), wall=wall, start=0.0,
         memory=_peak_memory(),
     )  # fmt: skip
-
-
-def _published_t(rows: int) -> float:
-    return max(1.0, _T_PER_PAIR * rows)
 
 
 def _timed(call: Callable[[], Result]) -> tuple[float, float, Result]:

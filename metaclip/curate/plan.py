@@ -13,17 +13,29 @@ import functools
 import math
 import operator
 import random
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
 
-from metaclip.arguments import check_types
+import numpy as np
+
+from metaclip.arguments import ArrowTable, check_types, is_table
 from metaclip.curate.balance import pool_shards
 from metaclip.curate.combine import check_combinable
 from metaclip.curate.inputs import cut_pool
 from metaclip.curate.match import read_metadata
-from metaclip.curate.measure import MatchedShard, Measured, MeasureMatchedStep, MeasureStep
+from metaclip.curate.measure import (
+    CountStep,
+    MatchedShard,
+    Measured,
+    MeasureMatchedStep,
+    MeasureStep,
+)
 from metaclip.curate.run import Run
 from metaclip.curate.settings import MatchSettings
+from metaclip.curate.table_pool import read_table, write_table
+from metaclip.engine import Engine, PortableStep
 from metaclip.errors import MetaclipError
 from metaclip.metadata import MetadataLike
 from metaclip.pool.files import Paths, find_files, list_paths
@@ -32,11 +44,13 @@ from metaclip.pool.sorted_uids import FAN_IN
 from metaclip.stage.folder import Folder
 from metaclip.stage.runner import RunOptions
 
+_LEAST_ROWS: Final = 20_000  # to measure: the estimate of kept pairs depends on the counts
+_MOST_SHARDS: Final = 256  # to measure for the sake of their rows
 _UID: Final = 16  # bytes
 _DRIVER: Final = 400 << 20  # bytes of the process that adds up: measured with 500,000 entries
 _ASSUMED: Final = (
     "the measured shards are like the others",
-    "pairs are kept as by the published t, 20,000 for 1.6 G pairs; another t keeps more or less of them",
+    "pairs are kept as by the default tail share, 0.06; another t keeps more or less of them",
     "workers do not wait for disk, network or memory more than in the measured shards",
     "uids that stand on several rows are few: each takes 16 bytes more in every worker of the second stage",
 )
@@ -87,7 +101,7 @@ class Plan:
 
 
 def plan(
-    pool: Paths,
+    pool: Paths | ArrowTable,
     metadata: MetadataLike | None = None,
     *,
     pairs: Sequence[int] = (),
@@ -99,7 +113,9 @@ def plan(
 ) -> Plan:
     """Measure `shards` shards of a pool, drawn by `seed`, and estimate what it takes to curate the pool.
 
-    If `pool` names folders of runs, estimate what it takes to balance them together, which matches nothing again.
+    More shards are measured if they have fewer than 20,000 rows together: the pairs that are kept depend on the counts.
+    `pool` can be a table of any library that speaks Arrow, as in `curate`. If it names folders of runs, estimate what it
+    takes to balance them together, which matches nothing again.
 
     There is an estimate for each number of `pairs` (default: the pool's) and of `workers` (default: the engine's). Raise
     MetaclipError if the pool or the list cannot be read, or if nothing matches.
@@ -110,17 +126,23 @@ def plan(
     (1000000000, True)
     """
     check_types(settings=(settings, MatchSettings | None), options=(options, RunOptions | None))
+    if is_table(pool):
+        with tempfile.TemporaryDirectory(prefix="metaclip-plan-") as folder:
+            path = Path(folder, "pool.parquet")
+            write_table(read_table(pool), path)
+            return plan(
+                path, metadata, pairs=pairs, workers=workers, shards=shards, seed=seed, settings=settings, options=options,
+            )  # fmt: skip
     settings, options = settings or MatchSettings(), options or RunOptions()
-    items, step = (
-        _of_runs(runs, options) if (runs := _find_runs(pool)) else _of_pool(pool, metadata, settings)
-    )
-    all_shards = list(items)
+    draw, engine = random.Random(seed), options.active_engine
+    if runs := _find_runs(pool):
+        all_shards, items, step = _of_runs(runs, shards, draw, options)
+    else:
+        all_shards, items, step = _of_pool(pool, metadata, settings, shards, draw, engine)
     results = []
-    for shard in random.Random(seed).sample(all_shards, min(shards, len(all_shards))):
+    for shard, item in items.items():
         # One at a time: they would share the machine's memory bus and blur each other.
-        ((_, result),) = options.active_engine.map(step, [items[shard]])
-        if isinstance(result, BaseException):
-            raise result
+        result = _run_step(engine, step, item)
         results.append(dataclasses.replace(result, input_bytes=_bytes_of(shard, all_shards)))
     measured = Measured.of(results)
     if not measured.matched:
@@ -153,25 +175,38 @@ def plan(
     )
 
 
-def _of_pool(
-    pool: Paths, metadata: MetadataLike | None, settings: MatchSettings
-) -> tuple[dict[Shard, Any], MeasureStep]:
-    """Return the items of a pool by shard, and the step that measures them."""
-    files = find_files(pool)
-    entries, settings = read_metadata(metadata, settings)
-    step = MeasureStep(settings, entries)
-    _ = step.matcher  # building the automaton is not measured
-    return {shard: shard for shard in cut_pool(files, settings).shards}, step
-
-
 def _find_runs(pool: Paths) -> list[Run]:
     """Return the runs, if the paths are folders of runs."""
     folders = [Folder(path) for path in list_paths("pool", pool)]
     return [Run(folder.path) for folder in folders] if all(folder.manifest for folder in folders) else []
 
 
-def _of_runs(runs: Sequence[Run], options: RunOptions) -> tuple[dict[Shard, Any], MeasureMatchedStep]:
-    """Return the items of runs that are balanced together, by shard, and the step that measures them."""
+Items = tuple[list[Shard], dict[Shard, Any], PortableStep]
+"""All shards; the items to measure, by shard; the step that measures them."""
+
+
+def _of_pool(
+    pool: Paths, metadata: MetadataLike | None, settings: MatchSettings, least: int, draw: random.Random, engine: Engine,
+) -> Items:  # fmt: skip
+    """Draw `least` shards of a pool, or more until they have enough rows, and count them."""
+    files = find_files(pool)
+    entries, settings = read_metadata(metadata, settings)
+    shards = cut_pool(files, settings).shards
+    step = CountStep(settings, entries)
+    _ = step.matcher  # building the automaton is not measured
+    items: dict[Shard, Any] = {}
+    rows, counts = 0, np.zeros(len(entries), np.uint64)
+    for shard in draw.sample(shards, min(len(shards), max(least, _MOST_SHARDS))):
+        if len(items) >= least and rows >= _LEAST_ROWS:
+            break
+        more_rows, more_counts = _run_step(engine, step, shard)
+        items[shard] = shard
+        rows, counts = rows + more_rows, counts + more_counts
+    return shards, items, MeasureStep(settings, entries, counts)
+
+
+def _of_runs(runs: Sequence[Run], least: int, draw: random.Random, options: RunOptions) -> Items:
+    """Draw `least` shards of runs that are balanced together."""
     check_combinable(runs, options)
     items: dict[Shard, Any] = {}
     for one in runs:
@@ -179,8 +214,18 @@ def _of_runs(runs: Sequence[Run], options: RunOptions) -> tuple[dict[Shard, Any]
         for shard in pool_shards(one):
             columns = one.shard_columns[shard.name]
             items[shard] = MatchedShard(shard, read[shard.name], columns, one.matched)
+    shards = list(items)
+    chosen = draw.sample(shards, min(least, len(shards)))
     counts = functools.reduce(operator.add, (one.counts for one in runs)).values
-    return items, MeasureMatchedStep(counts, sum(one.match["funnel"]["rows"] for one in runs))
+    return shards, {shard: items[shard] for shard in chosen}, MeasureMatchedStep(counts)
+
+
+def _run_step(engine: Engine, step: Any, item: Any) -> Any:
+    """Run a step on one item. Raise the step's error."""
+    ((_, result),) = engine.map(step, [item])
+    if isinstance(result, BaseException):
+        raise result
+    return result
 
 
 def _bytes_of(shard: Shard, shards: Sequence[Shard]) -> int:

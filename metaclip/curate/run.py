@@ -311,7 +311,11 @@ class Run:
     @property
     def inputs(self) -> list[dict[str, Any]]:
         """The files of the pool: index, name, path, size, stamp, sha256."""
-        return list(self.matched.manifest["inputs"])
+        folder = self.matched
+        return [
+            {**item, "path": str(resolve_path(folder.path, item["path"]))}
+            for item in folder.manifest["inputs"]
+        ]
 
     @functools.cached_property
     def shard_columns(self) -> dict[str, dict[str, str | None]]:
@@ -372,7 +376,7 @@ class Run:
         """The query list."""
         return self.counted[1]
 
-    @property
+    @functools.cached_property
     def entries(self) -> pa.Table:
         """A row for each entry: entry_id, entry, source, count, probability, expected, kept."""
         _ = self._balanced

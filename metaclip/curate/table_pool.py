@@ -1,4 +1,4 @@
-"""Pools in memory: a table of any library that speaks Arrow, written to the run folder as a parquet file.
+"""Pools in memory: a table of any library that speaks Arrow, written to a parquet file of the run folder.
 
 Balancing reads the pool a second time, maybe days later, so that the table must outlive the process. The result is that of
 the same table in a parquet file of one's own.
@@ -7,10 +7,10 @@ the same table in a parquet file of one's own.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
+from metaclip.arguments import ArrowTable
 from metaclip.curate.run import GROUP_ROWS, table_writer
 from metaclip.curate.settings import MATCH
 from metaclip.errors import MetaclipError
@@ -21,30 +21,38 @@ from metaclip.storage.files import atomic_write, file_digest, local_copy
 from metaclip.storage.remote import AnyPath
 
 
-def write_table(table: Any, folder: Folder, name: str, options: RunOptions) -> str:
-    """Write a table to a file of a run folder, batch by batch; return the file's path.
+def save_table(table: ArrowTable, folder: Folder, name: str, options: RunOptions) -> str:
+    """Write a table to a file of a run folder; return the file's path.
 
     Raise MetaclipError if the folder has another table there and `options.overwrite` is not set.
     """
-    path = folder / name
-    try:
-        if hasattr(table, "__arrow_c_stream__"):
-            reader = pa.RecordBatchReader.from_stream(table)
-        else:
-            reader = pa.Table.from_batches([pa.record_batch(table)]).to_reader()
-    except (pa.ArrowException, TypeError):
-        raise TypeError(f"pool must be a table, not {type(table).__name__} of one column") from None
+    reader, path = read_table(table), folder / name
     with folder.owned(options.part), atomic_write(path) as temporary:
-        with table_writer(temporary, {"compression": "zstd"}, reader.schema) as add:
-            for batch in reader:
-                for first in range(0, len(batch), GROUP_ROWS):
-                    add(pa.Table.from_batches([batch.slice(first, GROUP_ROWS)]))
+        write_table(reader, temporary)
         is_new = not path.exists() and not Stage(folder, MATCH).path.exists()
         if not (options.overwrite or is_new or (path.exists() and _same_bytes(path, temporary))):
             raise MetaclipError(
                 f"{folder.path} is a run of another pool; choose another --out, or replace it with --overwrite"
             )
     return str(path)
+
+
+def read_table(table: ArrowTable) -> pa.RecordBatchReader:
+    """Return the batches of a table. Raise TypeError for a column."""
+    try:
+        if hasattr(table, "__arrow_c_stream__"):
+            return pa.RecordBatchReader.from_stream(table)
+        return pa.Table.from_batches([pa.record_batch(table)]).to_reader()
+    except (pa.ArrowException, TypeError):
+        raise TypeError(f"pool must be a table, not {type(table).__name__} of one column") from None
+
+
+def write_table(reader: pa.RecordBatchReader, path: Path) -> None:
+    """Write batches to a parquet file."""
+    with table_writer(path, {"compression": "zstd"}, reader.schema) as add:
+        for batch in reader:
+            for first in range(0, len(batch), GROUP_ROWS):
+                add(pa.Table.from_batches([batch.slice(first, GROUP_ROWS)]))
 
 
 def _same_bytes(one: AnyPath, other: Path) -> bool:

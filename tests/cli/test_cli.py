@@ -277,7 +277,7 @@ def test_explain_a_pair(curated: tuple[Path, commands.Done]) -> None:
         "explain", "a photo of a dog", "--run", run, "--url", "https://example.org/dog.jpg"
     ).out
     found = explain.explain("a photo of a dog", run=run, url="https://example.org/dog.jpg")
-    for row in found.entries:
+    for row in found.entries.to_pylist():
         where = "head" if row["count"] >= 20 else "tail"
         assert re.search(
             rf"^  '{row['entry']}' +{row['count']} +{row['probability']:.6f}  {where}$", shown, re.M
@@ -311,13 +311,13 @@ def test_explain_agrees_with_the_run(curated: tuple[Path, commands.Done]) -> Non
         shown = commands.done("explain", row["text"], "--run", run.path, "--url", row["url"]).out
         found = explain.explain(row["text"], run=run, url=row["url"])
         verdicts.append("\nkept: " in shown)
-        if not found.entries:
+        if not len(found.entries):
             assert "no entry matches" in shown
             continue
         assert verdicts[-1] == (found.uid in kept)
         assert f"uid     = {found.uid}" in shown
         if verdicts[-1]:
-            assert kept[found.uid]["matches"] == [entry["entry_id"] for entry in found.entries]
+            assert kept[found.uid]["matches"] == found.entries["entry_id"].to_pylist()
             assert kept[found.uid]["keep_probability"] == found.p
     assert len(verdicts) == 20
     assert set(verdicts) == {True, False}

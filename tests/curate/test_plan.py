@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,7 +43,7 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pool") / "pool"
     folder.mkdir()
     for i in range(8):
-        (made,) = write_pool(folder / f"{i}", 1, 1000 + 100 * i, seed=i).iterdir()
+        (made,) = write_pool(folder / f"{i}", 1, 8000 + 800 * i, seed=i).iterdir()
         made.rename(folder / f"{i}.parquet")
         (folder / f"{i}").rmdir()
     return folder
@@ -56,7 +57,7 @@ def test_what_was_measured_is_what_a_run_takes(pool: Path, words: Path, tmp_path
     found = plan(pool, words, shards=8, options=ONE)
     run = curate(pool, words, out=tmp_path / "run", t=60, options=ONE)
     assert found.counted
-    assert (found.pairs, found.shards, found.measured_shards) == (10_800, 8, 8)
+    assert (found.pairs, found.shards, found.measured_shards) == (86_400, 8, 8)
     (whole,) = found.estimates
     assert whole.pairs == found.measured.pairs == run.match["funnel"]["rows"]
     assert whole.matched == found.measured.matched == run.match["funnel"]["matched"]
@@ -71,15 +72,30 @@ def test_some_shards_stand_for_all(pool: Path, words: Path) -> None:
     """Three of eight, drawn by the seed: the same again by the same one; the whole from them, about right."""
     one, again = (plan(pool, words, seed=1, options=ONE) for _ in range(2))
     assert one.measured_shards == 3
-    assert one.measured.pairs == again.measured.pairs < 10_800
+    assert one.measured.pairs == again.measured.pairs < 86_400
     assert (
         len({plan(pool, words, shards=1, seed=seed, options=ONE).measured.pairs for seed in range(6)}) > 1
     )
     (whole,) = one.estimates
-    assert whole.pairs == 10_800
+    assert whole.pairs == 86_400
     actual = plan(pool, words, shards=8, options=ONE).measured
     assert whole.matched == pytest.approx(actual.matched, rel=0.02)
     assert whole.input_bytes == pytest.approx(actual.input_bytes, rel=0.1)
+
+
+def test_kept_pairs_do_not_depend_on_files(words: Path, tmp_path: Path) -> None:
+    """A pool in one file, in two hundred files, and in memory: the pairs that are kept are those of a run, about."""
+    (whole,) = write_pool(tmp_path / "whole", 1, 10_000, seed=5).iterdir()
+    table = pq.read_table(whole)
+    (tmp_path / "parts").mkdir()
+    for i in range(200):
+        pq.write_table(table.slice(50 * i, 50), tmp_path / "parts" / f"{i:03}.parquet")
+    run = curate(whole, words, out=tmp_path / "run", options=ONE)
+    assert run.balance is not None
+    for pool in (whole, tmp_path / "parts", table):
+        (found,) = plan(pool, words, options=ONE).estimates
+        assert found.pairs == 10_000
+        assert found.kept == pytest.approx(run.balance["kept"], rel=0.01)
 
 
 def test_a_pool_whose_rows_are_not_counted(words: Path, tmp_path: Path) -> None:
