@@ -13,6 +13,8 @@ import typing
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from metaclip.errors import BadSetting
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -57,10 +59,18 @@ def check_types(**arguments: tuple[object, Any]) -> None:
 
 
 def check_fields(settings: Any) -> None:
-    """Raise TypeError for a field of a dataclass whose value has another type than its annotation."""
+    """Raise TypeError for a field of a dataclass whose value has another type than its annotation.
+
+    Raise BadSetting for a value that a Literal does not list.
+    """
     for name, hint in typing.get_type_hints(type(settings)).items():
+        value = getattr(settings, name)
         if typing.get_origin(hint) is not typing.Literal:
-            check_type(name, getattr(settings, name), hint)
+            check_type(name, value, hint)
+        elif value not in typing.get_args(hint):
+            raise BadSetting(
+                f"{name} is {value!r:.80}, must be one of {', '.join(map(repr, typing.get_args(hint)))}"
+            )
 
 
 def is_table(value: object) -> bool:

@@ -107,5 +107,8 @@ def _show(result: Mapping[str, Any], before: bool) -> None:
     else:
         of += f", {result['texts']:,} texts"
     click.echo(f"{result['task']}: {of}{' (done before)' if before else ''}")
+    if repeated := result.get("repeated_names"):
+        names = ", ".join(map(repr, repeated))
+        click.echo(f"  several classes have the same name, and a prompt cannot tell them apart: {names}")
     for name, value in result["metrics"].items():
         click.echo(f"  {name:<18}{100 * value:>8.2f}%")

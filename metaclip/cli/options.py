@@ -82,6 +82,12 @@ match_options = _stack(
     ),
     click.option("--url-column", metavar="C", help="Name of the url column, if not url."),
     click.option("--uid-column", metavar="C", help="Name of the uid column, if not uid."),
+    click.option(
+        "--quoting",
+        type=click.Choice(["auto", "none"]),
+        default=None,
+        help="In csv and tsv: 'none' if quotes are ordinary characters.  [default: auto]",
+    ),
     click.option("--limit", type=Number(), metavar="N", help="Read only the first N rows."),
     click.option("--with-text", is_flag=True, default=None, help="Write url and text to matched/ too."),
     click.option(

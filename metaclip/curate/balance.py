@@ -448,7 +448,7 @@ def pool_shards(source: Run) -> list[Shard]:
             raise MetaclipError(
                 f"{known['path']} has changed since it was matched; match again with --overwrite"
             )
-        files[known["index"]] = dataclasses.replace(found, name=known["name"])
+        files[known["index"]] = dataclasses.replace(found, name=known["name"], form=known["form"])
     shards = []
     for item in source.match["shards"]:
         index, number = map(int, item["name"].split("-"))

@@ -47,6 +47,7 @@ from metaclip.matching import Counts, count_matches
 from metaclip.matching.matcher import Matcher, Texts
 from metaclip.matching.text_rule import PAPER, TextRule
 from metaclip.metadata import Metadata
+from metaclip.pool.columns import TEXT_NAMES, UID_NAMES, URL_NAMES
 from metaclip.pool.uid import Uids, uid_of, uids_of
 from metaclip.storage.files import read_json
 
@@ -56,8 +57,15 @@ UidsLike: TypeAlias = Column | Sequence[str | None] | Uids
 AHEAD: Final = 256
 """Number of samples that `kept` reads ahead and decides on together: 7 MB of encoded images of 256 pixels."""
 
+_NAMES: Final = {"text": ("txt", *TEXT_NAMES), "url": URL_NAMES, "uid": UID_NAMES}
+"""Where samples have their text, url and uid."""
+
 Sample = TypeVar("Sample", bound=Mapping[str, Any])
 
+NO_TEXT: Final = (
+    "sample {key} has no caption: looked for {names}, found {found}; it and others like it are dropped. A run whose "
+    "pool was matched with --text-column knows another name"
+)
 NO_UID: Final = (
     "sample {key} has no uid in its .json, so the draw uses md5(text + url). That is what the offline run used only if "
     "its pool had no uid either; download with img2dataset --save_additional_columns '[\"uid\"]' to carry it along"
@@ -106,7 +114,8 @@ class Balancer:
         self.t, self.seed, self.epoch = float(t), found.seed if seed is None else int(seed), epoch
         self.matcher = Matcher(found.metadata, found.rule, cache=cache)
         self.probability: npt.NDArray[np.float64] = probabilities(found.counts, self.t)
-        self._warned = False
+        self._names = {role: _names(role, found.columns.get(role)) for role in _NAMES}
+        self._warned = set[str]()
 
     def __repr__(self) -> str:
         """Show t, seed and the list."""
@@ -159,8 +168,10 @@ class Balancer:
     def takes(self, sample: Mapping[str, Any]) -> bool:
         """Return whether to keep a sample of a webdataset pipeline, as a predicate for ``.select``.
 
-        The sample may be decoded or not: its text is in "txt" (else the "caption" in "json"), its uid and url in "json". A
-        sample without a text, or whose text is not UTF-8, is not kept. Warn once if a sample has no uid.
+        The sample may be decoded or not: its text is "txt", else text, caption or alt, of the sample or of its "json", and
+        so are its url and uid; a run that was matched with names of columns knows those. The case of letters does not
+        matter. A sample without a text, or whose text is not UTF-8, is not kept. Warn once if a sample has no text, and
+        once if one has no uid.
         """
         pair = self._pair(sample)
         return pair is not None and self.keep_one(pair[0], pair[1], url=pair[2])
@@ -181,23 +192,38 @@ class Balancer:
     def _pair(self, sample: Mapping[str, Any]) -> tuple[str, str | None, str | None] | None:
         """Return the text, uid and url of a sample; None if it has no text, or if one of them is not valid."""
         try:
-            text, fields = sample.get("txt"), sample.get("json") or {}
-            text = text.decode() if isinstance(text, bytes) else text
+            fields = sample.get("json") or {}
             fields = json.loads(fields) if isinstance(fields, bytes | str) else fields
-            text = fields.get("caption") if text is None else text
-            uid, url = fields.get("uid"), fields.get("url")
-            uid, url = None if uid is None else str(uid), url if isinstance(url, str) else None
+            values = {name.lower(): value for name, value in (*sample.items(), *fields.items())}
+            text, uid, url = (self._value(values, role) for role in ("text", "uid", "url"))
+            url = url if isinstance(url, str) else None
+            uid = None if uid is None else str(uid)
             for value in (text, uid, url):
                 if value is not None:
                     value.encode()  # raises for half a surrogate, which JSON can hold
         except (ValueError, AttributeError):
             return None
         if text is None:
+            if values.keys().isdisjoint(self._names["text"]):
+                names = " or ".join(map(repr, self._names["text"]))
+                found = ", ".join(map(repr, values)) or "nothing"
+                self._warn_once(NO_TEXT, key=sample.get("__key__", "?"), names=names, found=found)
             return None
-        if not uid and not self._warned:
-            self._warned = True
-            warnings.warn(NO_UID.format(key=sample.get("__key__", "?")), stacklevel=3)
+        if not uid:
+            self._warn_once(NO_UID, key=sample.get("__key__", "?"))
         return text, uid, url
+
+    def _value(self, values: Mapping[str, Any], role: str) -> Any:
+        """Return the first value of a role that is there, decoded."""
+        for name in self._names[role]:
+            if (value := values.get(name)) is not None:
+                return value.decode() if isinstance(value, bytes) else value
+        return None
+
+    def _warn_once(self, message: str, **found: Any) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            warnings.warn(message.format(**found), stacklevel=4)
 
     def _epoch(self, epoch: int | None) -> int:
         if epoch is not None:
@@ -226,6 +252,8 @@ class _Source:
     rule: TextRule
     t: float | None = None
     seed: int = 0
+    columns: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
+    """The names of columns that were given when the pool was matched, by role."""
 
 
 def _from_counts(counts: Counts, metadata: Metadata | None, rule: TextRule) -> _Source:
@@ -251,7 +279,7 @@ def _open_source(source: Run | str | os.PathLike[str]) -> _Source:
             return _read_card(folder)
         source = Run(source)
     t, seed = (None, 0) if source.balance is None else (source.t, source.seed)
-    return _Source(source.counts.values, source.metadata, source.rule, t, seed)
+    return _Source(source.counts.values, source.metadata, source.rule, t, seed, source.match["columns"])
 
 
 def _read_card(folder: Path) -> _Source:
@@ -274,6 +302,15 @@ def _read_card(folder: Path) -> _Source:
             f"{path} does not hold the counts that {folder / 'card.json'} names; fetch both again"
         )
     return found
+
+
+def _names(role: str, given: str | None) -> tuple[str, ...]:
+    """Return where samples have a value, if its column was `given` by name for the pool, or else None."""
+    if given is None:
+        return _NAMES[role]
+    # The column text of a pool of tars is the .txt, and a field of that name in the .json is json.text.
+    name = given.lower()
+    return ("txt", name) if name == "text" else (name.removeprefix("json."),)
 
 
 def _strings(name: str, values: Any) -> Any:

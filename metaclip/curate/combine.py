@@ -192,7 +192,7 @@ def _combine(
     folder.write_recipe({"match": settings})
     stage.finish(
         record, schema=1, versions=versions(), list=record["list"], rule=record["rule"], funnel=record["funnel"],
-        settings={"match": dataclasses.asdict(settings)},
+        settings={"match": settings.record},
         inputs=inputs,
     )  # fmt: skip
 
@@ -200,7 +200,7 @@ def _combine(
 def _common_settings(runs: Sequence[Run]) -> MatchSettings:
     """Return the settings that all runs have; a setting that differs has its default."""
     default = dataclasses.asdict(MatchSettings())
-    given = [source.matched.manifest["settings"]["match"] for source in runs]
+    given = [{**default, **source.matched.manifest["settings"]["match"]} for source in runs]
     common = {
         name: given[0][name] if all(one[name] == given[0][name] for one in given) else value
         for name, value in default.items()

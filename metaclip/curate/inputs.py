@@ -18,7 +18,7 @@ from metaclip.curate.settings import MatchSettings
 from metaclip.errors import BrokenInput, MetaclipError
 from metaclip.pool.columns import Columns, find_columns
 from metaclip.pool.files import PoolFile, open_file, stat_file, translate_read_errors
-from metaclip.pool.shards import Shard, count_rows, read_schema, schema_and_shards
+from metaclip.pool.shards import Shard, count_rows, read_schema, schema_and_shards, without_quoting
 from metaclip.stage.runner import Task
 from metaclip.stage.stage import Stage
 from metaclip.storage.files import file_digest
@@ -157,6 +157,8 @@ def input_bytes(item: PoolItem) -> int:
 
 def cut_pool(files: list[PoolFile], settings: MatchSettings) -> Inputs:
     """Cut the files of a pool into shards, up to the limit of the settings. Raise BrokenInput if no file can be read."""
+    if settings.quoting == "none":
+        files = [without_quoting(file) for file in files]
 
     def cut(index: int, limit: int | None = None) -> tuple[list[Shard], int] | BrokenInput:
         """Return a file's shards, and the number of their rows if there is a limit."""

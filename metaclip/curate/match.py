@@ -46,9 +46,9 @@ from metaclip.matching import MATCHES, Counts, add_ids
 from metaclip.matching.matcher import Matcher
 from metaclip.matching.text_rule import TextRule
 from metaclip.metadata import Metadata, MetadataLike, as_metadata, shipped_list
-from metaclip.pool.columns import DroppedRows, usable_texts
+from metaclip.pool.columns import DroppedRows, missing_columns, usable_texts
 from metaclip.pool.files import Paths, PoolFile, find_files, list_paths
-from metaclip.pool.shards import Shard, read_batches
+from metaclip.pool.shards import Shard, read_batches, read_schema
 from metaclip.pool.sorted_uids import (
     duplicate_uids,
     load_array,
@@ -312,12 +312,21 @@ class _MatchStage:
         step = MatchStep(self.stage, self.settings, self.entries)
         _ = step.matcher  # opened once, before threads share it
         with Progress("match", total, self.options.progress) as progress:
+            self._note_missing_columns(progress)
             for task, marker in run(self.stage, step, tasks, self.options, progress, group=GROUP_BYTES):
                 made = marker or {}
                 for reason, place in made.get("places", {}).items():
                     if reason in ("invalid_utf8", "malformed_row"):
                         n, meaning = made["funnel"][reason], MEANING[reason]
                         progress.note(f"{task.source}: {n} rows left out: {meaning} (first: {place})")
+
+    def _note_missing_columns(self, progress: Progress) -> None:
+        """Say which columns the first file lacks, when nothing is matched yet."""
+        if self.inputs.shards and not any((self.stage.folder / "matched").glob("*")):
+            file = self.inputs.shards[0].file
+            schema = read_schema(file)
+            for note in missing_columns(schema, columns_of(file, self.settings, schema)):
+                progress.note(f"{file.path} has {note}")
 
     def finish(self) -> Run:
         """Combine the results of the shards, unless the stage's record says that this was done; return the run."""
@@ -402,7 +411,7 @@ class _MatchStage:
         made = stage.finish(
             record, complete=not lost,
             schema=1, inputs=inputs, versions=versions(), list=entries.digest, rule=record["rule"], funnel=funnel,
-            settings={"match": dataclasses.asdict(settings)},
+            settings={"match": settings.record},
         )  # fmt: skip
         return made, counts
 

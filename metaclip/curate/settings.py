@@ -56,6 +56,8 @@ class MatchSettings:
     """Name of the url column, where it is not url."""
     uid_column: str | None = None
     """Name of the uid column, where it is not uid."""
+    quoting: str | None = None
+    """Of csv and tsv: "none" takes quotes as ordinary characters; "auto", the default, finds out what they are."""
     limit: int | None = None
     """Number of rows of the pool to read; None for all."""
     with_text: bool = False
@@ -66,6 +68,14 @@ class MatchSettings:
         check_fields(self)
         if self.limit is not None and self.limit < 1:
             raise BadSetting(f"limit is {self.limit}, must be at least 1")
+        if self.quoting not in (None, "auto", "none"):
+            raise BadSetting(f"quoting is {self.quoting!r:.80}, must be 'auto' or 'none'")
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The settings as manifests and cards have them; quoting, which earlier records lack, only if it is given."""
+        record = dataclasses.asdict(self)
+        return {name: value for name, value in record.items() if name != "quoting" or value is not None}
 
     @property
     def columns(self) -> dict[str, str | None]:
@@ -82,6 +92,7 @@ class MatchSettings:
             "limit": self.limit,
             "with_text": self.with_text,
             "pool": [file.name for file in files],
+            **({"quoting": "none"} if self.quoting == "none" else {}),
         }
 
 

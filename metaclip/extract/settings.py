@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Mapping
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal
 
 from metaclip.arguments import check_fields
 from metaclip.errors import BadSetting
@@ -71,8 +71,6 @@ class ExtractSettings:
             raise BadSetting("lang and min_lang_score need identify = true")
         if self.lang is not None and not self.languages:
             raise BadSetting('lang is empty; name languages as "en" or "en,de", or leave it out')
-        if self.dedupe not in get_args(Dedupe):
-            raise BadSetting(f"dedupe is {self.dedupe!r}, must be one of {', '.join(get_args(Dedupe))}")
 
     @property
     def languages(self) -> frozenset[str]:

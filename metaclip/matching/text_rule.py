@@ -20,7 +20,6 @@ import unicodedata
 from typing import Final, Literal
 
 from metaclip.arguments import check_fields
-from metaclip.errors import BadSetting
 
 MARKS: Final = ",.;:?!`"
 BLANKS: Final = "\t\n\r"
@@ -124,10 +123,6 @@ class TextRule:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.unspaced_scripts not in SCRIPTS:
-            raise BadSetting(
-                f"unspaced_scripts is {self.unspaced_scripts!r}, must be one of {', '.join(SCRIPTS)}"
-            )
 
     @property
     def identity(self) -> str:

@@ -79,6 +79,28 @@ def find_columns(
     return Columns(text_column, find("url", url, URL_NAMES), find("uid", uid, UID_NAMES), status)
 
 
+def missing_columns(schema: pa.Schema, columns: Columns) -> list[str]:
+    """Return a sentence for each of url and uid that has no column, where another column could hold it."""
+    used = {columns.text, columns.url, columns.uid, columns.status, KEY}
+    others = [field for field in schema if field.name not in used]
+    notes = []
+    for role, found, candidates, instead in (
+        ("url", columns.url, URL_NAMES, "uids do not depend on urls"),
+        ("uid", columns.uid, UID_NAMES, "a uid is the md5 of text and url"),
+    ):
+        possible = [
+            repr(field.name)
+            for field in others
+            if _is_text(field.type) or (role == "uid" and _is_number(field.type))
+        ]
+        if found is None and possible:
+            notes.append(
+                f"no {role} column: looked for {' or '.join(map(repr, candidates))}, found {', '.join(possible)}; "
+                f"{instead}, unless you name the column with --{role}-column"
+            )
+    return notes
+
+
 def _is_text(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type

@@ -7,6 +7,7 @@ file's well-formed rows.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
@@ -25,6 +26,8 @@ _BUFFER: Final = (
     1 << 22
 )  # bytes read at a time; whole column chunks would make memory grow with the row groups
 _DELIMITERS: Final = {"csv": ",", "tsv": "\t"}
+_UNQUOTED: Final = "unquoted "
+"""Begins the form of a csv or tsv file in which quotes are ordinary characters."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +67,11 @@ class Shard:
         return self.file.path if not self.number else f"{self.file.path} (from row {self.first})"
 
 
+def without_quoting(file: PoolFile) -> PoolFile:
+    """Return a csv or tsv file as one in which quotes are ordinary characters; another file as it is."""
+    return dataclasses.replace(file, form=_UNQUOTED + file.form) if file.form in _DELIMITERS else file
+
+
 def read_schema(file: PoolFile) -> pa.Schema:
     """Read the names and types of a file's columns (of jsonl: of its first 16 MB; of a tar: of its head).
 
@@ -89,11 +97,8 @@ def schema_and_shards(
 
             schema = tars.read_schema(file, rows=1)
         else:  # csv, tsv
-            from metaclip.pool.delimited import DelimitedReader
-
-            with open_decompressed(file) as stream:
-                names = DelimitedReader(stream, _DELIMITERS[file.form], DroppedRows().add).names
-                schema = pa.schema([(name, pa.string()) for name in names])
+            with _open_delimited(file, DroppedRows()) as reader:
+                schema = pa.schema([(name, pa.string()) for name in reader.names])
     return schema, [Shard(file, file_index, rows=limit)]
 
 
@@ -177,12 +182,18 @@ def _batches(
 
         yield from tars.read_batches(file, columns, dropped.add, left)
     else:  # csv, tsv
-        from metaclip.pool.delimited import DelimitedReader
+        with _open_delimited(file, dropped, left) as reader:
+            yield from reader.batches(columns, BATCH_ROWS)
 
-        with open_decompressed(file) as stream:
-            yield from DelimitedReader(stream, _DELIMITERS[file.form], dropped.add, left).batches(
-                columns, BATCH_ROWS
-            )
+
+@contextlib.contextmanager
+def _open_delimited(file: PoolFile, dropped: DroppedRows, limit: int | None = None) -> Iterator[Any]:
+    """Open a csv or tsv file for a block."""
+    from metaclip.pool.delimited import DelimitedReader
+
+    form = file.form.removeprefix(_UNQUOTED)
+    with open_decompressed(file) as stream:
+        yield DelimitedReader(stream, _DELIMITERS[form], dropped.add, limit, quoting=form == file.form)
 
 
 def _without_views(batch: pa.RecordBatch) -> pa.RecordBatch:

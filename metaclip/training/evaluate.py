@@ -11,6 +11,7 @@ image, two thirds of it for decoding and open_clip's transform, which `workers` 
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import datetime
 import importlib.metadata
@@ -208,9 +209,11 @@ def measure(
         vectors = scores.classifier(clip, opened.classes, templates, device=device, precision=precision)
         found = scores.nearest_classes(images, vectors)
         figures, per_class = scores.accuracies(found, np.array(opened.labels, np.int64), opened.classes)
+        counted = collections.Counter(opened.classes)
         return {
             "metrics": figures, "chance": 1 / len(opened.classes), "classes": len(opened.classes),
             "templates": list(templates), "per_class": per_class,
+            "repeated_names": [name for name, times in counted.items() if times > 1],
         }  # fmt: skip
     texts = [text for own in opened.texts for text in own]
     image_of = torch.tensor([i for i, own in enumerate(opened.texts) for _ in own], device=device)

@@ -35,6 +35,9 @@ CHECKPOINTS: Final = "checkpoints"
 Precision = Literal["fp32", "bf16", "fp16"]
 """Of an evaluation; bf16 and fp16 by autocast."""
 _NEEDED: Final = ("embed_dim", "vision_cfg", "text_cfg")
+_MODEL_KEYS: Final = {*_NEEDED, "quick_gelu", "custom_text", "init_logit_scale", "init_logit_bias"}
+_TOKENIZER_KEYS: Final = {"clean", "context_length", "language", "strip_sep_token"}
+"""The arguments of open_clip's own tokenizers; it hands all others to transformers, where one can make it run code."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,11 +112,7 @@ def known(model: str) -> str:
         raise MetaclipError(f"there is no model file {model}; check the path") from None
     except (OSError, ValueError) as error:
         raise MetaclipError(f"the model file {model} cannot be read ({one_line(error)})") from None
-    if not isinstance(found, dict) or (missing := [key for key in _NEEDED if key not in found]):
-        what = f"without {missing[0]}" if isinstance(found, dict) else "no table"
-        raise MetaclipError(
-            f"the model file {model} is {what}; it needs {', '.join(_NEEDED)}, as open_clip's have"
-        )
+    check_description(found, f"the model file {model}")
     if path.stem not in open_clip.list_models():
         open_clip.add_model_config(path)
     elif open_clip.get_model_config(path.stem) != found:
@@ -121,6 +120,36 @@ def known(model: str) -> str:
             f"{path} describes another model than the {path.stem} that open_clip knows; rename the file"
         )
     return path.stem
+
+
+def check_description(config: Any, where: str) -> None:
+    """Raise MetaclipError for a model's description that lacks a key, or has one that is unknown.
+
+    open_clip hands keys that it does not know on to other libraries, and some of those would run code of a model's author.
+    """
+    open_clip = import_open_clip()
+    if not isinstance(config, dict) or (missing := [key for key in _NEEDED if key not in config]):
+        what = f"without {missing[0]}" if isinstance(config, dict) else "no table"
+        raise MetaclipError(f"{where} is {what}; it needs {', '.join(_NEEDED)}, as open_clip's have")
+    vision, text = (
+        {field.name for field in dataclasses.fields(kind)}
+        for kind in (open_clip.CLIPVisionCfg, open_clip.CLIPTextCfg)
+    )
+    text_cfg = config["text_cfg"]
+    tokenizer = text_cfg.get("tokenizer_kwargs") if isinstance(text_cfg, dict) else None
+    for name, table, known_keys in (
+        ("the description", config, _MODEL_KEYS),
+        ("vision_cfg", config["vision_cfg"], vision),
+        ("text_cfg", text_cfg, text),
+        ("tokenizer_kwargs", {} if tokenizer is None else tokenizer, _TOKENIZER_KEYS),
+    ):
+        if not isinstance(table, dict):
+            raise MetaclipError(f"{where}: {name} is {table!r:.80}, must be a table")
+        if unknown := sorted(table.keys() - known_keys):
+            raise MetaclipError(
+                f"{where}: {name} has a key {unknown[0]!r}, which may make other libraries run code and is not read; "
+                f"known keys: {', '.join(sorted(known_keys))}"
+            )
 
 
 def create(name: str) -> Any:
@@ -195,11 +224,18 @@ def load_tensors(path: str | os.PathLike[str]) -> dict[str, Any]:
         pickle.UnpicklingError,
     ) as error:
         raise MetaclipError(
-            f"{os.fspath(path)} cannot be read as a checkpoint ({one_line(error, 120)}); it is damaged, or holds code"
+            f"{os.fspath(path)} cannot be read as a checkpoint ({_reason(error)}); it is damaged, or holds code"
         ) from None
     if not isinstance(found, dict):
         raise MetaclipError(f"{os.fspath(path)} holds a {type(found).__name__}, no checkpoint of a model")
     return found
+
+
+def _reason(error: BaseException) -> str:
+    """Return the reason why weights cannot be read, without torch's advice to load them in a way that runs code."""
+    if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
+        return "it holds other objects than tensors and plain values"
+    return one_line(error, 120)
 
 
 def put_weights(name: str, model: Any, found: Any, where: str) -> None:
@@ -262,6 +298,7 @@ def open_clip_of(
     if found is None:
         raise MetaclipError(f"{folder} has no weights yet; wait for its first checkpoint, or train on")
     name: str = config["model"]
+    check_description(config["model_cfg"], os.fspath(folder / CONFIG))
     if name not in open_clip.list_models():
         known(os.fspath(folder / "model" / f"{name}.json"))
     elif open_clip.get_model_config(name) != config["model_cfg"]:
@@ -311,13 +348,17 @@ def open_model(
         # With the other activation everything runs, and every score is wrong.
         warnings.filterwarnings("error", message="QuickGELU mismatch")
         try:
+            if pretrained is None:
+                check_description(open_clip.get_model_config(name), name)
             made, _, transform = open_clip.create_model_and_transforms(
                 name, pretrained=pretrained, device=device
             )
             tokenizer = open_clip.get_tokenizer(name)
+        except MetaclipError:
+            raise
         except Exception as error:  # torch, pickle and the Hub raise exceptions of any kind
             raise MetaclipError(
-                f"{name} with the weights {pretrained or 'of its folder'}: {one_line(error)}"
+                f"{name} with the weights {pretrained or 'of its folder'}: {_reason(error)}"
             ) from None
     return Clip(name, made.eval(), transform, tokenizer)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import multiprocessing
 import pickle
@@ -20,7 +21,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from curation import naive
-from metaclip import Counts, Matcher, MetaclipError, Metadata, Run, TextRule, balance, curate, match
+from metaclip import (
+    Counts,
+    Matcher,
+    MatchSettings,
+    MetaclipError,
+    Metadata,
+    Run,
+    TextRule,
+    balance,
+    curate,
+    match,
+)
 from metaclip.curate.balancer import Balancer, count_texts
 from metaclip.curate.draw import choice, uniform
 from metaclip.matching.text_rule import PAPER
@@ -331,8 +343,38 @@ def test_samples(run: Run, pairs: list[dict[str, str]]) -> None:
     ]
     decoded = [{"txt": text, "json": {"uid": uid}} for text, uid in zip(texts, uids, strict=True)]
     captions = [{"json": {"uid": uid, "caption": text}} for text, uid in zip(texts, uids, strict=True)]
-    for samples in (raw, decoded, captions):
+    rows = [{"UID": uid, "TEXT": text} for text, uid in zip(texts, uids, strict=True)]
+    members = [
+        {"uid": uid.encode(), "caption": text.encode()} for text, uid in zip(texts, uids, strict=True)
+    ]
+    for samples in (raw, decoded, captions, rows, members):
         assert [balancer.takes(sample) for sample in samples] == wanted
+        assert list(balancer.kept(samples)) == list(itertools.compress(samples, wanted))
+
+
+@pytest.mark.filterwarnings("ignore:.*has no uid")
+def test_samples_of_a_pool_with_other_names(tmp_path: Path) -> None:
+    """A run that was matched with names of columns finds them in samples, too."""
+    rows = [
+        {"alt": "nothing", "Title": f"a dog {i}", "link": f"https://e.example/{i}"} for i in range(50)
+    ]
+    named = MatchSettings(text_column="title", url_column="link")
+    run = curate(pa.Table.from_pylist(rows), ["dog"], t=20, out=tmp_path / "run", settings=named)
+    kept = list(Balancer(run).kept([{"json": row} for row in rows]))
+    assert [sample["json"]["link"] for sample in kept] == run.curated["link"].to_pylist()
+    assert 0 < len(kept) < 50
+
+
+def test_a_missing_caption_is_named_once(run: Run) -> None:
+    """Samples whose caption is elsewhere are not dropped in silence; one whose caption is null is no surprise."""
+    balancer = Balancer(run)
+    wanted = "sample 12 has no caption: looked for 'txt' or 'text' or 'caption' or 'alt', found '__key__', 'jpg', 'json', 'title'"
+    with pytest.warns(UserWarning, match=wanted) as caught:
+        assert not list(balancer.kept([{"__key__": "12", "jpg": b"", "json": {"title": "a dog"}}] * 9))
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not Balancer(run).takes({"__key__": "13", "txt": None, "json": {"uid": "1"}})
 
 
 VALUES = st.sampled_from(
@@ -365,7 +407,7 @@ VALUES = st.sampled_from(
     ),
     ahead=st.integers(1, 4),
 )
-@pytest.mark.filterwarnings("ignore:.*has no uid")
+@pytest.mark.filterwarnings("ignore:.*has no (uid|caption)")
 def test_many_samples_at_a_time(run: Run, samples: list[dict[str, Any]], ahead: int) -> None:
     """Whatever samples hold, those are kept that are taken one by one, in their order."""
     balancer = Balancer(run)
@@ -387,6 +429,7 @@ def test_samples_are_read_ahead_as_far_as_asked(run: Run) -> None:
     assert len(read) == 10
 
 
+@pytest.mark.filterwarnings("ignore:.*has no caption")
 @pytest.mark.parametrize(
     "sample",
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import hashlib
 import io
 import json
@@ -362,6 +363,53 @@ def test_tsv(name: str, tmp_path: Path) -> None:
     dropped = DroppedRows()
     assert [(row["text"], row["url"]) for row in rows_of(path, None, dropped)] == rows
     assert dropped.counts == ({"malformed_row": malformed} if malformed else {})
+
+
+@pytest.mark.parametrize("name", ["p.csv", "p.tsv.gz"])
+def test_no_quoting(name: str, tmp_path: Path) -> None:
+    """With --quoting none, a quote is a character wherever it stands, when the pool is read again and of the names, too."""
+    tab = "," if "csv" in name else "\t"
+    texts = ['"', '" a dog "', 'a cat "on', '" a dog', 'a cat "', '""']
+    rows = [(text, str(i)) for i, text in enumerate(texts)]
+    lines = [tab.join(("text", '"url"')), *(tab.join(row) for row in rows), tab.join('"abc')]
+    data = "\n".join(lines).encode()
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    unquoted = MatchSettings(quoting="none", url_column='"url"')
+    run = curated(tmp_path / name, tmp_path / "run", unquoted)
+    assert (run.account["funnel"]["rows"], run.account["funnel"]["malformed_row"]) == (7, 1)
+    kept = [(row["text"], row['"url"']) for row in run.curated.to_pylist()]
+    assert kept == [row for row in rows if "dog" in row[0] or "cat" in row[0]]
+    with pytest.raises(MetaclipError, match="quoting is 'all', must be 'auto' or 'none'"):
+        MatchSettings(quoting="all")
+    command = (
+        "match",
+        tmp_path / name,
+        "--metadata",
+        write_lines(tmp_path / "list.txt", LIST),
+        "--quoting",
+        "none",
+    )
+    assert commands.done(*command, "--url-column", '"url"', "--out", tmp_path / "again").out.split()[
+        :2
+    ] == ["rows", "7"]
+
+
+def test_missing_columns_are_named(tmp_path: Path) -> None:
+    """Where url or uid may stand in a column of another name: which columns there are, and the option that names one."""
+    words = write_lines(tmp_path / "list.txt", LIST)
+    pool = write_parquet(
+        tmp_path / "pool" / "p.parquet", {"text": TEXTS, "image_url": URLS, "id": list(range(N))}
+    )
+    said = commands.done("match", pool, "--metadata", words, "--out", tmp_path / "run").err
+    assert "has no url column: looked for 'url', found 'image_url'; uids do not depend on urls" in said
+    assert "name the column with --url-column" in said
+    assert "has no uid column: looked for 'uid', found 'image_url', 'id'" in said
+    named = ("--url-column", "image_url", "--uid-column", "id")
+    again = commands.done("match", pool, "--metadata", words, "--out", tmp_path / "other", *named)
+    assert "looked for" not in again.err
+    plain = write_parquet(tmp_path / "plain" / "p.parquet", {"text": TEXTS, "url": URLS})
+    third = commands.done("match", plain, "--metadata", words, "--out", tmp_path / "third")
+    assert "looked for" not in third.err
 
 
 @settings(max_examples=200)

@@ -35,7 +35,16 @@ from metaclip.training.evaluate import (
 from metaclip.training.evaluation import prompts
 from metaclip.training.evaluation.results import read_results
 from metaclip.training.evaluation.sets import ImageFile, open_set
-from metaclip.training.models import import_torchvision, model_digest, open_model
+from metaclip.training.models import (
+    check_description,
+    import_open_clip,
+    import_torchvision,
+    known,
+    load_tensors,
+    model_digest,
+    open_clip_of,
+    open_model,
+)  # fmt: skip
 from metaclip.training.rendered_shapes import CLASSES
 from metaclip.training.train import train
 from metaclip.training.train_recipe import DataRecipe, TrainOptions, TrainRecipe
@@ -348,6 +357,31 @@ def test_the_toy_recipe_rises_over_chance(tmp_path: Path) -> None:
     assert line["metrics"]["accuracy"] > max(0.3, 10 * line["chance"])
 
 
+def test_classes_of_one_name(tmp_path: Path) -> None:
+    """open_clip's names of ImageNet's classes have two twice: the set is evaluated, and the names are pointed out."""
+    names = {
+        "a/0.png": png(0),
+        "b/0.png": png(1),
+        "c/0.png": png(2),
+        "classnames.txt": "missile\ncat\nmissile\n",
+    }
+    folder = write_files(tmp_path / "set", names)
+    arguments = (
+        write_clip(tmp_path / "m"),
+        "--data",
+        folder,
+        "--out",
+        tmp_path / "r.jsonl",
+        "--device",
+        "cpu",
+    )
+    said = commands.done("evaluate", *arguments).out
+    assert "several classes have the same name, and a prompt cannot tell them apart: 'missile'" in said
+    (line,) = read_results(tmp_path / "r.jsonl")
+    assert line["repeated_names"] == ["missile"]
+    assert set(line["per_class"]) == {"missile (class 0)", "cat", "missile (class 2)"}
+
+
 def test_tasks_by_command(folder: Path, tmp_path: Path) -> None:
     """A task that cannot be done leaves exit code 3 and the others' results."""
     (tmp_path / "t.toml").write_text(f'[good]\ndata = "{folder}"\n[bad]\ndata = "no"\n')
@@ -425,9 +459,59 @@ def test_weights_that_would_run(tmp_path: Path) -> None:
 
     write_clip(tmp_path / "m")
     torch.save({"state_dict": Harm()}, tmp_path / "m" / "open_clip_pytorch_model.bin")
-    with pytest.raises(MetaclipError, match="local-dir:"):
+    with pytest.raises(MetaclipError, match="local-dir:.*it holds other objects than tensors") as error:
         open_model(f"local-dir:{tmp_path / 'm'}")
+    assert "weights_only" not in str(error.value)
+    torch.save({"state_dict": Harm()}, tmp_path / "m" / "some.pt")
+    with pytest.raises(MetaclipError, match="some.pt cannot be read as a checkpoint") as error:
+        load_tensors(tmp_path / "m" / "some.pt")
+    assert "weights_only" not in str(error.value)
     assert not (tmp_path / "ran").exists()
+
+
+HARMFUL: dict[str, tuple[dict[str, Any], str]] = {
+    "tokenizer": ({"text_cfg": {"tokenizer_kwargs": {"trust_remote_code": True}}}, "tokenizer_kwargs has a key 'trust_remote_code'"),
+    "text": ({"text_cfg": {"trust_remote_code": True}}, "text_cfg has a key 'trust_remote_code'"),
+    "vision": ({"vision_cfg": {"timm_kwargs": {}}}, "vision_cfg has a key 'timm_kwargs'"),
+    "top": ({"auto_map": {}}, "the description has a key 'auto_map'"),
+    "no table": ({"text_cfg": [1]}, r"text_cfg is \[1\], must be a table"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", HARMFUL)
+def test_descriptions_that_would_run(case: str, tmp_path: Path) -> None:
+    """A model's description cannot make a library run code: unknown keys are refused, wherever it is read."""
+    change, says = HARMFUL[case]
+    over = {
+        key: {**CONFIG.get(key, {}), **value} if isinstance(value, dict) else value
+        for key, value in change.items()
+    }
+    config = {**CONFIG, **over}
+    with pytest.raises(MetaclipError, match=says):
+        known(os.fspath(write_files(tmp_path, {f"{case}.json": json.dumps(config)}) / f"{case}.json"))
+    write_clip(tmp_path / "m")
+    (tmp_path / "m" / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": config, "preprocess_cfg": {}})
+    )
+    with pytest.raises(MetaclipError, match=says):
+        open_model(f"local-dir:{tmp_path / 'm'}")
+    described = {"model_cfg": config, "preprocess_cfg": {}, "model": "m"}
+    (tmp_path / "m" / "open_clip_config.json").write_text(json.dumps(described))
+    (tmp_path / "m" / "model.pth").write_bytes(b"")
+    with pytest.raises(MetaclipError, match=says):
+        open_clip_of(tmp_path / "m")
+
+
+def test_all_models_of_open_clip_have_known_keys() -> None:
+    """The check of descriptions refuses none that open_clip ships, except for those with a decoder."""
+    open_clip = import_open_clip()
+    refused = set()
+    for name in open_clip.list_models():
+        try:
+            check_description(open_clip.get_model_config(name), name)
+        except MetaclipError:
+            refused.add(name)
+    assert all(name.startswith("coca") for name in refused)
 
 
 def test_killed_in_the_middle(folder: Path, tmp_path: Path) -> None:

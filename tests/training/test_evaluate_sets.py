@@ -241,10 +241,6 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda path: write_files(path, {"a/0.png": png(0), "b/0.png": png(0), "classnames.txt": "a\n"}),
         "{}: 1 class names for 2 classes",
     ),
-    "one name twice": (
-        lambda path: write_files(path, {"a_b/0.png": png(0), "a b/0.png": png(0)}),
-        "{}: two classes are called 'a b'",
-    ),
     "captions of no image": (
         lambda path: write_files(
             path, {"0.png": png(0), "metadata.jsonl": '{"file_name": "1.png", "text": "x"}\n'}

@@ -18,6 +18,7 @@ Cost: retrieval computes its scores in blocks of at most BLOCK, 4 bytes each.
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -73,13 +74,15 @@ def accuracies(
 ) -> tuple[dict[str, float], dict[str, float | None]]:
     """Return the figures of the classes found, int64[images, top], for int64[images] labels; and the accuracy by class.
 
-    The accuracy of a class without images is None.
+    The accuracy of a class without images is None. Classes that share a name are told apart by their numbers.
     """
     right = found[:, 0] == labels
     images = np.bincount(labels, minlength=len(classes))
     hits = np.bincount(labels[right], minlength=len(classes))
+    counted = collections.Counter(classes)
+    names = [name if counted[name] == 1 else f"{name} (class {i})" for i, name in enumerate(classes)]
     per_class = {
-        name: float(h / n) if n else None for name, h, n in zip(classes, hits, images, strict=True)
+        name: float(h / n) if n else None for name, h, n in zip(names, hits, images, strict=True)
     }
     figures = {"accuracy": int(right.sum()) / len(labels)}
     if len(classes) >= TOP:

@@ -119,10 +119,6 @@ def open_set(
     if classes:
         _check_names(where, classes, len(made.classes))
         made = dataclasses.replace(made, classes=tuple(classes))
-    if doubles := sorted({name for name in made.classes if made.classes.count(name) > 1}):
-        raise MetaclipError(
-            f"{where}: two classes are called {doubles[0]!r}; a prompt could not tell them apart"
-        )
     return made
 
 
