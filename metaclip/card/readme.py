@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -27,12 +28,40 @@ _SIZES: Final = (
 )  # fmt: skip
 """The Hub's size categories, by powers of ten."""
 
+_HUB_LICENCES: Final = {
+    "afl-3.0", "agpl-3.0", "apache-2.0", "artistic-2.0", "bigcode-openrail-m", "bigscience-bloom-rail-1.0",
+    "bigscience-openrail-m", "bsd", "bsd-2-clause", "bsd-3-clause", "bsd-3-clause-clear", "bsl-1.0", "c-uda", "cc",
+    "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0",
+    "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0", "cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0",
+    "cc-by-sa-3.0", "cc-by-sa-4.0", "cc0-1.0", "cdla-permissive-1.0", "cdla-permissive-2.0", "cdla-sharing-1.0",
+    "creativeml-openrail-m", "deepfloyd-if-license", "ecl-2.0", "epl-1.0", "epl-2.0", "etalab-2.0", "eupl-1.1",
+    "eupl-1.2", "gemma", "gfdl", "gpl", "gpl-2.0", "gpl-3.0", "isc", "lgpl", "lgpl-2.1", "lgpl-3.0", "lgpl-lr",
+    "llama2", "lppl-1.3c", "mit", "mpl-2.0", "ms-pl", "ncsa", "odbl", "odc-by", "ofl-1.1", "openrail", "openrail++",
+    "osl-3.0", "pddl", "postgresql", "unknown", "unlicense", "wtfpl", "zlib",
+}  # fmt: skip
+"""The licences that the Hub knows (huggingface.co/docs/hub/repositories-licenses); anything else is "other" there."""
+_SPDX_ENDING: Final = re.compile(r"^(gfdl|odbl|odc-by|pddl)-.*$|-(?:only|or-later)$")
+"""What an SPDX identifier has and the Hub's spelling does not: a version, or what to do about later ones."""
+
+
+def hub_licence(stated: str) -> dict[str, str]:
+    """Return a licence as the Hub's fields: `license`, and `license_name` for one that the Hub does not know.
+
+    >>> hub_licence("GPL-3.0-or-later"), hub_licence("Our Licence, 2.1")
+    ({'license': 'gpl-3.0'}, {'license': 'other', 'license_name': 'our-licence-2.1'})
+    """
+    name = re.sub(r"[^a-z0-9.+]+", "-", stated.lower()).strip("-")
+    for known in (name, _SPDX_ENDING.sub(r"\1", name)):
+        if known in _HUB_LICENCES:
+            return {"license": known}
+    return {"license": "other", "license_name": name or "other"}
+
 
 def head(card: Mapping[str, Any]) -> str:
     """Return the YAML that the Hub reads, as JSON values: JSON is YAML, and nothing in a value can break out of it."""
     fields: dict[str, Any] = {"pretty_name": card["name"]}
     if card["license"]:
-        fields["license"] = card["license"]
+        fields |= hub_licence(card["license"])
     fields |= {
         "tags": ["image-text", "clip", "metaclip", "data-card"],
         "size_categories": [_SIZES[sum(card["pairs"]["kept"] >= 10**power for power in range(3, 13))]],

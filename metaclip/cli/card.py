@@ -68,7 +68,11 @@ Examples:
 @click.argument("run")
 @click.option("--out", required=True, metavar="FOLDER", help="Folder of the card.")
 @click.option("--name", metavar="NAME", help="Name of the set.  [default: the folder's name]")
-@click.option("--license", metavar="ID", help="Licence of the card's figures: an SPDX identifier.")
+@click.option(
+    "--license",
+    metavar="ID",
+    help="Licence of the card's figures, by its SPDX identifier or the Hub's: Apache-2.0.",
+)
 @click.option("--contact", metavar="TEXT", help="Where to ask for the removal of a pair.")
 @click.option("--url", metavar="URL", help="Where the card is published.")
 @click.option(

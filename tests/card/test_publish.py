@@ -15,6 +15,7 @@ import pytest
 from metaclip import Balancer, MetaclipError, Metadata, Run, RunOptions, curate, match
 from metaclip.card.class_coverage import ClassNames
 from metaclip.card.publish import CardInfo, make_card
+from metaclip.card.readme import hub_licence
 
 pytest.importorskip("altair", reason="needs the extra cards: pip install -e '.[cards]'")
 pytestmark = pytest.mark.extra
@@ -201,3 +202,22 @@ def test_refusals(run: Run, card: Path, tmp_path: Path) -> None:
         make_card(run, run.path, ABOUT)
     assert make_card(run, card, ABOUT)["name"] == "A toy"
     assert np.load(run.path / "curated.npy").shape == (run.balance["kept"],)
+
+
+@pytest.mark.parametrize(
+    ("stated", "wanted"),
+    [
+        ("Apache-2.0", {"license": "apache-2.0"}),
+        ("CC-BY-4.0", {"license": "cc-by-4.0"}),
+        ("GPL-3.0-only", {"license": "gpl-3.0"}),
+        ("ODbL-1.0", {"license": "odbl"}),
+        ("BSD-3-Clause", {"license": "bsd-3-clause"}),
+        ("openrail++", {"license": "openrail++"}),
+        ("Our own: ask us!", {"license": "other", "license_name": "our-own-ask-us"}),
+        ("other", {"license": "other", "license_name": "other"}),
+        ("本", {"license": "other", "license_name": "other"}),
+    ],
+)
+def test_licences_as_the_hub_spells_them(stated: str, wanted: dict[str, str]) -> None:
+    """The Hub refuses a licence that it does not know, in its own spelling."""
+    assert hub_licence(stated) == wanted
