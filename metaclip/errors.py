@@ -23,6 +23,10 @@ class MetaclipError(Exception):
 
     exit_code: int = FAILED
 
+    def __str__(self) -> str:
+        """Return the message; what it quotes from files cannot steer a terminal."""
+        return printable(super().__str__())
+
 
 class BadSetting(MetaclipError, ValueError):
     """A setting has a value that means nothing."""
@@ -60,6 +64,13 @@ def is_disk_full(error: OSError) -> bool:
     return error.errno in _FULL or (
         error.errno is None and "requested and" in str(error)
     )  # numpy's message for a short write
+
+
+def printable(text: str) -> str:
+    """Return text with escapes in place of the characters that a terminal would not show as they are; lines stay lines."""
+    if text.isprintable():
+        return text
+    return "".join(c if c == "\n" or c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:

@@ -52,7 +52,7 @@ from metaclip.engine import PortableStep, Progress, ProgressCallback, fold
 from metaclip.errors import BrokenInput, MetaclipError
 from metaclip.matching import MATCHES, Counts, ids_and_offsets
 from metaclip.metadata import Metadata
-from metaclip.pool.columns import Columns, DroppedRows
+from metaclip.pool.columns import Columns, DroppedRows, valid_strings
 from metaclip.pool.files import PoolFile, stat_files
 from metaclip.pool.shards import Shard, read_batches
 from metaclip.pool.sorted_uids import UidSet, load_array, merge_runs, write_rows, write_run, write_subset
@@ -261,7 +261,10 @@ def _write_curated(
 def _curated_table(
     batch: pa.RecordBatch, columns: Columns, drawn: _DrawnBatch, kept: npt.NDArray[np.int64]
 ) -> pa.Table:
-    """Put our columns beside the pool's: `batch` has the rows that stand at the indices `kept` of the drawn batch."""
+    """Put our columns beside the pool's: `batch` has the rows that stand at the indices `kept` of the drawn batch.
+
+    Readers of parquet fail at strings that are not valid UTF-8, which csv and others can hold.
+    """
     # A column UID would stand beside ours as a second one: names are found without regard to case.
     names = [
         name
@@ -270,7 +273,7 @@ def _curated_table(
     ]
     uids = drawn.uids[kept]
     given = columns.uid is not None and columns.uid.lower() == "uid"
-    uid = to_strings(batch.column(columns.uid), uids) if given else to_hex(uids)
+    uid = valid_strings(to_strings(batch.column(columns.uid), uids)) if given else to_hex(uids)
     own = [
         pa.field("uid", pa.string()),
         pa.field("matches", MATCHES),
@@ -278,7 +281,7 @@ def _curated_table(
     ]
     return pa.Table.from_arrays(
         [
-            *map(batch.column, names),
+            *(valid_strings(batch.column(name)) for name in names),
             uid,
             drawn.matches.take(pa.array(kept)),
             pa.array(drawn.probability[kept]),

@@ -27,6 +27,7 @@ from metaclip.errors import MetaclipError, one_line
 from metaclip.matching import MATCHES, Counts, ids_and_offsets
 from metaclip.matching.text_rule import TextRule
 from metaclip.metadata import Metadata
+from metaclip.pool.columns import valid_strings
 from metaclip.pool.shards import BATCH_ROWS
 from metaclip.pool.uid import UID, Uids, from_binary, to_binary
 from metaclip.stage.folder import Folder
@@ -83,7 +84,9 @@ def matched_writer(path: Path, with_text: bool) -> Iterator[Callable[..., None]]
         columns = [pa.array(rows.astype(np.uint64)), to_binary(uids), matches]
         if with_text:
             columns.append(
-                pa.nulls(len(rows), pa.large_string()) if urls is None else urls.cast(pa.large_string())
+                pa.nulls(len(rows), pa.large_string())
+                if urls is None
+                else valid_strings(urls).cast(pa.large_string())
             )
             columns.append(texts.cast(pa.large_string()))
         add_table(pa.Table.from_arrays(columns, schema=schema))

@@ -21,7 +21,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
-from metaclip.errors import Interrupted, MetaclipError
+from metaclip.errors import Interrupted, MetaclipError, printable
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -262,6 +262,7 @@ class Progress:
 
     def note(self, line: str) -> None:
         """Print a line on standard error, above the bar if a bar is shown."""
+        line = printable(line)
         with self._lock:
             if self._bar is not None:
                 self._bar.write(line, file=sys.stderr)

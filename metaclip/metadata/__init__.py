@@ -228,10 +228,11 @@ def _from_json(data: bytes, name: str) -> list[str]:
 def _from_parquet(data: bytes, name: str) -> dict[str, Any]:
     try:
         table = pq.read_table(io.BytesIO(data))
-    except (pa.ArrowException, OSError) as error:
+        names = table.column_names
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise MetaclipError(f"{name} is not a readable parquet file ({one_line(error)})") from None
-    if "entry" not in table.column_names:
-        found = ", ".join(table.column_names) or "none"
+    if "entry" not in names:
+        found = ", ".join(names) or "none"
         raise MetaclipError(
             f"{name} has no column 'entry' (found: {found}); a query list has entry, source, score"
         )
@@ -244,7 +245,7 @@ def _from_parquet(data: bytes, name: str) -> dict[str, Any]:
         raise MetaclipError(f"{name}: the column 'entry' is {entry.type}, must be string")
     result: dict[str, Any] = {"entries": entry.cast(pa.string())}
     for column, kind in (("source", pa.string()), ("score", pa.float64())):
-        if column in table.column_names:
+        if column in names:
             try:
                 result[column] = table[column].combine_chunks().cast(kind)
             except pa.ArrowException as error:

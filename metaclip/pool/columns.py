@@ -190,6 +190,19 @@ def plain_texts(column: pa.Array) -> pa.Array:
     return column.cast(pa.string()) if pa.types.is_null(kind) else column
 
 
+def valid_strings(column: pa.Array) -> pa.Array:
+    """Return a column whose strings are valid UTF-8: bytes that are not become replacement characters."""
+    if not _is_text(column.type):
+        return column
+    try:
+        column.validate(full=True)
+        return column
+    except pa.ArrowInvalid:
+        values = plain_texts(column).cast(pa.large_binary()).to_pylist()
+        decoded = [None if value is None else value.decode(errors="replace") for value in values]
+        return pa.array(decoded, pa.large_string()).cast(column.type)
+
+
 def _without_invalid(texts: pa.Array, row: int, dropped: DroppedRows) -> pa.Array:
     """Replace the texts that are not valid UTF-8 with null."""
     values = texts.cast(
