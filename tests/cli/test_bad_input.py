@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from metaclip import Run
+from metaclip import MetaclipError, Run
 from tests import commands, processes
 
 ENTRIES = ["dog", "cat", "photo", "of"]
@@ -665,3 +665,17 @@ def test_what_is_no_jsonl(data: bytes, says: str, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(data)
     said = commands.refused("curate", tmp_path / "a.jsonl", "--metadata", TOY, "--out", tmp_path / "run")
     assert f"a.jsonl cannot be read as jsonl ({says}" in said
+
+
+def test_messages_cannot_steer_a_terminal() -> None:
+    """What a message quotes from a file is shown with escapes, whatever raises it, and notes too."""
+    pq.write_table(pa.table({"\x1b[2Jtitle\u202e": ["a dog"]}), "pool.parquet")
+    said = commands.refused(*CURATE)
+    assert "\\x1b[2Jtitle\\u202e" in said
+    Path("list.txt").write_text("dog\n")
+    folder = Path("\x1b[2J")
+    folder.mkdir()
+    (folder / "p.csv").write_text("text,url\na dog,1\nx\n")
+    said = commands.done("match", folder, "--metadata", "list.txt", "--out", "run").err
+    assert "\\x1b[2J/p.csv: 1 rows left out" in said
+    assert str(MetaclipError("a\x07\nb\ud800 é 猫")) == "a\\x07\nb\\ud800 é 猫"

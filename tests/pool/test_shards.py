@@ -255,7 +255,7 @@ def test_invalid_utf8_in_parquet(kind: Any, tmp_path: Path, capsys: pytest.Captu
 def test_invalid_utf8_in_text_files(
     form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Lines of text files that are not UTF-8 are counted; the rows around them stay, other columns as they were."""
+    """Lines of text files that are not UTF-8 are counted; the rows around them stay, also if another column is not UTF-8."""
     rows = [
         (b"dog \xff", b"0"),
         (b"dog", b"1"),
@@ -273,7 +273,7 @@ def test_invalid_utf8_in_text_files(
         lines = [tab.join(row) for row in ((b"text", b"url"), *rows)]
     pool = write_lines(tmp_path / f"p.{form.split()[0]}", lines)
     run = curated(pool, tmp_path / "run")
-    assert run.curated["url"].cast(pa.binary()).to_pylist() == [b"1", b"\xff", b"4"]
+    assert run.curated["url"].to_pylist() == ["1", "\ufffd", "4"]
     assert run.account["funnel"]["invalid_utf8"] == 2
     assert f"{pool}: 2 rows left out" in capsys.readouterr().err
 
@@ -392,6 +392,26 @@ def test_no_quoting(name: str, tmp_path: Path) -> None:
     assert commands.done(*command, "--url-column", '"url"', "--out", tmp_path / "again").out.split()[
         :2
     ] == ["rows", "7"]
+
+
+@pytest.mark.parametrize("with_text", [False, True])
+def test_other_columns_that_are_not_utf8(with_text: bool, tmp_path: Path) -> None:
+    """Bytes that are not UTF-8 in a url, a uid or another column do not reach parquet as strings, which readers refuse."""
+    rows = [
+        b"text,url,uid,more",
+        b"a dog,http://e/\xff,\xe9,\xed\xa0\x80",
+        b"a cat,http://e/2,7,ok",
+        b"a \xff dog,u,8,x",
+    ]
+    path = write_lines(tmp_path / "p.csv", rows)
+    run = curated(path, tmp_path / "run", MatchSettings(with_text=with_text))
+    assert run.account["funnel"]["invalid_utf8"] == 1
+    found = run.curated.select(["text", "url", "uid", "more"]).to_pylist()
+    assert [tuple(row.values()) for row in found] == [
+        ("a dog", "http://e/\ufffd", "\ufffd", "\ufffd\ufffd\ufffd"), ("a cat", "http://e/2", "7", "ok"),
+    ]  # fmt: skip
+    for file in [*run.path.glob("matched/*"), *run.path.glob("curated/*")]:
+        pq.read_table(file).validate(full=True)
 
 
 def test_missing_columns_are_named(tmp_path: Path) -> None:
