@@ -41,15 +41,14 @@ from metaclip.pool.files import list_paths
 from metaclip.stage.folder import Folder
 from metaclip.stage.runner import RunOptions
 from metaclip.storage.files import (
+    as_path,
     atomic_write,
     disk_errors,
     file_digest,
     local_copy,
     read_json,
-    uploaded_folder,
     write_json,
 )
-from metaclip.storage.remote import AnyPath, as_path
 
 _COUNTED: Final = {"pairs": "integer", "names": "integer", "floor": "integer"}
 _COUNTED_TOP: Final = {"top[].name": "string", "top[].pairs": "integer"}
@@ -203,11 +202,11 @@ def make_card(
             raise MetaclipError(
                 f"{folder.path} holds {strange[0]}, which is of no card; choose another --out"
             )
-        with disk_errors(folder.path), uploaded_folder(folder.path, last="card.json") as local:
+        with disk_errors(folder.path), folder.path.filled_folder(last="card.json") as local:
             return _write_card(local, near, info, scan_run(near, options, classes, blocked))
 
 
-def read_card(folder: AnyPath) -> dict[str, Any]:
+def read_card(folder: Path) -> dict[str, Any]:
     """Read a card's card.json. Raise MetaclipError if there is none, or one of a newer schema."""
     path = folder / "card.json"
     card = read_json(path)

@@ -38,8 +38,7 @@ from metaclip.metadata import Metadata
 from metaclip.pool.uid import Uids, column_uids
 from metaclip.reshard.subset import Subset
 from metaclip.stage.runner import RunOptions
-from metaclip.storage.files import local_folder
-from metaclip.storage.remote import as_path
+from metaclip.storage.files import as_path
 
 
 def verify(
@@ -55,7 +54,7 @@ def verify(
     """
     run, path = open_run(run), as_path(folder)
     card = read_card_of(path, run)
-    with local_run(run) as near, local_folder(path) as local:
+    with local_run(run) as near, path.local_folder() as local:
         scan = scan_run(near, options or RunOptions(), ClassNames.of_card(card), blocked)
         found = [*_file_differences(local, card), *_run_differences(near)]
         stated = {key: value for key, value in card.items() if key != "files"}

@@ -76,8 +76,7 @@ def command(recipe: str, out: str, **flags: Any) -> None:
     # An idle thread of torch spins for a while, which slows the threads of other processes, or its own if there are more of
     # them than processors, up to four times. With this setting, made before torch is imported, it sleeps.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    from metaclip.storage.files import disk_errors
-    from metaclip.storage.remote import as_path
+    from metaclip.storage.files import as_path, disk_errors
     from metaclip.training.train import train
     from metaclip.training.train_recipe import TrainOptions, read_recipe
 

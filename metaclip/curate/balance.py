@@ -60,8 +60,7 @@ from metaclip.pool.uid import Uids, to_hex, to_strings
 from metaclip.stage.folder import Folder
 from metaclip.stage.runner import RunOptions, Task, run
 from metaclip.stage.stage import Stage, add_funnels, check_funnel
-from metaclip.storage.files import local_copies, local_copy
-from metaclip.storage.remote import absolute_path, relative_path
+from metaclip.storage.files import local_copies, local_copy, relative_path
 
 # --- one shard
 
@@ -392,7 +391,7 @@ def _run_stage(
         {"match": MatchSettings(**{**match_settings, "rule": source.rule}), "balance": settings}
     )
     matches = {
-        "folder": absolute_path(matched.path),
+        "folder": matched.path.address,
         "beside": relative_path(folder.path, matched.path),
         "record": source.match,
     }

@@ -35,7 +35,7 @@ from metaclip.pool.uid import from_binary
 from metaclip.stage.folder import Folder, versions
 from metaclip.stage.runner import RunOptions, Task, run
 from metaclip.stage.stage import Stage, add_funnels, digest_of
-from metaclip.storage.files import link_or_copy, local_copy
+from metaclip.storage.files import as_path, local_copy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ class CombineStep(PortableStep):
         source, theirs, name = item
         path = self.stage.folder / "matched" / f"{name}.parquet"
         uids = self.stage.path / f"{name}.uids.npy"
-        link_or_copy(source / "matched" / f"{theirs}.parquet", path)
+        as_path(path).copy_from(source / "matched" / f"{theirs}.parquet")
         with local_copy(path) as local:
             column = pq.read_table(local, columns=["uid"], use_threads=False)["uid"]
         write_run(uids, np.concatenate([np.zeros((0, 2), np.uint64), *map(from_binary, column.chunks)]))

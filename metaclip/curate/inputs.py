@@ -21,8 +21,7 @@ from metaclip.pool.files import PoolFile, open_file, stat_file, translate_read_e
 from metaclip.pool.shards import Shard, count_rows, read_schema, schema_and_shards, without_quoting
 from metaclip.stage.runner import Task
 from metaclip.stage.stage import Stage
-from metaclip.storage.files import file_digest
-from metaclip.storage.remote import is_remote
+from metaclip.storage.files import file_digest, is_remote
 from metaclip.storage.threads import map_parallel
 
 GROUP_BYTES: Final = 1 << 26

@@ -61,8 +61,7 @@ from metaclip.pool.uid import Uids, uids_of
 from metaclip.stage.folder import ALL, Folder, versions
 from metaclip.stage.runner import RunOptions, Task, lost_message, run, run_in_parts
 from metaclip.stage.stage import Stage, add_funnels, check_funnel, digest_of
-from metaclip.storage.files import local_copies, local_copy
-from metaclip.storage.remote import as_path, is_inside, is_remote
+from metaclip.storage.files import as_path, is_inside, local_copies, local_copy
 
 # --- one shard
 
@@ -246,7 +245,7 @@ def _check_apart(folder: Folder, pool: Paths, files: Sequence[PoolFile]) -> None
     """Raise MetaclipError if the output folder lies in the pool, or the pool in it: one would change the other."""
     out = folder.path.resolve()
     for path in list_paths("pool", pool):
-        if (is_remote(path) or os.path.isdir(path)) and is_inside(out, as_path(path).resolve()):
+        if is_inside(out, as_path(path).resolve()):
             raise MetaclipError(
                 f"{folder.path} lies in the pool {path} and would be read with it; choose another --out"
             )

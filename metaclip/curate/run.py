@@ -32,8 +32,7 @@ from metaclip.pool.shards import BATCH_ROWS
 from metaclip.pool.uid import UID, Uids, from_binary, to_binary
 from metaclip.stage.folder import Folder
 from metaclip.stage.stage import Stage
-from metaclip.storage.files import atomic_write, local_copies, local_copy, local_folder, read_json
-from metaclip.storage.remote import RemotePath, resolve_path
+from metaclip.storage.files import atomic_write, local_copies, local_copy, read_json, resolve_path
 
 _COMPRESSION: Final = "zstd"
 GROUP_ROWS: Final = 1 << 17
@@ -195,14 +194,15 @@ def local_run(run: Run) -> Iterator[Run]:
 
     Use it to read all of a run more than once, as a card does: a copy needs disk space for matched/ and curated/.
     """
-    if not isinstance(run.path, RemotePath) and not isinstance(run.matched.path, RemotePath):
-        yield run
-        return
     with contextlib.ExitStack() as held:
-        path = held.enter_context(local_folder(run.path))
+        path = held.enter_context(run.path.local_folder())
+        elsewhere = run.matched.path != run.path
+        matched = held.enter_context(run.matched.path.local_folder()) if elsewhere else path
+        if (path, matched) == (run.path, run.matched.path):
+            yield run
+            return
         copy = Run(path, run.counted)
-        if run.matched.path != run.path:
-            copy.matched = Folder(held.enter_context(local_folder(run.matched.path)))
+        copy.matched = Folder(matched)
         yield copy
 
 
@@ -224,8 +224,7 @@ class Run:
 
         `counted` are counts and list that were made or read before: if they belong to this run, they are not read again.
         """
-        if not isinstance(path, RemotePath):
-            check_type("run", path, PATH)
+        check_type("run", path, PATH)
         self.folder = Folder(path)
         self.path = self.folder.path
         self.manifest = self.folder.manifest
@@ -336,7 +335,7 @@ class Run:
     def check_matches(self) -> None:
         """Raise MetaclipError if a file of stage match is not as it was written."""
         written = self.match["files"]
-        sizes = self.matched.sizes(written)
+        sizes = self.matched.path.sizes()
         for name, size in written.items():
             if sizes.get(name) != size:
                 raise MetaclipError(
@@ -417,6 +416,5 @@ RunLike = Run | str | os.PathLike[str]
 
 def open_run(run: RunLike) -> Run:
     """Return a run given as the object or as its folder."""
-    if not isinstance(run, RemotePath):
-        check_type("run", run, Run | PATH)
+    check_type("run", run, Run | PATH)
     return run if isinstance(run, Run) else Run(run)

@@ -17,8 +17,7 @@ from metaclip.errors import MetaclipError
 from metaclip.stage.folder import Folder
 from metaclip.stage.runner import RunOptions
 from metaclip.stage.stage import Stage
-from metaclip.storage.files import atomic_write, file_digest, local_copy
-from metaclip.storage.remote import AnyPath
+from metaclip.storage.files import AnyPath, atomic_write, file_digest, local_copy
 
 
 def save_table(table: ArrowTable, folder: Folder, name: str, options: RunOptions) -> str:

@@ -39,8 +39,7 @@ from metaclip.stage.folder import Folder
 from metaclip.stage.runner import Marker
 from metaclip.stage.stage import Stage, check_funnel
 from metaclip.storage.download import RetryPolicy
-from metaclip.storage.files import remove_temporaries
-from metaclip.storage.remote import is_remote
+from metaclip.storage.files import is_remote
 
 RECORD_REASONS: Final[dict[str, str]] = {
     "other_record": "record that is no response and no WAT record of one",
@@ -225,7 +224,7 @@ def wait_for_orphans(folder: Folder) -> None:
         return  # a store has no lock to wait for, and what orphans still write there are files of the same bytes
     with _workers_lock(folder).open("a", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-    remove_temporaries(folder.path)
+    folder.path.remove_temporaries()
 
 
 def _workers_lock(folder: Folder) -> Path:

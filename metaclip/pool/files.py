@@ -21,11 +21,7 @@ import pyarrow as pa
 from metaclip.arguments import PATH, check_type
 from metaclip.errors import BrokenInput, MetaclipError, StoreError, one_line
 from metaclip.pool.columns import is_utf8
-from metaclip.storage.remote import (
-    as_path,
-    is_remote,
-    opened_store,
-)
+from metaclip.storage.files import as_path, is_remote
 from metaclip.storage.threads import map_parallel
 
 FORMATS: Final = {
@@ -123,11 +119,7 @@ def stat_file(path: str) -> PoolFile:
     try:
         if form is None:
             raise FileNotFoundError
-        if is_remote(path):
-            with opened_store(path) as (fs, name):
-                size, stamp = _size_and_stamp(fs.info(name))
-        else:
-            size, stamp = _local_size_and_stamp(path)
+        size, stamp = as_path(path).identity()
     except FileNotFoundError:
         raise MetaclipError(f"there is no pool at {path}; check the path") from None
     except OSError as error:
@@ -154,7 +146,10 @@ def _find(given: str) -> tuple[str, list[PoolFile]]:
 
 
 def _find_remote(given: str) -> tuple[str, list[PoolFile]]:
-    """Find files in a store."""
+    """Find files in a store, or on a web server."""
+    from metaclip.storage.object_store import opened_store
+    from metaclip.storage.remote import size_and_stamp
+
     with opened_store(given) as (fs, path):
         if glob.has_magic(path) and not fs.exists(path):
             root, found = _root_of_glob(path), _glob_remote(fs, path)
@@ -169,7 +164,7 @@ def _find_remote(given: str) -> tuple[str, list[PoolFile]]:
             as_path(given).exists()  # raises an error that says so if there is no bucket
             raise MetaclipError(f"there is no pool at {given}; check the path")
         files = [
-            PoolFile(name, fs.unstrip_protocol(name), form, codec, *_size_and_stamp(found[name]))
+            PoolFile(name, fs.unstrip_protocol(name), form, codec, *size_and_stamp(found[name]))
             for name, form, codec in _pool_files(found, root, path)
         ]
         return fs.unstrip_protocol(root or "/"), files
@@ -177,7 +172,7 @@ def _find_remote(given: str) -> tuple[str, list[PoolFile]]:
 
 def _find_local(given: str) -> tuple[str, list[PoolFile]]:
     """Find files on this machine."""
-    path = os.path.abspath(os.path.expanduser(given.removeprefix("file://")))
+    path = as_path(given).address
     if glob.has_magic(path) and not os.path.exists(path):
         root, found = _root_of_glob(path), _glob_local(path)
     elif os.path.isdir(path):
@@ -303,16 +298,6 @@ def _split_name(path: str) -> tuple[str, str | None, str | None]:
     return stem, None if codec and form == "parquet" else form, codec
 
 
-def _size_and_stamp(info: dict[str, Any]) -> tuple[int, str]:
-    stamp = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified") or ""
-    return int(info["size"]), str(stamp)
-
-
-def _local_size_and_stamp(path: str) -> tuple[int, str]:
-    status = os.stat(path)
-    return status.st_size, str(status.st_mtime_ns)
-
-
 @contextlib.contextmanager
 def translate_read_errors(file: PoolFile) -> Iterator[None]:
     """Raise a BrokenInput that names the file if it cannot be read."""
@@ -334,10 +319,7 @@ def translate_read_errors(file: PoolFile) -> Iterator[None]:
 
 def open_file(file: PoolFile) -> Any:
     """Open a file for reading its bytes as they are stored."""
-    if not is_remote(file.path):
-        return open(file.path, "rb")
-    with opened_store(file.path) as (fs, path):
-        return fs.open(path, "rb")
+    return as_path(file.path).open("rb")
 
 
 def open_decompressed(file: PoolFile) -> Any:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from metaclip.pool.columns import Columns, DroppedRows
 from metaclip.pool.files import PoolFile, open_decompressed, open_file, translate_read_errors
-from metaclip.storage.remote import is_remote
+from metaclip.storage.files import is_remote
 
 BATCH_ROWS: Final = 1 << 16
 SHARD_ROWS: Final = 1 << 19

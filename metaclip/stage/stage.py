@@ -10,8 +10,8 @@ to the manifest when everything is in place. A marker proves its item, and a rec
 the sizes that they had then. So whatever a killed process, a power cut or a removed file leaves, the same command finishes
 it. A stage with another fingerprint is refused, and the message names the difference.
 
-In a store, a stage begins with a snapshot of the folder: one listing, and all markers read in parallel. Changes by this
-process are added to the snapshot; changes by other parts of a job array are seen by the next one.
+A stage begins with a snapshot of the folder: one listing, and all markers read in parallel. Changes by this process are
+added to the snapshot; changes by other parts of a job array are seen by the next one.
 
 The funnel of a stage counts the rows read, and for each reason the rows lost. It must add up.
 """
@@ -23,23 +23,22 @@ import fnmatch
 import hashlib
 import itertools
 import json
-import os
 from collections.abc import Container, Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from metaclip.errors import MetaclipError
 from metaclip.stage.folder import Folder
 from metaclip.storage.files import (
+    AnyPath,
     file_size,
     is_temporary,
     parse_json,
+    read_all,
     read_json,
     remove,
-    temporary_path,
     write_json,
 )
-from metaclip.storage.remote import AnyPath, RemotePath, read_all, remove_all
 
 _FINGERPRINT: Final = "fingerprint.json"
 _LOST: Final = ".lost"
@@ -53,8 +52,8 @@ def digest_of(value: Any) -> str:
 
 
 @dataclasses.dataclass
-class _RemoteSnapshot:
-    """The files and markers of a folder in a store when its stage began, with the changes by this process since."""
+class _Snapshot:
+    """The files and markers of a folder when its stage began, with the changes by this process since."""
 
     sizes: dict[str, int]
     """In bytes, by path relative to the folder."""
@@ -62,7 +61,7 @@ class _RemoteSnapshot:
     """By the name of the file without ``.json``: markers of finished and of lost items."""
 
     @classmethod
-    def take(cls, folder: RemotePath, stage: RemotePath) -> _RemoteSnapshot:
+    def take(cls, folder: AnyPath, stage: AnyPath) -> _Snapshot:
         """List the folder and read all markers of the stage."""
         sizes = folder.sizes()
         state = f"{stage.relative_to(folder)}/"
@@ -96,11 +95,11 @@ class Stage:
         self.digest = ""
         """The digest of the fingerprint; set by `begin`."""
         self._complete = False
-        self._snapshot: _RemoteSnapshot | None = None
+        self._known: _Snapshot | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes without the snapshot: it is large, and workers do not need it."""
-        return {**self.__dict__, "_snapshot": None}
+        return {**self.__dict__, "_known": None}
 
     @property
     def path(self) -> AnyPath:
@@ -138,8 +137,7 @@ class Stage:
         if another or not exists:
             write_json(path, wanted)
         self.digest = digest_of(wanted)
-        if isinstance(self.folder.path, RemotePath) and isinstance(self.path, RemotePath):
-            self._snapshot = _RemoteSnapshot.take(self.folder.path, self.path)
+        self._known = None
         record = self.finished()
         if record is None:
             self._remove_record()
@@ -153,9 +151,7 @@ class Stage:
 
     def marker(self, item: str) -> dict[str, Any] | None:
         """Return the marker of a finished item; None if it has none of this fingerprint, or a file has changed."""
-        found = (
-            read_json(self._file(item)) if self._snapshot is None else self._snapshot.markers.get(item)
-        )
+        found = self._snapshot.markers.get(item)
         # The partial results of a complete stage are gone; its record, which is valid, proves its items.
         return found if found is not None and (self._complete or self._is_valid(found)) else None
 
@@ -170,28 +166,28 @@ class Stage:
 
     def add_marker(self, item: str, marker: Mapping[str, Any]) -> None:
         """Record in this process a marker that `mark` wrote in a worker."""
-        if self._snapshot is not None:
-            self._snapshot.sizes.update(marker["files"])
-            self._snapshot.markers[item] = json.loads(json.dumps(marker))
-            self._snapshot.markers.pop(item + _LOST, None)
+        if self._known is not None:
+            self._known.sizes.update(marker["files"])
+            self._known.markers[item] = json.loads(json.dumps(marker))
+            self._known.markers.pop(item + _LOST, None)
 
     def unmark(self, item: str) -> None:
         """Remove the marker of an item."""
         self._file(item).unlink(missing_ok=True)
-        if self._snapshot is not None:
-            self._snapshot.markers.pop(item, None)
+        if self._known is not None:
+            self._known.markers.pop(item, None)
 
     def mark_lost(self, item: str, **why: Any) -> None:
         """Mark an item as lost: its input could not be read, and the next run tries it again."""
         written = {**why, "fingerprint": self.digest}
         self.folder.check()
         write_json(self._file(item + _LOST), written)
-        if self._snapshot is not None:
-            self._snapshot.markers[item + _LOST] = written
+        if self._known is not None:
+            self._known.markers[item + _LOST] = written
 
     def unmark_lost(self, item: str) -> None:
         """Remove the mark of a lost item."""
-        if self._snapshot is None or self._snapshot.markers.pop(item + _LOST, None) is not None:
+        if self._known is None or self._known.markers.pop(item + _LOST, None) is not None:
             self._file(item + _LOST).unlink(missing_ok=True)
 
     def lost(self) -> dict[str, dict[str, Any]]:
@@ -236,7 +232,7 @@ class Stage:
         """Remove the files of all other items from a folder of outputs: of an input that was cut otherwise, or is lost."""
         self._remove(path for path in (self.folder / output).glob("*.parquet") if path.stem not in items)
 
-    def partials(self, item: str) -> list[AnyPath]:
+    def partials(self, item: str) -> list[Path]:
         """Return the paths of the partial results of an item, whether they exist or not."""
         return [self.path / f"{item}{pattern.removeprefix('*')}" for pattern in self.spec.partials]
 
@@ -253,15 +249,9 @@ class Stage:
         """Remove the stage: its record, then its markers, then its outputs."""
         self.folder.check()
         self._remove_record()
-        self._snapshot = None
-        if isinstance(self.path, RemotePath):
-            # A kill may leave some markers; they are valid only for the fingerprint that they name.
-            remove(self.path)
-        elif self.path.exists():
-            # By one rename, so that a kill leaves all markers or none.
-            os.rename(self.path, gone := temporary_path(self.path))
-            remove(gone)
-        for path in self._paths(self.spec.outputs):
+        self._known = None
+        # A kill may leave some markers in a store; they are valid only for the fingerprint that they name.
+        for path in (self.path, *self._paths(self.spec.outputs)):
             remove(path)
 
     def _remove_record(self) -> None:
@@ -269,15 +259,21 @@ class Stage:
         if stages.pop(self.name, None) is not None:
             self.folder.update_manifest(stages=stages)
 
+    @property
+    def _snapshot(self) -> _Snapshot:
+        if self._known is None:
+            self._known = _Snapshot.take(self.folder.path, self.path)
+        return self._known
+
     def _file(self, name: str) -> AnyPath:
         return self.path / f"{name}.json"
 
     def _remove(self, paths: Iterable[AnyPath]) -> None:
         gone = list(paths)
-        remove_all(gone)
-        if self._snapshot is not None:
+        self.folder.path.remove_files(gone)
+        if self._known is not None:
             for path in gone:
-                self._snapshot.sizes.pop(str(path.relative_to(self.folder.path)), None)
+                self._known.sizes.pop(str(path.relative_to(self.folder.path)), None)
 
     def _paths(self, outputs: Sequence[str]) -> list[AnyPath]:
         """Return the paths that match names and patterns of outputs."""
@@ -287,22 +283,19 @@ class Stage:
 
     def _output_sizes(self, outputs: Sequence[str]) -> dict[str, int]:
         """Return the sizes of the outputs, and of the files in those that are folders; temporary files are left out."""
-        if not isinstance(self.folder.path, RemotePath):
-            paths = (path for output in self._paths(outputs) for path in (output, *output.glob("*")))
-            return self._sizes(path for path in paths if not is_temporary(path))
         sizes = self.folder.path.sizes()
-        if self._snapshot is not None:
-            self._snapshot.sizes = sizes
-
+        if self._known is not None:
+            self._known.sizes = sizes
         # The name of a file in the folder itself, or the name of the folder that contains it.
         outer = {name: name.rpartition("/")[0] or name for name in sizes}
         return {
             name: sizes[name]
             for name in sizes
-            if any(fnmatch.fnmatchcase(outer[name], each) for each in outputs)
+            if not is_temporary(PurePosixPath(name))
+            and any(fnmatch.fnmatchcase(outer[name], each) for each in outputs)
         }
 
-    def _sizes(self, paths: Iterable[AnyPath]) -> dict[str, int]:
+    def _sizes(self, paths: Iterable[Path]) -> dict[str, int]:
         found = ((path, file_size(path)) for path in paths)
         return {str(path.relative_to(self.folder.path)): size for path, size in found if size is not None}
 
@@ -311,7 +304,7 @@ class Stage:
         if marker.get("fingerprint") != self.digest:
             return False
         files: Mapping[str, int] = marker["files"]
-        sizes = self.folder.sizes(files) if self._snapshot is None else self._snapshot.sizes
+        sizes = self._snapshot.sizes
         return all(sizes.get(name) == size for name, size in files.items())
 
 

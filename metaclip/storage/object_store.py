@@ -80,6 +80,17 @@ def translate_errors(url: str) -> Iterator[None]:
         ) from error
 
 
+@contextlib.contextmanager
+def opened_store(url: str) -> Iterator[tuple[Any, str]]:
+    """Yield the file system of an address, and the path in it.
+
+    Raise MetaclipError for an address that contains a secret. Exceptions of store clients that are raised in the block become
+    a StoreError of one line, except FileNotFoundError for a missing file.
+    """
+    with translate_errors(refuse_secrets(url)):
+        yield file_system(url)
+
+
 def _summary(error: BaseException) -> str:
     return without_secrets(one_line(error, 160)).rstrip(".")
 

@@ -18,51 +18,22 @@ import dataclasses
 import fnmatch
 import os
 import posixpath
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
+from metaclip.errors import AlreadyExists
+from metaclip.storage import object_store
+from metaclip.storage.local import LOCK, LocalPath, remove_stale_scratch, scratch
 from metaclip.storage.threads import map_parallel
 
 _SMALL_AT_ONCE: Final = 32
 _LARGE_AT_ONCE: Final = 8
 
-
-def is_remote(path: object) -> bool:
-    """Return whether a path is an address, such as ``s3://bucket/run``."""
-    is_path = isinstance(path, RemotePath | str | os.PathLike)
-    return is_path and "://" in str(path) and not str(path).startswith("file://")
-
-
-def as_path(path: str | os.PathLike[str] | RemotePath) -> AnyPath:
-    """Return a path on this machine or in a store. Raise MetaclipError for an address that contains a secret."""
-    if isinstance(path, RemotePath):
-        return path
-    if not is_remote(path):
-        return Path(os.fspath(path).removeprefix("file://")).expanduser()
-    from metaclip.storage.object_store import refuse_secrets
-
-    scheme, _, rest = refuse_secrets(os.fspath(path)).partition("://")
-    return RemotePath(f"{scheme}://{'/'.join(part for part in rest.split('/') if part)}")
-
-
-@contextlib.contextmanager
-def opened_store(url: str) -> Iterator[tuple[Any, str]]:
-    """Yield the file system of an address, and the path in it.
-
-    Raise MetaclipError for an address that contains a secret. Exceptions of store clients that are raised in the block become
-    a StoreError of one line, except FileNotFoundError for a missing file.
-    """
-    from metaclip.storage import object_store
-
-    with object_store.translate_errors(object_store.refuse_secrets(url)):
-        yield object_store.file_system(url)
-
-
+# Code that joins, lists, reads and writes works with both kinds of path, so RemotePath is a LocalPath to mypy. At run time
+# it is not, so that operations on local files raise instead of creating a folder named "s3:".
 if TYPE_CHECKING:
-    # Code that joins, lists, reads and writes works with both kinds of path, so RemotePath is a Path to mypy. At run time
-    # it is not, so that operations on local files raise instead of creating a folder named "s3:".
-    _Path = Path
+    _Path = LocalPath
 else:
     _Path = object
 
@@ -73,8 +44,27 @@ class RemotePath(_Path):
 
     url: str
 
+    @classmethod
+    def parse(cls, address: str) -> RemotePath:
+        """Return the path of an address. Raise MetaclipError for one that contains a secret."""
+        scheme, _, rest = object_store.refuse_secrets(address).partition("://")
+        if not scheme.lower().startswith(
+            "http"
+        ):  # an empty name in the path of a web address may mean something
+            rest = "/".join(part for part in rest.split("/") if part)
+        return cls(f"{scheme.lower()}://{rest.rstrip('/')}")
+
     def __str__(self) -> str:
         """Return the address."""
+        return self.url
+
+    def __fspath__(self) -> str:
+        """Raise TypeError: the system cannot open the path."""
+        raise TypeError(f"{self.url} is not a path of this machine")
+
+    @property
+    def address(self) -> str:
+        """The address."""
         return self.url
 
     def __truediv__(self, name: str | os.PathLike[str]) -> RemotePath:
@@ -105,13 +95,9 @@ class RemotePath(_Path):
         """Return the path of another name in the same folder."""
         return self.parent / name
 
-    def relative_to(self, other: AnyPath) -> PurePosixPath:
+    def relative_to(self, other: LocalPath) -> PurePosixPath:
         """Return the path relative to a parent folder."""
         return PurePosixPath(self.url).relative_to(PurePosixPath(str(other)))
-
-    def is_relative_to(self, other: AnyPath) -> bool:
-        """Return whether the path is `other` or below it."""
-        return PurePosixPath(self.url).is_relative_to(PurePosixPath(str(other)))
 
     def resolve(self) -> RemotePath:
         """Return the path itself: a store has no links."""
@@ -121,7 +107,7 @@ class RemotePath(_Path):
         """Do nothing: a store has no folders."""
 
     def _opened(self) -> contextlib.AbstractContextManager[tuple[Any, str]]:
-        return opened_store(self.url)
+        return object_store.opened_store(self.url)
 
     def _info(self) -> dict[str, Any] | None:
         # A missing bucket is a StoreError, which is not suppressed.
@@ -141,6 +127,11 @@ class RemotePath(_Path):
         """Return the size of an object in bytes; None if there is no object."""
         found = self._info()
         return int(found["size"]) if found is not None and found["type"] == "file" else None
+
+    def identity(self) -> tuple[int, str]:
+        """Return the size of an object, and a stamp that changes when the object does, if the store gives one."""
+        with self._opened() as (fs, path):
+            return size_and_stamp(fs.info(path))
 
     def tag(self) -> str | None:
         """Return a string that changes when the object does; None if there is no object."""
@@ -196,12 +187,50 @@ class RemotePath(_Path):
         with self._opened() as (fs, path):
             fs.put_file(os.fspath(local), path)
 
-    def copy_to(self, target: RemotePath) -> bool:
-        """Copy the object without reading it here; return False if `target` is in another store."""
-        with self._opened() as (fs, path), target._opened() as (other, there):
-            if fs is other:
-                fs.cp_file(path, there)
-            return fs is other
+    @contextlib.contextmanager
+    def atomic_write(self) -> Iterator[Path]:
+        """Yield a path of this machine to write to; upload the file if the block succeeds."""
+        with scratch() as folder:
+            yield folder / self.name
+            self.upload(folder / self.name)
+
+    def copy_from(self, source: LocalPath) -> None:
+        """Copy a file to this path: inside one store without reading it here."""
+        scheme = self.url.partition("://")[0]
+        if source.address.startswith(f"{scheme}://"):
+            with object_store.opened_store(source.address) as (fs, there), self._opened() as (_, here):
+                fs.cp_file(there, here)
+        else:
+            with source.local_copy() as local:
+                self.upload(local)
+
+    @contextlib.contextmanager
+    def local_copy(self) -> Iterator[Path]:
+        """Yield the path of a downloaded copy for the length of a block."""
+        with scratch() as folder:
+            yield self.download(folder / self.name)
+
+    @contextlib.contextmanager
+    def local_folder(self) -> Iterator[Path]:
+        """Yield a downloaded copy of the folder, without its state, for the length of a block."""
+        with scratch() as folder:
+            names = [name for name in self.sizes() if not name.startswith(".")]
+            map_parallel(lambda name: (self / name).download(folder / name), names, _LARGE_AT_ONCE)
+            yield folder
+
+    @contextlib.contextmanager
+    def filled_folder(self, last: str) -> Iterator[Path]:
+        """Yield a folder of this machine whose files are uploaded after the block; `last` is, last, the proof of the others.
+
+        Files of the same names are replaced, others stay.
+        """
+        with scratch() as folder:
+            yield folder
+            names = [
+                found.relative_to(folder).as_posix() for found in folder.rglob("*") if found.is_file()
+            ]
+            for name in sorted(names, key=lambda name: (name == last, name)):
+                (self / name).upload(folder / name)
 
     def put(self, data: bytes, *, if_new: bool = False, if_tag: str | None = None) -> str | None:
         """Write an object; return its tag if the store has tags.
@@ -219,9 +248,11 @@ class RemotePath(_Path):
             try:
                 put = fs.call_s3("put_object", **target, Body=data, **condition)
             except OSError as error:
-                from metaclip.storage.object_store import error_code
-
-                if not condition or error_code(error) not in ("NotImplemented", "501", "InvalidArgument"):
+                if not condition or object_store.error_code(error) not in (
+                    "NotImplemented",
+                    "501",
+                    "InvalidArgument",
+                ):
                     raise
                 put = fs.call_s3("put_object", **target, Body=data)
             return str(put["ETag"])
@@ -243,8 +274,27 @@ class RemotePath(_Path):
         with self._opened() as (fs, path), missing:
             fs.rm_file(path)
 
-    def remove_unfinished(self) -> None:
-        """Remove the parts of unfinished uploads below a folder, if the store lists them."""
+    def remove(self) -> None:
+        """Remove an object, or a folder with its content; do nothing if there is none."""
+        self.remove_files([self / name for name in self.sizes()] or [self])
+
+    def remove_files(self, paths: Sequence[LocalPath]) -> None:
+        """Remove files of the folder, up to 1,000 per request if the store can; missing ones are ignored."""
+        for begin in range(0, len(paths), 1000):
+            batch = paths[begin : begin + 1000]
+            with self._opened() as (fs, name):
+                if (target := _s3_key(fs, name)) is None:
+                    map_parallel(lambda path: path.unlink(missing_ok=True), batch, _SMALL_AT_ONCE)
+                    continue
+                keys = [{"Key": path.address.partition("://")[2].partition("/")[2]} for path in batch]
+                delete = {"Objects": keys, "Quiet": True}
+                response = fs.call_s3("delete_objects", Bucket=target["Bucket"], Delete=delete)
+                for error in response.get("Errors", []):
+                    raise PermissionError(f"{error.get('Key')}: {error.get('Message')}")
+
+    def remove_temporaries(self) -> None:
+        """Remove what killed processes left: unfinished uploads below the folder, if the store lists them; scratch folders."""
+        remove_stale_scratch()
         with self._opened() as (fs, path):
             if (target := _s3_key(fs, path)) is None:
                 return
@@ -260,79 +310,39 @@ class RemotePath(_Path):
                         UploadId=upload["UploadId"],
                     )
 
+    # --- locks
+
+    @contextlib.contextmanager
+    def owned(self, part: str = "", who: str = "") -> Iterator[Callable[[], None]]:
+        """Own the folder of locks for the length of a block, as `LocalPath.owned` does, by a lease."""
+        from metaclip.storage.lease import held
+
+        with held(self / (f"{LOCK}-{part}" if part else LOCK), who) as check:
+            # The claim is made before others are looked for: of two processes that begin at once, at least one sees the other.
+            self._refuse_owners([self / LOCK] if part else self.glob(f"{LOCK}-*"))
+            yield check
+
+    @contextlib.contextmanager
+    def read_locked(self) -> Iterator[None]:
+        """Raise AlreadyExists if the folder has an owner; a reader cannot keep later ones out."""
+        self._refuse_owners([self / LOCK])
+        yield
+
+    def _refuse_owners(self, locks: Sequence[RemotePath]) -> None:
+        from metaclip.storage.lease import live_owner
+
+        for owner in map_parallel(live_owner, locks, len(locks)):
+            if owner is not None:
+                raise AlreadyExists(owner)
+
+
+def size_and_stamp(info: dict[str, Any]) -> tuple[int, str]:
+    """Return the size of an object, and a stamp that changes when the object does, as a store lists them."""
+    stamp = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified") or ""
+    return int(info["size"]), str(stamp)
+
 
 def _s3_key(fs: Any, path: str) -> dict[str, str] | None:
     """Return the bucket and the key of an object for calls of S3's API; None if the store has another API."""
     bucket, _, key = path.partition("/")
     return {"Bucket": bucket, "Key": key} if hasattr(fs, "call_s3") else None
-
-
-AnyPath = Path
-"""A path on this machine or in a store: a `pathlib.Path` or a `RemotePath`."""
-
-
-def read_all(paths: Sequence[AnyPath]) -> dict[AnyPath, bytes]:
-    """Return the bytes of many small files, read in parallel; missing files are left out."""
-
-    def read(path: AnyPath) -> bytes | None:
-        try:
-            return path.read_bytes()
-        except FileNotFoundError:
-            return None
-
-    found = zip(paths, map_parallel(read, paths, _SMALL_AT_ONCE), strict=True)
-    return {path: data for path, data in found if data is not None}
-
-
-def fetch_all(
-    paths: Sequence[RemotePath], folder: Path, names: Sequence[str] | None = None
-) -> list[Path]:
-    """Download objects to a folder of this machine, in parallel; return their local paths, with `names` if given."""
-    wanted = names or [f"{index:06d}-{path.name}" for index, path in enumerate(paths)]
-    targets = [(path, folder / name) for path, name in zip(paths, wanted, strict=True)]
-    return map_parallel(lambda target: target[0].download(target[1]), targets, _LARGE_AT_ONCE)
-
-
-def remove_all(paths: Iterable[AnyPath]) -> None:
-    """Remove files; missing ones are ignored. Remove up to 1,000 objects per request if the store can."""
-    wanted = list(paths)
-    remote = [path for path in wanted if isinstance(path, RemotePath)]
-    for path in wanted:
-        if not isinstance(path, RemotePath):
-            path.unlink(missing_ok=True)
-    for begin in range(0, len(remote), 1000):
-        batch = remote[begin : begin + 1000]
-        with batch[0]._opened() as (fs, name):
-            if (target := _s3_key(fs, name)) is None:
-                map_parallel(lambda path: path.unlink(missing_ok=True), batch, _SMALL_AT_ONCE)
-                continue
-            keys = [{"Key": path.url.partition("://")[2].partition("/")[2]} for path in batch]
-            delete = {"Objects": keys, "Quiet": True}
-            response = fs.call_s3("delete_objects", Bucket=target["Bucket"], Delete=delete)
-            for error in response.get("Errors", []):
-                raise PermissionError(f"{error.get('Key')}: {error.get('Message')}")
-
-
-def relative_path(path: AnyPath, other: AnyPath) -> str:
-    """Return the path from a folder to `other`: relative on one machine or in one store, otherwise absolute."""
-    if isinstance(path, RemotePath) and isinstance(other, RemotePath):
-        (scheme, _, start), (other_scheme, _, end) = path.url.partition("://"), other.url.partition("://")
-        return posixpath.relpath(end, start) if scheme == other_scheme else other.url
-    if isinstance(path, RemotePath) or isinstance(other, RemotePath):
-        return absolute_path(other)
-    return os.path.relpath(other, path)
-
-
-def absolute_path(path: AnyPath) -> str:
-    """Return the absolute path of a folder, or its address."""
-    return path.url if isinstance(path, RemotePath) else os.path.abspath(path)
-
-
-def is_inside(path: AnyPath, folder: AnyPath) -> bool:
-    """Return whether a path is a folder or below it; links in both must be resolved."""
-    return isinstance(path, RemotePath) == isinstance(folder, RemotePath) and path.is_relative_to(folder)
-
-
-def resolve_path(path: AnyPath, relative: str) -> AnyPath:
-    """Return the path that `relative_path` described, seen from a folder."""
-    return as_path(relative) if "://" in relative or os.path.isabs(relative) else path / relative

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from metaclip.storage import object_store as stores
+from metaclip.storage.files import as_path
 from metaclip.storage.object_store import file_system
-from metaclip.storage.remote import RemotePath, as_path
+from metaclip.storage.remote import RemotePath
 from tests.remote.servers import BUCKET, ENVIRONMENT, Answer, Asked, moto, proxy
 
 Through = Callable[..., contextlib.AbstractContextManager[Any]]

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from metaclip.stage.folder import Folder
-from metaclip.storage.files import local_folder
 from metaclip.storage.remote import RemotePath
 from tests import commands
 from tests.crawls import packed, photos
@@ -57,7 +56,7 @@ def pairs(pool: Any) -> dict[str, str]:
     """The sha256 of each file of a pool without the column that names the crawl's file, and the funnel."""
     import pyarrow.parquet as pq
 
-    with local_folder(Folder(pool).path) as here:
+    with Folder(pool).path.local_folder() as here:
         tables = {
             path.name: pq.read_table(path).drop_columns(["source_file"])
             for path in here.glob("*.parquet")

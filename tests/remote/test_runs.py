@@ -27,9 +27,9 @@ from metaclip.curate.settings import MATCH
 from metaclip.pool.files import find_files
 from metaclip.stage.folder import Folder
 from metaclip.stage.stage import Stage
-from metaclip.storage.files import local_folder, remove
+from metaclip.storage.files import as_path, remove
 from metaclip.storage.object_store import file_system
-from metaclip.storage.remote import RemotePath, as_path
+from metaclip.storage.remote import RemotePath
 from metaclip.storage.threads import map_parallel
 from tests import commands, runs
 from tests.processes import start, until
@@ -113,7 +113,7 @@ def curate(pool: Any, words: Path, out: Any, *more: Any) -> list[Any]:
 
 def result(run: Any) -> dict[str, str]:
     """Return the sha256 of every file of a run's result, as `tests.runs.result` does."""
-    with local_folder(Folder(run).path) as here:
+    with Folder(run).path.local_folder() as here:
         return runs.result(here)
 
 
@@ -208,7 +208,7 @@ def test_a_card_of_a_run_on_s3(
     for out in (tmp_path / "card2", store / "card"):
         commands.done("card", str(run_there), "--out", str(out), "--name", "x")
         commands.done("card", "verify", str(out), "--run", str(run_there))
-        with local_folder(Folder(out).path) as found:
+        with Folder(out).path.local_folder() as found:
             one, other = (
                 json.loads((folder / "card.json").read_text()) for folder in (found, tmp_path / "card")
             )
@@ -478,7 +478,7 @@ def test_no_secret_is_written(
     done = commands.done(*curate(there, words, store))
     with through(lambda request: (403, "SignatureDoesNotMatch") if request.method == "PUT" else None):
         said = done.out + done.err + commands.refused(*curate(there, words, store / "other"))
-    with local_folder(store) as run:
+    with store.local_folder() as run:
         data = [path.read_bytes() for path in run.rglob("*") if path.is_file()]
     data += [(store / name).read_bytes() for name in store.sizes() if name.startswith(".state")]
     assert len(data) > 20

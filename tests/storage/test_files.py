@@ -17,6 +17,7 @@ import pytest
 
 from metaclip.errors import MetaclipError
 from metaclip.storage.files import (
+    as_path,
     atomic_write,
     disk_errors,
     file_digest,
@@ -24,7 +25,6 @@ from metaclip.storage.files import (
     read_json,
     read_lines,
     remove,
-    remove_temporaries,
     temporary_path,
     write_json,
 )
@@ -88,7 +88,7 @@ def test_a_kill_leaves_only_a_temporary(tmp_path: Path) -> None:
     (left,) = set(files_below(tmp_path)) - {"file"}
     assert left.startswith(".file.")
     assert left.endswith(".tmp")
-    remove_temporaries(tmp_path)
+    as_path(tmp_path).remove_temporaries()
     assert files_below(tmp_path) == ["file"]
 
 
@@ -103,7 +103,7 @@ def test_temporaries_go_at_any_depth_and_nothing_else(tmp_path: Path) -> None:
     gone = temporary_path(tmp_path / ".state" / "stage")
     (gone / "in").mkdir(parents=True)
     (gone / "in" / ".000.json.0.tmp").touch()
-    remove_temporaries(tmp_path)
+    as_path(tmp_path).remove_temporaries()
     assert files_below(tmp_path) == stay
 
 

@@ -14,28 +14,25 @@ from metaclip.curate.settings import MATCH
 from metaclip.errors import MetaclipError, StoreError
 from metaclip.stage.folder import Folder
 from metaclip.stage.stage import Stage
-from metaclip.storage import files
+from metaclip.storage import local
 from metaclip.storage.files import (
-    atomic_write,
-    local_copies,
-    local_copy,
-    read_bytes,
-    read_json,
-    remove,
-    scratch,
-    write_json,
-)
-from metaclip.storage.object_store import refuse_secrets, without_secrets
-from metaclip.storage.remote import (
-    RemotePath,
     as_path,
+    atomic_write,
     is_inside,
     is_remote,
+    local_copies,
+    local_copy,
     read_all,
+    read_bytes,
+    read_json,
     relative_path,
-    remove_all,
+    remove,
     resolve_path,
+    write_json,
 )
+from metaclip.storage.local import scratch
+from metaclip.storage.object_store import refuse_secrets, without_secrets
+from metaclip.storage.remote import RemotePath
 
 
 @pytest.fixture
@@ -53,7 +50,7 @@ def _own_scratch(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
 
 
 def left_in_scratch() -> list[str]:
-    return os.listdir(files._scratch_base())
+    return os.listdir(local._scratch_base())
 
 
 # --- names
@@ -173,17 +170,17 @@ def test_an_exception_puts_nothing(store: RemotePath) -> None:
 
 def test_files_are_here_for_a_block(store: RemotePath, tmp_path: Path) -> None:
     """Files of this machine are themselves, those of a store are fetched, in order; after the block they are gone."""
-    local = tmp_path / "0.npy"
-    local.write_bytes(b"0")
+    here = tmp_path / "0.npy"
+    here.write_bytes(b"0")
     for i in range(1, 40):
         (store / f"{i % 2}/{i}.npy").put(b"%d" % i)
-    paths = [local, *((store / f"{i % 2}/{i}.npy") for i in range(1, 40))]
+    paths = [here, *((store / f"{i % 2}/{i}.npy") for i in range(1, 40))]
     with local_copies(paths) as found:
         assert [path.read_bytes() for path in found] == [b"%d" % i for i in range(40)]
-        assert found[0] == local
+        assert found[0] == here
     assert not any(path.exists() for path in found[1:])
-    with local_copy(local) as same:
-        assert same == local
+    with local_copy(here) as same:
+        assert same == here
     with pytest.raises(FileNotFoundError), local_copy(store / "nothing"):
         pass
     assert left_in_scratch() == []
@@ -192,13 +189,13 @@ def test_files_are_here_for_a_block(store: RemotePath, tmp_path: Path) -> None:
 def test_what_a_killed_process_left_here_goes(store: RemotePath) -> None:
     """The next run in a store removes the scratch folders of the dead; those of the living, and new ones, stay."""
     with scratch() as alive:
-        base = files._scratch_base()
+        base = local._scratch_base()
         for name, age in (("dead", 3600), ("new", 0)):
             (base / name).mkdir()
             (base / f"{name}.lock").touch()
             os.utime(base / f"{name}.lock", times=(time.time() - age,) * 2)
         os.utime(alive.with_suffix(".lock"), times=(1, 1))
-        files.remove_temporaries(store)
+        store.remove_temporaries()
         assert set(left_in_scratch()) == {alive.name, f"{alive.name}.lock", "new", "new.lock"}
 
 
@@ -211,7 +208,7 @@ def test_many_are_read_listed_and_removed_at_once(store: RemotePath) -> None:
     assert store.sizes() == {f"deep/{i}.json": i for i in range(100)}
     assert len((store / "deep").glob("1?.json")) == 10
     assert [path.name for path in store.iterdir()] == ["deep"]
-    remove_all([store / f"deep/{i}.json" for i in range(50, 120)])
+    store.remove_files([store / f"deep/{i}.json" for i in range(50, 120)])
     assert len(store.sizes()) == 50
     remove(store / "deep")
     remove(store / "deep")

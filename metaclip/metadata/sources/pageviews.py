@@ -57,7 +57,8 @@ from metaclip.recipe import check_minimums
 from metaclip.stage.stage import add_funnels, check_funnel, digest_of
 from metaclip.storage import download
 from metaclip.storage.download import PublishedFile, RetryPolicy
-from metaclip.storage.files import disk_errors, file_digest, scratch
+from metaclip.storage.files import disk_errors, file_digest
+from metaclip.storage.local import scratch
 
 REASONS: Final = (
     "missing_fields",

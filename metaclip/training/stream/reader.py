@@ -30,7 +30,7 @@ from metaclip.errors import MetaclipError, one_line
 from metaclip.pool.files import PoolFile
 from metaclip.reshard.index import FLAWS, TXT, Index, open_index
 from metaclip.reshard.subset import Subset
-from metaclip.storage.remote import is_remote
+from metaclip.storage.files import is_remote
 from metaclip.training.stream.sample_order import Ints
 from metaclip.training.stream.stream import Stream
 
