@@ -128,6 +128,52 @@ def files(
     return answer
 
 
+def folder_pages(
+    folder: Path, *, ranges: bool = True, length: bool = True, slash: bool = True
+) -> Callable[[Any, Asked], None]:
+    """Answer with the files of a folder and, for folders, with pages that link to what they contain.
+
+    Without `length`, files are sent in chunks; without `slash`, links to folders do not end with a slash.
+    """
+
+    def answer(handler: Any, request: Asked) -> None:
+        path = folder / urllib.parse.unquote(request.path.partition("?")[0]).lstrip("/")
+        if path.is_dir():
+            links = "".join(
+                f'<a href="{urllib.parse.quote(each.name)}{"/" * (each.is_dir() and slash)}">{each.name}</a>\n'
+                for each in sorted(path.iterdir())
+            )
+            page = f'<a href="?C=N;O=D">Name</a> <a href="../">..</a>\n{links}'.encode()
+            handler.give(page, Content_Type="text/html; charset=utf-8")
+            return
+        if not path.exists():
+            handler.give(b"no such file", 404)
+            return
+        data, found = (
+            path.read_bytes(),
+            re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers.get("Range", "")),
+        )
+        if found and ranges:
+            begin, end = int(found[1]), min(int(found[2]) + 1, len(data))
+            if begin >= len(data):
+                handler.give(b"", 416, Content_Range=f"bytes */{len(data)}")
+            else:
+                where = f"bytes {begin}-{end - 1}/{len(data)}"
+                handler.give(data[begin:end], 206, Content_Range=where, ETag=f'"{hash(data)}"')
+        elif length:
+            handler.give(data)
+        else:
+            handler.send_response(200)
+            handler.send_header("Transfer-Encoding", "chunked")
+            handler.end_headers()
+            for begin in range(0, len(data), 1000):
+                some = data[begin : begin + 1000]
+                handler.wfile.write(b"%x\r\n%s\r\n" % (len(some), some))
+            handler.wfile.write(b"0\r\n\r\n")
+
+    return answer
+
+
 def categories(
     members: dict[str, list[tuple[str, int]]], *, a_page: int = 3
 ) -> Callable[[Any, Asked], None]:

@@ -23,9 +23,9 @@ from metaclip.errors import BrokenInput, MetaclipError, StoreError, one_line
 from metaclip.extract.settings import ExtractSettings
 from metaclip.pool.columns import is_utf8
 from metaclip.pool.files import Paths, list_paths
-from metaclip.storage.download import RetryPolicy
 from metaclip.storage.files import decode_utf8, gunzip, is_remote, read_bytes
 from metaclip.storage.object_store import file_system, opened_store, refuse_secrets, translate_errors
+from metaclip.storage.retries import RetryPolicy
 
 USER_AGENT: Final = f"metaclip/{__version__} (reads web crawls; fsspec)"
 BLOCK: Final = 1 << 23

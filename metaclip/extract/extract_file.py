@@ -38,8 +38,8 @@ from metaclip.pool.uid import uid_of
 from metaclip.stage.folder import Folder
 from metaclip.stage.runner import Marker
 from metaclip.stage.stage import Stage, check_funnel
-from metaclip.storage.download import RetryPolicy
 from metaclip.storage.files import is_remote
+from metaclip.storage.retries import RetryPolicy
 
 RECORD_REASONS: Final[dict[str, str]] = {
     "other_record": "record that is no response and no WAT record of one",

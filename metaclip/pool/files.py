@@ -12,7 +12,7 @@ import glob
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any, Final
 
@@ -156,7 +156,7 @@ def _find_remote(given: str) -> tuple[str, list[PoolFile]]:
         elif (found := fs.find(path, detail=True)).keys() - {
             path
         }:  # asking whether it is a folder would list it too
-            _refuse_run(fs.exists, path, given)
+            _refuse_run({name[len(path) :].lstrip("/").partition("/")[0] for name in found}, given)
             root = path
         elif found:
             root = path.rpartition("/")[0]
@@ -176,7 +176,7 @@ def _find_local(given: str) -> tuple[str, list[PoolFile]]:
     if glob.has_magic(path) and not os.path.exists(path):
         root, found = _root_of_glob(path), _glob_local(path)
     elif os.path.isdir(path):
-        _refuse_run(os.path.exists, path, given)
+        _refuse_run(os.listdir(path), given)
         root, found = path, _files_below(path)
     elif os.path.exists(path):
         root, found = os.path.dirname(path), [path]
@@ -278,9 +278,10 @@ def _is_new(path: str, root: str, seen: set[str]) -> bool:
     return True
 
 
-def _refuse_run(exists: Callable[[str], bool], path: str, given: str) -> None:
-    matched, curated = (exists(f"{path}/{stage}") for stage in ("matched", "curated"))
-    if (matched or curated) and exists(f"{path}/manifest.json"):
+def _refuse_run(names: Container[str], given: str) -> None:
+    """Raise MetaclipError if a folder with these files and folders is a run folder."""
+    if "manifest.json" in names and ("matched" in names or "curated" in names):
+        curated = "curated" in names
         hint = (
             f"its curated pairs are the pool {given.rstrip('/')}/curated"
             if curated

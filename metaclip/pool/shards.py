@@ -206,8 +206,10 @@ def _without_views(batch: pa.RecordBatch) -> pa.RecordBatch:
     )
 
 
-def _open_parquet(file: PoolFile) -> Any:
+@contextlib.contextmanager
+def _open_parquet(file: PoolFile) -> Iterator[Any]:
     remote = is_remote(file.path)
-    return pq.ParquetFile(
-        open_file(file) if remote else file.path, pre_buffer=remote, buffer_size=_BUFFER
-    )
+    # Arrow reads a file of this machine by its path, without the GIL.
+    opened = open_file(file) if remote else contextlib.nullcontext(file.path)
+    with opened as source, pq.ParquetFile(source, pre_buffer=remote, buffer_size=_BUFFER) as parquet:
+        yield parquet

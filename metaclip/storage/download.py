@@ -12,40 +12,19 @@ import fcntl
 import hashlib
 import http.client
 import re
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import IO, Any, Final
 
 from metaclip import __version__
-from metaclip.errors import MetaclipError, is_disk_full, one_line
+from metaclip.errors import MetaclipError, StoreError
 from metaclip.storage.files import disk_errors, read_json, write_json
+from metaclip.storage.retries import RetryPolicy, with_retries
 
 _BLOCK: Final = 1 << 20
-_BUSY: Final = frozenset((408, 425, 429, 500, 502, 503, 504))
-"""Status codes after which another try may help."""
 _ALGORITHMS: Final = {32: "md5", 40: "sha1", 64: "sha256"}
 """Names of digests by their number of hex digits."""
-
-
-@dataclasses.dataclass(frozen=True)
-class RetryPolicy:
-    """How often a request is tried and how long to wait in between; it does not change what arrives."""
-
-    tries: int = 6
-    """Number of tries in a row that bring no byte."""
-    first_wait: float = 1.0
-    """Seconds to wait after the first failure; each further wait is twice as long."""
-    longest_wait: float = 300.0
-    timeout: float = 60.0
-    """Seconds without a byte after which a connection counts as broken."""
-
-    def pause(self, failures: int, requested: float | None = None) -> float:
-        """Return the seconds to wait after `failures` failures in a row; a server may have requested a wait of its own."""
-        return min(
-            self.first_wait * 2 ** (failures - 1) if requested is None else requested, self.longest_wait
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,39 +95,33 @@ def _download(
     """Request the rest of a file until all of it has arrived."""
     from tqdm import tqdm
 
-    failures = 0
-    with tqdm(
-        desc=file.name, total=file.size, initial=output.tell(), unit="B", unit_scale=True, disable=None
-    ) as bar:
-        while True:
-            begin, requested = output.tell(), None
-            try:
-                _request(file, output, about, contact, retry.timeout, bar)
-                return
-            except urllib.error.HTTPError as error:
-                with error:
-                    if error.code not in _BUSY:
-                        raise MetaclipError(
-                            f"{file.url}: the server answers {error.code} {error.reason}; check the address and the date "
-                            "(publishers keep dumps for a few months only)"
-                        ) from None
-                    problem: Exception = error
-                    retry_after = error.headers.get("Retry-After", "")
-                    requested = float(retry_after) if retry_after.isdecimal() else None
-            except (OSError, http.client.HTTPException) as error:  # the errors of urllib are OSErrors
-                if isinstance(error, OSError) and is_disk_full(error):
-                    with disk_errors(path):
-                        raise
-                problem = error
-            failures = 1 if output.tell() > begin else failures + 1
-            if failures >= retry.tries:
-                reason = getattr(problem, "reason", None) or problem
-                why = one_line(reason if isinstance(reason, BaseException) else problem, 120)
-                raise MetaclipError(
-                    f"{file.url} cannot be fetched: {retry.tries} tries in a row failed ({why}); is this machine offline? "
-                    f"The bytes that arrived are kept: run the same command again, or put the file at {path}"
-                ) from None
-            time.sleep(retry.pause(failures, requested))
+    with (
+        tqdm(
+            desc=file.name,
+            total=file.size,
+            initial=output.tell(),
+            unit="B",
+            unit_scale=True,
+            disable=None,
+        ) as bar,
+        disk_errors(path),
+    ):
+        try:
+            with_retries(
+                file.url,
+                retry,
+                lambda: _request(file, output, about, contact, retry.timeout, bar),
+                output.tell,
+            )
+        except urllib.error.HTTPError as error:
+            raise MetaclipError(
+                f"{file.url}: the server answers {error.code} {error.reason}; check the address and the date "
+                "(publishers keep dumps for a few months only)"
+            ) from None
+        except StoreError as error:
+            raise MetaclipError(
+                f"{error} The bytes that arrived are kept: run the same command again, or put the file at {path}"
+            ) from None
 
 
 def _request(

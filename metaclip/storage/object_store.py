@@ -123,6 +123,7 @@ def file_system(url: str) -> tuple[Any, str]:
         fs, path = fsspec.core.url_to_fs(url)
         return fs, str(path)
     scheme, _, rest = url.partition("://")
+    scheme, url = scheme.lower(), f"{scheme.lower()}://{rest}"
     # One for all threads of a process: fsspec would create one for each, and a client of S3 takes 0.3 s to create.
     fs = _open_file_system(scheme, os.getpid())
     return fs, str(fs._strip_protocol(url)) if scheme not in _PACKAGES else rest.rstrip("/")
@@ -132,6 +133,10 @@ def file_system(url: str) -> tuple[Any, str]:
 def _open_file_system(scheme: str, pid: int) -> Any:
     import fsspec
 
+    if scheme in ("http", "https"):
+        from metaclip.storage.web import WebFileSystem
+
+        return WebFileSystem(skip_instance_cache=True)
     if scheme not in _PACKAGES:
         return fsspec.filesystem(scheme)
     config = {"retries": _RETRIES, **fsspec.config.conf.get("s3", {}).get("config_kwargs", {})}

@@ -14,7 +14,7 @@ from metaclip.errors import BrokenInput, MetaclipError
 from metaclip.extract import crawl_files
 from metaclip.extract.crawl_files import CrawlFile, CrawlFileReader, draw_sample, find_crawl_files
 from metaclip.extract.settings import ExtractSettings
-from metaclip.storage.download import RetryPolicy
+from metaclip.storage.retries import RetryPolicy
 from tests.crawls import served
 
 pytest.importorskip("aiohttp", reason="needs metaclip[crawl]")

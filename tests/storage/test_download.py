@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from metaclip.errors import MetaclipError
-from metaclip.storage.download import PublishedFile, RetryPolicy, fetch
+from metaclip.storage.download import PublishedFile, fetch
+from metaclip.storage.retries import RetryPolicy
 from tests.http_servers import Asked, files, serving
 
 DATA = random.Random(0).randbytes(300_000)

@@ -25,8 +25,9 @@ from metaclip.errors import MetaclipError, import_extra, one_line
 from metaclip.metadata.sources import bzip2
 from metaclip.metadata.sources.bzip2 import Piece
 from metaclip.metadata.sources.wikitext import NamespaceNames
-from metaclip.storage.download import PublishedFile, RetryPolicy, fetch
+from metaclip.storage.download import PublishedFile, fetch
 from metaclip.storage.files import read_json
+from metaclip.storage.retries import RetryPolicy
 
 SCHEMAS: Final = ("0.10", "0.11")
 """The versions of the export schema that can be read: dumps since 2014."""

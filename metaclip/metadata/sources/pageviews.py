@@ -56,9 +56,10 @@ from metaclip.metadata.sources.string_counts import (
 from metaclip.recipe import check_minimums
 from metaclip.stage.stage import add_funnels, check_funnel, digest_of
 from metaclip.storage import download
-from metaclip.storage.download import PublishedFile, RetryPolicy
+from metaclip.storage.download import PublishedFile
 from metaclip.storage.files import disk_errors, file_digest
 from metaclip.storage.local import scratch
+from metaclip.storage.retries import RetryPolicy
 
 REASONS: Final = (
     "missing_fields",

@@ -11,7 +11,8 @@ import pytest
 
 from metaclip.errors import MetaclipError
 from metaclip.metadata.sources import dump
-from metaclip.storage.download import PublishedFile, RetryPolicy, fetch
+from metaclip.storage.download import PublishedFile, fetch
+from metaclip.storage.retries import RetryPolicy
 from tests.http_servers import files, serving
 
 QUICK = RetryPolicy(tries=4, first_wait=0.001, longest_wait=0.2, timeout=10)

@@ -25,7 +25,7 @@ from metaclip.metadata.sources.pageviews import (
     sampled_days,
     title_of,
 )
-from metaclip.storage.download import RetryPolicy
+from metaclip.storage.retries import RetryPolicy
 from tests.http_servers import files, serving
 
 QUICK = RetryPolicy(tries=3, first_wait=0.001, longest_wait=0.1, timeout=10)
