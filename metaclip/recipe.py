@@ -37,6 +37,11 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         ) from None
 
 
+def path_in(recipe: str | os.PathLike[str], path: str) -> str:
+    """Return a path that a recipe names: relative to the folder of the recipe, with ~ as the home folder; or an address."""
+    return path if "://" in path else os.fspath(Path(recipe).parent / os.path.expanduser(path))
+
+
 def tables(recipe: Mapping[str, Any], where: str, known: Mapping[str, type]) -> dict[str, Any]:
     """Return the tables of a recipe as dataclasses, by the classes in `known`; absent tables are left out.
 

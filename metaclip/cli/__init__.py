@@ -112,7 +112,7 @@ def _drop_output() -> None:
 
 
 def _checked(arguments: list[str]) -> list[str]:
-    """Return the arguments, ~ as the home folder also behind an option's =, where a shell leaves it.
+    """Return the arguments, ~ as the home folder also where a shell leaves it: behind an option's =, and in quotes.
 
     Raise MetaclipError for an argument that no recipe, manifest or card could hold.
     """
@@ -124,9 +124,11 @@ def _checked(arguments: list[str]) -> list[str]:
                 f"the argument {argument!a} is not valid UTF-8; rename the file, or correct the text"
             ) from None
     return [
-        re.sub(r"(?<==)~[^/]*", lambda found: os.path.expanduser(found[0]), argument, count=1)
-        if re.match(r"--[a-z-]+=~", argument)
-        else argument
+        re.sub(
+            r"^(--[a-z-]+=)?(~[^/ ]*)(?=/|$)",
+            lambda found: (found[1] or "") + os.path.expanduser(found[2]),
+            argument,
+        )
         for argument in arguments
     ]
 

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 from collections.abc import Callable, Collection, Iterator, Mapping
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
@@ -187,8 +185,8 @@ def read_recipe(path: str | None) -> dict[str, dict[str, Any]]:
     )
     made |= {name: dict(table) for name, table in tables.items()}
     for table, key in (("match", "metadata"), *(("extract", name) for name in LIST_SETTINGS)):
-        if key in made[table] and "://" not in made[table][key]:
-            made[table][key] = os.fspath(Path(path).parent / made[table][key])
+        if key in made[table]:
+            made[table][key] = recipe.path_in(path, made[table][key])
     return made
 
 

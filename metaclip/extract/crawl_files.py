@@ -14,6 +14,7 @@ import glob
 import hashlib
 import heapq
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
@@ -23,7 +24,7 @@ from metaclip.errors import BrokenInput, MetaclipError, StoreError, one_line
 from metaclip.extract.settings import ExtractSettings
 from metaclip.pool.columns import is_utf8
 from metaclip.pool.files import Paths, list_paths
-from metaclip.storage.files import decode_utf8, gunzip, is_remote, read_bytes
+from metaclip.storage.files import as_path, decode_utf8, gunzip, is_remote, read_bytes
 from metaclip.storage.object_store import file_system, opened_store, refuse_secrets, translate_errors
 from metaclip.storage.retries import RetryPolicy
 
@@ -108,7 +109,7 @@ def _files_in_list(path: str, prefix: str, retry: RetryPolicy) -> Iterator[Crawl
     else:
         data = read_bytes(path, "the list of files")
     for line in filter(None, map(str.strip, decode_utf8(gunzip(data, path), path).splitlines())):
-        if "://" in line or line.startswith("/"):
+        if "://" in line or line.startswith(("/", "~/")):
             yield from _files_at(line)
         elif "://" in prefix:
             yield CrawlFile(line, prefix.rstrip("/") + "/" + line)
@@ -119,11 +120,12 @@ def _files_in_list(path: str, prefix: str, retry: RetryPolicy) -> Iterator[Crawl
 def _files_at(given: str) -> Iterator[CrawlFile]:
     """Yield the files of a path, a folder, a glob or an address; local ones have no name yet."""
     if is_remote(given):
+        given = re.sub("^[^:]*", lambda scheme: scheme[0].lower(), given)
         magic = glob.has_magic(refuse_secrets(given).partition("?")[0])
         is_file = given.startswith("http") or (given.endswith(_SUFFIXES) and not magic)
         yield from (CrawlFile(name, name) for name in ([given] if is_file else _list_store(given, magic)))
         return
-    path = given.removeprefix("file://")
+    path = os.fspath(as_path(given))
     if os.path.isdir(path):
         walked = (os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)
         paths = _refuse_empty(sorted(name for name in walked if name.endswith(_SUFFIXES)), given)
@@ -140,7 +142,7 @@ def _list_store(given: str, magic: bool) -> list[str]:
     """Return the addresses that a glob (`magic`) or a folder in a store stands for; the address itself if it is neither."""
     try:
         with opened_store(given) as (fs, path):
-            if magic:
+            if magic and not fs.exists(path):
                 return [fs.unstrip_protocol(name) for name in sorted(fs.glob(path))]
             if not fs.isdir(path):
                 return [given]

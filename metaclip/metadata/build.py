@@ -129,18 +129,20 @@ def read(path: str | os.PathLike[str]) -> BuildRecipe:
         (f"{name}, [[build.sources]] {number}", source) for number, source in enumerate(sources, 1)
     ]
     return dataclasses.replace(
-        made, sources=tuple(_source(source, where, Path(path).parent) for where, source in numbered)
+        made, sources=tuple(_source(source, where, path) for where, source in numbered)
     )
 
 
-def _source(table: Any, where: str, folder: Path) -> Source:
+def _source(table: Any, where: str, path: str | os.PathLike[str]) -> Source:
     if not isinstance(table, Mapping):
         raise MetaclipError(f"{where} is {table!r:.80}, must be a table")
     names = {field.name for field in dataclasses.fields(SourceSettings)}
     common = recipes.settings(SourceSettings, {key: table[key] for key in names & table.keys()}, where)
     kind = KINDS[common.kind]
     rest = {key: value for key, value in table.items() if key not in names}
-    rest |= {key: os.fspath(folder / rest[key]) for key in kind.paths if isinstance(rest.get(key), str)}
+    rest |= {
+        key: recipes.path_in(path, rest[key]) for key in kind.paths if isinstance(rest.get(key), str)
+    }
     settings: type[Any] = getattr(kind_module(kind), kind.settings)
     return Source(common, recipes.settings(settings, rest, f"{where} ({common.kind})"), where)
 

@@ -51,7 +51,7 @@ class RemotePath(_Path):
         if not scheme.lower().startswith(
             "http"
         ):  # an empty name in the path of a web address may mean something
-            rest = "/".join(part for part in rest.split("/") if part)
+            rest = posixpath.normpath(f"/{rest}").strip("/")
         return cls(f"{scheme.lower()}://{rest.rstrip('/')}")
 
     def __str__(self) -> str:

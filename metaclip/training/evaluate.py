@@ -87,9 +87,7 @@ def read_tasks(path: str | os.PathLike[str]) -> dict[str, Task]:
         paths = {"data": task.data, "classes": task.classes, "templates": task.templates}
         if task.templates in prompts.TEMPLATES:
             del paths["templates"]
-        whole = {
-            key: os.fspath(Path(path).parent / value) for key, value in paths.items() if value is not None
-        }
+        whole = {key: recipe.path_in(path, value) for key, value in paths.items() if value is not None}
         made[name] = dataclasses.replace(task, **whole)
     return made
 

@@ -11,10 +11,10 @@ The defaults are the standard run of the paper ("Demystifying CLIP Data", arXiv 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final, Literal
 
 from metaclip import recipe as recipes
@@ -152,7 +152,7 @@ def read_recipe(path: str | os.PathLike[str], **over: Any) -> TrainRecipe:
     made = recipes.tables(tables, name, {TABLE: TrainRecipe})
     if TABLE not in made:
         raise MetaclipError(f"{name} has no table [{TABLE}]; tables: {', '.join(tables) or 'none'}")
-    recipe = with_paths(made[TABLE], lambda inner: os.fspath(Path(name).parent / inner))
+    recipe = with_paths(made[TABLE], functools.partial(recipes.path_in, name))
     given = {key: value for key, value in over.items() if value is not None}
     if "tars" in given:
         given["shapes"] = None

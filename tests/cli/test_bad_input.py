@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -639,13 +640,27 @@ def test_standard_output_that_is_full(home: Path) -> None:
 
 
 def test_the_home_folder(home: Path, tmp_path: Path) -> None:
-    """~ is the home folder behind --out=, where a shell leaves it, and in a notebook."""
+    """~ is the home folder behind --out= and in quotes, where a shell leaves it, and in a recipe."""
     (tmp_path / "pool.jsonl").write_text('{"text": "a dog"}\n')
     env = {**os.environ, "HOME": str(tmp_path)}
     given = ["curate", tmp_path / "pool.jsonl", "--t", 5, "--out=~/run", f"--metadata={TOY}"]
     done = metaclip(*given, env=env, cwd=tmp_path, stdout=subprocess.DEVNULL)
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "run" / "card.json").exists()
+    shutil.copy(TOY, tmp_path / "words.txt")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "recipe.toml").write_text('[match]\nmetadata = "~/words.txt"\n[balance]\nt = 5\n')
+    given = [
+        "curate",
+        "~/pool.jsonl",
+        "--recipe",
+        "~/sub/recipe.toml",
+        "--out",
+        "~/other",
+    ]  # as from quotes
+    done = metaclip(*given, env=env, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "other" / "card.json").exists()
     assert not (tmp_path / "~").exists()
 
 

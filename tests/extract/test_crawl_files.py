@@ -42,6 +42,11 @@ def test_files_folders_and_globs(tmp_path: Path) -> None:
     assert find(tmp_path / "a" / "notes.txt") == [
         ("notes.txt", str(tmp_path / "a" / "notes.txt"))
     ]  # by name, whatever it is
+    (tmp_path / "d [1]*").mkdir()
+    odd = tmp_path / "d [1]*" / "e%[2].warc"
+    odd.touch()
+    assert find(odd.as_uri()) == find(odd.parent) == find(odd.parent.as_uri()) == [(odd.name, str(odd))]
+    assert find("S3://bucket/x.warc.gz") == find("s3://bucket/x.warc.gz")
     file = find_crawl_files(tmp_path / "c.warc", PLAIN)[0]
     assert file.size == 1
     assert file.stamp == str((tmp_path / "c.warc").stat().st_mtime_ns)

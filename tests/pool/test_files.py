@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import urllib.parse
 import uuid
 from pathlib import Path
 from typing import Any
@@ -133,9 +134,11 @@ def test_folders_with_the_name_of_a_file(store: str, tmp_path: Path) -> None:
 
 
 def test_a_name_that_looks_like_a_glob(tmp_path: Path) -> None:
-    """A file with brackets in its name is that file."""
-    path = write_parquet(tmp_path / "a[1].parquet", {"text": ["a"]})
-    assert [file.path for file in find_files(path)] == [str(path)]
+    """A file or a folder with the characters of a glob in its name is that file or folder, also by a file:// address."""
+    folder = tmp_path / "a [1] *?"
+    path = write_parquet(folder / "a[1]%.parquet", {"text": ["a"]})
+    for given in (path, folder, path.as_uri(), f"FILE://{urllib.parse.quote(str(folder))}/"):
+        assert [file.path for file in find_files(given)] == [str(path)]
 
 
 def test_one_pool_however_it_is_named(tmp_path: Path) -> None:

@@ -258,6 +258,21 @@ def test_every_form_of_pool_is_read_from_s3(
     assert len(digests) == 1
 
 
+def test_names_that_look_like_globs(words: Path, store: RemotePath, tmp_path: Path) -> None:
+    """Pools and runs in folders with the characters of a glob, and an address in capitals, are what they say."""
+    rows = "".join(json.dumps(row) + "\n" for row in table(300, 7).to_pylist()).encode()
+    folder = store / "a [1] *?%20é"
+    (folder / "p[1]*.jsonl").put(rows)
+    (tmp_path / "p.jsonl").write_bytes(rows)
+    capitals = f"S3://{folder.url.partition('://')[2]}"
+    pools = [tmp_path / "p.jsonl", folder, folder / "p[1]*.jsonl", capitals, f"{store}/a*/*.jsonl"]
+    digests = set()
+    for i, source in enumerate(pools):
+        commands.done(*curate(source, words, f"{capitals}/../run [{i}]*"))
+        digests.add(Run(store / f"run [{i}]*").account["result_digest"])
+    assert len(digests) == 1
+
+
 @pytest.mark.slow
 def test_parts_of_a_job_array(
     there: RemotePath, words: Path, undisturbed: Path, store: RemotePath, tmp_path: Path

@@ -61,7 +61,13 @@ def test_an_address_is_a_path_in_a_store_and_nothing_else_is() -> None:
     for path in ("a/b", "/a/b", Path("a"), "file:///a/b"):
         assert not is_remote(path)
         assert isinstance(as_path(path), Path)
-    assert as_path("file:///a/b") == Path("/a/b")
+    for name in ("file:///a%20b/%5B1%5D", "FILE:///a b/[1]", "file://localhost/a%20b/[1]"):
+        assert not is_remote(name)
+        assert as_path(name) == Path("/a b/[1]")
+    assert as_path("~/run") == Path.home() / "run"
+    assert as_path("~nobody-has-this-name/run") == Path("~nobody-has-this-name/run")
+    assert str(as_path("S3://Bucket/Run")) == "s3://Bucket/Run"
+    assert str(as_path("https://h/web/http://x.org/a.csv")) == "https://h/web/http://x.org/a.csv"
     assert str(as_path("s3://b//run/")) == "s3://b/run"
     assert as_path(as_path("s3://b/run")) == as_path("s3://b/run")
 
