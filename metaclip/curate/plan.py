@@ -229,11 +229,11 @@ def _run_step(engine: Engine, step: Any, item: Any) -> Any:
 
 
 def _bytes_of(shard: Shard, shards: Sequence[Shard]) -> int:
-    """Return the part of a file's bytes that a shard has, by its rows."""
+    """Return the part of a file's bytes that a shard has, by its rows; 1 for a file of unknown size."""
     if shard.rows is None:
-        return shard.file.size
+        return max(1, shard.file.size)
     rows = sum(other.rows or 0 for other in shards if other.file.path == shard.file.path)
-    return round(shard.file.size * shard.rows / max(1, rows))
+    return max(1, round(shard.file.size * shard.rows / max(1, rows)))
 
 
 def estimate(measured: Measured, pairs: int, workers: int, shards: int) -> Estimate:

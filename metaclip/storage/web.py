@@ -28,7 +28,7 @@ from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 from metaclip import __version__
 from metaclip.errors import StoreError
 from metaclip.storage.retries import RetryPolicy, with_retries
-from metaclip.storage.threads import map_parallel
+from metaclip.storage.threads import map_ordered, map_parallel
 
 RETRY: Final = RetryPolicy(first_wait=0.5, longest_wait=60.0)
 """Six tries over 15 seconds, as the client of S3 does."""
@@ -69,7 +69,7 @@ def _requestable(url: str) -> str:
 
 @contextlib.contextmanager
 def _requested(url: str, **headers: str) -> Iterator[Any]:
-    """Request an address once. Raise FileNotFoundError if the server has no such file, HTTPError for another refusal."""
+    """Request an address once. Raise HTTPError if the server refuses it."""
     headers = {"User-Agent": f"metaclip/{__version__}", "Accept-Encoding": "identity", **headers}
     try:
         request = urllib.request.Request(_requestable(url), headers=headers)
@@ -163,10 +163,13 @@ class WebFileSystem(AbstractFileSystem):  # type: ignore[misc]
             found[path] = self.info(path)
         level, depth = [info for info in found.values() if info["type"] == "directory"], 0
         while level and depth != maxdepth:
-            names = map_parallel(lambda folder: self._listed(folder["name"]), level, _PARALLEL_REQUESTS)
-            below = [name for some in names for name in some if name.rstrip("/") not in found]
-            if len(found) + len(below) > _MOST_NAMES:
-                raise StoreError(f"{path} lists more than {_MOST_NAMES:,} names; name a smaller folder")
+            below: list[str] = []
+            for names in map_ordered(self._listed, [info["name"] for info in level], _PARALLEL_REQUESTS):
+                below += [name for name in names if name.rstrip("/") not in found]
+                if len(found) + len(below) > _MOST_NAMES:
+                    raise StoreError(
+                        f"{path} lists more than {_MOST_NAMES:,} names; name a smaller folder"
+                    )
             infos = map_parallel(self._listed_info, below, _PARALLEL_REQUESTS)
             found |= {info["name"]: info for info in infos}
             level, depth = [info for info in infos if info["type"] == "directory"], depth + 1
@@ -189,7 +192,7 @@ class WebFileSystem(AbstractFileSystem):  # type: ignore[misc]
                 f"{folder}: the list of its files has more than {_LONGEST_PAGE:,} bytes; name the files"
             )
         base = urllib.parse.urlsplit(url)
-        above = readable(base.path.rpartition("/")[0] + "/")
+        above = readable(base.path.rstrip("/") + "/")
         names = set()
         for quoted in _LINK.findall(page.decode("utf-8", "replace")):
             link = html.unescape("".join(quoted))
@@ -229,19 +232,15 @@ class _WebFile(AbstractBufferedFile):  # type: ignore[misc]
     """A file of a server that sends ranges."""
 
     def __init__(self, *args: Any, version: str, **named: Any) -> None:
-        """Name the version of the file that is read."""
+        """Name the version of the file that is read: a strong ETag, or the time of the last change."""
         super().__init__(*args, **named)
-        self._version = version
+        self._same = {"If-Range": version} if version and not version.startswith("W/") else {}
 
     def _fetch_range(self, start: int, end: int) -> bytes:
         end = min(end, self.size)
 
         def read() -> bytes:
-            # A strong ETag or the time of the last change identifies a version of the file.
-            same = (
-                {} if self._version.startswith("W/") or not self._version else {"If-Range": self._version}
-            )
-            with _requested(self.path, Range=f"bytes={start}-{end - 1}", **same) as response:
+            with _requested(self.path, Range=f"bytes={start}-{end - 1}", **self._same) as response:
                 if response.status == http.client.OK:
                     raise StoreError(
                         f"{self.path} was changed while it was read; run the same command again"
@@ -265,9 +264,8 @@ def _download(url: str, file: Any) -> None:
     with _requested(url) as response:
         stated = response.length
         if stated is not None:
-            response.length += (
-                1  # a byte more than stated shows a false statement, which would cut the file
-            )
+            # A byte more than the server states shows a false statement, which would cut the file.
+            response.length += 1
         shutil.copyfileobj(response, file, _BLOCK)
         if stated is not None and file.tell() != stated:
             raise ConnectionError(

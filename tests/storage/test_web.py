@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from metaclip import curate
-from metaclip.errors import BrokenInput, MetaclipError, StoreError
+from metaclip import curate, plan
+from metaclip.errors import BrokenInput, LostInputs, MetaclipError, StoreError
 from metaclip.pool.columns import DroppedRows
 from metaclip.pool.files import find_files
 from metaclip.pool.shards import read_batches, schema_and_shards
@@ -181,7 +181,7 @@ def sick(folder: Path, answer: Callable[[Any, Asked, bytes], None]) -> Any:
     whole = folder_pages(folder)
 
     def choose(handler: Any, request: Asked) -> None:
-        path = folder / request.path.lstrip("/")
+        path = folder / urllib.parse.unquote(request.path).lstrip("/")
         if path.is_file():
             answer(handler, request, path.read_bytes())
         else:
@@ -289,6 +289,29 @@ def test_a_passing_failure_is_tried_again(tmp_path: Path, kind: str) -> None:
 
     with serving(answer) as server:
         assert read_texts(server.address) == TEXTS
+
+
+def test_a_file_that_breaks_off_is_lost(tmp_path: Path) -> None:
+    """The other files are curated, and the command ends with the exit code for lost inputs."""
+    write_pool(tmp_path / "pool", "jsonl")
+
+    def answer(handler: Any, request: Asked, data: bytes) -> None:
+        cut(handler, request, data) if "below" in request.path else handler.give(data)
+
+    with (
+        sick(tmp_path / "pool", answer) as server,
+        pytest.raises(LostInputs, match="1 of 2 inputs") as lost,
+    ):
+        curate(server.address, ["dog"], t=20, out=tmp_path / "run")
+    assert lost.value.exit_code == 3
+    assert "and 100 or more arrived" in str(lost.value)
+
+
+def test_a_plan_of_a_pool_of_unknown_size(tmp_path: Path) -> None:
+    """Where no file has a stated length, the pool is estimated by the number of files."""
+    write_pool(tmp_path, "jsonl")
+    with serving(folder_pages(tmp_path, **SERVERS["chunks"])) as server:
+        assert plan(server.address, ["dog"]).pairs == 400
 
 
 def test_a_file_that_is_listed_and_missing_costs_itself(tmp_path: Path) -> None:

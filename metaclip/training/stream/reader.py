@@ -21,7 +21,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
-import fsspec
 import numpy as np
 import numpy.typing as npt
 
@@ -31,6 +30,7 @@ from metaclip.pool.files import PoolFile
 from metaclip.reshard.index import FLAWS, TXT, Index, open_index
 from metaclip.reshard.subset import Subset
 from metaclip.storage.files import is_remote
+from metaclip.storage.object_store import file_system
 from metaclip.training.stream.sample_order import Ints
 from metaclip.training.stream.stream import Stream
 
@@ -246,8 +246,8 @@ def _fetch(items: Sequence[_Item]) -> dict[int, bytes]:
     if not ranges:
         return held
     with _naming(ranges[0][0].tar.file):
-        fs, _ = fsspec.core.url_to_fs(ranges[0][0].tar.file.path)
-        paths = [fs._strip_protocol(part[0].tar.file.path) for part in ranges]
+        fs, _ = file_system(ranges[0][0].tar.file.path)
+        paths = [file_system(part[0].tar.file.path)[1] for part in ranges]
         found = fs.cat_ranges(
             paths, [part[0].begin for part in ranges], [part[-1].end for part in ranges], on_error="raise"
         )
