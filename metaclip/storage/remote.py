@@ -4,7 +4,7 @@ An object is complete or absent: an upload becomes visible when all of it has ar
 processes write too. Operations on many objects share requests: a listing returns 1,000 names and sizes per request, and
 small objects are read in parallel.
 
-Cost: one request per 1,000 objects listed or removed; about 55 requests per shard of a run, from the pool to the account.
+Cost: one request per 1,000 objects listed or removed; about 50 requests per shard of a run, from the pool to the account.
 A request took 8 ms to a server on the same two busy cores; over a network, latency dominates.
 """
 
