@@ -120,7 +120,7 @@ def _download(
             ) from None
         except StoreError as error:
             raise MetaclipError(
-                f"{error} The bytes that arrived are kept: run the same command again, or put the file at {path}"
+                f"{error} (the bytes that arrived are kept: run the same command again, or put the file at {path})"
             ) from None
 
 

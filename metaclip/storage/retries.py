@@ -53,7 +53,7 @@ def with_retries(
             error.close()
             if error.code not in _BUSY:
                 raise
-            problem: BaseException = error
+            problem: Exception = error
             retry_after = error.headers.get("Retry-After", "")
             requested = float(retry_after) if retry_after.isdecimal() else None
         except (OSError, http.client.HTTPException) as error:  # the errors of urllib are OSErrors
@@ -62,9 +62,17 @@ def with_retries(
             problem = error
         failures = 1 if arrived() > begin else failures + 1
         if failures >= retry.tries:
-            reason = getattr(problem, "reason", None)
-            why = one_line(reason if isinstance(reason, BaseException) else problem, 120)
+            if isinstance(problem, urllib.error.HTTPError):
+                why, hint = (
+                    f"{problem.code} {problem.reason}",
+                    "the server is busy or broken: try again later",
+                )
+            else:
+                why, hint = (
+                    one_line(getattr(problem, "reason", None) or problem, 120),
+                    "is this machine offline?",
+                )
             raise StoreError(
-                f"{url} cannot be fetched: {retry.tries} tries in a row failed ({why}); is this machine offline?"
+                f"{url} cannot be fetched: {retry.tries} tries in a row failed ({why}); {hint}"
             ) from None
         time.sleep(retry.pause(failures, requested))
