@@ -62,13 +62,14 @@ class LocalPath(_Path):
     def sizes(self) -> dict[str, int]:
         """Return the sizes of all files below a folder, by their relative paths."""
         found: dict[str, int] = {}
-        for folder, _, names in os.walk(self, followlinks=True):
+        root = os.fspath(self)
+        for folder, _, names in os.walk(root, followlinks=True):
+            below = folder[len(root) :].lstrip(os.sep)
             for name in names:
                 with contextlib.suppress(
                     FileNotFoundError
                 ):  # removed meanwhile, or a link that leads nowhere
-                    path = os.path.join(folder, name)
-                    found[os.path.relpath(path, self)] = os.stat(path).st_size
+                    found[os.path.join(below, name)] = os.stat(os.path.join(folder, name)).st_size
         return found
 
     def temporary(self) -> LocalPath:
