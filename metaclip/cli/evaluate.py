@@ -16,7 +16,6 @@ from metaclip.errors import MetaclipError
     "evaluate",
     epilog="""\b
 Examples:
-  metaclip evaluate model/                       # trained on toy.toml: its own held-out set
   metaclip evaluate model/ --data cifar10.zip --data imagenet_wds/
   metaclip evaluate model/ --tasks tasks.toml --out results.jsonl
   metaclip evaluate ViT-B-32-quickgelu --pretrained weights.pt --data sets/cifar10
@@ -88,8 +87,6 @@ def command(
         named = evaluation.read_tasks(tasks)
     elif data:
         named = evaluation.tasks_of(data, split, templates)
-    elif Path(model).is_dir():
-        named = evaluation.held_out_tasks(model)
     else:
         raise MetaclipError("nothing to evaluate on; name sets with --data or --tasks")
     path = (

@@ -31,14 +31,10 @@ from metaclip.training.evaluation.results import IDENTITY, append_result, read_r
 from metaclip.training.evaluation.sets import EvaluationSet, open_set
 from metaclip.training.models import Clip, Precision, import_open_clip, model_digest
 from metaclip.training.ranks import loading_processes, open_device
-from metaclip.training.rendered_shapes import write_classes
-from metaclip.training.train_recipe import read_recipe
 
 SEMANTICS: Final = 1
 """Raised when the same model and data would have other figures."""
 DEFAULT_TEMPLATES: Final = "photo"
-HELD_OUT: Final = 2_400
-"""Number of images that a run on rendered shapes is evaluated on: 50 per class."""
 
 Report = Callable[[Mapping[str, Any], bool], None]
 """Called with each result and whether it was in the file before."""
@@ -103,20 +99,6 @@ def tasks_of(paths: Sequence[str], split: str = "test", templates: str | None = 
             )
         made[name] = Task(path, split, templates=templates)
     return made
-
-
-def held_out_tasks(run: str | os.PathLike[str]) -> dict[str, Task]:
-    """Return the task that belongs to a run on rendered shapes: images of the same classes from another seed.
-
-    They are written to the run's folder. Raise MetaclipError for a run on other data, which defines no test set.
-    """
-    path = Path(run) / "recipe.toml"
-    made = read_recipe(path) if path.exists() else None
-    if made is None or made.data.shapes is None:
-        raise MetaclipError(
-            f"{run} was not trained on rendered shapes and has no set of its own; name sets with --data or --tasks"
-        )
-    return {"shapes": Task(os.fspath(write_classes(Path(run) / "held_out", HELD_OUT)))}
 
 
 def evaluate(

@@ -10,7 +10,7 @@ balance that it began with; others are refused.
     loop          the steps, and the gradients of a batch      optimiser   AdamW, learning rate, scale
     batches       from the stream to the device                checkpoint  what is saved and restored
     metrics       what is reported; losses that are not finite ranks       the processes and their devices
-    flops         the cost of a sample, the peak of a GPU      rendered_shapes  pairs and sets without a download
+    flops         the cost of a sample, the peak of a GPU
 
 Cost (tests/bench/bench_train.py): training/README.md has the table.
 """
@@ -33,10 +33,10 @@ from metaclip.reshard.index import Names
 from metaclip.reshard.subset import Subset
 from metaclip.stage.folder import Folder
 from metaclip.stage.stage import Stage, StageSpec, digest_of
-from metaclip.training import metrics, models, rendered_shapes
-from metaclip.training.ranks import Ranks, joined
+from metaclip.training import metrics, models
+from metaclip.training.ranks import joined
 from metaclip.training.stream import Stream
-from metaclip.training.train_recipe import TABLE, TrainOptions, TrainRecipe, with_paths
+from metaclip.training.train_recipe import TABLE, DataRecipe, TrainOptions, TrainRecipe, with_paths
 
 TRAIN: Final = StageSpec("train", (
     models.CHECKPOINTS, models.CONFIG, "model", models.WEIGHTS, metrics.METRICS, metrics.TENSORBOARD, metrics.NOT_FINITE,
@@ -89,7 +89,7 @@ def train(
         if ranks.first:
             held.enter_context(folder.owned())
         held.enter_context(loop.fast_matmuls(ranks.device))
-        stream = _open_stream(recipe, folder, ranks, options.allow_lost)
+        stream = _open_stream(recipe.data, options.allow_lost)
         stage = Stage(folder, TRAIN)
         if ranks.first:
             stage.begin(_fingerprint(recipe, name, stream), options.overwrite)
@@ -121,15 +121,9 @@ def train(
         return TrainRun(folder.path)
 
 
-def _open_stream(recipe: TrainRecipe, folder: Folder, ranks: Ranks, allow_lost: bool) -> Stream:
+def _open_stream(data: DataRecipe, allow_lost: bool) -> Stream:
     """Open the stream of a recipe. Raise MetaclipError if it names no samples, or a subset without any."""
-    data, tars = recipe.data, recipe.data.tars
-    if data.shapes is not None:
-        tars = os.fspath(folder / f"shapes-{data.shapes}")
-        if ranks.first:
-            rendered_shapes.write_pairs(Path(tars), data.shapes)
-        ranks.gather(None)
-    if tars is None:
+    if data.tars is None:
         raise MetaclipError(
             "the recipe names no tars to train on; give --tars, or tars in its table [train.data]"
         )
@@ -140,7 +134,9 @@ def _open_stream(recipe: TrainRecipe, folder: Folder, ranks: Ranks, allow_lost: 
             raise MetaclipError(f"the subset {data.subset} is empty; give a run's curated.npy")
     elif data.balance is not None:
         keep = Balancer(data.balance, data.t)
-    return Stream(tars, seed=data.seed, keep=keep, names=Names(text=data.text), allow_lost=allow_lost)
+    return Stream(
+        data.tars, seed=data.seed, keep=keep, names=Names(text=data.text), allow_lost=allow_lost
+    )
 
 
 def _fingerprint(recipe: TrainRecipe, name: str, stream: Stream) -> dict[str, Any]:

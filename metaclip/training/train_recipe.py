@@ -33,12 +33,10 @@ def _require_at_least(settings: Any, **limits: int) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class DataRecipe:
-    """The pairs to train on: tars, or the images of `metaclip.training.rendered_shapes`."""
+    """The pairs to train on."""
 
     tars: str | None = None
     """Tars of image-text samples: a file, a folder or a glob, local or anything fsspec opens."""
-    shapes: int | None = None
-    """Number of rendered images, written to the run's folder and used instead of tars."""
     subset: str | None = None
     """Offline balance: the uids of the pairs to use, a run's curated.npy."""
     balance: str | None = None
@@ -52,9 +50,7 @@ class DataRecipe:
 
     def __post_init__(self) -> None:
         """Raise ValueError for settings that make no sense."""
-        _require_at_least(self, shapes=1, seed=0)
-        if self.tars is not None and self.shapes is not None:
-            raise ValueError("tars and shapes are both given; name one")
+        _require_at_least(self, seed=0)
         if self.subset is not None and self.balance is not None:
             raise ValueError("subset (offline) and balance (online) are both given; name one")
         if self.t is not None and self.balance is None:
@@ -154,8 +150,6 @@ def read_recipe(path: str | os.PathLike[str], **over: Any) -> TrainRecipe:
         raise MetaclipError(f"{name} has no table [{TABLE}]; tables: {', '.join(tables) or 'none'}")
     recipe = with_paths(made[TABLE], functools.partial(recipes.path_in, name))
     given = {key: value for key, value in over.items() if value is not None}
-    if "tars" in given:
-        given["shapes"] = None
     try:
         return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, **given))
     except ValueError as error:

@@ -30,12 +30,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from metaclip.training import batches, flops, models, rendered_shapes
+from metaclip.training import batches, flops, models
 from metaclip.training import loop as looping
 from metaclip.training.stream import Stream
 from metaclip.training.train import train
 from metaclip.training.train_recipe import DataRecipe, TrainOptions, TrainRecipe
 from tests.training.shards import write_tar
+from training import shapes
 
 SIDES = ("open_clip_train", "metaclip")
 MODELS = ["ViT-B-32-quickgelu", "ViT-B-16-quickgelu"]
@@ -237,7 +238,7 @@ def write_photos(folder: Path, n: int) -> None:
     for tar in range(32):
         files: list[tuple[str, Any]] = []
         for number in range(tar, n, 32):
-            image, _, caption = rendered_shapes.draw(0, number, side=256)
+            image, _, caption = shapes.draw(0, number, side=256)
             pixels = np.clip(np.asarray(image) + grain.normal(0, 12, (256, 256, 1)), 0, 255).astype(
                 np.uint8
             )

@@ -9,8 +9,8 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from metaclip.training.rendered_shapes import CLASSES, draw
 from tests.training.shards import Content, write_tar
+from training.shapes import CLASSES, draw
 
 
 @functools.lru_cache(maxsize=256)

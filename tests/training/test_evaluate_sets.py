@@ -16,7 +16,6 @@ pytest.importorskip("PIL", reason="needs Pillow: pip install 'metaclip[train]'")
 
 from metaclip.errors import MetaclipError
 from metaclip.training.evaluation.sets import EvaluationSet, open_set
-from metaclip.training.rendered_shapes import CLASSES
 from tests.training.labelled import (
     caption_lines,
     class_files,
@@ -27,6 +26,7 @@ from tests.training.labelled import (
     write_zip,
 )
 from tests.training.shards import Content, write_tar
+from training.shapes import CLASSES
 
 pytestmark = pytest.mark.extra
 

@@ -140,9 +140,9 @@ def test_plain_open_clip_loads_it(tars: str, tmp_path: Path) -> None:
     open_clip = models.import_open_clip()
     run = train(tiny.recipe(tmp_path, tars), tmp_path / "run", options=CPU)
     ours = models.open_clip_of(run.path)
-    from metaclip.training import rendered_shapes
+    from training import shapes
 
-    image, texts = rendered_shapes.draw(5, 5)[0], ["a red star", "a blue ring"]
+    image, texts = shapes.draw(5, 5)[0], ["a red star", "a blue ring"]
     pixels = ours.transform(image)[None]
     assert ours.name == "tiny"
     assert not ours.model.training

@@ -65,13 +65,13 @@ def test_headers(path: Path) -> None:
 
 
 def test_paths_are_beside_the_recipe(tmp_path: Path) -> None:
-    """Paths in a recipe are relative to its folder; a flag's is as given, and --tars takes the place of shapes."""
+    """Paths in a recipe are relative to its folder; a flag's is as given."""
     path = tmp_path / "r.toml"
-    path.write_text('[train]\nmodel = "m.json"\n[train.data]\nshapes = 5\nbalance = "run"\n')
+    path.write_text('[train]\nmodel = "m.json"\n[train.data]\ntars = "pairs"\nbalance = "run"\n')
     made = read_recipe(path)
     assert (made.model, made.data.balance) == (str(tmp_path / "m.json"), str(tmp_path / "run"))
     over = read_recipe(path, tars="tars", t=None)
-    assert (over.data.tars, over.data.shapes, over.data.balance) == ("tars", None, str(tmp_path / "run"))
+    assert (over.data.tars, over.data.balance) == ("tars", str(tmp_path / "run"))
     path.write_text('[train.data]\ntars = "s3://bucket/tars"\n')
     assert read_recipe(path).data.tars == "s3://bucket/tars"
 
@@ -93,7 +93,6 @@ def test_paths_are_beside_the_recipe(tmp_path: Path) -> None:
         ("[train]\nbeta2 = 1.0", "beta2 is 1.0, must be at least 0 and below 1"),
         ("[train]\ncrop = 0.0", "crop is 0.0, must be above 0 and at most 1"),
         ("[train]\nweight_decay = nan", "weight_decay is nan"),
-        ("[train.data]\ntars = 'x'\nshapes = 3", "tars and shapes are both given"),
         ("[train.data]\nsubset = 'x'\nbalance = 'y'", "subset .* and balance .* are both given"),
         ("[train.data]\nt = 3.0", "t is given without balance"),
         ("", r"has no table \[train\]; tables: none"),

@@ -15,11 +15,12 @@ pytest.importorskip("PIL", reason="needs Pillow: pip install 'metaclip[train]'")
 
 import torch
 
-from metaclip.training import batches, flops, models, optimiser, rendered_shapes
+from metaclip.training import batches, flops, models, optimiser
 from metaclip.training.loop import add_gradients
 from metaclip.training.stream import Sample
 from metaclip.training.train_recipe import TrainRecipe
 from tests.training import tiny
+from training import shapes
 
 pytestmark = pytest.mark.extra
 
@@ -100,7 +101,7 @@ def test_pixels_are_open_clips(tmp_path: Path) -> None:
     open_clip = models.import_open_clip()
     model = models.create(models.known(tiny.write_model(tmp_path)))
     crop, mean, deviation = models.training_crop(model, 0.4)
-    images = [rendered_shapes.draw(3, n, side=40)[0] for n in range(6)]
+    images = [shapes.draw(3, n, side=40)[0] for n in range(6)]
     cfg = open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg)
     theirs = open_clip.transform.image_transform_v2(cfg, is_train=True, aug_cfg={"scale": (0.4, 1.0)})
     torch.manual_seed(0)

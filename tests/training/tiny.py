@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from metaclip.training import rendered_shapes
 from metaclip.training.train_recipe import DataRecipe, TrainRecipe
+from training import shapes
 
 MODEL: dict[str, Any] = {
     "embed_dim": 16,
@@ -31,7 +31,7 @@ def write_model(folder: Path, name: str = "tiny", **changes: Any) -> str:
 
 def write_pairs(folder: Path, n: int = 128) -> str:
     """Write pairs to train on; return their folder."""
-    rendered_shapes.write_pairs(folder, n)
+    shapes.write_pairs(folder, n)
     return str(folder)
 
 
