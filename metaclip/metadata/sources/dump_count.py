@@ -32,7 +32,7 @@ from metaclip.engine import Engine, PortableStep, Progress, ProgressCallback
 from metaclip.errors import MetaclipError
 from metaclip.metadata.sources import bzip2, dump, wikitext
 from metaclip.metadata.sources.dump import DumpFile
-from metaclip.metadata.sources.string_counts import BYTES_PER_KEY, StringCounter, merge_runs, read_run
+from metaclip.metadata.sources.string_counts import BYTES_PER_KEY, string_counter, sums, write_counts
 from metaclip.stage.folder import Folder
 from metaclip.stage.runner import RunOptions, Task, run
 from metaclip.stage.stage import FinishedStage, Stage, StageSpec, add_funnels, check_funnel
@@ -193,27 +193,33 @@ class CountStep(PortableStep):
 def _count_shard(shard: DumpShard, paths: Sequence[Path], bound: int) -> dict[str, Any]:
     """Count a shard into the files of `OUTPUTS`; return the funnel of its pages and the bytes of their wikitext."""
     unigrams, bigrams, redirects = paths
-    words, pairs = StringCounter(unigrams, 1 + bound // 4), StringCounter(bigrams, 1 + 3 * bound // 4)
     extract, redirect_rows = wikitext.extractor(shard.file.names), list[dict[str, str]]()
     funnel, size = dict.fromkeys(("pages", *REASONS, "article"), 0), 0
-    for page in dump.pages(shard.file.path, shard.start, shard.stop):
-        checks = (page.namespace != 0, page.redirect is not None, page.model != "wikitext", not page.text)
-        reason, text = next(itertools.compress(REASONS, checks), "article"), ""
-        if reason == "redirect":
-            redirect_rows.append({"title": page.title, "target": page.redirect or ""})
-        elif reason == "article":
-            try:
-                text = extract(page.text)
-            except ValueError:
-                reason = "unparsable"
-        funnel["pages"] += 1
-        funnel[reason] += 1
-        size += len(page.text.encode())
-        phrases = list(wikitext.phrases(text))
-        words.add(itertools.chain.from_iterable(phrases))
-        pairs.add(map(" ".join, itertools.chain.from_iterable(map(itertools.pairwise, phrases))))
-    words.finish()
-    pairs.finish()
+    with (
+        string_counter(unigrams, 1 + bound // 4) as words,
+        string_counter(bigrams, 1 + 3 * bound // 4) as pairs,
+    ):
+        for page in dump.pages(shard.file.path, shard.start, shard.stop):
+            checks = (
+                page.namespace != 0,
+                page.redirect is not None,
+                page.model != "wikitext",
+                not page.text,
+            )
+            reason, text = next(itertools.compress(REASONS, checks), "article"), ""
+            if reason == "redirect":
+                redirect_rows.append({"title": page.title, "target": page.redirect or ""})
+            elif reason == "article":
+                try:
+                    text = extract(page.text)
+                except ValueError:
+                    reason = "unparsable"
+            funnel["pages"] += 1
+            funnel[reason] += 1
+            size += len(page.text.encode())
+            phrases = list(wikitext.phrases(text))
+            words.add(itertools.chain.from_iterable(phrases))
+            pairs.add(map(" ".join, itertools.chain.from_iterable(map(itertools.pairwise, phrases))))
     with atomic_write(redirects) as temporary:
         pq.write_table(
             pa.Table.from_pylist(redirect_rows, REDIRECT_SCHEMA), temporary, compression="zstd"
@@ -230,8 +236,9 @@ def _combine(
     funnel = add_funnels(marker["funnel"] for marker in markers)
     check_funnel(funnel, "pages", REASONS, "article")
     for output in (UNIGRAMS, BIGRAMS):
-        merge_runs([stage.path / f"{shard.name}.{output}" for shard in shards], folder / output)
-    tokens = sum(pc.sum(table["count"]).as_py() for table in read_run(folder / UNIGRAMS))
+        write_counts(folder / output, sums([stage.path / f"{shard.name}.{output}" for shard in shards]))
+    words = pq.read_table(folder / UNIGRAMS, columns=["count"], partitioning=None)
+    tokens = pc.sum(words["count"]).as_py()
     if not tokens:
         raise MetaclipError(
             f"{files[0].path}: none of the {funnel['pages']} pages is an article with a word in it"

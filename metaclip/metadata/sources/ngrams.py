@@ -25,7 +25,7 @@ from metaclip.errors import MetaclipError
 from metaclip.metadata.candidates import Candidates
 from metaclip.metadata.sources import dump, dump_count
 from metaclip.metadata.sources.dump_count import BIGRAMS, UNIGRAMS
-from metaclip.metadata.sources.string_counts import SCHEMA, best_first, pmi, read_frequent, rechunk
+from metaclip.metadata.sources.string_counts import SCHEMA, best_first, pmi, scored_by_count, sums
 from metaclip.recipe import check_minimums
 from metaclip.stage.stage import FinishedStage
 
@@ -96,7 +96,7 @@ def candidates(
         counts = dump_count.count(
             settings.dump, settings.wiki, settings.counts, engine=engine, memory=memory
         )
-    words = read_frequent(counts.path / UNIGRAMS, settings.min_count)
+    words = scored_by_count(sums([counts.path / UNIGRAMS], settings.min_count))
     best, passed = best_first(words if kind == "unigram" else _bigrams(counts, settings), settings.limit)
     record = counts.record
     if not len(best):
@@ -125,14 +125,13 @@ def candidates(
 
 def _bigrams(counts: FinishedStage, settings: NgramSettings) -> Iterator[pa.Table]:
     # No pair is more frequent than its words, so words below its minimum count are not needed.
-    words = pa.concat_tables(
-        table.select(SCHEMA.names) for table in read_frequent(counts.path / UNIGRAMS, settings.min_count)
-    )
+    frequent = sums([counts.path / UNIGRAMS], settings.min_count)
+    words = pa.concat_tables([SCHEMA.empty_table(), *frequent])
     least_pmi, least_npmi = (
         -np.inf if least is None else least for least in (settings.min_pmi, settings.min_npmi)
     )
     keys, word_counts = words["key"].combine_chunks(), words["count"].to_numpy()
-    for table in rechunk(read_frequent(counts.path / BIGRAMS, settings.min_count), _PAIRS):
+    for table in sums([counts.path / BIGRAMS], settings.min_count, _PAIRS):
         both = pc.split_pattern(table["key"], " ").combine_chunks().flatten()
         rows = pc.index_in(both, value_set=keys).to_numpy().reshape(-1, 2)
         c12 = table["count"].to_numpy()
@@ -141,4 +140,4 @@ def _bigrams(counts: FinishedStage, settings: NgramSettings) -> Iterator[pa.Tabl
         )
         keep = (information >= least_pmi) & (normalised >= least_npmi)
         score = {"count": c12.astype(np.float64), "pmi": information, "npmi": normalised}[settings.rank]
-        yield table.set_column(2, "score", pa.array(score)).filter(pa.array(keep))
+        yield table.append_column("score", pa.array(score)).filter(pa.array(keep))

@@ -46,12 +46,12 @@ from metaclip.metadata.sources import dump_count
 from metaclip.metadata.sources.casing import PARENTHESES
 from metaclip.metadata.sources.string_counts import (
     BYTES_PER_KEY,
-    StringCounter,
+    SCHEMA,
     best_first,
-    merge_runs,
-    read_frequent,
-    read_run,
-    rechunk,
+    counts_writer,
+    scored_by_count,
+    string_counter,
+    sums,
 )
 from metaclip.recipe import check_minimums
 from metaclip.stage.stage import add_funnels, check_funnel, digest_of
@@ -170,17 +170,16 @@ def candidates(
         None if settings.redirects is None else dump_count.read_redirects(Path(settings.redirects))
     )
     with disk_errors(Path(tempfile.gettempdir())), scratch() as folder:
-        funnel, digest = _count_files(paths, settings, folder / "merged.parquet", Local(workers), memory)
-        sums, dropped = StringCounter(folder / "sums.parquet", max(1, memory // BYTES_PER_KEY)), 0
-        for table in rechunk(read_run(folder / "merged.parquet"), _ROWS):
-            titles = _articles(table["key"].combine_chunks(), redirects, settings)
-            kept = table.set_column(0, "key", titles).filter(pc.not_equal(titles, ""))
-            dropped += len(table) - len(kept)
-            sums.add_counts(zip(kept["key"].to_pylist(), kept["count"].to_pylist(), strict=True))
-        sums.finish()
-        best, passed = best_first(
-            read_frequent(folder / "sums.parquet", settings.min_sum), settings.limit
-        )
+        counted, funnel, digest = _count_files(paths, settings, folder, Local(workers), memory)
+        articles, dropped = folder / "articles.parquet", 0
+        with counts_writer(articles) as writer:
+            for table in sums(counted, rows=_ROWS):
+                titles = _articles(table["key"].combine_chunks(), redirects, settings)
+                kept = table.set_column(0, "key", titles).filter(pc.not_equal(titles, ""))
+                dropped += len(table) - len(kept)
+                writer.write_table(kept.cast(SCHEMA))
+        passing = scored_by_count(sums([articles], settings.min_sum))
+        best, passed = best_first(passing, settings.limit)
     if not len(best):
         raise MetaclipError(
             f"no title of the domain {settings.domain!r} in {len(paths)} files ({paths[0]}, ...) has {settings.min_sum} views: "
@@ -231,11 +230,11 @@ def _find_files(settings: PageviewSettings, retry: RetryPolicy | None) -> list[P
 
 
 def _count_files(
-    paths: Sequence[Path], settings: PageviewSettings, merged: Path, engine: Engine, memory: int
-) -> tuple[dict[str, int], str]:
-    """Add the views of all files up into one run, `merged`; return the funnel of lines, and a digest of the files."""
+    paths: Sequence[Path], settings: PageviewSettings, folder: Path, engine: Engine, memory: int
+) -> tuple[tuple[Path, ...], dict[str, int], str]:
+    """Count the views of all files into files in a folder; return these, the funnel of lines, and a digest of the files."""
     bound = max(1, memory // min(engine.workers, len(paths)) // BYTES_PER_KEY)
-    step = functools.partial(count_file, settings=settings, folder=merged.parent, bound=bound)
+    step = functools.partial(count_file, settings=settings, folder=folder, bound=bound)
     counted: dict[Path, tuple[Path, dict[str, int], str]] = {}
     with (
         Progress("pageviews", len(paths), unit="files") as progress,
@@ -246,25 +245,31 @@ def _count_files(
                 raise result
             counted[path] = result
             progress.advance(1, 0)
-    runs, file_funnels, digests = zip(*(counted[path] for path in paths), strict=True)
+    files, file_funnels, digests = zip(*(counted[path] for path in paths), strict=True)
     funnel = add_funnels(file_funnels)
     check_funnel(funnel, "lines", REASONS, "counted")
-    merge_runs(runs, merged)
-    return funnel, digest_of([(path.name, digest) for path, digest in zip(paths, digests, strict=True)])
+    return (
+        files,
+        funnel,
+        digest_of([(path.name, digest) for path, digest in zip(paths, digests, strict=True)]),
+    )
 
 
 def count_file(
     path: Path, progress: ProgressCallback, *, settings: PageviewSettings, folder: Path, bound: int
 ) -> tuple[Path, dict[str, int], str]:
-    """Count the cells of an hourly file into a run in `folder`, holding about `bound` titles in memory.
+    """Count the cells of an hourly file into a file of counts in `folder`, holding about `bound` titles in memory.
 
-    Return the run (`metaclip.metadata.sources.string_counts`), the funnel of lines, and the sha256 of the file.
+    Return that file (`metaclip.metadata.sources.string_counts`), the funnel of lines, and the sha256 of the hourly file.
     """
-    run, funnel = folder / f"{path.name}.parquet", dict.fromkeys(("lines", *REASONS, "counted"), 0)
-    counter = StringCounter(run, bound)
+    counts, funnel = folder / f"{path.name}.parquet", dict.fromkeys(("lines", *REASONS, "counted"), 0)
     try:
-        # A GzipFile by itself returns each line through a call in Python.
-        with gzip.open(path) as file, io.BufferedReader(file, _BUFFER) as lines:
+        with (
+            gzip.open(path) as file,
+            # A GzipFile by itself returns each line through a call in Python.
+            io.BufferedReader(file, _BUFFER) as lines,
+            string_counter(counts, bound) as counter,
+        ):
             counter.add_counts(_cells(lines, settings, funnel))
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise MetaclipError(
@@ -272,9 +277,8 @@ def count_file(
         ) from None
     if not funnel["lines"]:
         raise MetaclipError(f"{path} has no lines; remove it and fetch it again")
-    counter.finish()
     with path.open("rb") as packed:
-        return run, funnel, file_digest(packed)
+        return counts, funnel, file_digest(packed)
 
 
 def _cells(

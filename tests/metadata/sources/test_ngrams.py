@@ -114,7 +114,6 @@ def test_pairs_are_looked_up_in_batches(settings: NgramSettings, monkeypatch: py
     """However many pairs are looked up at a time, the result is the same."""
     whole = ngrams.candidates(settings, "bigram")
     monkeypatch.setattr(ngrams, "_PAIRS", 3)
-    monkeypatch.setattr(string_counts, "_ROWS", 2)
     assert rows(ngrams.candidates(settings, "bigram")) == rows(whole)
 
 
@@ -173,7 +172,7 @@ def write_counts(folder: Path, words: dict[str, int], pairs: dict[str, int]) -> 
             (dump_count.REDIRECTS, {}),
         ):
             columns = [pa.array(sorted(counts), pa.string()), [counts[key] for key in sorted(counts)]]
-            string_counts.write_run(folder / name, [pa.table(columns, string_counts.SCHEMA)])
+            string_counts.write_counts(folder / name, [pa.table(columns, string_counts.SCHEMA)])
         record = {key: "x" for key in ("wiki", "language", "schema", "parser", "dump", "funnel")}
         stage.finish(
             {**record, "tokens": sum(words.values()), "unigrams": len(words), "bigrams": len(pairs)}

@@ -28,6 +28,8 @@ from metaclip.metadata.sources.pageviews import (
 from metaclip.storage.retries import RetryPolicy
 from tests.http_servers import files, serving
 
+pytest.importorskip("duckdb", reason="needs metaclip[build]")
+
 QUICK = RetryPolicy(tries=3, first_wait=0.001, longest_wait=0.1, timeout=10)
 
 HOURS = [

@@ -1,28 +1,31 @@
-"""Counts out of core: whatever the bound, the runs and the fan-in, they are those of one Counter."""
+"""Counts out of core: whatever the bound, the files and the memory, they are those of one Counter."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metaclip.errors import MetaclipError
 from metaclip.metadata.sources import string_counts
 from metaclip.metadata.sources.string_counts import StringCounter
 
+pytest.importorskip("duckdb", reason="needs metaclip[build]")
+
 KEYS = st.sampled_from(
     ["a", "b", "a b", "ab", "é", "z\0", "", "\U0001f436", "\uffff", "A", "a-b", "a'b"]
 ) | st.text(st.characters(exclude_categories=["Cs"]), max_size=3)
 
 
-def counts_of(path: Path) -> list[tuple[str, int]]:
+def counts_of(*paths: Path) -> list[tuple[str, int]]:
     return [
         (key, count)
-        for table in string_counts.read_run(path, rows=7)
+        for table in string_counts.sums(paths, rows=7)
         for key, count in zip(table["key"].to_pylist(), table["count"].to_pylist(), strict=True)
     ]
 
@@ -31,16 +34,16 @@ def sorted_counts(counts: Counter[str]) -> list[tuple[str, int]]:
     return sorted(counts.items(), key=lambda item: item[0].encode())
 
 
+@settings(deadline=None)  # duckdb is started anew for each sum
 @given(st.lists(st.lists(KEYS, max_size=20), max_size=10), st.integers(1, 30))
 def test_any_bound_gives_the_counts_of_a_counter(
     tmp_path_factory: pytest.TempPathFactory, batches: list[list[str]], bound: int
 ) -> None:
-    """A bound of one string and a bound never reached give the same file, sorted by bytes; no run is left."""
+    """A bound of one string and a bound never reached give the same sums, sorted by bytes."""
     folder = tmp_path_factory.mktemp("counter")
-    counter = StringCounter(folder / "counts.parquet", bound)
-    for batch in batches:
-        counter.add(batch)
-    counter.finish()
+    with string_counts.string_counter(folder / "counts.parquet", bound) as counter:
+        for batch in batches:
+            counter.add(batch)
     assert counts_of(folder / "counts.parquet") == sorted_counts(
         Counter(key for batch in batches for key in batch)
     )
@@ -48,17 +51,17 @@ def test_any_bound_gives_the_counts_of_a_counter(
 
 
 def test_counts_added_are_bounded_too(tmp_path: Path) -> None:
-    """A stream of counts spills while it flows, not when it ends."""
-    counter, most = StringCounter(tmp_path / "x.parquet", 10), 0
+    """A stream of counts is written while it flows, not when it ends."""
+    most = 0
 
-    def stream() -> object:
+    def stream(counter: StringCounter) -> Iterator[tuple[str, int]]:
         nonlocal most
         for i in range(200):
             most = max(most, len(counter._counts))
             yield f"{i % 50:02}", i
 
-    counter.add_counts(stream())  # type: ignore[arg-type]
-    counter.finish()
+    with string_counts.string_counter(tmp_path / "x.parquet", 10) as counter:
+        counter.add_counts(stream(counter))
     assert most <= 10
     expected: Counter[str] = Counter()
     for i in range(200):
@@ -66,28 +69,46 @@ def test_counts_added_are_bounded_too(tmp_path: Path) -> None:
     assert counts_of(tmp_path / "x.parquet") == sorted_counts(expected)
 
 
+def test_a_counter_that_fails_leaves_no_file(tmp_path: Path) -> None:
+    """What was counted before an error is not taken for all."""
+    with pytest.raises(TypeError), string_counts.string_counter(tmp_path / "x.parquet", 1) as counter:
+        counter.add(["a", 1])  # type: ignore[list-item]
+    assert list(tmp_path.iterdir()) == []
+
+
+@settings(deadline=None)
 @given(
     st.lists(st.dictionaries(KEYS, st.integers(1, 1 << 40), max_size=30), min_size=1, max_size=9),
-    st.integers(2, 4),
+    st.integers(0, 1 << 40),
 )
-def test_any_fan_in_gives_the_sums(
-    tmp_path_factory: pytest.TempPathFactory, runs: list[dict[str, int]], fan_in: int
+def test_sums_of_several_files(
+    tmp_path_factory: pytest.TempPathFactory, files: list[dict[str, int]], least: int
 ) -> None:
-    """Runs merged in one step or in several, some rows at a time, give the sums; the runs stay."""
-    folder = tmp_path_factory.mktemp("merge")
+    """Files are added up, sums below the least are left out, and the files stay."""
+    folder = tmp_path_factory.mktemp("sums")
     paths, expected = [], Counter[str]()
-    for number, run in enumerate(runs):
+    for number, counts in enumerate(files):
         paths.append(folder / f"{number}.parquet")
-        keys = sorted(run)
-        table = pa.table([pa.array(keys, pa.string()), [run[key] for key in keys]], string_counts.SCHEMA)
-        string_counts.write_run(paths[-1], [table])
-        expected.update(run)
-    string_counts.merge_runs(paths, folder / "all.parquet", fan_in)
-    assert counts_of(folder / "all.parquet") == sorted_counts(expected)
-    assert [
-        row for table in string_counts.iter_merged(paths, rows=3) for row in table["key"].to_pylist()
-    ] == [key for key, _ in sorted_counts(expected)]
-    assert len(list(folder.iterdir())) == len(runs) + 1
+        string_counts.write_counts(paths[-1], [table_of(counts)])
+        expected.update(counts)
+    assert counts_of(*paths) == sorted_counts(expected)
+    rows = [row for table in string_counts.sums(paths, least) for row in table["key"].to_pylist()]
+    assert rows == [key for key, count in sorted_counts(expected) if count >= least]
+    assert len(list(folder.iterdir())) == len(files)
+
+
+def test_more_sums_than_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond its memory the sum goes on, on disk, with the same result."""
+    counts = {f"a string of some length, number {i}": i for i in range(400_000)}
+    string_counts.write_counts(tmp_path / "a.parquet", [table_of(counts)])
+    monkeypatch.setattr(string_counts, "_MEMORY", "60MB")
+    monkeypatch.setattr(string_counts, "_THREADS", 1)
+    found = pa.concat_tables(string_counts.sums([tmp_path / "a.parquet"] * 2))
+    assert found.equals(table_of({key: 2 * counts[key] for key in sorted(counts)}))
+
+
+def table_of(counts: dict[str, int]) -> pa.Table:
+    return pa.table([pa.array(counts, pa.string()), pa.array(counts.values())], string_counts.SCHEMA)
 
 
 def test_best_first(tmp_path: Path) -> None:
@@ -110,10 +131,10 @@ def test_best_first_in_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert string_counts.best_first(tables, 30)[0].equals(at_once)
 
 
-def test_a_broken_run_is_named(tmp_path: Path) -> None:
-    """A run that a power cut left short is one clear line."""
-    string_counts.write_run(tmp_path / "x.parquet", [pa.table([["a"], [1]], schema=string_counts.SCHEMA)])
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    """Counts that a power cut left short are one clear line that names them."""
+    string_counts.write_counts(tmp_path / "x.parquet", [table_of({"a": 1})])
     data = (tmp_path / "x.parquet").read_bytes()
     (tmp_path / "x.parquet").write_bytes(data[:-4])
-    with pytest.raises(MetaclipError, match=r"x\.parquet cannot be read"):
-        list(string_counts.read_run(tmp_path / "x.parquet"))
+    with pytest.raises(MetaclipError, match=r"cannot be added up \(.*x\.parquet.*remove what is damaged"):
+        list(string_counts.sums([tmp_path / "x.parquet"]))
