@@ -6,12 +6,10 @@ overrides a key and is recorded too: every run folder contains the resolved reci
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import difflib
 import os
 import tomllib
-import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -109,22 +107,14 @@ def _near(name: str, known: Mapping[str, Any]) -> str:
 def _value(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return settings(hint, value, where)
+    import msgspec
+
+    try:
+        return msgspec.convert(value, hint)
+    except msgspec.ValidationError:
+        kinds = typing.get_args(hint) or (hint,)
     if typing.get_origin(hint) is typing.Literal:
-        if value not in typing.get_args(hint):
-            raise MetaclipError(
-                f"{where} is {value!r:.80}, must be one of {', '.join(map(repr, typing.get_args(hint)))}"
-            )
-        return value
-    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    for kind in kinds:
-        if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-            with contextlib.suppress(OverflowError):
-                return float(value)
-        if (
-            isinstance(kind, type)
-            and isinstance(value, kind)
-            and (kind is bool) == isinstance(value, bool)
-        ):
-            return value
-    names = " or ".join(kind.__name__ for kind in kinds if kind is not type(None))
-    raise MetaclipError(f"{where} is {value!r:.80}, must be {names}")
+        wanted = f"one of {', '.join(map(repr, kinds))}"
+    else:
+        wanted = " or ".join(kind.__name__ for kind in kinds if kind is not type(None))
+    raise MetaclipError(f"{where} is {value!r:.80}, must be {wanted}")
