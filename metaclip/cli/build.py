@@ -22,11 +22,10 @@ to put there by hand on a machine without a network.""",
 @click.argument("recipe")
 @click.option("--out", required=True, metavar="FILE", help="The list: a parquet file.")
 @options.engine_options
-@click.option("--quiet", is_flag=True, help="Do not print the sources while they run.")
-def command(recipe: str, out: str, quiet: bool, **flags: Any) -> None:
+def command(recipe: str, out: str, **flags: Any) -> None:
     """Build the query list of RECIPE: a TOML file with a table [build] and its sources."""
     from metaclip.metadata.build import build
 
     with options.run_options(flags) as run_options:
-        shown = dataclasses.replace(run_options, progress=not quiet)
+        shown = dataclasses.replace(run_options, progress=True)
         click.echo(repr(build(recipe, out=out, options=shown)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -88,28 +87,16 @@ Then metaclip curate pool/ --out run/. No image is fetched: the command for img2
     metavar="BYTES",
     help="Memory for finding duplicates.",
 )
-@click.option(
-    "--tries", type=click.IntRange(1), default=8, show_default=True, help="Number of tries of a download."
-)
-@click.option(
-    "--wait",
-    type=click.FloatRange(0),
-    default=1.0,
-    show_default=True,
-    help="Seconds before the second try.",
-)
 def command(crawl: tuple[str, ...], out: str, recipe: str | None, **flags: Any) -> None:
     """Extract the pairs of CRAWL: WAT or WARC files, folders, globs, addresses, or a list of these (wat.paths.gz)."""
-    from metaclip.extract.crawl_files import RETRY
     from metaclip.extract.extract import extract_part
     from metaclip.extract.settings import ExtractSettings
     from metaclip.stage.runner import lost_message
 
     table = options.read_recipe(recipe)["extract"]
     settings = options.override(ExtractSettings, table, flags, alternatives=("first", "sample"))
-    retry = dataclasses.replace(RETRY, tries=flags["tries"], first_wait=flags["wait"])
     with options.run_options(flags) as run_options:
-        made = extract_part(crawl, out, settings, run_options, flags["memory"], retry)
+        made = extract_part(crawl, out, settings, run_options, flags["memory"])
     if made is None:
         click.echo(
             f"part {flags['part']} is done; when all are, the same command without --part makes the pool"

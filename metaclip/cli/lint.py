@@ -24,20 +24,10 @@ anything else than pairs that differ in case was found.""",
 )
 @click.argument("metadata")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
-@click.option(
-    "--limit",
-    type=options.Number(),
-    default=10,
-    show_default=True,
-    metavar="N",
-    help="Show N of each kind.",
-)
 @click.option("--strict", is_flag=True, help="Exit with 2 for doubles and suspicious entries too.")
 @click.option("--fold-duplicates", is_flag=True, help="Keep the first of entries that occur twice.")
 @options.rule_options
-def command(
-    metadata: str, as_json: bool, limit: int, strict: bool, fold_duplicates: bool, **flags: Any
-) -> None:
+def command(metadata: str, as_json: bool, strict: bool, fold_duplicates: bool, **flags: Any) -> None:
     """Check METADATA, a query list, under a text rule: the paper's, unless flags change it."""
     from metaclip.matching.text_rule import TextRule
     from metaclip.metadata import Metadata, lint
@@ -50,7 +40,7 @@ def command(
     if as_json:
         click.echo(json.dumps(lint.as_json(entries, settings, found), indent=2, ensure_ascii=False))
     else:
-        click.echo(lint.render(entries, found, limit))
+        click.echo(lint.render(entries, found))
     kinds = {finding.kind for finding in found}
     if "dead" in kinds or (strict and kinds - {"case", "one character"}):
         sys.exit(FAILED)

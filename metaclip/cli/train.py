@@ -13,6 +13,7 @@ import click
     "train",
     epilog="""\b
 Examples:
+  metaclip train training/toy.toml --tars shapes/pairs --out run/
   metaclip train training/b32_400m.toml --tars tars/ --out run/
   torchrun --nproc-per-node 8 -m metaclip train ... --workers 12 --accumulate 2
 If it is interrupted, the same command continues from the last checkpoint.""",

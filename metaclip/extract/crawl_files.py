@@ -70,9 +70,7 @@ class CrawlFile:
             raise BrokenInput(f"{self.path} was changed while it was read; run the same command again")
 
 
-def find_crawl_files(
-    crawl: Paths, settings: ExtractSettings, retry: RetryPolicy = RETRY
-) -> list[CrawlFile]:
+def find_crawl_files(crawl: Paths, settings: ExtractSettings) -> list[CrawlFile]:
     """Return the files of a crawl, each once, in the order given (those of a folder or glob sorted), or a sample of them.
 
     Raise MetaclipError if there is none.
@@ -80,7 +78,7 @@ def find_crawl_files(
     by_path: dict[str, CrawlFile] = {}
     for given in list_paths("crawl", crawl):
         for file in (
-            _files_in_list(given, settings.prefix, retry) if given.endswith(_LISTS) else _files_at(given)
+            _files_in_list(given, settings.prefix) if given.endswith(_LISTS) else _files_at(given)
         ):
             by_path.setdefault(file.path, file)
     if not by_path:
@@ -102,10 +100,10 @@ def draw_sample(files: Sequence[CrawlFile], size: int, seed: int) -> list[CrawlF
     return [file for _, file in sorted(heapq.nsmallest(size, enumerate(files), hashed))]
 
 
-def _files_in_list(path: str, prefix: str, retry: RetryPolicy) -> Iterator[CrawlFile]:
+def _files_in_list(path: str, prefix: str) -> Iterator[CrawlFile]:
     """Yield the files that a list names, one per line."""
     if "://" in path:
-        data = b"".join(CrawlFileReader(CrawlFile(path, path), retry).blocks())
+        data = b"".join(CrawlFileReader(CrawlFile(path, path)).blocks())
     else:
         data = read_bytes(path, "the list of files")
     for line in filter(None, map(str.strip, decode_utf8(gunzip(data, path), path).splitlines())):
@@ -177,7 +175,7 @@ class CrawlFileReader:
     """Reads the bytes of a file, with retries, and computes their digest."""
 
     def __init__(
-        self, file: CrawlFile, retry: RetryPolicy, wait: Callable[[float], None] = time.sleep
+        self, file: CrawlFile, retry: RetryPolicy = RETRY, wait: Callable[[float], None] = time.sleep
     ) -> None:
         """Name the file; nothing is opened yet."""
         self.file, self._retry, self._wait = file, retry, wait

@@ -26,7 +26,7 @@ from typing import Any, Final
 from metaclip.arguments import PATH, check_types
 from metaclip.engine import Progress, ProgressCallback
 from metaclip.errors import MetaclipError
-from metaclip.extract.crawl_files import RETRY, CrawlFile, find_crawl_files
+from metaclip.extract.crawl_files import CrawlFile, find_crawl_files
 from metaclip.extract.deduplicate import (
     duplicate_rows,
     find_duplicates,
@@ -60,16 +60,13 @@ def extract(
     out: str | os.PathLike[str],
     settings: ExtractSettings | None = None,
     memory: int = MEMORY,
-    tries: int = RETRY.tries,
-    first_wait: float = RETRY.first_wait,
     options: RunOptions | None = None,
 ) -> FinishedStage:
     """Extract the pairs of a crawl to a pool, or continue an earlier call that was interrupted.
 
     `crawl` names WAT or WARC files, folders, globs, addresses, or lists of these; `memory` is the number of bytes that
-    finding duplicates may use; a download is tried `tries` times, the second time after `first_wait` seconds. The record of
-    the result lists the files that cannot be read, as `lost`. Raise MetaclipError if none can be read, or for anything else
-    that the caller can mend.
+    finding duplicates may use. The record of the result lists the files that cannot be read, as `lost`. Raise MetaclipError if
+    none can be read, or for anything else that the caller can mend.
 
     >>> from metaclip import ExtractSettings, extract
     >>> extract("tests/golden/inputs/crawl", out="pool", settings=ExtractSettings(identify=False)).funnel["pairs"]
@@ -79,14 +76,13 @@ def extract(
         out=(out, PATH), settings=(settings, ExtractSettings | None), options=(options, RunOptions | None)
     )
     whole = dataclasses.replace(options or RunOptions(), part=ALL)
-    retry = dataclasses.replace(RETRY, tries=tries, first_wait=first_wait)
-    made = extract_part(crawl, out, settings or ExtractSettings(), whole, memory, retry)
+    made = extract_part(crawl, out, settings or ExtractSettings(), whole, memory)
     assert made is not None
     return made
 
 
 def extract_part(
-    crawl: Paths, out: str | os.PathLike[str], settings: ExtractSettings, options: RunOptions, memory: int, retry: RetryPolicy
+    crawl: Paths, out: str | os.PathLike[str], settings: ExtractSettings, options: RunOptions, memory: int
 ) -> FinishedStage | None:  # fmt: skip
     """Run one part of `extract` in a job array; return None while other parts have files left.
 
@@ -97,7 +93,7 @@ def extract_part(
     others = folder.manifest.get("stages", {}).keys() - {EXTRACT.name}
     if others or any((folder.state / name).exists() for name in ("match", "balance")):
         raise MetaclipError(f"{folder.path} is a run folder; choose another --out for the pool")
-    files, lists = find_crawl_files(crawl, settings, retry), read_lists(settings)
+    files, lists = find_crawl_files(crawl, settings), read_lists(settings)
     # The recipe that is written stands in another folder than the one that names the lists.
     paths = {
         name: path for name in LIST_SETTINGS if (path := getattr(settings, name)) and "://" not in path
@@ -105,7 +101,7 @@ def extract_part(
     settings = dataclasses.replace(
         settings, **{name: os.path.abspath(path) for name, path in paths.items()}
     )
-    job = _Extraction(Stage(folder, EXTRACT), settings, lists, files, memory, retry, options)
+    job = _Extraction(Stage(folder, EXTRACT), settings, lists, files, memory, options)
     return run_in_parts(job.stage, job.tasks, options, begin=job.begin, work=job.work, finish=job.finish)
 
 
@@ -118,7 +114,6 @@ class _Extraction:
     lists: Mapping[str, list[str]]
     files: list[CrawlFile]
     memory: int
-    retry: RetryPolicy
     options: RunOptions
 
     @functools.cached_property
@@ -198,7 +193,7 @@ class _Extraction:
         """Step 1: extract the files that are left."""
         if not tasks:
             return
-        step = ExtractStep(self.stage, self.settings, self.lists, self.retry, owner=this_process())
+        step = ExtractStep(self.stage, self.settings, self.lists, owner=this_process())
         with Progress("extract", None, self.options.progress) as progress:
             for task, marker in run(self.stage, step, tasks, self.options, progress, holds_gil=True):
                 if marker is None:

@@ -24,7 +24,7 @@ from typing import IO, Final
 
 from metaclip.engine import PortableStep, ProgressCallback
 from metaclip.errors import BrokenInput
-from metaclip.extract.crawl_files import RETRY, CrawlFile, CrawlFileReader
+from metaclip.extract.crawl_files import CrawlFile, CrawlFileReader
 from metaclip.extract.deduplicate import KeyRunWriter, run_files
 from metaclip.extract.filters import REASONS, Filters, UrlList, blocked_words, identify_language
 from metaclip.extract.html_pages import ImageOptions, Page, clean_text, image_texts, read_html_page
@@ -39,7 +39,6 @@ from metaclip.stage.folder import Folder
 from metaclip.stage.runner import Marker
 from metaclip.stage.stage import Stage, check_funnel
 from metaclip.storage.files import is_remote
-from metaclip.storage.retries import RetryPolicy
 
 RECORD_REASONS: Final[dict[str, str]] = {
     "other_record": "record that is no response and no WAT record of one",
@@ -58,7 +57,6 @@ class ExtractStep(PortableStep):
     settings: ExtractSettings
     lists: Mapping[str, list[str]]
     """The lines of the files that the settings name (`read_lists`)."""
-    retry: RetryPolicy = RETRY
     owner: tuple[str, int] | None = None
     """The process that owns the folder; None if the step runs in it."""
 
@@ -94,7 +92,7 @@ class ExtractStep(PortableStep):
         """
         assert self.lock is None or not self.lock.closed
         (name, file), folder = item, self.stage.path
-        reader, counts, keys = CrawlFileReader(file, self.retry), _Counts(), KeyRunWriter(folder, name)
+        reader, counts, keys = CrawlFileReader(file), _Counts(), KeyRunWriter(folder, name)
         dedupe = self.settings.dedupe
 
         def rows() -> Iterator[Row]:

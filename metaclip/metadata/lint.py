@@ -31,6 +31,7 @@ from metaclip.metadata import Metadata, MetadataLike, as_metadata
 LONGEST: Final = 100
 """Characters; the longest name in WordNet 3.0 has 71."""
 
+_SHOWN: Final = 10  # findings of a kind in a report for readers
 KINDS: Final[dict[str, str]] = {
     "dead": "can never match under the rule",
     "double": "is the same as an earlier entry but for Unicode form or spaces",
@@ -193,22 +194,19 @@ def as_json(metadata: Metadata, rule: Mapping[str, Any], found: Sequence[Finding
     }
 
 
-def render(metadata: Metadata, found: Sequence[Finding], limit: int) -> str:
-    """Return a report for readers: a table of kinds, then the first `limit` findings of each kind."""
+def render(metadata: Metadata, found: Sequence[Finding]) -> str:
+    """Return a report for readers: a table of kinds, then the first findings of each kind."""
     by_kind: dict[str, list[Finding]] = {kind: [] for kind in KINDS}
     for finding in found:
         by_kind[finding.kind].append(finding)
     lines = [f"entries        {len(metadata):>9,}   digest {metadata.digest[:16]}"]
     lines += [f"{kind:<13}  {len(by_kind[kind]):>9,}   {meaning}" for kind, meaning in KINDS.items()]
     for kind, of_kind in by_kind.items():
-        if of_kind and limit:
+        if of_kind:
             lines += ["", f"{kind}:"]
             lines += [
-                f"  row {one.row:<7} {one.entry!r:.80}  {one.note}".rstrip() for one in of_kind[:limit]
+                f"  row {one.row:<7} {one.entry!r:.80}  {one.note}".rstrip() for one in of_kind[:_SHOWN]
             ]
-            lines += (
-                [f"  ... and {len(of_kind) - limit:,} more (--limit, --json)"]
-                if len(of_kind) > limit
-                else []
-            )
+            if len(of_kind) > _SHOWN:
+                lines.append(f"  ... and {len(of_kind) - _SHOWN:,} more (--json)")
     return "\n".join(lines)

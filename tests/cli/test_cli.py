@@ -39,12 +39,12 @@ BALANCE = {"--seed", "--t", "--tail-share", "--target-pairs"}
 ENGINE = {"--address", "--engine"}
 WORK = {"--help", "--out", "--overwrite", "--workers", "-h"} | ENGINE
 VERBS = {
-    "build": {"RECIPE", "--help", "--out", "--quiet", "--workers", "-h"} | ENGINE,
-    "lint": {"METADATA", "--fold-duplicates", "--help", "--json", "--limit", "--strict", "-h"} | RULE,
+    "build": {"RECIPE", "--help", "--out", "--workers", "-h"} | ENGINE,
+    "lint": {"METADATA", "--fold-duplicates", "--help", "--json", "--strict", "-h"} | RULE,
     "extract": {
         "CRAWL", "--blocked-domains", "--blocked-words", "--captions", "--dedupe", "--first", "--identify", "--lang", "--lazy",
         "--max-text", "--memory", "--min-lang-score", "--min-text", "--opt-out", "--part", "--prefix", "--recipe", "--sample",
-        "--seed", "--srcset", "--titles", "--tries", "--wait",
+        "--seed", "--srcset", "--titles",
     } | WORK,
     "curate": {"POOL", "--allow-lost"} | MATCH | BALANCE | WORK,
     "plan": {"POOL", "--help", "--json", "--pairs", "--seed", "--shards", "--workers", "-h"} | MATCH | ENGINE,

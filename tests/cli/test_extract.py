@@ -341,8 +341,6 @@ def test_a_crawl_from_a_server(crawl: Path, tmp_path: Path) -> None:
             address,
             "--out",
             tmp_path / "pool",
-            "--wait",
-            0.01,
         )
         done = commands.call(*command)
         assert done.code == 3

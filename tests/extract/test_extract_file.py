@@ -138,12 +138,7 @@ def test_the_step_can_be_sent_to_workers() -> None:
     step = ExtractStep(stage, ExtractSettings(identify=False), lists, owner=("a", 1))
     assert step.filters.words is not None
     copy = pickle.loads(pickle.dumps(step))
-    assert (copy.settings, copy.lists, copy.retry, copy.owner) == (
-        step.settings,
-        step.lists,
-        step.retry,
-        step.owner,
-    )
+    assert (copy.settings, copy.lists, copy.owner) == (step.settings, step.lists, step.owner)
     assert copy.stage.path == stage.path
     assert "filters" not in copy.__dict__
     assert copy.filters.words.match_text("bad dog")

@@ -97,7 +97,6 @@ def test_any_hash_seed(home: Path) -> None:
             str(home / "r.toml"),
             "--out",
             str(out),
-            "--quiet",
         ]
         subprocess.run(command, env=environment(PYTHONHASHSEED=seed), check=True, capture_output=True)
         digests.add(hashlib.sha256(out.read_bytes()).hexdigest())

@@ -128,7 +128,7 @@ def test_the_recipe_makes_it_again(tmp_path: Path) -> None:
         changed = {"PYTHONHASHSEED": seed, "METACLIP_CACHE": str(tmp_path / "cache")}
         out = tmp_path / f"{seed}.parquet"
         subprocess.run(
-            [sys.executable, "-m", "metaclip", "build", str(RECIPE), "--out", str(out), "--quiet"],
+            [sys.executable, "-m", "metaclip", "build", str(RECIPE), "--out", str(out)],
             env=environment(**changed), check=True,
         )  # fmt: skip
         made = Metadata.read(out)
