@@ -12,8 +12,8 @@ sum of at least 70 makes a candidate. `min_hour` = 0 gives plain sums.
 
 The sampled days are those with the smallest sha256 of "SEED DATE", so they are the same everywhere.
 
-Cost on one core: 0.9 M lines/s. Memory: `dump_count.MEMORY` for sums, which continue on disk beyond that; following
-redirects takes 1.2 GB more for 8 M of them.
+Cost on one core: 0.9 M lines/s. Memory: 1 GB for sums, which continue on disk beyond that; following redirects takes
+1.2 GB more for 8 M of them.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import glob
 import gzip
 import hashlib
 import io
+import itertools
 import os
 import re
 import tempfile
@@ -45,12 +46,10 @@ from metaclip.metadata.candidates import Candidates
 from metaclip.metadata.sources import dump_count
 from metaclip.metadata.sources.casing import PARENTHESES
 from metaclip.metadata.sources.string_counts import (
-    BYTES_PER_KEY,
     SCHEMA,
     best_first,
     counts_writer,
     scored_by_count,
-    string_counter,
     sums,
 )
 from metaclip.recipe import check_minimums
@@ -76,6 +75,8 @@ _NO_TITLE: Final = re.compile(r"-?|.*[\x00-\x1f\x7f<>\[\]{}|#].*", re.DOTALL)
 _HOPS: Final = 4
 """Number of redirects that are followed in a row: MediaWiki follows one, and repairs longer chains."""
 _BUFFER: Final = 1 << 20
+_CELLS: Final = 1 << 16
+"""Number of cells that are written at a time."""
 _ROWS: Final = 1 << 22
 """Number of titles in a look-up of redirects."""
 
@@ -157,7 +158,6 @@ def candidates(
     settings: PageviewSettings,
     *,
     workers: int | None = None,
-    memory: int = dump_count.MEMORY,
     retry: RetryPolicy | None = None,
 ) -> Candidates:
     """Return the titles that pass, most viewed first, equal ones by title; scores are sums of views.
@@ -170,7 +170,7 @@ def candidates(
         None if settings.redirects is None else dump_count.read_redirects(Path(settings.redirects))
     )
     with disk_errors(Path(tempfile.gettempdir())), scratch() as folder:
-        counted, funnel, digest = _count_files(paths, settings, folder, Local(workers), memory)
+        counted, funnel, digest = _count_files(paths, settings, folder, Local(workers))
         articles, dropped = folder / "articles.parquet", 0
         with counts_writer(articles) as writer:
             for table in sums(counted, rows=_ROWS):
@@ -230,11 +230,10 @@ def _find_files(settings: PageviewSettings, retry: RetryPolicy | None) -> list[P
 
 
 def _count_files(
-    paths: Sequence[Path], settings: PageviewSettings, folder: Path, engine: Engine, memory: int
+    paths: Sequence[Path], settings: PageviewSettings, folder: Path, engine: Engine
 ) -> tuple[tuple[Path, ...], dict[str, int], str]:
     """Count the views of all files into files in a folder; return these, the funnel of lines, and a digest of the files."""
-    bound = max(1, memory // min(engine.workers, len(paths)) // BYTES_PER_KEY)
-    step = functools.partial(count_file, settings=settings, folder=folder, bound=bound)
+    step = functools.partial(count_file, settings=settings, folder=folder)
     counted: dict[Path, tuple[Path, dict[str, int], str]] = {}
     with (
         Progress("pageviews", len(paths), unit="files") as progress,
@@ -256,9 +255,9 @@ def _count_files(
 
 
 def count_file(
-    path: Path, progress: ProgressCallback, *, settings: PageviewSettings, folder: Path, bound: int
+    path: Path, progress: ProgressCallback, *, settings: PageviewSettings, folder: Path
 ) -> tuple[Path, dict[str, int], str]:
-    """Count the cells of an hourly file into a file of counts in `folder`, holding about `bound` titles in memory.
+    """Write the cells of an hourly file to a file of counts in `folder`.
 
     Return that file (`metaclip.metadata.sources.string_counts`), the funnel of lines, and the sha256 of the hourly file.
     """
@@ -268,9 +267,12 @@ def count_file(
             gzip.open(path) as file,
             # A GzipFile by itself returns each line through a call in Python.
             io.BufferedReader(file, _BUFFER) as lines,
-            string_counter(counts, bound) as counter,
+            counts_writer(counts) as writer,
         ):
-            counter.add_counts(_cells(lines, settings, funnel))
+            cells = _cells(lines, settings, funnel)
+            while batch := list(itertools.islice(cells, _CELLS)):
+                titles, views = zip(*batch, strict=True)
+                writer.write_table(pa.table([pa.array(titles), pa.array(views)], SCHEMA))
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise MetaclipError(
             f"{path} is broken gzip ({one_line(error)}); remove it and fetch it again"

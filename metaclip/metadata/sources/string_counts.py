@@ -89,13 +89,6 @@ class StringCounter:
         if len(self._counts) >= self._bound:
             self.flush()
 
-    def add_counts(self, counts: Iterable[tuple[str, int]]) -> None:
-        """Add numbers to the counts of strings."""
-        for key, count in counts:
-            self._counts[key] += count
-            if len(self._counts) >= self._bound:
-                self.flush()
-
     def flush(self) -> None:
         """Write the counts that are held."""
         keys = sorted(self._counts)
