@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from metaclip.card.run_files import read_batches
+from metaclip.curate.draw import mixed
 from metaclip.matching import ids_and_offsets
 from metaclip.matching.matcher import Matcher
 from metaclip.pool.columns import find_columns, plain_texts
@@ -77,7 +78,7 @@ def draw_samples(path: Path, text_column: str | None, blocked: Matcher | None) -
             hashes = uids_of(texts, None, None)[:, 0]
             entry, offsets = ids_and_offsets(matches)
             row = np.repeat(np.arange(len(texts)), np.diff(offsets))
-            rank = _mix(hashes[row] ^ _mix(entry.astype(np.uint64) + np.uint64(1)))
+            rank = mixed(hashes[row] ^ mixed(entry.astype(np.uint64) + np.uint64(1)))
             yield _lowest_ranks(
                 pa.table({"entry": entry, "rank": rank, "text": texts.take(pa.array(row))})
             )
@@ -94,9 +95,3 @@ def showable(texts: pa.Array, blocked: Matcher | None) -> npt.NDArray[np.bool_]:
     if blocked is not None:
         shown &= np.diff(np.asarray(blocked.match(texts).offsets)) == 0
     return np.asarray(shown)
-
-
-def _mix(x: Any) -> npt.NDArray[np.uint64]:
-    x = (x ^ x >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ x >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(x ^ x >> np.uint64(31))

@@ -187,7 +187,15 @@ def _combine(
             {**item, "name": name, "columns": source.shard_columns[item["name"]]}
             for source, item, name in shards
         ],
-        "runs": [source.summary for source in runs],
+        "runs": [
+            {
+                "name": source.path.name,
+                "identity": source.match["identity"],
+                "rows": source.match["funnel"]["rows"],
+                "matched": source.match["funnel"]["matched"],
+            }
+            for source in runs
+        ],
     }
     folder.write_recipe({"match": settings})
     stage.finish(

@@ -76,10 +76,11 @@ def hashes(seed: int, epoch: int, uids: Uids) -> npt.NDArray[np.uint64]:
 
 
 def _hashes(key: int, uids: Uids) -> npt.NDArray[np.uint64]:
-    return _mixed(_mixed(np.uint64(key) ^ uids[:, 0]) ^ uids[:, 1])
+    return mixed(mixed(np.uint64(key) ^ uids[:, 0]) ^ uids[:, 1])
 
 
-def _mixed(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+def mixed(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Mix each of 64-bit numbers as `mix` does."""
     x = (x ^ x >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ x >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
     return x ^ x >> np.uint64(31)

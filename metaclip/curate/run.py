@@ -324,14 +324,6 @@ class Run:
         """The names of columns that were given when a shard was matched, by role (text, url, uid), by the shard's name."""
         return {item["name"]: item.get("columns", self.match["columns"]) for item in self.match["shards"]}
 
-    @property
-    def summary(self) -> dict[str, Any]:
-        """What a run that this one is combined into says of it."""
-        funnel = self.match["funnel"]
-        return {
-            "name": self.path.name, "identity": self.match["identity"], "rows": funnel["rows"], "matched": funnel["matched"],
-        }  # fmt: skip
-
     def check_matches(self) -> None:
         """Raise MetaclipError if a file of stage match is not as it was written."""
         written = self.match["files"]

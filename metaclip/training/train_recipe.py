@@ -23,14 +23,6 @@ from metaclip.errors import MetaclipError
 TABLE: Final = "train"
 
 
-def _require_at_least(settings: Any, **limits: int) -> None:
-    """Raise ValueError for a setting below its limit; None is allowed."""
-    for name, limit in limits.items():
-        value = getattr(settings, name)
-        if value is not None and value < limit:
-            raise ValueError(f"{name} is {value}, must be at least {limit}")
-
-
 @dataclasses.dataclass(frozen=True)
 class DataRecipe:
     """The pairs to train on."""
@@ -50,7 +42,7 @@ class DataRecipe:
 
     def __post_init__(self) -> None:
         """Raise ValueError for settings that make no sense."""
-        _require_at_least(self, seed=0)
+        recipes.check_minimums(self, seed=0)
         if self.subset is not None and self.balance is not None:
             raise ValueError("subset (offline) and balance (online) are both given; name one")
         if self.t is not None and self.balance is None:
@@ -87,7 +79,7 @@ class TrainRecipe:
 
     def __post_init__(self) -> None:
         """Raise ValueError for settings that make no sense."""
-        _require_at_least(self, samples=1, batch=2, warmup=0, seed=0)
+        recipes.check_minimums(self, samples=1, batch=2, warmup=0, seed=0)
         for name in ("lr", "eps"):
             if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
                 raise ValueError(f"{name} is {getattr(self, name)}, must be above 0")
@@ -135,7 +127,7 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         """Raise ValueError for options that make no sense."""
-        _require_at_least(self, accumulate=1, log_every=1, save_every=1, keep=1, workers=0)
+        recipes.check_minimums(self, accumulate=1, log_every=1, save_every=1, keep=1, workers=0)
 
 
 def read_recipe(path: str | os.PathLike[str], **over: Any) -> TrainRecipe:
