@@ -17,7 +17,6 @@ from metaclip.card.explorer import data_files
 from metaclip.card.explorer.data_files import FILE_BYTES, varints, write_data, write_lookups
 from metaclip.card.explorer.writer import write_explorer
 from metaclip.curate.draw import keep_probability, uniform
-from metaclip.errors import MetaclipError
 from metaclip.pool.uid import uid_of
 from tests.card.browser.cards import (
     ONE,
@@ -201,18 +200,11 @@ def test_the_same_again_and_nothing_stale(toy: Made, tmp_path: Path) -> None:
 
 
 def test_a_page_that_cannot_be_written_leaves_the_old_one(toy: Made, tmp_path: Path) -> None:
-    """Entries that are not the account's are refused in one line, and the older page stays."""
+    """What fails halfway leaves the older page."""
     arguments = {"name": "toy", "account": toy.run.account, "grid": toy.grid, "run": None}
     write_explorer(tmp_path, entries=toy.entries, **arguments)
     before = contents(tmp_path)
-    with pytest.raises(MetaclipError, match="account is of 157 entries and the table has 5"):
-        write_explorer(tmp_path, entries=toy.entries[:5], **arguments)
-    with pytest.raises(MetaclipError, match="does not run from 0"):
-        write_explorer(tmp_path, entries=toy.entries.take(np.arange(157)[::-1]), **arguments)
-    too_many = pa.array(toy.entries["count"].to_numpy() + np.uint64(1))
-    with pytest.raises(MetaclipError, match="entry 0: 152 pairs kept of 151"):
-        write_explorer(tmp_path, entries=toy.entries.set_column(6, "kept", too_many), **arguments)
-    with pytest.raises(KeyError, match="samples"):  # ours to mend, and found halfway
+    with pytest.raises(KeyError, match="samples"):
         write_explorer(tmp_path, entries=toy.entries.drop_columns("samples"), **arguments)
     assert contents(tmp_path) == before
 

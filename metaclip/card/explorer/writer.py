@@ -30,7 +30,6 @@ from metaclip.card.threshold_grid import ThresholdGrid
 from metaclip.curate.account import MEANING
 from metaclip.curate.draw import probabilities
 from metaclip.curate.run import Run
-from metaclip.errors import MetaclipError
 from metaclip.matching.text_rule import TextRule
 from metaclip.storage.files import atomic_write, remove, temporary_path
 
@@ -56,10 +55,8 @@ def write_explorer(
 
     `account` is card.json's object; `entries` has entry_id (uint32, from 0), entry, source, count, probability,
     expected, kept and samples (list of string, may be null). Neighbours and look-ups are read from `run`; None leaves both
-    out. `look_ups` is by default true for up to `MOST_LOOKED_UP` matched pairs. Raise MetaclipError for entries that are
-    not the account's, or whose figures contradict each other.
+    out. `look_ups` is by default true for up to `MOST_LOOKED_UP` matched pairs.
     """
-    _check(entries, account)
     folder.mkdir(parents=True, exist_ok=True)
     new = temporary_path(folder / "explorer")
     try:
@@ -97,22 +94,6 @@ def write_explorer(
     finally:
         remove(new)
     _copy_page_file("index.html", folder / "index.html")
-
-
-def _check(entries: pa.Table, account: Mapping[str, Any]) -> None:
-    if len(entries) != account["list"]["entries"]:
-        raise MetaclipError(
-            f"the account is of {account['list']['entries']} entries and the table has {len(entries)}; "
-            f"take both from one run"
-        )
-    ids, count, kept = (entries[name].to_numpy() for name in ("entry_id", "count", "kept"))
-    if not np.array_equal(ids, np.arange(len(ids))):
-        raise MetaclipError("the table's entry_id does not run from 0; sort the entries by it")
-    if (wrong := np.flatnonzero(kept > count)).size:
-        row = int(wrong[0])
-        raise MetaclipError(
-            f"entry {row}: {kept[row]} pairs kept of {count[row]}; take the table from a run"
-        )
 
 
 def _copy_page_file(name: str, path: Path) -> None:
