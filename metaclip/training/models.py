@@ -241,28 +241,18 @@ def _reason(error: BaseException) -> str:
 def put_weights(name: str, model: Any, found: Any, where: str) -> None:
     """Put weights into a model: those of a run's model.pth, of a checkpoint of ours, or of one of open_clip's trainer.
 
-    Raise MetaclipError for weights of another model, naming `where` they are from and the first one that is missing, not
-    expected, or of another shape.
+    Raise MetaclipError for weights of another model, naming `where` they are from and what is missing, not expected, or of
+    another shape.
     """
-    wanted = model.state_dict()
     state = {
         key.removeprefix("module."): value for key, value in dict(found.get("state_dict", found)).items()
     }
-    for key in wanted:
-        if key not in state:
-            raise MetaclipError(
-                f"{where} is not of the model {name}: it has no {key}; give a checkpoint of {name}"
-            )
-        one, other = list(getattr(state[key], "shape", ())), list(wanted[key].shape)
-        if one != other:
-            raise MetaclipError(
-                f"{where} is not of the model {name}: {key} is {one}, must be {other}; give a checkpoint of {name}"
-            )
-    if more := sorted(state.keys() - wanted.keys()):
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
         raise MetaclipError(
-            f"{where} is not of the model {name}: it has a {more[0]}; give a checkpoint of {name}"
-        )
-    model.load_state_dict(state)
+            f"{where} is not of the model {name} ({one_line(error, 200)}); give a checkpoint of {name}"
+        ) from None
 
 
 def write_config(folder: Path, name: str, model: Any) -> None:
