@@ -47,7 +47,6 @@ from metaclip.stage.runner import RunOptions
 _LEAST_ROWS: Final = 20_000  # to measure: the estimate of kept pairs depends on the counts
 _MOST_SHARDS: Final = 256  # to measure for the sake of their rows
 _UID: Final = 16  # bytes
-_DRIVER: Final = 400 << 20  # bytes of the process that adds up: measured with 500,000 entries
 _ASSUMED: Final = (
     "the measured shards are like the others",
     "pairs are kept as by the default tail share, 0.06; another t keeps more or less of them",
@@ -72,7 +71,6 @@ class Estimate:
     """Of the process that adds up; no worker shortens it."""
     wall_seconds: float
     worker_memory: int
-    driver_memory: int
     kept_disk: int
     """Size of a finished run."""
     most_disk: int
@@ -253,7 +251,7 @@ def estimate(measured: Measured, pairs: int, workers: int, shards: int) -> Estim
         matched=matched, kept=kept,
         core_seconds=core + summed, add_seconds=add,
         wall_seconds=measured.start + factor * max(measured.wall, 1e-9) / workers + summed / workers + add,
-        worker_memory=measured.memory, driver_memory=_DRIVER,
+        worker_memory=measured.memory,
         kept_disk=kept_disk, most_disk=kept_disk + partial,
     )  # fmt: skip
 

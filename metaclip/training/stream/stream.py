@@ -10,11 +10,9 @@ import functools
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-import numpy as np
-import numpy.typing as npt
-
+from metaclip.curate.balancer import Balancer
 from metaclip.errors import BrokenInput, LostInputs, MetaclipError
 from metaclip.pool.files import Paths, PoolFile, find_files
 from metaclip.reshard.index import NO_UID, USUAL_NAMES, Names, open_index
@@ -25,14 +23,6 @@ from metaclip.training.stream.sample_order import SampleOrder
 MAX_PIXELS: Final = 1 << 26
 
 
-class Keeper(Protocol):
-    """What decides which pairs are kept: a `metaclip.curate.balancer.Balancer`."""
-
-    def keep(self, texts: Any, uids: Any, *, epoch: int) -> npt.NDArray[np.bool_]:
-        """Decide for a batch of pairs: bool[n]."""
-        ...
-
-
 @dataclasses.dataclass(frozen=True)
 class Stream:
     """Image-text tars in an order. It can be pickled, and reads nothing until a `Loader` iterates over it."""
@@ -40,7 +30,7 @@ class Stream:
     tars: Paths
     """Tars, folders or globs, local or anything fsspec opens; not compressed."""
     seed: int = 0
-    keep: Keeper | Subset | Callable[[str, str], bool] | None = None
+    keep: Balancer | Subset | Callable[[str, str], bool] | None = None
     """A Balancer, a subset, or a function of (text, uid)."""
     transform: Callable[[Any], Any] | None = None
     """A function of a PIL image in RGB."""
