@@ -102,10 +102,11 @@ def draw_sample(files: Sequence[CrawlFile], size: int, seed: int) -> list[CrawlF
 
 def _files_in_list(path: str, prefix: str) -> Iterator[CrawlFile]:
     """Yield the files that a list names, one per line."""
-    if "://" in path:
-        data = b"".join(CrawlFileReader(CrawlFile(path, path)).blocks())
-    else:
-        data = read_bytes(path, "the list of files")
+    data = (
+        b"".join(CrawlFileReader(CrawlFile(path, path)).blocks())
+        if "://" in path
+        else read_bytes(path, "the list of files")
+    )
     for line in filter(None, map(str.strip, decode_utf8(gunzip(data, path), path).splitlines())):
         if "://" in line or line.startswith(("/", "~/")):
             yield from _files_at(line)

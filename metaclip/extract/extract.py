@@ -45,7 +45,6 @@ from metaclip.stage.folder import ALL, Folder, versions
 from metaclip.stage.runner import Marker, RunOptions, Task, run, run_in_parts
 from metaclip.stage.stage import FinishedStage, Stage, StageSpec, add_funnels, check_funnel, digest_of
 from metaclip.storage.files import file_digest
-from metaclip.storage.retries import RetryPolicy
 
 EXTRACT: Final = StageSpec(
     "extract", ("*.parquet",), ("*.parquet", "*.keys.npy", "*.same.npy", "*.places.npy")

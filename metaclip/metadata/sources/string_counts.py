@@ -24,7 +24,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from metaclip.errors import MetaclipError, import_extra, one_line
-from metaclip.storage.files import atomic_write, scratch
+from metaclip.storage.files import atomic_write
+from metaclip.storage.local import scratch
 
 SCHEMA: Final = pa.schema(
     [pa.field("key", pa.string(), nullable=False), pa.field("count", pa.int64(), nullable=False)]
