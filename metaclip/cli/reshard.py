@@ -74,7 +74,10 @@ def command(
     record = made.record
     click.echo(f"samples   {record['funnel']['samples']:>14,}")
     if record["funnel"]["malformed_json"]:
-        click.echo(f"  -       {record['funnel']['malformed_json']:>14,}   their .json is no JSON object")
+        malformed = record["funnel"]["malformed_json"]
+        click.echo(
+            f"  -       {malformed:>14,}   their .json is no JSON object, or a member is a link or too large"
+        )
     click.echo(f"written   {record['written']:>14,}   of {record['subset']:,} in the subset")
     if record["odd_suffix"]:
         click.echo(

@@ -1,8 +1,12 @@
 """Tars of image-text samples, as img2dataset, DataComp and webdataset write them, as Arrow batches of rows.
 
 A row is a sample: consecutive members that share a key, which is the name up to the first dot of its last component
-(webdataset's rule). The rest after that dot, in lower case, is the suffix. A suffix that the sample already has begins a
-new sample. Members without a dot or a key, and those below ``__x__``, belong to no sample.
+(webdataset's rule). The rest after that dot, in lower case, is the suffix. Members without a dot or a key, and those below
+``__x__``, belong to no sample.
+
+A key may come again, behind other samples or at once, if it begins with the same suffix: that is another sample. If it begins
+with another suffix, it is a part of the earlier sample. Every reader of such tars would make several broken samples of one,
+so the tar is refused. Between tars, keys mean nothing.
 
     __key__      the key
     text         the `.txt`, unchanged
@@ -11,12 +15,12 @@ new sample. Members without a dot or a key, and those below ``__x__``, belong to
 The text is the `.txt`, because trainers read it. If any sample in the head of the tar has one (the first 1,024 samples,
 or 16 MB of texts and fields), it becomes the column `text`, and fields that could be taken for it (text, caption, alt)
 are renamed to `json.text` and so on. If none has, the text is found among the fields as in any other pool. A sample that
-lacks the text thus chosen has no text; one whose `.json` is not a JSON object is malformed. Images are skipped, and the
-names of members become values, never paths.
+lacks the text thus chosen has no text. A sample is malformed if its `.json` is not a JSON object, if its `.txt` or `.json` has
+over 64 MB, or if a member is a link. Images are skipped, and the names of members become values, never paths.
 
 If all columns are read, their names and types are those of all samples (which takes a second pass); to find the columns
 of a pool, the head is enough. A value that does not fit its column's type is kept as JSON text.
-Memory: 16 MB of texts and fields.
+Memory: 16 MB of texts and fields, and 150 bytes per sample of the tar for its key.
 Cost: 24 us per sample of three members for text, url and uid, 70 us for all columns, in the page cache on a busy machine
 (where `tarfile` takes 155 us to find the members).
 """
@@ -25,7 +29,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
@@ -35,21 +39,26 @@ from metaclip.pool.columns import KEY, TEXT_NAMES, DropRow
 from metaclip.pool.files import PoolFile, open_tar
 from metaclip.pool.tar_format import ForwardReader, Member, read_members
 
+TEXTS: Final = (b"txt", b"json")
+"""The suffixes of the members that rows are made of."""
 TEXT: Final = TEXT_NAMES[0]
 """The column of the `.txt`."""
 _BLOCK_SAMPLES: Final = 1024
 _BLOCK_BYTES: Final = 1 << 24
-_LARGEST: Final = 1 << 26
+MAX_TEXT: Final = 1 << 26
+"""Largest number of bytes of a `.txt` or a `.json`."""
+_MOST_SAMPLES: Final = 1 << 21
+_MOST_MEMBERS: Final = 1 << 10  # of a sample
 
 
 class Sample(NamedTuple):
-    """Consecutive members with one key, and the contents of the `.txt` and the `.json`."""
+    """Consecutive members with one key, and the contents of those that are read."""
 
     key: bytes
     members: dict[bytes, Member]
     """By suffix."""
-    txt: bytes | None
-    json: bytes | None
+    contents: dict[bytes, bytes]
+    """By suffix; without those of more than MAX_TEXT bytes."""
 
     @property
     def begin(self) -> int:
@@ -60,6 +69,17 @@ class Sample(NamedTuple):
     def end(self) -> int:
         """The offset behind its last member, which is padded to a whole block."""
         return next(reversed(self.members.values())).end
+
+    @property
+    def flaw(self) -> str:
+        """What is wrong with a member; "" if nothing is."""
+        for suffix, member in self.members.items():
+            name = suffix.decode(errors="replace")
+            if member.is_link:
+                return f"its .{name} is a link; make the tar with --dereference --hard-dereference"
+            if suffix in TEXTS and member.size > MAX_TEXT:
+                return f"its .{name} has {member.size} bytes, at most {MAX_TEXT} are read"
+        return ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,24 +107,36 @@ def split_name(name: bytes) -> tuple[bytes, bytes] | None:
     return folder + slash + stem, suffix.lower()
 
 
-def read_samples(stream: Any) -> Iterator[Sample]:
-    """Yield the samples of a tar; `txt` and `json` are None over 64 MB. Raise ValueError as `read_members` does."""
+def read_samples(stream: Any, wanted: Collection[bytes] = TEXTS) -> Iterator[Sample]:
+    """Yield the samples of a tar, with the contents of the members that have a suffix in `wanted`.
+
+    Raise ValueError as `read_members` does, and for a sample whose members are not adjacent.
+    """
     reader = ForwardReader(stream)
-    key: bytes | None = None
-    found: dict[bytes, Member] = {}
-    texts: dict[bytes, bytes] = {}
+    sample: Sample | None = None
+    first_suffixes: dict[int, bytes] = {}  # by the hash of the key
     for member in read_members(reader):
         if (name := split_name(member.name)) is None:
             continue
-        if name[0] != key or name[1] in found:
-            if key is not None:
-                yield Sample(key, found, texts.get(b"txt"), texts.get(b"json"))
-            key, found, texts = name[0], {}, {}
-        found[name[1]] = member
-        if name[1] in (b"txt", b"json") and member.size <= _LARGEST:
-            texts[name[1]] = reader.read(member.data, member.size)
-    if key is not None:
-        yield Sample(key, found, texts.get(b"txt"), texts.get(b"json"))
+        key, suffix = name
+        if sample is None or key != sample.key or suffix in sample.members:
+            if sample is not None:
+                yield sample
+            if first_suffixes.setdefault(hash(key), suffix) != suffix:
+                raise ValueError(
+                    f"the members of sample {key.decode(errors='replace')} are not adjacent, another one is at byte "
+                    f"{member.begin}; make the tar with --sort=name"
+                )
+            sample = Sample(key, {}, {})
+        sample.members[suffix] = member
+        if suffix in wanted and member.size <= MAX_TEXT:
+            sample.contents[suffix] = reader.read(member.data, member.size)
+        if len(first_suffixes) > _MOST_SAMPLES or len(sample.members) > _MOST_MEMBERS:
+            raise ValueError(
+                f"it has over {_MOST_SAMPLES} samples, or a sample has over {_MOST_MEMBERS} members; divide it"
+            )
+    if sample is not None:
+        yield sample
 
 
 def read_schema(file: PoolFile, rows: int | None = None) -> pa.Schema:
@@ -200,7 +232,7 @@ def _blocks(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
     size = 0
     for sample in samples:
         block.append(sample)
-        size += len(sample.txt or b"") + len(sample.json or b"")
+        size += sum(map(len, sample.contents.values()))
         if len(block) == _BLOCK_SAMPLES or size >= _BLOCK_BYTES:
             yield block
             block, size = [], 0
@@ -210,7 +242,9 @@ def _blocks(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
 
 def _line(sample: Sample) -> bytes:
     """Return a sample's fields as a line; content that is not JSON stays so."""
-    return to_line(sample.json or b"") if b"json" in sample.members else b"{}\n"
+    if sample.flaw:
+        return b"\n"
+    return to_line(sample.contents[b"json"]) if b"json" in sample.members else b"{}\n"
 
 
 def to_line(content: bytes) -> bytes:
@@ -235,9 +269,8 @@ def _parse_fields(
     if len(table) == len(block):
         return list(range(first, first + len(block))), table
     if len(block) == 1:
-        empty = "empty" if block[0].json is not None else f"over {_LARGEST} bytes"
-        what = why[0].partition(": ")[2] if why else empty
-        malformed.append((first, f"sample {block[0].key.decode(errors='replace')}: its .json: {what}"))
+        what = block[0].flaw or "its .json: " + (why[0].partition(": ")[2] if why else "empty")
+        malformed.append((first, f"sample {block[0].key.decode(errors='replace')}: {what}"))
         return [], table
     half = len(block) // 2
     good, table = _parse_fields(block[:half], first, fields, malformed)
@@ -251,5 +284,5 @@ def _own_columns(head: Sequence[Sample], has_txt: bool) -> tuple[str, ...]:
 
 
 def _contents(block: list[Sample], good: list[int], name: str) -> pa.Array:
-    values = [block[i].key if name == KEY else block[i].txt for i in good]
+    values = [block[i].key if name == KEY else block[i].contents.get(b"txt") for i in good]
     return pa.array(values, pa.binary()).view(pa.string())

@@ -36,7 +36,10 @@ IMAGES: Final = (b"jpg", b"jpeg", b"png", b"webp")
 """Suffixes of images, in small letters; if a sample has several, the first one is used."""
 
 FLAWS: Final = ("", "malformed_json", "missing_image", "missing_text")
-"""Why a sample cannot be used, in the order of the checks; an index holds the position in this tuple."""
+"""Why a sample cannot be used, in the order of the checks; an index holds the position in this tuple.
+
+The first one stands for all samples that are malformed (`metaclip.pool.tars`), and for those of more than 256 MB.
+"""
 
 NO_UID: Final = (
     "{} have no uid in their .json, so md5(text + url) is used instead; if the pool had uids, download with img2dataset "
@@ -48,13 +51,13 @@ TXT: Final = ".txt"
 """`Index.text` if the texts are members of their own; otherwise it names a field."""
 
 _MALFORMED, _NO_IMAGE, _NO_TEXT = range(1, len(FLAWS))
-_VERSION: Final = "2"
+_VERSION: Final = "3"
 _HEAD: Final = 1 << 10  # samples from which the columns are inferred, as when walking
+_MAX_SAMPLE: Final = 1 << 28  # bytes of a sample, which is read as a whole
 _SMALL: Final = 1 << 16  # bytes of a text of the head that is kept
 _NULL: Final = msgspec.Raw(b"null")
 _JSON_CODE: Final = suffix_code(b"json")
 _TXT_CODE: Final = suffix_code(b"txt")
-_LARGEST: Final = 1 << 26  # bytes of fields or of a text that are read
 _ABSENT: Final = Member(b"", 0, 0, 0)
 
 Spans = npt.NDArray[np.uint64]
@@ -173,7 +176,7 @@ def index_at_once(tar: io.BufferedReader, file: PoolFile, names: Names) -> Index
         return None
     image, kind = headers.spans(*IMAGES)
     (txt, _), (json, _) = headers.spans(b"txt"), headers.spans(b"json")
-    if max(txt[:, 1].max(), json[:, 1].max()) > _LARGEST:
+    if max(txt[:, 1].max(), json[:, 1].max()) > tars.MAX_TEXT:
         return None
 
     def content(begin: int, size: int) -> bytes:
@@ -184,7 +187,8 @@ def index_at_once(tar: io.BufferedReader, file: PoolFile, names: Names) -> Index
             members = {
                 name: Member(b"", 0, *span) for name, span in ((b"txt", t), (b"json", j)) if span[0]
             }
-            yield tars.Sample(b"", members, content(*t) if t[0] else None, content(*j))
+            contents = {name: content(member.data, member.size) for name, member in members.items()}
+            yield tars.Sample(b"", members, contents)
 
     columns = _columns(tars.infer_schema(head(), 1), file, names)
     if columns.uid is None or columns.uid.startswith("json."):
@@ -203,8 +207,11 @@ def index_at_once(tar: io.BufferedReader, file: PoolFile, names: Names) -> Index
     flaw = np.where(no_text, _NO_TEXT, 0)
     flaw[image[:, 0] == 0] = _NO_IMAGE
     begins = headers.begin[headers.first].astype(np.uint64)
+    ends = np.append(begins[1:], np.uint64(headers.end))
+    if int((ends - begins).max()) > _MAX_SAMPLE:
+        return None
     return Index(
-        uids, begins, np.append(begins[1:], np.uint64(headers.end)), image, txt, json,
+        uids, begins, ends, image, txt, json,
         flaw.astype(np.uint8), kind.astype(np.uint8), _text_source(columns, txt), True,
     )  # fmt: skip
 
@@ -227,7 +234,7 @@ class _JsonFields:
     def read(self, window: MemberWindow) -> bool:
         """Parse the fields of a window; return whether all have a uid of 32 hex digits."""
         wanted = np.flatnonzero(window.suffix == _JSON_CODE)
-        if int(window.size[wanted].max(initial=0)) > _LARGEST:
+        if int(window.size[wanted].max(initial=0)) > tars.MAX_TEXT:
             return False
         contents = window.contents(wanted)
         if len(self.head) < 2 * _HEAD:
@@ -291,6 +298,8 @@ def index_by_walking(file: PoolFile, names: Names) -> Index:
                 flaw[block.good] = np.where(texts.is_null(), _NO_TEXT, 0)
             for row, sample in enumerate(block.samples):
                 members = sample.members
+                if sample.end - sample.begin > _MAX_SAMPLE:
+                    flaw[row] = _MALFORMED
                 suffix = next((suffix for suffix in members if suffix in IMAGES), None)
                 kinds.append(0 if suffix is None else IMAGES.index(suffix))
                 if suffix is None and flaw[row] != _MALFORMED:

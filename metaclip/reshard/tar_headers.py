@@ -15,7 +15,7 @@ import dataclasses
 import io
 import os
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,10 @@ _SUFFIX_BYTES: Final = 8
 _WINDOW: Final = (
     1 << 23
 )  # bytes: threads switch between two windows, which costs more than a smaller one saves
+_MOST_ZEROS: Final = 1 << 20  # bytes behind the last member
 _LOW_BYTES: Final = np.uint64(0x00FF00FF00FF00FF)
+_KEY_WORDS: Final = -(-NAME_BYTES // 8)
+_FACTORS: Final = np.random.default_rng(0).integers(1 << 63, size=_KEY_WORDS, dtype=np.uint64) * 2 + 1
 
 Bytes = npt.NDArray[np.uint8]
 Numbers = npt.NDArray[np.int64]
@@ -110,7 +113,7 @@ def find_headers(file: io.BufferedReader, visit: Visit = lambda _: True) -> TarH
         0,
         0,
     )  # blocks: the first one of the window, and where the next header must be
-    parts: list[tuple[Numbers, Numbers, Numbers, npt.NDArray[np.bool_]]] = []
+    parts: list[tuple[npt.NDArray[Any], ...]] = []
     key = b""
     while size := file.readinto(window.data):
         blocks = window[: size - size % BLOCK].reshape(-1, BLOCK)
@@ -125,22 +128,25 @@ def find_headers(file: io.BufferedReader, visit: Visit = lambda _: True) -> TarH
             after = at + 1 + -(-sizes // BLOCK)
             if at[0] != due or (after[:-1] != at[1:]).any():
                 return None
-            codes, new, key = named
+            codes, keys, new, key = named
             if not visit(MemberWindow(at * BLOCK, sizes, codes, window[:size].data, begin * BLOCK, file)):
                 return None
-            parts.append((at * BLOCK, sizes, codes, new))
+            parts.append((at * BLOCK, sizes, codes, keys, new))
             due = int(after[-1])
         begin += len(blocks)
     file.seek(due * BLOCK)
-    if not parts or file.read(BLOCK) != bytes(BLOCK):
-        return None
-    begins, sizes, codes, new = (np.concatenate(column) for column in zip(*parts, strict=True))
+    closing = file.read(_MOST_ZEROS + 1)
+    if not parts or not BLOCK <= len(closing) <= _MOST_ZEROS or closing.strip(b"\0"):
+        return None  # it is cut off, or more may follow
+    begins, sizes, codes, keys, new = (np.concatenate(column) for column in zip(*parts, strict=True))
     first = np.flatnonzero(new)
+    if len(np.unique(keys[first])) < len(first):
+        return None  # a key comes again
     written, which = np.unique(codes, return_inverse=True)
     lower = [int(one).to_bytes(_SUFFIX_BYTES, "little").rstrip(b"\0").lower() for one in written]
     suffixes = tuple(dict.fromkeys(lower))
     suffix = np.array([suffixes.index(one) for one in lower], np.int64)[which]
-    # A suffix that occurs twice under one key begins another sample, which is left to the walk.
+    # So does a suffix that occurs twice under one key.
     bits = np.int64(1) << suffix
     if len(suffixes) > 62 or (np.add.reduceat(bits, first) != np.bitwise_or.reduceat(bits, first)).any():
         return None
@@ -183,11 +189,13 @@ def _checksums(heads: Bytes) -> Numbers:
     return found
 
 
-def _split_names(names: Bytes, before: bytes) -> tuple[Numbers, npt.NDArray[np.bool_], bytes] | None:
+def _split_names(
+    names: Bytes, before: bytes
+) -> tuple[Numbers, npt.NDArray[np.uint64], npt.NDArray[np.bool_], bytes] | None:
     """Split names into keys and suffixes as `metaclip.pool.tars.split_name` does; None if a name needs more than that.
 
-    Return the suffixes as `suffix_code` encodes them, whether each key differs from the one before it (from `before` for
-    the first), and the last key.
+    Return the suffixes as `suffix_code` encodes them, hashes of the keys, whether each key differs from the one before it
+    (from `before` for the first), and the last key.
     """
     width = int(np.flatnonzero(names.any(axis=0)).max(initial=0)) + 1
     names = names[:, :width]
@@ -203,4 +211,9 @@ def _split_names(names: Bytes, before: bytes) -> tuple[Numbers, npt.NDArray[np.b
     keys = np.where(np.arange(width) < dot[:, None], names, 0)
     begun = keys[0].tobytes().rstrip(b"\0") != before
     new = np.concatenate([[begun], (keys[1:] != keys[:-1]).any(axis=1)])
-    return np.ascontiguousarray(suffixes).view("<i8")[:, 0], new, keys[-1].tobytes().rstrip(b"\0")
+    whole = np.zeros((len(keys), 8 * _KEY_WORDS), np.uint8)
+    whole[:, :width] = keys
+    hashes = (whole.view(np.uint64) * _FACTORS).sum(axis=1, dtype=np.uint64)
+    return (
+        np.ascontiguousarray(suffixes).view("<i8")[:, 0], hashes, new, keys[-1].tobytes().rstrip(b"\0"),
+    )  # fmt: skip

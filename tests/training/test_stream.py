@@ -303,6 +303,25 @@ def test_what_is_broken_is_counted(keep: Any, tmp_path: Path) -> None:
     assert larger.reasons["broken_image"] == 3
 
 
+def test_tars_that_are_refused_or_share_keys(tmp_path: Path) -> None:
+    """Samples whose members are apart are refused; those of one key in two tars are all there, with their own texts."""
+    for tar, numbers in enumerate(([0, 1], [2, 3])):
+        files = [
+            (f"{place}.{name.partition('.')[2]}", content)
+            for place, n in enumerate(numbers)
+            for name, content in sample(n)
+        ]
+        write_tar(tmp_path / "tars" / f"{tar}.tar", files)
+    [batch] = list(Loader(Stream(str(tmp_path / "tars")), 4, epochs=1))
+    assert dict(zip(batch.uids, batch.texts, strict=True)) == {
+        uid(n): f"a photo of dog {n}" for n in range(4)
+    }
+    files = [file for row in zip(sample(4), sample(5), strict=True) for file in row]
+    write_tar(tmp_path / "tars" / "2.tar", files)
+    with pytest.raises(LostInputs, match="the members of sample 000000004 are not adjacent"):
+        len(Stream(str(tmp_path / "tars")))
+
+
 def test_a_bomb(tmp_path: Path) -> None:
     """An image whose header claims more pixels than memory holds is oversized, not decoded."""
     data = bytearray(jpeg(0, (8, 8)))

@@ -23,10 +23,10 @@ import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from metaclip.errors import MetaclipError, one_line
-from metaclip.pool.tar_format import ForwardReader, read_members
+from metaclip.pool.tars import read_samples
 from metaclip.stage.stage import digest_of
 from metaclip.storage.files import decode_utf8
 from metaclip.training.evaluation.prompts import checked_lines, checked_templates
@@ -315,23 +315,21 @@ def _open_tars(folder: Path, split: str) -> EvaluationSet:
 
 def _read_samples(path: Path, suffix: str) -> list[tuple[ImageFile, str]]:
     """Return the image of each sample of a tar, with the content of its member of a suffix."""
-    found: dict[str, dict[str, Any]] = {}
+    found: list[tuple[ImageFile, str]] = []
     try:
         with path.open("rb") as file:
-            forward = ForwardReader(file)
-            for member in read_members(forward):
-                name = member.name.decode("utf-8", "replace")
-                folder, _, base = name.rpartition("/")
-                key, _, ending = base.partition(".")
-                sample = found.setdefault(f"{folder}/{key}", {"name": name})
-                if f".{ending.lower()}" in SUFFIXES:
-                    sample["image"] = ImageFile(path, name, (member.data, member.size))
-                elif ending == suffix:
-                    sample["label"] = forward.read(member.data, member.size).decode()
+            for sample in read_samples(file, {suffix.encode()}):
+                names = {
+                    end: member.name.decode("utf-8", "replace") for end, member in sample.members.items()
+                }
+                image = next((end for end in names if f".{end.decode('latin-1')}" in SUFFIXES), None)
+                label = sample.contents.get(suffix.encode())
+                if image is None or label is None or sample.flaw:
+                    what = f".{suffix}" if label is None else "image"
+                    why = sample.flaw or f"its sample has no {what}; each needs both"
+                    raise MetaclipError(f"{path}, {next(iter(names.values()))}: {why}")
+                span = (sample.members[image].data, sample.members[image].size)
+                found.append((ImageFile(path, names[image], span), label.decode()))
     except (OSError, ValueError) as error:
         raise MetaclipError(f"{path} cannot be read ({one_line(error)}); fetch it again") from None
-    for sample in found.values():
-        if missing := {"image", "label"} - sample.keys():
-            what = f".{suffix}" if "label" in missing else "image"
-            raise MetaclipError(f"{path}, {sample['name']}: its sample has no {what}; each needs both")
-    return [(sample["image"], sample["label"]) for sample in found.values()]
+    return found
