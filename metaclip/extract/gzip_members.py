@@ -1,8 +1,9 @@
 """Reads the members of a gzip file, whatever is damaged between them.
 
 Law: a member is accepted if its checksum is right; after a damaged member, reading continues at the next member that begins
-with a WARC record. A member of more than 64 MiB (a file that is a single member, which crawlers do not write) is passed on
-as it is decompressed, before its checksum is known.
+with a WARC record, also within the bytes of the damaged one. After 16 damaged members that begin within bytes already read, it
+continues behind those bytes, so that no file takes longer than 17 readings of it. A member of more than 64 MiB (a file that is a
+single member, which crawlers do not write) is passed on as it is decompressed, before its checksum is known.
 
 Cost: 0.05 s for 31 MB in 1,034 members (6 MB compressed). Memory: one block, and one member of at most 64 MiB.
 """
@@ -19,7 +20,9 @@ MAX_MEMBER: Final = 1 << 26
 CUT_OFF: Final = "truncated"
 """The reason of a loss which says that the file is not whole."""
 GZIP_MAGIC: Final = b"\x1f\x8b\x08"
-_STEP: Final = 1 << 14  # compressed bytes per step, which become at most 16 MiB
+_STEP: Final = 1 << 12  # compressed bytes per step, which become at most 4 MiB
+_MOST_RATIO: Final = 1032  # of deflate
+_MOST_RESCANS: Final = 16
 
 LossCallback = Callable[[str, str], None]
 """Called with the reason and the position of each loss."""
@@ -34,6 +37,8 @@ class StreamBuffer:
         self.data = bytearray()
         self.offset = 0
         """Position in the file of the first byte of `data`."""
+        self.reached = 0
+        """Position behind the bytes that were decompressed in steps."""
 
     def read_block(self) -> bool:
         """Append the next block that is not empty; return whether there was one."""
@@ -64,6 +69,7 @@ def read_members(
     # libdeflate is a third faster than the fastest library that can decompress in steps.
     deflate = import_extra("deflate", "crawl", "extract")
     damaged, unended = False, -1  # the position of a member that did not end
+    rescans = 0  # members that begin before `buffer.reached` and are damaged
     while buffer.data or buffer.read_block():
         if damaged:
             found = _find_member(buffer, start, zlib)
@@ -73,6 +79,7 @@ def read_members(
             if not found:
                 return
         offset = buffer.offset
+        rescans = rescans if offset < buffer.reached else 0
         pieces: list[bytes] = []
         size = 0
         try:
@@ -88,7 +95,10 @@ def read_members(
                 unended = offset
             else:
                 report_loss("broken_gzip", f"byte {offset}")
-            if buffer.offset == offset:
+            rescans += 1
+            if rescans > _MOST_RESCANS:
+                buffer.drop(buffer.reached - buffer.offset)
+            elif buffer.offset == offset:
                 buffer.drop(1)
             continue
         yield offset, b"".join(pieces), True
@@ -114,7 +124,7 @@ def _decompress_whole(buffer: StreamBuffer, deflate: Any) -> tuple[bytes] | None
     """
     end = buffer.data.find(GZIP_MAGIC, 18)
     size = int.from_bytes(buffer.data[end - 4 : end], "little") if end > 0 else 0
-    if not 0 < size <= MAX_MEMBER:
+    if not 0 < size <= min(MAX_MEMBER, _MOST_RATIO * end):
         return None
     try:
         content = deflate.gzip_decompress(buffer.data[:end], size)
@@ -142,8 +152,10 @@ def _decompress_in_steps(buffer: StreamBuffer, zlib: Any) -> Iterator[bytes]:
             if not buffer.read_block():
                 raise EOFError
         with memoryview(buffer.data) as data:
-            piece = inflater.decompress(data[at : at + _STEP])
-        at = min(at + _STEP, len(buffer.data))
+            step = bytes(data[at : at + _STEP])
+            buffer.reached = max(buffer.reached, buffer.offset + at + len(step))
+            piece = inflater.decompress(step)
+        at += len(step)
         if piece:
             yield piece
     buffer.drop(at - len(inflater.unused_data))
@@ -161,7 +173,7 @@ def _find_member(buffer: StreamBuffer, start: bytes, zlib: Any) -> bool:
         buffer.drop(at)
         buffer.fill(4096)
         try:
-            if zlib.decompressobj(31).decompress(bytes(buffer.data[:4096])).startswith(start):
+            if zlib.decompressobj(31).decompress(bytes(buffer.data[:4096]), len(start)) == start:
                 return True
         except zlib.error:
             pass

@@ -19,7 +19,7 @@ MAX_BODY: Final = 1 << 26
 
 _CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r\n")
 _CHARSET: Final = re.compile(r"charset\s*=\s*[\"']?\s*([\w.:-]+)", re.I)
-_STEP: Final = 1 << 14  # bytes of a brotli body that are decompressed at a time
+_STEP: Final = 1 << 14  # bytes of a body that are decompressed at a time
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -91,17 +91,22 @@ def _decode(body: bytes, coding: str) -> bytes:
 
 def _inflate(body: bytes, bits: int) -> bytes:
     """Decompress a body, which may consist of several members; damage behind the first one ends it. Raise zlib.error."""
-    decoded, rest = b"", body
-    while rest and len(decoded) <= MAX_BODY:
-        inflater = zlib.decompressobj(bits)
+    decoded, at = bytearray(), 0
+    inflater, begin = zlib.decompressobj(bits), 0  # of a member, which begins at a byte of `decoded`
+    while at < len(body) and len(decoded) <= MAX_BODY:
+        step = body[at : at + _STEP]
         try:
-            decoded += inflater.decompress(rest, MAX_BODY + 1 - len(decoded))
+            decoded += inflater.decompress(step, MAX_BODY + 1 - len(decoded))
         except zlib.error:
-            if not decoded:
+            if not begin:
                 raise
-            break
-        rest = inflater.unused_data if bits == 31 and inflater.eof else b""
-    return decoded
+            return bytes(decoded[:begin])
+        at += len(step) - len(inflater.unused_data)
+        if inflater.eof:
+            if bits != 31:
+                break
+            inflater, begin = zlib.decompressobj(bits), len(decoded)
+    return bytes(decoded)
 
 
 def _check_size(body: bytes) -> bytes:

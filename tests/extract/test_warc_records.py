@@ -6,6 +6,7 @@ import gzip
 import io
 import itertools
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -126,6 +127,33 @@ def test_garbage_between_members() -> None:
         found, lost = read(first + junk + second, 512)
         assert len(found) == 4
         assert len(lost) == n
+
+
+def shared_tail(members: int, tail: bytes, good: bytes = b"") -> bytes:
+    """Return gzip members whose data run on into the members behind them, and all end with one tail; `good` stands between."""
+    nested = b""
+    for _ in range(members):
+        nested = b"WARC/1.0\r\n" + good + nested
+        size = len(nested)
+        stored = b"\0" + size.to_bytes(2, "little") + (size ^ 0xFFFF).to_bytes(2, "little")
+        nested = b"\x1f\x8b\x08\0\0\0\0\0\0\xff" + stored + nested
+    return nested + gzip.compress(tail)[10:]
+
+
+@pytest.mark.parametrize("good", [b"", packed(RECORDS[:1])], ids=["all damaged", "good between"])
+def test_members_that_share_a_tail(good: bytes) -> None:
+    """The work for damaged members is bounded by the bytes of the file, however often they begin within each other."""
+    data = shared_tail(60_000 // (len(good) + 25), bytes(1 << 24), good)
+    begin = time.process_time()
+    found, lost = read(data)
+    assert time.process_time() - begin < 10
+    assert 0 < len(lost) < 2_000
+    assert (len(found) > 0) is (good != b"")
+
+
+def test_damaged_members_before_a_good_one() -> None:
+    """A member that begins within the bytes of damaged ones is found."""
+    assert len(read(shared_tail(10, b"x" * 1000, packed(RECORDS[:2])))[0]) >= 2
 
 
 def test_wrong_lengths() -> None:
