@@ -18,6 +18,10 @@ KEY: Final = "__key__"
 """The column of webdataset's keys, which only pools of tars have."""
 
 
+MAX_ROW: Final = 1 << 24
+"""Largest number of bytes of a row of csv or tsv, a line of jsonl, or a `.txt` or `.json` in a tar; longer ones are malformed."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Columns:
     """The names of the columns that have a role; None where there is no such column."""

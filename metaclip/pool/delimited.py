@@ -25,11 +25,9 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from metaclip.pool.columns import BOM, DropRow
+from metaclip.pool.columns import BOM, MAX_ROW, DropRow
 
 _BLOCK: Final = 1 << 20
-_MOST: Final = 1 << 24
-"""Maximum number of bytes of a row."""
 _UNCLOSED: Final = "a quote that is never closed"
 _QUOTED: Final = re.compile(rb'"((?:[^"]++|"")*+)"')
 
@@ -95,8 +93,8 @@ class DelimitedReader:
             if end:
                 self._rest = rest[end:]
                 return rest[:end]
-            if len(rest) > _MOST:
-                self._drop_malformed(f"it has over {_MOST} bytes")
+            if len(rest) > MAX_ROW:
+                self._drop_malformed(f"it has over {MAX_ROW} bytes")
                 while (found := re.search(rb"[\r\n]", self._rest)) is None:
                     self._rest = b""
                     if not self._read():
@@ -196,7 +194,7 @@ class DelimitedReader:
             try:
                 fields, end = self._parse(lines, at, len(lines), strict=True)
             except _Open:
-                more = b"" if len(lines) - at > _MOST else self._take_lines()
+                more = b"" if len(lines) - at > MAX_ROW else self._take_lines()
                 if not more:
                     raise
                 lines += more

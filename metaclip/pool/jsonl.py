@@ -1,8 +1,8 @@
 """Lines of JSON objects as Arrow tables: Arrow parses a regular block, Python any other block line by line.
 
-A well-formed row is a line that is a JSON object of at most 100 levels, whatever its values are: so the number of a row
-does not depend on which columns are read. A value that does not fit its column's type is kept as its JSON text. Bytes
-that are not UTF-8 are kept unchanged.
+A well-formed row is a line of at most 16 MB that is a JSON object of at most 100 levels, whatever its values are: so the
+number of a row does not depend on which columns are read. A value that does not fit its column's type is kept as its JSON text,
+and so are integers beyond 64 bits with a sign, which no float is equal to. Bytes that are not UTF-8 are kept unchanged.
 """
 
 from __future__ import annotations
@@ -18,20 +18,32 @@ import pyarrow as pa
 import pyarrow.json
 
 from metaclip.errors import one_line
-from metaclip.pool.columns import BOM, DropRow, is_utf8
+from metaclip.pool.columns import BOM, MAX_ROW, DropRow, is_utf8
 from metaclip.pool.files import PoolFile, open_decompressed
 
 _BLOCK: Final = 1 << 24
 _LEVELS: Final = 100
 """Deeper lines are malformed: Arrow and Python parse levels recursively, and a stack overflow would end the process."""
 _STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"?')
+_LONG_INTEGER: Final = re.compile(rb"[:,\[\s]-?\d{19,}\s*[,}\]]")
 
 
-def read_blocks(file: PoolFile) -> Iterator[tuple[int, bytes]]:
-    """Yield blocks of whole lines, about 16 MB each, as (number of the first line from 0, bytes)."""
+def read_blocks(
+    file: PoolFile, drop: DropRow = lambda reason, place: None
+) -> Iterator[tuple[int, bytes]]:
+    """Yield blocks of whole lines, about 16 MB each, as (number of the first line from 0, bytes).
+
+    Call `drop` for lines that are too long, which are left out.
+    """
     with open_decompressed(file) as stream:
-        rest, line = bytes(stream.read(len(BOM))).removeprefix(BOM), 0
+        rest, line, too_long = bytes(stream.read(len(BOM))).removeprefix(BOM), 0, False
         while block := bytes(stream.read(_BLOCK)):
+            end = block.find(b"\n")
+            if too_long or len(rest) + (len(block) if end < 0 else end) > MAX_ROW:
+                if not too_long:
+                    drop("malformed_row", f"line {line + 1}: over {MAX_ROW} bytes")
+                    line += 1
+                rest, too_long, block = b"", end < 0, block[end + 1 :] if end >= 0 else b""
             whole, newline, rest = (rest + block).rpartition(b"\n")
             if newline:
                 yield line, whole + newline
@@ -67,6 +79,8 @@ def infer_schema(blocks: Iterable[bytes], rows: int | None = None) -> pa.Schema:
         found: Iterable[tuple[str, pa.DataType]]
         try:
             table = _parse_regular(block, None)
+            if any(map(_has_floats, table.schema.types)) and _LONG_INTEGER.search(block):
+                raise pa.ArrowInvalid("an integer may have become a float")
             found, n = [(field.name, _storable(field.type)) for field in table.schema], len(table)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError):
             objects = list(_objects(block, 0, lambda reason, place: None))
@@ -163,9 +177,9 @@ def _objects(block: bytes, first_line: int, drop: DropRow) -> Iterator[dict[str,
             drop("malformed_row", f"line {number}: a JSON {type(value).__name__}, not an object")
 
 
-def _parse_integer(digits: str) -> int | float:
-    # Python refuses to parse integers of thousands of digits, and to convert those of more than 308 to float.
-    return int(digits) if len(digits) < 300 else float(digits)
+def _parse_integer(digits: str) -> int | str:
+    # Python refuses to parse integers of thousands of digits.
+    return int(digits) if len(digits) < 300 else digits
 
 
 def _type_of(values: list[Any]) -> pa.DataType:
@@ -173,8 +187,18 @@ def _type_of(values: list[Any]) -> pa.DataType:
     try:
         return _storable(pa.array(values).type)
     except (ValueError, TypeError, OverflowError):
-        numbers = all(value is None or type(value) in (int, float) for value in values)
+        numbers = all(value is None or type(value) is float or _is_int64(value) for value in values)
         return pa.float64() if numbers else pa.string()
+
+
+def _is_int64(value: Any) -> bool:
+    return type(value) is int and -(1 << 63) <= value < 1 << 63
+
+
+def _has_floats(kind: pa.DataType) -> bool:
+    return pa.types.is_floating(kind) or any(
+        _has_floats(kind.field(i).type) for i in range(kind.num_fields)
+    )
 
 
 def _storable(kind: pa.DataType) -> pa.DataType:

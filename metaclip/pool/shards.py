@@ -173,7 +173,7 @@ def _batches(
             schema = jsonl.infer_schema((block for _, block in jsonl.read_blocks(file)), left)
         else:
             schema = pa.schema([(name, pa.string()) for name in columns])
-        for line, block in jsonl.read_blocks(file):
+        for line, block in jsonl.read_blocks(file, dropped.add):
             table = jsonl.parse_block(block, schema, dropped.add, line, left)
             left = None if left is None else max(0, left - len(table))
             yield from table.to_batches(BATCH_ROWS)

@@ -16,7 +16,7 @@ The text is the `.txt`, because trainers read it. If any sample in the head of t
 or 16 MB of texts and fields), it becomes the column `text`, and fields that could be taken for it (text, caption, alt)
 are renamed to `json.text` and so on. If none has, the text is found among the fields as in any other pool. A sample that
 lacks the text thus chosen has no text. A sample is malformed if its `.json` is not a JSON object, if its `.txt` or `.json` has
-over 64 MB, or if a member is a link. Images are skipped, and the names of members become values, never paths.
+over 16 MB, or if a member is a link. Images are skipped, and the names of members become values, never paths.
 
 If all columns are read, their names and types are those of all samples (which takes a second pass); to find the columns
 of a pool, the head is enough. A value that does not fit its column's type is kept as JSON text.
@@ -35,7 +35,7 @@ from typing import Any, Final, NamedTuple
 import pyarrow as pa
 
 from metaclip.pool import jsonl
-from metaclip.pool.columns import KEY, TEXT_NAMES, DropRow
+from metaclip.pool.columns import KEY, MAX_ROW, TEXT_NAMES, DropRow
 from metaclip.pool.files import PoolFile, open_tar
 from metaclip.pool.tar_format import ForwardReader, Member, read_members
 
@@ -45,8 +45,6 @@ TEXT: Final = TEXT_NAMES[0]
 """The column of the `.txt`."""
 _BLOCK_SAMPLES: Final = 1024
 _BLOCK_BYTES: Final = 1 << 24
-MAX_TEXT: Final = 1 << 26
-"""Largest number of bytes of a `.txt` or a `.json`."""
 _MOST_SAMPLES: Final = 1 << 21
 _MOST_MEMBERS: Final = 1 << 10  # of a sample
 
@@ -58,7 +56,7 @@ class Sample(NamedTuple):
     members: dict[bytes, Member]
     """By suffix."""
     contents: dict[bytes, bytes]
-    """By suffix; without those of more than MAX_TEXT bytes."""
+    """By suffix; without those of more than MAX_ROW bytes."""
 
     @property
     def begin(self) -> int:
@@ -77,8 +75,8 @@ class Sample(NamedTuple):
             name = suffix.decode(errors="replace")
             if member.is_link:
                 return f"its .{name} is a link; make the tar with --dereference --hard-dereference"
-            if suffix in TEXTS and member.size > MAX_TEXT:
-                return f"its .{name} has {member.size} bytes, at most {MAX_TEXT} are read"
+            if suffix in TEXTS and member.size > MAX_ROW:
+                return f"its .{name} has {member.size} bytes, at most {MAX_ROW} are read"
         return ""
 
 
@@ -129,7 +127,7 @@ def read_samples(stream: Any, wanted: Collection[bytes] = TEXTS) -> Iterator[Sam
                 )
             sample = Sample(key, {}, {})
         sample.members[suffix] = member
-        if suffix in wanted and member.size <= MAX_TEXT:
+        if suffix in wanted and member.size <= MAX_ROW:
             sample.contents[suffix] = reader.read(member.data, member.size)
         if len(first_suffixes) > _MOST_SAMPLES or len(sample.members) > _MOST_MEMBERS:
             raise ValueError(

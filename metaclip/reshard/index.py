@@ -24,7 +24,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from metaclip.pool import jsonl, tars
-from metaclip.pool.columns import TEXT_NAMES, UID_NAMES, Columns, find_columns
+from metaclip.pool.columns import MAX_ROW, TEXT_NAMES, UID_NAMES, Columns, find_columns
 from metaclip.pool.files import PoolFile, translate_read_errors
 from metaclip.pool.shards import read_schema
 from metaclip.pool.tar_format import Member
@@ -176,7 +176,7 @@ def index_at_once(tar: io.BufferedReader, file: PoolFile, names: Names) -> Index
         return None
     image, kind = headers.spans(*IMAGES)
     (txt, _), (json, _) = headers.spans(b"txt"), headers.spans(b"json")
-    if max(txt[:, 1].max(), json[:, 1].max()) > tars.MAX_TEXT:
+    if max(txt[:, 1].max(), json[:, 1].max()) > MAX_ROW:
         return None
 
     def content(begin: int, size: int) -> bytes:
@@ -234,7 +234,7 @@ class _JsonFields:
     def read(self, window: MemberWindow) -> bool:
         """Parse the fields of a window; return whether all have a uid of 32 hex digits."""
         wanted = np.flatnonzero(window.suffix == _JSON_CODE)
-        if int(window.size[wanted].max(initial=0)) > tars.MAX_TEXT:
+        if int(window.size[wanted].max(initial=0)) > MAX_ROW:
             return False
         contents = window.contents(wanted)
         if len(self.head) < 2 * _HEAD:

@@ -40,6 +40,7 @@ from tests.pool.small_pools import (
     write_lines,
     write_parquet,
 )
+from tests.training.shards import write_tar
 
 # The neighbours' forms ------------------------------------------------------------------------------------------------
 
@@ -565,17 +566,86 @@ def test_values_of_mixed_types(tmp_path: Path) -> None:
     """A column of one kind of values has its type; of several kinds, each value stands there as its JSON text."""
     mixed = ["s", 1, 2.5, True, None, [1, "a"], {"k": "é"}, 10**30]
     same = [
-        {"i": i, "f": i / 2 if i % 2 else i, "l": [i], "o": {"a": i}, "d": "2020-01-01", "b": 1 << 70 + i}
+        {
+            "i": i,
+            "f": i / 2 if i % 2 else i,
+            "l": [i],
+            "o": {"a": i},
+            "d": "2020-01-01",
+            "b": str(1 << 70 + i),
+        }
         for i in range(8)
     ]
     rows = [{"text": f"dog {i}", "m": value, "e": {}} for i, value in enumerate(mixed)]
     pool = write_lines(
-        tmp_path / "p.jsonl", [json.dumps(row | others) for row, others in zip(rows, same, strict=True)]
+        tmp_path / "p.jsonl",
+        [
+            json.dumps(row | others | {"b": int(others["b"])})
+            for row, others in zip(rows, same, strict=True)
+        ],
     )
     made = curated(pool, tmp_path / "run").curated
     assert made["m"].to_pylist() == ["s", "1", "2.5", "true", None, '[1, "a"]', '{"k": "é"}', str(10**30)]
     assert made.select(list(same[0])).to_pylist() == same
     assert made["e"].to_pylist() == ["{}"] * 8
+
+
+LONG = [2**63, 2**64 - 1, 2**64, -(2**63) - 1, 10**18 * 12345, 10**400]
+
+
+@pytest.mark.parametrize("rest", [[], [5], [0.5], [None], [-1]], ids=str)
+@pytest.mark.parametrize("end", [".jsonl", ".tar"])
+def test_long_integers_keep_their_values(rest: list[Any], end: str, tmp_path: Path) -> None:
+    """An integer beyond 64 bits is its digits, as a uid, as another field and in a list; it never becomes a float."""
+    values = [*LONG[:-1], *rest]
+    rows: list[Any] = [{"text": "a dog", "uid": v, "n": v, "l": [v], "o": {"v": v}} for v in values]
+    path = tmp_path / f"p{end}"
+    if end == ".tar":
+        files = [(f"{i}.json", json.dumps(row)) for i, row in enumerate(rows)]
+        write_tar(path, files)
+    else:
+        write_lines(path, list(map(json.dumps, rows)))
+    made = curated(path, tmp_path / "run").curated
+    given = [v if isinstance(v, int) else None for v in values]
+    for v, uid, n, listed, o in zip(
+        given, *(made[name].to_pylist() for name in ("uid", "n", "l", "o")), strict=True
+    ):
+        if v is not None:
+            assert (n, json.loads(listed), json.loads(o)) == (str(v), [v], {"v": v})
+            assert uid == str(v)
+
+
+def test_integers_of_hundreds_of_digits(tmp_path: Path) -> None:
+    """Digits that Python refuses to convert are kept as text."""
+    path = write_lines(tmp_path / "p.jsonl", [f'{{"text": "a", "n": {"7" * n}}}' for n in (1, 350, 5000)])
+    assert [row["n"] for row in rows_of(path)] == ["7", "7" * 350, "7" * 5000]
+
+
+@pytest.mark.parametrize("end", [".jsonl", ".jsonl.gz", ".jsonl.bz2"])
+def test_a_line_that_is_too_long(end: str, tmp_path: Path) -> None:
+    """A line of more than 16 MB is a malformed row, whichever blocks it is in; the lines around it are rows."""
+    most = 1 << 24
+
+    def line(text: str, size: int = 0) -> bytes:
+        row = json.dumps({"text": text}).encode()
+        return row[:-2] + b"x" * (size - len(row)) + row[-2:] + b"\n"
+
+    lines = [
+        line("a"),
+        line("b", most),
+        line("c"),
+        line("d", most + 1),
+        line("e", 5 * most),
+        line("f"),
+        b"{" * (2 * most),
+    ]
+    path = tmp_path / f"p{end}"
+    with pa.output_stream(str(path), compression="detect") as file:
+        file.write(b"".join(lines))
+    dropped = DroppedRows()
+    assert [row["text"][0] for row in rows_of(path, ["text"], dropped)] == ["a", "b", "c", "f"]
+    assert dropped.counts == {"malformed_row": 3}
+    assert dropped.places == {"malformed_row": f"line 4: over {most} bytes"}
 
 
 def test_types_do_not_depend_on_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -386,6 +386,23 @@ def test_img2datasets_folder(tmp_path: Path) -> None:
         find_files(tmp_path / "out")
 
 
+@pytest.mark.parametrize("suffix", ["txt", "json"])
+def test_a_member_that_is_too_long(suffix: str, tmp_path: Path) -> None:
+    """A .txt or .json of more than 16 MB makes its sample malformed, with the size and the limit."""
+    large = b"x" * ((1 << 24) + 1)
+    files = [
+        (name, large if name.endswith(suffix) and n == 1 else content)
+        for n in range(3)
+        for name, content in sample(n)
+    ]
+    dropped = DroppedRows()
+    rows = rows_of(write_tar(tmp_path / "x.tar.gz", files, mode="w:gz"), None, dropped)
+    assert [row["uid"] for row in rows] == [uid(0), uid(2)]
+    assert dropped.places == {
+        "malformed_row": f"sample 000000001: its .{suffix} has 16777217 bytes, at most 16777216 are read"
+    }
+
+
 # What is wrong --------------------------------------------------------------------------------------------------------
 
 
