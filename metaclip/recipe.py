@@ -13,20 +13,25 @@ import tomllib
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import tomli_w
 
 from metaclip.errors import BadSetting, MetaclipError, one_line
 
 Settings = TypeVar("Settings")
+_MAX_BYTES: Final = 1 << 24
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the tables of a recipe. Raise MetaclipError if the file is missing or is not TOML."""
     name = os.fspath(path)
     try:
-        return tomllib.loads(Path(name).read_text(encoding="utf-8"))
+        with open(name, "rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+        if len(data) > _MAX_BYTES:
+            raise ValueError(f"it has over {_MAX_BYTES >> 20} MiB")
+        return tomllib.loads(data.decode())
     except FileNotFoundError:
         raise MetaclipError(f"there is no recipe {name}; check the path") from None
     except (OSError, ValueError, RecursionError) as error:

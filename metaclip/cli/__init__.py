@@ -89,6 +89,13 @@ def main(arguments: list[str] | None = None) -> None:
     except (KeyboardInterrupt, click.Abort):
         click.echo("metaclip: interrupted; the same command goes on from here", err=True)
         sys.exit(INTERRUPTED)
+    except MemoryError as error:
+        what = f"there is not enough memory ({one_line(error)})"
+        click.echo(
+            f"metaclip: {what}; use fewer --workers, or a machine with more, and run the same command again",
+            err=True,
+        )
+        sys.exit(FAILED)
     except SystemExit as exit_:  # click's, for a reader that went away, such as `| head`
         cause = exit_.__context__
         if not (isinstance(cause, OSError) and cause.errno == errno.EPIPE):

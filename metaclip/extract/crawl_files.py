@@ -24,7 +24,7 @@ from metaclip.errors import BrokenInput, MetaclipError, StoreError, one_line
 from metaclip.extract.settings import ExtractSettings
 from metaclip.pool.columns import is_utf8
 from metaclip.pool.files import Paths, list_paths
-from metaclip.storage.files import as_path, decode_utf8, gunzip, is_remote, read_bytes
+from metaclip.storage.files import as_path, check_size, decode_utf8, gunzip, is_remote, read_bytes
 from metaclip.storage.object_store import file_system, opened_store, refuse_secrets, translate_errors
 from metaclip.storage.retries import RetryPolicy
 
@@ -102,11 +102,13 @@ def draw_sample(files: Sequence[CrawlFile], size: int, seed: int) -> list[CrawlF
 
 def _files_in_list(path: str, prefix: str) -> Iterator[CrawlFile]:
     """Yield the files that a list names, one per line."""
-    data = (
-        b"".join(CrawlFileReader(CrawlFile(path, path)).blocks())
-        if "://" in path
-        else read_bytes(path, "the list of files")
-    )
+    if "://" in path:
+        data = b""
+        for block in CrawlFileReader(CrawlFile(path, path)).blocks():
+            data += block
+            check_size(len(data), path)
+    else:
+        data = read_bytes(path, "the list of files")
     for line in filter(None, map(str.strip, decode_utf8(gunzip(data, path), path).splitlines())):
         if "://" in line or line.startswith(("/", "~/")):
             yield from _files_at(line)

@@ -17,6 +17,7 @@ import msgspec
 from metaclip.extract.html_pages import NO_OPTIONS, Image, ImageOptions, Page
 from metaclip.extract.urls import BaseUrl
 
+_MAX_ANY: Final = 1 << 24
 _IMG: Final = "IMG@/src"
 _HTML: Final = ("Envelope", "Payload-Metadata", "HTTP-Response-Metadata", "HTML-Metadata")
 _URI: Final = ("Envelope", "WARC-Header-Metadata", "WARC-Target-URI")
@@ -71,7 +72,9 @@ def _field(value: Any, keys: tuple[str, ...]) -> Any:
 
 
 def read_any_wat_page(block: Buffer, titles: bool = False) -> Page | None:
-    """Read whatever can be read of a WAT record. Raise ValueError if it is not JSON."""
+    """Read whatever can be read of a WAT record. Raise ValueError if it is not JSON, or over 16 MiB, which take 400 MB."""
+    if len(block) > _MAX_ANY:
+        raise ValueError(f"over {_MAX_ANY} bytes")
     try:
         record = json.loads(bytes(block))
     except RecursionError:

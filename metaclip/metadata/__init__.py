@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from metaclip.arguments import PATH, Column, as_column, check_type, is_table
 from metaclip.errors import MetaclipError, one_line
-from metaclip.storage.files import decode_utf8, gunzip, read_bytes
+from metaclip.storage.files import check_size, decode_utf8, gunzip, read_bytes
 
 
 class Metadata:
@@ -227,9 +227,22 @@ def _from_json(data: bytes, name: str) -> list[str]:
 
 def _from_parquet(data: bytes, name: str) -> dict[str, Any]:
     try:
-        table = pq.read_table(io.BytesIO(data))
-        names = table.column_names
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        with pq.ParquetFile(io.BytesIO(data)) as file:
+            names = file.schema_arrow.names
+            columns = [column for column in ("entry", "source", "score") if column in names]
+            batches, size = list[pa.RecordBatch](), 0
+            for batch in file.iter_batches(1 << 12, columns=columns):
+                size += batch.nbytes
+                check_size(size, name)
+                batches.append(batch)
+            schema = pa.schema([file.schema_arrow.field(column) for column in columns])
+            table = pa.Table.from_batches(batches, schema)
+    except (
+        pa.ArrowException,
+        OSError,
+        UnicodeDecodeError,
+        KeyError,
+    ) as error:  # KeyError: two columns of a name
         raise MetaclipError(f"{name} is not a readable parquet file ({one_line(error)})") from None
     if "entry" not in names:
         found = ", ".join(names) or "none"

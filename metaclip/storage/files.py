@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import hashlib
+import io
 import json
 import os
 import posixpath
@@ -30,6 +31,8 @@ from metaclip.storage.threads import map_parallel
 _BLOCK: Final = 1 << 22
 _BATCH: Final = 64
 """Number of small files that are downloaded together."""
+MAX_FILE: Final = 1 << 28
+"""Largest number of bytes of a file that is read as a whole, decompressed: lists, archives and their members, images."""
 _SMALL_AT_ONCE: Final = 32
 _LARGE_AT_ONCE: Final = 8
 
@@ -194,10 +197,26 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "metaclip"
 
 
+def read_whole(file: Any, name: str) -> bytes:
+    """Read an open file to its end. Raise MetaclipError, naming it, if it has more than MAX_FILE bytes."""
+    data = bytes(file.read(MAX_FILE + 1))
+    check_size(len(data), name)
+    return data
+
+
+def check_size(size: int, name: str) -> None:
+    """Raise MetaclipError if the content of a file is larger than MAX_FILE bytes."""
+    if size > MAX_FILE:
+        raise MetaclipError(
+            f"{name} holds more than {MAX_FILE >> 20} MiB, the most that is read of such a file; divide it, or check the path"
+        )
+
+
 def read_bytes(name: str, what: str) -> bytes:
     """Read a file, local or anything that fsspec opens. Raise MetaclipError, which says `what` the file is for."""
     try:
-        return as_path(name).read_bytes()
+        with as_path(name).open("rb") as file:
+            return read_whole(file, name)
     except FileNotFoundError:
         raise MetaclipError(f"{what}: there is no file {name}; check the path") from None
     except StoreError as error:
@@ -218,9 +237,11 @@ def decode_utf8(data: bytes, name: str) -> str:
 
 
 def gunzip(data: bytes, name: str) -> bytes:
-    """Decompress gzip data, return other data as it is. Raise MetaclipError, naming the file, for damaged gzip."""
+    """Decompress gzip data, return other data as it is. Raise MetaclipError, naming the file, if it is damaged or too large."""
     try:
-        return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+        return (
+            read_whole(gzip.GzipFile(fileobj=io.BytesIO(data)), name) if data[:2] == b"\x1f\x8b" else data
+        )
     except (OSError, EOFError, zlib.error) as error:
         raise MetaclipError(
             f"{name} is broken gzip ({one_line(error)}); fetch or make it again"

@@ -28,6 +28,7 @@ _CRC_BITS: Final = 32
 _END_BYTES: Final = 11
 """The end of a stream: its mark, a CRC, and at most 7 bits that fill the byte."""
 _PIECE: Final = 1 << 20
+_READ: Final = 1 << 16  # bytes of a file; the rest of them is copied at the end of each stream
 
 
 class Piece(NamedTuple):
@@ -95,7 +96,7 @@ def _read(path: Path, at: int) -> Iterator[Piece]:
     """Yield the text of the streams from byte `at` on, where one begins."""
     with path.open("rb") as file:
         file.seek(at)
-        data = file.read(_PIECE)
+        data = file.read(_READ)
         while data:
             stream = bz2.BZ2Decompressor()
             while not stream.eof:
@@ -107,10 +108,10 @@ def _read(path: Path, at: int) -> Iterator[Piece]:
                     ) from None
                 if text:
                     yield Piece(at, text)
-                data = file.read(_PIECE) if stream.needs_input else b""
+                data = file.read(_READ) if stream.needs_input else b""
                 if stream.needs_input and not data and not stream.eof:
                     raise _cut_off(path, os.fstat(file.fileno()).st_size)
-            data = stream.unused_data or file.read(_PIECE)
+            data = stream.unused_data or file.read(_READ)
             at = file.tell() - len(data)
 
 

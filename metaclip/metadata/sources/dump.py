@@ -41,6 +41,7 @@ _PAGE_CLOSE: Final = b"</page>"
 _DUMP_CLOSE: Final = b"</mediawiki>"
 _DUMP_OPEN: Final = b"<mediawiki><siteinfo></siteinfo>"
 _LARGEST_HEAD: Final = 4 << 20
+_LARGEST_PAGE: Final = 64 << 20
 _TAIL_BYTES: Final = 1 << 20
 """Number of bytes at the end of a file in which the last stream of a multistream begins."""
 _FILE_NAMESPACE: Final = 6
@@ -230,6 +231,10 @@ def _whole_pages(path: Path, pieces: Iterable[Piece], stop: int) -> Iterator[byt
     any_own = False  # whether any of that was more than blanks
     for piece in pieces:
         held += piece.text
+        if len(held) > _LARGEST_PAGE:
+            raise MetaclipError(
+                f"{path}: a page, or what is between two, has over {_LARGEST_PAGE >> 20} MiB of text; fetch the file again"
+            )
         if piece.start < stop:
             any_own, own = any_own or not piece.text.isspace(), len(held)
             end = held.rfind(_PAGE_CLOSE)

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from metaclip.errors import MetaclipError, one_line
-from metaclip.storage.files import atomic_write, cache_folder, file_digest
+from metaclip.storage.files import atomic_write, cache_folder, file_digest, read_whole
 
 _TIMEOUT: Final = 60  # seconds
 _NPM: Final = "https://registry.npmjs.org"
@@ -93,7 +93,7 @@ def members_of(archive: bytes, members: Sequence[str], name: str) -> dict[str, b
     try:
         if archive[:2] == b"PK":
             with zipfile.ZipFile(io.BytesIO(archive)) as wheel:
-                return {member: wheel.read(member) for member in members}
+                return {member: _read_zip_member(wheel, member) for member in members}
         with tarfile.open(fileobj=io.BytesIO(archive)) as tarball:
             return {member: _read_tar_member(tarball, member) for member in members}
     except KeyError as error:
@@ -104,10 +104,15 @@ def members_of(archive: bytes, members: Sequence[str], name: str) -> dict[str, b
         ) from None
 
 
+def _read_zip_member(wheel: zipfile.ZipFile, member: str) -> bytes:
+    with wheel.open(member) as file:
+        return read_whole(file, member)
+
+
 def _read_tar_member(tarball: tarfile.TarFile, member: str) -> bytes:
     if (file := tarball.extractfile(member)) is None:
         raise KeyError(f"{member} is no file")
-    return file.read()
+    return read_whole(file, member)
 
 
 def _check_digest(path: Path, package: Package) -> None:

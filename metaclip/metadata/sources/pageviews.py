@@ -24,7 +24,6 @@ import functools
 import glob
 import gzip
 import hashlib
-import io
 import itertools
 import os
 import re
@@ -34,7 +33,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -75,6 +74,7 @@ _NO_TITLE: Final = re.compile(r"-?|.*[\x00-\x1f\x7f<>\[\]{}|#].*", re.DOTALL)
 _HOPS: Final = 4
 """Number of redirects that are followed in a row: MediaWiki follows one, and repairs longer chains."""
 _BUFFER: Final = 1 << 20
+_MAX_LINE: Final = 1 << 20
 _CELLS: Final = 1 << 16
 """Number of cells that are written at a time."""
 _ROWS: Final = 1 << 22
@@ -263,13 +263,8 @@ def count_file(
     """
     counts, funnel = folder / f"{path.name}.parquet", dict.fromkeys(("lines", *REASONS, "counted"), 0)
     try:
-        with (
-            gzip.open(path) as file,
-            # A GzipFile by itself returns each line through a call in Python.
-            io.BufferedReader(file, _BUFFER) as lines,
-            counts_writer(counts) as writer,
-        ):
-            cells = _cells(lines, settings, funnel)
+        with gzip.open(path) as file, counts_writer(counts) as writer:
+            cells = _cells(_lines(file, path), settings, funnel)
             while batch := list(itertools.islice(cells, _CELLS)):
                 titles, views = zip(*batch, strict=True)
                 writer.write_table(pa.table([pa.array(titles), pa.array(views)], SCHEMA))
@@ -281,6 +276,20 @@ def count_file(
         raise MetaclipError(f"{path} has no lines; remove it and fetch it again")
     with path.open("rb") as packed:
         return counts, funnel, file_digest(packed)
+
+
+def _lines(file: Any, path: Path) -> Iterator[bytes]:
+    """Yield the lines of a file block by block: a GzipFile by itself returns each line through a call in Python."""
+    rest = b""
+    while block := file.read(_BUFFER):
+        *lines, rest = (rest + block).split(b"\n")
+        if len(rest) > _MAX_LINE:
+            raise MetaclipError(
+                f"{path} has a line of over {_MAX_LINE >> 20} MiB; remove it and fetch it again"
+            )
+        yield from lines
+    if rest:
+        yield rest
 
 
 def _cells(

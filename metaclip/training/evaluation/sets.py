@@ -28,7 +28,7 @@ from typing import Final, NamedTuple
 from metaclip.errors import MetaclipError, one_line
 from metaclip.pool.tars import read_samples
 from metaclip.stage.stage import digest_of
-from metaclip.storage.files import decode_utf8
+from metaclip.storage.files import check_size, decode_utf8, read_bytes, read_whole
 from metaclip.training.evaluation.prompts import checked_lines, checked_templates
 
 SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff")
@@ -56,10 +56,13 @@ class ImageFile(NamedTuple):
     def read(self) -> bytes:
         """Read the image. Raise OSError, KeyError or zipfile's errors."""
         if not self.member:
-            return self.path.read_bytes()
+            return read_bytes(os.fspath(self.path), "the image")
         if self.span is None:
-            return _opened_zip(self.path, self.path.stat().st_mtime_ns, os.getpid()).read(self.member)
+            archive = _opened_zip(self.path, self.path.stat().st_mtime_ns, os.getpid())
+            with archive.open(self.member) as member:
+                return read_whole(member, str(self))
         begin, size = self.span
+        check_size(size, str(self))
         with self.path.open("rb") as file:
             file.seek(begin)
             data = file.read(size)
@@ -146,7 +149,12 @@ def _open_zip(path: Path, split: str) -> EvaluationSet:
                 for info in archive.infolist()
                 if not info.is_dir()
             }
-            return _open_named(path, found, split, archive.read, lambda name: ImageFile(path, name))
+
+            def read(name: str) -> bytes:
+                with archive.open(name) as member:
+                    return read_whole(member, f"{path}, {name}")
+
+            return _open_named(path, found, split, read, lambda name: ImageFile(path, name))
     except (OSError, zipfile.BadZipFile) as error:
         raise MetaclipError(f"{path} cannot be read ({one_line(error)}); fetch it again") from None
 
