@@ -165,9 +165,7 @@ def _objects(block: bytes, first_line: int, drop: DropRow) -> Iterator[dict[str,
             drop("malformed_row", f"line {number}: nested deeper than {_LEVELS} levels")
             continue
         try:
-            value = json.loads(
-                text.decode("utf-8", "surrogateescape"), strict=False, parse_int=_parse_integer
-            )
+            value = _DECODER.decode(text.decode("utf-8", "surrogateescape"))
         except ValueError as error:
             drop("malformed_row", f"line {number}: {one_line(error, 100)}")
             continue
@@ -180,6 +178,9 @@ def _objects(block: bytes, first_line: int, drop: DropRow) -> Iterator[dict[str,
 def _parse_integer(digits: str) -> int | str:
     # Python refuses to parse integers of thousands of digits.
     return int(digits) if len(digits) < 300 else digits
+
+
+_DECODER: Final = json.JSONDecoder(strict=False, parse_int=_parse_integer)
 
 
 def _type_of(values: list[Any]) -> pa.DataType:

@@ -53,6 +53,7 @@ def test_columns_are_found(names: list[str], flags: dict[str, str], wanted: Colu
             ["p has no text column", "'text' or 'caption' or 'alt'", "'url', 'title'", "--text-column"],
         ),
         ([], {}, ["p has no text column", "found none", "--text-column"]),
+        ([f"c{i}" for i in range(10_001)], {}, ["p has 10001 columns, at most 10000 are read"]),
         (["text", "Caption"], {}, ["p: 'text', 'Caption' can all be the text column", "--text-column"]),
         (["TEXT", "text"], {}, ["'TEXT', 'text' can all be the text column", "--text-column"]),
         (["TEXT", "Text"], {"text": "text"}, ["'TEXT', 'Text' can all be the text column"]),
