@@ -21,7 +21,7 @@ KEY: Final = "__key__"
 MAX_ROW: Final = 1 << 24
 """Largest number of bytes of a row of csv or tsv, a line of jsonl, or a `.txt` or `.json` in a tar; longer ones are malformed."""
 
-_MAX_COLUMNS: Final = 10_000
+MAX_COLUMNS: Final = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,9 +44,9 @@ def find_columns(
     role, or if a column has a type that its role does not allow. `where` names the file in messages.
     """
     names = schema.names
-    if len(names) > _MAX_COLUMNS:
+    if len(names) > MAX_COLUMNS:
         raise BrokenInput(
-            f"{where} has {len(names)} columns, at most {_MAX_COLUMNS} are read; check that its first line is its own"
+            f"{where} has {len(names)} columns, at most {MAX_COLUMNS} are read; check that its first line is its own"
         )
     for name in names:
         if names.count(name) > 1:

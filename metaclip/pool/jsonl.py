@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -18,10 +18,12 @@ import pyarrow as pa
 import pyarrow.json
 
 from metaclip.errors import one_line
-from metaclip.pool.columns import BOM, MAX_ROW, DropRow, is_utf8
+from metaclip.pool.columns import BOM, MAX_COLUMNS, MAX_ROW, DropRow, is_utf8
 from metaclip.pool.files import PoolFile, open_decompressed
 
 _BLOCK: Final = 1 << 24
+_PIECE: Final = 1 << 18
+"""Bytes from which columns are inferred at a time."""
 _LEVELS: Final = 100
 """Deeper lines are malformed: Arrow and Python parse levels recursively, and a stack overflow would end the process."""
 _STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"?')
@@ -75,9 +77,11 @@ def infer_schema(blocks: Iterable[bytes], rows: int | None = None) -> pa.Schema:
     """Infer the columns of the blocks that hold the first `rows` rows; a column with several kinds of values is string."""
     types: dict[str, pa.DataType] = {}
     left = rows
-    for block in blocks:
+    for block in itertools.chain.from_iterable(map(_pieces, blocks)):
         found: Iterable[tuple[str, pa.DataType]]
         try:
+            if len(block) > _PIECE:
+                raise pa.ArrowInvalid("one line, which may have any number of fields")
             table = _parse_regular(block, None)
             if any(map(_has_floats, table.schema.types)) and _LONG_INTEGER.search(block):
                 raise pa.ArrowInvalid("an integer may have become a float")
@@ -85,15 +89,33 @@ def infer_schema(blocks: Iterable[bytes], rows: int | None = None) -> pa.Schema:
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError):
             objects = list(_objects(block, 0, lambda reason, place: None))
             names = dict.fromkeys(name for row in objects for name in row)
+            _check_number(names)
             found, n = (
                 [(name, _type_of([row.get(name) for row in objects])) for name in names],
                 len(objects),
             )
         for name, kind in found:
             types[name] = _common_type(types[name], kind) if name in types else kind
+        _check_number(types)
         if left is not None and (left := left - n) <= 0:
             break
     return pa.schema([(name, kind) for name, kind in types.items() if is_utf8(name)])
+
+
+def _pieces(block: bytes) -> Iterator[bytes]:
+    """Divide a block into pieces of whole lines: where names differ from row to row, a table has columns times rows."""
+    begin = 0
+    while begin < len(block):
+        end = block.rfind(b"\n", begin, begin + _PIECE) + 1 or block.find(b"\n", begin) + 1 or len(block)
+        yield block[begin:end]
+        begin = end
+
+
+def _check_number(names: Collection[str]) -> None:
+    if len(names) > MAX_COLUMNS:
+        raise ValueError(
+            f"its objects have over {MAX_COLUMNS:,} fields of different names; put what varies into values"
+        )
 
 
 def parse_block(

@@ -411,7 +411,7 @@ def check_crawl(path: Path, out: Path, rng: Random) -> None:
     settings = ExtractSettings(
         prefix=f"{path.parent}/", identify=False, dedupe=rng.choice(["uid", "url", "none"]), **more
     )
-    made = extract(path, out=out / "pool", settings=settings, tries=1, options=OPTIONS)
+    made = extract(path, out=out / "pool", settings=settings, options=OPTIONS)
     funnel = made.funnel
     rows = [pq.read_table(file) for file in made.path.glob("*.parquet")]
     assert sum(map(len, rows)) == funnel["pairs"], funnel

@@ -7,6 +7,9 @@ import gzip
 import hashlib
 import io
 import json
+import resource
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -843,3 +846,18 @@ def test_files_of_different_columns(tmp_path: Path) -> None:
     assert run.account["funnel"]["kept"] == 2
     assert [item["name"] for item in run.match["lost"]] == ["c.parquet"]
     assert "c.parquet has no text column" in run.match["lost"][0]["error"]
+
+
+@pytest.mark.parametrize("rows", [1, 4000])
+def test_objects_of_any_number_of_names(rows: int, tmp_path: Path) -> None:
+    """Fields that differ from object to object, ids as names, are refused before a table of columns times rows is made."""
+    with (tmp_path / "p.jsonl").open("w") as file:
+        for row in range(rows):
+            fields = {f"k{row}_{i}": i for i in range(400_000 // rows)}
+            file.write(json.dumps({"text": "a dog", **fields}) + "\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "metaclip", "match", tmp_path / "p.jsonl", "--out", tmp_path / "run"],
+        capture_output=True, text=True, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30)),
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "objects have over 10,000 fields of different names" in done.stderr
