@@ -79,6 +79,13 @@ def one_line(error: BaseException, limit: int = 300) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+def damaged(path: object, what: str) -> MetaclipError:
+    """Return the error of a file that was written by metaclip and is not as it was written."""
+    return MetaclipError(
+        f"{path} is damaged ({what}); delete it and run the command that made it again, or fetch it again"
+    )
+
+
 def import_extra(module: str, extra: str, user: str) -> Any:
     """Import a module that an extra installs. Raise MetaclipError, with the command that installs it, if it is missing."""
     try:

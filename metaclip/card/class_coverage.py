@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from metaclip.card.run_files import find_column, read_batches
-from metaclip.curate.run import Run
+from metaclip.card.run_files import find_column
+from metaclip.curate.run import Run, read_pairs
 from metaclip.matching.matcher import Matcher
 from metaclip.metadata import Metadata
 from metaclip.pool.columns import plain_texts
@@ -69,7 +69,7 @@ class ClassCoverage:
         if self._matcher is None or (column := find_column(self._run, path, "text")) is None:
             return Counter()
         counts = np.zeros(len(self._others), np.int64)
-        for batch in read_batches(path, [column]):
+        for batch in read_pairs(path, [column]):
             found = self._matcher.match(plain_texts(batch.column(column))).flatten().to_numpy()
             counts += np.bincount(found, minlength=len(counts))
         return Counter(

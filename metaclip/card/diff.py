@@ -14,11 +14,10 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from metaclip.card.publish import read_card
 from metaclip.curate.account import MEANING, escaped
-from metaclip.errors import MetaclipError, one_line
+from metaclip.curate.run import ENTRIES, read_table
 
 MOST_CHANGES: Final = 25
 _FIGURES: Final = ("funnel", "entries", "pairs")
@@ -93,11 +92,7 @@ def _figure_order(name: str) -> tuple[int, int, str]:
 
 
 def _read_entries(folder: Path) -> pa.Table:
-    path = folder / "entries.parquet"
-    try:
-        return pq.read_table(path, columns=["entry", "count", "kept"])
-    except (OSError, pa.ArrowException) as error:
-        raise MetaclipError(f"{path} cannot be read ({one_line(error)}); fetch it again") from None
+    return read_table(folder / "entries.parquet", ENTRIES).select(["entry", "count", "kept"])
 
 
 def _removed_between(first: Mapping[str, Any], second: Mapping[str, Any]) -> tuple[int, int] | None:

@@ -15,9 +15,9 @@ from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from metaclip.card.run_files import first_column, read_batches
+from metaclip.card.run_files import first_column, read_schema
+from metaclip.curate.run import read_pairs
 from metaclip.pool.columns import URL_NAMES
 
 MOST_NAMES: Final = 1_000_000
@@ -55,14 +55,14 @@ class LossyCounter:
 
 def count_hosts(path: Path, url_column: str | None = None) -> dict[str, LossyCounter]:
     """Count the pairs of one file of curated/ by "hosts" and by "languages", each if the file has such a column."""
-    schema = pq.read_schema(path)
+    schema = read_schema(path)
     columns = {
         "hosts": url_column or first_column(schema, URL_NAMES),
         "languages": first_column(schema, LANGUAGE_NAMES),
     }
     found = {key: column for key, column in columns.items() if column is not None}
     counters = {key: LossyCounter() for key in found}
-    for batch in read_batches(path, list(found.values())) if found else ():
+    for batch in read_pairs(path, list(found.values())) if found else ():
         for key, column in found.items():
             values = (
                 url_hosts(batch.column(column))

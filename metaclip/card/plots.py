@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 
 from metaclip.card.threshold_grid import ThresholdGrid
 from metaclip.curate.account import MEANING
-from metaclip.errors import MetaclipError
+from metaclip.errors import import_extra
 from metaclip.notebook import ranks, thinned
 from metaclip.storage.files import atomic_write
 
@@ -37,6 +37,12 @@ TITLES: Final = {
     "thresholds": "Pairs and tail share at other t",
 }
 _WIDTH, _HEIGHT = 560, 320
+
+
+def import_altair() -> Any:
+    """Import altair, and what renders its charts. Raise MetaclipError where one of them is not installed."""
+    import_extra("vl_convert", "cards", "the plots of a card")
+    return import_extra("altair", "cards", "the plots of a card")
 
 
 def write_plots(
@@ -53,10 +59,7 @@ def write_plots(
 
 def make_charts(account: Mapping[str, Any], entries: pa.Table, grid: ThresholdGrid) -> dict[str, Any]:
     """Return the charts by name. Raise MetaclipError where altair is not installed."""
-    try:
-        import altair as alt
-    except ImportError:
-        raise MetaclipError("plots need altair; install it with: pip install 'metaclip[cards]'") from None
+    alt = import_altair()
     counts, kept, t = (
         entries["count"].to_numpy(),
         entries["kept"].to_numpy(),

@@ -27,13 +27,14 @@ from metaclip.arguments import PATH, check_fields, check_type, check_types
 from metaclip.card import croissant, readme
 from metaclip.card.class_coverage import ClassNames
 from metaclip.card.explorer.writer import write_explorer
-from metaclip.card.plots import write_plots
+from metaclip.card.plots import import_altair, write_plots
 from metaclip.card.removal.removed_list import REMOVED_LIST, read_list, write_list
 from metaclip.card.run_files import check_unedited
 from metaclip.card.samples import samples_by_entry
 from metaclip.card.scan import RunScan, scan_run
 from metaclip.curate import account
-from metaclip.curate.run import Run, RunLike, local_run, open_run
+from metaclip.curate.run import ENTRIES, Run, RunLike, local_run, open_run, read_table
+from metaclip.curate.settings import REMOVED
 from metaclip.errors import MetaclipError
 from metaclip.metadata import Metadata, MetadataLike, as_metadata
 from metaclip.notebook import entries_tables
@@ -45,7 +46,6 @@ from metaclip.storage.files import (
     atomic_write,
     disk_errors,
     file_digest,
-    local_copy,
     read_json,
     write_json,
 )
@@ -142,8 +142,7 @@ class Card:
     @functools.cached_property
     def entries(self) -> pa.Table:
         """A row for each entry: those of `Run.entries`, and samples."""
-        with local_copy(self.path / "entries.parquet") as path:
-            return pq.read_table(path)
+        return read_table(self.path / "entries.parquet", ENTRIES)
 
 
 def card(
@@ -197,6 +196,7 @@ def make_card(
     run, options, folder = open_run(run), options or RunOptions(), Folder(out)
     with local_run(run) as near:
         check_unedited(near)
+        import_altair()  # before anything is written
         names = {path.name for path in folder.path.iterdir()} if folder.path.is_dir() else set()
         if strange := sorted(name for name in names - set(CARD_FILES) if not name.startswith(".")):
             raise MetaclipError(
@@ -263,11 +263,8 @@ def card_json(run: Run, info: CardInfo, scan: RunScan) -> dict[str, Any]:
 def entries_table(run: Run, samples: pa.Table) -> pa.Table:
     """Return the table of entries.parquet: the run's, with samples; with corrected counts where pairs were taken out."""
     table = run.entries
-    if account.REMOVED in run.match:
-        corrected = pq.read_table(run.matched / "counts.parquet", columns=["count_corrected"])[
-            "count_corrected"
-        ]
-        table = table.append_column("count_corrected", corrected)
+    if REMOVED in run.match:
+        table = table.append_column("count_corrected", pa.array(run.corrected_counts))
     return table.append_column("samples", samples_by_entry(samples, len(run.metadata)))
 
 
@@ -295,7 +292,7 @@ def _write_card(folder: Path, run: Run, info: CardInfo, scan: RunScan) -> dict[s
         temporary.write_text(readme.render(card), encoding="utf-8")
     write_json(folder / "croissant.json", croissant.describe(card, sha256_of(folder / "entries.parquet")))
     (folder / REMOVED_LIST).unlink(missing_ok=True)  # of an earlier card in this folder
-    if account.REMOVED in card:
+    if REMOVED in card:
         names.append(REMOVED_LIST)
         write_list(folder / REMOVED_LIST, read_list(run.matched / REMOVED_LIST))
     card["files"] = [

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from metaclip.card.plots import TITLES
-from metaclip.curate.account import MEANING, REMOVED, escaped, render_removed, render_runs, shown_steps
+from metaclip.curate.account import MEANING, escaped, render_removed, render_runs, shown_steps
+from metaclip.curate.settings import REMOVED
 
 
 def summary(card: Mapping[str, Any]) -> str:

@@ -17,9 +17,9 @@ from metaclip.curate.account import FIELDS, SCHEMA, check_read, make_account
 from metaclip.curate.run import Run
 from metaclip.engine import Progress
 from metaclip.engine.local import Local
-from metaclip.errors import MetaclipError, one_line
+from metaclip.errors import MetaclipError, damaged, one_line
+from metaclip.pool import reading_parquet
 from metaclip.pool.columns import find_columns
-from metaclip.pool.shards import BATCH_ROWS
 from metaclip.stage.runner import RunOptions
 
 Result = TypeVar("Result")
@@ -31,23 +31,24 @@ MANIFEST_VERSION: Final = 1
 
 def matched_files(run: Run) -> list[Path]:
     """Return the files of matched/, in the order of the pool."""
-    return sorted((run.matched / "matched").glob("*.parquet"))
+    return [run.matched / "matched" / f"{name}.parquet" for name in sorted(run.shard_columns)]
 
 
 def curated_files(run: Run) -> list[Path]:
     """Return the files of curated/, in the order of the pool."""
-    return sorted((run.path / "curated").glob("*.parquet"))
+    paths = [run.path / "curated" / f"{name}.parquet" for name in sorted(run.shard_columns)]
+    return [path for path in paths if path.exists()]  # a shard of which nothing was kept has none
 
 
 def url_files(run: Run) -> list[Path]:
     """Return the files that hold most urls: those of matched/ in a run ``--with-text``, else those of curated/."""
     matched = matched_files(run)
-    return matched if matched and "url" in pq.read_schema(matched[0]).names else curated_files(run)
+    return matched if matched and "url" in read_schema(matched[0]).names else curated_files(run)
 
 
 def find_column(run: Run, path: Path, role: Literal["text", "url"]) -> str | None:
     """Return the name of the column of texts or of urls in a file of matched/ or curated/; None if it has none."""
-    columns, given = pq.read_schema(path), run.shard_columns[path.stem]
+    columns, given = read_schema(path), run.shard_columns[path.stem]
     if path.parent.name == "matched":
         return role if role in columns.names else None
     name: str | None = getattr(find_columns(columns, str(path), given["text"], given["url"], "uid"), role)
@@ -68,21 +69,19 @@ def pairs_with_urls(run: Run) -> str | None:
     return "matched" if files[0].parent.name == "matched" else "kept"
 
 
-def read_batches(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a parquet file in batches; `columns` None are all."""
-    with pq.ParquetFile(path) as file:
-        yield from file.iter_batches(BATCH_ROWS, columns=columns, use_threads=False)
+def read_schema(path: Path) -> pa.Schema:
+    """Read the columns of a file of matched/ or curated/. Raise MetaclipError if it is damaged."""
+    with reading_parquet(path):
+        return pq.read_schema(path)
 
 
 def map_files(
     step: Callable[[Path], Result], paths: Sequence[Path], options: RunOptions, progress: Progress
 ) -> Iterator[Result]:
-    """Yield what `step` returns for each file, in any order. Raise MetaclipError for a file that is not parquet."""
+    """Yield what `step` returns for each file, in any order. Raise MetaclipError for a file that is damaged."""
     for path, result in limited_engine(options).map(lambda path, _: step(path), paths):
         if isinstance(result, pa.ArrowException):
-            raise MetaclipError(
-                f"{path} cannot be read ({one_line(result)}); balance the run again with --overwrite"
-            ) from result
+            raise damaged(path, one_line(result)) from result
         if isinstance(result, BaseException):
             raise result
         progress.advance(1, 0)

@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from metaclip.card.run_files import read_batches
+from metaclip.card.run_files import read_schema
 from metaclip.curate.draw import mixed
+from metaclip.curate.run import read_pairs
 from metaclip.matching import ids_and_offsets
 from metaclip.matching.matcher import Matcher
 from metaclip.pool.columns import find_columns, plain_texts
@@ -70,8 +70,8 @@ def draw_samples(path: Path, text_column: str | None, blocked: Matcher | None) -
     """Draw samples from one file of curated/."""
 
     def batches() -> Iterator[pa.Table]:
-        name = find_columns(pq.read_schema(path), str(path), text_column).text
-        for batch in read_batches(path, [name, "matches"]):
+        name = find_columns(read_schema(path), str(path), text_column).text
+        for batch in read_pairs(path, [name, "matches"]):
             texts = plain_texts(batch.column(name)).cast(pa.large_string())
             shown = pa.array(np.flatnonzero(showable(texts, blocked)))
             texts, matches = texts.take(shown), batch.column("matches").take(shown)

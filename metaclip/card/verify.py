@@ -15,8 +15,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from metaclip.card.class_coverage import ClassNames
 from metaclip.card.publish import CardInfo, card_json, entries_table, read_card_of, sha256_of
@@ -26,12 +24,20 @@ from metaclip.card.run_files import (
     curated_files,
     json_differences,
     matched_files,
-    read_batches,
 )
 from metaclip.card.scan import scan_run
-from metaclip.curate.account import REMOVED
 from metaclip.curate.draw import FIXED_POINT, DrawSums, draw_rows, hashes, probabilities, stream_key
-from metaclip.curate.run import Run, RunLike, counts_digest, local_run, matched_rows, open_run
+from metaclip.curate.run import (
+    Run,
+    RunLike,
+    counts_digest,
+    local_run,
+    matched_rows,
+    open_run,
+    read_pairs,
+    read_table,
+)
+from metaclip.curate.settings import REMOVED
 from metaclip.errors import MetaclipError
 from metaclip.matching import add_ids
 from metaclip.metadata import Metadata
@@ -62,9 +68,9 @@ def verify(
         found += [f"card.json, {line}" for line in json_differences(made, stated)]
         table = entries_table(near, scan.samples)
         try:
-            theirs = pq.read_table(local / "entries.parquet")
-        except (OSError, pa.ArrowException) as error:
-            return [*found, f"entries.parquet cannot be read ({error})"]
+            theirs = read_table(local / "entries.parquet")
+        except MetaclipError as error:
+            return [*found, str(error)]
         for name in table.column_names:
             if name not in theirs.column_names or not theirs[name].equals(table[name]):
                 found.append(f"entries.parquet, {name}: not what the run gives")
@@ -88,9 +94,7 @@ def _run_differences(run: Run) -> Iterator[str]:
         add_ids(counts, values)
     yield from (f"run: card.json, {line}" for line in account_differences(run))
     removed = REMOVED in run.match
-    stated = pq.read_table(run.matched / "counts.parquet")[
-        "count_corrected" if removed else "count"
-    ].to_numpy()
+    stated = run.corrected_counts if removed else run.counts.values
     if (counts != stated).any():
         yield f"run: {int((counts != stated).sum())} entries have another count than their matches"
     if removed:
@@ -118,7 +122,7 @@ def _run_differences(run: Run) -> Iterator[str]:
             yield "run: curated.npy does not hold the pairs that the draw keeps"
     except MetaclipError as error:
         yield f"run: {error}"
-    batches = itertools.chain.from_iterable(read_batches(path, ["uid"]) for path in curated_files(run))
+    batches = itertools.chain.from_iterable(read_pairs(path, ["uid"]) for path in curated_files(run))
     if (_uid_sums(column_uids(batch.column("uid")) for batch in batches) != kept).any():
         yield "run: curated/ does not hold the pairs that the draw keeps"
 

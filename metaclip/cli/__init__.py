@@ -86,8 +86,10 @@ def main(arguments: list[str] | None = None) -> None:
     except MetaclipError as error:
         click.echo(f"metaclip: {error}", err=True)
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("metaclip: interrupted; the same command goes on from here", err=True)
+    except (KeyboardInterrupt, click.Abort) as error:
+        # click raises Abort from the interrupt, whose message says what the same command does again.
+        left = str(error) or str(error.__cause__ or "") or "the same command goes on from here"
+        click.echo(f"metaclip: interrupted; {left}", err=True)
         sys.exit(INTERRUPTED)
     except MemoryError as error:
         what = f"there is not enough memory ({one_line(error)})"

@@ -116,7 +116,7 @@ def _show(path: Path, funnel: Mapping[str, int]) -> None:
     if funnel["more_texts"]:
         click.echo(f"texts     {funnel['more_texts']:>14,}   further ones of these images")
     for reason, meaning in REASONS.items():
-        if funnel[reason]:
+        if funnel.get(reason):
             click.echo(f"  -       {funnel[reason]:>14,}   {reason}: {meaning}")
     click.echo(f"pairs     {funnel['pairs']:>14,}   {100 * funnel['pairs'] / seen:.1f}% of images")
     pool = shlex.quote(str(path))

@@ -43,4 +43,4 @@ def command(pool: tuple[str, ...], out: str, recipe: str | None, **flags: Any) -
     click.echo(f"entries   {len(counts):>14,}   {int((counts == 0).sum()):,} at zero")
     click.echo(f"\nnext      metaclip balance {out} --t 20000 (or --tail-share, --target-pairs)")
     if run.match["lost"]:
-        raise LostInputs(lost_inputs_message(run))
+        raise LostInputs(lost_inputs_message(run, f"metaclip balance {out} --allow-lost"))

@@ -18,24 +18,12 @@ import numpy as np
 import pyarrow.compute as pc
 
 from metaclip.curate.run import Run
-from metaclip.curate.settings import tail_share
+from metaclip.curate.settings import BALANCE_REASONS, MATCH_REASONS, REMOVED, tail_share
 from metaclip.errors import MetaclipError
 from metaclip.stage.folder import versions
 from metaclip.stage.stage import check_funnel, digest_of
 from metaclip.storage.files import atomic_write, file_digest, read_json, write_json
 
-REMOVED: Final = "removed"
-"""The reason in the funnel for rows that matched and were taken out later (`metaclip.card.removal`)."""
-MATCH_REASONS: Final = (
-    "malformed_row",
-    "not_downloaded",
-    "null_text",
-    "invalid_utf8",
-    "empty_text",
-    "no_match",
-)
-"""Why a row is lost in stage match, in the order of the checks; the other rows are `matched`."""
-BALANCE_REASONS: Final = ("not_drawn",)
 MEANING: Final = {
     "rows": "rows read from the pool",
     "malformed_row": "line or row that is not of the file's form",
@@ -68,8 +56,9 @@ def write_account(run: Run) -> dict[str, Any]:
 
 
 def has_account(folder: Path) -> bool:
-    """Return whether a run's folder holds its account."""
-    return read_json(folder / _CARD) is not None
+    """Return whether a run's folder holds its account, and no damaged one."""
+    found = read_json(folder / _CARD)
+    return found is not None and next(faults(found, FIELDS, strict=False), None) is None
 
 
 def remove_account(folder: Path) -> None:
@@ -441,9 +430,11 @@ def faults(value: Mapping[str, Any], fields: Mapping[str, str], *, strict: bool)
 
 
 def check_written(value: Mapping[str, Any], fields: Mapping[str, str]) -> None:
-    """Raise AssertionError if an object that is about to be written violates the schema: a defect of metaclip."""
+    """Raise MetaclipError if an object that is about to be written violates the schema: what it was made from does."""
     if (fault := next(faults(value, fields, strict=True), None)) is not None:
-        raise AssertionError(f"card.json: {fault}")
+        raise MetaclipError(
+            f"card.json: {fault}; manifest.json is damaged: run the command that made it again with --overwrite"
+        )
 
 
 def check_read(

@@ -30,7 +30,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from metaclip.arguments import PATH, check_types
-from metaclip.curate.account import BALANCE_REASONS, has_account, remove_account, write_account
+from metaclip.curate.account import has_account, remove_account, write_account
 from metaclip.curate.draw import FIXED_POINT, DrawSums, draw_rows, expect_rows, probabilities, stream_key
 from metaclip.curate.inputs import (
     GROUP_BYTES,
@@ -43,13 +43,15 @@ from metaclip.curate.match import lost_inputs_message
 from metaclip.curate.run import Run, RunLike, curated_writer, open_run, read_matched, write_entries
 from metaclip.curate.settings import (
     BALANCE,
+    BALANCE_REASONS,
     MATCH,
+    SHARD_DRAWN,
+    SOLVED,
     BalanceSettings,
-    MatchSettings,
     resolve,
 )
 from metaclip.engine import PortableStep, Progress, ProgressCallback, fold
-from metaclip.errors import BrokenInput, MetaclipError
+from metaclip.errors import BrokenInput, MetaclipError, damaged
 from metaclip.matching import MATCHES, Counts, ids_and_offsets
 from metaclip.metadata import Metadata
 from metaclip.pool.columns import Columns, DroppedRows, valid_strings
@@ -57,9 +59,9 @@ from metaclip.pool.files import PoolFile, stat_files
 from metaclip.pool.shards import Shard, read_batches
 from metaclip.pool.sorted_uids import UidSet, load_array, merge_runs, write_rows, write_run, write_subset
 from metaclip.pool.uid import Uids, to_hex, to_strings
-from metaclip.stage.folder import Folder
+from metaclip.stage.folder import MANIFEST, Folder
 from metaclip.stage.runner import RunOptions, Task, run
-from metaclip.stage.stage import Stage, add_funnels, check_funnel
+from metaclip.stage.stage import Stage, add_funnels, check_bytes, check_funnel
 from metaclip.storage.files import local_copies, local_copy, relative_path
 
 # --- one shard
@@ -79,6 +81,7 @@ class DrawStep(PortableStep):
     def parameters(self) -> DrawParameters:
         """The parameters of the draw, made once in each worker process."""
         with local_copy(self.matched / "duplicates.npy") as path:
+            check_bytes(path, "duplicates.npy", Stage(self.matched, MATCH).record)
             return DrawParameters.of(self.counts, self.t, self.seed, load_array(path))
 
     def __call__(
@@ -174,8 +177,10 @@ def shard_entry_sums(shard: str, *, stage: Stage, n_entries: int) -> npt.NDArray
 
     Whole pairs and fractions (in units of 1 / FIXED_POINT) are separate: 88 G pairs in units of 2**-32 do not fit 64 bits.
     """
-    with local_copy(stage.path / f"{shard}.tally.npy") as path:
-        entry, expected, kept = load_array(path).T
+    with local_copy(stage.partial(shard, "tally.npy")) as path:
+        entry, expected, kept = load_array(path, 3).T
+        if len(entry) and int(entry.max()) >= n_entries:
+            raise damaged(path, "it names entries beyond the end of the list")
     sums = np.zeros((3, n_entries), np.uint64)
     sums[:, entry.astype(np.int64)] = (
         expected >> np.uint64(32),
@@ -249,11 +254,15 @@ def _write_curated(
                 waiting.popleft()
             progress(len(batch), 0)
             begin = end
-        collections.deque(drawn, 0)  # so that its file is closed
+        waiting.extend(drawn)  # to the end, so that its file is closed
         if begin - shard.first != rows_expected:
             raise BrokenInput(
                 f"{shard} has {begin - shard.first} rows, had {rows_expected} when it was matched; "
                 "match again with --overwrite"
+            )
+        if waiting:
+            raise MetaclipError(
+                f"{shard} has fewer rows than its matches name; match again with --overwrite"
             )
 
 
@@ -364,7 +373,13 @@ def _run_stage(
         **settings.asked,
         "seed": settings.seed,
     }
-    stage.begin(fingerprint, options.overwrite)
+    instead = (
+        "choose another --out"
+        if elsewhere
+        else f"metaclip balance {folder.path} --out FOLDER balances it otherwise and matches nothing again"
+    )
+    names = {"match": "the result of match"}
+    stage.begin(fingerprint, options.overwrite, names=names, instead=instead)
     if stage.finished() is not None:
         return
     source.check_matches()
@@ -372,24 +387,26 @@ def _run_stage(
     t = _threshold(source, stage, settings, options)
     shards = pool_shards(source)
     _draw(
-        [shard for shard in shards if stage.marker(shard.name) is None],
+        [shard for shard in shards if stage.marker(shard.name, SHARD_DRAWN) is None],
         source,
         stage,
         t,
         settings.seed,
         options,
     )
-    markers = {shard.name: stage.marker(shard.name) or {} for shard in shards}
+    markers = {shard.name: stage.marker(shard.name, SHARD_DRAWN) or {} for shard in shards}
     stage.remove_strays("curated", markers)
     sums = add_entry_sums(stage, list(markers), len(counts.values), options)
     totals = write_outputs(stage, source.metadata, counts, t, sums, markers, options.threads)
     funnel = add_funnels(marker["funnel"] for marker in markers.values())
     check_funnel(funnel, "matched", BALANCE_REASONS, "kept")
-    manifest = matched.manifest
-    match_settings = manifest["settings"]["match"]
-    folder.write_recipe(
-        {"match": MatchSettings(**{**match_settings, "rule": source.rule}), "balance": settings}
-    )
+    if funnel["matched"] != source.match["funnel"]["matched"]:
+        raise damaged(
+            matched / "matched",
+            f"it has {funnel['matched']} rows, must have {source.match['funnel']['matched']}",
+        )
+    manifest = source.matched_manifest
+    folder.write_recipe({"match": source.match_settings, "balance": settings})
     matches = {
         "folder": matched.path.address,
         "beside": relative_path(folder.path, matched.path),
@@ -408,7 +425,8 @@ def _run_stage(
             "funnel": funnel,
         },
         **{key: manifest[key] for key in ("schema", "inputs", "versions", "list", "rule")},
-        settings={"match": match_settings, "balance": dataclasses.asdict(settings)},
+        checked=("entries.parquet", "curated.npy"),
+        settings={"match": manifest["settings"]["match"], "balance": dataclasses.asdict(settings)},
         funnel={**source.match["funnel"], **funnel},
     )
 
@@ -425,7 +443,7 @@ def _threshold(source: Run, stage: Stage, settings: BalanceSettings, options: Ru
         assert sums is not None  # rows matched
         return [number / FIXED_POINT for number in sums]
 
-    if (solved := stage.marker("t")) is None:
+    if (solved := stage.marker("t", SOLVED)) is None:
         solved = {"t": resolve(settings, counts, source.match["funnel"]["matched"], expect)}
         stage.mark("t", solved)
     return float(solved["t"])
@@ -454,6 +472,8 @@ def pool_shards(source: Run) -> list[Shard]:
     shards = []
     for item in source.match["shards"]:
         index, number = map(int, item["name"].split("-"))
+        if index not in files:
+            raise damaged(source.matched / MANIFEST, f"it names no input {index}")
         groups = None if item["groups"] is None else tuple(item["groups"])
         shards.append(Shard(files[index], index, number, item["first"], groups, item["rows"]))
     return shards
@@ -505,11 +525,14 @@ def write_outputs(
     )
     kept = sum(marker["funnel"]["kept"] for marker in markers.values())
     existing = set(stage.path.glob("*.repeats.npy"))
-    with local_copies(
-        [path for name in markers if (path := stage.path / f"{name}.repeats.npy") in existing]
-    ) as runs:
-        variance += sum(_repeats_variance(block) for block in merge_runs(runs))
-    with local_copies([stage.path / f"{name}.uids.npy" for name in markers]) as runs:
+    repeats = [
+        stage.partial(name, "repeats.npy")
+        for name in markers
+        if stage.path / f"{name}.repeats.npy" in existing
+    ]
+    with local_copies(repeats) as runs:
+        variance += sum(_repeats_variance(block) for block in merge_runs(runs, columns=3))
+    with local_copies([stage.partial(name, "uids.npy") for name in markers]) as runs:
         write_subset(folder / "curated.npy", merge_runs(runs, threads=threads), kept)
     whole, fraction, entry_kept = entry_sums
     entry_expected = whole.astype(np.float64) + fraction.astype(np.float64) / FIXED_POINT

@@ -29,7 +29,6 @@ from typing import Any, Final, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from metaclip.arguments import PATH, Column, as_column, check_types
 from metaclip.curate.draw import (
@@ -40,7 +39,7 @@ from metaclip.curate.draw import (
     uniform,
     uniforms,
 )
-from metaclip.curate.run import Run, counts_digest
+from metaclip.curate.run import COUNTED, Run, counts_digest, read_table
 from metaclip.curate.settings import DEFAULT_TAIL_SHARE, solve_tail_share
 from metaclip.errors import MetaclipError, one_line
 from metaclip.matching import Counts, count_matches
@@ -287,13 +286,13 @@ def _read_card(folder: Path) -> _Source:
     card, path = read_json(folder / "card.json"), folder / "entries.parquet"
     try:
         assert card is not None
-        table = pq.read_table(path, columns=["entry", "source", "count"])
+        table = read_table(path, COUNTED)
         metadata = Metadata(table["entry"].combine_chunks(), table["source"].combine_chunks())
-        counts = table["count"].to_numpy().astype(np.uint64)
+        counts = table["count"].to_numpy()
         balance, rule = card["balance"], TextRule(**card["rule"])
         found = _Source(counts, metadata, rule, float(balance["t"]), int(balance["seed"]))
         stated = card["list"]["digest"], card["digests"]["counts"]
-    except (AssertionError, OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+    except (AssertionError, MetaclipError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise MetaclipError(
             f"{folder} is no card that can be read ({one_line(error)}); fetch it again"
         ) from None

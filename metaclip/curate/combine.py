@@ -21,21 +21,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
-from metaclip.curate.account import REMOVED
 from metaclip.curate.inputs import digest_name
 from metaclip.curate.match import lost_inputs_message, merge_uids
-from metaclip.curate.run import Run, counts_digest, write_counts
-from metaclip.curate.settings import BALANCE, MATCH, MatchSettings
+from metaclip.curate.run import Run, counts_digest, read_matched, write_counts
+from metaclip.curate.settings import BALANCE, MATCH, REMOVED, MatchSettings
 from metaclip.engine import PortableStep, Progress, ProgressCallback
 from metaclip.errors import MetaclipError
 from metaclip.pool.sorted_uids import write_run
-from metaclip.pool.uid import from_binary
 from metaclip.stage.folder import Folder, versions
 from metaclip.stage.runner import RunOptions, Task, run
 from metaclip.stage.stage import Stage, add_funnels, digest_of
-from metaclip.storage.files import as_path, local_copy
+from metaclip.storage.files import as_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +48,14 @@ class CombineStep(PortableStep):
         source, theirs, name = item
         path = self.stage.folder / "matched" / f"{name}.parquet"
         uids = self.stage.path / f"{name}.uids.npy"
-        as_path(path).copy_from(source / "matched" / f"{theirs}.parquet")
-        with local_copy(path) as local:
-            column = pq.read_table(local, columns=["uid"], use_threads=False)["uid"]
-        write_run(uids, np.concatenate([np.zeros((0, 2), np.uint64), *map(from_binary, column.chunks)]))
-        progress(len(column), 0)
-        return {"rows": len(column)}, [path, uids]
+        matches = source / "matched" / f"{theirs}.parquet"
+        found = np.concatenate(
+            [np.zeros((0, 2), np.uint64), *(batch for _, batch, _ in read_matched(matches))]
+        )
+        as_path(path).copy_from(matches)
+        write_run(uids, found)
+        progress(len(found), 0)
+        return {"rows": len(found)}, [path, uids]
 
 
 def combine(runs: Sequence[Run], folder: Folder, options: RunOptions) -> Run:
@@ -81,12 +80,13 @@ def combine(runs: Sequence[Run], folder: Folder, options: RunOptions) -> Run:
             "runs": [one.path.name for one in runs],
             "runs_matches": digest_of([one.match["identity"] for one in runs]),
         }
-        if stage.begin(fingerprint, options.overwrite):
+        names = {"runs_matches": "the result of match of the runs"}
+        if stage.begin(fingerprint, options.overwrite, names=names):
             Stage(folder, BALANCE).clear()
         inputs, firsts = _number_inputs(runs)
         if stage.finished() is None:
             _combine(runs, firsts, inputs, stage, options)
-        elif folder.manifest["inputs"] != inputs:  # they were moved or touched
+        elif folder.manifest.get("inputs") != inputs:  # they were moved or touched
             folder.update_manifest(inputs=inputs)
         stage.remove_partials()
         return Run(folder.path)
@@ -199,7 +199,8 @@ def _combine(
     }
     folder.write_recipe({"match": settings})
     stage.finish(
-        record, schema=1, versions=versions(), list=record["list"], rule=record["rule"], funnel=record["funnel"],
+        record, checked=("counts.parquet", "duplicates.npy"), schema=1,
+        versions=versions(), list=record["list"], rule=record["rule"], funnel=record["funnel"],
         settings={"match": settings.record},
         inputs=inputs,
     )  # fmt: skip
@@ -208,7 +209,7 @@ def _combine(
 def _common_settings(runs: Sequence[Run]) -> MatchSettings:
     """Return the settings that all runs have; a setting that differs has its default."""
     default = dataclasses.asdict(MatchSettings())
-    given = [{**default, **source.matched.manifest["settings"]["match"]} for source in runs]
+    given = [dataclasses.asdict(source.match_settings) for source in runs]
     common = {
         name: given[0][name] if all(one[name] == given[0][name] for one in given) else value
         for name, value in default.items()

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from metaclip.curate.settings import MatchSettings
+from metaclip.curate.settings import DIGEST, SHARD_MATCHED, MatchSettings
 from metaclip.errors import BrokenInput, MetaclipError
 from metaclip.pool.columns import Columns, find_columns
 from metaclip.pool.files import PoolFile, open_file, stat_file, translate_read_errors
@@ -101,7 +101,7 @@ class Inputs:
         found = {}
         for index, of_file in items.items():
             file, name = self.files[index], digest_name(index)
-            known = stage.marker(name)
+            known = stage.marker(name, DIGEST)
             if known is not None:
                 if not is_same_file(file, known):
                     if index not in was_lost:
@@ -121,7 +121,10 @@ class Inputs:
             # A digest proves that a file is the same although its stamp is another.
             ignored = set() if known is None else {"stamp"}
             for item in of_file:
-                if isinstance(item, Shard) and (marker := stage.marker(item.name)) is not None:
+                if (
+                    isinstance(item, Shard)
+                    and (marker := stage.marker(item.name, SHARD_MATCHED)) is not None
+                ):
                     identity = {key: value for key, value in item.identity.items() if key not in ignored}
                     if identity.items() <= marker["shard"].items():
                         found[item.name] = marker

@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from metaclip.arguments import PATH, ArrowTable, check_types, is_table
-from metaclip.curate.account import MATCH_REASONS, MEANING
+from metaclip.curate.account import MEANING
 from metaclip.curate.inputs import (
     GROUP_BYTES,
     ChangedInput,
@@ -39,9 +39,9 @@ from metaclip.curate.inputs import (
     digest_name,
 )
 from metaclip.curate.run import Run, counts_digest, matched_writer, write_counts
-from metaclip.curate.settings import BALANCE, MATCH, MatchSettings
+from metaclip.curate.settings import BALANCE, MATCH, MATCH_REASONS, MatchSettings
 from metaclip.engine import PortableStep, Progress, ProgressCallback, fold
-from metaclip.errors import MetaclipError
+from metaclip.errors import MetaclipError, damaged
 from metaclip.matching import MATCHES, Counts, add_ids
 from metaclip.matching.matcher import Matcher
 from metaclip.matching.text_rule import TextRule
@@ -163,8 +163,10 @@ def write_partials(
 
 def shard_counts(shard: str, *, stage: Stage, n_entries: int) -> npt.NDArray[np.uint64]:
     """Read the counts that a finished shard left: uint64[n_entries]."""
-    with local_copy(stage.path / f"{shard}.counts.npy") as path:
-        entry, count = load_array(path).T
+    with local_copy(stage.partial(shard, "counts.npy")) as path:
+        entry, count = load_array(path, 2).T
+        if len(entry) and int(entry.max()) >= n_entries:
+            raise damaged(path, "it names entries beyond the end of the list")
     counts = np.zeros(n_entries, np.uint64)
     counts[entry.astype(np.int64)] = count
     return counts
@@ -224,9 +226,10 @@ def match_part(
     )
     settings, options, folder = settings or MatchSettings(), options or RunOptions(), Folder(out)
     if is_table(pool):
-        from metaclip.curate.table_pool import save_table
+        from metaclip.curate.table_pool import saved_table
 
-        pool = save_table(pool, folder, TABLE, options)
+        with saved_table(pool, folder, TABLE, options) as path:
+            return match_part(path, metadata, out=out, settings=settings, options=options)
     files = find_files(pool)
     _check_apart(folder, pool, files)
     entries, settings = read_metadata(metadata, settings)
@@ -236,9 +239,9 @@ def match_part(
     )
 
 
-def lost_inputs_message(run: Run) -> str:
-    """Return a message that lists the inputs that a run lost, and the next step."""
-    return lost_message(run.match["lost"], run.match["wanted"], can_skip=True)
+def lost_inputs_message(run: Run, without: str = "--allow-lost") -> str:
+    """Return a message that lists the inputs that a run lost, and the next step; `without` is what leaves them out."""
+    return lost_message(run.match["lost"], run.match["wanted"], without)
 
 
 def _check_apart(folder: Folder, pool: Paths, files: Sequence[PoolFile]) -> None:
@@ -290,7 +293,8 @@ class _MatchStage:
                     "choose another --out, or replace them with --overwrite"
                 )
             balance.clear()
-        if stage.begin(fingerprint, overwrite):
+        name = os.path.basename(self.settings.metadata or "the shipped list")
+        if stage.begin(fingerprint, overwrite, names={"list": f"metadata: {name}"}):
             balance.clear()
         try:
             return self.inputs.finished(stage)
@@ -359,7 +363,7 @@ class _MatchStage:
             markers = {shard.name: done[shard.name] for shard in shards}
             record, counts = self._combine(markers, inputs, identity, lost)
             counted = counts, self.entries
-        elif folder.manifest["inputs"] != inputs:  # they were moved or touched
+        elif folder.manifest.get("inputs") != inputs:  # they were moved or touched
             folder.update_manifest(inputs=inputs)
         if record["complete"]:
             stage.remove_partials()
@@ -378,9 +382,11 @@ class _MatchStage:
         if not markers and lost:
             raise MetaclipError(lost[0]["error"])
         if not funnel.get("rows"):
+            stage.clear()
             paths = ", ".join(file.path for file in self.inputs.files[:3])
             raise MetaclipError(f"the pool has no rows: {paths}")
         if not funnel["matched"]:
+            stage.clear()
             raise MetaclipError(
                 f"none of the {funnel['rows']} rows matches any of the {len(entries)} entries; "
                 "check --metadata and --text-column"
@@ -408,7 +414,7 @@ class _MatchStage:
         }
         folder.write_recipe({"match": settings})
         made = stage.finish(
-            record, complete=not lost,
+            record, complete=not lost, checked=("counts.parquet", "duplicates.npy"),
             schema=1, inputs=inputs, versions=versions(), list=entries.digest, rule=record["rule"], funnel=funnel,
             settings={"match": settings.record},
         )  # fmt: skip
@@ -437,7 +443,7 @@ def merge_uids(stage: Stage, shards: Iterable[str], threads: int = 1) -> tuple[i
     Return the number of uids that stand on more than one matched row, and of such rows beyond the first of each uid.
     """
     duplicates, repeats = [np.zeros((0, 2), np.uint64)], 0
-    with local_copies([stage.path / f"{name}.uids.npy" for name in shards]) as runs:
+    with local_copies([stage.partial(name, "uids.npy") for name in shards]) as runs:
         for block in merge_runs(runs, threads=threads):
             twice = duplicate_uids(block)
             if len(twice):

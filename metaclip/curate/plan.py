@@ -205,7 +205,7 @@ def _of_pool(
 
 def _of_runs(runs: Sequence[Run], least: int, draw: random.Random, options: RunOptions) -> Items:
     """Draw `least` shards of runs that are balanced together."""
-    check_combinable(runs, options)
+    check_combinable(runs, dataclasses.replace(options, allow_lost=True))
     items: dict[Shard, Any] = {}
     for one in runs:
         read = {item["name"]: item["read"] for item in one.match["shards"]}

@@ -9,30 +9,40 @@ entries.parquet      entry_id, entry, source, count, probability, expected, kept
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from metaclip.arguments import PATH, check_type
-from metaclip.curate.settings import MATCH
-from metaclip.errors import MetaclipError, one_line
+from metaclip.curate.settings import BALANCE, MATCH, REMOVED, MatchSettings, RunManifest
+from metaclip.errors import MetaclipError, damaged
 from metaclip.matching import MATCHES, Counts, ids_and_offsets
 from metaclip.matching.text_rule import TextRule
 from metaclip.metadata import Metadata
+from metaclip.pool import reading_parquet
 from metaclip.pool.columns import valid_strings
 from metaclip.pool.shards import BATCH_ROWS
 from metaclip.pool.uid import UID, Uids, from_binary, to_binary
-from metaclip.stage.folder import Folder
-from metaclip.stage.stage import Stage
-from metaclip.storage.files import atomic_write, local_copies, local_copy, read_json, resolve_path
+from metaclip.stage.folder import MANIFEST, STATE, Folder
+from metaclip.stage.stage import Stage, check_bytes, check_item_bytes
+from metaclip.storage.files import (
+    atomic_write,
+    fault_in,
+    local_copies,
+    local_copy,
+    read_json,
+    resolve_path,
+)
 
 _COMPRESSION: Final = "zstd"
 GROUP_ROWS: Final = 1 << 17
@@ -54,12 +64,47 @@ _CURATED_OPTIONS: Final[dict[str, Any]] = {
 }
 
 
+_COLUMNS: Final = {
+    "matched": {"row": pa.uint64(), "uid": UID, "matches": MATCHES},
+    "curated": {"uid": pa.string(), "matches": MATCHES, "keep_probability": pa.float64()},
+}
+"""The columns of our own, without nulls, in the files of a folder; others are the pool's."""
+_STAGE_OF: Final = {"matched": MATCH.name, "curated": BALANCE.name}
+
+
+def read_pairs(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """Read columns (all by default) of a file of matched/ or curated/ in batches.
+
+    Raise MetaclipError if the file is not what the run wrote.
+    """
+    folder, kinds = path.parent, _COLUMNS.get(path.parent.name, {})
+    if kinds:
+        check_item_bytes(path, folder.parent / STATE / _STAGE_OF[folder.name] / f"{path.stem}.json")
+    with reading_parquet(path), local_copy(path) as local, pq.ParquetFile(local) as file:
+        schema = file.schema_arrow
+        for name in (*kinds, *(columns or ())):
+            if schema.names.count(name) != 1 or schema.field(name).type != kinds.get(
+                name, schema.field(name).type
+            ):
+                raise damaged(path, f"it has no column {name} of the type {kinds.get(name)}")
+        for batch in file.iter_batches(BATCH_ROWS, columns=columns, use_threads=False):
+            if any(batch.column(name).null_count for name in kinds if name in batch.schema.names):
+                raise damaged(path, "it has nulls")
+            yield batch
+
+
 def read_matched(path: Path) -> Iterator[tuple[npt.NDArray[np.int64], Uids, pa.Array]]:
-    """Read a file of matched/: yield batches of (row int64[n], uid uint64[n, 2], matches list<uint32>[n])."""
-    with local_copy(path) as local, pq.ParquetFile(local) as file:
-        for batch in file.iter_batches(BATCH_ROWS, columns=["row", "uid", "matches"], use_threads=False):
-            rows = batch.column("row").to_numpy().astype(np.int64)
-            yield rows, from_binary(batch.column("uid")), batch.column("matches")
+    """Read a file of matched/: yield batches of (row int64[n], uid uint64[n, 2], matches list<uint32>[n]).
+
+    Raise MetaclipError if it is not what the run wrote.
+    """
+    last = -1
+    for batch in read_pairs(path, ["row", "uid", "matches"]):
+        rows = batch.column("row").to_numpy().astype(np.int64)
+        if (np.diff(rows, prepend=last) <= 0).any() or batch.column("matches").flatten().null_count:
+            raise damaged(path, "its rows are not in order, or have nulls")
+        last = int(rows[-1])
+        yield rows, from_binary(batch.column("uid")), batch.column("matches")
 
 
 def matched_rows(path: Path) -> Iterator[tuple[Uids, npt.NDArray[np.uint32], npt.NDArray[np.int64]]]:
@@ -206,6 +251,36 @@ def local_run(run: Run) -> Iterator[Run]:
         yield copy
 
 
+def read_table(path: Path, columns: Mapping[str, pa.DataType] | None = None) -> pa.Table:
+    """Read a table with a row for each entry. Raise MetaclipError if it is damaged, or has not these `columns`."""
+    with reading_parquet(path), local_copy(path) as local:
+        table = pq.ParquetFile(local).read()
+    for name, kind in (columns or {}).items():
+        if name not in table.column_names or table.schema.field(name).type != kind:
+            raise damaged(path, f"it has no column {name} of the type {kind}")
+        if name != "source" and table[name].null_count:
+            raise damaged(path, f"its column {name} has nulls")
+    return table
+
+
+COUNTED: Final = {"entry": pa.string(), "source": pa.string(), "count": pa.uint64()}
+ENTRIES: Final = {
+    "entry_id": pa.uint32(), **COUNTED, "probability": pa.float64(), "expected": pa.float64(), "kept": pa.uint64()
+}  # fmt: skip
+
+
+def _manifest(folder: Folder) -> dict[str, Any]:
+    """Return the manifest of a run. Raise MetaclipError if it is damaged; it is empty if the run is not finished."""
+    manifest = folder.manifest
+    stages = manifest.get("stages", {})
+    kinds = [(manifest, RunManifest)] if stages.keys() & {MATCH.name, BALANCE.name} else []
+    kinds += [(stages[spec.name], spec.record) for spec in (MATCH, BALANCE) if spec.name in stages]
+    for value, kind in kinds:
+        if (fault := fault_in(value, kind)) is not None:
+            raise damaged(folder / MANIFEST, fault)
+    return manifest
+
+
 class Run:
     """A run folder, opened for reading: what it was made from, its counts, its curated pairs.
 
@@ -227,7 +302,7 @@ class Run:
         check_type("run", path, PATH)
         self.folder = Folder(path)
         self.path = self.folder.path
-        self.manifest = self.folder.manifest
+        self.manifest = _manifest(self.folder)
         stages = self.manifest.get("stages", {})
         self.balance: dict[str, Any] | None = stages.get("balance")
         self._owns_matches = "match" in stages
@@ -269,6 +344,17 @@ class Run:
         return entries_tables(repr(self), figures, entries)
 
     @property
+    def matched_manifest(self) -> dict[str, Any]:
+        """The manifest of the folder that holds the matches."""
+        return self.manifest if self._owns_matches else _manifest(self.matched)
+
+    @property
+    def match_settings(self) -> MatchSettings:
+        """The settings of its first stage."""
+        settings = msgspec.convert(self.matched_manifest["settings"]["match"], MatchSettings)
+        return dataclasses.replace(settings, rule=self.rule)
+
+    @property
     def t(self) -> float:
         """The threshold. Raise MetaclipError if the run is not balanced."""
         return float(self._balanced["t"])
@@ -289,7 +375,7 @@ class Run:
     @property
     def rule(self) -> TextRule:
         """The text rule."""
-        return TextRule(**self.match["rule"])
+        return msgspec.convert(self.match["rule"], TextRule)
 
     @functools.cached_property
     def matched(self) -> Folder:
@@ -313,16 +399,18 @@ class Run:
     @property
     def inputs(self) -> list[dict[str, Any]]:
         """The files of the pool: index, name, path, size, stamp, sha256."""
-        folder = self.matched
+        folder = self.matched.path
         return [
-            {**item, "path": str(resolve_path(folder.path, item["path"]))}
-            for item in folder.manifest["inputs"]
+            {**item, "path": str(resolve_path(folder, item["path"]))}
+            for item in self.matched_manifest["inputs"]
         ]
 
     @functools.cached_property
     def shard_columns(self) -> dict[str, dict[str, str | None]]:
         """The names of columns that were given when a shard was matched, by role (text, url, uid), by the shard's name."""
-        return {item["name"]: item.get("columns", self.match["columns"]) for item in self.match["shards"]}
+        return {
+            item["name"]: item.get("columns") or self.match["columns"] for item in self.match["shards"]
+        }
 
     def check_matches(self) -> None:
         """Raise MetaclipError if a file of stage match is not as it was written."""
@@ -338,20 +426,12 @@ class Run:
     def counted(self) -> tuple[Counts, Metadata]:
         """The counts and the query list. Raise MetaclipError if they cannot be read, or differ from what the run wrote."""
         path = self.path / ("counts.parquet" if self._owns_matches else "entries.parquet")
-        try:
-            with local_copy(path) as local:
-                table = pq.read_table(local, columns=["entry", "source", "count"])
-            metadata = Metadata(table["entry"].combine_chunks(), table["source"].combine_chunks())
-            values = table["count"].to_numpy().astype(np.uint64)
-        except (OSError, pa.ArrowException, KeyError) as error:
-            raise MetaclipError(
-                f"{path} cannot be read ({one_line(error)}); run the same command again"
-            ) from None
+        table = read_table(path, COUNTED)
+        metadata = Metadata(table["entry"].combine_chunks(), table["source"].combine_chunks())
+        values = table["count"].to_numpy()
         counted = Counts(values, metadata.digest, self.rule.identity), metadata
         if not self._is_mine(*counted):
-            raise MetaclipError(
-                f"{path} is not what the run wrote; remove it and run the same command again"
-            )
+            raise damaged(path, "it has other entries or counts than were written")
         return counted
 
     def _is_mine(self, counts: Counts, metadata: Metadata) -> bool:
@@ -370,12 +450,26 @@ class Run:
         """The query list."""
         return self.counted[1]
 
+    @property
+    def corrected_counts(self) -> npt.NDArray[np.uint64]:
+        """The counts without the pairs that were taken out of the run, of one from which some were."""
+        path = self.matched / "counts.parquet"
+        values: npt.NDArray[np.uint64] = read_table(path, COUNTED | {"count_corrected": pa.uint64()})[
+            "count_corrected"
+        ].to_numpy()
+        if counts_digest(values) != self.match[REMOVED]["counts_digest"]:
+            raise damaged(path, "it has other corrected counts than were written")
+        return values
+
     @functools.cached_property
     def entries(self) -> pa.Table:
         """A row for each entry: entry_id, entry, source, count, probability, expected, kept."""
-        _ = self._balanced
-        with local_copy(self.path / "entries.parquet") as path:
-            return pq.read_table(path)
+        path = self.path / "entries.parquet"
+        check_bytes(path, path.name, self._balanced)
+        table = read_table(path, ENTRIES)
+        if table["entry_id"].to_pylist() != list(range(len(table))):
+            raise damaged(path, "its entries are not in order")
+        return table
 
     @property
     def curated(self) -> pa.Table:
@@ -387,9 +481,10 @@ class Run:
             return pa.schema(own).empty_table()
         # Files of a pool may have different columns.
         with local_copies(files) as paths:
-            return pa.concat_tables(
-                [pq.ParquetFile(path).read() for path in paths], promote_options="permissive"
-            )
+            tables = [
+                pa.Table.from_batches(batches) for path in paths if (batches := list(read_pairs(path)))
+            ]
+            return pa.concat_tables(tables, promote_options="permissive")
 
     @property
     def account(self) -> dict[str, Any]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -14,24 +16,9 @@ from metaclip.arguments import check_fields
 from metaclip.errors import BadSetting, MetaclipError
 from metaclip.matching.text_rule import PAPER, TextRule
 from metaclip.metadata import Metadata
-from metaclip.pool.files import PoolFile
-from metaclip.stage.stage import StageSpec
-
-MATCH: Final = StageSpec(
-    "match",
-    outputs=("matched", "counts.parquet", "duplicates.npy"),
-    partials=("*.counts.npy", "*.uids.npy"),
-    semantics=1,
-)
-"""Raise its semantics when the same input would give other matches, counts or uids."""
-
-BALANCE: Final = StageSpec(
-    "balance",
-    outputs=("entries.parquet", "curated", "curated.npy", "card.json", "card.md"),
-    partials=("*.tally.npy", "*.uids.npy", "*.repeats.npy"),
-    semantics=1,
-)
-"""Raise its semantics when the same counts and seed would give other pairs."""
+from metaclip.pool.files import FORMATS, PoolFile
+from metaclip.pool.shards import UNQUOTED
+from metaclip.stage.stage import Lost, Record, Size, StageSpec, funnel_kind, marker_kind
 
 DEFAULT_TAIL_SHARE: Final = 0.06
 
@@ -139,6 +126,150 @@ class BalanceSettings:
         return BalanceSettings(
             **{name: kind(value) for name, (kind, value) in values.items() if value is not None}
         )
+
+
+# --- the two stages, and what is read back of them: types of manifest.json and of markers
+
+MATCH_REASONS: Final = (
+    "malformed_row",
+    "not_downloaded",
+    "null_text",
+    "invalid_utf8",
+    "empty_text",
+    "no_match",
+)
+"""Why a row is lost in stage match, in the order of the checks; the other rows are `matched`."""
+REMOVED: Final = "removed"
+"""The reason in the funnel for rows that matched and were taken out later (`metaclip.card.removal`)."""
+BALANCE_REASONS: Final = ("not_drawn",)
+_MATCH_FUNNEL: Final = funnel_kind(("rows", "matched"), (*MATCH_REASONS, REMOVED))
+_BALANCE_FUNNEL: Final = funnel_kind(("matched", *BALANCE_REASONS, "kept"))
+_Positive = Annotated[float, msgspec.Meta(ge=0, le=sys.float_info.max)]
+_Threshold = Annotated[float, msgspec.Meta(gt=0, le=sys.float_info.max)]
+_Form = Annotated[str, msgspec.Meta(pattern=f"^({UNQUOTED})?({'|'.join(sorted({*FORMATS.values()}))})$")]
+_Natural = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class _Columns(msgspec.Struct):
+    text: str | None
+    url: str | None
+    uid: str | None
+
+
+class _MatchedShard(msgspec.Struct):
+    name: Annotated[str, msgspec.Meta(pattern="^[0-9]{6,}-[0-9]{4,}$")]
+    first: Size
+    groups: list[Size] | None
+    rows: Size | None
+    read: Size
+    columns: _Columns | None = None
+
+
+class _LostInput(Lost, kw_only=True):
+    """An account names it."""
+
+    name: str
+
+
+class _Combined(msgspec.Struct):
+    name: str
+    identity: str
+    rows: Size
+    matched: Size
+
+
+_REQUESTED: Final[Any] = funnel_kind(("uids", "urls", "domains"))
+_VERSION: Final[Any] = msgspec.defstruct(
+    "Version",
+    [
+        ("parent", str), ("digest", str), ("pairs", Size), ("kept", Size), ("urls", str | None), ("asked", _REQUESTED),
+        ("found", _REQUESTED),
+    ],
+)  # fmt: skip
+_REMOVED: Final[Any] = msgspec.defstruct(
+    "Removed",
+    [("versions", list[_VERSION]), ("pairs", Size), ("count", Size), ("counts_digest", str)],
+)
+_MATCH_RECORD: Final[Any] = marker_kind(
+    Record, semantics=int, identity=str, list=str, rule=TextRule, columns=_Columns, counts_digest=str,
+    funnel=_MATCH_FUNNEL, duplicates=funnel_kind(("uids", "rows")), lost=list[_LostInput], wanted=Size,
+    shards=list[_MatchedShard], runs=(list[_Combined], []), removed=(_REMOVED | None, None),
+)  # fmt: skip
+_SOURCE: Final[Any] = msgspec.defstruct(
+    "Source", [("folder", str | None), ("beside", str | None), ("record", _MATCH_RECORD | None)]
+)
+_BALANCE_RECORD: Final[Any] = marker_kind(
+    Record, semantics=int, match=_SOURCE, t=_Threshold, asked=str, seed=_Natural, expected=_Positive, deviation=_Positive,
+    kept=Size, funnel=_BALANCE_FUNNEL,
+)  # fmt: skip
+
+MATCH: Final = StageSpec(
+    "match",
+    outputs=("matched", "counts.parquet", "duplicates.npy"),
+    partials=("*.counts.npy", "*.uids.npy"),
+    semantics=1,
+    record=_MATCH_RECORD,
+)
+"""Raise its semantics when the same input would give other matches, counts or uids."""
+
+BALANCE: Final = StageSpec(
+    "balance",
+    outputs=("entries.parquet", "curated", "curated.npy", "card.json", "card.md"),
+    partials=("*.tally.npy", "*.uids.npy", "*.repeats.npy"),
+    semantics=1,
+    record=_BALANCE_RECORD,
+)
+"""Raise its semantics when the same counts and seed would give other pairs."""
+
+SHARD_MATCHED: Final = marker_kind(
+    shard=dict[str, Any], funnel=_MATCH_FUNNEL, places=(dict[str, str], {})
+)
+"""The kind of the markers of stage match."""
+SHARD_DRAWN: Final = marker_kind(funnel=_BALANCE_FUNNEL, expected=_Natural, variance=_Natural)
+"""The kind of the markers of stage balance."""
+SOLVED: Final = marker_kind(t=_Threshold)
+"""The kind of the marker of t in stage balance."""
+
+
+class Input(msgspec.Struct):
+    """What manifest.json, and the marker of its digest, say of a file of the pool."""
+
+    index: Size
+    name: str
+    path: str
+    size: Size
+    stamp: str
+    sha256: str
+    form: _Form
+
+
+DIGEST: Final = marker_kind(
+    index=Size,
+    name=str,
+    path=str,
+    size=Size,
+    stamp=str,
+    sha256=str,
+    form=_Form,
+    codec=(str | None, None),
+)
+"""The kind of the markers of files' digests in stage match; they become the inputs of the manifest."""
+
+
+class _Settings(msgspec.Struct):
+    match: MatchSettings
+    balance: BalanceSettings | None = None
+
+
+class RunManifest(msgspec.Struct):
+    """What the manifest of a run holds beside the records of its stages."""
+
+    inputs: list[Input]
+    settings: _Settings
+    versions: dict[str, str]
+    list_digest: str = msgspec.field(name="list")
+    rule: TextRule
+    funnel: dict[str, Size]
 
 
 # --- the threshold

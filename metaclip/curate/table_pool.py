@@ -6,6 +6,8 @@ the same table in a parquet file of one's own.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,18 +16,20 @@ from metaclip.arguments import ArrowTable
 from metaclip.curate.run import GROUP_ROWS, table_writer
 from metaclip.curate.settings import MATCH
 from metaclip.errors import MetaclipError
-from metaclip.stage.folder import Folder
+from metaclip.stage.folder import Folder, new_folders, remove_empty, remove_unused
 from metaclip.stage.runner import RunOptions
 from metaclip.stage.stage import Stage
 from metaclip.storage.files import AnyPath, atomic_write, file_digest, local_copy
 
 
-def save_table(table: ArrowTable, folder: Folder, name: str, options: RunOptions) -> str:
-    """Write a table to a file of a run folder; return the file's path.
+@contextlib.contextmanager
+def saved_table(table: ArrowTable, folder: Folder, name: str, options: RunOptions) -> Iterator[str]:
+    """Write a table to a file of a run folder; yield the file's path.
 
-    Raise MetaclipError if the folder has another table there and `options.overwrite` is not set.
+    The file is removed if the block raises and leaves nothing made from it. Raise MetaclipError if the folder has another
+    table there and `options.overwrite` is not set.
     """
-    reader, path = read_table(table), folder / name
+    reader, path, new = read_table(table), folder / name, new_folders(folder.path)
     with folder.owned(options.part), atomic_write(path) as temporary:
         write_table(reader, temporary)
         is_new = not path.exists() and not Stage(folder, MATCH).path.exists()
@@ -33,7 +37,16 @@ def save_table(table: ArrowTable, folder: Folder, name: str, options: RunOptions
             raise MetaclipError(
                 f"{folder.path} is a run of another pool; choose another --out, or replace it with --overwrite"
             )
-    return str(path)
+    try:
+        yield str(path)
+    except BaseException:
+        if not Stage(folder, MATCH).has_results():
+            with contextlib.suppress(MetaclipError):
+                with folder.owned(options.part):
+                    path.unlink(missing_ok=True)
+                    remove_unused(folder.path)
+                remove_empty(new)
+        raise
 
 
 def read_table(table: ArrowTable) -> pa.RecordBatchReader:

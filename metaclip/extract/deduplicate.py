@@ -115,7 +115,7 @@ def find_duplicates(folder: Path, runs: Mapping[str, int], key_range: int, range
     ]
     pieces = [np.zeros((0, 3), np.uint64)]
     for name, path in zip(names, iter_local_copies(paths), strict=True):
-        piece = _load_between(path, begin, end)
+        piece = _load_between(path, 3, begin, end)
         piece[:, 2] |= np.uint64(int(name) << ROW_BITS)
         pieces.append(piece)
     _, positions = split_repeated(np.concatenate(pieces))
@@ -126,15 +126,18 @@ def find_duplicates(folder: Path, runs: Mapping[str, int], key_range: int, range
 def duplicate_rows(folder: Path, name: str, runs: int, ranges: int) -> npt.NDArray[np.int64]:
     """Return the rows of a file whose keys occur earlier: int64[n], sorted."""
     run_rows = [run_paths(folder, name, run)[1] for run in range(runs)]
-    pieces = [np.zeros(0, np.uint64), *(load_array(path)[:, 0] for path in iter_local_copies(run_rows))]
+    pieces = [
+        np.zeros(0, np.uint64),
+        *(load_array(path, 1)[:, 0] for path in iter_local_copies(run_rows)),
+    ]
     begin, end = int(name) << ROW_BITS, (int(name) + 1) << ROW_BITS
     for path in iter_local_copies([positions_path(folder, key_range) for key_range in range(ranges)]):
-        pieces.append(_load_between(path, begin, end)[:, 0] & np.uint64((1 << ROW_BITS) - 1))
+        pieces.append(_load_between(path, 1, begin, end)[:, 0] & np.uint64((1 << ROW_BITS) - 1))
     return np.sort(np.concatenate(pieces)).astype(np.int64)
 
 
-def _load_between(path: Path, begin: int, end: int) -> npt.NDArray[np.uint64]:
-    """Load the rows of a sorted file whose first column is in [begin, end)."""
-    rows = load_array(path, "r")
+def _load_between(path: Path, columns: int, begin: int, end: int) -> npt.NDArray[np.uint64]:
+    """Load the rows of a sorted file of `columns` columns whose first one is in [begin, end)."""
+    rows = load_array(path, columns, "r")
     first, last = (bisect.bisect_left(rows[:, 0], bound) for bound in (begin, end))
     return np.array(rows[first:last])

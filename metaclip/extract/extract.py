@@ -21,13 +21,16 @@ import functools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
+
+import msgspec
 
 from metaclip.arguments import PATH, check_types
 from metaclip.engine import Progress, ProgressCallback
 from metaclip.errors import MetaclipError
 from metaclip.extract.crawl_files import CrawlFile, find_crawl_files
 from metaclip.extract.deduplicate import (
+    RUN_KEYS,
     duplicate_rows,
     find_duplicates,
     positions_path,
@@ -43,12 +46,38 @@ from metaclip.extract.warc_records import LOSSES
 from metaclip.pool.files import Paths
 from metaclip.stage.folder import ALL, Folder, versions
 from metaclip.stage.runner import Marker, RunOptions, Task, run, run_in_parts
-from metaclip.stage.stage import FinishedStage, Stage, StageSpec, add_funnels, check_funnel, digest_of
+from metaclip.stage.stage import (
+    FinishedStage,
+    Lost,
+    Record,
+    Size,
+    Stage,
+    StageSpec,
+    add_funnels,
+    check_funnel,
+    digest_of,
+    funnel_kind,
+    marker_kind,
+)
 from metaclip.storage.files import file_digest
 
+_SEEN: Final = ("images_seen", "alt_nonempty", "more_texts", "candidates")
+_RECORDS: Final = funnel_kind(("records", "pages"), (*LOSSES, *RECORD_REASONS, "mended_utf8"))
+_FileMarker: Final = marker_kind(
+    name=str, path=str, size=Size, stamp=str | None, sha256=str, records=_RECORDS, places=dict[str, str],
+    runs=list[Annotated[int, msgspec.Meta(ge=0, le=RUN_KEYS)]], funnel=funnel_kind((*_SEEN, "rows"), REASONS),
+)  # fmt: skip
+_RangeMarker: Final = marker_kind(of=str, parts=Size)
+_PoolMarker: Final = marker_kind(of=str, pairs=Size)
 EXTRACT: Final = StageSpec(
-    "extract", ("*.parquet",), ("*.parquet", "*.keys.npy", "*.same.npy", "*.places.npy")
-)
+    "extract",
+    ("*.parquet",),
+    ("*.parquet", "*.keys.npy", "*.same.npy", "*.places.npy"),
+    record=marker_kind(
+        Record, identity=str, wanted=Size, lost=list[Lost], records=_RECORDS,
+        funnel=funnel_kind((*_SEEN, "pairs"), REASONS),
+    ),
+)  # fmt: skip
 MEMORY: Final = 2_000_000_000
 """Bytes that finding duplicates may use, by default."""
 
@@ -147,7 +176,7 @@ class _Extraction:
         A file that was cut off is extracted again once it has changed; nobody knows whether one on another machine has.
         """
         for name, file in (task.item for task in self.tasks):
-            marker = self.stage.marker(name)
+            marker = self.stage.marker(name, _FileMarker)
             if (
                 marker is not None
                 and CUT_OFF in marker["places"]
@@ -176,7 +205,7 @@ class _Extraction:
         stage, record = self.stage, self.stage.finished()
         complete = record is not None and record["complete"]
         existing = set(stage.path.glob("*.parquet")) if stage.path.exists() else set()
-        markers = {task.name: stage.marker(task.name) for task in self.tasks}
+        markers = {task.name: stage.marker(task.name, _FileMarker) for task in self.tasks}
         return {
             name: marker
             for name, marker in markers.items()
@@ -184,7 +213,7 @@ class _Extraction:
             and (
                 complete
                 or _pairs_path(stage, name) in existing
-                or stage.marker(_pool_marker(name)) is not None
+                or stage.marker(_pool_marker(name), _PoolMarker) is not None
             )
         }
 
@@ -254,7 +283,10 @@ class _Extraction:
         ranges = range_count(keys, self.memory, self.options.active_engine.workers)
         origin = {"of": identity, "parts": ranges}
         step = functools.partial(_find_step, stage=self.stage, runs=runs, ranges=ranges, origin=origin)
-        tasks = self._without(origin, [Task(f"part-{i:05d}", i) for i in range(ranges)])
+        tasks = self._without(origin, _RangeMarker, [Task(f"part-{i:05d}", i) for i in range(ranges)])
+        for name in runs if tasks else ():
+            for path in run_files(self.stage.path, name, runs[name]):
+                self.stage.partial(name, path.name.removeprefix(f"{name}."))  # compares its bytes
         with Progress("deduplicate", None, self.options.progress) as progress:
             for _ in run(self.stage, step, tasks, self.options, progress):
                 pass
@@ -270,15 +302,19 @@ class _Extraction:
             Task(_pool_marker(name), (name, len(marker["runs"]))) for name, marker in markers.items()
         ]
         with Progress("write", None, self.options.progress) as progress:
-            for task, _ in run(stage, step, self._without(origin, tasks), self.options, progress):
+            left = self._without(origin, _PoolMarker, tasks)
+            for task, _ in run(stage, step, left, self.options, progress):
                 if remove_pairs:
                     _pairs_path(stage, task.item[0]).unlink(missing_ok=True)
-        return {name: int((stage.marker(_pool_marker(name)) or {})["pairs"]) for name in markers}
+        written = {name: stage.marker(_pool_marker(name), _PoolMarker) for name in markers}
+        return {name: int(marker["pairs"]) for name, marker in written.items() if marker is not None}
 
-    def _without(self, origin: Mapping[str, Any], tasks: list[Task[Any]]) -> list[Task[Any]]:
+    def _without(self, origin: Mapping[str, Any], kind: Any, tasks: list[Task[Any]]) -> list[Task[Any]]:
         """Return the tasks whose results were not made, or not from this."""
         return [
-            task for task in tasks if not origin.items() <= (self.stage.marker(task.name) or {}).items()
+            task
+            for task in tasks
+            if not origin.items() <= (self.stage.marker(task.name, kind) or {}).items()
         ]
 
 

@@ -15,6 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from metaclip.errors import damaged
+from metaclip.pool import reading_parquet
 from metaclip.storage.files import atomic_write, local_copy
 
 SCHEMA: Final = pa.schema(
@@ -68,7 +70,9 @@ def copy_without_rows(source: Path, path: Path, rows: npt.NDArray[np.int64]) -> 
     If none is left, no file is written.
     """
     first = kept = 0
-    with local_copy(source) as local, pq.ParquetFile(local) as parquet:
+    with reading_parquet(source), local_copy(source) as local, pq.ParquetFile(local) as parquet:
+        if not parquet.schema_arrow.equals(SCHEMA):
+            raise damaged(source, "it has other columns")
         if parquet.metadata.num_rows == len(rows):
             return 0
         with atomic_write(path) as temporary, _open_parquet(temporary) as writer:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from metaclip.errors import MetaclipError
+from metaclip.errors import BadSetting, MetaclipError
 from metaclip.native import address, load
 
 MATCHES: Final = pa.list_(pa.field("item", pa.uint32(), nullable=False))
@@ -65,9 +65,9 @@ def count_matches(matches: pa.Array | pa.ChunkedArray, n_entries: int) -> npt.ND
 
 
 def check_ids(ids: npt.NDArray[np.uint32], n_entries: int) -> None:
-    """Raise ValueError unless all ids are of a list of `n_entries` entries: the compiled loops write where ids point."""
+    """Raise BadSetting unless all ids are of a list of `n_entries` entries: the compiled loops write where ids point."""
     if len(ids) and (last := int(ids.max())) >= n_entries:
-        raise ValueError(f"an entry id of {last} in matches, but the list has {n_entries} entries")
+        raise BadSetting(f"an entry id of {last} in matches, but the list has {n_entries} entries")
 
 
 def add_ids(counts: npt.NDArray[np.uint64], ids: npt.NDArray[np.uint32]) -> None:

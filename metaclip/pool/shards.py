@@ -26,7 +26,7 @@ _BUFFER: Final = (
     1 << 22
 )  # bytes read at a time; whole column chunks would make memory grow with the row groups
 _DELIMITERS: Final = {"csv": ",", "tsv": "\t"}
-_UNQUOTED: Final = "unquoted "
+UNQUOTED: Final = "unquoted "
 """Begins the form of a csv or tsv file in which quotes are ordinary characters."""
 
 
@@ -69,7 +69,7 @@ class Shard:
 
 def without_quoting(file: PoolFile) -> PoolFile:
     """Return a csv or tsv file as one in which quotes are ordinary characters; another file as it is."""
-    return dataclasses.replace(file, form=_UNQUOTED + file.form) if file.form in _DELIMITERS else file
+    return dataclasses.replace(file, form=UNQUOTED + file.form) if file.form in _DELIMITERS else file
 
 
 def read_schema(file: PoolFile) -> pa.Schema:
@@ -191,7 +191,7 @@ def _open_delimited(file: PoolFile, dropped: DroppedRows, limit: int | None = No
     """Open a csv or tsv file for a block."""
     from metaclip.pool.delimited import DelimitedReader
 
-    form = file.form.removeprefix(_UNQUOTED)
+    form = file.form.removeprefix(UNQUOTED)
     with open_decompressed(file) as stream:
         yield DelimitedReader(stream, _DELIMITERS[form], dropped.add, limit, quoting=form == file.form)
 

@@ -19,7 +19,7 @@ from typing import IO, Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from metaclip.errors import MetaclipError
+from metaclip.errors import MetaclipError, damaged, one_line
 from metaclip.storage.files import atomic_write, temporary_path
 from metaclip.storage.threads import map_ordered
 
@@ -61,18 +61,60 @@ def write_rows(path: Path, rows: UidRows) -> None:
         file.write(rows.tobytes())
 
 
-def load_array(path: Path, mmap_mode: Literal["r"] | None = None) -> npt.NDArray[Any]:
-    """Load an ``.npy`` file as `numpy.load` does, from any thread.
+def load_array(
+    path: Path, columns: int | None = None, mmap_mode: Literal["r"] | None = None
+) -> npt.NDArray[Any]:
+    """Load an ``.npy`` file that we wrote: uint64[n, columns], or SUBSET[n] without `columns`.
 
-    numpy parses the header with `ast.literal_eval`, which fails at random if two threads call it at once (CPython issue
-    106905, in Python 3.11 and 3.12).
+    Raise MetaclipError if it holds anything else.
     """
-    with _header_lock:
-        array: npt.NDArray[Any] = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
-    return array
+    try:
+        return read_array(path, columns, mmap_mode)
+    except (OSError, ValueError) as error:
+        raise damaged(path, one_line(error, 160)) from None
+
+
+def read_array(
+    path: Path, columns: int | None = None, mmap_mode: Literal["r"] | None = None
+) -> npt.NDArray[Any]:
+    """Load any ``.npy`` file of uint64[n, columns], or of SUBSET[n] without `columns`. Raise ValueError for any other."""
+    with path.open("rb") as file:
+        rows, offset = _read_header(file, columns)
+    shape, dtype = ((rows,), SUBSET) if columns is None else ((rows, columns), np.dtype(np.uint64))
+    if not rows:
+        return np.empty(shape, dtype)
+    if mmap_mode is None:
+        return np.fromfile(path, dtype, offset=offset).reshape(shape)
+    return np.memmap(path, dtype, mmap_mode, offset, shape)
 
 
 _header_lock = threading.Lock()
+
+
+def _read_header(file: IO[bytes], columns: int | None) -> tuple[int, int]:
+    """Read the header of an ``.npy`` file; return its number of rows, and the number of bytes before them.
+
+    Raise ValueError unless the file has that many rows of `columns` uint64, or of SUBSET without `columns`.
+    """
+    try:
+        # numpy parses it with `ast.literal_eval`, which fails at random if two threads call it at once (CPython issue
+        # 106905, in Python 3.11 and 3.12).
+        with _header_lock:
+            major, _ = np.lib.format.read_magic(file)
+            read = (
+                np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+            )
+            shape, is_fortran, dtype = read(file)
+    except Exception as error:  # numpy raises errors of any kind: of syntax, of the tokenizer, of memory
+        raise ValueError(one_line(error, 120)) from None
+    wanted = (shape[:1], SUBSET) if columns is None else ((*shape[:1], columns), np.dtype(np.uint64))
+    if (shape, dtype) != wanted or is_fortran or not shape:
+        must = "u8,u8 in shape (n,)" if columns is None else f"uint64 in shape (n, {columns})"
+        raise ValueError(f"it holds {dtype} in shape {shape}, must hold {must}")
+    offset, size = file.tell(), os.fstat(file.fileno()).st_size
+    if shape[0] * dtype.itemsize * (columns or 1) != size - offset:
+        raise ValueError(f"it has {size - offset} bytes of rows where its header names {shape[0]} rows")
+    return shape[0], offset
 
 
 def _write_header(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
@@ -81,11 +123,11 @@ def _write_header(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any])
 
 
 def merge_runs(
-    paths: Sequence[Path], block: int = _BLOCK, fan_in: int = FAN_IN, threads: int = 1
+    paths: Sequence[Path], block: int = _BLOCK, fan_in: int = FAN_IN, threads: int = 1, columns: int = 2
 ) -> Iterator[UidRows]:
     """Yield the rows of sorted runs in order, in blocks of about `block` rows; equal uids are in one block.
 
-    `threads` threads sort the next blocks ahead, each in its own memory.
+    `columns` is the width of the runs. `threads` threads sort the next blocks ahead, each in its own memory.
 
     More than `fan_in` runs are first merged into longer ones, in temporary files beside them: at the cost of one more pass
     over the disk, reads are as few and as long for 100,000 runs as for 100.
@@ -93,29 +135,28 @@ def merge_runs(
     with contextlib.ExitStack() as temporary_files:
         while len(paths) > fan_in:
             groups = [paths[i : i + fan_in] for i in range(0, len(paths), fan_in)]
-            paths = [_merge_to_run(group, block, threads, temporary_files) for group in groups]
-        yield from _merge(paths, block, threads)
+            paths = [_merge_to_run(group, columns, block, threads, temporary_files) for group in groups]
+        yield from _merge(paths, columns, block, threads)
 
 
 def _merge_to_run(
-    paths: Sequence[Path], block: int, threads: int, temporary_files: contextlib.ExitStack
+    paths: Sequence[Path], columns: int, block: int, threads: int, temporary_files: contextlib.ExitStack
 ) -> Path:
     """Merge runs into one run, a temporary file."""
     path = temporary_path(paths[0])
     temporary_files.callback(path.unlink, missing_ok=True)
     with path.open("wb") as file:
         with contextlib.ExitStack() as opened:
-            runs = [opened.enter_context(_Run(path)) for path in paths]
-            shape = (sum(map(len, runs)), max(run.width for run in runs))
+            shape = (sum(len(opened.enter_context(_Run(path, columns))) for path in paths), columns)
         _write_header(file, shape, np.dtype(np.uint64))
-        for rows in _merge(paths, block, threads):
+        for rows in _merge(paths, columns, block, threads):
             file.write(rows.data)
     return path
 
 
-def _merge(paths: Sequence[Path], block: int, threads: int) -> Iterator[UidRows]:
+def _merge(paths: Sequence[Path], columns: int, block: int, threads: int) -> Iterator[UidRows]:
     with contextlib.ExitStack() as opened:
-        runs = [run for path in paths if len(run := opened.enter_context(_Run(path)))]
+        runs = [run for path in paths if len(run := opened.enter_context(_Run(path, columns)))]
         if not runs:
             return
         n_blocks = -(-sum(map(len, runs)) // block)
@@ -172,12 +213,14 @@ class _Run(Sequence[tuple[int, int]]):
     the whole file.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, columns: int) -> None:
+        self._path, self.width = path, columns
         self._file = path.open("rb", buffering=0)
-        np.lib.format.read_magic(self._file)
-        (self._rows, self.width), _, _ = np.lib.format.read_array_header_1_0(self._file)
-        self._header = self._file.tell()
+        try:
+            self._rows, self._header = _read_header(self._file, columns)
+        except ValueError as error:
+            self._file.close()
+            raise damaged(path, one_line(error, 160)) from None
 
     def __enter__(self) -> _Run:
         return self
@@ -212,7 +255,10 @@ def write_subset(path: Path, blocks: Iterator[UidRows], rows: int) -> None:
             file.write(np.ascontiguousarray(uids[:, :2]).tobytes())
             written += len(uids)
         if written != rows:
-            raise AssertionError(f"{path}: {written} uids written, {rows} expected")
+            raise MetaclipError(
+                f"{path}: {written} uids where markers count {rows}; a file in .state is damaged: run the command again "
+                "with --overwrite"
+            )
 
 
 def duplicate_uids(block: UidRows) -> UidRows:

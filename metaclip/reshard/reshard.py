@@ -35,14 +35,42 @@ from metaclip.reshard.shards import (
 from metaclip.reshard.subset import Subset
 from metaclip.stage.folder import Folder
 from metaclip.stage.runner import RunOptions, Task, lost_message, run
-from metaclip.stage.stage import FinishedStage, Stage, StageSpec, add_funnels, check_funnel, digest_of
+from metaclip.stage.stage import (
+    FinishedStage,
+    Lost,
+    Record,
+    Size,
+    Stage,
+    StageSpec,
+    add_funnels,
+    check_funnel,
+    digest_of,
+    funnel_kind,
+    marker_kind,
+)
 from metaclip.storage.files import write_json
 
 _SHARDS: Final = ("*.tar", "*_stats.json")
+_FUNNEL: Final = funnel_kind(("samples", *shards.REASONS, "picked"))
+_UIDS: Final = {"missing": Size, "missing_uses": Size}
+_TarMarker: Final = marker_kind(size=int, stamp=str, funnel=_FUNNEL, has_uid=bool, uses=Size)
+_ShardMarker: Final = marker_kind(of=str, samples=Size, odd_suffix=Size)
+_SharedMarker: Final = marker_kind(of=str, tally=funnel_kind(_UIDS))
 RESHARD: Final = StageSpec(
     "reshard",
     outputs=(*_SHARDS, "sizes.json", "meta.json", "missing.npy"),
     partials=("*.picked.npy", "*.run.npy", "shared.npy"),
+    record=marker_kind(
+        Record,
+        identity=str,
+        lost=list[Lost],
+        funnel=_FUNNEL,
+        subset=Size,
+        written=Size,
+        without_uid=Size,
+        odd_suffix=Size,
+        **_UIDS,
+    ),
 )
 
 
@@ -83,12 +111,13 @@ def reshard(
         "tars": [file.name for file in files],
     }
     with folder.owned():
-        step.stage.begin(fingerprint, options.overwrite)
+        names = {"subset": f"subset: {step.subset.path.name}"}
+        step.stage.begin(fingerprint, options.overwrite, names=names)
         markers, lost = _search(step, options)
         if lost and (not options.allow_lost or not markers):
             if not markers:
                 raise MetaclipError(lost[0]["error"])
-            raise LostInputs(lost_message(lost, len(files), can_skip=True))
+            raise LostInputs(lost_message(lost, len(files), "--allow-lost"))
         identity = digest_of(
             [step.stage.digest, [(tar, one["size"], one["stamp"]) for tar, one in markers.items()]]
         )
@@ -159,11 +188,11 @@ class _ReshardStep:
 
     def selection(self, tar: int) -> Selection:
         """Read the selected samples of a tar."""
-        return Selection.read(self.partial(tar, "picked"))
+        return Selection.read(self.stage.partial(_tar_name(tar), "picked.npy"), self.subset)
 
     def is_written(self, task: Task[_Item]) -> bool:
         """Return whether a shard was written from exactly what it is to be made from."""
-        marker = self.stage.marker(task.name)
+        marker = self.stage.marker(task.name, _ShardMarker)
         return (
             marker is not None
             and isinstance(task.item, _Shard)
@@ -180,14 +209,15 @@ class _ShardTasks:
     """The tasks of writing shards, as the tars become known in their order."""
 
     def __init__(self, step: _ReshardStep) -> None:
-        self._stage, self._layout = step.stage, ShardLayout(step.settings.shard_size)
+        self._step, self._layout = step, ShardLayout(step.settings.shard_size)
         self._tars: dict[int, tuple[list[Any], SharedUids]] = {}
         self._shards = 0
 
     def add(self, tar: int, marker: Mapping[str, Any], shared: SharedUids) -> list[Task[_Item]]:
         """Add the next tar; return the shards that it completes."""
         self._tars[tar] = [tar, marker["size"], marker["stamp"], shared.digest], shared
-        return [self._task(parts) for parts in self._layout.add(tar, marker["uses"] + shared.more_uses)]
+        uses = int(self._step.selection(tar).counts.sum()) + shared.more_uses
+        return [self._task(parts) for parts in self._layout.add(tar, uses)]
 
     def rest(self) -> list[Task[_Item]]:
         """Return the last shard, if it is not complete."""
@@ -195,9 +225,9 @@ class _ShardTasks:
 
     def _task(self, parts: list[TarUses]) -> Task[_Item]:
         made_of = [[*self._tars[part.tar][0], part.begin, part.end] for part in parts]
-        path = self._stage.folder / f"{self._shards:08d}.tar"
+        path = self._step.stage.folder / f"{self._shards:08d}.tar"
         self._shards += 1
-        identity = digest_of([self._stage.digest, made_of])
+        identity = digest_of([self._step.stage.digest, made_of])
         return Task(
             f"shard-{path.stem}",
             _Shard(path, [(part, self._tars[part.tar][1]) for part in parts], identity),
@@ -252,7 +282,7 @@ def _search(
     """
     stage, early, searches = step.stage, _EarlyShards(step, options.allow_lost), list[Task[_Item]]()
     for tar, file in enumerate(step.files):
-        marker = stage.marker(_tar_name(tar))
+        marker = stage.marker(_tar_name(tar), _TarMarker)
         if marker is None:
             searches.append(Task(_tar_name(tar), tar, file.path, lost={"index": tar, "name": file.name}))
             continue
@@ -276,7 +306,7 @@ def _search(
     markers = {
         tar: found
         for tar in range(len(step.files))
-        if (found := stage.marker(_tar_name(tar))) is not None
+        if (found := stage.marker(_tar_name(tar), _TarMarker)) is not None
     }
     return markers, sorted(lost, key=lambda item: int(item["index"]))
 
@@ -294,6 +324,7 @@ def _finish(
         hint = "check that the subset was drawn from these tars"
         if without_uid:
             hint = NO_UID.format(f"{without_uid} samples")
+        stage.clear()
         raise MetaclipError(f"none of the {funnel['samples']} samples is in {step.subset.path}; {hint}")
     counts = _share_uids(step, markers, identity)
     shared, layout = SharedUids.read(stage.path / "shared.npy"), _ShardTasks(step)
@@ -333,9 +364,11 @@ def _finish(
 def _share_uids(step: _ReshardStep, markers: Iterable[int], identity: str) -> dict[str, int]:
     """Find the uids that samples share and those that are missing, unless that is done."""
     stage, paths = step.stage, (step.stage.path / "shared.npy", step.stage.folder / "missing.npy")
-    marker = stage.marker("shared")
+    marker = stage.marker("shared", _SharedMarker)
     if marker is None or marker["of"] != identity:
-        counts = shards.share_uids([step.partial(tar, "run") for tar in markers], step.subset, *paths)
+        counts = shards.share_uids(
+            [stage.partial(_tar_name(tar), "run.npy") for tar in markers], step.subset, *paths
+        )
         marker = {"of": identity, "tally": counts}
         stage.mark("shared", marker, paths)
     return dict(marker["tally"])
@@ -363,5 +396,6 @@ def _write_shards(
     ]:
         path.unlink()
     return {
-        f"{task.name.removeprefix('shard-')}.tar": step.stage.marker(task.name) or {} for task in tasks
+        f"{task.name.removeprefix('shard-')}.tar": step.stage.marker(task.name, _ShardMarker) or {}
+        for task in tasks
     }

@@ -32,6 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from metaclip.arguments import check_fields
+from metaclip.errors import MetaclipError, damaged
 from metaclip.pool.files import PoolFile, open_tar, translate_read_errors
 from metaclip.pool.sorted_uids import UidSet, load_array, merge_runs, write_rows, write_run, write_subset
 from metaclip.pool.tar_format import BLOCK, END, ForwardReader
@@ -80,9 +81,13 @@ class Selection(SampleSpans):
     """How often each uid occurs in the subset."""
 
     @classmethod
-    def read(cls, path: Path) -> Selection:
-        """Read what `select_samples` wrote."""
-        rows = load_array(path)
+    def read(cls, path: Path, subset: Subset) -> Selection:
+        """Read what `select_samples` wrote. Raise MetaclipError if the file is damaged."""
+        rows = load_array(path, 14)
+        if (
+            (rows[:, 6] < 1) | (rows[:, 6] > len(subset)) | (rows[:, 5] > len(subset) - rows[:, 6])
+        ).any():
+            raise damaged(path, "it names uids beyond the end of the subset")
         ranks, counts = rows[:, 5].astype(np.int64), rows[:, 6].astype(np.int64)
         return cls(
             rows[:, :2],
@@ -148,8 +153,8 @@ class SharedUids:
 
     @classmethod
     def read(cls, path: Path) -> SharedUids:
-        """Read what `share_uids` wrote."""
-        return cls(load_array(path))
+        """Read what `share_uids` wrote. Raise MetaclipError if the file is damaged."""
+        return cls(load_array(path, 4))
 
     def of_tar(self, tar: int) -> SharedUids:
         """Return the samples of one tar."""
@@ -171,6 +176,10 @@ class SharedUids:
         """Return how often each selected sample of the tar is used, and the number of its first use: int64[n] each."""
         uses, first = selection.counts.copy(), np.zeros(len(selection.uids), np.int64)
         at = np.searchsorted(selection.numbers, self.rows[:, 0])
+        if (at == len(uses)).any():
+            raise MetaclipError(
+                "shared.npy in .state names other samples; run the command again with --overwrite"
+            )
         uses[at], first[at] = self.rows[:, 1:3].astype(np.int64).T
         return uses, first
 
@@ -210,7 +219,7 @@ def share_uids(
 
     def missing() -> Iterator[Uids]:
         done = 0
-        for block in merge_runs(runs):
+        for block in merge_runs(runs, columns=3):
             new = np.concatenate([[True], (block[1:, :2] != block[:-1, :2]).any(axis=1)])
             first = np.flatnonzero(new)
             sizes = np.diff([*first.tolist(), len(block)])

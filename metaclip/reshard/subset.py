@@ -13,15 +13,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Literal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from metaclip.errors import MetaclipError, one_line
-from metaclip.pool.sorted_uids import SUBSET, load_array
+from metaclip.errors import MetaclipError, damaged, one_line
+from metaclip.pool.sorted_uids import read_array
 from metaclip.pool.uid import Uids
-from metaclip.storage.files import file_digest
+from metaclip.storage.files import file_digest, read_json
 
 _BLOCK: Final = 1 << 20
+
+
+class _Digests(msgspec.Struct):
+    curated: str
+
+
+class _Account(msgspec.Struct):
+    """The field of a run's card.json that names the content of its curated.npy."""
+
+    digests: _Digests
 
 
 class Subset:
@@ -48,18 +59,13 @@ class Subset:
     def uids(self) -> Uids:
         """The uids: uint64[n, 2], memory-mapped."""
         try:
-            found = load_array(self.path, "r")
+            found = read_array(self.path, mmap_mode="r")
         except FileNotFoundError:
             raise MetaclipError(f"there is no subset {self.path}; check the path") from None
-        except (OSError, ValueError, EOFError) as error:
+        except (OSError, ValueError) as error:
             raise MetaclipError(
-                f"{self.path} is not a subset file ({one_line(error)}); give a run's curated.npy"
+                f"{self.path} is not a subset file ({one_line(error, 200)}); give a run's curated.npy"
             ) from None
-        if found.dtype != SUBSET or found.ndim != 1:
-            raise MetaclipError(
-                f"{self.path} holds {found.dtype} in shape {found.shape}, a subset is u8,u8 in shape (n,); "
-                "give a run's curated.npy"
-            )
         return np.asarray(found).view(np.uint64).reshape(-1, 2)
 
     def __len__(self) -> int:
@@ -67,9 +73,17 @@ class Subset:
         return len(self.uids)
 
     def digest(self) -> str:
-        """Return the sha256 of the file."""
+        """Return the sha256 of the file. Raise MetaclipError if it is a run's and not the one that its account names."""
         with self.path.open("rb") as file:
-            return file_digest(file)
+            digest = file_digest(file)
+        account = (
+            read_json(self.path.parent / "card.json", _Account)
+            if self.path.name == "curated.npy"
+            else None
+        )
+        if account is not None and account["digests"]["curated"] != digest:
+            raise damaged(self.path, "card.json beside it names other uids")
+        return digest
 
     def blocks(self, begin: int = 0, end: int | None = None) -> Iterator[Uids]:
         """Yield the uids from `begin` to `end` in order, a million at a time."""

@@ -22,15 +22,17 @@ import os
 import platform
 import time
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import metadata as installed
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from metaclip import __version__
 from metaclip.errors import AlreadyExists, MetaclipError
 from metaclip.recipe import dump
-from metaclip.storage.files import AnyPath, as_path, disk_errors, read_json, write_json
+from metaclip.storage.files import AnyPath, as_path, disk_errors, is_remote, read_json, write_json
 from metaclip.storage.local import LOCK
 
 MANIFEST: Final = "manifest.json"
@@ -83,6 +85,12 @@ def versions() -> dict[str, str]:
     }
 
 
+class _Manifest(msgspec.Struct):
+    """The part of a manifest that all stages share."""
+
+    stages: dict[str, Any] = {}
+
+
 class Folder:
     """A run folder, on this machine or in a store."""
 
@@ -104,7 +112,7 @@ class Folder:
     @property
     def manifest(self) -> dict[str, Any]:
         """The manifest; empty until a stage is finished."""
-        return read_json(self.path / MANIFEST) or {}
+        return read_json(self.path / MANIFEST, _Manifest) or {}
 
     def update_manifest(self, **changes: Any) -> None:
         """Replace top-level keys of the manifest."""
@@ -144,6 +152,8 @@ class InUse(MetaclipError):
 def owned(path: Path, part: Part = ALL, wait: bool = False) -> Iterator[Callable[[], None]]:
     """Own a folder for the length of a block: alone, or together with the other parts of a job array.
 
+    The block of an owner alone that raises before it has produced anything leaves no state and no new folder behind.
+
     Yield a function that raises MetaclipError if another process has taken the folder; the owner should call it before it
     writes. With `wait`, wait until the folder is free. Raise InUse if another living process owns it, MetaclipError if it
     holds files that are not a run's.
@@ -151,6 +161,7 @@ def owned(path: Path, part: Part = ALL, wait: bool = False) -> Iterator[Callable
     path, names = as_path(path), () if part.whole else (f"{part.number}-of-{part.of}", f"part {part}, ")
     with disk_errors(path), contextlib.ExitStack() as held:
         _check_content(path)
+        new = new_folders(path)
         while True:
             try:
                 check = _enter(held, path, (path / STATE).owned(*names))
@@ -164,7 +175,40 @@ def owned(path: Path, part: Part = ALL, wait: bool = False) -> Iterator[Callable
             # Again at the end: a worker of a process that was killed may live on for a moment.
             held.callback(path.remove_temporaries)
             (path / STATE).remove_files((path / STATE).glob(f"{LOCK}-*"))
-        yield check
+        try:
+            yield check
+        except BaseException:
+            if part.whole:
+                with contextlib.suppress(OSError):  # the error that ended the block is the one to report
+                    remove_unused(path)
+                    remove_empty(new)
+            raise
+
+
+def remove_unused(path: AnyPath) -> None:
+    """Remove the state of a folder that its caller owns, if no stage has produced anything there."""
+    names = [path / name for name in path.sizes()]
+    state = [name for name in names if name.is_relative_to(path / STATE)]
+    if len(state) == len(names) and not holds_results(state):
+        for child in list(path.iterdir()):  # empty folders, too
+            child.remove()
+
+
+def holds_results(markers: Iterable[AnyPath]) -> bool:
+    """Return whether one of the files of a stage's state is the marker of an item that has files."""
+    return any((read_json(path) or {}).get("files") for path in markers if path.name.endswith(".json"))
+
+
+def new_folders(path: Path) -> list[Path]:
+    """Return the folders that must be made before a path is one, innermost first; none in a store."""
+    return [] if is_remote(path) else [one for one in (path, *path.parents) if not one.exists()]
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove folders, innermost first, up to the first that holds something."""
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 @contextlib.contextmanager

@@ -20,9 +20,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from metaclip.arguments import check_types
 from metaclip.engine import Engine, Item, Progress, ProgressCallback, WorkerDied, map_grouped
@@ -33,6 +33,7 @@ from metaclip.stage.stage import Stage
 
 Outcome = TypeVar("Outcome")
 
+_FEW: Final = 3  # files that a message names
 Marker = dict[str, Any]
 StageStep = Callable[[Item, ProgressCallback], tuple[Marker, Sequence[Path]]]
 """Returns what the marker of an item says, and the files that prove it; they are in place."""
@@ -129,8 +130,10 @@ def run(
     else:
         results = engine.map(marked, tasks, progress.advance, holds_gil=holds_gil)
     # Closed here, not when a traceback lets go of this frame: workers must have ended before the caller continues.
-    with contextlib.closing(results):
+    finished: set[str] = set()
+    with contextlib.closing(results), _telling_what_is_left(tasks, finished):
         for task, result in results:
+            finished.add(task.name)
             if task.lost is not None and isinstance(result, BrokenInput | WorkerDied):
                 error = str(result) if isinstance(result, BrokenInput) else f"{task.source}: {result}"
                 stage.mark_lost(task.name, **task.lost, error=error)
@@ -141,6 +144,21 @@ def run(
             else:
                 stage.add_marker(task.name, result)
                 yield task, result
+
+
+@contextlib.contextmanager
+def _telling_what_is_left(tasks: Iterable[Task[Any]], finished: Set[str]) -> Iterator[None]:
+    """Let the KeyboardInterrupt of a block say which tasks, not yet `finished`, the same command does again."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not isinstance(tasks, Sequence):
+            raise
+        left = dict.fromkeys(task.source for task in tasks if task.name not in finished)
+        raise KeyboardInterrupt(
+            f"{len(finished)} of {len(tasks)} tasks are finished and stay; the same command does the others, each from its "
+            "start" + (f": {', '.join(left)}" if len(left) <= _FEW else "")
+        ) from None
 
 
 def run_in_parts(
@@ -179,9 +197,9 @@ def run_in_parts(
     return None
 
 
-def lost_message(lost: Sequence[Mapping[str, Any]], wanted: int, can_skip: bool = False) -> str:
-    """List inputs that were lost, of so many, and the next step; `can_skip` names the flag that leaves them out."""
+def lost_message(lost: Sequence[Mapping[str, Any]], wanted: int, without: str = "") -> str:
+    """List inputs that were lost, of so many, and the next step; `without` is what leaves them out."""
     lines = [f"{len({item['index'] for item in lost})} of {wanted} inputs were lost:"]
     lines += [f"  {item['error']}" for item in lost]
     last = "mend them and run the same command again (it reads just these)"
-    return "\n".join([*lines, last + (", or go on without them: --allow-lost" if can_skip else "")])
+    return "\n".join([*lines, last + (f", or go on without them: {without}" if without else "")])

@@ -24,6 +24,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import Any, Final
 
+import msgspec
+
 from metaclip.errors import MetaclipError, StoreError, is_disk_full, one_line
 from metaclip.storage.local import LocalPath
 from metaclip.storage.threads import map_parallel
@@ -171,23 +173,41 @@ def write_json(path: Path, value: Any) -> None:
     as_path(path).put(f"{text}\n".encode())
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """Read a JSON object that `write_json` wrote; return None if there is no file, or if it is damaged."""
+def read_json(path: Path, kind: Any = dict[str, Any]) -> dict[str, Any] | None:
+    """Read a JSON object that `write_json` wrote; return None if there is no file, or if it is damaged (`parse_json`)."""
     try:
-        return parse_json(path.read_bytes())
+        return parse_json(path.read_bytes(), kind)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise MetaclipError(f"{path} cannot be read ({one_line(error)}); check its permissions") from None
 
 
-def parse_json(data: bytes) -> dict[str, Any] | None:
-    """Parse a JSON object; return None for anything else."""
+def parse_json(data: bytes, kind: Any = dict[str, Any]) -> dict[str, Any] | None:
+    """Parse a JSON object; return None for anything else, and for an object that is not of a `kind`, such as a msgspec.Struct."""
     try:
         found = json.loads(data.decode())
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    return found if isinstance(found, dict) and fault_in(found, kind) is None else None
+
+
+def fault_in(value: Any, kind: Any) -> str | None:
+    """Return what in a JSON value is not as `kind` says, any type that msgspec knows; None if all is."""
+    try:
+        msgspec.convert(value, kind)
+    except (msgspec.ValidationError, RecursionError) as error:
+        return one_line(error)
+    return None
+
+
+def crc32(path: Path) -> str:
+    """Return the CRC-32 of a file as 8 hex digits: it detects damage, not forgery. Cost: 0.25 s per GB, and the reading."""
+    value = 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            value = zlib.crc32(block, value)
+    return f"{value:08x}"
 
 
 def cache_folder() -> Path:

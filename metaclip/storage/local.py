@@ -9,7 +9,7 @@ a renamed file, and waiting for the disk at every shard would cost all runs more
 one. Code that relies on a file after a restart compares its size with the size that was written (`metaclip.stage.stage`).
 
 The owner of a folder holds locks of the kernel, which releases those of a process that ends, however it does. The file of
-a lock is never removed while it may be held.
+a lock is never removed while it may be held, but by its owner.
 """
 
 # The signatures are narrower than those of pathlib: a run folder needs no more.
@@ -163,8 +163,12 @@ class LocalPath(_Path):
         with (self / name).open(mode, encoding="utf-8") as file:
             try:
                 fcntl.flock(file, kind | fcntl.LOCK_NB)
+                if not os.path.samestat(os.fstat(file.fileno()), os.stat(file.name)):
+                    raise FileNotFoundError  # an owner that failed has removed it meanwhile
             except BlockingIOError:
                 raise AlreadyExists(self._owner(file)) from None
+            except FileNotFoundError:
+                raise AlreadyExists("a process that is about to end") from None
             except OSError as error:
                 raise MetaclipError(
                     f"{self.parent} cannot be locked ({one_line(error)}); "

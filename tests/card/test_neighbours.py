@@ -31,7 +31,7 @@ def write(folder: Path, rows: Sequence[Sequence[int]], files: int = 1, order: in
         with matched_writer(path, with_text=False) as add_rows:
             matches = pa.array([sorted(row) for _, row in part], MATCHES)
             if part:
-                add_rows(np.array([number for number, _ in part], np.int64), uids, matches, None, None)
+                add_rows(np.arange(len(part)), uids, matches, None, None)
         paths.append(path)
     return paths
 

@@ -381,13 +381,13 @@ def test_a_bad_command(arguments: tuple[str, ...], says: str) -> None:
 @pytest.mark.parametrize(
     ("flags", "difference"),
     [
-        (("--t", 7), "t was 5.0, is 7.0"),
-        (("--t", 5, "--seed", 1), "seed was 0, is 1"),
-        (("--t", 5, "--limit", 10), "limit was null, is 10"),
-        (("--t", 5, "--fold-case"), "rule.fold_case was false, is true"),
-        (("--t", 5, "--text-column", "url"), 'columns.text was null, is "url"'),
-        (("--t", 5, "--with-text"), "with_text was false, is true"),
-        (("--t", 5, "--metadata", "other.txt"), "list was "),
+        (("--t", 7), "t: 5 -> 7"),
+        (("--t", 5, "--seed", 1), "seed: 0 -> 1"),
+        (("--t", 5, "--limit", 10), "limit: null -> 10"),
+        (("--t", 5, "--fold-case"), "rule.fold_case: false -> true"),
+        (("--t", 5, "--text-column", "url"), 'columns.text: null -> "url"'),
+        (("--t", 5, "--with-text"), "with_text: false -> true"),
+        (("--t", 5, "--metadata", "other.txt"), "metadata: other.txt has changed"),
     ],
 )
 def test_a_folder_of_another_run(flags: tuple[Any, ...], difference: str, home: Path) -> None:

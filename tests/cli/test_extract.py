@@ -224,7 +224,7 @@ def test_other_settings_and_inputs_are_refused(crawl: Path, tmp_path: Path) -> N
     """A pool is never mixed: other settings, other files or a changed file are named; --overwrite starts again."""
     pool = tmp_path / "pool"
     run(crawl, "--out", pool)
-    assert "min_text was 1, is 5" in commands.refused(
+    assert "min_text: 1 -> 5" in commands.refused(
         "extract", "--no-identify", crawl, "--out", pool, "--min-text", 5
     )
     assert "inputs" in commands.refused("extract", "--no-identify", crawl, "--out", pool, "--first", 2)

@@ -632,7 +632,10 @@ def test_another_t_in_place_is_refused(tmp_path: Path) -> None:
     pool = write(pool_of(100), tmp_path / "pool.parquet")
     curate(pool, LIST, out=tmp_path / "run", t=6, options=ONE)
     before = files_of(tmp_path / "run")
-    with pytest.raises(MetaclipError, match=r"t was 6\.0, is 7\.0; .*--overwrite"):
+    with pytest.raises(
+        MetaclipError,
+        match=r"t: 6 -> 7; metaclip balance .* --out FOLDER .* matches nothing again, .*--overwrite",
+    ):
         balance(tmp_path / "run", t=7, options=ONE)
     assert files_of(tmp_path / "run") == before
 

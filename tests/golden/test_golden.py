@@ -7,6 +7,7 @@ version must take up folders that exist. `tests.golden.compare` says what "the s
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -73,6 +74,21 @@ def finished(folder: Path) -> set[str]:
     return {name for marker in markers for name in marker.get("files", {})}
 
 
+def check_checksums(folder: Path) -> None:
+    """Compare the checksums in markers and records, of all files that there are, with the files."""
+    written = [json.loads(path.read_bytes()) for path in folder.glob(".state/*/*.json")]
+    if (folder / "manifest.json").exists():
+        written += json.loads((folder / "manifest.json").read_bytes())["stages"].values()
+    found = {name: crc for marker in written for name, crc in marker.get("crc32", {}).items()}
+    wanted = {
+        name: f"{zlib.crc32((folder / name).read_bytes()):08x}"
+        for name in found
+        if (folder / name).exists()
+    }
+    assert wanted or not (folder / "curated").exists(), "only a run's files are read again"
+    assert {name: found[name] for name in wanted} == wanted
+
+
 def check_continued(tree: str, arguments: tuple[Any, ...], ends: str, place: Path) -> None:
     """Run the command that was killed in `tree`: it ends as undisturbed in `ends`, and makes nothing finished again."""
     done_before, before = finished(place / tree), files(place / tree)
@@ -121,6 +137,8 @@ def test_made_anew(place: Path, name: str) -> None:
         (place / tree).rename(place / "before")
     check_said(name, place)
     check_tree(digests(place / tree, place), tree)
+    if (place / tree / ".state").exists():
+        check_checksums(place / tree)
 
 
 def test_built_anew(place: Path) -> None:

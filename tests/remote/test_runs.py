@@ -380,7 +380,7 @@ def test_another_run_is_refused_or_replaced(
 ) -> None:
     """Other settings are refused by name, and with --overwrite replace all; what lies in the pool is refused."""
     commands.done("match", str(there), "--metadata", words, "--out", str(store), "--fold-case")
-    assert "holds another run: rule.fold_case was true, is false" in commands.refused(
+    assert "holds another run: rule.fold_case: true -> false" in commands.refused(
         *curate(there, words, store)
     )
     commands.done(*curate(there, words, store, "--overwrite"))

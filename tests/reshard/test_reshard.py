@@ -178,7 +178,7 @@ def test_what_arrives_is_known_before_the_end(
         file = find_files(write_tar(folder / "tars" / f"{tar}.tar", files))[0]
         to = folder / f"{tar}.npy", folder / f"{tar}.run"
         steps.select_samples(file, tar, subset, Names(), to)
-        picked.append(Selection.read(to[0]))
+        picked.append(Selection.read(to[0], subset))
         runs.append(to[1])
     steps.share_uids(runs, subset, folder / "shared.npy", folder / "missing.npy")
     truth, seen_uids, seen = SharedUids.read(folder / "shared.npy"), SeenUids(subset), Counter[int]()
@@ -314,9 +314,9 @@ def test_another_subset_or_other_tars_are_refused(tmp_path: Path) -> None:
     """What would give other shards is named; --overwrite replaces all of it."""
     write_shards(tmp_path / "tars", [6])
     reshard(tmp_path / "tars", [uid(n) for n in range(6)], tmp_path / "out", 2)
-    with pytest.raises(MetaclipError, match="subset was"):
+    with pytest.raises(MetaclipError, match="subset: .*npy has changed"):
         reshard(tmp_path / "tars", [uid(1)], tmp_path / "out", 2)
-    with pytest.raises(MetaclipError, match=r"settings.shard_size was 2, is 3"):
+    with pytest.raises(MetaclipError, match=r"settings.shard_size: 2 -> 3"):
         reshard(tmp_path / "tars", [uid(n) for n in range(6)], tmp_path / "out", 3)
     made = reshard(
         tmp_path / "tars", [uid(1)], tmp_path / "out", 2, RunOptions(workers=1, overwrite=True)
@@ -463,7 +463,10 @@ def test_a_subset_counts(
 def test_what_is_no_subset(tmp_path: Path) -> None:
     """A file that is no subset is refused with what it is, and what to give."""
     np.save(tmp_path / "a.npy", np.zeros((3, 2)))
-    with pytest.raises(MetaclipError, match=r"a\.npy holds float64 in shape \(3, 2\), a subset is u8,u8"):
+    with pytest.raises(
+        MetaclipError,
+        match=r"a\.npy is not a subset file \(it holds float64 in shape \(3, 2\), must hold u8,u8",
+    ):
         Subset(tmp_path / "a.npy")
     np.save(tmp_path / "b.npy", np.array([(2, 0), (1, 0)], SUBSET))
     with pytest.raises(MetaclipError, match="not sorted"):

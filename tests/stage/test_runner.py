@@ -273,7 +273,7 @@ def test_the_message_of_lost_inputs_counts_inputs() -> None:
         "1 of 3 inputs were lost:\n  a is broken\n  a is broken too\n"
         "mend them and run the same command again (it reads just these)"
     )
-    assert "--allow-lost" in lost_message(lost, 3, can_skip=True)
+    assert "--allow-lost" in lost_message(lost, 3, "--allow-lost")
 
 
 @on_this_machine

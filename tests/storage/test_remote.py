@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from metaclip.curate.settings import MATCH
+from metaclip.curate import settings
 from metaclip.errors import MetaclipError, StoreError
 from metaclip.stage.folder import Folder
-from metaclip.stage.stage import Stage
+from metaclip.stage.stage import Stage, StageSpec
 from metaclip.storage import local
 from metaclip.storage.files import (
     as_path,
@@ -33,6 +33,9 @@ from metaclip.storage.files import (
 from metaclip.storage.local import scratch
 from metaclip.storage.object_store import refuse_secrets, without_secrets
 from metaclip.storage.remote import RemotePath
+
+MATCH = StageSpec("match", settings.MATCH.outputs, settings.MATCH.partials)
+"""The stage's files, with any record."""
 
 
 @pytest.fixture
@@ -263,7 +266,7 @@ def test_a_stage_in_a_store_keeps_the_contract(store: RemotePath) -> None:
     made = later.finish({"rows": 3})
     assert made["files"] == {"matched/a.parquet": 1, "matched/c.parquet": 6}
     assert Stage(Folder(store), MATCH).record == made
-    with pytest.raises(MetaclipError, match=f'{store} holds another run: list was "a", is "b"'):
+    with pytest.raises(MetaclipError, match=f'{store} holds another run: list: "a" -> "b"'):
         Stage(Folder(store), MATCH).begin({"list": "b"})
     assert Stage(Folder(store), MATCH).begin({"list": "b"}, overwrite=True)
     assert sorted(store.sizes()) == [".state/match/fingerprint.json", "manifest.json"]

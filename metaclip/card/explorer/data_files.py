@@ -32,8 +32,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from metaclip.card.run_files import find_column, matched_files, pairs_with_urls, read_batches, url_files
-from metaclip.curate.run import Run, read_matched
+from metaclip.card.run_files import find_column, matched_files, pairs_with_urls, url_files
+from metaclip.curate.run import Run, read_matched, read_pairs
 from metaclip.pool.uid import column_uids, to_hex, to_large_string, uids_of
 from metaclip.storage.files import atomic_write
 
@@ -124,7 +124,7 @@ def _uid_rows(run: Run) -> Iterator[KeyedRows]:
 def _url_rows(run: Run) -> Iterator[KeyedRows]:
     for path in url_files(run):
         if (name := find_column(run, path, "url")) is not None:
-            for batch in read_batches(path, ["uid", name]):
+            for batch in read_pairs(path, ["uid", name]):
                 urls = to_large_string(batch.column(name))
                 present = pc.fill_null(pc.not_equal(urls, ""), False)
                 uids = to_hex(column_uids(batch.column("uid"))).filter(present)

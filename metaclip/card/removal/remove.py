@@ -17,11 +17,10 @@ import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from metaclip.card.removal.removed_list import (
     REMOVED_LIST,
@@ -39,10 +38,9 @@ from metaclip.card.run_files import (
     limited_engine,
     map_files,
     pairs_with_urls,
-    read_batches,
     url_files,
 )
-from metaclip.curate.account import REMOVED, has_account, remove_account, write_account
+from metaclip.curate.account import has_account, remove_account, write_account
 from metaclip.curate.balance import DrawParameters, ShardDraw, add_entry_sums, write_outputs
 from metaclip.curate.draw import DrawSums, draw_rows
 from metaclip.curate.match import add_counts, merge_uids, write_partials
@@ -55,23 +53,26 @@ from metaclip.curate.run import (
     matched_rows,
     matched_writer,
     open_run,
+    read_pairs,
     write_counts,
 )
-from metaclip.curate.settings import BALANCE, MATCH, BalanceSettings, MatchSettings
+from metaclip.curate.settings import BALANCE, MATCH, REMOVED, SHARD_DRAWN, BalanceSettings
 from metaclip.engine import Progress, ProgressCallback
 from metaclip.errors import MetaclipError
 from metaclip.matching import add_ids, ids_and_offsets
-from metaclip.pool.sorted_uids import UidSet
+from metaclip.pool.sorted_uids import UidSet, load_array
 from metaclip.pool.uid import Uids, column_uids, from_binary, to_hex
 from metaclip.stage.folder import Folder
 from metaclip.stage.runner import Marker, RunOptions, StageStep, Task, run
-from metaclip.stage.stage import Stage, add_funnels, digest_of
-from metaclip.storage.files import disk_errors, iter_local_copies, local_copy
+from metaclip.stage.stage import Size, Stage, add_funnels, check_bytes, digest_of, marker_kind
+from metaclip.storage.files import disk_errors, local_copy
 
 MATCH_LEFT: Final = dataclasses.replace(
     MATCH, outputs=(*MATCH.outputs, REMOVED_LIST), partials=(*MATCH.partials, "*.removed.parquet")
 )
 """The first stage of a next version, which writes the list of removed pairs too."""
+_LEFT: Final = marker_kind(pairs=Size, kept=Size, asked=list[str])
+"""The kind of the markers of the first stage."""
 _NO_UIDS: Final = np.zeros((0, 2), np.uint64)
 
 
@@ -99,7 +100,8 @@ def remove(
                 "parent": parent_digest,
                 "wanted": request.digest,
             }
-            if match.begin(fingerprint, options.overwrite):
+            names = {"parent": f"the run {parent.path}", "wanted": "what is asked to be taken out"}
+            if match.begin(fingerprint, options.overwrite, names=names):
                 balance.clear()
             if match.finished() is None:
                 _match(near, parent_digest, request, match, options)
@@ -112,15 +114,15 @@ def remove(
 
 
 def _run_shards(
-    step: StageStep[str], names: list[str], stage: Stage, options: RunOptions
+    step: StageStep[str], names: list[str], stage: Stage, kind: Any, options: RunOptions
 ) -> dict[str, Marker]:
     """Run a step in threads on the shards that are not finished; return the markers of all shards by name."""
-    tasks = [Task(name, name) for name in names if stage.marker(name) is None]
+    tasks = [Task(name, name) for name in names if stage.marker(name, kind) is None]
     options = dataclasses.replace(options, engine=limited_engine(options))
     with Progress("remove", len(tasks), options.progress, unit="shards") as progress:
         for _ in run(stage, step, tasks, options, progress):
             progress.advance(1, 0)
-    return {name: stage.marker(name) or {} for name in names}
+    return {name: stage.marker(name, kind) or {} for name in names}
 
 
 def _match(
@@ -136,22 +138,22 @@ def _match(
         marker = _match_shard(parent, name, removed_uids, requested, draw, stage)
         return marker, [folder / "matched" / f"{name}.parquet", *stage.partials(name)]
 
-    markers = _run_shards(step, names, stage, options).values()
+    markers = _run_shards(step, names, stage, _LEFT, options).values()
     pairs = sum(marker["pairs"] for marker in markers)
     if not pairs:
+        stage.clear()
         shown = ", ".join(f"{n:,} {what}" for what, n in request.sizes.items() if n)
         raise MetaclipError(
             f"none of what is asked to be taken out ({shown}) is in {parent.path}; urls are compared letter by letter "
             "as the pool writes them"
         )
     stage.remove_strays("matched", names)
-    lists = iter_local_copies([stage.partials(name)[-1] for name in names])
-    removed = merge_lists(pq.read_table(path) for path in lists)
+    removed = merge_lists(read_list(stage.partial(name, "removed.parquet")) for name in names)
     write_list(folder / REMOVED_LIST, removed)
     corrected = add_counts(stage, names, parent.metadata, parent.rule, options)
     repeated, repeats = merge_uids(stage, names)
     write_counts(folder / "counts.parquet", parent.metadata, parent.counts, corrected)
-    earlier, manifest = match.get(REMOVED, {"versions": [], "pairs": 0}), parent.matched.manifest
+    earlier, manifest = match.get(REMOVED, {"versions": [], "pairs": 0}), parent.matched_manifest
     version = {
         "parent": parent_digest,
         "asked": request.sizes,
@@ -180,7 +182,7 @@ def _match(
         },
     }
     stage.finish(
-        record, funnel=funnel, settings={"match": manifest["settings"]["match"]},
+        record, checked=("counts.parquet", "duplicates.npy"), funnel=funnel, settings={"match": manifest["settings"]["match"]},
         **{key: manifest[key] for key in ("schema", "inputs", "versions", "list", "rule")},
     )  # fmt: skip
 
@@ -193,7 +195,7 @@ def _find_uids(
     def search(path: Path) -> tuple[Uids, set[str], set[str]]:
         uids, urls, domains = [_NO_UIDS], set[str](), set[str]()
         if (name := find_column(parent, path, "url")) is not None:
-            for batch in read_batches(path, ["uid", name]):
+            for batch in read_pairs(path, ["uid", name]):
                 rows, some_urls, some_domains = request.find(batch.column(name))
                 uids.append(column_uids(batch.column("uid"))[rows])
                 urls, domains = urls | some_urls, domains | some_domains
@@ -216,7 +218,7 @@ def _match_shard(
     source = parent.matched / "matched" / f"{name}.parquet"
     with_text = find_column(parent, source, "text") is not None
     with matched_writer(stage.folder / "matched" / f"{name}.parquet", with_text) as add_rows:
-        for batch in read_batches(source):
+        for batch in read_pairs(source):
             uids = from_binary(batch.column("uid"))
             goes = removed.contains(uids)
             left, gone, gone_uids = (
@@ -254,7 +256,7 @@ def _list_curated(parent: Run, name: str, removed: UidSet) -> Iterator[pa.Table]
     if not path.exists():
         return
     url = find_column(parent, path, "url")
-    for batch in read_batches(path, ["uid"] if url is None else ["uid", url]):
+    for batch in read_pairs(path, ["uid"] if url is None else ["uid", url]):
         uids = column_uids(batch.column("uid"))
         goes = removed.contains(uids)
         urls = None if url is None else batch.column(url).filter(pa.array(goes))
@@ -281,9 +283,8 @@ def _balance(parent: Run, run: Run, stage: Stage, options: RunOptions) -> None:
     remove_account(folder.path)
     removed = listed_uids(read_list(folder / REMOVED_LIST))
     with local_copy(folder / "duplicates.npy") as local:
-        draw = DrawParameters.of(
-            run.counts.values, parent.t, parent.seed, np.load(local, allow_pickle=False)
-        )
+        check_bytes(local, "duplicates.npy", run.match)
+        draw = DrawParameters.of(run.counts.values, parent.t, parent.seed, load_array(local))
     (folder / "curated").mkdir(exist_ok=True)
 
     def step(name: str, progress: ProgressCallback) -> tuple[Marker, list[Path]]:
@@ -303,15 +304,12 @@ def _balance(parent: Run, run: Run, stage: Stage, options: RunOptions) -> None:
         return marker, [target, *stage.partials(name)]
 
     names = [shard["name"] for shard in run.match["shards"]]
-    markers = _run_shards(step, names, stage, options)
+    markers = _run_shards(step, names, stage, SHARD_DRAWN, options)
     stage.remove_strays("curated", names)
     sums = add_entry_sums(stage, names, len(run.counts.values), options)
     totals = write_outputs(stage, run.metadata, run.counts, parent.t, sums, markers)
     funnel = add_funnels(marker["funnel"] for marker in markers.values())
-    match_settings = run.manifest["settings"]["match"]
-    folder.write_recipe(
-        {"match": MatchSettings(**{**match_settings, "rule": run.rule}), "balance": settings}
-    )
+    folder.write_recipe({"match": run.match_settings, "balance": settings})
     record = {
         "semantics": BALANCE.semantics,
         "match": dict.fromkeys(("folder", "beside", "record")),
@@ -321,14 +319,19 @@ def _balance(parent: Run, run: Run, stage: Stage, options: RunOptions) -> None:
         **totals,
         "funnel": funnel,
     }
-    stage.finish(record, settings=parent.manifest["settings"], funnel={**run.match["funnel"], **funnel})
+    stage.finish(
+        record,
+        checked=("entries.parquet", "curated.npy"),
+        settings=parent.manifest["settings"],
+        funnel={**run.match["funnel"], **funnel},
+    )
 
 
 def _filter_curated(source: Path, target: Path, removed: UidSet) -> int:
     """Write a file of curated/ without the uids in `removed`; return the number of rows left."""
     left = 0
     with curated_writer(target) as add_table:
-        for batch in read_batches(source) if source.exists() else ():
+        for batch in read_pairs(source) if source.exists() else ():
             stays = batch.filter(pa.array(~removed.contains(column_uids(batch.column("uid")))))
             if len(stays):
                 add_table(pa.Table.from_batches([stays]))

@@ -24,13 +24,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from metaclip.card.removal.request import sha256
-from metaclip.card.run_files import first_column, read_batches
+from metaclip.card.run_files import first_column
 from metaclip.errors import MetaclipError, is_disk_full, one_line
 from metaclip.pool.columns import UID_NAMES, URL_NAMES
+from metaclip.pool.shards import BATCH_ROWS
 from metaclip.pool.sorted_uids import UidSet, write_subset
 from metaclip.pool.uid import Uids, column_uids, to_hex, to_large_string
 from metaclip.reshard.subset import Subset
-from metaclip.storage.files import atomic_write, disk_errors, local_copy
+from metaclip.stage.folder import new_folders, remove_empty
+from metaclip.storage.files import atomic_write, disk_errors, local_copy, remove
 
 REMOVED_LIST: Final = "removed.parquet"
 LIST_SCHEMA: Final = pa.schema([("uid", pa.string()), ("url_sha256", pa.string()), ("kept", pa.bool_())])
@@ -118,15 +120,20 @@ def apply_removal(
             raise MetaclipError(
                 f"{copy} holds no .parquet and no .npy; give a copy of the set: a folder or file of these"
             )
-        gone = left = 0
-        for path in known:
-            target, is_subset = out / path.relative_to(copy), path.suffix == ".npy"
-            rows = (
-                _filter_subset(path, target, uids)
-                if is_subset
-                else _filter_table(path, target, uids, urls)
-            )
-            gone, left = gone + rows[0], left + rows[1]
+        gone, left, new = 0, 0, new_folders(out.absolute().parent)
+        try:
+            for path in known:
+                target, is_subset = out / path.relative_to(copy), path.suffix == ".npy"
+                rows = (
+                    _filter_subset(path, target, uids)
+                    if is_subset
+                    else _filter_table(path, target, uids, urls)
+                )
+                gone, left = gone + rows[0], left + rows[1]
+        except BaseException:
+            remove(out)
+            remove_empty(new)
+            raise
     return gone, left
 
 
@@ -153,10 +160,11 @@ def _filter_table(
                 f"{path} has neither a column uid nor url; found {', '.join(schema.names)}"
             )
         with (
+            pq.ParquetFile(path) as file,
             atomic_write(out) as temporary,
             pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
         ):
-            for batch in read_batches(path):
+            for batch in file.iter_batches(BATCH_ROWS, use_threads=False):
                 listed = np.zeros(len(batch), np.bool_)
                 if url is not None:
                     listed[:] = [hashed in removed_urls for hashed in _hashed(batch.column(url))]

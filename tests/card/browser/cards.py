@@ -13,8 +13,8 @@ import pyarrow as pa
 from metaclip import MatchSettings, Metadata, Run, RunOptions, curate
 from metaclip.card.explorer.writer import write_explorer
 from metaclip.card.threshold_grid import ThresholdGrid, choose_thresholds, make_grid, sum_file
-from metaclip.curate.account import MATCH_REASONS
 from metaclip.curate.draw import probabilities
+from metaclip.curate.settings import MATCH_REASONS
 
 ROOT = Path(__file__).parents[3]
 ONE = RunOptions(workers=1)
