@@ -3,8 +3,9 @@
     step, model, state_dict, optimizer, loader (the positions of all ranks in the data, as JSON), generators (of all ranks)
 
 A file is written under a temporary name and renamed, and older ones are removed after that; so whatever happens, a full
-disk or kill -9, the last good one is there. A run continues from the newest one that can be read. Nothing in it is
-unpickled: it holds tensors, numbers and strings (torch.load's weights_only).
+disk or kill -9, the last good one is there. A run continues from the newest one that is whole: its fields have their types,
+and its bytes their checksums (`load_tensors`). Nothing in it is unpickled: it holds tensors, numbers and strings
+(torch.load's weights_only).
 Cost: 12 bytes per parameter; the loop waits while it is written.
 """
 
@@ -13,16 +14,26 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any
 
+import msgspec
 import torch
 
 from metaclip.errors import MetaclipError, is_disk_full, one_line
-from metaclip.storage.files import atomic_write
+from metaclip.storage.files import atomic_write, fault_in
 from metaclip.training.models import CHECKPOINTS, load_tensors, put_weights
 from metaclip.training.ranks import Ranks
+from metaclip.training.stream.page_schedule import LoaderState
 
-_NEEDED: Final = ("step", "state_dict", "optimizer", "loader", "generators")
+
+class _Checkpoint(msgspec.Struct):
+    """The fields and types of a checkpoint."""
+
+    step: Annotated[int, msgspec.Meta(gt=0)]
+    state_dict: dict[str, Any]
+    optimizer: dict[str, Any]
+    loader: str
+    generators: list[dict[str, Any]]
 
 
 def save(
@@ -86,37 +97,62 @@ def saved(folder: Path) -> list[Path]:
     return sorted((folder / CHECKPOINTS).glob("*.pt"))
 
 
-def last(folder: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
-    """Read the newest checkpoint that can be read; return None if there is none at all.
+def resume(
+    folder: Path, name: str, model: Any, optimiser: Any, ranks: Ranks, say: Callable[[str], None]
+) -> tuple[int, Sequence[dict[str, Any]]]:
+    """Restore model, optimiser and generators from the newest checkpoint that is whole.
 
-    Damaged ones are reported to `say` and skipped. Raise MetaclipError if all are damaged.
+    Return its step and the states of the loaders of all ranks; (0, ()) if there is no checkpoint. Damaged ones are reported
+    to `say` and skipped. Raise MetaclipError if all are damaged.
     """
     paths = saved(folder)
     for path in reversed(paths):
         try:
-            found = load_tensors(path)
-            if lacking := [key for key in _NEEDED if key not in found]:
-                raise MetaclipError(f"{path} is no checkpoint of a run: it has no {lacking[0]}")
-            return found
+            return _restore(path, name, model, optimiser, ranks)
         except MetaclipError as error:
             say(f"{error}; the one before it is used")
     if paths:
         raise MetaclipError(
             f"no checkpoint in {folder / CHECKPOINTS} can be read; begin anew with --overwrite"
         )
-    return None
+    return 0, ()
 
 
-def restore(
-    found: Mapping[str, Any], name: str, model: Any, optimiser: Any, ranks: Ranks
-) -> Sequence[dict[str, Any]]:
-    """Restore model, optimiser and generators from a checkpoint; return the states of the loaders of all ranks."""
-    put_weights(name, model, found, f"the checkpoint of step {found['step']}")
-    optimiser.load_state_dict(found["optimizer"])
-    if len(found["generators"]) == ranks.ranks:  # with another number, each rank keeps its first one
-        set_generators(found["generators"][ranks.rank], ranks.device)
-    states: list[dict[str, Any]] = json.loads(found["loader"])
-    return states
+def _restore(
+    path: Path, name: str, model: Any, optimiser: Any, ranks: Ranks
+) -> tuple[int, Sequence[dict[str, Any]]]:
+    """Restore one checkpoint. Raise MetaclipError if it is damaged; what it has restored by then is to be replaced."""
+    found = load_tensors(path)
+    if (fault := fault_in(found, _Checkpoint)) is not None:
+        raise MetaclipError(f"{path} is no checkpoint of a run ({fault})")
+    if str(found["step"]) != path.stem.lstrip("0"):
+        raise MetaclipError(f"{path} is damaged (it is of step {found['step']})")
+    put_weights(name, model, found, str(path))
+    fixed = _fixed_settings(optimiser)
+    try:
+        states: list[dict[str, Any]] = json.loads(found["loader"])
+        optimiser.load_state_dict(found["optimizer"])
+        if len(found["generators"]) == ranks.ranks:  # with another number, each rank keeps its first one
+            set_generators(found["generators"][ranks.rank], ranks.device)
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise MetaclipError(f"{path} is damaged ({one_line(error, 120)})") from None
+    if (fault := fault_in(states, list[LoaderState])) is not None:
+        raise MetaclipError(f"{path} is damaged (its position in the data: {fault})")
+    if _fixed_settings(optimiser) != fixed or not all(
+        isinstance(value, torch.Tensor) and value.shape in ((), parameter.shape)
+        for parameter, state in optimiser.state.items()
+        for value in state.values()
+    ):
+        raise MetaclipError(f"{path} is damaged (its optimiser is not this run's)")
+    return found["step"], states
+
+
+def _fixed_settings(optimiser: Any) -> list[dict[str, Any]]:
+    """Return the settings of an optimiser that no step changes."""
+    return [
+        {key: value for key, value in group.items() if key not in ("params", "lr")}
+        for group in optimiser.param_groups
+    ]
 
 
 def generators(device: Any) -> dict[str, Any]:

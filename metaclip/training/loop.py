@@ -62,10 +62,9 @@ class Loop:
         # Before the generators are restored: a model that drops patches draws here.
         self.flops = _seconds_at_peak(self.model, ranks)
         self.optimiser = optimiser.make_optimiser(recipe, self.model)
-        found = checkpoint.last(folder, say if ranks.first else ignore)
-        self.step = int(found["step"]) if found else 0
-        state = checkpoint.restore(found, name, self.model, self.optimiser, ranks) if found else ()
-        del found
+        self.step, state = checkpoint.resume(
+            folder, name, self.model, self.optimiser, ranks, say if ranks.first else ignore
+        )
         if self.step and ranks.first:
             say(f"going on after step {self.step:,}")
         on_gpu = ranks.device.type == "cuda"

@@ -20,8 +20,10 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from metaclip.errors import MetaclipError, import_extra
-from metaclip.storage.files import atomic_write, write_json
+from metaclip.storage.files import atomic_write, parse_json, write_json
 from metaclip.training.ranks import Ranks
 
 METRICS: Final = "metrics.jsonl"
@@ -117,14 +119,19 @@ class Metrics:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read the lines of metrics.jsonl, up to the first that a killed process has cut off."""
+    """Read the lines of metrics.jsonl, up to the first that a killed process has cut off, or that is damaged."""
     found = []
     for line in path.read_bytes().splitlines() if path.exists() else ():
-        try:
-            found.append(json.loads(line))
-        except ValueError:
+        if (read := parse_json(line, _Line)) is None:
             break
+        found.append(read)
     return found
+
+
+class _Line(msgspec.Struct):
+    """What continuing needs of a line."""
+
+    step: int
 
 
 def _text(line: dict[str, Any]) -> str:

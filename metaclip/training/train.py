@@ -92,16 +92,21 @@ def train(
         stream = _open_stream(recipe.data, options.allow_lost)
         stage = Stage(folder, TRAIN)
         if ranks.first:
-            stage.begin(_fingerprint(recipe, name, stream), options.overwrite)
+            names = {
+                "data.stream": "the list of tars", "data.balance.subset": "the subset", "data.balance.list": "the query list",
+                "data.balance.probability": "the balance",
+            }  # fmt: skip
+            stage.begin(_fingerprint(recipe, name, stream), options.overwrite, names=names)
             folder.write_recipe({TABLE: with_paths(recipe, os.path.abspath)})
         ranks.gather(None)
         if ranks.gather(bool(ranks.first and stage.finished()))[0]:
             return TrainRun(folder.path)
         ignore = loop.ignore
-        run = loop.Loop(
-            recipe, options, ranks, folder.path, name, stream, size, report or ignore, say or ignore
-        )
-        run.run(held.enter_context(_stopping()))
+        with _leaving_nothing(stage) if ranks.first else contextlib.nullcontext():
+            run = loop.Loop(
+                recipe, options, ranks, folder.path, name, stream, size, report or ignore, say or ignore
+            )
+            run.run(held.enter_context(_stopping()))
         if ranks.first:
             checkpoint.write_tensors(
                 folder / models.WEIGHTS, run.model.state_dict(), "the last checkpoint has the weights too"
@@ -119,6 +124,21 @@ def train(
             }
             stage.finish(record, proof=(models.WEIGHTS, models.CONFIG))
         return TrainRun(folder.path)
+
+
+@contextlib.contextmanager
+def _leaving_nothing(stage: Stage) -> Iterator[None]:
+    """Remove what the block leaves, if it raises without a checkpoint or a report of losses that are not finite."""
+    try:
+        yield
+    except BaseException:
+        produced = [
+            *(stage.folder / models.CHECKPOINTS).glob("*.pt"),
+            *stage.folder.path.glob(metrics.NOT_FINITE),
+        ]
+        if not produced:
+            stage.clear()
+        raise
 
 
 def _open_stream(data: DataRecipe, allow_lost: bool) -> Stream:

@@ -270,7 +270,7 @@ def test_balance(tars: str, tmp_path: Path) -> None:
     assert not same(weights(offline), weights(trained("raw")))
     other = trained("t", balance=str(run.path), t=2.0)
     assert not same(weights(other), weights(online))
-    with pytest.raises(MetaclipError, match=r"holds another run: data\.balance"):
+    with pytest.raises(MetaclipError, match=r"holds another run: .*data\.balance\.t: 7 -> 3"):
         trained("online", balance=str(run.path), t=3.0)
 
 
@@ -353,6 +353,75 @@ def test_a_damaged_checkpoint(tars: str, tmp_path: Path) -> None:
         train(made, tmp_path / "run", options=CPU)
 
 
+def test_a_checkpoint_with_a_flipped_bit(tars: str, tmp_path: Path) -> None:
+    """One bit of a tensor is noticed by its checksum, and the checkpoint before is used; the end is the same."""
+    made = tiny.recipe(tmp_path, tars, steps=4)
+    run = train(made, tmp_path / "run", options=dataclasses.replace(CPU, save_every=2))
+    expected = weights(run)
+    (run.path / "model.pth").unlink()
+    fourth = checkpoint.saved(run.path)[-1]
+    tensor = models.load_tensors(fourth)["state_dict"]["visual.proj"].numpy().tobytes()
+    data = bytearray(fourth.read_bytes())
+    data[data.index(tensor) + len(tensor) // 2] ^= 1
+    fourth.write_bytes(data)
+    said: list[str] = []
+    again = train(made, tmp_path / "run", options=CPU, say=said.append)
+    assert "00000004.pt cannot be read as a checkpoint" in said[0]
+    assert "CRC-32" in said[0]
+    assert said[1] == "going on after step 2"
+    assert same(weights(again), expected)
+
+
+FIELDS: dict[str, Any] = {
+    "step": [-5, 0, 3, "4", None, 4.0],
+    "state_dict": [None, [], {}, {"x": 1}],
+    "optimizer": [
+        None,
+        {},
+        {"state": 7, "param_groups": []},
+        {"state": {}, "param_groups": [{"params": [0]}]},
+    ],
+    "loader": [None, 7, "", "[]]", "{}", "[7]", "[{}]", '[{"stream": 1}]', "[" * 100_000],
+    "generators": [None, [], [7], [{}], [{"cpu": 7}], [{"cpu": torch.zeros(3)}]],
+}
+
+
+def test_a_checkpoint_with_other_fields(tars: str, tmp_path: Path) -> None:
+    """Where a field is missing, or of another type or value, the checkpoint before is used."""
+    made = tiny.recipe(tmp_path, tars, steps=4)
+    run = train(made, tmp_path / "run", options=dataclasses.replace(CPU, save_every=2))
+    good = torch.load(checkpoint.saved(run.path)[-1], weights_only=True)
+    for field, values in FIELDS.items():
+        for value in [*values, ...]:
+            path = run.path / "checkpoints" / "00000004.pt"
+            other = {key: one for key, one in good.items() if key != field}
+            torch.save(other if value is ... else {**other, field: value}, path)
+            (run.path / "model.pth").unlink(missing_ok=True)
+            said: list[str] = []
+            train(made, run.path, options=dataclasses.replace(CPU, save_every=9, keep=9), say=said.append)
+            if (field, value) == ("generators", []):  # of another number of ranks
+                continue
+            assert said[0].endswith("; the one before it is used"), (field, value, said)
+            assert said[1] == "going on after step 2", (field, value, said)
+
+
+def test_training_that_cannot_begin_leaves_nothing(tars: str, tmp_path: Path) -> None:
+    """A recipe that fails before its first checkpoint does not claim the folder."""
+    (tmp_path / "none.npy").write_bytes(b"")
+    wrong = tiny.recipe(tmp_path, tars, steps=2, data={"subset": str(tmp_path / "none.npy")})
+    with pytest.raises(MetaclipError, match="is not a subset file"):
+        train(wrong, tmp_path / "new" / "run", options=CPU)
+    assert not (tmp_path / "new").exists()
+    odd = tiny.write_model(tmp_path, "odd", vision_cfg={"head_width": 0})
+    with pytest.raises(MetaclipError):
+        train(
+            dataclasses.replace(tiny.recipe(tmp_path, tars, steps=2), model=odd),
+            tmp_path / "new" / "run",
+            options=CPU,
+        )
+    assert not (tmp_path / "new").exists()
+
+
 def test_another_run_is_refused(tars: str, tmp_path: Path) -> None:
     """A folder goes on only as it was begun: another model, recipe or data is named; with overwrite it is replaced."""
     out = tmp_path / "run"
@@ -363,11 +432,11 @@ def test_another_run_is_refused(tars: str, tmp_path: Path) -> None:
     )
     more = tiny.write_pairs(tmp_path / "more", 40)
     for changed, message in (
-        (dataclasses.replace(other, lr=2e-3), r"train\.lr was 0\.001, is 0\.002"),
-        (wider, r'model\.name was "tiny", is "tiny_wide"'),
+        (dataclasses.replace(other, lr=2e-3), r"train\.lr: 0\.001 -> 0\.002"),
+        (wider, r'model\.name: "tiny" -> "tiny_wide"'),
         (
             dataclasses.replace(other, data=dataclasses.replace(other.data, tars=more)),
-            r"data\.samples was 128, is 40",
+            r"data\.samples: 128 -> 40",
         ),
     ):
         with pytest.raises(MetaclipError, match=f"holds another run: {message}.*--overwrite"):

@@ -13,11 +13,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from metaclip.errors import MetaclipError, one_line
 from metaclip.storage.files import parse_json
 
 IDENTITY: Final = "identity"
 _BEGIN: Final = b'{"task"'
+
+
+class _Result(msgspec.Struct):
+    """What is read of a result."""
+
+    identity: str
+    task: str
+    metrics: dict[str, float]
+    kind: str = ""
+    data: dict[str, Any] = {}
+    chance: float = 0
+    classes: int = 0
+    texts: int = 0
+    templates: list[str] = []
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
@@ -35,8 +51,7 @@ def read_results(path: Path) -> list[dict[str, Any]]:
         ) from None
     found = []
     for number, line in enumerate(data.split(b"\n"), 1):
-        result = parse_json(line)
-        if result is not None and isinstance(result.get(IDENTITY), str):
+        if (result := parse_json(line, _Result)) is not None:
             found.append(result)
         elif not line.startswith(_BEGIN) and not _BEGIN.startswith(line):
             raise MetaclipError(

@@ -18,12 +18,48 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 from metaclip.errors import MetaclipError
+from metaclip.stage.stage import Size
+from metaclip.storage.files import fault_in
 from metaclip.training.stream.sample_order import Ints, SampleOrder
+
+_Number = Annotated[int, msgspec.Meta(ge=0, lt=1 << 20)]
+"""Of an epoch or a worker: loops run up to it."""
+_Digits = Annotated[str, msgspec.Meta(pattern="^[0-9]{1,18}$")]
+
+
+class _Taken(msgspec.Struct):
+    pages: list[tuple[int, int]]
+    places: dict[_Digits, Annotated[str, msgspec.Meta(pattern="^[0-9a-f]+$")]]
+
+
+class _Plan(msgspec.Struct):
+    lanes: Annotated[int, msgspec.Meta(ge=1, lt=1 << 20)]
+    epoch: _Number
+    taken: dict[_Digits, _Taken]
+
+
+class ScheduleState(msgspec.Struct):
+    """The fields and types of a saved state that the schedule reads."""
+
+    stream: str
+    ranks: _Number
+    plan: _Plan
+    at: dict[_Digits, tuple[_Number, Size, Size]]
+
+
+class LoaderState(ScheduleState):
+    """All of the saved state of a loader."""
+
+    rank: _Number
+    workers: _Number
+    turn: _Number
+    reasons: dict[str, Size]
 
 
 class Position(NamedTuple):
@@ -162,6 +198,10 @@ def resume(
     """
     if not states:
         return PageSchedule(n_workers), {worker: Position(0) for worker in range(n_workers)}
+    if (fault := fault_in(states, list[ScheduleState])) is not None:
+        raise MetaclipError(
+            f"the state is damaged ({fault}); give another one, or begin anew without a state"
+        )
     positions: dict[int, Position] = {}
     for state in states:
         if state.get("stream") != stream:
@@ -175,6 +215,11 @@ def resume(
             )
         positions.update({int(worker): Position(*at) for worker, at in state["at"].items()})
     schedule = PageSchedule.from_json(states[0]["plan"])
+    for epoch, one in schedule.consumed.items():
+        if any(not 0 <= begin <= end <= order.n_pages(epoch) for begin, end in one.pages):
+            raise MetaclipError(
+                "the state is damaged: it names pages that are none; begin anew without a state"
+            )
     if missing := sorted(set(range(schedule.n_workers)) - positions.keys()):
         raise MetaclipError(
             f"the states hold {len(positions)} of {schedule.n_workers} workers, without {missing[0]}; give the states of "
