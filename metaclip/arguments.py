@@ -13,7 +13,7 @@ import typing
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from metaclip.errors import BadSetting
+from metaclip.errors import BadSetting, one_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -88,10 +88,29 @@ def as_column(name: str, values: Any, kind: pa.DataType | None = None) -> pa.Arr
     if isinstance(values, str):
         raise TypeError(f"{name} is one string, {values!r:.80}; give a list of strings, or a column")
     if not isinstance(values, pa.Array | pa.ChunkedArray):
-        if hasattr(values, "__arrow_c_stream__"):
-            values = pa.chunked_array(values).combine_chunks()
-        else:
-            values = pa.array(values, None if hasattr(values, "__arrow_c_array__") else kind)
+        try:
+            if hasattr(values, "__arrow_c_stream__"):
+                values = pa.chunked_array(values).combine_chunks()
+            else:
+                values = pa.array(values, None if hasattr(values, "__arrow_c_array__") else kind)
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise TypeError(f"{name} must be strings, or a column: {one_line(error)}") from None
     if pa.types.is_struct(values.type):
         raise TypeError(f"{name} must be one column, not a table; give {name} as table['column']")
-    return values.cast(pa.large_string()) if pa.types.is_string_view(values.type) else values
+    if isinstance(values, pa.ChunkedArray):
+        return pa.chunked_array(
+            [without_views(chunk) for chunk in values.chunks] or [without_views(pa.nulls(0, values.type))]
+        )
+    return without_views(values)
+
+
+def without_views(column: pa.Array) -> pa.Array:
+    """Return a column of strings, or a dictionary of them, in the form that all of Arrow's functions take."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(column.type):
+        values = without_views(column.dictionary)
+        return pa.DictionaryArray.from_arrays(column.indices, values, ordered=column.type.ordered)
+    if pa.types.is_string_view(column.type):
+        return column.cast(pa.large_string())
+    return column.cast(pa.large_binary()) if pa.types.is_binary_view(column.type) else column

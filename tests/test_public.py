@@ -179,9 +179,12 @@ def test_a_pool_in_memory(convert: Any, pairs: pa.Table, tmp_path: Path) -> None
     assert again.entries.equals(metaclip.balance(wanted, t=5, out=tmp_path / "wanted_5").entries)
 
 
-def test_a_table_moves_with_its_run(pairs: pa.Table, tmp_path: Path) -> None:
+def test_a_table_moves_with_its_run(
+    pairs: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The run of a table can be moved and copied: its pool is a file of its folder."""
-    made = metaclip.curate(pairs, LIST, t=20, out=tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    made = metaclip.curate(pairs, LIST, t=20, out="run")
     wanted = metaclip.balance(made, t=5, out=tmp_path / "wanted").entries
     (tmp_path / "run").rename(tmp_path / "moved")
     assert metaclip.balance(tmp_path / "moved", t=5, out=tmp_path / "moved_5").entries.equals(wanted)
@@ -254,6 +257,11 @@ WRONG: dict[str, tuple[Callable[[Any, Path], Any], str]] = {
     "a table of texts": (lambda run, out: metaclip.Matcher(LIST).match(run.curated), "texts must be one column, not a table"),
     "rule": (lambda run, out: metaclip.lint(LIST, "paper"), "rule must be a TextRule, not str 'paper'"),
     "fold_case": (lambda run, out: metaclip.TextRule(fold_case=1), "fold_case must be True or False, not int 1"),
+    "engine": (lambda run, out: metaclip.RunOptions(engine="ray"), "engine must be an engine, such as Ray(), not 'ray'"),
+    "epoch": (lambda run, out: metaclip.Balancer(run, epoch="1"), "epoch must be a whole number, not str '1'"),
+    "numbers as texts": (lambda run, out: metaclip.Matcher(LIST).match([1]), "texts must be strings, or a column: "),
+    "pairs": (lambda run, out: metaclip.plan(POOL, LIST, pairs=10**9), "pairs must be a Sequence, not int"),
+    "words for pairs": (lambda run, out: metaclip.plan(POOL, LIST, pairs=["1G"]), "pairs must be a whole number, not str"),
     "a slice": (lambda run, out: run.metadata[1:3], "entry_id must be a whole number, not slice"),
 }  # fmt: skip
 
@@ -265,6 +273,63 @@ def test_wrong_types_are_named(case: str, run: metaclip.Run, tmp_path: Path) -> 
     with pytest.raises(TypeError, match=re.escape(message)):
         call(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+NONE: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "no workers": (lambda run: metaclip.RunOptions(workers=0), "workers is 0, must be at least 1"),
+    "no pairs": (lambda run: metaclip.plan(POOL, LIST, pairs=[0]), "pairs is 0, must be at least 1"),
+    "workers of a plan": (lambda run: metaclip.plan(POOL, LIST, workers=[0]), "workers is 0, must be at least 1"),
+    "no shards": (lambda run: metaclip.plan(POOL, LIST, shards=0), "shards is 0, must be at least 1"),
+    "nothing ahead": (lambda run: list(metaclip.Balancer(run).kept([], ahead=0)), "ahead is 0, must be at least 1"),
+    "a list for runs": (lambda run: metaclip.plan(run, LIST), "runs are matched: plan them without a query list"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", NONE)
+def test_values_that_mean_nothing(case: str, run: metaclip.Run) -> None:
+    """They are refused, and not taken for something else."""
+    call, message = NONE[case]
+    with pytest.raises(metaclip.MetaclipError, match=re.escape(message)):
+        call(run)
+
+
+def test_runs_are_planned_as_objects(run: metaclip.Run) -> None:
+    """A run, and several, as the object or its folder."""
+    assert metaclip.plan(run).combined
+    assert metaclip.plan([run]).pairs == metaclip.plan(str(run.path)).pairs == 400
+
+
+def test_counts_are_compared_by_identity(run: metaclip.Run) -> None:
+    """Counts can be compared and hashed, as other objects that hold arrays."""
+    assert run.counts == run.counts
+    assert len({run.counts, metaclip.Run(run.path).counts}) == 2
+
+
+def test_categories_of_polars(pairs: pa.Table, tmp_path: Path) -> None:
+    """A column of categories, of texts or of something else, is one of strings."""
+    polars = pytest.importorskip("polars")
+    frame = polars.from_arrow(pairs).with_columns(
+        polars.col("text").cast(polars.Categorical), kind=polars.lit("x").cast(polars.Enum(["x", "y"]))
+    )
+    made = metaclip.curate(frame, LIST, t=20, out=tmp_path / "run")
+    assert made.balance is not None
+    assert made.balance["kept"] == 312
+    entries = polars.Series(["dog", "cat"], dtype=polars.Categorical)
+    assert metaclip.Metadata(entries).entries.to_pylist() == ["dog", "cat"]
+
+
+def test_a_frame_that_arrow_cannot_hold(tmp_path: Path) -> None:
+    """A table whose columns mix types, or share a name, is refused as what it is."""
+    pandas = pytest.importorskip("pandas")
+    for frame in (
+        pandas.DataFrame({"text": ["a", "b"], "mixed": [1, "x"]}),
+        pandas.DataFrame([["a", "b"]], columns=["text", "text"]),
+    ):
+        with pytest.raises(
+            (TypeError, metaclip.MetaclipError),
+            match=r"pool, a DataFrame, is no table|columns with the name",
+        ):
+            metaclip.match(frame, ["a"], out=tmp_path / "run")
 
 
 def test_numbers_of_numpy_are_numbers(run: metaclip.Run) -> None:

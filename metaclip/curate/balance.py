@@ -39,7 +39,7 @@ from metaclip.curate.inputs import (
     input_bytes,
     is_same_file,
 )
-from metaclip.curate.match import lost_inputs_message
+from metaclip.curate.match import lost_inputs_message, match_again
 from metaclip.curate.run import Run, RunLike, curated_writer, open_run, read_matched, write_entries
 from metaclip.curate.settings import (
     BALANCE,
@@ -337,9 +337,11 @@ def balance(
 
         source = combine(runs, Folder(out), options)
         return balance_matches(source, Folder(out), settings, options)
+    if not runs:
+        raise MetaclipError("no run is given; name one or several")
     (source,) = runs
     if source.match["lost"] and not options.allow_lost:
-        raise MetaclipError(lost_inputs_message(source))
+        raise MetaclipError(lost_inputs_message(source, again=match_again(source)))
     return balance_matches(source, Folder(source.path if out is None else out), settings, options)
 
 

@@ -30,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from metaclip.arguments import PATH, Column, as_column, check_types
+from metaclip.arguments import PATH, Column, as_column, check_type, check_types
 from metaclip.curate.draw import (
     choice,
     keep_probabilities,
@@ -41,7 +41,7 @@ from metaclip.curate.draw import (
 )
 from metaclip.curate.run import COUNTED, Run, counts_digest, read_table
 from metaclip.curate.settings import DEFAULT_TAIL_SHARE, solve_tail_share
-from metaclip.errors import MetaclipError, one_line
+from metaclip.errors import BadSetting, MetaclipError, one_line
 from metaclip.matching import Counts, count_matches
 from metaclip.matching.matcher import Matcher, Texts
 from metaclip.matching.text_rule import PAPER, TextRule
@@ -64,6 +64,11 @@ Sample = TypeVar("Sample", bound=Mapping[str, Any])
 NO_TEXT: Final = (
     "sample {key} has no caption: looked for {names}, found {found}; it and others like it are dropped. A run whose "
     "pool was matched with --text-column knows another name"
+)
+MIXED: Final = (
+    "the runs that this one combines have their texts, urls and uids in different columns, and a sample does not say of which "
+    "pool it is: the first of {names} that it has is used. For the same pairs as offline, make a Balancer of each run, with "
+    "the t of the combined one, for the samples of its pool"
 )
 NO_UID: Final = (
     "sample {key} has no uid in its .json, so the draw uses md5(text + url). That is what the offline run used only if "
@@ -103,6 +108,8 @@ class Balancer:
         counts of another list or rule, and for t <= 0.
         """
         check_types(source=(source, Run | Counts | PATH), t=(t, float | None), seed=(seed, int | None))
+        if not callable(epoch):
+            check_type("epoch", epoch, int)
         found = (
             _from_counts(source, metadata, rule) if isinstance(source, Counts) else _open_source(source)
         )
@@ -113,7 +120,14 @@ class Balancer:
         self.t, self.seed, self.epoch = float(t), found.seed if seed is None else int(seed), epoch
         self.matcher = Matcher(found.metadata, found.rule, cache=cache)
         self.probability: npt.NDArray[np.float64] = probabilities(found.counts, self.t)
-        self._names = {role: _names(role, found.columns.get(role)) for role in _NAMES}
+        # The runs that a run combines may have had different names.
+        self._names: dict[str, tuple[str, ...]] = {
+            role: tuple(
+                dict.fromkeys(name for given in found.columns for name in _names(role, given.get(role)))
+            )
+            for role in _NAMES
+        }
+        self._mixed = len(found.columns) > 1
         self._warned = set[str]()
 
     def __repr__(self) -> str:
@@ -181,6 +195,8 @@ class Balancer:
         `ahead` samples are read and decided on together, which takes a twentieth of the time: a single decision finds
         nothing of its own in the processor's caches after an image was decoded. They all belong to the same epoch.
         """
+        if ahead < 1:
+            raise BadSetting(f"ahead is {ahead}, must be at least 1")
         source = iter(samples)
         while block := list(itertools.islice(source, ahead)):
             found = [(sample, pair) for sample in block if (pair := self._pair(sample)) is not None]
@@ -190,6 +206,8 @@ class Balancer:
 
     def _pair(self, sample: Mapping[str, Any]) -> tuple[str, str | None, str | None] | None:
         """Return the text, uid and url of a sample; None if it has no text, or if one of them is not valid."""
+        if self._mixed:
+            self._warn_once(MIXED, names=self._names)
         try:
             fields = sample.get("json") or {}
             fields = json.loads(fields) if isinstance(fields, bytes | str) else fields
@@ -251,8 +269,8 @@ class _Source:
     rule: TextRule
     t: float | None = None
     seed: int = 0
-    columns: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
-    """The names of columns that were given when the pool was matched, by role."""
+    columns: Sequence[Mapping[str, str | None]] = ({},)
+    """The names of columns that were given when the pool, or those of several runs, were matched, by role; each once."""
 
 
 def _from_counts(counts: Counts, metadata: Metadata | None, rule: TextRule) -> _Source:
@@ -278,7 +296,11 @@ def _open_source(source: Run | str | os.PathLike[str]) -> _Source:
             return _read_card(folder)
         source = Run(source)
     t, seed = (None, 0) if source.balance is None else (source.t, source.seed)
-    return _Source(source.counts.values, source.metadata, source.rule, t, seed, source.match["columns"])
+    columns: list[Mapping[str, str | None]] = []
+    for given in source.shard_columns.values():
+        if given not in columns:
+            columns.append(given)
+    return _Source(source.counts.values, source.metadata, source.rule, t, seed, columns)
 
 
 def _read_card(folder: Path) -> _Source:

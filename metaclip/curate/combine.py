@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from metaclip.curate.inputs import digest_name
-from metaclip.curate.match import lost_inputs_message, merge_uids
+from metaclip.curate.match import lost_inputs_message, match_again, merge_uids
 from metaclip.curate.run import Run, counts_digest, read_matched, write_counts
 from metaclip.curate.settings import BALANCE, MATCH, REMOVED, MatchSettings
 from metaclip.engine import PortableStep, Progress, ProgressCallback
@@ -77,10 +77,9 @@ def combine(runs: Sequence[Run], folder: Folder, options: RunOptions) -> Run:
         stage = Stage(folder, MATCH)
         fingerprint = {
             "semantics": MATCH.semantics,
-            "runs": [one.path.name for one in runs],
             "runs_matches": digest_of([one.match["identity"] for one in runs]),
         }
-        names = {"runs_matches": "the result of match of the runs"}
+        names = {"runs_matches": "the list of runs, or what was matched in one of them,"}
         if stage.begin(fingerprint, options.overwrite, names=names):
             Stage(folder, BALANCE).clear()
         inputs, firsts = _number_inputs(runs)
@@ -105,7 +104,8 @@ def check_combinable(runs: Sequence[Run], options: RunOptions) -> None:
                 f"{MATCH.semantics}); match its pool again"
             )
         if one.match["lost"] and not options.allow_lost:
-            raise MetaclipError(f"{one.path}: {lost_inputs_message(one)}")
+            message = lost_inputs_message(one, again=match_again(one))
+            raise MetaclipError(f"{one.path}: {message}")
     for one, other in itertools.combinations(runs, 2):
         both = f"{one.path} and {other.path}"
         if one.match["list"] != other.match["list"]:

@@ -239,9 +239,16 @@ def match_part(
     )
 
 
-def lost_inputs_message(run: Run, without: str = "--allow-lost") -> str:
-    """Return a message that lists the inputs that a run lost, and the next step; `without` is what leaves them out."""
-    return lost_message(run.match["lost"], run.match["wanted"], without)
+def match_again(run: Run) -> str:
+    """Return the command that matches the lost inputs of a run."""
+    return f"match the pool again with metaclip match --out {run.matched.path}"
+
+
+def lost_inputs_message(
+    run: Run, without: str = "--allow-lost", again: str = "run the same command again"
+) -> str:
+    """Return a message that lists the inputs that a run lost, and the next step, as `lost_message` does."""
+    return lost_message(run.match["lost"], run.match["wanted"], without, again)
 
 
 def _check_apart(folder: Folder, pool: Paths, files: Sequence[PoolFile]) -> None:
@@ -346,7 +353,7 @@ class _MatchStage:
         inputs = [
             {key: file[key] for key in file if key not in ("fingerprint", "files")} for file in digests
         ]
-        own = str(folder / TABLE)
+        own = (folder / TABLE).address
         for file in inputs:
             if file["path"] == own:
                 file["path"] = TABLE  # it moves with the run

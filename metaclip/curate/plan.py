@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from metaclip.arguments import ArrowTable, check_types, is_table
+from metaclip.arguments import ArrowTable, check_type, check_types, is_table
 from metaclip.curate.balance import pool_shards
 from metaclip.curate.combine import check_combinable
 from metaclip.curate.inputs import cut_pool
@@ -32,11 +32,11 @@ from metaclip.curate.measure import (
     MeasureMatchedStep,
     MeasureStep,
 )
-from metaclip.curate.run import Run
+from metaclip.curate.run import Run, RunLike, open_run
 from metaclip.curate.settings import MatchSettings
 from metaclip.curate.table_pool import read_table, write_table
 from metaclip.engine import Engine, PortableStep
-from metaclip.errors import MetaclipError
+from metaclip.errors import BadSetting, MetaclipError
 from metaclip.metadata import MetadataLike
 from metaclip.pool.files import Paths, find_files, list_paths
 from metaclip.pool.shards import SHARD_ROWS, Shard
@@ -99,7 +99,7 @@ class Plan:
 
 
 def plan(
-    pool: Paths | ArrowTable,
+    pool: Paths | ArrowTable | RunLike | Sequence[RunLike],
     metadata: MetadataLike | None = None,
     *,
     pairs: Sequence[int] = (),
@@ -112,7 +112,7 @@ def plan(
     """Measure `shards` shards of a pool, drawn by `seed`, and estimate what it takes to curate the pool.
 
     More shards are measured if they have fewer than 20,000 rows together: the pairs that are kept depend on the counts.
-    `pool` can be a table of any library that speaks Arrow, as in `curate`. If it names folders of runs, estimate what it
+    `pool` can be a table of any library that speaks Arrow, as in `curate`. If it names runs, estimate what it
     takes to balance them together, which matches nothing again.
 
     There is an estimate for each number of `pairs` (default: the pool's) and of `workers` (default: the engine's). Raise
@@ -124,6 +124,12 @@ def plan(
     (1000000000, True)
     """
     check_types(settings=(settings, MatchSettings | None), options=(options, RunOptions | None))
+    for name, numbers in (("pairs", pairs), ("workers", workers), ("shards", [shards])):
+        check_type(name, numbers, Sequence)
+        for number in numbers:
+            check_type(name, number, int)
+            if number < 1:
+                raise BadSetting(f"{name} is {number}, must be at least 1")
     if is_table(pool):
         with tempfile.TemporaryDirectory(prefix="metaclip-plan-") as folder:
             path = Path(folder, "pool.parquet")
@@ -134,6 +140,10 @@ def plan(
     settings, options = settings or MatchSettings(), options or RunOptions()
     draw, engine = random.Random(seed), options.active_engine
     if runs := _find_runs(pool):
+        if metadata is not None or settings != MatchSettings():
+            raise MetaclipError(
+                "runs are matched: plan them without a query list and settings, or plan their pools"
+            )
         all_shards, items, step = _of_runs(runs, shards, draw, options)
     else:
         all_shards, items, step = _of_pool(pool, metadata, settings, shards, draw, engine)
@@ -173,8 +183,11 @@ def plan(
     )
 
 
-def _find_runs(pool: Paths) -> list[Run]:
-    """Return the runs, if the paths are folders of runs."""
+def _find_runs(pool: Any) -> list[Run]:
+    """Return the runs, if they or their folders are given."""
+    given = pool if isinstance(pool, list | tuple) else [pool]
+    if any(isinstance(one, Run) for one in given):
+        return [open_run(one) for one in given]
     folders = [Folder(path) for path in list_paths("pool", pool)]
     return [Run(folder.path) for folder in folders] if all(folder.manifest for folder in folders) else []
 
@@ -184,7 +197,7 @@ Items = tuple[list[Shard], dict[Shard, Any], PortableStep]
 
 
 def _of_pool(
-    pool: Paths, metadata: MetadataLike | None, settings: MatchSettings, least: int, draw: random.Random, engine: Engine,
+    pool: Any, metadata: MetadataLike | None, settings: MatchSettings, least: int, draw: random.Random, engine: Engine,
 ) -> Items:  # fmt: skip
     """Draw `least` shards of a pool, or more until they have enough rows, and count them."""
     files = find_files(pool)

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from metaclip.arguments import PATH, check_type
 from metaclip.curate.settings import BALANCE, MATCH, REMOVED, MatchSettings, RunManifest
-from metaclip.errors import MetaclipError, damaged
+from metaclip.errors import MetaclipError, damaged, one_line
 from metaclip.matching import MATCHES, Counts, ids_and_offsets
 from metaclip.matching.text_rule import TextRule
 from metaclip.metadata import Metadata
@@ -484,7 +484,12 @@ class Run:
             tables = [
                 pa.Table.from_batches(batches) for path in paths if (batches := list(read_pairs(path)))
             ]
+        try:
             return pa.concat_tables(tables, promote_options="permissive")
+        except pa.ArrowException as error:
+            raise MetaclipError(
+                f"the files in {self.path / 'curated'} have columns of different types ({one_line(error)}); read them one by one"
+            ) from None
 
     @property
     def account(self) -> dict[str, Any]:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from metaclip.arguments import ArrowTable
+from metaclip.arguments import ArrowTable, without_views
 from metaclip.curate.run import GROUP_ROWS, table_writer
 from metaclip.curate.settings import MATCH
-from metaclip.errors import MetaclipError
+from metaclip.errors import MetaclipError, one_line
 from metaclip.stage.folder import Folder, new_folders, remove_empty, remove_unused
 from metaclip.stage.runner import RunOptions
 from metaclip.stage.stage import Stage
@@ -50,19 +50,26 @@ def saved_table(table: ArrowTable, folder: Folder, name: str, options: RunOption
 
 
 def read_table(table: ArrowTable) -> pa.RecordBatchReader:
-    """Return the batches of a table. Raise TypeError for a column."""
+    """Return the batches of a table. Raise TypeError for a column, and for a table that Arrow cannot hold."""
     try:
         if hasattr(table, "__arrow_c_stream__"):
             return pa.RecordBatchReader.from_stream(table)
         return pa.Table.from_batches([pa.record_batch(table)]).to_reader()
-    except (pa.ArrowException, TypeError):
-        raise TypeError(f"pool must be a table, not {type(table).__name__} of one column") from None
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        kind = type(table).__name__
+        if hasattr(table, "columns"):
+            raise TypeError(f"pool, a {kind}, is no table of Arrow ({one_line(error)})") from None
+        raise TypeError(f"pool must be a table, not {kind} of one column") from None
 
 
 def write_table(reader: pa.RecordBatchReader, path: Path) -> None:
     """Write batches to a parquet file."""
-    with table_writer(path, {"compression": "zstd"}, reader.schema) as add:
+    names = reader.schema.names
+    empty = [without_views(pa.nulls(0, kind)) for kind in reader.schema.types]
+    schema = pa.RecordBatch.from_arrays(empty, names).schema
+    with table_writer(path, {"compression": "zstd"}, schema) as add:
         for batch in reader:
+            batch = pa.RecordBatch.from_arrays(list(map(without_views, batch.columns)), names)
             for first in range(0, len(batch), GROUP_ROWS):
                 add(pa.Table.from_batches([batch.slice(first, GROUP_ROWS)]))
 

@@ -79,7 +79,7 @@ def add_ids(counts: npt.NDArray[np.uint64], ids: npt.NDArray[np.uint32]) -> None
         np.add.at(counts, ids, np.uint64(1))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Counts:
     """Counts of the entries of a list under a rule, with the identities of both."""
 

@@ -27,7 +27,7 @@ from typing import Any, Final, Generic, TypeVar
 from metaclip.arguments import check_types
 from metaclip.engine import Engine, Item, Progress, ProgressCallback, WorkerDied, map_grouped
 from metaclip.engine.local import Local
-from metaclip.errors import BrokenInput, LostInputs, MetaclipError
+from metaclip.errors import BadSetting, BrokenInput, LostInputs, MetaclipError
 from metaclip.stage.folder import ALL, Part
 from metaclip.stage.stage import Stage
 
@@ -65,6 +65,10 @@ class RunOptions:
             workers=(self.workers, int | None), overwrite=(self.overwrite, bool),
             allow_lost=(self.allow_lost, bool), progress=(self.progress, bool | None),
         )  # fmt: skip
+        if self.workers is not None and self.workers < 1:
+            raise BadSetting(f"workers is {self.workers}, must be at least 1")
+        if self.engine is not None and not callable(getattr(self.engine, "map", None)):
+            raise TypeError(f"engine must be an engine, such as Ray(), not {self.engine!r:.80}")
 
     @functools.cached_property
     def active_engine(self) -> Engine:
@@ -197,9 +201,11 @@ def run_in_parts(
     return None
 
 
-def lost_message(lost: Sequence[Mapping[str, Any]], wanted: int, without: str = "") -> str:
-    """List inputs that were lost, of so many, and the next step; `without` is what leaves them out."""
+def lost_message(
+    lost: Sequence[Mapping[str, Any]], wanted: int, without: str = "", again: str = "run the same command again",
+) -> str:  # fmt: skip
+    """List inputs that were lost, of so many, and the next step: what reads them `again`, and what goes on `without` them."""
     lines = [f"{len({item['index'] for item in lost})} of {wanted} inputs were lost:"]
     lines += [f"  {item['error']}" for item in lost]
-    last = "mend them and run the same command again (it reads just these)"
+    last = f"mend them and {again} (it reads just these)"
     return "\n".join([*lines, last + (f", or go on without them: {without}" if without else "")])

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metaclip import (
+    Balancer,
     MatchSettings,
     MetaclipError,
     Run,
@@ -280,7 +281,9 @@ def test_what_else_is_refused(
     assert "name it: --out" in commands.refused("balance", matched[0], matched[1])
     copies = [shutil.copytree(path, tmp_path / path.name) for path in matched]
     assert "is one of the runs" in commands.refused("balance", *copies, "--out", copies[1], "--overwrite")
-    assert 'runs: "run2" is new' in commands.refused("balance", *matched, "--t", T, "--out", out)
+    assert "the list of runs, or what was matched in one of them, has changed" in commands.refused(
+        "balance", *matched, "--t", T, "--out", out
+    )
     assert "holds another run" in commands.refused("match", pools[0], "--metadata", words, "--out", out)
     before = outputs(out)
     commands.done("balance", matched[0], matched[1], "--t", T, "--out", out)
@@ -295,7 +298,12 @@ def test_a_run_that_lost_inputs(words: Path, matched: list[Path], tmp_path: Path
     (pool / "001.parquet").write_bytes(b"PAR1 no parquet PAR1")
     match(pool, words, out=tmp_path / "lost")
     given = ["balance", matched[0], tmp_path / "lost", "--t", T, "--out", tmp_path / "out"]
-    assert "1 of 3 inputs were lost" in commands.call(*given).err
+    said = commands.call(*given).err
+    assert "1 of 3 inputs were lost" in said
+    assert (
+        f"match the pool again with metaclip match --out {tmp_path / 'lost'} (it reads just these)"
+        in said
+    )
     commands.done(*given, "--allow-lost")
     assert [one["name"] for one in Run(tmp_path / "out").account["lost_inputs"]] == ["001.parquet"]
     assert Run(tmp_path / "out").match["lost"][0]["index"] == FILES + 1
@@ -343,3 +351,38 @@ def test_killed_at_ten_moments(many: tuple[list[Path], Path], tmp_path: Path) ->
         assert process.wait() == 0, process.err
     assert outputs(out) == outputs(wanted)
     assert not list(out.rglob("*.tmp"))
+
+
+def test_a_balancer_of_runs_with_other_columns(tmp_path: Path) -> None:
+    """Samples of both pools are found by their runs' names, and the Balancer says that it may find another column."""
+    rows = [{"alt": f"a cat {i}", "uid": f"{i:032x}"} for i in range(100)]
+    others = [{"text": f"a dog {i}", "uid": f"{i + 1000:032x}"} for i in range(100)]
+    one = match(
+        pa.Table.from_pylist(rows),
+        ["dog", "cat"],
+        out=tmp_path / "one",
+        settings=MatchSettings(text_column="alt"),
+    )
+    other = match(pa.Table.from_pylist(others), ["dog", "cat"], out=tmp_path / "other")
+    both = balance([one, other], t=30, out=tmp_path / "both")
+    with pytest.warns(UserWarning, match="different columns"):
+        kept = list(Balancer(both).kept([{"json": row} for row in (*rows, *others)]))
+    assert [sample["json"]["uid"] for sample in kept] == both.curated["uid"].to_pylist()
+
+
+def test_no_runs(tmp_path: Path) -> None:
+    """No run at all is refused in one line."""
+    with pytest.raises(MetaclipError, match="no run is given"):
+        balance([], out=tmp_path / "both")
+
+
+def test_a_run_folder_that_was_renamed(matched: list[Path], tmp_path: Path) -> None:
+    """Names of folders are shown only: the same runs under other names continue a combination."""
+    runs = [Path(shutil.copytree(run, tmp_path / run.name)) for run in matched[:2]]
+    balance(runs, t=9, out=tmp_path / "both")
+    runs[0] = runs[0].rename(tmp_path / "renamed")
+    assert balance(runs, t=9, out=tmp_path / "both").t == 9
+    with pytest.raises(
+        MetaclipError, match="the list of runs, or what was matched in one of them, has changed"
+    ):
+        balance(runs[::-1], t=9, out=tmp_path / "both")
