@@ -37,7 +37,7 @@ LONGEST = 60
 def open_run(tree: str) -> None:
     """Use a run as a notebook does."""
     run = Run(tree)
-    _ = run._repr_html_(), run.curated, run.account, run.inputs, run.rule, run.match_settings, run.summary
+    _ = run._repr_html_(), run.curated, run.account, run.inputs, run.rule, run.match_settings
     run.check_matches()
     Balancer(tree)
 
