@@ -98,14 +98,16 @@ class Balancer:
         metadata: Metadata | None = None,
         rule: TextRule = PAPER,
         epoch: int | Callable[[], int] = 0,
+        least: float = 0.0,
         cache: str | os.PathLike[str] | bool = True,
     ) -> None:
         """Take the counts from a run, a run's folder, a card's folder, or from `Counts` with their `metadata` and `rule`.
 
         `t` and `seed` default to those of the source, for Counts and for a run that is not balanced to the t of a tail
         share of 0.06 and to 0. `epoch` is a number, or a function that returns it, for example from a value that the
-        processes of a loader share. `cache` is as in `Matcher`. Raise MetaclipError for a source that cannot be read, for
-        counts of another list or rule, and for t <= 0.
+        processes of a loader share. `least` is the smallest P(keep) of a text that matches: with 1 / r no such pair is
+        dropped for good, and a rare pair is seen at most r times as often as a frequent one. `cache` is as in `Matcher`. Raise MetaclipError for a source that cannot be read, for
+        counts of another list or rule, for t <= 0, and for `least` outside of [0, 1].
         """
         check_types(source=(source, Run | Counts | PATH), t=(t, float | None), seed=(seed, int | None))
         if not callable(epoch):
@@ -117,6 +119,9 @@ class Balancer:
             t = found.t or solve_tail_share(found.counts, DEFAULT_TAIL_SHARE)
         if not t > 0:
             raise MetaclipError(f"t is {t:g}, must be above 0")
+        if not 0 <= least <= 1:
+            raise MetaclipError(f"least is {least:g}, must be a probability, from 0 to 1")
+        self.least = least
         self.t, self.seed, self.epoch = float(t), found.seed if seed is None else int(seed), epoch
         self.matcher = Matcher(found.metadata, found.rule, cache=cache)
         self.probability: npt.NDArray[np.float64] = probabilities(found.counts, self.t)
@@ -138,7 +143,8 @@ class Balancer:
         """Return P(keep) of each text: float64[n]; 0 for a null and for a text that matches nothing."""
         matches = self.matcher.match(_strings("texts", texts))
         offsets = np.asarray(matches.offsets).astype(np.int64)
-        return keep_probabilities(np.asarray(matches.values), offsets, self.probability)
+        p = keep_probabilities(np.asarray(matches.values), offsets, self.probability)
+        return np.maximum(p, self.least, where=p > 0.0, out=p)
 
     def keep(
         self,
@@ -168,7 +174,7 @@ class Balancer:
     ) -> bool:
         """Return whether to keep one pair, as `keep` decides."""
         p = keep_probability(self.matcher.find(text), self.probability)
-        return p > 0.0 and uniform(self.seed, self._epoch(epoch), uid_of(text, url, uid)) < p
+        return p > 0.0 and uniform(self.seed, self._epoch(epoch), uid_of(text, url, uid)) < max(p, self.least)
 
     def choose(self, texts: Sequence[str], uid: str, *, epoch: int | None = None) -> int | None:
         """Draw one of the texts of an image for this epoch; return its index if it is to be kept, else None."""

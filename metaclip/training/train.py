@@ -153,7 +153,7 @@ def _open_stream(data: DataRecipe, allow_lost: bool) -> Stream:
         if not len(keep):
             raise MetaclipError(f"the subset {data.subset} is empty; give a run's curated.npy")
     elif data.balance is not None:
-        keep = Balancer(data.balance, data.t)
+        keep = Balancer(data.balance, data.t, least=data.least)
     return Stream(
         data.tars, seed=data.seed, keep=keep, names=Names(text=data.text), allow_lost=allow_lost
     )
@@ -173,6 +173,7 @@ def _fingerprint(recipe: TrainRecipe, name: str, stream: Stream) -> dict[str, An
             "probability": digest_of(keep.probability.tolist()),
             "t": keep.t,
             "seed": keep.seed,
+            **({"least": keep.least} if keep.least else {}),
         }
     model = {"name": name, **models.import_open_clip().get_model_config(name)}
     data = {"stream": stream.identity, "samples": len(stream), "text": recipe.data.text, "balance": drawn}

@@ -35,6 +35,9 @@ class DataRecipe:
     """Online balance: a balanced run's folder or a card; pairs are drawn anew in each epoch."""
     t: float | None = None
     """Another t for the online balance than that of its run."""
+    least: float = 0.0
+    """The smallest probability of a matched pair in the online balance. With 1 / r rare pairs are repeated, at most r times
+    as often as frequent ones, and no pair is dropped for good."""
     text: str | None = None
     """The member or field that holds the text, if it is not .txt, text, caption or alt."""
     seed: int = 0
@@ -49,6 +52,10 @@ class DataRecipe:
             raise ValueError("t is given without balance; an offline subset has its own")
         if self.t is not None and not self.t > 0:
             raise ValueError(f"t is {self.t:g}, must be above 0")
+        if self.least and self.balance is None:
+            raise ValueError("least is given without balance; it bounds the probabilities of an online balance")
+        if not 0 <= self.least <= 1:
+            raise ValueError(f"least is {self.least:g}, must be a probability, from 0 to 1")
 
 
 @dataclasses.dataclass(frozen=True)
