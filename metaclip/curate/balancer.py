@@ -105,9 +105,10 @@ class Balancer:
 
         `t` and `seed` default to those of the source, for Counts and for a run that is not balanced to the t of a tail
         share of 0.06 and to 0. `epoch` is a number, or a function that returns it, for example from a value that the
-        processes of a loader share. `least` is the smallest P(keep) of a text that matches: with 1 / r no such pair is
-        dropped for good, and a rare pair is seen at most r times as often as a frequent one. `cache` is as in `Matcher`. Raise MetaclipError for a source that cannot be read, for
-        counts of another list or rule, for t <= 0, and for `least` outside of [0, 1].
+        processes of a loader share. `least` is the smallest P(keep) of a text that matches: with 1 / r, no such pair is
+        dropped for good, and a rare pair is seen at most r times as often as a frequent one. `cache` is as in `Matcher`.
+        Raise MetaclipError for a source that cannot be read, for counts of another list or rule, for t <= 0, and for
+        `least` outside of [0, 1].
         """
         check_types(source=(source, Run | Counts | PATH), t=(t, float | None), seed=(seed, int | None))
         if not callable(epoch):
@@ -174,7 +175,9 @@ class Balancer:
     ) -> bool:
         """Return whether to keep one pair, as `keep` decides."""
         p = keep_probability(self.matcher.find(text), self.probability)
-        return p > 0.0 and uniform(self.seed, self._epoch(epoch), uid_of(text, url, uid)) < max(p, self.least)
+        return p > 0.0 and uniform(self.seed, self._epoch(epoch), uid_of(text, url, uid)) < max(
+            p, self.least
+        )
 
     def choose(self, texts: Sequence[str], uid: str, *, epoch: int | None = None) -> int | None:
         """Draw one of the texts of an image for this epoch; return its index if it is to be kept, else None."""

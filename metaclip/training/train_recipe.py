@@ -53,7 +53,9 @@ class DataRecipe:
         if self.t is not None and not self.t > 0:
             raise ValueError(f"t is {self.t:g}, must be above 0")
         if self.least and self.balance is None:
-            raise ValueError("least is given without balance; it bounds the probabilities of an online balance")
+            raise ValueError(
+                "least is given without balance; it bounds the probabilities of an online balance"
+            )
         if not 0 <= self.least <= 1:
             raise ValueError(f"least is {self.least:g}, must be a probability, from 0 to 1")
 

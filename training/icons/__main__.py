@@ -22,9 +22,15 @@ PINNED = (
 
 @click.command(epilog="Run it from the checkout's root; it needs pip install -e '.[icons]'.")
 @click.argument("pool", metavar="POOL")
-@click.option("--sets", default="", metavar="A,B,...", help="Only these sets; 'pinned' for the 15 of the tests.")
-@click.option("--pixels", type=click.IntRange(8, 512), default=32, show_default=True, help="Side of an image.")
-@click.option("--package", metavar="FOLDER", help="Folder of the package's archive.  [default: the cache]")
+@click.option(
+    "--sets", default="", metavar="A,B,...", help="Only these sets; 'pinned' for the 15 of the tests."
+)
+@click.option(
+    "--pixels", type=click.IntRange(8, 512), default=32, show_default=True, help="Side of an image."
+)
+@click.option(
+    "--package", metavar="FOLDER", help="Folder of the package's archive.  [default: the cache]"
+)
 @click.option("--workers", type=click.IntRange(1), help="Number of processes.  [default: number of CPUs]")
 @click.option("--overwrite", is_flag=True, help="Replace another pool there.")
 def command(
@@ -34,7 +40,7 @@ def command(
     begin = time.monotonic()
     chosen = PINNED if sets == "pinned" else tuple(filter(None, sets.split(",")))
     record = write_pool(
-        pool, sets=chosen, pixels=pixels, package=None if package is None else Path(package),
+        pool, sets=chosen, pixels=pixels, archives=None if package is None else Path(package),
         options=RunOptions(workers=workers, overwrite=overwrite),
     )  # fmt: skip
     dropped = ", ".join(f"{reason} {number:,}" for reason, number in record["dropped"].items() if number)

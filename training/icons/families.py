@@ -28,10 +28,10 @@ SETS: Final = 2
 IMAGES: Final = 2
 MOST: Final = 20
 GROUPS: Final = ("head", "middle", "tail")
-STYLES: Final = frozenset(
-    "alt baseline bold broken color colored duo duotone fill filled flat light line linear outline outlined regular remix "
-    "round rounded sharp solid thin tone two twotone".split()
-)
+STYLES: Final = frozenset((
+    "alt", "baseline", "bold", "broken", "color", "colored", "duo", "duotone", "fill", "filled", "flat", "light", "line",
+    "linear", "outline", "outlined", "regular", "remix", "round", "rounded", "sharp", "solid", "thin", "tone", "two", "twotone",
+))  # fmt: skip
 
 
 class Class(NamedTuple):
@@ -45,9 +45,7 @@ class Class(NamedTuple):
     group: str
 
 
-def families_of(
-    sets: Mapping[str, IconSet], images: Mapping[str, Collection[bytes]]
-) -> dict[str, str]:
+def families_of(sets: Mapping[str, IconSet], images: Mapping[str, Collection[bytes]]) -> dict[str, str]:
     """Return the family of each set, named by its first set, from the digests of each set's images."""
     parent = {name: name for name in sorted(sets)}
 

@@ -44,7 +44,7 @@ from metaclip.stage.runner import RunOptions, Task, run
 from metaclip.stage.stage import Stage, StageSpec
 from metaclip.storage.files import atomic_write
 from training.icons.families import MOST, Class, base_name, classes_of, families_of, held_out
-from training.icons.render import REASONS, IconSet, caption_of
+from training.icons.render import LICENCES, REASONS, IconSet, caption_of
 
 PACKAGE: Final = Package(
     "npm", "@iconify/json", "2.2.535", "json-2.2.535.tgz",
@@ -102,13 +102,11 @@ class _IconStep(PortableStep):
             progress(1, 0)
         icons.sort()
         path = self.partial(item.name)
-        with atomic_write(path) as temporary, pa.OSFile(str(temporary), "wb") as file:
-            with pa.ipc.new_file(file, _SCHEMA) as writer:
-                for number in range(TARS):
-                    rows = [icon for icon in icons if int(icon.uid[0], 16) == number]
-                    writer.write_batch(
-                        pa.record_batch([[row[i] for row in rows] for i in range(3)], schema=_SCHEMA)
-                    )
+        with atomic_write(path) as temporary, pa.ipc.new_file(str(temporary), _SCHEMA) as writer:
+            for number in range(TARS):
+                rows = [icon for icon in icons if int(icon.uid[0], 16) == number]
+                columns = [[row[i] for row in rows] for i in range(len(_SCHEMA))]
+                writer.write_batch(pa.record_batch(columns, schema=_SCHEMA))
         return {**marker, "icons": len(icons), "dropped": dropped}, [path]
 
     def partial(self, name: str) -> Path:
@@ -116,7 +114,7 @@ class _IconStep(PortableStep):
         return Path(self.stage.path / f"set-{name}.arrow")
 
     def _write(self, item: _Tar, progress: ProgressCallback) -> tuple[dict[str, Any], list[Path]]:
-        rows = []
+        rows, noisy = [], 0
         for name, licence in item.licences.items():
             with opened(self.partial(name)) as reader:
                 rows += [
@@ -124,18 +122,22 @@ class _IconStep(PortableStep):
                     for row in reader.get_batch(item.number).to_pylist()
                 ]
         path = Path(self.stage.folder / "train" / f"{item.number:02d}.tar")
-        with atomic_write(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
+        with (
+            atomic_write(path) as temporary,
+            tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar,
+        ):
             for uid, icon_set, licence, name, png in sorted(rows):
                 text = caption_of(name)
                 fields = {
                     "uid": uid, "url": f"https://api.iconify.design/{icon_set}/{name}.svg", "set": icon_set,
                     "licence": licence, "noisy": noisy_caption(uid, text),
                 }  # fmt: skip
+                noisy += fields["noisy"] != text
                 add_member(tar, f"{uid}.png", png)
                 add_member(tar, f"{uid}.txt", text.encode())
                 add_member(tar, f"{uid}.json", json.dumps(fields).encode())
                 progress(1, 0)
-        return {"pairs": len(rows)}, [path]
+        return {"pairs": len(rows), "noisy": noisy}, [path]
 
 
 @contextlib.contextmanager
@@ -165,20 +167,20 @@ def noisy_caption(uid: str, caption: str) -> str:
 
 
 def write_pool(
-    out: str | os.PathLike[str], *, sets: Sequence[str] = (), pixels: int = 32, package: Path | None = None,
-    options: RunOptions | None = None,
+    out: str | os.PathLike[str], *, sets: Sequence[str] = (), pixels: int = 32, package: Package = PACKAGE,
+    archives: Path | None = None, options: RunOptions | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Write the pool of the package's sets (default: all of them), or continue; return its record in the manifest.
 
-    `package` is the folder of the package's archive, None for that of the cache, where it is fetched to. Raise MetaclipError
-    for a set that the package does not have, and for an archive that is another.
+    `archives` is the folder of the package's archive, None for that of the cache, where it is fetched to. Raise MetaclipError
+    for a set that the package does not have, for an archive that is another, and if no icons are left.
     """
     options, folder = options or RunOptions(), Folder(out)
     stage = Stage(folder, STAGE)
     step = _IconStep(stage, pixels)
     fingerprint = {
         "semantics": STAGE.semantics,
-        "package": PACKAGE.sha256,
+        "package": package.sha256,
         "sets": sorted(sets),
         "pixels": pixels,
         "resvg": importlib.metadata.version("resvg"),
@@ -186,10 +188,17 @@ def write_pool(
     with folder.owned():
         stage.begin(fingerprint, options.overwrite)
         if (record := stage.finished()) is not None:
+            stage.remove_partials()
             return record
-        markers = _render(step, fetch(PACKAGE, package), set(sets), options)
+        markers = _render(step, fetch(package, archives), set(sets), options)
         if lacking := sorted(set(sets) - markers.keys()):
-            raise MetaclipError(f"the package has no set {lacking[0]}; sets.tsv of a whole pool names all")
+            raise MetaclipError(
+                f"the package has no set {lacking[0]}; sets.tsv of a whole pool names all"
+            )
+        if not any(marker["icons"] for marker in markers.values()):
+            raise MetaclipError(
+                f"{package} has no icons under the licences {', '.join(LICENCES)}; choose other sets"
+            )
         return _finish(step, markers, options, fingerprint)
 
 
@@ -218,7 +227,12 @@ def _members(archive: Path, sets: set[str]) -> Iterator[tuple[str, bytes]]:
         with tarfile.open(archive, "r|gz") as tar:
             for member in tar:
                 found = _MEMBER.fullmatch(member.name)
-                if found and member.isreg() and member.size <= _LARGEST and (not sets or found[1] in sets):
+                if (
+                    found
+                    and member.isreg()
+                    and member.size <= _LARGEST
+                    and (not sets or found[1] in sets)
+                ):
                     content = tar.extractfile(member)
                     yield found[1], content.read() if content else b""
     except (tarfile.TarError, EOFError, OSError) as error:
@@ -253,6 +267,7 @@ def _finish(
         left = [task for task in tasks if stage.marker(task.name) is None]
         for _ in run(stage, step, left, options, progress, holds_gil=True):
             pass
+    noisy = sum((stage.marker(task.name) or {})["noisy"] for task in tasks)
     classes, tested_images = _write_held_out(
         step, {name: captions[name] for name in trained}, sorted(tested), seen
     )
@@ -276,8 +291,8 @@ def _finish(
     dropped = {reason: sum(m["dropped"].get(reason, 0) for m in markers.values()) for reason in REASONS}
     record = stage.finish(
         {
-            "sets": len(used), "pairs": pairs, "held_out_sets": len(tested), "held_out_images": tested_images,
-            "classes": len(classes), "dropped": dropped, "made_from": dict(fingerprint),
+            "sets": len(used), "pairs": pairs, "noisy_pairs": noisy, "held_out_sets": len(tested),
+            "held_out_images": tested_images, "classes": len(classes), "dropped": dropped, "made_from": dict(fingerprint),
         }
     )  # fmt: skip
     stage.remove_partials()
@@ -297,9 +312,10 @@ def _write_held_out(
     classes = classes_of(train, [caption for _, caption, _ in rows])
     label = {one.name: number for number, one in enumerate(classes)}
     folder, written = Path(step.stage.folder / "held_out"), [0] * len(classes)
-    with atomic_write(folder / "test" / "0.tar") as temporary, tarfile.open(
-        temporary, "w", format=tarfile.USTAR_FORMAT
-    ) as tar:
+    with (
+        atomic_write(folder / "test" / "0.tar") as temporary,
+        tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar,
+    ):
         for uid, caption, png in sorted(rows):
             number = label.get(base_name(caption))
             if number is not None and written[number] < MOST:

@@ -26,7 +26,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from metaclip.errors import MetaclipError, import_extra
+from metaclip.errors import MetaclipError, import_extra, one_line
 
 LICENCES: Final = ("Apache-2.0", "CC-BY-3.0", "CC-BY-4.0", "CC0-1.0", "ISC", "MIT", "OFL-1.1")
 BODY: Final = 1 << 20
@@ -67,12 +67,17 @@ class IconSet:
             licence, author = info["license"], info["author"]
             if found["prefix"] != name or not isinstance(icons, dict):
                 raise ValueError("it is another set")
-            texts = (licence.get("spdx", licence["title"]), author["name"], author.get("url", ""))
+            texts = (
+                licence.get("spdx") or licence.get("title", ""),
+                author["name"],
+                author.get("url", ""),
+            )
+            spdx, person, url = (" ".join(str(text).split()) for text in texts)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise MetaclipError(
-                f"the set {name} of the package cannot be read ({error}); leave it out, with --sets"
+                f"the set {name} of the package cannot be read ({one_line(error)}); leave it out, with --sets"
             ) from None
-        return cls(name, *(" ".join(str(text).split()) for text in texts), icons, {**_DEFAULTS, **found})
+        return cls(name, spdx, person, url, icons, {**_DEFAULTS, **found})
 
     @property
     def permitted(self) -> bool:

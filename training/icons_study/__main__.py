@@ -14,12 +14,26 @@ from training.icons_study.plot import write_plot
 from training.icons_study.summary import summarise, table
 
 
-@click.command(epilog="""Start it on every core: each process takes the next run that no other has. Stopped at any point, the
-same command continues. Run it from the checkout's root.""")
+@click.command(
+    epilog="""Start it on every core: each process takes the next run that no other has. Stopped at any point, the
+same command continues. Run it from the checkout's root."""
+)
 @click.argument("out", metavar="OUT")
 @click.option("--pool", default="", metavar="POOL", help="The pool of python -m training.icons.")
-@click.option("--size", type=click.Choice(["tiny", "small", "full"]), default="small", show_default=True, help="How large it is.")
-@click.option("--regime", "regimes", multiple=True, metavar="NAME", help="Only the runs of this regime; may be given again.")
+@click.option(
+    "--size",
+    type=click.Choice(["tiny", "small", "full"]),
+    default="small",
+    show_default=True,
+    help="How large it is.",
+)
+@click.option(
+    "--regime",
+    "regimes",
+    multiple=True,
+    metavar="NAME",
+    help="Only the runs of this regime; may be given again.",
+)
 @click.option("--results", metavar="FILE", help="The file of results.  [default: OUT/results.jsonl]")
 @click.option("--metadata", metavar="LIST", help="The query list.  [default: the shipped list]")
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
@@ -36,14 +50,22 @@ def command(
     text = "\n\n".join(f"{regime}\n\n{table(rows)}" for regime, rows in summary.items())
     with atomic_write(folder / "table.md") as temporary:
         temporary.write_text(f"{text}\n", encoding="utf-8")
-    click.echo(f"\n{text}\n\n{folder / 'table.md'}, and a plot against t and against pairs for each regime")
+    click.echo(
+        f"\n{text}\n\n{folder / 'table.md'}, and a plot against t and against pairs for each regime"
+    )
     for regime, rows in summary.items():
         write_plot(folder / f"{regime}_t.svg", rows, "t")
         write_plot(folder / f"{regime}_pairs.svg", rows, "pairs")
 
 
 def _work(
-    out: Path, pool: Path, results: Path, size: str, regimes: tuple[str, ...], metadata: str | None, device: str
+    out: Path,
+    pool: Path,
+    results: Path,
+    size: str,
+    regimes: tuple[str, ...],
+    metadata: str | None,
+    device: str,
 ) -> None:
     """Do the runs that are left."""
     # One thread a process: two processes use two cores better than one process of two threads.

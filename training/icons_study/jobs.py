@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import os
 import platform
 import time
@@ -27,12 +28,13 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from metaclip import MatchSettings, __version__, balance, match
+from metaclip import MatchSettings, balance, match
 from metaclip.curate.run import Run
 from metaclip.errors import MetaclipError
+from metaclip.metadata import shipped_list
 from metaclip.reshard.subset import Subset
 from metaclip.stage.stage import digest_of
-from metaclip.storage.files import read_json, remove
+from metaclip.storage.files import file_digest, read_json, remove
 from metaclip.training.evaluate import EvaluateOptions, Task, evaluate
 from metaclip.training.evaluation.results import IDENTITY, append_result, read_results
 from metaclip.training.models import open_clip_of
@@ -101,10 +103,14 @@ class Regime:
         )
 
 
-def _arms(offline: tuple[float, ...], online: tuple[float, ...], repeat: tuple[int, ...] = ()) -> tuple[Arm, ...]:
+def _arms(
+    offline: tuple[float, ...], online: tuple[float, ...], repeat: tuple[int, ...] = ()
+) -> tuple[Arm, ...]:
     """Return raw, matched and the balanced arms, an offline one before the online one of the same t."""
     ways: tuple[tuple[Way, tuple[float, ...]], ...] = (("offline", offline), ("online", online))
-    balanced = [Arm(way, t) for t in sorted({*offline, *online}, reverse=True) for way, ts in ways if t in ts]
+    balanced = [
+        Arm(way, t) for t in sorted({*offline, *online}, reverse=True) for way, ts in ways if t in ts
+    ]
     return (Arm("raw"), Arm("matched"), *balanced, *(Arm("repeat", r) for r in repeat))
 
 
@@ -112,8 +118,8 @@ _T: Final = (3_000.0, 1_000.0, 300.0, 100.0, 30.0, DEFAULT)
 _THREE: Final = (1_000.0, 300.0, 100.0)
 STUDIES: Final[dict[str, tuple[Regime, ...]]] = {
     "tiny": (
-        Regime("low", 96, 2, _arms((6.0,), (6.0, DEFAULT), (4,)), batch=32),
-        Regime("noisy", 64, 1, _arms((), (6.0,)), noisy=True, batch=32),
+        Regime("low", 96, 1, _arms((6.0,), (DEFAULT,), (4,)), batch=32),
+        Regime("noisy", 64, 1, (Arm("raw"), Arm("online", 6.0)), noisy=True, batch=32),
     ),
     "small": (Regime("low", 100_000, 2, _arms((1_000.0, 100.0), (1_000.0, 100.0))),),
     "full": (
@@ -157,15 +163,18 @@ class Place:
     device: str | None = None
 
     def identity(self, job: Job) -> str:
-        """Return a digest of everything that determines the result of a job, except for the query list."""
+        """Return a digest of everything that determines the result of a job, except for rounding."""
         made = read_json(self.pool / "manifest.json") or {}
-        if "icons" not in made.get("stages", {}):
-            raise MetaclipError(f"there is no pool in {self.pool}; make it: python -m training.icons {self.pool}")
+        if "icons" not in made.get("stages", {}):  # its record comes last
+            raise MetaclipError(
+                f"there is no pool in {self.pool}; make it: python -m training.icons {self.pool}"
+            )
         recipe = dataclasses.asdict(job.regime.train_recipe(DataRecipe(), job.seed))
         model = read_json(Path(recipe.pop("model")))
         return digest_of({
             "semantics": SEMANTICS, "pool": made["stages"]["icons"]["made_from"], "train": recipe, "model": model,
-            "noisy": job.regime.noisy, "arm": job.arm.name, "level": LEVEL, "list": self.metadata,
+            "noisy": job.regime.noisy, "arm": job.arm.name, "level": LEVEL,
+            "list": _file_digest(Path(self.metadata or shipped_list())),
         })  # fmt: skip
 
     def finished(self) -> dict[str, dict[str, Any]]:
@@ -173,10 +182,19 @@ class Place:
         return {line[IDENTITY]: line for line in read_results(self.results)}
 
 
+@functools.cache
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file)
+
+
 def do_jobs(jobs: list[Job], place: Place, say: Callable[[str], None]) -> None:
     """Do the jobs that no line of the results and no other process has; return when none is left to begin."""
     for job in jobs:
-        identity, folder = place.identity(job), place.folder / "jobs" / job.name.replace(" / ", "-").replace(" ", "-")
+        identity, folder = (
+            place.identity(job),
+            place.folder / "jobs" / job.name.replace(" / ", "-").replace(" ", "-"),
+        )
         with _locked(place.folder / "locks" / f"{folder.name}.lock") as mine:
             if mine and identity not in place.finished():
                 line = _do(job, place, folder)
@@ -222,8 +240,8 @@ def _do(job: Job, place: Place, folder: Path) -> dict[str, Any]:
     )
     run, kept, t, entries = None, None, None, None
     if arm.way != "raw":
-        which: dict[str, float] = {} if arm.t == DEFAULT else {"t": arm.t}
-        run = balance(_matched(place, job.regime.noisy), out=folder / "run", seed=job.seed, **which)
+        asked = None if arm.t == DEFAULT else arm.t
+        run = balance(_matched(place, job.regime.noisy), out=folder / "run", t=asked, seed=job.seed)
         kept = Subset(run.path / "curated.npy")
         t = None if arm.way == "matched" else run.t
         entries = int((run.counts.values > 0).sum())
@@ -233,7 +251,13 @@ def _do(job: Job, place: Place, folder: Path) -> dict[str, Any]:
     elif run is not None:
         data = dataclasses.replace(data, subset=os.fspath(run.path / "curated.npy"))
     recipe = job.regime.train_recipe(data, job.seed)
-    options = TrainOptions(device=place.device, workers=0 if place.device == "cpu" else None, log_every=50, save_every=500, keep=1)
+    options = TrainOptions(
+        device=place.device,
+        workers=0 if place.device == "cpu" else None,
+        log_every=50,
+        save_every=500,
+        keep=1,
+    )
     trained = train(recipe, folder / "model", options=options)
     trained_at, metrics = time.monotonic(), trained.metrics
     reasons = (read_json(trained.path / "manifest.json") or {})["stages"]["train"]["reasons"]
@@ -241,18 +265,17 @@ def _do(job: Job, place: Place, folder: Path) -> dict[str, Any]:
         open_clip_of(trained.path), {"icons": Task(os.fspath(place.pool / "held_out"))}, folder / "scores.jsonl",
         options=EvaluateOptions(place.device, workers=0 if place.device == "cpu" else None),
     )  # fmt: skip
-    pairs = record["pairs"] if kept is None else len(kept)
-    noisy = None
-    if job.regime.noisy:
-        noisy = int(noisy_uids(kept.uids).sum()) if kept is not None else None
+    pairs, noisy = record["pairs"], record["noisy_pairs"]
+    if kept is not None:
+        pairs, noisy = len(kept), int(noisy_uids(kept.uids).sum())
     return {
         "task": job.name, "regime": job.regime.name, "arm": arm.name, "way": arm.way, "t": t, "seed": job.seed,
-        "samples": recipe.steps * recipe.batch, "pairs": pairs, "noisy_pairs": noisy, "entries": entries,
-        "pool_pairs": record["pairs"], "passes": round(sum(reasons.values()) / record["pairs"], 4),
+        "samples": recipe.steps * recipe.batch, "pairs": pairs, "noisy_pairs": noisy if job.regime.noisy else None,
+        "entries": entries, "pool_pairs": record["pairs"], "passes": round(sum(reasons.values()) / record["pairs"], 4),
         **_figures(found["per_class"], _groups(place.pool)), "accuracy": found["metrics"]["accuracy"],
         "top5": found["metrics"].get("accuracy_top5"), "classes": found["classes"], "images": found["data"]["images"],
         "loss": metrics[-1]["loss"], "scale": metrics[-1]["scale"],
-        "samples_per_second": round(recipe.steps * recipe.batch / max(metrics[-1]["seconds"], 1e-3), 1),
+        "samples_per_second": float(np.median([line["samples_per_second"] for line in metrics])),
         "seconds": round(time.monotonic() - begin, 1), "evaluation_seconds": round(time.monotonic() - trained_at, 1),
         "processor_seconds": round(time.process_time() - cpu, 1), "device": found["device"],
         "versions": {**found["versions"], "python": platform.python_version(), "numpy": np.__version__},
