@@ -237,6 +237,29 @@ def test_t_must_be_above_0(run: Run, t: float) -> None:
         Balancer(run, t)
 
 
+@pytest.mark.parametrize("least", [-0.1, 1.1, float("nan")])
+def test_least_must_be_a_probability(run: Run, least: float) -> None:
+    """From 0 to 1."""
+    with pytest.raises(MetaclipError, match="must be a probability"):
+        Balancer(run, least=least)
+
+
+def test_least_drops_no_pair_for_good(run: Run, pairs: list[dict[str, str]]) -> None:
+    """P(keep) is at least so much where a text matches, 0 where it does not; one by one as in batches."""
+    texts, _, uids = columns(pairs)
+    texts[0] = "no entry here"
+    plain, bounded = Balancer(run, 2), Balancer(run, 2, least=0.5)
+    p = plain.p_keep(texts)
+    assert p[0] == 0.0
+    assert ((p > 0) & (p < 0.5)).any()
+    assert (bounded.p_keep(texts) == np.where(p > 0, np.maximum(p, 0.5), 0.0)).all()
+    kept = bounded.keep(texts, uids, epoch=1)
+    assert (kept >= plain.keep(texts, uids, epoch=1)).all()
+    assert [bounded.keep_one(*pair, epoch=1) for pair in zip(texts, uids, strict=True)] == kept.tolist()
+    seen = np.any([bounded.keep(texts, uids, epoch=epoch) for epoch in range(40)], axis=0)
+    assert (seen == (p > 0)).all()
+
+
 @pytest.fixture
 def card(run: Run, tmp_path: Path) -> Path:
     """The account and the entries alone, without the run."""
