@@ -91,7 +91,7 @@ def test_a_reference_to_a_file_is_what_resvg_would_read(tmp_path: Path) -> None:
         '<image width="16" height="16" href="data:image/png;base64,AAAA"/>',
         '<image width="16" height="16" href="http://127.0.0.1:9/x.png"/>',
     ):
-        assert rendered(DOT + body) == ([], {"reference": 1}), body
+        assert rendered(DOT + body) == ([], {"refused": 1}), body
     used = '<defs><circle id="a" cx="8" cy="8" r="4"/></defs><use href="#a"/>'
     assert len(rendered(used)[0]) == 1, "its own elements"
 
@@ -112,6 +112,7 @@ def test_a_reference_to_a_file_is_what_resvg_would_read(tmp_path: Path) -> None:
         (" " * BODY + DOT, "dog", {}, "body"),
         ("", "dog", {}, "blank"),
         ("<text x='1' y='15'>no fonts</text>", "dog", {}, "blank"),
+        ('<filter id="f"><feTurbulence numOctaves="9999999"/></filter>', "dog", {}, "refused"),
         ("<circle", "dog", {}, "not_rendered"),
         ("</svg><svg>", "dog", {}, "not_rendered"),
         ("<!DOCTYPE svg [<!ENTITY a 'b'>]>", "dog", {}, "not_rendered"),

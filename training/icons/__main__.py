@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
-from metaclip.errors import INTERRUPTED, MetaclipError
 from metaclip.stage.runner import RunOptions
+from training.commands import run_command
 from training.icons.pool import write_pool
 
 PINNED = (
@@ -49,23 +46,6 @@ def command(
         f"{record['held_out_sets']} of {record['sets']} sets held out\nleft out: {dropped or 'none'}\n"
         f"{pool}   {time.monotonic() - begin:.0f} s"
     )
-
-
-def run_command(made: Callable[..., Any], name: str) -> None:
-    """Run a command of training/; leave the process with the exit codes of `metaclip.errors`."""
-    try:
-        made.main(prog_name=f"python -m training.{name}", standalone_mode=False)  # type: ignore[attr-defined]
-    except click.exceptions.Exit as exit_:
-        sys.exit(exit_.exit_code)
-    except click.UsageError as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except MetaclipError as error:
-        click.echo(f"{name}: {error}", err=True)
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo(f"{name}: interrupted; the same command continues", err=True)
-        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

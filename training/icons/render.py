@@ -8,7 +8,8 @@ A set is a JSON file of the package: names, and the SVG of each. Everything in i
 - A name must be words of a-z and 0-9 with hyphens between them; the caption is the name with spaces for the hyphens.
 - resvg reads local files that an SVG refers to, so an icon with a reference to anything but its own elements is left out.
   Entities need a DOCTYPE, which cannot stand inside of an element. Without fonts and without the network, resvg then
-  opens nothing. It bounds the number of nodes itself, and BODY bounds the bytes.
+  opens nothing. It bounds the number of nodes itself, BODY bounds the bytes, and feTurbulence, which can take minutes, is
+  refused as well.
 - Icons that resvg refuses, and those that are one colour from edge to edge, are left out. All that is left out is counted.
 
 The image is the icon in the middle of a white square, in resvg's own PNG: its bytes depend on resvg's version alone.
@@ -31,9 +32,9 @@ from metaclip.errors import MetaclipError, import_extra, one_line
 LICENCES: Final = ("Apache-2.0", "CC-BY-3.0", "CC-BY-4.0", "CC0-1.0", "ISC", "MIT", "OFL-1.1")
 BODY: Final = 1 << 20
 """The most bytes of an icon's SVG."""
-REASONS: Final = ("hidden", "name", "body", "reference", "not_rendered", "blank")
+REASONS: Final = ("hidden", "name", "body", "refused", "not_rendered", "blank")
 _NAME: Final = re.compile("[a-z0-9]+(?:-[a-z0-9]+)*")
-_FOREIGN: Final = re.compile(r"href\s*=\s*(?![\"']#)")
+_REFUSED: Final = re.compile(r"href\s*=\s*(?![\"']#)|feTurbulence")
 _FRAME: Final = ("left", "top", "width", "height")
 _DEFAULTS: Final = {"left": 0, "top": 0, "width": 16, "height": 16}
 
@@ -104,8 +105,8 @@ class IconSet:
         frame = [icon.get(key, self.frame[key]) for key in _FRAME]
         if len(body) > BODY or not all(map(_is_size, frame)) or min(frame[2:]) <= 0:
             return b"", "body"
-        if _FOREIGN.search(body):
-            return b"", "reference"
+        if _REFUSED.search(body):
+            return b"", "refused"
         svg = (
             '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
             f'width="{pixels}" height="{pixels}" viewBox="{" ".join(map(repr, frame))}">{body}</svg>'

@@ -9,7 +9,7 @@ import click
 
 from metaclip.storage.files import atomic_write
 from metaclip.training.evaluation.results import read_results
-from training.icons.__main__ import run_command
+from training.commands import run_command
 from training.icons_study.plot import write_plot
 from training.icons_study.summary import summarise, table
 
