@@ -29,6 +29,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from metaclip import MatchSettings, balance, match
+from metaclip import recipe as recipes
 from metaclip.curate.run import Run
 from metaclip.errors import MetaclipError
 from metaclip.metadata import shipped_list
@@ -169,12 +170,12 @@ class Place:
             raise MetaclipError(
                 f"there is no pool in {self.pool}; make it: python -m training.icons {self.pool}"
             )
-        recipe = dataclasses.asdict(job.regime.train_recipe(DataRecipe(), job.seed))
-        model = read_json(Path(recipe.pop("model")))
+        regime, recipe = job.regime, recipes.read(RECIPES / job.regime.recipe)["train"]
+        model = read_json(RECIPES / recipe["model"])
         return digest_of({
             "semantics": SEMANTICS, "pool": made["stages"]["icons"]["made_from"], "train": recipe, "model": model,
-            "noisy": job.regime.noisy, "arm": job.arm.name, "level": LEVEL,
-            "list": _file_digest(Path(self.metadata or shipped_list())),
+            "samples": regime.samples, "batch": regime.batch, "noisy": regime.noisy, "arm": job.arm.name, "seed": job.seed,
+            "level": LEVEL, "list": _file_digest(Path(self.metadata or shipped_list())),
         })  # fmt: skip
 
     def finished(self) -> dict[str, dict[str, Any]]:
