@@ -123,7 +123,7 @@ def test_the_study_runs_is_shared_and_continues(pool: Path, tmp_path: Path) -> N
     found = {(line["regime"], line["arm"]): line for line in lines}
     raw, matched, offline = (found["low", arm] for arm in ("raw", "matched", "offline 6"))
     assert raw["pairs"] == raw["pool_pairs"] == matched["pairs"] == 120 > offline["pairs"]
-    assert found["low", "repeat 4"]["t"] == LEVEL / 4
+    assert (found["low", "repeat 4"]["t"], found["low", "repeat 4"]["pairs"]) == (LEVEL / 4, 120)
     assert found["noisy", "online 6"]["noisy_pairs"] < found["noisy", "online 6"]["pairs"]
     for line in lines:
         assert line["samples"] in (64, 96)

@@ -269,6 +269,8 @@ def _do(job: Job, place: Place, folder: Path) -> dict[str, Any]:
     pairs, noisy = record["pairs"], record["noisy_pairs"]
     if kept is not None:
         pairs, noisy = len(kept), int(noisy_uids(kept.uids).sum())
+    if run is not None and arm.way == "repeat":
+        pairs = run.match["funnel"]["matched"]  # sooner or later all of them
     return {
         "task": job.name, "regime": job.regime.name, "arm": arm.name, "way": arm.way, "t": t, "seed": job.seed,
         "samples": recipe.steps * recipe.batch, "pairs": pairs, "noisy_pairs": noisy if job.regime.noisy else None,

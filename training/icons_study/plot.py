@@ -19,11 +19,14 @@ _COLOURS: Final = {
     "repeat": "#2ca02c",
 }
 
+_TICKS: Final = {"t": [10, 30, 100, 300, 1_000, 3_000], "pairs": [100_000, 150_000, 200_000, 300_000]}
+
 
 def write_plot(path: Path, rows: Sequence[Row], x: Literal["t", "pairs"]) -> None:
     """Write the accuracy of the arms as SVG: a panel for each figure, means with their intervals over seeds.
 
-    Against t, raw and matched, which have none, are lines across. Raise MetaclipError where altair is not installed.
+    Against t, raw and matched, which have none, are lines across, and repetition is left out. Raise MetaclipError where
+    altair is not installed.
     """
     alt = import_extra("altair", "cards", "the plots")
     colour = alt.Color(
@@ -32,9 +35,14 @@ def write_plot(path: Path, rows: Sequence[Row], x: Literal["t", "pairs"]) -> Non
     panels = []
     for name in FIGURES:
         values = [_point(row, name, x) for row in rows]
+        if x == "t":
+            values = [value for value in values if value["way"] != "repeat"]
         points = [value for value in values if value["x"] is not None]
         across = [value for value in values if value["x"] is None]
-        place = alt.X("x:Q", scale=alt.Scale(type="log"), title="t" if x == "t" else "pairs kept")
+        place = alt.X(
+            "x:Q", title="t" if x == "t" else "pairs kept", scale=alt.Scale(type="log", nice=False, padding=12),
+            axis=alt.Axis(format="~s", values=_TICKS[x], grid=False),
+        )  # fmt: skip
         base = alt.Chart(alt.Data(values=points)).encode(x=place, color=colour)
         axis = alt.Y(
             "mean:Q",
