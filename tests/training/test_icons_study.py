@@ -76,11 +76,11 @@ def test_intervals() -> None:
     lines = [
         {
             "task": f"low / {arm} / seed {seed}", "regime": "low", "arm": arm, "way": arm, "t": None, "seed": seed, "pairs": 5,
-            "noisy_pairs": None, "passes": 1.0, **dict.fromkeys(("all", "head", "middle", "tail"), value),
+            "noisy_pairs": None, "passes": 1.0, "metrics": dict.fromkeys(("all", "head", "middle", "tail"), value),
         }
         for arm, values in figures.items() for seed, value in enumerate(values)
     ]  # fmt: skip
-    (rows,) = summarise([{**lines[0], "all": 0.9}, *lines]).values()
+    (rows,) = summarise([{**lines[0], "pairs": 9}, *lines]).values()
     assert [row.arm for row in rows] == ["raw", "matched"]
     assert rows[0].against["all"].percent("+") == "-1.0 ± 0.0"
     assert not rows[1].against
@@ -127,7 +127,9 @@ def test_the_study_runs_is_shared_and_continues(pool: Path, tmp_path: Path) -> N
     assert found["noisy", "online 6"]["noisy_pairs"] < found["noisy", "online 6"]["pairs"]
     for line in lines:
         assert line["samples"] in (64, 96)
-        assert np.isclose(line["all"], line["accuracy"]), "as many images of each class"
+        assert np.isclose(line["metrics"]["all"], line["metrics"]["accuracy"]), (
+            "as many images of each class"
+        )
         assert (line["images"], line["device"]) == (24, "cpu")
     assert "| offline 6 | 6 | 1 |" in (out / "table.md").read_text()
     assert all(
@@ -141,7 +143,7 @@ def test_the_study_runs_is_shared_and_continues(pool: Path, tmp_path: Path) -> N
     (out / "results.jsonl").write_bytes(b"".join(again[1:]))
     command.main(flags, standalone_mode=False)
     one, other = lines_of(out / "results.jsonl")[-1], json.loads(again[0])
-    same = {"task", "identity", "pairs", "all", "loss", "passes"}
+    same = {"task", "identity", "pairs", "metrics", "loss", "passes"}
     assert {key: one[key] for key in same} == {key: other[key] for key in same}, "to the bit"
 
 

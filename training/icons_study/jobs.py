@@ -202,7 +202,7 @@ def do_jobs(jobs: list[Job], place: Place, say: Callable[[str], None]) -> None:
                 append_result(place.results, {**line, IDENTITY: identity})
                 say(
                     f"{job.name:<36}"
-                    + "".join(f"  {name} {100 * line[name]:5.2f}" for name in ("all", *GROUPS))
+                    + "".join(f"  {name} {100 * line['metrics'][name]:5.2f}" for name in ("all", *GROUPS))
                     + f"   {line['samples_per_second']:,.0f} samples/s   {line['seconds']:,.0f} s"
                 )
             if mine:
@@ -222,14 +222,15 @@ def _locked(path: Path, wait: bool = False) -> Iterator[bool]:
         yield True
 
 
-def _matched(place: Place, noisy: bool) -> Run:
-    """Match the pool, once for all jobs."""
-    name = "noisy" if noisy else "clean"
-    settings = MatchSettings(text_column="noisy" if noisy else None)
+def _curate(job: Job, place: Place, out: Path) -> Run:
+    """Match the pool, once for all jobs, and balance it for this one."""
+    name = "noisy" if job.regime.noisy else "clean"
+    settings = MatchSettings(text_column="noisy" if job.regime.noisy else None)
+    # Held for both: matching wants the folder for itself, if only to see that it is finished, and balancing reads it.
     with _locked(place.folder / "locks" / f"{name}.lock", wait=True):
-        return match(
-            os.fspath(place.pool / "train"), place.metadata, out=place.folder / name, settings=settings
-        )
+        tars = os.fspath(place.pool / "train")
+        matched = match(tars, place.metadata, out=place.folder / name, settings=settings)
+        return balance(matched, out=out, t=None if job.arm.t == DEFAULT else job.arm.t, seed=job.seed)
 
 
 def _do(job: Job, place: Place, folder: Path) -> dict[str, Any]:
@@ -241,8 +242,7 @@ def _do(job: Job, place: Place, folder: Path) -> dict[str, Any]:
     )
     run, kept, t, entries = None, None, None, None
     if arm.way != "raw":
-        asked = None if arm.t == DEFAULT else arm.t
-        run = balance(_matched(place, job.regime.noisy), out=folder / "run", t=asked, seed=job.seed)
+        run = _curate(job, place, folder / "run")
         kept = Subset(run.path / "curated.npy")
         t = None if arm.way == "matched" else run.t
         entries = int((run.counts.values > 0).sum())
@@ -275,8 +275,8 @@ def _do(job: Job, place: Place, folder: Path) -> dict[str, Any]:
         "task": job.name, "regime": job.regime.name, "arm": arm.name, "way": arm.way, "t": t, "seed": job.seed,
         "samples": recipe.steps * recipe.batch, "pairs": pairs, "noisy_pairs": noisy if job.regime.noisy else None,
         "entries": entries, "pool_pairs": record["pairs"], "passes": round(sum(reasons.values()) / record["pairs"], 4),
-        **_figures(found["per_class"], _groups(place.pool)), "accuracy": found["metrics"]["accuracy"],
-        "top5": found["metrics"].get("accuracy_top5"), "classes": found["classes"], "images": found["data"]["images"],
+        "metrics": {**_figures(found["per_class"], _groups(place.pool)), **found["metrics"]},
+        "classes": found["classes"], "images": found["data"]["images"],
         "loss": metrics[-1]["loss"], "scale": metrics[-1]["scale"],
         "samples_per_second": float(np.median([line["samples_per_second"] for line in metrics])),
         "seconds": round(time.monotonic() - begin, 1), "evaluation_seconds": round(time.monotonic() - trained_at, 1),

@@ -81,8 +81,8 @@ def _row(seeds: Mapping[int, Mapping[str, Any]], base: Mapping[int, Mapping[str,
     both = [seed for seed in seeds if seed in base] if lines[0]["arm"] != BASE else []
     return Row(
         lines[0]["arm"], lines[0]["way"], mean("t"), len(lines), mean("pairs") or 0.0, mean("noisy_pairs"), mean("passes") or 0.0,
-        {name: Estimate.of([line[name] for line in lines]) for name in FIGURES},
-        {name: Estimate.of([seeds[s][name] - base[s][name] for s in both]) for name in FIGURES if both},
+        {name: Estimate.of([line["metrics"][name] for line in lines]) for name in FIGURES},
+        {name: Estimate.of([seeds[s]["metrics"][name] - base[s]["metrics"][name] for s in both]) for name in FIGURES if both},
     )  # fmt: skip
 
 
