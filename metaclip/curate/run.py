@@ -255,8 +255,9 @@ def read_table(path: Path, columns: Mapping[str, pa.DataType] | None = None) -> 
     """Read a table with a row for each entry. Raise MetaclipError if it is damaged, or has not these `columns`."""
     with reading_parquet(path), local_copy(path) as local:
         table = pq.ParquetFile(local).read()
+        names = table.column_names
     for name, kind in (columns or {}).items():
-        if name not in table.column_names or table.schema.field(name).type != kind:
+        if name not in names or table.schema.field(name).type != kind:
             raise damaged(path, f"it has no column {name} of the type {kind}")
         if name != "source" and table[name].null_count:
             raise damaged(path, f"its column {name} has nulls")

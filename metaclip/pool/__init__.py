@@ -16,5 +16,5 @@ def reading_parquet(path: Path) -> Iterator[None]:
     """Turn what pyarrow raises in the block, for a parquet file that metaclip wrote, into a MetaclipError of one line."""
     try:
         yield
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise damaged(path, one_line(error, 160)) from None

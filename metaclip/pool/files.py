@@ -308,6 +308,10 @@ def translate_read_errors(file: PoolFile) -> Iterator[None]:
         raise BrokenInput(f"{file.path} is gone; put it back, or run again with --overwrite") from error
     except StoreError as error:
         raise BrokenInput(str(error)) from error
+    except MemoryError as error:
+        raise BrokenInput(
+            f"{file.path} needs more memory than there is; make it of smaller parts"
+        ) from error
     except Exception as error:
         unreadable = isinstance(error, OSError | pa.ArrowException | EOFError | ValueError)
         # The clients of stores raise exceptions of their own, which share no base class.

@@ -187,8 +187,8 @@ def owned(path: Path, part: Part = ALL, wait: bool = False) -> Iterator[Callable
 
 def remove_unused(path: AnyPath) -> None:
     """Remove the state of a folder that its caller owns, if no stage has produced anything there."""
-    names = [path / name for name in path.sizes()]
-    state = [name for name in names if name.is_relative_to(path / STATE)]
+    names = path.sizes()
+    state = [path / name for name in names if name.startswith(f"{STATE}/")]
     if len(state) == len(names) and not holds_results(state):
         for child in list(path.iterdir()):  # empty folders, too
             child.remove()

@@ -186,10 +186,14 @@ def read_json(path: Path, kind: Any = dict[str, Any]) -> dict[str, Any] | None:
 def parse_json(data: bytes, kind: Any = dict[str, Any]) -> dict[str, Any] | None:
     """Parse a JSON object; return None for anything else, and for an object that is not of a `kind`, such as a msgspec.Struct."""
     try:
-        found = json.loads(data.decode())
+        found = json.loads(data.decode(), parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) and fault_in(found, kind) is None else None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def fault_in(value: Any, kind: Any) -> str | None:
