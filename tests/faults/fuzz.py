@@ -368,7 +368,7 @@ def check_pool(path: Path, out: Path, rng: Random) -> None:
                     keys[tar, folder, key][suffix] += 1
         # A key may come again, as another whole sample.
         samples = sum(max(suffixes.values()) for suffixes in keys.values())
-        assert samples == made.record["funnel"]["picked"], "samples that are missing or partial"
+        assert samples == made.record["written"], "samples that are missing or partial"
         assert all(suffixes.keys() & {"txt", "json"} for suffixes in keys.values())
     if rng.random() < 0.1:
         plan(path, LIST, settings=settings, options=OPTIONS)
