@@ -331,7 +331,7 @@ class _MatchStage:
                         progress.note(f"{task.source}: {n} rows left out: {meaning} (first: {place})")
 
     def _note_missing_columns(self, progress: Progress) -> None:
-        """Say which columns the first file lacks, when nothing is matched yet."""
+        """Report which columns the first file lacks, when nothing is matched yet."""
         if self.inputs.shards and not any((self.stage.folder / "matched").glob("*")):
             file = self.inputs.shards[0].file
             schema = read_schema(file)

@@ -15,6 +15,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from metaclip.arguments import without_views
 from metaclip.pool.columns import Columns, DroppedRows
 from metaclip.pool.files import PoolFile, open_decompressed, open_file, translate_read_errors
 from metaclip.storage.files import is_remote
@@ -197,13 +198,10 @@ def _open_delimited(file: PoolFile, dropped: DroppedRows, limit: int | None = No
 
 
 def _without_views(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Replace string views, of which Arrow cannot take rows, with large strings."""
-    views = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
-    if views.keys().isdisjoint(batch.schema.types):
-        return batch
-    return batch.cast(
-        pa.schema([field.with_type(views.get(field.type, field.type)) for field in batch.schema])
-    )
+    """Replace string views, of which Arrow cannot take rows; names and metadata stay."""
+    columns = list(map(without_views, batch.columns))
+    fields = [field.with_type(column.type) for field, column in zip(batch.schema, columns, strict=True)]
+    return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields, batch.schema.metadata))
 
 
 @contextlib.contextmanager
