@@ -12,7 +12,6 @@ spawned, so a script that runs such a step needs the usual ``if __name__ == "__m
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import itertools
 import multiprocessing
@@ -36,7 +35,7 @@ from metaclip.engine import (
     ignore_progress,
 )
 from metaclip.errors import Interrupted
-from metaclip.storage.threads import thread_pool
+from metaclip.storage.threads import Outcomes, thread_pool
 
 _INTERRUPTED: Final = "interrupted; the same command goes on from here"
 
@@ -109,18 +108,18 @@ def _map(
     At most two items per worker are under way. When the caller leaves (Ctrl-C, an error of its own), `stop` is called,
     which must make running calls end, and they are waited for.
     """
-    source = iter(items)
-    running: dict[concurrent.futures.Future[Result | BaseException], Item] = {}
+    source, outcomes, running = iter(items), Outcomes(), 0
     with thread_pool(workers) as pool:
         try:
             while True:
-                for item in itertools.islice(source, 2 * workers - len(running)):
-                    running[pool.submit(function, item)] = item
+                for item in itertools.islice(source, 2 * workers - running):
+                    pool.submit(function, item, outcomes)
+                    running += 1
                 if not running:
                     return
-                done, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
-                for future in done:
-                    yield running.pop(future), future.exception() or future.result()
+                item, result, error = outcomes.get()
+                running -= 1
+                yield item, result if error is None else error
         finally:
             stop()
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import itertools
 import random
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 
 from metaclip.storage.threads import map_ordered, map_parallel, thread_pool
+from tests import interrupts
+from tests.processes import environment
 
 
 def left() -> list[str]:
@@ -66,7 +70,21 @@ def test_a_thread_of_the_pool_may_end_it() -> None:
     """It does not wait for itself; the other threads end by themselves."""
     opened = thread_pool(2)
     pool = opened.__enter__()
-    assert pool.submit(opened.__exit__, None, None, None).result(30) is False
+    outcome = pool.submit(lambda _: opened.__exit__(None, None, None), None).get(timeout=30)
+    assert outcome == (None, False, None)
     end = time.monotonic() + 30
     while left():
         assert time.monotonic() < end
+
+
+@pytest.mark.parametrize("work", interrupts.WORK)
+def test_ctrl_c_at_every_moment(work: str) -> None:
+    """An interrupt of the main thread leaves no lock held that a thread then waits for, wherever it comes."""
+    process = subprocess.run(
+        [sys.executable, "-m", "tests.interrupts", work],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stdout + process.stderr
