@@ -19,7 +19,10 @@ KEY: Final = "__key__"
 
 
 MAX_ROW: Final = 1 << 24
-"""Largest number of bytes of a row of csv or tsv, a line of jsonl, or a `.txt` or `.json` in a tar; longer ones are malformed."""
+"""Largest number of bytes of a row of csv or tsv, a line of jsonl, a `.txt` or `.json` in a tar, or a text of parquet.
+
+Longer ones are malformed.
+"""
 
 MAX_COLUMNS: Final = 10_000
 
@@ -183,6 +186,12 @@ def usable_texts(batch: pa.RecordBatch, columns: Columns, row: int, dropped: Dro
     if n_null := texts.null_count - n_failed:
         first = 0 if n_failed else texts.is_null().index(True).as_py()
         dropped.add("null_text", f"row {row + first}", n_null)
+    if texts.nbytes > MAX_ROW:
+        too_long = pc.fill_null(pc.greater(pc.binary_length(texts), MAX_ROW), False)
+        if n_long := pc.sum(too_long).as_py():
+            place = f"row {row + too_long.index(True).as_py()}: its text has over {MAX_ROW} bytes"
+            dropped.add("malformed_row", place, n_long)
+            texts = pc.if_else(too_long, pa.scalar(None, texts.type), texts)
     try:
         texts.validate(full=True)  # Arrow does not check what it reads from parquet
         return texts

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from metaclip.arguments import without_views
@@ -26,6 +27,8 @@ SHARD_BYTES: Final = 1 << 28
 _BUFFER: Final = (
     1 << 22
 )  # bytes read at a time; whole column chunks would make memory grow with the row groups
+_VALUE_BYTES: Final = 1 << 26
+"""Bytes of a column that one value, repeated in all rows of a batch of a parquet file, may take."""
 _DELIMITERS: Final = {"csv": ",", "tsv": "\t"}
 UNQUOTED: Final = "unquoted "
 """Begins the form of a csv or tsv file in which quotes are ordinary characters."""
@@ -161,7 +164,7 @@ def _batches(
         assert shard.groups is not None
         with _open_parquet(file) as parquet:
             for batch in parquet.iter_batches(
-                BATCH_ROWS,
+                _rows_at_once(file, parquet, range(*shard.groups), columns),
                 row_groups=range(*shard.groups),
                 columns=columns and list(columns),
                 use_threads=False,
@@ -204,10 +207,55 @@ def _without_views(batch: pa.RecordBatch) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields, batch.schema.metadata))
 
 
+def _rows_at_once(
+    file: PoolFile, parquet: Any, groups: Iterable[int], columns: Sequence[str] | None
+) -> int:
+    """Return how many rows of some row groups can be read at a time.
+
+    A small file can hold a long value once and repeat it in every row; so the longest value of the dictionaries, read
+    without repeating them, must fit into _VALUE_BYTES in each row of a batch.
+    """
+    names = [
+        field.name
+        for field in parquet.schema_arrow
+        if (columns is None or field.name in columns) and _has_bytes(field.type)
+    ]
+    longest = 1
+    with _open_parquet(file, metadata=parquet.metadata, read_dictionary=names) as dictionaries:
+        for group in groups if names else ():
+            for row in dictionaries.iter_batches(1, row_groups=[group], columns=names, use_threads=False):
+                lengths = [pc.max(pc.binary_length(column.dictionary)).as_py() for column in row.columns]
+                longest = max(longest, *(length or 0 for length in lengths))
+                break
+    return max(1, min(BATCH_ROWS, _VALUE_BYTES // longest))
+
+
+def _has_bytes(kind: pa.DataType) -> bool:
+    """Return whether the values of a type are strings or bytes of any length."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return any(
+        is_kind(kind)
+        for is_kind in (
+            pa.types.is_string,
+            pa.types.is_large_string,
+            pa.types.is_string_view,
+            pa.types.is_binary,
+            pa.types.is_large_binary,
+            pa.types.is_binary_view,
+        )
+    )
+
+
 @contextlib.contextmanager
-def _open_parquet(file: PoolFile) -> Iterator[Any]:
+def _open_parquet(file: PoolFile, **options: Any) -> Iterator[Any]:
+    """Open a parquet file for a block. With options, no more of it is fetched from a store than is read."""
     remote = is_remote(file.path)
     # Arrow reads a file of this machine by its path, without the GIL.
     opened = open_file(file) if remote else contextlib.nullcontext(file.path)
-    with opened as source, pq.ParquetFile(source, pre_buffer=remote, buffer_size=_BUFFER) as parquet:
+    with (
+        opened as source,
+        pq.ParquetFile(
+            source, pre_buffer=remote and not options, buffer_size=_BUFFER, **options
+        ) as parquet,
+    ):
         yield parquet

@@ -24,7 +24,7 @@ from metaclip import MatchSettings, MetaclipError, RunOptions, curate
 from metaclip.curate.inputs import columns_of
 from metaclip.errors import BrokenInput
 from metaclip.pool import delimited, jsonl, shards
-from metaclip.pool.columns import Columns, DroppedRows
+from metaclip.pool.columns import Columns, DroppedRows, plain_texts, usable_texts
 from metaclip.pool.files import find_files
 from metaclip.pool.shards import read_batches
 from tests import commands
@@ -861,3 +861,42 @@ def test_objects_of_any_number_of_names(rows: int, tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 2
     assert "objects have over 10,000 fields of different names" in done.stderr
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
+def test_one_long_value_in_every_row(tmp_path: Path, kind: pa.DataType) -> None:
+    """A parquet of some kB that repeats one value of 20 kB in 100,000 rows is read in batches that fit into memory."""
+    texts = pa.DictionaryArray.from_arrays(
+        pa.array([0] * 99_999 + [1], pa.int32()), ["x" * 20_000, "dog"]
+    )
+    path = tmp_path / "p.parquet"
+    schema = pa.schema([("text", texts.type), ("n", pa.int64())])
+    with pq.ParquetWriter(path, schema.set(0, pa.field("text", kind)), compression="zstd") as writer:
+        for first in range(0, 100_000, 10_000):
+            some = texts.slice(first, 10_000)
+            some = some if kind == texts.type else some.cast(kind)
+            writer.write_batch(
+                pa.record_batch([some, pa.array(range(first, first + 10_000))], writer.schema)
+            )
+    assert path.stat().st_size < 1 << 20
+    [shard] = shards_of(path)
+    rows, last = 0, None
+    for batch in read_batches(shard, ["text"], DroppedRows()):
+        texts = plain_texts(batch.column("text"))
+        assert texts.nbytes <= 1 << 27
+        rows, last = rows + len(batch), texts[-1].as_py()
+    assert (rows, last) == (100_000, "dog")
+
+
+def test_a_text_over_the_limit_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text of parquet has the limit of a line of jsonl: it is a malformed row, named by its place."""
+    monkeypatch.setattr("metaclip.pool.columns.MAX_ROW", 100)
+    path = tmp_path / "p.parquet"
+    pq.write_table(pa.table({"text": ["a dog", None, "dog" * 40, "a cat"], "n": [1, 2, 3, 4]}), path)
+    [shard] = shards_of(path)
+    dropped = DroppedRows()
+    [batch] = read_batches(shard, None, dropped)
+    texts = usable_texts(batch, Columns("text", None, None), 0, dropped)
+    assert texts.to_pylist() == ["a dog", None, None, "a cat"]
+    assert dropped.counts == {"null_text": 1, "malformed_row": 1}
+    assert dropped.places["malformed_row"] == "row 2: its text has over 100 bytes"
