@@ -466,6 +466,15 @@ def test_weights_that_would_run(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+def test_bytes_that_are_no_checkpoint(tmp_path: Path) -> None:
+    """Whatever torch raises for the instructions of a damaged pickle is an error of one line."""
+    path = tmp_path / "c.pt"
+    for instruction in range(256):
+        path.write_bytes(bytes([0x80, 2, instruction, ord(".")]))
+        with pytest.raises(MetaclipError, match=r"c\.pt cannot be read as a checkpoint"):
+            load_tensors(path)
+
+
 HARMFUL: dict[str, tuple[dict[str, Any], str]] = {
     "tokenizer": ({"text_cfg": {"tokenizer_kwargs": {"trust_remote_code": True}}}, "tokenizer_kwargs has a key 'trust_remote_code'"),
     "text": ({"text_cfg": {"trust_remote_code": True}}, "text_cfg has a key 'trust_remote_code'"),
