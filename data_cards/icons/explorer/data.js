@@ -1,0 +1,103 @@
+/* The data: loaded from classic scripts that call metaclip(number of files, base64 of gzip), for a page from disk may fetch
+   nothing. metaclip/card/explorer/writer.py describes them. */
+"use strict";
+
+const policy = globalThis.trustedTypes?.createPolicy("explorer", { createScriptURL: dataUrl }) ?? { createScriptURL: dataUrl };
+globalThis.metaclip = (files, base64) => Object.assign(document.currentScript, { files, base64 });
+
+function dataUrl(name) {
+  if (!/^[a-z0-9-]+\.\d+$/.test(name)) throw new TypeError(`${name} is no data file`);
+  return `explorer/data/${name}.js`;
+}
+
+function loadFile(name) {
+  return new Promise((resolve, reject) => {
+    const script = element("script", { src: policy.createScriptURL(name) });
+    script.onload = () => { resolve(script); script.remove(); };
+    script.onerror = () => reject(new Error(`${dataUrl(name)} cannot be read: the page needs its folder "explorer" whole.`));
+    document.head.append(script);
+  });
+}
+
+const loaded = new Map();
+
+/* Give the bytes of a name's data, loading them once. */
+function load(name) {
+  if (!loaded.has(name)) loaded.set(name, (async () => {
+    const first = await loadFile(`${name}.0`);
+    const others = Array.from({ length: first.files - 1 }, (_, i) => loadFile(`${name}.${i + 1}`));
+    const base64 = [first, ...await Promise.all(others)].map((file) => file.base64).join("");
+    const packed = atob(base64);
+    const bytes = new Uint8Array(packed.length);
+    for (let i = 0; i < packed.length; i++) bytes[i] = packed.charCodeAt(i);
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    return new Uint8Array(await new Response(stream).arrayBuffer());
+  })());
+  return loaded.get(name);
+}
+
+const loadText = async (name) => new TextDecoder("utf-8", { ignoreBOM: true }).decode(await load(name));
+const loadJson = async (name) => JSON.parse(await loadText(name));
+
+/* Read columns of n varints each. */
+function readColumns(bytes, n, columns) {
+  let at = 0;
+  return Array.from({ length: columns }, () => {
+    const column = new Float64Array(n);
+    for (let i = 0; i < n; i++) {
+      let value = 0, unit = 1, byte;
+      do { byte = bytes[at++]; value += (byte & 127) * unit; unit *= 128; } while (byte > 127);
+      column[i] = value;
+    }
+    return column;
+  });
+}
+
+/* Everything that the first view needs: the card, and the columns of the entries. */
+async function open() {
+  const [card, text, bytes] = await Promise.all([loadJson("card"), loadText("entries"), load("numbers")]);
+  if (card.format !== 1) throw new Error(`This page reads data of format 1, and these are of format ${card.format}: make the card again.`);
+  const entries = text.split("\n");
+  const [count, dropped, missing, source] = readColumns(bytes, entries.length, 4);
+  const { t } = card.account.balance;
+  const given = new Map(card.probabilities);
+  return {
+    card, entries, count, source, t,
+    kept: (id) => count[id] - dropped[id],
+    expected: (id) => count[id] - missing[id] / 10,
+    probability: (id) => given.get(id) ?? law.probability(count[id], t),
+    part: (id) => (count[id] === 0 ? "zero" : count[id] < t ? "tail" : "head"),
+    sourceOf: (code) => (code ? card.sources[code - 1] : "unnamed"),
+  };
+}
+
+/* Holds the first `limit` ids by falling count, of ids that come rising; a sort of all would take longer than to look. */
+class First {
+  constructor(count, limit) { Object.assign(this, { count, limit, ids: [], least: -1 }); }
+
+  add(id) {
+    if (this.count[id] <= this.least) return;
+    this.ids.push(id);
+    if (this.ids.length < 4 * this.limit) return;
+    this.ids = this.sorted();
+    this.least = this.count[this.ids.at(-1)];
+  }
+
+  sorted() { return this.ids.sort((a, b) => this.count[b] - this.count[a] || a - b).slice(0, this.limit); }
+}
+
+/* Find the entries that hold `query`, in any case of letters: the same ones first, then those that begin with it, then
+   the others; each by count. Give {ids: the first `limit`, total}. */
+function search(data, query, source, part, limit) {
+  const small = query.toLowerCase();
+  const ranks = Array.from({ length: 4 }, () => new First(data.count, limit));
+  let total = 0;
+  if (small) data.lower ??= data.entries.map((entry) => entry.toLowerCase());
+  for (let id = 0; id < data.entries.length; id++) {
+    const at = small ? data.lower[id].indexOf(small) : 0;
+    if (at < 0 || (source !== "" && data.source[id] !== source) || (part !== "" && data.part(id) !== part)) continue;
+    total++;
+    ranks[data.entries[id] === query ? 0 : at ? 3 : small && data.lower[id] === small ? 1 : 2].add(id);
+  }
+  return { ids: ranks.flatMap((rank) => rank.sorted()).slice(0, limit), total };
+}
