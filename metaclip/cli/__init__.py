@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import importlib
 import os
@@ -43,7 +44,9 @@ class _Verbs(click.Group):
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in VERBS:
-            return None
+            near = difflib.get_close_matches(name, VERBS, 1)
+            meant = f"did you mean {near[0]!r}?" if near else f"verbs: {', '.join(VERBS)}"
+            ctx.fail(f"No such verb {name!r} ({meant})")
         command: click.Command = importlib.import_module(f"metaclip.cli.{name}").command
         return command
 

@@ -26,7 +26,9 @@ Examples:
 )
 @click.option("--url", help="Url of the pair; the uid is computed from it and the text.")
 @click.option("--uid", help="Uid of the pair, if the pool has one.")
-@click.option("--t", type=float, metavar="T", help="Threshold, if not the t of the run.")
+@click.option(
+    "--t", type=options.Number(whole=False), metavar="T", help="Threshold, if not the t of the run."
+)
 @click.option("--seed", type=click.IntRange(0, (1 << 64) - 1), help="Seed, if not the seed of the run.")
 @click.option(
     "--epoch", type=click.IntRange(0), default=0, show_default=True, help="Epoch of an online draw."

@@ -30,22 +30,27 @@ RULE_FLAGS: Final = {
 """The settings of the text rule that are on or off, with their help; `--unspaced-scripts` is the other one."""
 
 
-class Number(click.ParamType[int]):
-    """A whole number, with or without a suffix: 400M."""
+class Number(click.ParamType[float]):
+    """A number, with or without a suffix: 400M; a whole one, unless `whole` is false."""
 
     name = "number"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+    def __init__(self, whole: bool = True) -> None:
+        """Choose which numbers are read."""
+        self._whole = whole
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Read the number."""
         text = str(value).replace("_", "").replace(",", "").strip().lower()
         factor = _SUFFIXES.get(text[-1:], 1)
         try:
             number = float(text[:-1] if factor > 1 else text) * factor
+            if self._whole and not number.is_integer():
+                raise ValueError
         except ValueError:
-            number = float("nan")
-        if not number.is_integer():
-            self.fail(f"{value!r} is not a whole number such as 1000, 20k or 400M", param, ctx)
-        return int(number)
+            kind = "a whole number" if self._whole else "a number"
+            self.fail(f"{value!r} is not {kind} such as 1000, 20k or 400M", param, ctx)
+        return int(number) if self._whole else number
 
 
 def _stack(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
@@ -97,7 +102,10 @@ match_options = _stack(
 
 balance_options = _stack(
     click.option(
-        "--t", type=float, metavar="T", help="The threshold: entries with larger counts are thinned."
+        "--t",
+        type=Number(whole=False),
+        metavar="T",
+        help="The threshold: entries with larger counts are thinned.",
     ),
     click.option(
         "--tail-share",

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from metaclip.cli import options
+
 
 @click.command(
     "train",
@@ -31,7 +33,10 @@ If it is interrupted, the same command continues from the last checkpoint.""",
 @click.option("--subset", metavar="FILE", help="Offline balance: a run's curated.npy.")
 @click.option("--balance", metavar="RUN", help="Online balance: a balanced run, or a card.")
 @click.option(
-    "--t", type=float, metavar="T", help="Threshold of the online balance, if not the t of RUN."
+    "--t",
+    type=options.Number(whole=False),
+    metavar="T",
+    help="Threshold of the online balance, if not the t of RUN.",
 )
 @click.option(
     "--text", metavar="NAME", help="Member or field with the text, if not .txt, text, caption or alt."

@@ -21,6 +21,7 @@ import functools
 import math
 import operator
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ from metaclip.curate.settings import (
     SOLVED,
     BalanceSettings,
     resolve,
+    threshold_hints,
 )
 from metaclip.engine import PortableStep, Progress, ProgressCallback, fold
 from metaclip.errors import BrokenInput, MetaclipError, damaged
@@ -360,7 +362,11 @@ def balance_matches(source: Run, folder: Folder, settings: BalanceSettings, opti
         balanced = Run(folder.path, source.counted)
         if not has_account(folder.path):
             write_account(balanced)
-        return balanced
+    for hint in threshold_hints(
+        settings, balanced.t, source.counts.values, balanced.match["funnel"]["matched"]
+    ):
+        print(f"metaclip: {hint}", file=sys.stderr)
+    return balanced
 
 
 def _run_stage(

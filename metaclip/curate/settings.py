@@ -276,6 +276,8 @@ class RunManifest(msgspec.Struct):
 
 _THRESHOLDS: Final = 64
 _PASSES: Final = 3
+SMALL_POOL: Final = 1_000_000
+"""Matched pairs below which the default threshold is worth a word."""
 
 
 def tail_share(counts: npt.NDArray[np.uint64], t: float) -> float:
@@ -338,3 +340,38 @@ def resolve(
     return solve_tail_share(
         counts, DEFAULT_TAIL_SHARE if settings.tail_share is None else settings.tail_share
     )
+
+
+def threshold_hints(
+    settings: BalanceSettings, t: float, counts: npt.NDArray[np.uint64], matched: int
+) -> list[str]:
+    """Return sentences that say where the settings, resolved to `t`, have no effect or an unexpected one, and what to try.
+
+    `counts` are those of all entries, `matched` the number of matched pairs.
+    """
+    highest, default = int(counts.max(initial=0)), f"{DEFAULT_TAIL_SHARE:g}"
+    other = f"--target-pairs {max(1, matched // 2)} keeps half of the matched pairs"
+    if settings.target_pairs is not None and settings.target_pairs >= matched:
+        return [
+            f"a target of {settings.target_pairs:,} pairs balances nothing here: {matched:,} pairs match; {other}"
+        ]
+    if t >= highest:
+        solved = solve_tail_share(counts, DEFAULT_TAIL_SHARE) if highest else t
+        if solved >= highest:
+            return [f"t = {t:,g} balances nothing here: no count is larger than {highest:,}"]
+        return [
+            f"t = {t:,g} balances nothing here: the largest count is {highest:,}; a tail share of {default} would be "
+            f"t = {solved:,g}: use --tail-share {default} or --t {solved:g}"
+        ]
+    asked = "" if settings.t is not None else "what was asked for comes to "
+    if settings.asked["tail_share"] is not None and settings.tail_share is None:
+        asked = f"the default, a tail share of {default}, comes to "
+    if t < 2:
+        return [
+            f"{asked}t = {t:g}: about one pair of each entry stays, and more only through others; {other}"
+        ]
+    if settings.t is None and not tail_share(counts, t):
+        return [f"{asked}t = {t:g}, the smallest count: no entry is in the tail; {other}"]
+    if asked.startswith("the default") and matched < SMALL_POOL:
+        return [f"{asked}t = {t:g} on this small pool; {other}, and --t takes any other threshold"]
+    return []

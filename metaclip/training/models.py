@@ -224,7 +224,9 @@ def load_tensors(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise MetaclipError(f"there is no checkpoint {os.fspath(path)}; check the path") from None
     except MemoryError:
         raise
-    except Exception as error:  # of bytes that are no pickle, torch's reader raises what happens to happen
+    except (
+        Exception
+    ) as error:  # of bytes that are no pickle, torch's reader raises what happens to happen
         raise MetaclipError(
             f"{os.fspath(path)} cannot be read as a checkpoint ({_reason(error)}); it is damaged, or holds code"
         ) from None

@@ -366,7 +366,7 @@ def test_a_bad_part(part: str, home: Path) -> None:
         (("balance",), "metaclip balance: Missing argument 'RUN...'"),
         (("explain",), "metaclip explain: Missing argument 'TEXT'"),
         (("explain", "a", "b"), "metaclip explain: Got unexpected extra argument (b)"),
-        (("curat", "pool"), "metaclip: No such command 'curat'"),
+        (("curat", "pool"), "metaclip: No such verb 'curat' (did you mean 'curate'?)"),
     ],
 )
 def test_a_bad_command(arguments: tuple[str, ...], says: str) -> None:
@@ -642,15 +642,15 @@ def test_standard_output_that_is_full(home: Path) -> None:
 
 def test_the_home_folder(home: Path, tmp_path: Path) -> None:
     """~ is the home folder behind --out= and in quotes, where a shell leaves it, and in a recipe."""
-    (tmp_path / "pool.jsonl").write_text('{"text": "a dog"}\n')
+    (tmp_path / "pool.jsonl").write_text('{"text": "a dog"}\n' * 3)
     env = {**os.environ, "HOME": str(tmp_path)}
-    given = ["curate", tmp_path / "pool.jsonl", "--t", 5, "--out=~/run", f"--metadata={TOY}"]
+    given = ["curate", tmp_path / "pool.jsonl", "--t", 2, "--out=~/run", f"--metadata={TOY}"]
     done = metaclip(*given, env=env, cwd=tmp_path, stdout=subprocess.DEVNULL)
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "run" / "card.json").exists()
     shutil.copy(TOY, tmp_path / "words.txt")
     (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / "recipe.toml").write_text('[match]\nmetadata = "~/words.txt"\n[balance]\nt = 5\n')
+    (tmp_path / "sub" / "recipe.toml").write_text('[match]\nmetadata = "~/words.txt"\n[balance]\nt = 2\n')
     given = [
         "curate",
         "~/pool.jsonl",

@@ -14,7 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metaclip import MetaclipError, curate
-from metaclip.curate.settings import BalanceSettings, resolve, solve_tail_share, solve_target, tail_share
+from metaclip.curate.settings import (
+    BalanceSettings,
+    resolve,
+    solve_tail_share,
+    solve_target,
+    tail_share,
+    threshold_hints,
+)
 
 
 def by_definition(counts: Iterable[int], share: float) -> float:
@@ -130,3 +137,48 @@ def test_no_counts_no_t() -> None:
     """Where nothing matched there is no t to solve, and the message says so."""
     with pytest.raises(MetaclipError, match="no text matched any entry"):
         resolve(BalanceSettings(), np.zeros(3, np.uint64), 0, lambda thresholds: [])
+
+
+def hints(settings: BalanceSettings, counts: list[int], matched: int = 100) -> str:
+    """The hints of settings for a pool with these counts, resolved as a run resolves them."""
+    array = np.array(counts, np.uint64)
+    t = resolve(settings, array, matched, lambda grid: [matched * t / max(counts) for t in grid])
+    return "\n".join(threshold_hints(settings, t, array, matched))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (BalanceSettings(t=20_000), "t = 20,000 balances nothing here: the largest count is 900; a tail share of 0.06 would be t = 400: use --tail-share 0.06 or --t 400"),
+        (BalanceSettings(t=900), "t = 900 balances nothing here"),
+        (BalanceSettings(t=1), "t = 1: about one pair of each entry stays"),
+        (BalanceSettings(target_pairs=100), "a target of 100 pairs balances nothing here: 100 pairs match"),
+        (BalanceSettings(tail_share=0), "t = 10, the smallest count: no entry is in the tail; --target-pairs 50"),
+        (BalanceSettings(), "the default, a tail share of 0.06, comes to t = 400 on this small pool; --target-pairs 50"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_setting_without_effect_is_named(settings: BalanceSettings, words: str) -> None:
+    """One sentence says what was resolved and what to try."""
+    found = hints(settings, [0, 10, 20, 400, 900])
+    assert words in found
+    assert found.count("\n") == 0
+
+
+def test_no_hint_without_reason() -> None:
+    """A threshold that was chosen and thins something needs no comment, nor the default on a large pool."""
+    for chosen in (
+        BalanceSettings(t=50),
+        BalanceSettings(target_pairs=50),
+        BalanceSettings(tail_share=0.3),
+    ):
+        assert hints(chosen, [0, 10, 20, 400, 900]) == ""
+    assert hints(BalanceSettings(), [0, 10, 20, 400, 900], matched=2_000_000) == ""
+
+
+def test_nothing_can_be_thinned() -> None:
+    """Where all counts are equal, no t is suggested."""
+    assert hints(BalanceSettings(), [0, 7, 7]) == "t = 7 balances nothing here: no count is larger than 7"
+    assert (
+        hints(BalanceSettings(t=9), [0, 7, 7]) == "t = 9 balances nothing here: no count is larger than 7"
+    )

@@ -828,9 +828,9 @@ def test_curated_rows_keep_their_url(form: str, tmp_path: Path) -> None:
 def test_malformed_rows_are_noted(tmp_path: Path) -> None:
     """Malformed rows are named on standard error, with file, number and the first place; the command ends well."""
     (tmp_path / "list.txt").write_text("dog\n")
-    pool = write_lines(tmp_path / "p.csv", ["url,text", "a,dog", "b", "c,dog", "d,e,f"])
+    pool = write_lines(tmp_path / "p.csv", ["url,text", "a,dog", "b", "c,dog", "d,e,f", "g,dog"])
     result = commands.done(
-        "curate", pool, "--metadata", tmp_path / "list.txt", "--t", 5, "--out", tmp_path / "run"
+        "curate", pool, "--metadata", tmp_path / "list.txt", "--t", 2, "--out", tmp_path / "run"
     )
     assert result.err.splitlines() == [
         f"{pool}: 2 rows left out: line or row that is not of the file's form (first: row 3: 2 columns expected, 1 found)"
