@@ -3,37 +3,34 @@
 A crawl is given as paths, folders, globs, addresses, or lists of these (``wat.paths.gz``), local or in anything that fsspec
 opens. An address is not requested before it is read: a crawl has 90,000.
 
-A remote file is read in blocks of 8 MiB, one request each. After a failure, reading continues at the byte that was reached,
-after 1, 2, 4, ... 60 s, up to eight times in a row, unless the answer says that the file will never be there.
+A remote file is read in blocks of 8 MiB, one request each. A request of a web server that fails is tried eight times, after 1,
+2, 4, ... 60 s, unless the answer says that the file will never be there; the client of a store has its own retries.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import glob
 import hashlib
 import heapq
 import os
 import re
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from metaclip import __version__
 from metaclip.errors import BrokenInput, MetaclipError, StoreError, one_line
 from metaclip.extract.settings import ExtractSettings
 from metaclip.pool.columns import is_utf8
 from metaclip.pool.files import Paths, list_paths
-from metaclip.storage.files import as_path, check_size, decode_utf8, gunzip, is_remote, read_bytes
-from metaclip.storage.object_store import file_system, opened_store, refuse_secrets, translate_errors
+from metaclip.storage.files import as_path, decode_utf8, gunzip, is_remote, read_bytes
+from metaclip.storage.object_store import opened_store, refuse_secrets
 from metaclip.storage.retries import RetryPolicy
+from metaclip.storage.web import WebFileSystem
 
-USER_AGENT: Final = f"metaclip/{__version__} (reads web crawls; fsspec)"
-BLOCK: Final = 1 << 23
+_REMOTE_BLOCK: Final = 1 << 23
 _LOCAL_BLOCK: Final = 1 << 20
 _LISTS: Final = (".paths", ".paths.gz")
-_NEVER: Final = frozenset({400, 401, 403, 404, 405, 410, 451})
-"""Status codes after which no retry helps."""
 RETRY: Final = RetryPolicy(tries=8, longest_wait=60.0)
 _SUFFIXES: Final = (".warc", ".warc.gz", ".wat", ".wat.gz", ".arc.gz")
 
@@ -61,12 +58,12 @@ class CrawlFile:
         if self.remote:
             return
         try:
-            status = os.stat(self.path)
+            found = as_path(self.path).identity()
         except OSError:
             raise BrokenInput(
                 f"{self.path} is gone; put it back and run the same command again"
             ) from None
-        if (status.st_size, str(status.st_mtime_ns)) != (self.size, self.stamp):
+        if found != (self.size, self.stamp):
             raise BrokenInput(f"{self.path} was changed while it was read; run the same command again")
 
 
@@ -102,13 +99,7 @@ def draw_sample(files: Sequence[CrawlFile], size: int, seed: int) -> list[CrawlF
 
 def _files_in_list(path: str, prefix: str) -> Iterator[CrawlFile]:
     """Yield the files that a list names, one per line."""
-    if "://" in path:
-        data = b""
-        for block in CrawlFileReader(CrawlFile(path, path)).blocks():
-            data += block
-            check_size(len(data), path)
-    else:
-        data = read_bytes(path, "the list of files")
+    data = read_bytes(path, "the list of files")
     for line in filter(None, map(str.strip, decode_utf8(gunzip(data, path), path).splitlines())):
         if "://" in line or line.startswith(("/", "~/")):
             yield from _files_at(line)
@@ -135,8 +126,7 @@ def _files_at(given: str) -> Iterator[CrawlFile]:
         if not paths:
             raise MetaclipError(f"there is no crawl at {given}; check the path")
     for path in paths:
-        status = os.stat(path)
-        yield CrawlFile("", os.path.abspath(path), status.st_size, str(status.st_mtime_ns))
+        yield CrawlFile("", os.path.abspath(path), *as_path(path).identity())
 
 
 def _list_store(given: str, magic: bool) -> list[str]:
@@ -175,20 +165,13 @@ def _with_names(files: list[CrawlFile]) -> list[CrawlFile]:
 
 
 class CrawlFileReader:
-    """Reads the bytes of a file, with retries, and computes their digest."""
+    """Reads the bytes of a file and computes their digest."""
 
-    def __init__(
-        self, file: CrawlFile, retry: RetryPolicy = RETRY, wait: Callable[[float], None] = time.sleep
-    ) -> None:
+    def __init__(self, file: CrawlFile) -> None:
         """Name the file; nothing is opened yet."""
-        self.file, self._retry, self._wait = file, retry, wait
-        self._digest = hashlib.sha256()
+        self.file, self._digest = file, hashlib.sha256()
         self.size = 0
         """Number of bytes read."""
-        self.tried = 0
-        """Number of failed reads that were retried."""
-        self._length: int | None = None  # as the first answer gives it
-        self._by_range = True
 
     @property
     def sha256(self) -> str:
@@ -197,82 +180,25 @@ class CrawlFileReader:
 
     def blocks(self) -> Iterator[bytes]:
         """Yield the bytes of the file in blocks. Raise BrokenInput if they cannot be read."""
-        path, failures = self.file.path, 0
-        while True:
-            try:
-                for block in self._remote_blocks(self.size) if self.file.remote else self._local_blocks():
+        path = self.file.path
+        try:
+            with _open(path) if self.file.remote else open(path, "rb") as file:
+                while block := file.read(_REMOTE_BLOCK if self.file.remote else _LOCAL_BLOCK):
                     self._digest.update(block)
                     self.size += len(block)
-                    failures = 0
                     yield block
-                return
-            except MetaclipError as error:  # of the store; the other files are still worth reading
-                raise BrokenInput(str(error)) from None
-            except Exception as error:  # the errors of fsspec's stores have no common base
-                what = f"{path} cannot be read ({one_line(error, 160)})"
-                if "Credentials" in type(error).__name__:
-                    raise BrokenInput(f"{path}: {one_line(error, 160)}; set AWS_PROFILE") from None
-                if self._by_range and isinstance(error, ValueError) and path.startswith("http"):
-                    self._by_range = False  # the server gives only whole files
-                    continue
-                failures += 1
-                if not self.file.remote:
-                    raise BrokenInput(f"{what}; mend it and run the same command again") from None
-                if failures >= self._retry.tries:
-                    raise BrokenInput(
-                        f"{what}, tried {failures} times; run the same command again later"
-                    ) from None
-                self.tried += 1
-                self._wait(self._retry.pause(failures))
-
-    def _local_blocks(self) -> Iterator[bytes]:
-        with open(self.file.path, "rb") as file:
-            yield from iter(lambda: file.read(_LOCAL_BLOCK), b"")
-
-    def _remote_blocks(self, offset: int) -> Iterator[bytes]:
-        """Yield the bytes from `offset` on. Raise OSError if the file ends early."""
-        with _open(self.file.path, BLOCK if self._by_range else 0) as file:
-            length = getattr(file, "size", None)
-            if self._length not in (None, length):
-                raise _gone(self.file.path, f"it had {self._length} bytes and has {length} now")
-            self._length = length
-            position = 0
-            if self._by_range and length is not None:
-                file.seek(offset)
-                position = offset
-            while block := file.read(BLOCK):
-                position += len(block)
-                if position > offset:
-                    yield block[max(0, len(block) - (position - offset)) :]
-            expected = offset if length is None else length
-            if position < expected:
-                raise OSError(f"it ended after {position} of {expected} bytes")
+        except StoreError as error:  # the other files are still worth reading
+            raise BrokenInput(str(error)) from None
+        except OSError as error:
+            hint = "check the path" if self.file.remote else "mend it and run the same command again"
+            raise BrokenInput(f"{path} cannot be read ({one_line(error, 160)}); {hint}") from None
 
 
-def _open(path: str, block: int) -> Any:
-    """Open a remote file, to be read by ranges, or as a whole if `block` is 0. Raise BrokenInput if no retry would help."""
-    try:
+@contextlib.contextmanager
+def _open(path: str) -> Iterator[Any]:
+    """Open a remote file for a block."""
+    with opened_store(path) as (fs, name):
         if path.startswith("http"):
-            import fsspec
-
-            headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
-            fs, name = fsspec.core.url_to_fs(path, client_kwargs={"headers": headers})
-        else:
-            fs, name = file_system(path)
-        return fs.open(name, "rb", block_size=block, cache_type="none")
-    except ImportError:
-        with translate_errors(path):
-            raise
-    except (FileNotFoundError, PermissionError) as error:
-        status = getattr(
-            error.__cause__, "status", None
-        )  # fsspec reports any answer of a server as "not found"
-        if not path.startswith("http") or status in _NEVER:
-            raise _gone(path, f"HTTP status {status}" if status else one_line(error)) from None
-        if error.__cause__ is not None:
-            raise OSError(one_line(error.__cause__)) from None
-        raise
-
-
-def _gone(path: str, why: str) -> BrokenInput:
-    return BrokenInput(f"{path} cannot be read ({why}); check the path")
+            fs = WebFileSystem(retry=RETRY)
+        with fs.open(name, "rb", block_size=_REMOTE_BLOCK, cache_type="none") as file:
+            yield file

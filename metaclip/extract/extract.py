@@ -37,7 +37,7 @@ from metaclip.extract.deduplicate import (
     range_count,
     run_files,
 )
-from metaclip.extract.extract_file import RECORD_REASONS, ExtractStep, this_process, wait_for_orphans
+from metaclip.extract.extract_file import RECORD_REASONS, ExtractStep
 from metaclip.extract.filters import REASONS
 from metaclip.extract.gzip_members import CUT_OFF
 from metaclip.extract.pool_writer import copy_without_rows
@@ -155,8 +155,6 @@ class _Extraction:
     def begin(self, overwrite: bool) -> dict[str, Marker]:
         """Begin or resume the stage; return the markers of extracted files. Raise MetaclipError if a file has changed."""
         stage, folder = self.stage, self.stage.folder
-        if self.options.part.whole:
-            wait_for_orphans(folder)
         wanted = fingerprint(self.settings, self.lists, [file.name for file in self.files])
         stage.begin(wanted, overwrite)
         changed = self._find_changed()
@@ -221,7 +219,7 @@ class _Extraction:
         """Step 1: extract the files that are left."""
         if not tasks:
             return
-        step = ExtractStep(self.stage, self.settings, self.lists, owner=this_process())
+        step = ExtractStep(self.stage, self.settings, self.lists)
         with Progress("extract", None, self.options.progress) as progress:
             for task, marker in run(self.stage, step, tasks, self.options, progress, holds_gil=True):
                 if marker is None:

@@ -13,14 +13,11 @@ Memory: one record, 150,000 rows, a million keys; it does not grow with the file
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import functools
-import os
-import platform
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 from metaclip.engine import PortableStep, ProgressCallback
 from metaclip.errors import BrokenInput
@@ -35,10 +32,8 @@ from metaclip.extract.urls import clean_url
 from metaclip.extract.warc_records import LOSSES, WarcRecord, read_records
 from metaclip.extract.wat_pages import read_wat_page
 from metaclip.pool.uid import uid_of
-from metaclip.stage.folder import Folder
 from metaclip.stage.runner import Marker
 from metaclip.stage.stage import Stage, check_funnel
-from metaclip.storage.files import is_remote
 
 RECORD_REASONS: Final[dict[str, str]] = {
     "other_record": "record that is no response and no WAT record of one",
@@ -57,8 +52,6 @@ class ExtractStep(PortableStep):
     settings: ExtractSettings
     lists: Mapping[str, list[str]]
     """The lines of the files that the settings name (`read_lists`)."""
-    owner: tuple[str, int] | None = None
-    """The process that owns the folder; None if the step runs in it."""
 
     @functools.cached_property
     def filters(self) -> Filters:
@@ -74,15 +67,6 @@ class ExtractStep(PortableStep):
             min_lang_score=settings.min_lang_score,
         )
 
-    @functools.cached_property
-    def lock(self) -> IO[str] | None:
-        """A shared lock that a worker holds until it ends, since it may outlive the process that started it."""
-        if self.owner in (None, this_process()) or is_remote(self.stage.folder.path):
-            return None
-        file = _workers_lock(self.stage.folder).open("a", encoding="utf-8")
-        fcntl.flock(file, fcntl.LOCK_SH)
-        return file
-
     def __call__(
         self, item: tuple[str, CrawlFile], progress: ProgressCallback
     ) -> tuple[Marker, list[Path]]:
@@ -90,7 +74,6 @@ class ExtractStep(PortableStep):
 
         Damage inside the file costs the records that it touches; the marker's `records` counts them.
         """
-        assert self.lock is None or not self.lock.closed
         (name, file), folder = item, self.stage.path
         reader, counts, keys = CrawlFileReader(file), _Counts(), KeyRunWriter(folder, name)
         dedupe = self.settings.dedupe
@@ -115,7 +98,7 @@ class ExtractStep(PortableStep):
         marker = {
             "name": file.name, "path": file.path, "size": reader.size, "stamp": file.stamp, "sha256": reader.sha256,
             "funnel": dict(counts.funnel), "records": dict(counts.records), "places": counts.first_losses, "runs": keys.runs,
-            "tried_again": reader.tried,
+            "tried_again": 0,  # storage tries again, and does not count; earlier revisions did
         }  # fmt: skip
         return marker, run_files(folder, name, len(keys.runs))
 
@@ -214,21 +197,3 @@ def _html_page(
     if media_type not in ("text/html", "application/xhtml+xml") or not url:
         return "not_html"
     return read_html_page(url, body, charset, options)
-
-
-def wait_for_orphans(folder: Folder) -> None:
-    """Wait until the workers of a process that was killed have ended (they notice it at once); remove what they left."""
-    if is_remote(folder.path):
-        return  # a store has no lock to wait for, and what orphans still write there are files of the same bytes
-    with _workers_lock(folder).open("a", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-    folder.path.remove_temporaries()
-
-
-def _workers_lock(folder: Folder) -> Path:
-    return folder.state / "workers"
-
-
-def this_process() -> tuple[str, int]:
-    """Return the machine and the id of this process."""
-    return platform.node(), os.getpid()

@@ -84,22 +84,26 @@ def _requested(url: str, **headers: str) -> Iterator[Any]:
         yield response
 
 
-def _ask(url: str, request: Callable[[], Any]) -> Any:
-    """Return ``request()``, tried again while that may help. Raise FileNotFoundError if the server has no such file."""
-    try:
-        return with_retries(url, RETRY, request)
-    except urllib.error.HTTPError as error:
-        if error.code in (http.client.NOT_FOUND, http.client.GONE):
-            raise FileNotFoundError(url) from None
-        raise StoreError(
-            f"{url}: the server answers {error.code} {error.reason}; check the address, and whether it needs a login"
-        ) from None
-
-
 class WebFileSystem(AbstractFileSystem):  # type: ignore[misc]
     """The files of web servers."""
 
     protocol = ("https", "http")
+
+    def __init__(self, retry: RetryPolicy | None = None, **named: Any) -> None:
+        """Set how requests are tried again, if not by RETRY."""
+        super().__init__(**named)
+        self._retry = retry
+
+    def ask(self, url: str, request: Callable[[], Any]) -> Any:
+        """Return ``request()``, tried again while that may help. Raise FileNotFoundError if the server has no such file."""
+        try:
+            return with_retries(url, self._retry or RETRY, request)
+        except urllib.error.HTTPError as error:
+            if error.code in (http.client.NOT_FOUND, http.client.GONE):
+                raise FileNotFoundError(f"HTTP status {error.code}") from None
+            raise StoreError(
+                f"{url}: the server answers {error.code} {error.reason}; check the address, and whether it needs a login"
+            ) from None
 
     @classmethod
     def _strip_protocol(cls, path: str) -> str:
@@ -120,9 +124,9 @@ class WebFileSystem(AbstractFileSystem):  # type: ignore[misc]
                 return response.url, response.status, response.headers
 
         try:
-            url, status, headers = _ask(path, lambda: head(path))
+            url, status, headers = self.ask(path, lambda: head(path))
         except FileNotFoundError:  # some servers know a folder only with its slash
-            url, status, headers = _ask(path, lambda: head(f"{path}/"))
+            url, status, headers = self.ask(path, lambda: head(f"{path}/"))
         name = urllib.parse.urlsplit(url).path.rpartition("/")[2]
         if not name or (headers.get_content_type() == "text/html" and "." not in name):
             return {"name": path, "size": 0, "type": "directory"}
@@ -186,7 +190,7 @@ class WebFileSystem(AbstractFileSystem):  # type: ignore[misc]
                     raise ConnectionError(f"the connection ended {response.length:,} bytes too early")
                 return response.url, page
 
-        url, page = _ask(folder, read)
+        url, page = self.ask(folder, read)
         if len(page) > _LONGEST_PAGE:
             raise StoreError(
                 f"{folder}: the list of its files has more than {_LONGEST_PAGE:,} bytes; name the files"
@@ -212,17 +216,22 @@ class WebFileSystem(AbstractFileSystem):  # type: ignore[misc]
         except FileNotFoundError:
             return {"name": path, "size": 0, "type": "file", "ETag": "gone"}
 
-    def _open(self, path: str, mode: str = "rb", block_size: Any = None, **_: Any) -> Any:
+    def _open(
+        self, path: str, mode: str = "rb", block_size: Any = None, cache_type: str = "readahead", **_: Any
+    ) -> Any:
         if mode != "rb":
             raise StoreError(
                 f"{path}: nothing can be written to a web server; choose a folder or a store"
             )
         info = self.info(path)
         if info["ranges"]:
-            return _WebFile(self, info["name"], mode, _BLOCK, size=info["size"], version=info["ETag"])
+            block = _BLOCK if block_size is None else block_size
+            return _WebFile(
+                self, info["name"], mode, block, cache_type=cache_type, size=info["size"], version=info["ETag"]
+            )  # fmt: skip
         with contextlib.ExitStack() as failed:
             file = failed.enter_context(tempfile.TemporaryFile())
-            _ask(path, lambda: _download(path, file))
+            self.ask(path, lambda: _download(path, file))
             file.seek(0)
             failed.pop_all()
         return file
@@ -241,11 +250,12 @@ class _WebFile(AbstractBufferedFile):  # type: ignore[misc]
 
         def read() -> bytes:
             with _requested(self.path, Range=f"bytes={start}-{end - 1}", **self._same) as response:
-                if response.status == http.client.OK:
+                found, _, total = response.headers.get("Content-Range", "").rpartition("/")
+                if response.status == http.client.OK or (total.isdigit() and int(total) != self.size):
                     raise StoreError(
                         f"{self.path} was changed while it was read; run the same command again"
                     )
-                if not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+                if not found.startswith(f"bytes {start}-"):
                     raise ConnectionError("the server sent another part than was requested")
                 data: bytes = response.read(end - start)
                 if len(data) < end - start:
@@ -254,7 +264,7 @@ class _WebFile(AbstractBufferedFile):  # type: ignore[misc]
                     )
                 return data
 
-        return bytes(_ask(self.path, read)) if start < end else b""
+        return bytes(self.fs.ask(self.path, read)) if start < end else b""
 
 
 def _download(url: str, file: Any) -> None:

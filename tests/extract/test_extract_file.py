@@ -135,10 +135,10 @@ def test_the_step_can_be_sent_to_workers() -> None:
     """Settings and lists are pickled; the compiled filters are not, and are compiled again on arrival."""
     stage = Stage(Folder(Path("x").absolute()), EXTRACT)
     lists = {"blocked_domains": [], "opt_out": [], "blocked_words": ["bad"]}
-    step = ExtractStep(stage, ExtractSettings(identify=False), lists, owner=("a", 1))
+    step = ExtractStep(stage, ExtractSettings(identify=False), lists)
     assert step.filters.words is not None
     copy = pickle.loads(pickle.dumps(step))
-    assert (copy.settings, copy.lists, copy.owner) == (step.settings, step.lists, step.owner)
+    assert (copy.settings, copy.lists) == (step.settings, step.lists)
     assert copy.stage.path == stage.path
     assert "filters" not in copy.__dict__
     assert copy.filters.words.match_text("bad dog")

@@ -119,7 +119,7 @@ def test_a_file_that_is_refused_is_lost_and_retried(
         done = commands.call(*extract(there, store / "pool"))
     assert done.code == 3
     assert "1 of 5 inputs were lost" in done.err
-    assert f"{there}/3.warc.wat.gz cannot be read" in done.err
+    assert f"{there}/3.warc.wat.gz: access is refused" in done.err
     commands.done(*extract(there, store / "pool"))
     assert pairs(store / "pool") == pairs(wanted)
 
