@@ -146,13 +146,12 @@ DropRow = Callable[[str, str], None]
 """Called with a reason and a place for each row that is dropped."""
 
 
+@dataclasses.dataclass
 class DroppedRows:
     """The numbers of rows that were dropped, by reason, and the place of the first one of each."""
 
-    def __init__(self) -> None:
-        """Start with no dropped rows."""
-        self.counts: dict[str, int] = {}
-        self.places: dict[str, str] = {}
+    counts: dict[str, int] = dataclasses.field(default_factory=dict)
+    places: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def add(self, reason: str, place: str, rows: int = 1) -> None:
         """Count rows that are dropped for a reason; `place` names the first of them."""

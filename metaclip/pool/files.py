@@ -65,6 +65,7 @@ def find_files(paths: Paths, form: str | None = None, name: str = "pool") -> lis
     TypeError with the argument's `name` for what is no path.
     """
     wanted = list_paths(name, paths)
+    shown = ", ".join(wanted)
     if not wanted:
         raise MetaclipError("no pool is given; name a file, a folder or a glob")
     roots: list[list[str]] = []
@@ -79,7 +80,7 @@ def find_files(paths: Paths, form: str | None = None, name: str = "pool") -> lis
                 seen.add(real)
                 files[file.path] = file
     if not files:
-        raise MetaclipError(f"there is no {form} file in {_shown(wanted)}; check the path")
+        raise MetaclipError(f"there is no {form} file in {shown}; check the path")
     tables = {_split_name(path)[0] for path, file in files.items() if file.form == "parquet"}
     # img2dataset writes a parquet beside each tar: it has the same rows, and those whose download failed.
     files = {
@@ -90,15 +91,11 @@ def find_files(paths: Paths, form: str | None = None, name: str = "pool") -> lis
     forms = {file.form for file in files.values()}
     if len(forms) > 1:
         raise MetaclipError(
-            f"the pool {_shown(wanted)} mixes {' and '.join(sorted(forms))} files; give one kind by a glob"
+            f"the pool {shown} mixes {' and '.join(sorted(forms))} files; give one kind by a glob"
         )
     # A file has the same name whether it was found by its folder, a glob or its path; no two files share a name.
     above = len("/".join(os.path.commonprefix(roots)))  # noqa: RUF071 - of lists of folders, not of strings
     return [dataclasses.replace(file, name=file.path[above:].lstrip("/")) for file in files.values()]
-
-
-def _shown(wanted: Iterable[Any]) -> str:
-    return ", ".join(str(path) for path in wanted)
 
 
 def stat_files(paths: Sequence[str]) -> list[PoolFile | MetaclipError]:

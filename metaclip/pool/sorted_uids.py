@@ -12,7 +12,7 @@ import contextlib
 import itertools
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Final, Literal
 
@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from metaclip.errors import MetaclipError, damaged, one_line
-from metaclip.storage.files import atomic_write, temporary_path
+from metaclip.storage.files import as_path, atomic_write
 from metaclip.storage.threads import map_ordered
 
 SUBSET: Final = np.dtype("u8,u8")
@@ -54,11 +54,8 @@ def write_run(path: Path, rows: UidRows) -> None:
 
 def write_rows(path: Path, rows: UidRows) -> None:
     """Write uint64[n, k] as an ``.npy`` file, whole or not at all."""
-    rows = np.ascontiguousarray(rows, np.uint64)
-    with atomic_write(path) as temporary, temporary.open("wb") as file:
-        _write_header(file, rows.shape, rows.dtype)
-        # np.save writes through C's stdio, whose error does not say that the disk is full.
-        file.write(rows.tobytes())
+    with atomic_write(path) as temporary:
+        _write_blocks(temporary, [rows], rows.shape[1])
 
 
 def load_array(
@@ -80,7 +77,7 @@ def read_array(
     """Load any ``.npy`` file of uint64[n, columns], or of SUBSET[n] without `columns`. Raise ValueError for any other."""
     with path.open("rb") as file:
         rows, offset = _read_header(file, columns)
-    shape, dtype = ((rows,), SUBSET) if columns is None else ((rows, columns), np.dtype(np.uint64))
+    shape, dtype = _layout(rows, columns)
     if not rows:
         return np.empty(shape, dtype)
     if mmap_mode is None:
@@ -107,8 +104,7 @@ def _read_header(file: IO[bytes], columns: int | None) -> tuple[int, int]:
             shape, is_fortran, dtype = read(file)
     except Exception as error:  # numpy raises errors of any kind: of syntax, of the tokenizer, of memory
         raise ValueError(one_line(error, 120)) from None
-    wanted = (shape[:1], SUBSET) if columns is None else ((*shape[:1], columns), np.dtype(np.uint64))
-    if (shape, dtype) != wanted or is_fortran or not shape:
+    if not shape or (shape, dtype) != _layout(shape[0], columns) or is_fortran:
         must = "u8,u8 in shape (n,)" if columns is None else f"uint64 in shape (n, {columns})"
         raise ValueError(f"it holds {dtype} in shape {shape}, must hold {must}")
     offset, size = file.tell(), os.fstat(file.fileno()).st_size
@@ -117,7 +113,27 @@ def _read_header(file: IO[bytes], columns: int | None) -> tuple[int, int]:
     return shape[0], offset
 
 
-def _write_header(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+def _layout(rows: int, columns: int | None) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Return the shape and the dtype of uint64[rows, columns], or of SUBSET[rows] without `columns`."""
+    return ((rows,), SUBSET) if columns is None else ((rows, columns), np.dtype(np.uint64))
+
+
+def _write_blocks(path: Path, blocks: Iterable[UidRows], columns: int | None) -> int:
+    """Write blocks of rows as one file of uint64[n, columns], or of SUBSET[n] without `columns`; return n."""
+    rows = 0
+    with path.open("wb") as file:
+        _write_header(file, rows, columns)
+        for block in blocks:
+            # np.save writes through C's stdio, whose error does not say that the disk is full.
+            file.write(np.ascontiguousarray(block[:, : columns or 2], np.uint64).data)
+            rows += len(block)
+        file.seek(0)
+        _write_header(file, rows, columns)  # it takes as many bytes for any number of rows
+    return rows
+
+
+def _write_header(file: IO[bytes], rows: int, columns: int | None) -> None:
+    shape, dtype = _layout(rows, columns)
     descr = np.lib.format.dtype_to_descr(dtype)
     np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
 
@@ -143,14 +159,9 @@ def _merge_to_run(
     paths: Sequence[Path], columns: int, block: int, threads: int, temporary_files: contextlib.ExitStack
 ) -> Path:
     """Merge runs into one run, a temporary file."""
-    path = temporary_path(paths[0])
+    path = as_path(paths[0]).temporary()
     temporary_files.callback(path.unlink, missing_ok=True)
-    with path.open("wb") as file:
-        with contextlib.ExitStack() as opened:
-            shape = (sum(len(opened.enter_context(_Run(path, columns))) for path in paths), columns)
-        _write_header(file, shape, np.dtype(np.uint64))
-        for rows in _merge(paths, columns, block, threads):
-            file.write(rows.data)
+    _write_blocks(path, _merge(paths, columns, block, threads), columns)
     return path
 
 
@@ -246,19 +257,16 @@ class _Run(Sequence[tuple[int, int]]):
             offset, left = offset + n, left[n:]
 
 
-def write_subset(path: Path, blocks: Iterator[UidRows], rows: int) -> None:
-    """Write sorted blocks of uids with `rows` rows in total in DataComp's subset format."""
-    with atomic_write(path) as temporary, temporary.open("wb") as file:
-        _write_header(file, (rows,), SUBSET)
-        written = 0
-        for uids in blocks:
-            file.write(np.ascontiguousarray(uids[:, :2]).tobytes())
-            written += len(uids)
-        if written != rows:
+def write_subset(path: Path, blocks: Iterable[UidRows], rows: int | None = None) -> int:
+    """Write sorted blocks of uids in DataComp's subset format; return their number. Raise MetaclipError if it is not `rows`."""
+    with atomic_write(path) as temporary:
+        written = _write_blocks(temporary, blocks, None)
+        if rows is not None and written != rows:
             raise MetaclipError(
                 f"{path}: {written} uids where markers count {rows}; a file in .state is damaged: run the command again "
                 "with --overwrite"
             )
+    return written
 
 
 def duplicate_uids(block: UidRows) -> UidRows:

@@ -12,7 +12,7 @@ Cost: 6 us per member in the page cache on a busy machine, where `tarfile` takes
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 from zlib import adler32
 
@@ -98,17 +98,19 @@ class ForwardReader:
             size -= read
 
 
-def read_members(stream: ForwardReader, at: int = 0, end: int | None = None) -> Iterator[Member]:
-    """Yield the files and links of a tar in order, from the header at `at` to the end of the stream, or to `end`.
+def read_members(
+    read: Callable[[int, int], bytes], at: int = 0, end: int | None = None
+) -> Iterator[Member]:
+    """Yield the files and links of a tar in order, from the header at `at` to the end of the tar, or to `end`.
 
-    Before it asks for the next member, the caller may read bytes of the last one. Raise ValueError if the bytes are not a
-    tar, or are truncated.
+    ``read(at, size)`` returns bytes, as `ForwardReader.read` does. Before it asks for the next member, the caller may read
+    bytes of the last one. Raise ValueError if the bytes are not a tar, or are truncated.
     """
     begin, long_name, long_size = at, None, None
     closed = False
     while at != end:
         try:
-            head = stream.read(at, BLOCK)
+            head = read(at, BLOCK)
         except ValueError:
             if closed:
                 return
@@ -130,10 +132,10 @@ def read_members(stream: ForwardReader, at: int = 0, end: int | None = None) -> 
                 yield Member(name, begin, data, size)
             begin, long_name, long_size = at, None, None
         elif kind == 0x4C:  # L: GNU's long name of the next member
-            long_name = _extension(stream, data, size).partition(b"\0")[0]
+            long_name = _extension(read, data, size).partition(b"\0")[0]
             at = data + padded(size)
         elif kind == 0x78:  # x: pax records of the next member
-            long_name, long_size = _pax(_extension(stream, data, size), long_name)
+            long_name, long_size = _pax(_extension(read, data, size), long_name)
             at = data + padded(size)
         elif kind == 0x53:  # S
             raise ValueError(f"{_name(head)!r} is a sparse file; make the tar without --sparse")
@@ -169,19 +171,13 @@ def _checked_size(head: bytes, at: int) -> int:
         stated = int(head[148:156].partition(b"\0")[0], 8)
         # The low half of Adler-32 is one more than the sum of the bytes; the checksum counts its own field as eight spaces.
         found = adler32(head[156:], adler32(head[:148])) & 0xFFFF
-        if found != (stated - 8 * 32 + 1) % 65521 and stated != _signed_sum(head):
+        if found != (stated - 8 * 32 + 1) % 65521:
             raise ValueError
         if head[124] & 0x80:
             return int.from_bytes(head[124:136], "big") & ((1 << 88) - 1)
         return int(head[124:136].partition(b"\0")[0].strip() or b"0", 8)
     except ValueError:
         raise ValueError(f"there is no tar header at byte {at}") from None
-
-
-def _signed_sum(head: bytes) -> int:
-    """Return the checksum that some old programs wrote: the sum of signed bytes."""
-    rest = head[:148] + head[156:]
-    return sum(rest) - 256 * sum(byte > 127 for byte in rest) + 8 * 32
 
 
 def _name(head: bytes) -> bytes:
@@ -191,12 +187,12 @@ def _name(head: bytes) -> bytes:
     return name
 
 
-def _extension(stream: ForwardReader, data: int, size: int) -> bytes:
+def _extension(read: Callable[[int, int], bytes], data: int, size: int) -> bytes:
     if size > _LONGEST:
         raise ValueError(
             f"a name or pax record at byte {data} has {size} bytes, at most {_LONGEST} are read"
         )
-    return stream.read(data, size)
+    return read(data, size)
 
 
 def _pax(records: bytes, name: bytes | None) -> tuple[bytes | None, int | None]:

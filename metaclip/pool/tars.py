@@ -113,7 +113,7 @@ def read_samples(stream: Any, wanted: Collection[bytes] = TEXTS) -> Iterator[Sam
     reader = ForwardReader(stream)
     sample: Sample | None = None
     first_suffixes: dict[int, bytes] = {}  # by the hash of the key
-    for member in read_members(reader):
+    for member in read_members(reader.read):
         if (name := split_name(member.name)) is None:
             continue
         key, suffix = name

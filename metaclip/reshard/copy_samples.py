@@ -12,7 +12,7 @@ import dataclasses
 import itertools
 import re
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -115,13 +115,10 @@ def _overwrite_headers(
 def make_headers(
     uids: Uids, numbers: npt.NDArray[np.int64], suffix: bytes, sizes: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.uint8]:
-    """Return `tar_format.header` of ``{uid}-{number}.{suffix}`` for many members: uint8[n, 512]. Numbers are below 10."""
-    if len(sizes) and int(sizes.max()) >= 8**_SIZE_DIGITS:
-        rows = zip(uids.tolist(), numbers.tolist(), sizes.tolist(), strict=True)
-        made = b"".join(
-            header(b"%016x%016x-%d.%b" % (*uid, number, suffix), size) for uid, number, size in rows
-        )
-        return np.frombuffer(made, np.uint8).reshape(-1, BLOCK)
+    """Return `tar_format.header` of ``{uid}-{number}.{suffix}`` for many members: uint8[n, 512].
+
+    Numbers are below 10; sizes are below 8 GiB, as those of all samples in an index.
+    """
     found = np.empty((len(uids), BLOCK), np.uint8)
     found[:] = _EMPTY
     data = np.ascontiguousarray(uids.astype(">u8")).view(np.uint8).reshape(-1, 16)
@@ -139,17 +136,6 @@ def _octal(numbers: npt.NDArray[np.int64], digits: int) -> npt.NDArray[np.uint8]
     return ((numbers[:, None] >> (3 * np.arange(digits)[::-1])) & 7).astype(np.uint8) + np.uint8(ord("0"))
 
 
-@dataclasses.dataclass
-class _Window:
-    """Bytes of a tar in memory, read by their places in the tar."""
-
-    moved: int
-    data: memoryview
-
-    def read(self, at: int, size: int) -> bytes:
-        return bytes(self.data[at + self.moved : at + self.moved + size])
-
-
 def _renamed_members(
     data: memoryview,
     moved: npt.NDArray[np.int64],
@@ -159,8 +145,11 @@ def _renamed_members(
 ) -> list[bytes | memoryview]:
     """Return the headers and contents of a window's samples, member by member."""
     parts: list[bytes | memoryview] = []
+
+    def read(at: int, size: int) -> bytes:
+        return bytes(data[at : at + size])
+
     for row, by in zip(range(part.start, part.stop), moved.tolist(), strict=True):
-        window: Any = _Window(by, data)
         uid, first, uses = (
             b"%016x%016x" % tuple(copies.uids[row].tolist()),
             int(copies.first[row]),
@@ -168,14 +157,15 @@ def _renamed_members(
         )
         names = [b"%b-%d" % (uid, number) for number in range(first, first + uses)]
         found = []
-        for member in read_members(window, int(copies.spans[row, 0]), int(copies.spans[row, 1])):
+        begin, end = copies.spans[row].tolist()
+        for member in read_members(read, begin + by, end + by):
             split = split_name(member.name)
             if split is None:
                 continue
             if not _SUFFIX.fullmatch(split[1]) or len(names[-1]) + 1 + len(split[1]) > NAME_BYTES:
                 counts["odd_suffix"] += uses
                 continue
-            found.append((split[1], member.size, data[member.data + by : member.end + by]))
+            found.append((split[1], member.size, data[member.data : member.end]))
         for name in names:
             for suffix, size, content in found:
                 parts += (header(b"%b.%b" % (name, suffix), size), content)

@@ -51,7 +51,6 @@ REASONS: Final = ("malformed_json", "not_in_subset")
 """Why a sample is not used; the rest are `picked`."""
 
 _ROW_BITS: Final = 40  # of a sample's number that hold its row
-_BLOCK: Final = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,7 +214,7 @@ def share_uids(
     Return {arrived, missing: numbers of uids, missing_uses: how often the missing ones occur in the subset}.
     """
     shared = [np.zeros((0, 4), np.uint64)]
-    counts = {"arrived": 0, "missing": 0, "missing_uses": 0}
+    counts = {"arrived": 0, "missing": 0}
 
     def missing() -> Iterator[Uids]:
         done = 0
@@ -238,18 +237,12 @@ def share_uids(
             done = end
         yield from subset.blocks(done)
 
-    # The header of a subset holds the number of uids, so they are spooled first.
-    spool = shared_path.with_name("missing.spool")
-    with spool.open("wb") as file:
+    def counted() -> Iterator[Uids]:
         for uids in missing():
             counts["missing"] += int((uids[1:] != uids[:-1]).any(axis=1).sum()) + 1 if len(uids) else 0
-            counts["missing_uses"] += len(uids)
-            file.write(np.ascontiguousarray(uids).tobytes())
-    with spool.open("rb") as spooled:
-        steps = range(0, counts["missing_uses"], _BLOCK)
-        blocks = (np.fromfile(spooled, np.uint64, 2 * _BLOCK).reshape(-1, 2) for _ in steps)
-        write_subset(missing_path, blocks, counts["missing_uses"])
-    spool.unlink()
+            yield uids
+
+    counts["missing_uses"] = write_subset(missing_path, counted())
     write_rows(shared_path, SharedUids.of(np.concatenate(shared)).rows)
     return counts
 

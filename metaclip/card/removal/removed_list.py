@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -139,12 +139,7 @@ def apply_removal(
 
 def _filter_subset(path: Path, out: Path, removed: UidSet) -> tuple[int, int]:
     subset = Subset(path)
-
-    def blocks_left() -> Iterator[Uids]:
-        return (block[~removed.contains(block)] for block in subset.blocks())
-
-    left = sum(map(len, blocks_left()))
-    write_subset(out, blocks_left(), left)
+    left = write_subset(out, (block[~removed.contains(block)] for block in subset.blocks()))
     return len(subset) - left, left
 
 
