@@ -91,6 +91,10 @@ class _Manifest(msgspec.Struct):
     stages: dict[str, Any] = {}
 
 
+class InUse(MetaclipError):
+    """Another process owns the folder."""
+
+
 class Folder:
     """A run folder, on this machine or in a store."""
 
@@ -124,16 +128,64 @@ class Folder:
 
     @contextlib.contextmanager
     def owned(self, part: Part = ALL, wait: bool = False) -> Iterator[None]:
-        """Own the folder for the length of a block, as the function `owned` does."""
-        with owned(self.path, part, wait) as self._check:
+        """Own the folder for the length of a block: alone, or together with the other parts of a job array.
+
+        The block of an owner alone that raises before it has produced anything leaves no state and no new folder behind.
+
+        With `wait`, wait until the folder is free. Raise InUse if another living process owns it, MetaclipError if it holds
+        files that are not a run's.
+        """
+        names = () if part.whole else (f"{part.number}-of-{part.of}", f"part {part}, ")
+        with disk_errors(self.path), contextlib.ExitStack() as held:
+            _check_content(self.path)
+            new = new_folders(self.path)
+            while True:
+                try:
+                    self._check = self._enter(held, self.state.owned(*names))
+                    break
+                except InUse:
+                    if not wait:
+                        raise
+                    time.sleep(_PAUSE)
+            if part.whole:
+                self.path.remove_temporaries()
+                # Again at the end: a worker of a process that was killed may live on for a moment.
+                held.callback(self.path.remove_temporaries)
+                self.state.remove_files(self.state.glob(f"{LOCK}-*"))
             try:
                 yield
+            except BaseException:
+                if part.whole:
+                    # The error that ended the block is the one to report.
+                    with contextlib.suppress(OSError):
+                        remove_unused(self.path)
+                        remove_empty(new)
+                raise
             finally:
                 self._check = None
 
-    def read_locked(self) -> contextlib.AbstractContextManager[None]:
-        """Keep the folder from being written to for the length of a block; see the function `read_locked`."""
-        return read_locked(self.path)
+    @contextlib.contextmanager
+    def read_locked(self) -> Iterator[None]:
+        """Keep the folder from being written to for the length of a block; any number of processes can at the same time.
+
+        Raise MetaclipError at the end of the block if the manifest has changed, from which a reader cannot keep a store.
+        """
+        with contextlib.ExitStack() as held:
+            self._enter(held, self.state.read_locked())
+            before = read_json(self.path / MANIFEST)
+            yield
+            if read_json(self.path / MANIFEST) != before:
+                raise MetaclipError(
+                    f"{self.path} was written to while it was read; run the same command again"
+                )
+
+    def _enter(self, held: contextlib.ExitStack, lock: contextlib.AbstractContextManager[Any]) -> Any:
+        try:
+            return held.enter_context(lock)
+        except AlreadyExists as error:
+            raise InUse(
+                f"{self.path} is in use by {error}; wait for it, stop it, or choose another --out"
+            ) from None
 
     def check(self) -> None:
         """Raise MetaclipError if another process has taken the folder from this one."""
@@ -141,48 +193,7 @@ class Folder:
             self._check()
 
 
-# --- owners
-
-
-class InUse(MetaclipError):
-    """Another process owns the folder."""
-
-
-@contextlib.contextmanager
-def owned(path: Path, part: Part = ALL, wait: bool = False) -> Iterator[Callable[[], None]]:
-    """Own a folder for the length of a block: alone, or together with the other parts of a job array.
-
-    The block of an owner alone that raises before it has produced anything leaves no state and no new folder behind.
-
-    Yield a function that raises MetaclipError if another process has taken the folder; the owner should call it before it
-    writes. With `wait`, wait until the folder is free. Raise InUse if another living process owns it, MetaclipError if it
-    holds files that are not a run's.
-    """
-    path, names = as_path(path), () if part.whole else (f"{part.number}-of-{part.of}", f"part {part}, ")
-    with disk_errors(path), contextlib.ExitStack() as held:
-        _check_content(path)
-        new = new_folders(path)
-        while True:
-            try:
-                check = _enter(held, path, (path / STATE).owned(*names))
-                break
-            except InUse:
-                if not wait:
-                    raise
-                time.sleep(_PAUSE)
-        if part.whole:
-            path.remove_temporaries()
-            # Again at the end: a worker of a process that was killed may live on for a moment.
-            held.callback(path.remove_temporaries)
-            (path / STATE).remove_files((path / STATE).glob(f"{LOCK}-*"))
-        try:
-            yield check
-        except BaseException:
-            if part.whole:
-                with contextlib.suppress(OSError):  # the error that ended the block is the one to report
-                    remove_unused(path)
-                    remove_empty(new)
-            raise
+# --- what an owner leaves behind
 
 
 def remove_unused(path: AnyPath) -> None:
@@ -209,32 +220,6 @@ def remove_empty(folders: Iterable[Path]) -> None:
     with contextlib.suppress(OSError):
         for folder in folders:
             folder.rmdir()
-
-
-@contextlib.contextmanager
-def read_locked(path: Path) -> Iterator[None]:
-    """Keep a folder from being written to for the length of a block; any number of processes can at the same time.
-
-    Raise MetaclipError at the end of the block if the manifest has changed, from which a reader cannot keep a store.
-    """
-    path = as_path(path)
-    with contextlib.ExitStack() as held:
-        _enter(held, path, (path / STATE).read_locked())
-        before = read_json(path / MANIFEST)
-        yield
-        if read_json(path / MANIFEST) != before:
-            raise MetaclipError(f"{path} was written to while it was read; run the same command again")
-
-
-def _enter(
-    held: contextlib.ExitStack, path: AnyPath, lock: contextlib.AbstractContextManager[Any]
-) -> Any:
-    try:
-        return held.enter_context(lock)
-    except AlreadyExists as error:
-        raise InUse(
-            f"{path} is in use by {error}; wait for it, stop it, or choose another --out"
-        ) from None
 
 
 def _check_content(path: AnyPath) -> None:

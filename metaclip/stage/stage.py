@@ -38,15 +38,14 @@ from metaclip.errors import MetaclipError, damaged, one_line
 from metaclip.stage.folder import Folder, holds_results
 from metaclip.storage.files import (
     AnyPath,
+    as_path,
     crc32,
     fault_in,
-    file_size,
     is_remote,
     is_temporary,
     parse_json,
     read_all,
     read_json,
-    remove,
     write_json,
 )
 
@@ -346,7 +345,7 @@ class Stage:
         self._known = None
         # A kill may leave some markers in a store; they are valid only for the fingerprint that they name.
         for path in (self.path, *self._paths(self.spec.outputs)):
-            remove(path)
+            path.remove()
 
     def _remove_record(self) -> None:
         stages = self.folder.manifest.get("stages", {})
@@ -390,7 +389,7 @@ class Stage:
         }
 
     def _sizes(self, paths: Iterable[Path]) -> dict[str, int]:
-        found = ((path, file_size(path)) for path in paths)
+        found = ((path, as_path(path).size()) for path in paths)
         return {str(path.relative_to(self.folder.path)): size for path, size in found if size is not None}
 
     def _checksums(self, paths: Iterable[Path]) -> dict[str, str]:

@@ -88,16 +88,6 @@ def is_inside(path: AnyPath, folder: AnyPath) -> bool:
     return f"{path.address}/".startswith(f"{folder.address.rstrip('/')}/")
 
 
-def file_size(path: Path) -> int | None:
-    """Return the size of a file in bytes; None if there is no file."""
-    return as_path(path).size()
-
-
-def temporary_path(path: Path) -> Path:
-    """Return a temporary path beside `path` that no other process uses, on this machine or on another."""
-    return as_path(path).temporary()
-
-
 def is_temporary(path: PurePath) -> bool:
     """Return whether a path has a temporary name."""
     return path.name.startswith(".") and path.suffix == ".tmp"
@@ -186,14 +176,10 @@ def read_json(path: Path, kind: Any = dict[str, Any]) -> dict[str, Any] | None:
 def parse_json(data: bytes, kind: Any = dict[str, Any]) -> dict[str, Any] | None:
     """Parse a JSON object; return None for anything else, and for an object that is not of a `kind`, such as a msgspec.Struct."""
     try:
-        found = json.loads(data.decode(), parse_constant=_refuse_constant)
+        found = msgspec.json.decode(data)
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) and fault_in(found, kind) is None else None
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
 
 
 def fault_in(value: Any, kind: Any) -> str | None:
@@ -287,7 +273,4 @@ def read_lines(name: str, what: str, *, may_be_empty: bool = False) -> list[str]
 
 def file_digest(file: Any) -> str:
     """Return the sha256 of an open binary file, as the 64 hex digits that ``sha256sum`` prints."""
-    digest = hashlib.sha256()
-    while block := file.read(_BLOCK):
-        digest.update(block)
-    return digest.hexdigest()
+    return hashlib.file_digest(file, "sha256").hexdigest()

@@ -51,7 +51,7 @@ def translate_errors(url: str) -> Iterator[None]:
         how = f"pip install 'metaclip[{extra}]'" if extra else f"install it ({one_line(error, 120)})"
         raise StoreError(f"{url} needs a package that is not installed; {how}") from None
     except FileNotFoundError as error:
-        if has_no_bucket(error):
+        if error_code(error) == "NoSuchBucket":
             raise StoreError(
                 f"{url}: there is no such bucket; create it, or check its name and AWS_ENDPOINT_URL"
             ) from None
@@ -102,11 +102,6 @@ def error_code(error: BaseException | None) -> str:
             return str(code)
         error = error.__cause__ or error.__context__
     return ""
-
-
-def has_no_bucket(error: FileNotFoundError) -> bool:
-    """Return whether the missing file is the bucket itself."""
-    return error_code(error) == "NoSuchBucket"
 
 
 def _is_taken(error: BaseException) -> bool:

@@ -19,11 +19,13 @@ import fnmatch
 import os
 import posixpath
 from collections.abc import Callable, Iterator, Sequence
+from email.utils import parsedate_to_datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 from metaclip.errors import AlreadyExists
 from metaclip.storage import object_store
+from metaclip.storage.lease import held, live_owner
 from metaclip.storage.local import LOCK, LocalPath, remove_stale_scratch, scratch
 from metaclip.storage.threads import map_parallel
 
@@ -73,18 +75,14 @@ class RemotePath(_Path):
         return RemotePath(f"{scheme}://{posixpath.normpath(posixpath.join(rest, os.fspath(name)))}")
 
     @property
-    def _pure(self) -> PurePosixPath:
-        return PurePosixPath(self.url.partition("://")[2])
-
-    @property
     def name(self) -> str:
         """The last component."""
-        return self._pure.name
+        return PurePosixPath(self.url).name
 
     @property
     def stem(self) -> str:
         """The last component without its suffix."""
-        return self._pure.stem
+        return PurePosixPath(self.url).stem
 
     @property
     def parent(self) -> RemotePath:
@@ -136,11 +134,7 @@ class RemotePath(_Path):
     def tag(self) -> str | None:
         """Return a string that changes when the object does; None if there is no object."""
         found = self._info()
-        return (
-            None
-            if found is None
-            else str(found.get("ETag") or found.get("etag") or found.get("mtime") or "")
-        )
+        return None if found is None else size_and_stamp(found)[1]
 
     def iterdir(self) -> Iterator[RemotePath]:
         """Yield the paths of the files and folders in a folder, sorted."""
@@ -263,8 +257,6 @@ class RemotePath(_Path):
             if (target := _s3_key(fs, path)) is None:
                 return None
             head = fs.call_s3("head_object", **target)
-        from email.utils import parsedate_to_datetime
-
         now = head["ResponseMetadata"]["HTTPHeaders"].get("date")
         return (parsedate_to_datetime(now) - head["LastModified"]).total_seconds() if now else None
 
@@ -315,8 +307,6 @@ class RemotePath(_Path):
     @contextlib.contextmanager
     def owned(self, part: str = "", who: str = "") -> Iterator[Callable[[], None]]:
         """Own the folder of locks for the length of a block, as `LocalPath.owned` does, by a lease."""
-        from metaclip.storage.lease import held
-
         with held(self / (f"{LOCK}-{part}" if part else LOCK), who) as check:
             # The claim is made before others are looked for: of two processes that begin at once, at least one sees the other.
             self._refuse_owners([self / LOCK] if part else self.glob(f"{LOCK}-*"))
@@ -329,8 +319,6 @@ class RemotePath(_Path):
         yield
 
     def _refuse_owners(self, locks: Sequence[RemotePath]) -> None:
-        from metaclip.storage.lease import live_owner
-
         for owner in map_parallel(live_owner, locks, len(locks)):
             if owner is not None:
                 raise AlreadyExists(owner)

@@ -27,7 +27,7 @@ from metaclip.curate.settings import MATCH
 from metaclip.pool.files import find_files
 from metaclip.stage.folder import Folder
 from metaclip.stage.stage import Stage
-from metaclip.storage.files import as_path, remove
+from metaclip.storage.files import as_path
 from metaclip.storage.object_store import file_system
 from metaclip.storage.remote import RemotePath
 from metaclip.storage.threads import map_parallel
@@ -401,7 +401,7 @@ def test_a_changed_input_is_refused(
     commands.done("match", str(store / "pool"), "--metadata", words, "--out", str(store / "run"))
     (store / "pool" / name).upload(pool / "006.parquet")
     assert f"{name} has changed since" in commands.refused("balance", str(store / "run"), "--t", T)
-    remove(store / "pool" / name)
+    (store / "pool" / name).remove()
     assert f"{name} is gone" in commands.refused("balance", str(store / "run"), "--t", T)
 
 
@@ -541,7 +541,7 @@ def test_thousands_of_shards(store: RemotePath, through: Through) -> None:
     assert stage._snapshot is not None
     assert len(stage._snapshot.markers) == marked + 1
     began = time.monotonic()
-    remove(store)
+    store.remove()
     print(
         f"\n{n} files listed in {listed:.1f} s by {requests} requests; {marked} markers read in {looked:.1f} s; "
         f"{n + marked} objects removed in {time.monotonic() - began:.1f} s"

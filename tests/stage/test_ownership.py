@@ -19,10 +19,18 @@ from typing import Any
 import pytest
 
 from metaclip.errors import MetaclipError
-from metaclip.stage.folder import ALL, STATE, Part, owned, read_locked
-from metaclip.storage.files import temporary_path
+from metaclip.stage.folder import ALL, STATE, Folder, Part
+from metaclip.storage.files import as_path
 
 _forking = multiprocessing.get_context("fork")
+
+
+def owned(path: Path, part: Part = ALL, wait: bool = False) -> contextlib.AbstractContextManager[None]:
+    return Folder(path).owned(part, wait)
+
+
+def read_locked(path: Path) -> contextlib.AbstractContextManager[None]:
+    return Folder(path).read_locked()
 
 
 def _own(path: Path, part: Part | None, signs: Path) -> None:
@@ -85,7 +93,7 @@ def test_a_dead_owner_does_not_block(tmp_path: Path, part: Part | None) -> None:
     folder = tmp_path
     enter(owned(folder))
     with owner(tmp_path, part) as process:
-        left = temporary_path(tmp_path / "matched.parquet")
+        left = as_path(tmp_path / "matched.parquet").temporary()
         left.touch()
         os.kill(process.pid, signal.SIGKILL)
         process.join()
@@ -107,7 +115,7 @@ def test_a_dead_owner_is_not_named(tmp_path: Path) -> None:
 def test_parts_run_beside_each_other(tmp_path: Path) -> None:
     """Parts own the folder together, each its own, and none removes what another one is writing."""
     with owner(tmp_path, Part(1, 3)), owner(tmp_path, Part(2, 3)):
-        half = temporary_path(tmp_path / "matched.parquet")
+        half = as_path(tmp_path / "matched.parquet").temporary()
         half.touch()
         with owned(tmp_path, Part(3, 3)):
             assert half.exists()

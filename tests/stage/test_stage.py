@@ -18,6 +18,7 @@ from metaclip.stage import stage as stages
 from metaclip.stage.folder import Folder
 from metaclip.stage.stage import Stage, StageSpec, add_funnels, check_funnel, digest_of
 from metaclip.storage.files import read_json, write_json
+from metaclip.storage.local import LocalPath
 
 FINGERPRINT = {
     "list": "abc",
@@ -190,7 +191,8 @@ def _clear_slowly(path: Path, kill_at: int) -> None:
 
     for module, names in (
         (os, ("rename", "replace", "unlink", "rmdir", "mkdir")),
-        (stages, ("remove", "write_json")),
+        (LocalPath, ("remove",)),
+        (stages, ("write_json",)),
     ):
         for name in names:
             setattr(module, name, counted(getattr(module, name)))

@@ -24,8 +24,6 @@ from metaclip.storage.files import (
     read_bytes,
     read_json,
     read_lines,
-    remove,
-    temporary_path,
     write_json,
 )
 from tests.processes import largest_file
@@ -99,8 +97,8 @@ def test_temporaries_go_at_any_depth_and_nothing_else(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     stay = files_below(tmp_path)
-    temporary_path(tmp_path / ".state" / "stage" / "000.json").touch()
-    gone = temporary_path(tmp_path / ".state" / "stage")
+    as_path(tmp_path / ".state" / "stage" / "000.json").temporary().touch()
+    gone = as_path(tmp_path / ".state" / "stage").temporary()
     (gone / "in").mkdir(parents=True)
     (gone / "in" / ".000.json.0.tmp").touch()
     as_path(tmp_path).remove_temporaries()
@@ -109,7 +107,7 @@ def test_temporaries_go_at_any_depth_and_nothing_else(tmp_path: Path) -> None:
 
 def test_no_two_temporary_names_are_equal(tmp_path: Path) -> None:
     """Two processes that write one file, on one machine or on two with equal pids, do not meet in its temporary."""
-    assert len({temporary_path(tmp_path / "file") for _ in range(1000)}) == 1000
+    assert len({as_path(tmp_path / "file").temporary() for _ in range(1000)}) == 1000
 
 
 def test_remove_takes_anything(tmp_path: Path) -> None:
@@ -118,9 +116,9 @@ def test_remove_takes_anything(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(tmp_path / "folder")
     for name in ("file", "link", "nothing"):
-        remove(tmp_path / name)
+        as_path(tmp_path / name).remove()
     assert files_below(tmp_path) == ["folder", "folder/in"]
-    remove(tmp_path / "folder")
+    as_path(tmp_path / "folder").remove()
     assert files_below(tmp_path) == []
 
 

@@ -26,7 +26,6 @@ from metaclip.storage.files import (
     read_bytes,
     read_json,
     relative_path,
-    remove,
     resolve_path,
     write_json,
 )
@@ -219,8 +218,8 @@ def test_many_are_read_listed_and_removed_at_once(store: RemotePath) -> None:
     assert [path.name for path in store.iterdir()] == ["deep"]
     store.remove_files([store / f"deep/{i}.json" for i in range(50, 120)])
     assert len(store.sizes()) == 50
-    remove(store / "deep")
-    remove(store / "deep")
+    (store / "deep").remove()
+    (store / "deep").remove()
     assert store.sizes() == {}
     assert not store.exists()
     assert (store / "deep").glob("*") == []
@@ -250,7 +249,7 @@ def test_a_stage_in_a_store_keeps_the_contract(store: RemotePath) -> None:
     stage.mark_lost("d", error="broken")
     assert stage.marker("a") is not None
     assert stage.finished_or_lost() >= {"a", "b", "c", "d"}
-    remove(folder / "matched" / "b.parquet")
+    (folder / "matched" / "b.parquet").remove()
     (folder / "matched" / "c.parquet").put(b"longer")
     later = Stage(Folder(store), MATCH)
     assert not later.begin({"list": "a"})

@@ -31,7 +31,7 @@ from metaclip.curate.account import MEANING
 from metaclip.curate.draw import probabilities
 from metaclip.curate.run import Run
 from metaclip.matching.text_rule import TextRule
-from metaclip.storage.files import atomic_write, remove, temporary_path
+from metaclip.storage.files import as_path, atomic_write, remove
 
 FORMAT: Final = 1
 """Raised when an older page could not read newer data."""
@@ -58,7 +58,7 @@ def write_explorer(
     out. `look_ups` is by default true for up to `MOST_LOOKED_UP` matched pairs.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    new = temporary_path(folder / "explorer")
+    new = as_path(folder / "explorer").temporary()
     try:
         new.mkdir()
         data, columns = new / "data", entries.combine_chunks()
