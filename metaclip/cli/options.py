@@ -148,22 +148,17 @@ run_option_flags = _stack(
 """Flags that do not change the result."""
 
 
-@contextlib.contextmanager
-def engine(flags: Mapping[str, Any]) -> Iterator[Any]:
-    """Start the engine that `engine_options` name; stop it after the block."""
+def engine(flags: Mapping[str, Any]) -> contextlib.AbstractContextManager[Any]:
+    """Return the engine that `engine_options` name, which runs for the length of a block; of None for this machine."""
     if flags["engine"] == "ray":
         from metaclip.engine.ray import Ray
 
-        with Ray(flags["address"], flags["workers"]) as active_engine:
-            yield active_engine
-        return
+        return Ray(flags["address"], flags["workers"])
     if flags["address"] is not None:
         raise MetaclipError(
             f"--address {flags['address']} is the address of a Ray cluster; add --engine ray"
         )
-    from metaclip.engine.local import Local
-
-    yield Local(flags["workers"])
+    return contextlib.nullcontext()
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ the same list under the same rule may be added: a `Counts` holds the identities 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Final, Protocol
 
 import numpy as np
@@ -31,11 +30,6 @@ class Backend(Protocol):
 
     def match_text(self, text: str) -> list[int]:
         """Match one text; return the ascending entry ids."""
-
-
-def match_each(texts: pa.Array, match_text: Callable[[str], list[int]]) -> pa.Array:
-    """Match the texts of an array one by one."""
-    return pa.array([None if text is None else match_text(text) for text in decode_texts(texts)], MATCHES)
 
 
 def decode_texts(texts: pa.Array) -> list[str | None]:

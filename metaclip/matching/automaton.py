@@ -80,10 +80,6 @@ class Machine:
             setattr(self.struct, name, address(arrays[name], dtype))
             setattr(self.struct, f"n_{name}", len(arrays[name]))
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle without the addresses; protocol 5 does not copy the arrays where memory is shared."""
-        return Machine, (self.arrays, self.info)
-
 
 class Automaton:
     """The machines of a list under a rule: one for words, and one for characters if entries need it."""
@@ -133,10 +129,6 @@ def _characters(strings: list[str]) -> tuple[pa.Array, npt.NDArray[np.int64]]:
     """Split strings into characters, like `_words`."""
     characters = pa.array([*"".join(strings)], pa.large_string())
     return characters, np.cumsum([0, *map(len, strings)])
-
-
-def _log2(size: int) -> int:
-    return size.bit_length() - 1
 
 
 def _power_of_two(least: float) -> int:

@@ -10,7 +10,7 @@ import collections
 import ahocorasick
 import pyarrow as pa
 
-from metaclip.matching import match_each
+from metaclip.matching import MATCHES, decode_texts
 from metaclip.matching.text_rule import TextRule
 from metaclip.metadata import Metadata
 
@@ -34,7 +34,8 @@ class PyAhocorasickBackend:
 
     def match_array(self, texts: pa.Array) -> pa.Array:
         """Match a string or large_string array; return an array of the type MATCHES."""
-        return match_each(texts, self.match_text)
+        matches = [None if text is None else self.match_text(text) for text in decode_texts(texts)]
+        return pa.array(matches, MATCHES)
 
     def match_text(self, text: str) -> list[int]:
         """Match one text; return the ascending entry ids."""
