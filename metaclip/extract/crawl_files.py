@@ -130,15 +130,14 @@ def _files_at(given: str) -> Iterator[CrawlFile]:
 
 
 def _list_store(given: str, magic: bool) -> list[str]:
-    """Return the addresses that a glob (`magic`) or a folder in a store stands for; the address itself if it is neither."""
+    """Return the addresses that a glob (`magic`), a folder in a store or an object stands for."""
     try:
         with opened_store(given) as (fs, path):
-            if magic and not fs.exists(path):
-                return [fs.unstrip_protocol(name) for name in sorted(fs.glob(path))]
-            if not fs.isdir(path):
-                return [given]
+            is_glob = magic and not fs.exists(path)
             names = [
-                fs.unstrip_protocol(name) for name in sorted(fs.find(path)) if name.endswith(_SUFFIXES)
+                fs.unstrip_protocol(name)
+                for name in sorted(fs.glob(path) if is_glob else fs.find(path))
+                if is_glob or name == path or name.endswith(_SUFFIXES)
             ]
     except (StoreError, FileNotFoundError) as error:
         raise MetaclipError(f"the crawl {given} cannot be listed: {one_line(error)}") from None

@@ -24,7 +24,7 @@ from metaclip.errors import BrokenInput
 from metaclip.extract.crawl_files import CrawlFile, CrawlFileReader
 from metaclip.extract.deduplicate import KeyRunWriter, run_files
 from metaclip.extract.filters import REASONS, Filters, UrlList, blocked_words, identify_language
-from metaclip.extract.html_pages import ImageOptions, Page, clean_text, image_texts, read_html_page
+from metaclip.extract.html_pages import Page, clean_text, image_texts, read_html_page
 from metaclip.extract.http_response import parse_response
 from metaclip.extract.pool_writer import Row, write_pairs
 from metaclip.extract.settings import ExtractSettings
@@ -56,15 +56,11 @@ class ExtractStep(PortableStep):
     @functools.cached_property
     def filters(self) -> Filters:
         """The filters."""
-        settings = self.settings
         return Filters(
-            min_text=settings.min_text,
-            max_text=settings.max_text,
+            self.settings,
             blocked=UrlList.parse(self.lists["blocked_domains"]),
             opted_out=UrlList.parse(self.lists["opt_out"]),
             words=blocked_words(self.lists["blocked_words"]),
-            languages=settings.languages,
-            min_lang_score=settings.min_lang_score,
         )
 
     def __call__(
@@ -104,11 +100,9 @@ class ExtractStep(PortableStep):
 
     def _pages(self, reader: CrawlFileReader, counts: _Counts) -> Iterator[Page]:
         """Yield the pages of a file."""
-        settings = self.settings
-        options = ImageOptions(settings.titles, settings.captions, settings.lazy, settings.srcset)
         for record in read_records(reader.blocks(), counts.lose_record, reader.file.path):
             counts.records["records"] += 1
-            page = page_of(record, options)
+            page = page_of(record, self.settings)
             if isinstance(page, str):
                 counts.lose_record(page, f"byte {record.offset}")
             else:
@@ -170,30 +164,30 @@ class _Counts:
             self.first_losses.setdefault(reason, position)
 
 
-def page_of(record: WarcRecord, options: ImageOptions) -> Page | str:
+def page_of(record: WarcRecord, settings: ExtractSettings) -> Page | str:
     """Return the page of a record, or the reason why it has none."""
     kind = record.headers.get(b"warc-type", b"").lower()
     media_type = record.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
     try:
         if kind == b"metadata" and media_type == b"application/json":
-            return read_wat_page(record.block, options) or "other_record"
+            return read_wat_page(record.block, settings) or "other_record"
         if kind == b"response" and media_type in (b"application/http", b""):
             response = parse_response(bytes(record.block))
             if response is None:
                 return "bad_page"
-            return _html_page(record, response.media_type, response.body, response.charset, options)
+            return _html_page(record, response.media_type, response.body, response.charset, settings)
         if kind == b"resource":
-            return _html_page(record, media_type.decode("latin-1"), bytes(record.block), None, options)
+            return _html_page(record, media_type.decode("latin-1"), bytes(record.block), None, settings)
     except ValueError:
         return "bad_json" if kind == b"metadata" else "bad_page"
     return "other_record"
 
 
 def _html_page(
-    record: WarcRecord, media_type: str, body: bytes, charset: str | None, options: ImageOptions
+    record: WarcRecord, media_type: str, body: bytes, charset: str | None, settings: ExtractSettings
 ) -> Page | str:
     media_type = media_type or record.header(b"warc-identified-payload-type")
     url = record.header(b"warc-target-uri").strip("<>")  # WARC 1.0 writes these around the url
     if media_type not in ("text/html", "application/xhtml+xml") or not url:
         return "not_html"
-    return read_html_page(url, body, charset, options)
+    return read_html_page(url, body, charset, settings)

@@ -9,8 +9,7 @@ To add a filter:
 1. Add its reason, with its meaning, to `REASONS`, where it belongs in the order.
 2. Test it in the method of `Filters` that has what the test needs, and return the reason: `page_reason` (the page),
    `url_reason` (the image's url), `text_reason` (the text), `pair_reason` (both), `language_reason` (the language).
-3. If it has a setting, add a field to `Filters` and to `ExtractSettings`, pass it on in `ExtractStep.filters` (`extract_file`),
-   and add an option to ``metaclip/cli/extract.py``.
+3. If it has a setting, add a field to `ExtractSettings` and an option to ``metaclip/cli/extract.py``.
 4. Add cases to the tables of ``tests/extract/test_filters.py``.
 
 `extract_file` calls the methods, counts the reasons and checks that the funnel adds up; the command prints every reason.
@@ -29,6 +28,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from metaclip.errors import import_extra
+from metaclip.extract.settings import DEFAULTS, ExtractSettings
 from metaclip.extract.urls import clean_url, domains_of, host_of, is_web_url
 from metaclip.pool.columns import is_utf8
 
@@ -112,14 +112,10 @@ def blocked_words(words: Sequence[str]) -> PyAhocorasickBackend | None:
 class Filters:
     """The tests of a pair. Each method returns a reason, or None if there is none."""
 
-    min_text: int = 1
-    max_text: int = 1000
+    settings: ExtractSettings = DEFAULTS
     blocked: UrlList = dataclasses.field(default_factory=UrlList)
     opted_out: UrlList = dataclasses.field(default_factory=UrlList)
     words: PyAhocorasickBackend | None = None
-    languages: frozenset[str] = frozenset()
-    """The languages to keep; empty for all."""
-    min_lang_score: float = 0.0
 
     def page_reason(self, url: str) -> str | None:
         """Return why no image of a page gives a pair."""
@@ -154,9 +150,9 @@ class Filters:
         """Return why a text is skipped; `raw` is the text as written, `text` is cleaned."""
         if not (raw.isascii() or is_utf8(raw)):
             return "invalid_text"
-        if len(text) < self.min_text:
+        if len(text) < self.settings.min_text:
             return "text_too_short"
-        return "text_too_long" if len(text) > self.max_text else None
+        return "text_too_long" if len(text) > self.settings.max_text else None
 
     def pair_reason(self, url: str, text: str, page_reason: str | None) -> str | None:
         """Return why a pair is on a list; `page_reason` is the reason of its page."""
@@ -169,8 +165,9 @@ class Filters:
 
     def language_reason(self, language: str | None, score: float) -> str | None:
         """Return why a pair is skipped for its language; None and 0.0 if the language is unknown."""
-        wanted = not self.languages or language in self.languages
-        return None if wanted and score >= self.min_lang_score else "language"
+        languages = self.settings.languages
+        wanted = not languages or language in languages
+        return None if wanted and score >= self.settings.min_lang_score else "language"
 
 
 def identify_language(text: str) -> tuple[str | None, float]:

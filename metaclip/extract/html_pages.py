@@ -9,12 +9,12 @@ Cost: 0.5 ms for a page of 30 kB (resiliparse).
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from metaclip.errors import import_extra
+from metaclip.extract.settings import DEFAULTS, ExtractSettings
 from metaclip.extract.urls import BaseUrl
 
 LAZY_SRCSETS: Final = (
@@ -35,18 +35,6 @@ _NEEDS_CLEANING: Final = re.compile("[\t\n\f\r]|  |^ | \\Z")
 _SRCSET_ITEM: Final = re.compile(r"[\s,]*([^\s,]\S*[^\s,]|[^\s,])(?:\s+([\d.]+)([wx]))?\s*(?:,|\Z)")
 _META_CHARSET: Final = re.compile(rb"<meta[^>]{0,512}?charset\s*=\s*[\"']?\s*([\w.:-]+)", re.I)
 
-
-@dataclasses.dataclass(frozen=True)
-class ImageOptions:
-    """What is read of an image besides its ``src`` and ``alt``."""
-
-    titles: bool = False
-    captions: bool = False
-    lazy: bool = False
-    srcset: bool = False
-
-
-NO_OPTIONS: Final = ImageOptions()
 
 Image = tuple[str, str, tuple[str, ...], bool]
 """An image as the page has it: (link, alt, other texts, is pixel).
@@ -84,7 +72,7 @@ def image_texts(alt: str, others: tuple[str, ...]) -> Sequence[str]:
 
 
 def read_html_page(
-    url: str, body: bytes, charset: str | None = None, options: ImageOptions = NO_OPTIONS
+    url: str, body: bytes, charset: str | None = None, settings: ExtractSettings = DEFAULTS
 ) -> Page:
     """Parse a page; `charset` is that of its HTTP header. Raise ValueError if the parser fails."""
     tree = import_extra("resiliparse.parse.html", "crawl", "extract").HTMLTree
@@ -99,7 +87,7 @@ def read_html_page(
         return Page(url, BaseUrl(url), [], mended)
     base = document.query_selector("base[href]")
     # A walk is linear; the parser's query_selector_all takes a time that is quadratic in what it finds.
-    images = [_read_image(element, options) for element in document if element.tag == "img"]
+    images = [_read_image(element, settings) for element in document if element.tag == "img"]
     base_url = BaseUrl.of_page(url, base.getattr("href") if base is not None else None)
     return Page(url, base_url, images, mended)
 
@@ -130,18 +118,18 @@ def detect_charset(body: bytes, declared: str | None) -> str:
     return "utf-8"
 
 
-def _read_image(element: Any, options: ImageOptions) -> Image:
+def _read_image(element: Any, settings: ExtractSettings) -> Image:
     def attribute(name: str) -> str:
         return element.getattr(name) or ""
 
     link = attribute("src")
-    if options.lazy:
+    if settings.lazy:
         values = (attribute(name).strip() for name in LAZY_ATTRIBUTES)
         link = next((value for value in values if value and not _is_placeholder(value)), link)
-    if options.srcset:
-        names = (*(LAZY_SRCSETS if options.lazy else ()), "srcset")
+    if settings.srcset:
+        names = (*(LAZY_SRCSETS if settings.lazy else ()), "srcset")
         link = next(filter(None, (largest_of_srcset(attribute(name)) for name in names)), link)
-    others = (options.titles and attribute("title"), options.captions and _caption(element))
+    others = (settings.titles and attribute("title"), settings.captions and _caption(element))
     is_pixel = any(
         attribute(name).strip().removesuffix("px") in ("0", "1") for name in ("width", "height")
     )

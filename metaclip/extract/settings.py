@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Mapping
 from typing import Any, Final, Literal
@@ -72,10 +73,13 @@ class ExtractSettings:
         if self.lang is not None and not self.languages:
             raise BadSetting('lang is empty; name languages as "en" or "en,de", or leave it out')
 
-    @property
+    @functools.cached_property
     def languages(self) -> frozenset[str]:
         """The languages to keep; empty for all."""
         return frozenset(filter(None, (self.lang or "").lower().replace(" ", "").split(",")))
+
+
+DEFAULTS: Final = ExtractSettings()
 
 
 def read_lists(settings: ExtractSettings) -> dict[str, list[str]]:

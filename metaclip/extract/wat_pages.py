@@ -14,7 +14,8 @@ from typing import Any, Final
 
 import msgspec
 
-from metaclip.extract.html_pages import NO_OPTIONS, Image, ImageOptions, Page
+from metaclip.extract.html_pages import Image, Page
+from metaclip.extract.settings import DEFAULTS, ExtractSettings
 from metaclip.extract.urls import BaseUrl
 
 _MAX_ANY: Final = 1 << 24
@@ -25,16 +26,16 @@ _URI: Final = ("Envelope", "WARC-Header-Metadata", "WARC-Target-URI")
 Buffer = bytes | memoryview
 
 
-def read_wat_page(block: Buffer, options: ImageOptions = NO_OPTIONS) -> Page | None:
+def read_wat_page(block: Buffer, settings: ExtractSettings = DEFAULTS) -> Page | None:
     """Read a WAT record; return None if it describes no HTML page. Raise ValueError if it is not JSON."""
+    titles = settings.titles
     try:
-        record = _decoder(options.titles).decode(block)
+        record = _decoder(titles).decode(block)
     except (ValueError, RecursionError):
-        return read_any_wat_page(block, options.titles)
+        return read_any_wat_page(block, titles)
     html, url = _field(record, _HTML), _field(record, _URI)
     if html is None or not url:
         return None
-    titles = options.titles
     images: list[Image] = [
         (x.url, x.alt, (x.title,) if titles and x.title else (), False)
         for x in html.Links

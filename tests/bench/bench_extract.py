@@ -25,7 +25,7 @@ OURS = """
 import json, sys, tempfile, time
 from pathlib import Path
 from metaclip.extract.extract_file import page_of
-from metaclip.extract.html_pages import ImageOptions
+from metaclip.extract.settings import ExtractSettings
 from metaclip.extract.warc_records import read_records
 from metaclip.pool.uid import uid_of
 
@@ -33,7 +33,7 @@ path = sys.argv[1]
 data = open(path, "rb").read()
 
 def pairs():
-    options, found = ImageOptions(), []
+    options, found = ExtractSettings(), []
     for record in read_records([data], lambda reason, position: None, path):
         page = page_of(record, options)
         if isinstance(page, str):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from metaclip.extract.filters import MAX_URL, REASONS, Filters, UrlList, blocked_words
+from metaclip.extract.settings import ExtractSettings
 from metaclip.extract.urls import BaseUrl
 
 FILTERS = Filters(
-    min_text=3,
-    max_text=20,
+    ExtractSettings(min_text=3, max_text=20),
     blocked=UrlList.parse(["spam.example", "*.ads.example/ # comment", ""]),
     opted_out=UrlList.parse(["Artist.example", "https://e.org/mine.jpg", "# comment"]),
     words=blocked_words(["bad", "very rude", "ばか", "bad"]),
@@ -88,7 +88,7 @@ def test_reasons_are_tested_in_order() -> None:
 
 def test_languages() -> None:
     """A language that is not wanted, an unknown one, or a score that is too low is a reason."""
-    filters = Filters(languages=frozenset({"en", "de"}), min_lang_score=0.5)
+    filters = Filters(ExtractSettings(lang="en,de", min_lang_score=0.5))
     assert filters.language_reason("en", 0.5) is None
     assert filters.language_reason("ja", 0.9) == "language"
     assert filters.language_reason("de", 0.4) == "language"

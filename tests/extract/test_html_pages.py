@@ -12,25 +12,24 @@ from hypothesis import strategies as st
 
 from metaclip.extract.extract_file import page_of
 from metaclip.extract.html_pages import (
-    NO_OPTIONS,
     Image,
-    ImageOptions,
     Page,
     clean_text,
     image_texts,
     largest_of_srcset,
     read_html_page,
 )  # fmt: skip
+from metaclip.extract.settings import DEFAULTS, ExtractSettings
 from metaclip.extract.warc_records import read_records
 
 pytest.importorskip("resiliparse", reason="needs metaclip[crawl]")
 
 URL = "https://example.org/dir/page.html"
-ALL = ImageOptions(titles=True, captions=True, lazy=True, srcset=True)
+ALL = ExtractSettings(titles=True, captions=True, lazy=True, srcset=True)
 
 
 def of_html(
-    html: str | bytes, options: ImageOptions = NO_OPTIONS, charset: str | None = None
+    html: str | bytes, options: ExtractSettings = DEFAULTS, charset: str | None = None
 ) -> list[Image]:
     return read_html_page(URL, html.encode() if isinstance(html, str) else html, charset, options).images
 
@@ -56,8 +55,8 @@ def test_titles_and_captions() -> None:
     html = """<figure><figcaption>outer</figcaption><figure><a><img src=1.jpg alt=a title=t></a><figcaption>in <b>bold</b>
     </figcaption></figure></figure><img src=2.jpg alt=b>"""
     assert [more for _, _, more, _ in of_html(html)] == [(), ()]
-    assert [more for _, _, more, _ in of_html(html, ImageOptions(titles=True))] == [("t",), ()]
-    (_, _, more, _), (_, _, none, _) = of_html(html, ImageOptions(captions=True))
+    assert [more for _, _, more, _ in of_html(html, ExtractSettings(titles=True))] == [("t",), ()]
+    (_, _, more, _), (_, _, none, _) = of_html(html, ExtractSettings(captions=True))
     assert [clean_text(text) for text in more] == ["in bold"]
     assert none == ()
 
@@ -68,7 +67,7 @@ def test_lazy_images() -> None:
         "<img src=dot.gif data-original=o.jpg data-src=' s.jpg ' alt=a><img src=2.jpg data-src='' alt=b>"
     )
     assert [link for link, *_ in of_html(html)] == ["dot.gif", "2.jpg"]
-    assert [link for link, *_ in of_html(html, ImageOptions(lazy=True))] == ["s.jpg", "2.jpg"]
+    assert [link for link, *_ in of_html(html, ExtractSettings(lazy=True))] == ["s.jpg", "2.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +82,7 @@ def test_srcset(srcset: str, link: str) -> None:
     assert largest_of_srcset(srcset) == link
     html = f'<img src=s.jpg srcset="{srcset}" alt=x>'
     assert of_html(html)[0][0] == "s.jpg"
-    assert of_html(html, ImageOptions(srcset=True))[0][0] == (link or "s.jpg")
+    assert of_html(html, ExtractSettings(srcset=True))[0][0] == (link or "s.jpg")
 
 
 @pytest.mark.parametrize(
@@ -203,7 +202,7 @@ def pairs(path: Path) -> Counter[tuple[str, str, str | None]]:
     with path.open("rb") as file:
         blocks = iter(lambda: file.read(1 << 16), b"")
         for record in read_records(blocks, lambda reason, position: pytest.fail(position), str(path)):
-            page = page_of(record, NO_OPTIONS)
+            page = page_of(record, DEFAULTS)
             if not isinstance(page, str):
                 found.update((page.url, alt, page.base.resolve(link)) for link, alt, _, _ in page.images)
     return found

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metaclip.extract.html_pages import NO_OPTIONS, ImageOptions
+from metaclip.extract.settings import DEFAULTS, ExtractSettings
 from metaclip.extract.wat_pages import read_any_wat_page, read_wat_page
 from tests.crawls import image, wat_block
 
 URL = "https://example.org/dir/page.html"
-TITLES = ImageOptions(titles=True)
+TITLES = ExtractSettings(titles=True)
 
 
 def test_images_of_a_wat() -> None:
@@ -59,7 +59,7 @@ def test_the_quick_way_reads_what_the_tolerant_way_reads(
     record = json.loads(wat_block(URL, [], base).decode("utf-8", "surrogatepass"))
     record["Envelope"]["Payload-Metadata"]["HTTP-Response-Metadata"]["HTML-Metadata"]["Links"] = links
     block = json.dumps(record, ensure_ascii=True).encode()
-    for options in (NO_OPTIONS, TITLES):
+    for options in (DEFAULTS, TITLES):
         quick, tolerant = read_wat_page(block, options), read_any_wat_page(block, options.titles)
         assert quick is not None
         assert tolerant is not None
