@@ -234,53 +234,42 @@ class _ShardTasks:
         )
 
 
-class _EarlyShards:
-    """The tasks of searching tars, and between them those of the shards that are known by then."""
+def _early_tasks(
+    step: _ReshardStep,
+    searches: Iterable[Task[_Item]],
+    markers: Mapping[int, Mapping[str, Any] | None],
+    allow_lost: bool,
+) -> Iterator[Task[_Item]]:
+    """Yield the tasks of searching tars, and between them those of the shards that are known by then and not written yet.
 
-    def __init__(self, step: _ReshardStep, allow_lost: bool) -> None:
-        """Start before the first tar; with `allow_lost` a lost tar is skipped, otherwise no later shard is known."""
-        self._step, self._allow_lost = step, allow_lost
-        self._shards, self._seen_uids = _ShardTasks(step), SeenUids(step.subset)
-        self._next: int | None = 0
-        """The tar before which all is known; None if no more can be known."""
-        self._markers: dict[int, Mapping[str, Any] | None] = {}
-
-    def add(self, tar: int, marker: Mapping[str, Any] | None) -> None:
-        """Add the marker of a tar that was searched; None if it is lost."""
-        self._markers[tar] = marker
-
-    def tasks(self, searches: Iterable[Task[_Item]]) -> Iterator[Task[_Item]]:
-        """Yield all tasks; the caller adds markers between them."""
-        for search in searches:
-            yield from self._known()
-            yield search
-        yield from self._known()
-
-    def _known(self) -> Iterator[Task[_Item]]:
-        """Yield the shards that have become known and are not written yet."""
-        while self._next is not None and self._next in self._markers:
-            tar, marker = self._next, self._markers.pop(self._next)
-            self._next += 1
-            if marker is None:
-                self._next = self._next if self._allow_lost else None
-                continue
-            shared = self._seen_uids.add(self._step.selection(tar))
-            if shared is None:
-                self._next = None
+    Meanwhile the caller adds the marker of each tar that was searched to `markers`; None if it is lost. With `allow_lost`, a
+    lost tar is skipped; otherwise no later shard is known.
+    """
+    searches, shards, seen_uids = iter(searches), _ShardTasks(step), SeenUids(step.subset)
+    for tar in range(len(step.files)):
+        while tar not in markers:
+            if (search := next(searches, None)) is None:
                 return
-            yield from (
-                task for task in self._shards.add(tar, marker, shared) if not self._step.is_written(task)
-            )
+            yield search
+        marker = markers[tar]
+        if marker is None and allow_lost:
+            continue
+        shared = None if marker is None else seen_uids.add(step.selection(tar))
+        if marker is None or shared is None:
+            break
+        yield from (task for task in shards.add(tar, marker, shared) if not step.is_written(task))
+    yield from searches
 
 
 def _search(
     step: _ReshardStep, options: RunOptions
-) -> tuple[dict[int, dict[str, Any]], list[dict[str, Any]]]:
+) -> tuple[dict[int, Mapping[str, Any]], list[dict[str, Any]]]:
     """Search the tars that are left, and write the shards known by then.
 
     Return the markers of all tars by number, and the tars that cannot be read.
     """
-    stage, early, searches = step.stage, _EarlyShards(step, options.allow_lost), list[Task[_Item]]()
+    stage, searches = step.stage, list[Task[_Item]]()
+    markers: dict[int, Mapping[str, Any] | None] = {}
     for tar, file in enumerate(step.files):
         marker = stage.marker(_tar_name(tar), _TarMarker)
         if marker is None:
@@ -291,24 +280,21 @@ def _search(
                 f"{file.path} has changed since {stage.folder.path} was begun; "
                 "choose another --out, or replace it with --overwrite"
             )
-        early.add(tar, marker)
+        markers[tar] = marker
+    several = len(searches) > 1
+    tasks = _early_tasks(step, searches, markers, options.allow_lost) if several else searches
     lost: list[dict[str, Any]] = []
-    tasks = early.tasks(searches) if len(searches) > 1 else searches
     with Progress("reshard", None, options.progress) as progress:
         for task, marker in run(stage, step, tasks, options, progress, holds_gil=step.holds_gil):
             if not isinstance(task.item, int):
                 continue
-            early.add(task.item, marker)
+            markers[task.item] = marker
             if marker is None:
                 lost.append({**(task.lost or {}), "error": stage.lost()[task.name]["error"]})
             else:
                 progress.advance(marker["funnel"]["samples"], marker["funnel"]["picked"])
-    markers = {
-        tar: found
-        for tar in range(len(step.files))
-        if (found := stage.marker(_tar_name(tar), _TarMarker)) is not None
-    }
-    return markers, sorted(lost, key=lambda item: int(item["index"]))
+    found = {tar: marker for tar, marker in sorted(markers.items()) if marker is not None}
+    return found, sorted(lost, key=lambda item: int(item["index"]))
 
 
 def _finish(
