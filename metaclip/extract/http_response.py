@@ -48,6 +48,8 @@ def parse_response(block: bytes) -> HttpResponse | None:
         body = _join_chunks(body)
     for coding in reversed(headers.get("content-encoding", "").lower().split(",")):
         body = _decode(body, coding.strip())
+        if len(body) > MAX_BODY:
+            raise ValueError(f"a body of more than {MAX_BODY >> 20} MiB")
     content_type = headers.get("content-type", "")
     charset = _CHARSET.search(content_type)
     return HttpResponse(content_type.partition(";")[0].strip().lower(), charset and charset[1], body)
@@ -69,11 +71,11 @@ def _join_chunks(body: bytes) -> bytes:
 
 
 def _decode(body: bytes, coding: str) -> bytes:
-    """Undo a content coding; return the body as it is if it is not encoded so."""
+    """Undo a content coding, of a body up to MAX_BODY bytes; return the body as it is if it is not encoded so."""
     if coding in ("gzip", "x-gzip", "deflate"):
         for bits in (15, -15) if coding == "deflate" else (31,):
             with contextlib.suppress(zlib.error):
-                return _check_size(_inflate(body, bits))
+                return _inflate(body, bits)
     elif coding == "br":
         brotli = import_extra("brotli", "crawl", "extract")
         decompressor = brotli.Decompressor()
@@ -85,7 +87,7 @@ def _decode(body: bytes, coding: str) -> bytes:
                     break
         except brotli.error:
             return body
-        return _check_size(bytes(decoded))
+        return bytes(decoded)
     return body
 
 
@@ -107,9 +109,3 @@ def _inflate(body: bytes, bits: int) -> bytes:
                 break
             inflater, begin = zlib.decompressobj(bits), len(decoded)
     return bytes(decoded)
-
-
-def _check_size(body: bytes) -> bytes:
-    if len(body) > MAX_BODY:
-        raise ValueError(f"a body of more than {MAX_BODY >> 20} MiB")
-    return body
