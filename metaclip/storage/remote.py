@@ -226,8 +226,8 @@ class RemotePath(_Path):
             for name in sorted(names, key=lambda name: (name == last, name)):
                 (self / name).upload(folder / name)
 
-    def put(self, data: bytes, *, if_new: bool = False, if_tag: str | None = None) -> str | None:
-        """Write an object; return its tag if the store has tags.
+    def put(self, data: bytes, *, if_new: bool = False, if_tag: str | None = None) -> None:
+        """Write an object.
 
         With `if_new`, raise AlreadyExists if there is an object; with `if_tag`, if the object has another tag. A store
         without conditional puts cannot guarantee either.
@@ -238,9 +238,9 @@ class RemotePath(_Path):
                 if if_new and fs.exists(path):
                     raise FileExistsError(path)
                 fs.pipe_file(path, data)
-                return None
+                return
             try:
-                put = fs.call_s3("put_object", **target, Body=data, **condition)
+                fs.call_s3("put_object", **target, Body=data, **condition)
             except OSError as error:
                 if not condition or object_store.error_code(error) not in (
                     "NotImplemented",
@@ -248,8 +248,7 @@ class RemotePath(_Path):
                     "InvalidArgument",
                 ):
                     raise
-                put = fs.call_s3("put_object", **target, Body=data)
-            return str(put["ETag"])
+                fs.call_s3("put_object", **target, Body=data)
 
     def age(self) -> float | None:
         """Return the age of an object in seconds, by the clock of the store; None if the store gives no time."""
