@@ -68,9 +68,15 @@ done
 
 for name in $sets; do
   step "train and evaluate: $name"
-  subset=$(ls "$folder/sets/$name"/{curated,subset}.npy 2>/dev/null)
+  subset=$folder/sets/$name/subset.npy
+  [ -e "$subset" ] || subset=$folder/sets/$name/curated.npy
   # shellcheck disable=SC2086 - FLAGS and EVALUATE are several words
   $metaclip train "$recipe" --tars "$tars" --subset "$subset" --out "$folder/models/$name" ${FLAGS:-}
   # shellcheck disable=SC2086
-  $metaclip evaluate "$folder/models/$name" $evaluate
+  $metaclip evaluate "$folder/models/$name" $evaluate || [ $? -eq 3 ] # 3: a set is damaged or incomplete, and listed
 done
+
+step "the table"
+results=$(printf "$folder/models/%s/results.jsonl " $sets)
+# shellcheck disable=SC2086
+"$python" -m training.compare $results | tee "$folder/results.md"
