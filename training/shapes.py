@@ -18,15 +18,15 @@ import io
 import json
 import math
 import random
-import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
 from metaclip.errors import MetaclipError, import_extra
-from metaclip.storage.files import atomic_write, disk_errors
+from metaclip.storage.files import disk_errors
+from training.labelled_set import write_tar, write_texts
 
 PAIRS: Final = 6_000
 HELD_OUT: Final = 2_400
@@ -130,7 +130,8 @@ def write_pairs(folder: Path, n: int, seed: int = 0) -> list[Path]:
             yield f"{number:09d}.txt", caption.encode()
 
     firsts = range(0, n, _PER_TAR)
-    return [_write_tar(folder / f"{first // _PER_TAR:05d}.tar", members(first)) for first in firsts]
+    paths = {folder / f"{first // _PER_TAR:05d}.tar": first for first in firsts}
+    return [path if path.exists() else write_tar(path, members(first)) for path, first in paths.items()]
 
 
 def write_classes(folder: Path, n: int, seed: int = 1) -> Path:
@@ -142,15 +143,9 @@ def write_classes(folder: Path, n: int, seed: int = 1) -> Path:
             yield f"{number:06d}.cls", str(label).encode()
             yield f"{number:06d}.png", _png(image)
 
-    _write_tar(folder / "test" / "0.tar", members())
-    texts = {
-        "test/nshards.txt": ["1"],
-        "classnames.txt": CLASSES,
-        "zeroshot_classification_templates.txt": TEMPLATES,
-    }
-    for name, lines in texts.items():
-        with atomic_write(folder / name) as temporary:
-            temporary.write_text("\n".join(lines).replace("{}", "{c}") + "\n", encoding="utf-8")
+    if not (folder / "test" / "0.tar").exists():
+        write_tar(folder / "test" / "0.tar", members())
+    write_texts(folder, 1, CLASSES, [template.replace("{}", "{c}") for template in TEMPLATES])
     return folder
 
 
@@ -158,20 +153,6 @@ def _png(image: Any) -> bytes:
     file = io.BytesIO()
     image.save(file, "PNG")
     return file.getvalue()
-
-
-def _write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> Path:
-    if path.exists():
-        return path
-    with (
-        atomic_write(path) as temporary,
-        tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar,
-    ):
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
 
 
 @click.command()
