@@ -4,7 +4,8 @@ Law: a task is done when a line with its identity (model, data, prompts, precisi
 was killed does only the rest, and after a change of any of them the task is done again and its old line is kept. A task that
 cannot be done is reported in one line, and the others are done.
 
-The figures are those of open_clip's trainer and of CLIP_benchmark (`metaclip.training.evaluation.scores`).
+The figures are those of open_clip's trainer and of CLIP_benchmark (`metaclip.training.evaluation.scores`). A suite, as
+DataComp's 38 tasks, adds a line with the averages of its results (`metaclip.training.evaluation.suites`).
 Cost, CIFAR-10's 10,000 test images from their zip on a busy machine, the toy recipe's model: 2.5 ms of processor time per
 image, two thirds of it for decoding and open_clip's transform, which `workers` share.
 """
@@ -24,11 +25,11 @@ from typing import Any, Final
 import numpy as np
 
 from metaclip import __version__, recipe
-from metaclip.errors import LostInputs, MetaclipError
+from metaclip.errors import BadSetting, LostInputs, MetaclipError
 from metaclip.stage.stage import digest_of
-from metaclip.training.evaluation import prompts
+from metaclip.training.evaluation import hugging_face, prompts, suites
 from metaclip.training.evaluation.results import IDENTITY, append_result, read_results
-from metaclip.training.evaluation.sets import EvaluationSet, open_set
+from metaclip.training.evaluation.sets import EvaluationSet, attribute_lines, open_set
 from metaclip.training.models import Clip, Precision, import_open_clip, model_digest
 from metaclip.training.ranks import loading_processes, open_device
 
@@ -38,6 +39,8 @@ DEFAULT_TEMPLATES: Final = "photo"
 
 Report = Callable[[Mapping[str, Any], bool], None]
 """Called with each result and whether it was in the file before."""
+Check = Callable[[str, EvaluationSet], None]
+"""Called with the name and the set of each task before it is done; raises MetaclipError to leave the task out."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,12 +48,23 @@ class Task:
     """A set to evaluate on; a table of a file of tasks."""
 
     data: str
-    """A folder or a zip (`metaclip.training.evaluation.sets`)."""
+    """A folder or a zip (`metaclip.training.evaluation.sets`), or a folder of Hugging Face's cache."""
     split: str = "test"
     classes: str | None = None
     """A file of class names, one a line, in the order of the set's classes; None: the set's own."""
     templates: str | None = None
     """"name", "photo", or a file of templates; None: the set's own, else "photo"."""
+    columns: tuple[str, ...] = ()
+    """Names of the numbers in the `.npy` of each image, in a set that has them."""
+    group: str | None = None
+    """One of the columns: images of one number are a group, and the worst accuracy of a group is measured."""
+
+    def __post_init__(self) -> None:
+        """Raise BadSetting for a group that is no column."""
+        if self.group is not None and self.group not in self.columns:
+            raise BadSetting(
+                f"group is {self.group!r}, must be one of columns: {', '.join(self.columns)}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +97,9 @@ def read_tasks(path: str | os.PathLike[str]) -> dict[str, Task]:
         paths = {"data": task.data, "classes": task.classes, "templates": task.templates}
         if task.templates in prompts.TEMPLATES:
             del paths["templates"]
-        whole = {key: recipe.path_in(path, value) for key, value in paths.items() if value is not None}
+        whole: dict[str, Any] = {
+            key: recipe.path_in(path, value) for key, value in paths.items() if value is not None
+        }
         made[name] = dataclasses.replace(task, **whole)
     return made
 
@@ -114,35 +130,111 @@ def evaluate(
 
     Raise LostInputs, after the others are done, if some tasks cannot be done, and MetaclipError if none can.
     """
+    results, reasons = _evaluate(clip, tasks, Path(out), precision, options or EvaluateOptions(), report)
+    _raise_lost(reasons, len(tasks), bool(results))
+    return list(results.values())
+
+
+def evaluate_suite(
+    clip: Clip,
+    suite: Sequence[suites.SuiteTask],
+    folder: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    precision: Precision = "fp32",
+    options: EvaluateOptions | None = None,
+    report: Report | None = None,
+) -> dict[str, Any]:
+    """Do those tasks of a suite whose sets are in a folder; return the line of its averages, as it is in the file `out`.
+
+    A set that is not in the folder is missing. Raise LostInputs, after the averages are written, if a set that is there is
+    damaged or incomplete, and MetaclipError if no task can be done.
+    """
+    found = {task.key: suites.find_folder(task, Path(folder)) for task in suite}
+    known = {task.key: task for task in suite}
+    tasks = {
+        key: Task(os.fspath(path), columns=known[key].columns, group=known[key].group or None)
+        for key, path in found.items()
+        if path is not None
+    }
+    if not tasks:
+        raise MetaclipError(
+            f"{os.fspath(folder)} has no set of the suite (wds_cifar10_test and so on); fill it with DataComp's "
+            "download_evalsets.py"
+        )
+
+    def check(key: str, opened: EvaluationSet) -> None:
+        suites.check_set(known[key], opened)
+
+    results, reasons = _evaluate(
+        clip, tasks, Path(out), precision, options or EvaluateOptions(), report, check
+    )
+    if results:
+        absent = {key: "not in the folder" for key, path in found.items() if path is None}
+        summary = suites.summarise(suite, results, {**absent, **reasons})
+        identity = digest_of([summary, {key: result[IDENTITY] for key, result in results.items()}])
+        line = {"task": "average", "kind": "suite", **summary, "model": next(iter(results.values()))["model"],
+                "precision": precision, IDENTITY: identity}  # fmt: skip
+        before = identity in {one[IDENTITY] for one in read_results(Path(out))}
+        if not before:
+            append_result(Path(out), line)
+        if report is not None:
+            report(line, before)
+    _raise_lost(reasons, len(tasks), bool(results))
+    return line
+
+
+def _raise_lost(reasons: Mapping[str, str], tasks: int, some: bool) -> None:
+    """Raise LostInputs (MetaclipError if no task is done) if there are tasks that cannot be done, by name."""
+    lines = [f"{name}: {why}" for name, why in reasons.items()]
+    if lines and tasks > 1:
+        lines.insert(0, f"{len(lines)} of {tasks} tasks cannot be done:")
+    if lines:
+        raise (LostInputs if some else MetaclipError)("\n".join(lines))
+
+
+def _evaluate(
+    clip: Clip,
+    tasks: Mapping[str, Task],
+    path: Path,
+    precision: Precision,
+    options: EvaluateOptions,
+    report: Report | None,
+    check: Check | None = None,
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Do the tasks that have no result yet; return the results, and the reasons of the tasks that cannot be done, by name."""
     import_open_clip()
     import torch
 
-    path, options = Path(out), options or EvaluateOptions()
     before = {one[IDENTITY]: one for one in read_results(path)}
     device = open_device(options.device)
     clip.model.to(device)
     model = model_digest(clip)
     peers = {peer: importlib.metadata.version(peer) for peer in ("open_clip_torch", "torch")}
-    results, wrong = [], []
+    results: dict[str, dict[str, Any]] = {}
+    reasons: dict[str, str] = {}
     for name, task in tasks.items():
         try:
             opened, templates = _open_task(task)
+            if check is not None:
+                check(name, opened)
+            columns = {"columns": list(task.columns), "group": task.group} if task.columns else {}
             identity = digest_of({
                 "semantics": SEMANTICS, "task": name, "kind": opened.kind, "model": model, "data": opened.digest,
-                "classes": list(opened.classes), "templates": list(templates), "precision": precision,
+                "classes": list(opened.classes), "templates": list(templates), "precision": precision, **columns,
             })  # fmt: skip
             begin = time.monotonic()
             result = before.get(identity) or measure(
-                clip, opened, templates, device=device, precision=precision, batch=options.batch,
+                clip, opened, templates, task.group, device=device, precision=precision, batch=options.batch,
                 workers=loading_processes(options.workers, device),
             )  # fmt: skip
         except torch.OutOfMemoryError:
-            wrong.append(
-                f"{name}: {device} has no memory for {options.batch} images at a time; give a smaller --batch"
+            reasons[name] = (
+                f"{device} has no memory for {options.batch} images at a time; give a smaller --batch"
             )
             continue
         except MetaclipError as error:
-            wrong.append(f"{name}: {error}")
+            reasons[name] = str(error)
             continue
         if identity not in before:
             result = {
@@ -161,19 +253,14 @@ def evaluate(
                 IDENTITY: identity,
             }  # fmt: skip
             append_result(path, result)
-        results.append(result)
+        results[name] = result
         if report is not None:
             report(result, identity in before)
-    if wrong:
-        lines = (
-            wrong if len(tasks) == 1 else [f"{len(wrong)} of {len(tasks)} tasks cannot be done:", *wrong]
-        )
-        raise (LostInputs if results else MetaclipError)("\n".join(lines))
-    return results
+    return results, reasons
 
 
 def measure(
-    clip: Clip, opened: EvaluationSet, templates: Sequence[str], *,
+    clip: Clip, opened: EvaluationSet, templates: Sequence[str], group: str | None = None, *,
     device: Any = "cpu", precision: Precision = "fp32", batch: int = 256, workers: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
     """Return the figures of a model, which is on its device, on a set, and what they are based on."""
@@ -187,25 +274,48 @@ def measure(
     )
     if opened.kind == "classification":
         vectors = scores.classifier(clip, opened.classes, templates, device=device, precision=precision)
-        found = scores.nearest_classes(images, vectors)
-        figures, per_class = scores.accuracies(found, np.array(opened.labels, np.int64), opened.classes)
+        found, labels = scores.nearest_classes(images, vectors), np.array(opened.labels, np.int64)
+        figures, per_class = scores.accuracies(found, labels, opened.classes)
+        if group is not None:
+            figures |= scores.worst_groups(found, labels, np.array(opened.numbers[group], np.int64))
         counted = collections.Counter(opened.classes)
         return {
             "metrics": figures, "chance": 1 / len(opened.classes), "classes": len(opened.classes),
             "templates": list(templates), "per_class": per_class,
             "repeated_names": [name for name, times in counted.items() if times > 1],
         }  # fmt: skip
+    every = torch.cat(list(images))
+    if opened.kind == "attributes":
+        figures = {}
+        for name in opened.attributes:
+            classes, own = attribute_lines(opened.classes, name), attribute_lines(templates, name)
+            if not own:
+                raise MetaclipError(f"no template begins with {name}: as its classes do; add one")
+            vectors = scores.classifier(clip, classes, own, device=device, precision=precision)
+            right = scores.nearest_classes([every], vectors)[:, 0] == np.array(opened.numbers[name])
+            figures[f"accuracy_{name}"] = float(right.mean())
+        return {"metrics": figures, "classes": len(opened.classes), "templates": list(templates)}
     texts = [text for own in opened.texts for text in own]
-    image_of = torch.tensor([i for i, own in enumerate(opened.texts) for _ in own], device=device)
+    texts += [prompts.cue_prompt(one.cue) for one in opened.associations]
     vectors = features.encode_texts(clip, texts, device=device, precision=precision, batch=batch)
-    return {"metrics": scores.recalls(torch.cat(list(images)), vectors, image_of), "texts": len(texts)}
+    if opened.kind == "association":
+        figures = scores.jaccard_means(every, vectors, opened.associations)
+    else:
+        image_of = torch.tensor([i for i, own in enumerate(opened.texts) for _ in own], device=device)
+        figures = scores.recalls(every, vectors, image_of)
+    return {"metrics": figures, "texts": len(texts)}
 
 
 def _open_task(task: Task) -> tuple[EvaluationSet, tuple[str, ...]]:
     """Open the set of a task, and return it with the templates of its prompts."""
     names = () if task.classes is None else prompts.read_lines(task.classes, "class names")
-    opened = open_set(task.data, task.split, names)
-    if opened.kind == "retrieval":
+    cached = hugging_face.find_files(task.data, task.split)
+    opened = (
+        hugging_face.open_cached(task.data, cached)
+        if cached
+        else open_set(task.data, task.split, names, task.columns)
+    )
+    if opened.kind in ("retrieval", "association"):
         return opened, ()
     if task.templates is None and opened.templates:
         return opened, opened.templates

@@ -61,7 +61,7 @@ VERBS = {
     },
     "evaluate": {
         "MODEL", "--batch", "--checkpoint", "--data", "--device", "--help", "--out", "--precision", "--pretrained", "--split",
-        "--tasks", "--templates", "--workers", "-h",
+        "--suite", "--tasks", "--templates", "--workers", "-h",
     },
     "explain": {"TEXT", "--epoch", "--help", "--metadata", "--run", "--seed", "--t", "--uid", "--url", "-h"} | RULE,
     "card": {"--help", "-h"},

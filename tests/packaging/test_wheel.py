@@ -108,7 +108,7 @@ def test_the_wheel_holds_the_whole_package(wheel: Path) -> None:
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "metaclip").rglob("*.py")}
     assert {name for name in names if name.endswith(".py")} == sources
     assert not [name for name in names if "/native/src" in name]
-    assert "metaclip/py.typed" in names
+    assert {"metaclip/py.typed", "metaclip/training/evaluation/datacomp.tsv"} <= names
     scripts = (
         "law.js",
         "elements.js",

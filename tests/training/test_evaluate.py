@@ -172,7 +172,7 @@ def test_a_result_says_what_it_is_of(folder: Path, tmp_path: Path) -> None:
         1 / 8,
         ["{c}"],
     )
-    assert set(made["metrics"]) == {"accuracy", "accuracy_top5", "mean_per_class"}
+    assert set(made["metrics"]) == {"accuracy", "accuracy_top5", "mean_per_class", "macro_f1"}
     assert list(made["per_class"]) == sorted(CLASSES[:8])
     assert made["data"] == {
         "path": str(folder),
@@ -229,6 +229,49 @@ def test_a_task_that_cannot_be_done(folder: Path, tmp_path: Path) -> None:
     assert "\n" not in str(failed.value)
 
 
+MODES = [
+    ("CMYK", "JPEG"),
+    ("I;16", "PNG"),
+    ("P", "PNG"),
+    ("1", "PNG"),
+    ("LA", "PNG"),
+    ("RGBA", "WEBP"),
+    ("I;16", "TIFF"),
+]
+
+
+def test_images_of_any_mode(tmp_path: Path) -> None:
+    """Pixels of any kind become RGB as training makes them: by Pillow's conversion."""
+    import io
+
+    from PIL import Image
+
+    from metaclip.training.evaluation.features import encode_images
+
+    files: dict[str, bytes] = {}
+    for number, (mode, form) in enumerate(MODES):
+        file, drawn = io.BytesIO(), Image.open(io.BytesIO(png(number)))
+        image = drawn.convert("I").convert(mode) if mode == "I;16" else drawn.convert(mode)
+        image.save(file, form)
+        files[f"{number % 2}/{number}.{form.lower()}"] = file.getvalue()
+    opened, clip = open_set(write_files(tmp_path / "set", files)), make_clip()
+    found = torch.cat(
+        list(
+            encode_images(
+                clip, opened.images, device=torch.device("cpu"), precision="fp32", batch=4, workers=0
+            )
+        )
+    )
+    pixels = [
+        clip.transform(Image.open(io.BytesIO(image.read())).convert("RGB")) for image in opened.images
+    ]
+    with torch.inference_mode():
+        assert torch.allclose(
+            found, clip.model.encode_image(torch.stack(pixels), normalize=True), atol=1e-6
+        )
+    assert len(found) == len(MODES)
+
+
 class Fatal(ImageFile):
     """An image that kills the process which reads it, as a lack of memory does."""
 
@@ -253,10 +296,18 @@ def test_a_file_of_tasks(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "t.toml").write_text(
         f'[one]\ndata = "{folder}"\ntemplates = "name"\n'
         '[two]\ndata = "sub/x.zip"\nsplit = "val"\nclasses = "names.txt"\ntemplates = "own.txt"\n'
+        'columns = ["region", "year"]\ngroup = "region"\n'
     )
     assert read_tasks(tmp_path / "t.toml") == {
         "one": Task(str(folder), templates="name"),
-        "two": Task(f"{tmp_path}/sub/x.zip", "val", f"{tmp_path}/names.txt", f"{tmp_path}/own.txt"),
+        "two": Task(
+            f"{tmp_path}/sub/x.zip",
+            "val",
+            f"{tmp_path}/names.txt",
+            f"{tmp_path}/own.txt",
+            ("region", "year"),
+            "region",
+        ),
     }
 
 
@@ -266,6 +317,7 @@ def test_a_file_of_tasks(folder: Path, tmp_path: Path) -> None:
         ("", "has no tasks; each is a table"),
         ("[a]\n", "[a]: it has no data"),
         ('[a]\ndata = "x"\nsplitt = "test"\n', "[a]: unknown key 'splitt' (did you mean 'split'?)"),
+        ('[a]\ndata = "x"\ngroup = "y"\n', "[a]: group is 'y', must be one of columns"),
         ("[a]\ndata = 3\n", "[a], data is 3, must be str"),
         ('a = "x"\n', "[a] is 'x', must be a table"),
         ("[a\n", "cannot be read"),

@@ -33,11 +33,13 @@ def test_scores_of_a_table() -> None:
     """Accuracy is over images, mean per class over classes that have images; the top five count where there are five."""
     found = np.array([[0, 1], [1, 0], [0, 1], [2, 0]])
     figures, per_class = scores.accuracies(found, np.array([0, 0, 0, 2]), ["a", "b", "c"])
-    assert figures == {"accuracy": 0.75, "mean_per_class": pytest.approx((2 / 3 + 1) / 2)}
+    assert figures == {
+        "accuracy": 0.75, "mean_per_class": pytest.approx((2 / 3 + 1) / 2), "macro_f1": pytest.approx((0.8 + 1) / 2),
+    }  # fmt: skip
     assert per_class == {"a": pytest.approx(2 / 3), "b": None, "c": 1.0}
     many = np.array([[4, 0, 1, 2, 3], [0, 1, 2, 3, 4]])
     figures, _ = scores.accuracies(many, np.array([3, 5]), list("abcdef"))
-    assert figures == {"accuracy": 0.0, "accuracy_top5": 0.5, "mean_per_class": 0.0}
+    assert figures == {"accuracy": 0.0, "accuracy_top5": 0.5, "mean_per_class": 0.0, "macro_f1": 0.0}
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.permutations(range(6))), min_size=1, max_size=30))
@@ -77,7 +79,7 @@ def test_recalls_are_counts_where_nothing_ties(texts: list[int], seed: int) -> N
     near = images @ captions.T
     assert list(figures) == [
         f"{way}@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)
-    ]
+    ] + ["mean@1"]
     for k in (1, 5, 10):
         assert figures[f"image_to_text@{k}"] == pytest.approx(naive_recall(near, own, k))
         assert figures[f"text_to_image@{k}"] == pytest.approx(naive_recall(near.T, own.T, k))
@@ -106,7 +108,7 @@ def test_a_model_that_says_one_thing_has_the_recall_of_chance() -> None:
         f"{way}@{k}": pytest.approx(k / 50)
         for way in ("image_to_text", "text_to_image")
         for k in (1, 5, 10)
-    }
+    } | {"mean@1": pytest.approx(1 / 50)}
 
 
 def test_recalls_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,6 +68,11 @@ def fill(template: str, name: str) -> str:
     return template.replace("{c}" if "{c}" in template else "{}", name)
 
 
+def cue_prompt(cue: str) -> str:
+    """Return the text for a cue of WinoGAViL, as DataComp asks it: "A werewolf", "An owl"."""
+    return f"{'An' if cue.lower()[:1] in 'aeiou' else 'A'} {cue.lower()}"
+
+
 def fillers(templates: Sequence[str]) -> list[Callable[[str], str]]:
     """Return templates as functions of a class name, as open_clip's builder of classifiers takes them."""
     return [lambda name, template=template: fill(template, name) for template in templates]  # type: ignore[misc]

@@ -5,14 +5,20 @@ the unit vectors of its prompts, normalised again), and the class of an image is
 
     accuracy             the share of images whose class is right (top 5 likewise, with five classes or more)
     mean_per_class       the mean over classes of the share of their images that is right
+    macro_f1             the mean over classes of 2 right / (images + images taken for it)
+    worst_group          the accuracy of the group of images where it is lowest (top 5 likewise)
 
-as open_clip's trainer and CLIP_benchmark define them; a class without images does not count in the second.
+as open_clip's trainer, CLIP_benchmark and DataComp define them; a class or group without images does not count.
 
 Retrieval. Law: image to text recall at k is the share of images with any of their own texts among the k nearest texts; text
 to image recall at k is the share of texts with their image among the k nearest images: the figures of CLIP papers and of
 CLIP_benchmark (`text_retrieval_recall@k`, `image_retrieval_recall@k`). Ties are taken in random order, and the figure is the
 mean over these orders (a hypergeometric term), so a model that returns one vector for everything has the recall of chance,
-and the order of the set's files changes nothing. Without ties this is the plain count.
+and the order of the set's files changes nothing. Without ties this is the plain count. `mean@1` is DataComp's mean of both.
+
+Association (WinoGAViL). Law: for a cue with k right candidates the k nearest images are taken, and the score is the Jaccard
+index, right and taken / right or taken; the means over all cues, over those with 5 or 6 candidates, and with 10 to 12.
+
 Cost: retrieval computes its scores in blocks of at most BLOCK, 4 bytes each.
 """
 
@@ -28,6 +34,7 @@ import torch
 
 from metaclip.training.evaluation.features import autocast
 from metaclip.training.evaluation.prompts import fillers
+from metaclip.training.evaluation.sets import Association
 from metaclip.training.models import Clip, Precision, import_open_clip
 
 SCALE: Final = 100.0
@@ -88,7 +95,20 @@ def accuracies(
     if len(classes) >= TOP:
         figures["accuracy_top5"] = int((found == labels[:, None]).any(axis=1).sum()) / len(labels)
     figures["mean_per_class"] = float((hits[images > 0] / images[images > 0]).mean())
+    taken = np.bincount(found[:, 0], minlength=len(classes))
+    figures["macro_f1"] = float((2 * hits / np.maximum(images + taken, 1))[images > 0].mean())
     return figures, per_class
+
+
+def worst_groups(found: Ints, labels: Ints, groups: Ints) -> dict[str, float]:
+    """Return the lowest accuracy of a group, at one and, if it is known, at five; `groups` is int64[images]."""
+    _, group = np.unique(groups, return_inverse=True)
+    figures = {}
+    for name, top in (("worst_group", 1), ("worst_group_top5", TOP)):
+        if found.shape[1] >= top:
+            right = (found[:, :top] == labels[:, None]).any(axis=1)
+            figures[name] = float((np.bincount(group, right) / np.bincount(group)).min())
+    return figures
 
 
 def recalls(images: Any, texts: Any, image_of: Any) -> dict[str, float]:
@@ -104,7 +124,20 @@ def recalls(images: Any, texts: Any, image_of: Any) -> dict[str, float]:
     ):
         for k in AT:
             figures[f"{name}@{k}"] = float(hit_chance(*ranks, k).mean())
+    figures["mean@1"] = (figures["image_to_text@1"] + figures["text_to_image@1"]) / 2
     return figures
+
+
+def jaccard_means(images: Any, cues: Any, associations: Sequence[Association]) -> dict[str, float]:
+    """Return the mean Jaccard indices of float32[images, width] and float32[associations, width]."""
+    scores = []
+    for cue, (_, candidates, right) in zip(cues, associations, strict=True):
+        nearest = (images[list(candidates)] @ cue).topk(sum(right)).indices.tolist()
+        both = sum(right[i] for i in nearest)
+        scores.append(both / (2 * sum(right) - both))
+    sizes = np.array([len(one.candidates) for one in associations])
+    chosen = {"jaccard": sizes > 0, "jaccard_5-6": sizes <= 6, "jaccard_10-12": sizes >= 10}
+    return {name: float(np.array(scores)[rows].mean()) for name, rows in chosen.items() if rows.any()}
 
 
 def hit_chance(ahead: Ints, right: Ints, wrong: Ints, k: int) -> Floats:

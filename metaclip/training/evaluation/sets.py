@@ -3,10 +3,12 @@
     folder or zip      [test/]<class>/**.jpg                    classes: the folders, sorted, as torchvision's ImageFolder
                        classnames.txt beside them               names for the sorted folders, one a line
                        metadata.jsonl or pairs.jsonl            captions instead: {"file_name": ..., "text": ... or [...]}
-    CLIP_benchmark     test/nshards.txt, test/0.tar ...         members .jpg .png .webp with .cls (labels) or .txt (captions)
+    CLIP_benchmark     test/nshards.txt, test/0.tar ...         members .jpg .png .webp with .cls (labels) or .txt (captions),
+                                                                and .npy (an array of further numbers), in DataComp's sets
                        classnames.txt, zeroshot_classification_templates.txt, dataset_type.txt
 
-`test` is the split. A single outermost folder of a zip is ignored.
+`test` is the split. A single outermost folder of a zip is ignored. What Hugging Face's cache holds is read by
+`metaclip.training.evaluation.hugging_face`.
 
 Law: a set is identified by the names and sizes of its images (with their check sums in a zip, and their times of change in
 folders and tars) and by its labels or captions; a change of any of these makes another set. Names from archives only say
@@ -19,11 +21,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 import os
+import re
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
+
+import numpy as np
 
 from metaclip.errors import MetaclipError, one_line
 from metaclip.pool.tars import read_samples
@@ -37,6 +43,13 @@ TEMPLATE_NAMES: Final = "zeroshot_classification_templates.txt"
 KIND_NAME: Final = "dataset_type.txt"
 CAPTION_NAMES: Final = ("metadata.jsonl", "pairs.jsonl")
 SPLITS: Final = ("train", "test", "val", "validation", "dev")
+_MOST_NUMBERS: Final = 64  # of a .npy
+_NPY: Final = re.compile(
+    rb"\x93NUMPY\x01\x00..\{'descr': '([<>|](?:[iu][1248]|f[248]))', 'fortran_order': (?:True|False), "
+    rb"'shape': \(([\d, ]*)\), \} *\n",
+    re.DOTALL,
+)
+"""The header of an array of numbers, as numpy writes it."""
 _FILE_FIELDS: Final = ("file_name", "image", "id")
 _TEXT_FIELDS: Final = ("text", "texts", "caption", "captions", "alt")
 
@@ -77,9 +90,18 @@ def _opened_zip(path: Path, modified: int, process: int) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
+class Association(NamedTuple):
+    """A cue, the images among which it is looked for, and which of them it stands for."""
+
+    cue: str
+    candidates: tuple[int, ...]
+    """Indices of images."""
+    right: tuple[bool, ...]
+
+
 @dataclasses.dataclass(frozen=True)
 class EvaluationSet:
-    """Images with the class of each, or with the texts of each."""
+    """Images with the class of each, with the texts of each, or with associations."""
 
     images: tuple[ImageFile, ...]
     digest: str
@@ -88,24 +110,39 @@ class EvaluationSet:
     templates: tuple[str, ...] = ()
     """The set's own; empty if it has none."""
     texts: tuple[tuple[str, ...], ...] = ()
+    numbers: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    """The number of each image in each column of the `.npy` that was asked for."""
+    attributes: tuple[str, ...] = ()
+    """The columns of `numbers` that are labels; the classes and templates of each begin with its name and a colon."""
+    associations: tuple[Association, ...] = ()
 
     @property
     def kind(self) -> str:
-        """What can be measured on it: "classification" or "retrieval"."""
-        return "retrieval" if self.texts else "classification"
+        """What can be measured on it: "classification", "attributes", "retrieval" or "association"."""
+        if self.associations:
+            return "association"
+        if self.texts:
+            return "retrieval"
+        return "attributes" if self.attributes else "classification"
 
 
 def open_set(
-    path: str | os.PathLike[str], split: str = "test", classes: Sequence[str] = ()
+    path: str | os.PathLike[str],
+    split: str = "test",
+    classes: Sequence[str] = (),
+    columns: Sequence[str] = (),
 ) -> EvaluationSet:
     """Open the set at a path; `classes` name its classes instead of the set's own names.
+
+    `columns` are the names of the first numbers of each `.npy`; without names it is not read. Columns for which there are
+    class names such as "age:0-2" are labels, as in DataComp's FairFace, and the `.cls` is not read.
 
     Raise MetaclipError if there is no set, or if it contradicts itself.
     """
     where = Path(path)
     if where.is_dir():
         made = (
-            _open_tars(where, split)
+            _open_tars(where, split, columns)
             if (where / split / "nshards.txt").exists()
             else _open_folder(where, split)
         )
@@ -117,6 +154,10 @@ def open_set(
         )
     else:
         raise MetaclipError(f"there is no evaluation set {where}; check the path")
+    if columns and not made.numbers:
+        raise MetaclipError(
+            f"{where}: only CLIP_benchmark's layout has .npy members; take `columns` out of its task"
+        )
     if classes and made.kind == "retrieval":
         raise MetaclipError(f"{where} has captions and no classes; take `classes` out of its task")
     if classes:
@@ -276,7 +317,7 @@ def _read_captions(where: str, text: str, images: Mapping[str, str]) -> dict[str
     return texts
 
 
-def _open_tars(folder: Path, split: str) -> EvaluationSet:
+def _open_tars(folder: Path, split: str, columns: Sequence[str]) -> EvaluationSet:
     """Open a set in CLIP_benchmark's layout."""
 
     def read(name: str) -> bytes:
@@ -293,51 +334,96 @@ def _open_tars(folder: Path, split: str) -> EvaluationSet:
             f"{folder / split / 'nshards.txt'} is {number!r:.40}, must be the number of tars"
         )
     paths = [folder / split / f"{i}.tar" for i in range(int(number))]
-    samples = [
-        one for path in paths for one in _read_samples(path, "cls" if kind == "classification" else "txt")
-    ]
+    classes = () if kind == "retrieval" else _read_lines(read, folder, CLASS_NAMES, "class names")
+    attributes = tuple(name for name in columns if attribute_lines(classes, name))
+    content = "txt" if kind == "retrieval" else "cls"
+    suffixes = [*([] if attributes else [content]), *(["npy"] if columns else [])]
+    samples = [one for path in paths for one in _read_samples(path, suffixes)]
     if not samples:
         raise MetaclipError(f"{folder / split}: its tars hold no images")
     images = tuple(image for image, _ in samples)
     digest = digest_of([[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in paths])
     if kind == "retrieval":
-        for image, label in samples:
-            if not label:
+        for image, own in samples:
+            if not own["txt"]:
                 raise MetaclipError(f"{image}: its .txt is empty; each image needs a text")
         return EvaluationSet(
-            images, digest, texts=tuple(tuple(label.splitlines()) for _, label in samples)
+            images, digest, texts=tuple(tuple(own["txt"].splitlines()) for _, own in samples)
         )
-    classes = _read_lines(read, folder, CLASS_NAMES, "class names")
     if not classes:
         raise MetaclipError(
             f"there is no {folder / CLASS_NAMES}; write the class names there, one a line"
         )
-    for image, label in samples:
+    for image, own in samples:
+        label = own.get("cls", "0")
         if not label.strip().isdecimal() or int(label) >= len(classes):
             raise MetaclipError(
                 f"{image}: its .cls is {label!r:.40}, must be below the {len(classes)} classes"
             )
-    labels = tuple(int(label) for _, label in samples)
-    return EvaluationSet(images, digest, labels, classes, _read_templates(read, folder))
+        if columns and len(own["npy"]) < len(columns):
+            raise MetaclipError(
+                f"{image}: its .npy has {len(own['npy'])} numbers, must have {len(columns)}: {', '.join(columns)}"
+            )
+        for name in attributes:
+            value = own["npy"][columns.index(name)]
+            if not 0 <= value < (most := len(attribute_lines(classes, name))):
+                raise MetaclipError(
+                    f"{image}: the {name} in its .npy is {value}, must be below the {most} classes"
+                )
+    return EvaluationSet(
+        images, digest, () if attributes else tuple(int(own["cls"]) for _, own in samples), classes,
+        _read_templates(read, folder), attributes=attributes,
+        numbers={name: tuple(own["npy"][i] for _, own in samples) for i, name in enumerate(columns)},
+    )  # fmt: skip
 
 
-def _read_samples(path: Path, suffix: str) -> list[tuple[ImageFile, str]]:
-    """Return the image of each sample of a tar, with the content of its member of a suffix."""
-    found: list[tuple[ImageFile, str]] = []
+def attribute_lines(lines: Sequence[str], attribute: str) -> tuple[str, ...]:
+    """Return the classes or templates of an attribute, which begin with its name and a colon, without these."""
+    begin = f"{attribute}:"
+    return tuple(line.removeprefix(begin) for line in lines if line.startswith(begin))
+
+
+def _read_samples(path: Path, suffixes: Sequence[str]) -> list[tuple[ImageFile, dict[str, Any]]]:
+    """Return the image of each sample of a tar, with its members of the suffixes: texts, and the numbers of a `.npy`."""
+    wanted = {suffix.encode(): suffix for suffix in suffixes}
+    found: list[tuple[ImageFile, dict[str, Any]]] = []
     try:
         with path.open("rb") as file:
-            for sample in read_samples(file, {suffix.encode()}):
+            for sample in read_samples(file, wanted):
                 names = {
                     end: member.name.decode("utf-8", "replace") for end, member in sample.members.items()
                 }
                 image = next((end for end in names if f".{end.decode('latin-1')}" in SUFFIXES), None)
-                label = sample.contents.get(suffix.encode())
-                if image is None or label is None or sample.flaw:
-                    what = f".{suffix}" if label is None else "image"
+                missing = [f".{suffix}" for end, suffix in wanted.items() if end not in sample.contents]
+                if image is None or missing or sample.flaw:
+                    what = missing[0] if missing else "image"
                     why = sample.flaw or f"its sample has no {what}; each needs both"
                     raise MetaclipError(f"{path}, {next(iter(names.values()))}: {why}")
                 span = (sample.members[image].data, sample.members[image].size)
-                found.append((ImageFile(path, names[image], span), label.decode()))
+                contents = {
+                    suffix: _numbers(sample.contents[end]) if suffix == "npy" else sample.contents[end].decode()
+                    for end, suffix in wanted.items()
+                }  # fmt: skip
+                found.append((ImageFile(path, names[image], span), contents))
     except (OSError, ValueError) as error:
         raise MetaclipError(f"{path} cannot be read ({one_line(error)}); fetch it again") from None
     return found
+
+
+def _numbers(data: bytes) -> list[int]:
+    """Return the whole numbers of an array in numpy's format 1.0.
+
+    Raise ValueError for anything else. numpy's own reader would unpickle, allocate what a header claims, and evaluate it.
+    """
+    if (header := _NPY.match(data)) is None:
+        raise ValueError("a .npy is not an array of numbers in numpy's format 1.0")
+    dtype = np.dtype(header[1].decode())
+    shape = [int(size) for size in header[2].split(b",") if size.strip()]
+    if dtype.itemsize * math.prod(shape) != len(data) - header.end():
+        raise ValueError(f"a .npy of {len(data)} bytes cannot have the shape {shape}")
+    if math.prod(shape) > _MOST_NUMBERS:
+        raise ValueError(f"a .npy holds {math.prod(shape)} numbers, must hold at most {_MOST_NUMBERS}")
+    array = np.frombuffer(data, dtype, offset=header.end())
+    if not np.isfinite(array).all() or (array % 1).any():
+        raise ValueError("a .npy holds fractions, must hold whole numbers")
+    return [int(value) for value in array.tolist()]
