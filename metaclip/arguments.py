@@ -49,7 +49,8 @@ def check_type(name: str, value: object, hint: Any) -> None:
         kinds.remove(str)  # a path says it
     words = [_WORDS.get(kind, f"a {kind.__name__}") for kind in kinds if kind is not types.NoneType]
     shown = f" {value!r:.80}" if isinstance(value, str | int | float) else ""
-    raise TypeError(f"{name} must be {' or '.join(words)}, not {type(value).__name__}{shown}")
+    lazy = "; call its collect() first" if hasattr(value, "collect") else ""  # polars
+    raise TypeError(f"{name} must be {' or '.join(words)}, not {type(value).__name__}{shown}{lazy}")
 
 
 def check_types(**arguments: tuple[object, Any]) -> None:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from metaclip.errors import MetaclipError, one_line
-from metaclip.storage.files import read_json, write_json
+from metaclip.storage.files import read_bytes, read_json, write_json
 
 WEIGHTS: Final = "model.pth"
 """The weights of a finished run. open_clip finds this name in a folder ("local-dir:run/")."""
@@ -108,10 +108,8 @@ def known(model: str) -> str:
         )
     path = Path(model)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise MetaclipError(f"there is no model file {model}; check the path") from None
-    except (OSError, ValueError) as error:
+        found = json.loads(read_bytes(model, "the model"))
+    except (ValueError, RecursionError) as error:
         raise MetaclipError(f"the model file {model} cannot be read ({one_line(error)})") from None
     check_description(found, f"the model file {model}")
     if path.stem not in open_clip.list_models():

@@ -221,7 +221,7 @@ def test_models_that_are_none(tmp_path: Path) -> None:
             "ViT-B-32-quikgelu",
             r"open_clip knows no model 'ViT-B-32-quikgelu' \(did you mean 'ViT-B-32-quickgelu'\?\)",
         ),
-        (str(tmp_path / "none.json"), "there is no model file"),
+        (str(tmp_path / "none.json"), "there is no file"),
         (str(tmp_path / "list.json"), "is no table; it needs embed_dim"),
         (str(tmp_path / "half.json"), "is without vision_cfg; it needs"),
         (str(tmp_path / "text.json"), "cannot be read"),

@@ -21,6 +21,7 @@ from metaclip.errors import MetaclipError, one_line
 from metaclip.metadata.candidates import Candidates
 from metaclip.metadata.sources import packages
 from metaclip.metadata.sources.packages import Package
+from metaclip.storage.files import check_size
 
 FILES: Final = ("data.adj", "data.adv", "data.noun", "data.verb")
 """WordNet's data files, in the order in which nltk reads them."""
@@ -76,7 +77,10 @@ def _data_files(settings: WordnetSettings) -> tuple[Mapping[str, bytes], str]:
     """Return the data files by name, and where they were found."""
     if settings.folder is not None:
         try:
-            return {name: (Path(settings.folder) / name).read_bytes() for name in FILES}, settings.folder
+            files = {name: Path(settings.folder) / name for name in FILES}
+            for name, path in files.items():
+                check_size(path.stat().st_size, name)
+            return {name: path.read_bytes() for name, path in files.items()}, settings.folder
         except OSError as error:
             raise MetaclipError(
                 f"no WordNet in {settings.folder} ({one_line(error)}); it must hold {', '.join(FILES)}"

@@ -177,7 +177,7 @@ def _open_folder(folder: Path, split: str) -> EvaluationSet:
         folder,
         found,
         split,
-        lambda name: (folder / name).read_bytes(),
+        lambda name: _read_file(folder / name),
         lambda name: ImageFile(folder / name),
     )
 
@@ -259,6 +259,11 @@ def _check_names(where: Path, names: Sequence[str], classes: int) -> None:
         )
 
 
+def _read_file(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return read_whole(file, str(path))
+
+
 def _read_text(read: Callable[[str], bytes], where: Path, name: str) -> str | None:
     """Read a text file of a set; return None if the set does not have it."""
     try:
@@ -321,7 +326,7 @@ def _open_tars(folder: Path, split: str, columns: Sequence[str]) -> EvaluationSe
     """Open a set in CLIP_benchmark's layout."""
 
     def read(name: str) -> bytes:
-        return (folder / name).read_bytes()
+        return _read_file(folder / name)
 
     kind = (_read_text(read, folder, KIND_NAME) or "classification").strip().lower()
     if kind not in ("classification", "retrieval"):
@@ -329,7 +334,7 @@ def _open_tars(folder: Path, split: str, columns: Sequence[str]) -> EvaluationSe
             f"{folder / KIND_NAME} is {kind!r}; classification and retrieval are evaluated"
         )
     number = (_read_text(read, folder, f"{split}/nshards.txt") or "").strip()
-    if not number.isdecimal() or not int(number):
+    if not re.fullmatch("[0-9]{1,6}", number) or not int(number):
         raise MetaclipError(
             f"{folder / split / 'nshards.txt'} is {number!r:.40}, must be the number of tars"
         )
