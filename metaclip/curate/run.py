@@ -388,7 +388,8 @@ class Run:
             return self.folder
         source = self._balanced["match"]
         # Both folders may have been moved together, or this one alone.
-        for path in (resolve_path(self.path, source["beside"]), source["folder"]):
+        beside = source["beside"] and resolve_path(self.path, source["beside"])
+        for path in filter(None, (beside, source["folder"])):
             found = Folder(path)
             record = Stage(found, MATCH).record
             if record is not None and record["identity"] == self.match["identity"]:

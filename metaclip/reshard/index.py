@@ -53,7 +53,7 @@ TXT: Final = ".txt"
 _MALFORMED, _NO_IMAGE, _NO_TEXT = range(1, len(FLAWS))
 _VERSION: Final = "3"
 _HEAD: Final = 1 << 10  # samples from which the columns are inferred, as when walking
-_MAX_SAMPLE: Final = 1 << 28  # bytes of a sample, which is read as a whole
+MAX_SAMPLE: Final = 1 << 28  # bytes of a sample, which is read as a whole
 _SMALL: Final = 1 << 16  # bytes of a text of the head that is kept
 _NULL: Final = msgspec.Raw(b"null")
 _JSON_CODE: Final = suffix_code(b"json")
@@ -208,7 +208,7 @@ def index_at_once(tar: io.BufferedReader, file: PoolFile, names: Names) -> Index
     flaw[image[:, 0] == 0] = _NO_IMAGE
     begins = headers.begin[headers.first].astype(np.uint64)
     ends = np.append(begins[1:], np.uint64(headers.end))
-    if int((ends - begins).max()) > _MAX_SAMPLE:
+    if int((ends - begins).max()) > MAX_SAMPLE:
         return None
     return Index(
         uids, begins, ends, image, txt, json,
@@ -298,7 +298,7 @@ def index_by_walking(file: PoolFile, names: Names) -> Index:
                 flaw[block.good] = np.where(texts.is_null(), _NO_TEXT, 0)
             for row, sample in enumerate(block.samples):
                 members = sample.members
-                if sample.end - sample.begin > _MAX_SAMPLE:
+                if sample.end - sample.begin > MAX_SAMPLE:
                     flaw[row] = _MALFORMED
                 suffix = next((suffix for suffix in members if suffix in IMAGES), None)
                 kinds.append(0 if suffix is None else IMAGES.index(suffix))

@@ -39,7 +39,7 @@ from metaclip.pool.tar_format import BLOCK, END, ForwardReader
 from metaclip.pool.uid import Uids
 from metaclip.recipe import check_minimums
 from metaclip.reshard.copy_samples import NOT_SIMPLE, SampleCopies, SampleSpans, copy_samples
-from metaclip.reshard.index import FLAWS, Names, make_index
+from metaclip.reshard.index import FLAWS, IMAGES, MAX_SAMPLE, Names, make_index
 from metaclip.reshard.subset import Subset
 from metaclip.storage.files import atomic_write, write_json
 
@@ -87,6 +87,8 @@ class Selection(SampleSpans):
             (rows[:, 6] < 1) | (rows[:, 6] > len(subset)) | (rows[:, 5] > len(subset) - rows[:, 6])
         ).any():
             raise damaged(path, "it names uids beyond the end of the subset")
+        if not _are_places(rows):
+            raise damaged(path, "it names places that no samples can have")
         ranks, counts = rows[:, 5].astype(np.int64), rows[:, 6].astype(np.int64)
         return cls(
             rows[:, :2],
@@ -97,6 +99,25 @@ class Selection(SampleSpans):
             ranks,
             counts,
         )
+
+
+def _are_places(rows: npt.NDArray[np.uint64]) -> bool:
+    """Return whether rows of a `Selection` name samples of one tar, in order, whose members lie inside them."""
+    begin, end = rows[:, 2], rows[:, 3]
+    members = rows[:, 8:].reshape(-1, 3, 2)
+    inside = (members[:, :, 0] >= begin[:, None] + np.uint64(BLOCK)) & (
+        (members[:, :, 0] <= end[:, None]) & (members[:, :, 1] <= end[:, None] - members[:, :, 0])
+    )
+    return bool(
+        (begin < end).all()
+        and (end - begin <= MAX_SAMPLE).all()
+        and (end[:-1] <= begin[1:]).all()
+        and not ((begin | end | members[:, :, 0].max(axis=1, initial=0)) % BLOCK).any()
+        and (inside | (members == 0).all(axis=2)).all()
+        and ((rows[:, 7] < len(IMAGES)) | (rows[:, 7] == NOT_SIMPLE)).all()
+        and (rows[1:, 4] > rows[:-1, 4]).all()
+        and len(np.unique(rows[:, 4] >> np.uint64(_ROW_BITS))) <= 1
+    )
 
 
 def select_samples(
@@ -231,7 +252,8 @@ def share_uids(
                 numbers = np.sort(block[begin : begin + size, 2])
                 uses = np.full(size, m // size) + (np.arange(size) < m % size)
                 rows = [numbers, uses, np.cumsum(uses) - uses, np.full(size, m)]
-                shared.append(np.column_stack(rows).astype(np.uint64))
+                # Of mixed kinds of integers, numpy would make floating-point numbers, which round.
+                shared.append(np.column_stack([row.astype(np.uint64) for row in rows]))
             end, arrived = int(subset.searchsorted(uids[-1:], "right")[0]), UidSet(uids)
             yield from (part[~arrived.contains(part)] for part in subset.blocks(done, end))
             done = end

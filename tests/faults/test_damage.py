@@ -8,7 +8,9 @@ A few hundred cases, drawn by a fixed seed, are run each time; the wide sweep dr
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib.util
+import json
 import random
 import shutil
 import signal
@@ -168,6 +170,31 @@ def test_a_damaged_file_is_refused_or_made_again(place: Path) -> None:
 def test_a_damaged_file_in_a_wide_sweep(place: Path) -> None:
     """The same with other cases every time, for a minute; a failure names its seed."""
     assert sweep(place, random.randrange(1 << 32), 100_000, 55.0) > 50
+
+
+def test_places_of_samples_that_cannot_be(place: Path) -> None:
+    """Of a reshard that an earlier revision began, a flipped bit in any number of a sample's place is noticed."""
+    shutil.copytree(place / "half_reshard", place.parent / "kept")
+    name = "half_reshard/.state/reshard/tar-000001.picked.npy"
+    data = (place / name).read_bytes()
+    for column in range(2, 14):
+        (place / name).write_bytes(flipped(data, 128 + 8 * column + 2))
+        read((*make.RESHARD, "--out", "half_reshard"), "half_reshard")
+        shutil.rmtree(place / "half_reshard")
+        shutil.copytree(place.parent / "kept", place / "half_reshard")
+
+
+def test_a_run_that_names_no_matches(place: Path) -> None:
+    """A manifest that does not say where the matches are is refused in one line."""
+    path = place / "rebalanced" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for known in ({"beside": None}, {"folder": None}, {"beside": None, "folder": None}):
+        changed = copy.deepcopy(manifest)
+        changed["stages"]["balance"]["match"] |= known
+        path.write_text(json.dumps(changed))
+        read(("plan", "rebalanced", *make.ONE), "rebalanced")
+        read(("card", "remove", "rebalanced", *make.REMOVE, *make.ONE, "--out", "out"), "rebalanced")
+        shutil.rmtree(place / "out", ignore_errors=True)
 
 
 # --- checksums, of runs that have them

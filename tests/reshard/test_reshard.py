@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from metaclip import MetaclipError, RunOptions, curate
 from metaclip.errors import LostInputs
 from metaclip.pool.files import find_files
-from metaclip.pool.sorted_uids import SUBSET
+from metaclip.pool.sorted_uids import SUBSET, write_run
 from metaclip.reshard import reshard as resharding
 from metaclip.reshard import shards as steps
 from metaclip.reshard.index import Names
@@ -192,6 +192,19 @@ def test_what_arrives_is_known_before_the_end(
         assert mine is not None
         if all(asked.count(n) == 1 for n in seen if sum(ns.count(n) for ns in have) > 1):
             assert mine.rows.tolist() == truth.of_tar(tar).rows.tolist()
+
+
+def test_samples_of_late_tars_that_share_a_uid(tmp_path: Path) -> None:
+    """Numbers of samples, tar << 40 + row, stay exact beyond the 8,192nd tar, where floating-point numbers round."""
+    subset = Subset(write_uids(tmp_path / "subset.npy", [uid(1), uid(1), uid(1)]))
+    high, low = divmod(int(uid(1), 16), 1 << 64)
+    numbers = [(tar << 40) + row for tar, row in [(9_000, 1), (9_000, 4), (70_001, 3)]]
+    for number in numbers:
+        write_run(tmp_path / f"{number}.npy", np.array([[high, low, number]], np.uint64))
+    runs = [tmp_path / f"{number}.npy" for number in numbers]
+    steps.share_uids(runs, subset, tmp_path / "shared.npy", tmp_path / "missing.npy")
+    shared = SharedUids.read(tmp_path / "shared.npy").rows.tolist()
+    assert shared == [[number, 1, copy, 3] for copy, number in enumerate(numbers)]
 
 
 def test_shards_are_written_while_tars_are_looked_through(
