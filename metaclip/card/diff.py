@@ -1,7 +1,7 @@
 """The difference of two cards: settings, figures, and entries that gained or lost; as data, and as Markdown.
 
 Entries are compared by their text, since two lists may number them differently; by shares of the kept pairs as well as by
-numbers, since two sets may be of different size.
+numbers, since two sets may be of different size. Bars beside the entries plot the changes of their shares.
 """
 
 from __future__ import annotations
@@ -135,40 +135,100 @@ def largest_changes(found: Difference, *, lost: bool = False) -> list[dict[str, 
 def format_number(value: float, *, sign: bool = False) -> str:
     """Format a figure: whole ones without a point, small ones such as shares with four digits after it."""
     plus = "+" if sign and value else ""
+    if isinstance(value, int):
+        return f"{value:{plus},}"  # a seed may exceed what a float holds
     digits = 0 if value == int(value) else 1 if abs(value) >= 10 else 4
     return f"{value:{plus},.{digits}f}"
 
 
 def render_markdown(found: Difference) -> str:
-    """Return a difference as Markdown."""
+    """Return a difference as Markdown: in words and percentage points, without figures that are 0 in both cards."""
     a, b = (escaped(name) for name in found.names)
     lines = [f"# {a} and {b}", ""]
     if found.settings:
-        lines += ["Set otherwise:", "", f"| | {a} | {b} |", "|---|---|---|"]
+        lines += ["Settings that differ:", "", f"| setting | {a} | {b} |", "|---|---|---|"]
         lines += [
-            f"| {name} | {escaped(one)} | {escaped(other)} |" for name, one, other in found.settings
+            f"| {_setting(name)} | {_setting_value(one)} | {_setting_value(other)} |"
+            for name, one, other in found.settings
         ]
     else:
-        lines.append("Nothing that determines the set was set otherwise.")
-    lines += ["", f"| | {a} | {b} | change |", "|---|---:|---:|---:|"]
+        lines.append("No setting that determines the set differs.")
+    lines += ["", f"| figure | {a} | {b} | change |", "|---|---:|---:|---:|"]
     lines += [f"| {' | '.join(cells)} |" for cells in _figure_cells(found)]
     for sentence in sentences(found):
         lines += ["", sentence]
-    for title, rows in (
-        ("Gained most", largest_changes(found)),
-        ("Lost most", largest_changes(found, lost=True)),
-    ):
+    gained, lost = largest_changes(found), largest_changes(found, lost=True)
+    longest = max((abs(_points(row)) for row in (*gained, *lost)), default=0.0)
+    for title, rows in (("Gained most", gained), ("Lost most", lost)):
         if rows:
             lines += ["", f"## {title}, as a share of the kept pairs", ""]
-            lines += ["| entry | kept | | share | |", "|---|---:|---:|---:|---:|"]
+            lines += [
+                f"| entry | kept in {a} | kept in {b} | share in {a} | share in {b} | percentage points | |",
+                "|---|---:|---:|---:|---:|---:|---|",
+            ]
             lines += [
                 f"| {escaped(row['entry'])} | {row['kept']:,} | {row['kept_after']:,} | {100 * row['share']:.3f}% "
-                f"| {100 * row['share_after']:.3f}% |"
+                f"| {100 * row['share_after']:.3f}% | {_points(row):+.3f} | {_bar(abs(_points(row)) / longest)} |"
                 for row in rows
             ]
     return "\n".join([*lines, ""])
 
 
+_SETTING_WORDS: Final = {
+    "list.digest": "query list (sha256)",
+    "balance.t": "threshold t",
+    "balance.seed": "seed of the draw",
+    "recipe.match.limit": "rows read at most",
+    "semantics.match": "version of the matching rules",
+    "semantics.balance": "version of the drawing rules",
+}
+_FIGURE_WORDS: Final = {
+    **{f"funnel.{step}": meaning for step, meaning in MEANING.items()},
+    "entries.head": "entries of the head (count of t or more)",
+    "entries.tail": "entries of the tail (count below t)",
+    "entries.zero": "entries found in no pair",
+    "pairs.expected": "pairs expected to be kept",
+    "pairs.deviation": "standard deviation of the pairs kept",
+    "pairs.repeated_uids": "uids on more than one matched row",
+    "pairs.repeated_rows": "matched rows that repeat a uid",
+    "balance.tail_share": "tail share",
+}
+"""The figures that are shown; matched and kept pairs are those of the funnel."""
+_BAR_WIDTH: Final = 20
+_EIGHTHS: Final = " ▏▎▍▌▋▊▉"
+
+
+def _setting(name: str) -> str:
+    """Return a setting in words; one of a later version by its name."""
+    section, _, rest = name.partition(".")
+    begin = {"rule": "text rule: ", "versions": "version of "}.get(section)
+    return _SETTING_WORDS.get(name) or escaped(name if begin is None else begin + rest.replace("_", " "))
+
+
+def _setting_value(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "none", False: "no", True: "yes"}[value]
+    return format_number(value) if isinstance(value, int | float) else escaped(value)
+
+
 def _figure_cells(found: Difference) -> Iterator[tuple[str, str, str, str]]:
     for name, one, other in found.figures:
-        yield name, format_number(one), format_number(other), format_number(other - one, sign=True)
+        if name not in _FIGURE_WORDS or not (one or other):
+            continue
+        if name == "balance.tail_share":
+            shares = f"{100 * one:.2f}%", f"{100 * other:.2f}%"
+            yield _FIGURE_WORDS[name], *shares, f"{100 * (other - one):+.2f} percentage points"
+        else:
+            change = format_number(other - one, sign=True)
+            yield _FIGURE_WORDS[name], format_number(one), format_number(other), change
+
+
+def _points(row: Mapping[str, Any]) -> float:
+    """Return the change of an entry's share of the kept pairs, in percentage points."""
+    return float(100 * (row["share_after"] - row["share"]))
+
+
+def _bar(part: float) -> str:
+    """Return a bar of block characters for a part of the longest bar: a plot that shows wherever Markdown does."""
+    whole, eighths = divmod(max(1, round(8 * _BAR_WIDTH * part)), 8)
+    return "█" * whole + _EIGHTHS[eighths].strip()

@@ -27,6 +27,7 @@ import pyarrow as pa
 
 from metaclip.curate.draw import uniforms
 from metaclip.curate.run import matched_rows
+from metaclip.engine import Progress
 
 MOST_NEIGHBOURS: Final = 8
 MOST_SEEN: Final = 256
@@ -64,21 +65,26 @@ def find_neighbours(
     counts: npt.NDArray[np.uint64],
     pairs: int,
     most_keys: int = MOST_KEYS,
+    shown: bool | None = None,
 ) -> Neighbours:
-    """Find the neighbours of every entry in files of ``matched/``; `pairs` is the number of matched pairs."""
+    """Find the neighbours of every entry in files of ``matched/``; `pairs` is the number of matched pairs.
+
+    `shown` is that of `Progress`.
+    """
     n, padded = len(counts), [f" {entry} " for entry in entries.to_pylist()]
     shares = np.minimum(1.0, MOST_SEEN / np.maximum(counts, 1).astype(np.float64))
     seen, found = np.zeros(n, np.uint32), []
-    for low, high in _ranges(
-        np.minimum(counts, MOST_SEEN).astype(np.int64) * _OTHERS_EXPECTED, most_keys
-    ):
-        parts = [np.zeros(0, np.uint64)]
-        for path in files:
-            parts += _pair_keys(path, shares, low, high, seen)
-        keys = np.concatenate(parts)
-        parts.clear()
-        keys.sort()
-        found.append(_best(keys, n, seen, counts, pairs, padded))
+    ranges = [*_ranges(np.minimum(counts, MOST_SEEN).astype(np.int64) * _OTHERS_EXPECTED, most_keys)]
+    with Progress("neighbours", len(ranges) * len(files), shown, unit="files") as progress:
+        for low, high in ranges:
+            parts = [np.zeros(0, np.uint64)]
+            for path in files:
+                parts += _pair_keys(path, shares, low, high, seen)
+                progress.advance(1, 0)
+            keys = np.concatenate(parts)
+            parts.clear()
+            keys.sort()
+            found.append(_best(keys, n, seen, counts, pairs, padded))
     owner, entry, together, lift = (np.concatenate(column) for column in zip(*found, strict=True))
     offsets = np.searchsorted(owner, np.arange(n + 1)).astype(np.int64)
     return Neighbours(offsets, entry.astype(np.uint32), together.astype(np.uint32), lift, seen)

@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 
 from metaclip.card.threshold_grid import ThresholdGrid
 from metaclip.curate.account import MEANING
+from metaclip.engine import Progress
 from metaclip.errors import import_extra
 from metaclip.notebook import ranks, thinned
 from metaclip.storage.files import atomic_write
@@ -46,14 +47,20 @@ def import_altair() -> Any:
 
 
 def write_plots(
-    folder: Path, account: Mapping[str, Any], entries: pa.Table, grid: ThresholdGrid
+    folder: Path,
+    account: Mapping[str, Any],
+    entries: pa.Table,
+    grid: ThresholdGrid,
+    shown: bool | None = None,
 ) -> list[str]:
-    """Write ``plots/<name>.svg``; return the names of the files."""
+    """Write ``plots/<name>.svg``; return the names of the files. `shown` is that of `Progress`."""
     (folder / "plots" / "index.html").unlink(missing_ok=True)  # of a card made by an earlier version
     charts = {f"plots/{name}.svg": chart for name, chart in make_charts(account, entries, grid).items()}
-    for name, chart in charts.items():
-        with atomic_write(folder / name) as temporary:
-            chart.save(str(temporary), format="svg")
+    with Progress("draw", len(charts), shown, unit="plots") as progress:
+        for name, chart in charts.items():
+            with atomic_write(folder / name) as temporary:
+                chart.save(str(temporary), format="svg")
+            progress.advance(1, 0)
     return list(charts)
 
 

@@ -203,7 +203,8 @@ def make_card(
                 f"{folder.path} holds {strange[0]}, which is of no card; choose another --out"
             )
         with disk_errors(folder.path), folder.path.filled_folder(last="card.json") as local:
-            return _write_card(local, near, info, scan_run(near, options, classes, blocked))
+            scan = scan_run(near, options, classes, blocked)
+            return _write_card(local, near, info, scan, options.progress)
 
 
 def read_card(folder: Path) -> dict[str, Any]:
@@ -268,8 +269,10 @@ def entries_table(run: Run, samples: pa.Table) -> pa.Table:
     return table.append_column("samples", samples_by_entry(samples, len(run.metadata)))
 
 
-def _write_card(folder: Path, run: Run, info: CardInfo, scan: RunScan) -> dict[str, Any]:
-    """Write a card's files into a folder, card.json last; return card.json."""
+def _write_card(
+    folder: Path, run: Run, info: CardInfo, scan: RunScan, shown: bool | None
+) -> dict[str, Any]:
+    """Write a card's files into a folder, card.json last; return card.json. `shown` is that of `Progress`."""
     card, entries = card_json(run, info, scan), entries_table(run, scan.samples)
     with atomic_write(folder / "entries.parquet") as temporary:
         pq.write_table(entries, temporary, compression="zstd", use_dictionary=["source"])
@@ -277,7 +280,7 @@ def _write_card(folder: Path, run: Run, info: CardInfo, scan: RunScan) -> dict[s
         "README.md",
         "croissant.json",
         "entries.parquet",
-        *write_plots(folder, card, entries, scan.grid),
+        *write_plots(folder, card, entries, scan.grid, shown),
     ]
     write_explorer(
         folder,
@@ -287,6 +290,7 @@ def _write_card(folder: Path, run: Run, info: CardInfo, scan: RunScan) -> dict[s
         grid=scan.grid,
         run=run,
         look_ups=info.look_ups,
+        shown=shown,
     )
     with atomic_write(folder / "README.md") as temporary:
         temporary.write_text(readme.render(card), encoding="utf-8")

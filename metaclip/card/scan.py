@@ -66,7 +66,7 @@ def scan_run(
         return coverage.search(path), found, count_hosts(path, columns["url"])
 
     matched, curated = matched_files(run), curated_files(run)
-    with Progress("card", len(matched) + len(curated), options.progress, unit="files") as progress:
+    with Progress("read", len(matched) + len(curated), options.progress, unit="files") as progress:
         for names, file_sums, file_by_entry in map_files(scan_matched, matched, options, progress):
             class_counts.update(names)
             sums += file_sums

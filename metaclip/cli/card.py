@@ -31,7 +31,7 @@ Examples:
   metaclip card diff data_cards/my_set data_cards/another
   metaclip card remove run/ --out run_2/ --urls gone.txt --card data_cards/my_set --card-out data_cards/my_set_2
   metaclip card apply data_cards/my_set_2/removed.parquet curated/ --out curated_2/
-Then open data_cards/my_set/README.md, or upload the folder to a static host.""",
+Then open data_cards/my_set/index.html, or upload the folder to a static host.""",
 )
 def command() -> None:
     """Publish a balanced run as a card: figures, plots and samples, for readers and for programs.
@@ -93,10 +93,9 @@ def make(run: str, out: str, classes: tuple[str, ...], workers: int | None, **st
     from metaclip.card.publish import card
     from metaclip.stage.runner import RunOptions
 
-    made = card(run, out=out, classes=classes, options=RunOptions(workers=workers), **stated).fields
-    click.echo(
-        f"card of {made['pairs']['kept']:,} pairs in {out}: read README.md; result {made['result_digest'][:16]}"
-    )
+    made = card(run, out=out, classes=classes, options=RunOptions(workers=workers), **stated)
+    kept, digest = made.fields["pairs"]["kept"], made.fields["result_digest"][:16]
+    click.echo(f"card of {kept:,} pairs, result {digest}: open {made.path / 'index.html'}")
 
 
 @command.command(

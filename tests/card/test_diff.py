@@ -82,15 +82,48 @@ def test_one_card_beside_itself(home: Path) -> None:
     """A card does not differ from itself, and the Markdown says so."""
     found = diff(home / "a", home / "a")
     assert (found.settings, len(found.entries), largest_changes(found)) == ([], 0, [])
-    assert "Nothing that determines the set was set otherwise." in render_markdown(found)
+    assert "No setting that determines the set differs." in render_markdown(found)
 
 
 def test_the_command(home: Path) -> None:
     """`metaclip card diff` writes Markdown to standard output."""
     shown = commands.done("card", "diff", home / "a", home / "b").out
     assert shown == render_markdown(diff(home / "a", home / "b")) + "\n"
-    assert "| balance.t | 20.0 | 2.0 |" in shown
+    assert "| threshold t | 20 | 2 |" in shown
     assert "## Lost most" in shown
+
+
+def test_the_markdown_is_in_words(home: Path) -> None:
+    """The Markdown names no field of card.json, shows no figure that is 0 in both cards, and counts shares in percentage points."""
+    for first, second in (("a", "b"), ("a", "c")):
+        found = diff(home / first, home / second)
+        page = render_markdown(found)
+        fields = {name for name, *_ in (*found.settings, *found.figures)}
+        assert not [name for name in fields if re.search(rf"(?<![\w.]){re.escape(name)}(?![\w.])", page)]
+        cells = [re.split(r" *\| *", line)[1:-1] for line in page.splitlines() if line.startswith("|")]
+        assert not [row for row in cells if row[1:3] == ["0", "0"]]
+        shares = dict((name, (one, other)) for name, one, other in found.figures)["balance.tail_share"]
+        change = 100 * (shares[1] - shares[0])
+        assert (
+            f"{100 * shares[0]:.2f}% | {100 * shares[1]:.2f}% | {change:+.2f} percentage points" in page
+        )
+
+
+def test_the_bars_plot_the_changes(home: Path) -> None:
+    """Bars of both tables are of one scale: the largest change is 20 blocks long, and none deviates by more than an eighth."""
+    found = diff(home / "a", home / "b")
+    rows = re.findall(r"\| ([+-][0-9.]+) \| ([█▏▎▍▌▋▊▉]+) \|", render_markdown(found))
+    changes = [
+        100 * (row["share_after"] - row["share"])
+        for lost in (False, True)
+        for row in largest_changes(found, lost=lost)
+    ]
+    assert len(rows) == len(changes) > 2
+    lengths = [bar.count("█") + " ▏▎▍▌▋▊▉".find(bar[-1]) / 8 * (bar[-1] != "█") for _, bar in rows]
+    assert max(lengths) == 20
+    for length, (shown, _), change in zip(lengths, rows, changes, strict=True):
+        assert float(shown) == pytest.approx(change, abs=0.0006)
+        assert length == pytest.approx(20 * abs(change) / max(map(abs, changes)), abs=1 / 8)
 
 
 def test_what_is_no_card(home: Path, tmp_path: Path) -> None:
@@ -119,11 +152,11 @@ def test_hostile_names() -> None:
             "share": [0.5] * n, "share_after": [0.1 * i for i in range(n)],
         }
     )  # fmt: skip
-    settings = [(f"rule.{i}", text, [text]) for i, text in enumerate(HOSTILE)]
+    settings = [(f"rule.{text}", text, [text]) for text in HOSTILE]
     page = render_markdown(Difference((HOSTILE[0], HOSTILE[2]), settings, [], entries, (0, 1)))
     assert not re.search("[\x00-\x09\x0b-\x1f\u202a-\u202e]", page)
     assert "<script" not in page
     assert "](http" not in page
     tables = [line for line in page.splitlines() if line.startswith("|")]
     assert len(tables) == (2 + n) + 2 + (2 + n - 1)  # settings, no figures, lost
-    assert {line.count("|") for line in tables} == {4, 5, 6}
+    assert {line.count("|") for line in tables} == {4, 5, 8}

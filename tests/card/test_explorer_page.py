@@ -10,6 +10,8 @@ import re
 import shutil
 import threading
 from collections.abc import Iterator
+from decimal import ROUND_HALF_UP, Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import pytest
 
 from metaclip import MatchSettings, Metadata, TextRule
 from metaclip.card.explorer.writer import write_explorer
+from metaclip.curate.account import MEANING
 from metaclip.curate.explain import explain
 from metaclip.curate.settings import tail_share
 from metaclip.pool.uid import uid_of
@@ -62,15 +65,21 @@ def number(x: float) -> str:
     return f"{x:,.0f}"
 
 
+def percent(x: float) -> str:
+    """Return a share as the page writes it: two digits after the point, without zeros at the end."""
+    return f"{Decimal(100 * x).quantize(Decimal('0.01'), ROUND_HALF_UP):f}".rstrip("0").rstrip(".") + "%"
+
+
 def test_first_view(page: Page, toy: Made) -> None:
-    """The page names its set, lists the head, and has loaded no details, rule or look-ups."""
+    """The page says what its set is and what t means, and has loaded no details, rule or look-ups."""
     assert page.text("#name") == "toy"
     assert (
         page.text("#summary")
-        == "312 of 400 pairs kept, by a list of 157 entries: t = 20, tail share 34.58%."
+        == "toy is a set of 312 image-text pairs, chosen from a pool of 400 by their captions alone: each caption was searched"
+        " for the 157 entries, words and phrases, of a query list. The threshold t = 20 balances the set: an entry that fewer"
+        " pairs match (the tail) keeps all of them, and of a more frequent entry (the head) each pair is kept with probability"
+        " t / count, or more if its other entries keep it too."
     )
-    largest = toy.run.account["top_entries"][0]
-    assert page.rows("#results")[0][:3] == [largest["entry"], "unnamed", number(largest["count"])]
     assert page.text("#found") == "157 of 157 entries, the first 50 shown"
     assert {url.rsplit("/", 1)[1] for url in page.requests if "/data/" in url} == {
         "card.0.js", "entries.0.js", "numbers.0.js",
@@ -88,7 +97,7 @@ def test_how_many_pairs_have_dog(page: Page, toy: Made) -> None:
         f"{row['expected']:,.1f}",
         number(row["kept"]),
     ]
-    assert first == ["dog", "unnamed", *figures]
+    assert first == ["dog", "unnamed", *figures, percent(row["kept"] / row["count"])]
     assert [row[0] for row in others] == ["hot dog", "guide dog", "prairie dog"]
     page.view.focus("#results tbody button")
     page.view.keyboard.press("Enter")
@@ -103,7 +112,8 @@ def test_how_many_pairs_have_dog(page: Page, toy: Made) -> None:
 
 
 def test_search_in_any_case_and_with_filters(page: Page, toy: Made) -> None:
-    """The search ignores case; the filters select head, tail or zero; more rows can be shown."""
+    """The search ignores case; the filters select head, tail or zero; more rows can be shown, by count."""
+    page.view.select_option("#order", "matched")
     page.view.fill("#query", "DOG")
     assert len(page.rows("#results")) == 4
     page.view.fill("#query", "")
@@ -120,6 +130,85 @@ def test_search_in_any_case_and_with_filters(page: Page, toy: Made) -> None:
     assert page.view.is_hidden("#more")
     page.view.fill("#query", "no such entry")
     assert page.text("#found") == "0 of 157 entries"
+
+
+@pytest.mark.parametrize("query", ["", "a"])
+def test_entries_are_ordered_by_what_balancing_removed(page: Page, toy: Made, query: str) -> None:
+    """The entries of which the smallest part was kept come first; ties by count, then by place; those of no pair last."""
+    page.view.fill("#query", query)
+    while page.view.is_visible("#more"):
+        page.view.click("#more")
+    rows = [row for row in toy.entries.to_pylist() if query in row["entry"].lower()]
+    if query:  # the same ones first, then those that begin with it
+        rank = {row["entry"]: 0 if row["entry"] == query else 1 if row["entry"].lower() == query else
+                2 if row["entry"].lower().startswith(query) else 3 for row in rows}  # fmt: skip
+    else:
+        rank = dict.fromkeys((row["entry"] for row in rows), 0)
+
+    def key(row: dict[str, Any]) -> tuple[Any, ...]:
+        kept = Fraction(row["kept"], row["count"]) if row["count"] else Fraction(2)
+        return rank[row["entry"]], kept, -row["count"], row["entry_id"]
+
+    shown = page.rows("#results")
+    assert [row[0] for row in shown] == [row["entry"] for row in sorted(rows, key=key)]
+    by_name = {row["entry"]: row for row in rows}
+    for entry, *_, share in shown:
+        row = by_name[entry]
+        assert share == (percent(row["kept"] / row["count"]) if row["count"] else "")
+
+
+def test_head_and_tail(page: Page, toy: Made) -> None:
+    """The parts' entries and matches are sums over the entries; the two lists are of the head and of the tail."""
+    account, rows = toy.run.account, toy.entries.to_pylist()
+    head = [row for row in rows if row["count"] >= toy.run.t]
+    tail = [row for row in rows if 0 < row["count"] < toy.run.t]
+    for shown, part in zip(page.rows("#head-tail"), (head, tail, []), strict=True):
+        name = {"H": "head", "T": "tail", "Z": "zero"}[shown[0][0]]
+        assert shown[1] == number(account["entries"][name])
+        for cell, of in zip(shown[2:], ("count", "kept"), strict=True):
+            value, whole = sum(row[of] for row in part), account["sums"][of]
+            assert cell == f"{number(value)} {percent(value / whole)}"
+    thinned = sorted(head, key=lambda row: Fraction(row["kept"], row["count"]))[:8]
+    assert [row[0] for row in page.rows("#thinned")] == [row["entry"] for row in thinned]
+    assert [int(row[1]) for row in page.rows("#whole")] == sorted(row["count"] for row in tail)[:-9:-1]
+    shares = [percent(sum(row[of] for row in tail) / account["sums"][of]) for of in ("count", "kept")]
+    assert " → ".join(shares) in page.text("#tiles")
+
+
+def test_the_curves(page: Page, toy: Made) -> None:
+    """Both curves before and after have a legend and t marked; the cumulative one ends at all matches, and is right at t."""
+    for chart in ("#ranks", "#cumulative"):
+        assert page.view.locator(f"{chart} .legend li").all_inner_texts() == ["in the pool", "in the set"]
+        assert page.view.text_content(f"{chart} .label") == "t = 20"
+        assert page.view.locator(f"{chart} polyline").count() == 2
+    table = page.view.evaluate("open().then((data) => cumulative(data))")
+    for points, of in zip(table, ("count", "kept"), strict=True):
+        for x, share in points:
+            below = sum(row[of] for row in toy.entries.to_pylist() if row["count"] <= x * (1 + 1e-9))
+            assert share == pytest.approx(below / toy.run.account["sums"][of])
+
+
+@pytest.mark.parametrize(("width", "ticks"), [(1280, 6), (390, 4)], ids=["wide", "narrow"])
+def test_charts_fit_their_width(browser: Any, toy: Made, width: int, ticks: int) -> None:
+    """A chart is as wide as its place, its text has one size on every screen, and no two labels of an axis touch."""
+    page = opened(browser, toy, viewport={"width": width, "height": 800})
+    page.view.wait_for_function(
+        "[...document.querySelectorAll('.plot')].every((plot) => plot.firstChild.width.baseVal.value === plot.clientWidth)"
+    )
+    assert (
+        page.view.evaluate("getComputedStyle(document.querySelector('#ranks text')).fontSize") == "13px"
+    )
+    boxes = page.view.evaluate(
+        """[...document.querySelectorAll('.plot svg')].map((svg) => [...svg.querySelectorAll('text')].map((text) => {
+           const { left, right, top, bottom } = text.getBoundingClientRect(); return [text.textContent, left, right, top, bottom]; }))"""
+    )
+    for texts in boxes:
+        assert len(texts) >= ticks
+        for i, (name, left, right, top, bottom) in enumerate(texts):
+            for other, low, high, over, under in texts[:i]:
+                assert right <= low or high <= left or bottom <= over or under <= top, (name, other)
+    page.close()
+    assert page.said == []
 
 
 def test_a_source_can_be_chosen(browser: Any, tmp_path: Path) -> None:
@@ -187,10 +276,10 @@ def test_was_this_caption_likely_kept(page: Page, toy: Made, text: str) -> None:
         return
     rows = page.rows("#matches")
     assert [(row[0], row[1]) for row in rows] == [
-        (row["entry"], number(row["count"])) for row in expected.entries
+        (row["entry"], number(row["count"])) for row in expected.entries.to_pylist()
     ]
     assert [float(row[2]) for row in rows] == pytest.approx(
-        [row["probability"] for row in expected.entries], rel=1e-3
+        expected.entries["probability"].to_pylist(), rel=1e-3
     )
     verdict = page.text("#verdict")
     assert expected.uid is not None
@@ -330,14 +419,22 @@ def test_the_slider(page: Page, toy: Made) -> None:
 def test_what_was_dropped_and_why(page: Page, toy: Made) -> None:
     """The page shows the funnel's reasons with their rows, and the settings."""
     funnel = toy.run.account["funnel"]
-    rows = {row[2].split(":")[0]: row[0] for row in page.rows("#rows")}
-    assert rows == {name: number(funnel[name]) for name in rows}
-    assert {name for name, lost in funnel.items() if lost} <= set(rows)
-    assert "no_match: text that matches no entry" in page.text("#rows")
+    rows = {row[2].removeprefix("Dropped: ").lower(): row[0] for row in page.rows("#rows")}
+    assert rows == {MEANING[name].lower(): number(lost) for name, lost in funnel.items() if lost}
+    assert "Dropped: text that matches no entry" in page.text("#rows")
+    assert "kept: kept" not in page.text("#rows")
     facts = page.text("#facts")
     assert all(
         part in facts
-        for part in ("as in the paper", toy.run.account["result_digest"], "pool.jsonl", "t = 20")
+        for part in (
+            "as in the paper",
+            toy.run.account["result_digest"],
+            "pool.jsonl",
+            "t = 20",
+            "as the publisher chose it",
+            "3 uids stand on more than one matched row; 3 rows repeat an earlier one.",
+            "1 file of ",
+        )
     )
 
 
@@ -545,7 +642,7 @@ def test_by_keyboard_alone(page: Page) -> None:
     page.view.fill("#query", "prairie dog")
     page.view.focus("#theme")
     reached = []
-    for _ in range(24):
+    for _ in range(60):
         page.view.keyboard.press("Tab")
         reached.append(
             page.view.evaluate("document.activeElement.id || document.activeElement.textContent")
@@ -559,6 +656,7 @@ def test_by_keyboard_alone(page: Page) -> None:
         "query",
         "source",
         "part",
+        "order",
         "prairie dog",
         "text",
         "url",

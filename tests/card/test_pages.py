@@ -17,11 +17,13 @@ from metaclip.card.class_coverage import ClassNames
 from metaclip.card.publish import CardInfo, make_card
 from metaclip.card.removal.remove import remove
 from metaclip.card.removal.request import RemovalRequest
+from metaclip.curate.account import MEANING
 from metaclip.curate.explain import explain
 from tests.card.browser.chromium import Page, axe_core, launched
 
 ROOT = Path(__file__).parents[2]
 ONE = RunOptions(workers=1)
+ABOUT = CardInfo("A toy", "cc-by-4.0", "data@example.org", "https://example.org/toy")
 NAMES = ClassNames("animals <b>", ("dog", "zebra", "happiest dog", "cat", "<script>alert(1)</script>"))
 
 
@@ -37,7 +39,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         t=20,
         options=ONE,
     )
-    make_card(run, home / "v1", CardInfo("A toy"), classes=[NAMES], options=ONE)
+    make_card(run, home / "v1", ABOUT, classes=[NAMES], options=ONE)
     wanted = RemovalRequest(np.zeros((0, 2), np.uint64), domains=frozenset(["example.net"]))
     after = remove(run, wanted, home / "run_2", ONE)
     make_card(after, home / "v2", CardInfo("A toy"), options=ONE)
@@ -86,14 +88,14 @@ def test_a_strangers_five_questions(card: Page, home: Path) -> None:
     account = run.account
     headings = view.locator("h2").all_inner_texts()
     # 1. How many pairs have "dog"?
-    assert headings[0] == "How many pairs have an entry"
+    asked = headings[headings.index("Search the entries") :]
     labelled(card, "searchbox", "Entry, or a part of one").fill("dog")
     dog = next(row for row in run.entries.to_pylist() if row["entry"] == "dog")
     row = view.locator("#results tbody tr").first
     assert row.locator("th").inner_text() == "dog"
     assert row.locator("td").all_inner_texts()[1] == str(dog["count"])
     # 2. Was this caption likely kept?
-    assert headings[1] == "Was a caption likely kept"
+    assert asked[1] == "Would a caption be kept?"
     text = "is this the happiest dog in the village?"
     labelled(card, "textbox", "Caption").fill(text)
     view.wait_for_selector("#matches tbody tr")
@@ -103,12 +105,12 @@ def test_a_strangers_five_questions(card: Page, home: Path) -> None:
     assert float(re.findall(r"P\(keep\) = ([0-9.]*[0-9])", said)[0]) == pytest.approx(p, rel=1e-3)
     assert f"of 100 pairs with this caption about {100 * p:.1f}".removesuffix(".0") in said
     # 3. What would t = 50k give?
-    assert headings[3] == "What another t would give"
+    assert asked[3] == "What another t would give"
     labelled(card, "spinbutton", "t, as a number").fill("50000")
     assert view.inner_text("#would dd") == f"{account['pairs']['matched']} (100% of the matched)"
     assert "every entry is kept whole" in view.inner_text("#between")
     # 4. Is this url in?
-    assert headings[2] == "Is a url or uid in"
+    assert asked[2] == "Is a url or uid in the set?"
     kept = run.curated.to_pylist()
     for url, answer in ((kept[0]["url"], "Kept"), ("https://example.org/none.jpg", "Not in")):
         view.evaluate("document.getElementById('answer').replaceChildren()")
@@ -117,12 +119,49 @@ def test_a_strangers_five_questions(card: Page, home: Path) -> None:
         view.wait_for_selector("#answer p")
         assert answer in view.inner_text("#answer")
     # 5. What was dropped, and why?
-    assert headings[4] == "What was dropped, and why"
-    rows = {row[2].split(":")[0]: int(row[0]) for row in card.rows("#rows")}
-    assert rows == {name: n for name, n in account["funnel"].items() if n}
-    assert rows["rows"] == sum(
-        rows[name] for name in ("null_text", "empty_text", "no_match", "not_drawn", "kept")
+    assert headings[:6] == [
+        "Key figures", "Counts before and after balancing", "From the pool to the set", "Head and tail",
+        "Licence, contact and removal", "Downloads",
+    ]  # fmt: skip
+    rows = {row[2].removeprefix("Dropped: ").lower(): int(row[0]) for row in card.rows("#rows")}
+    assert rows == {MEANING[name].lower(): n for name, n in account["funnel"].items() if n}
+    assert account["funnel"]["rows"] == account["funnel"]["kept"] + sum(
+        int(row[0]) for row in card.rows("#rows") if row[2].startswith("Dropped: ")
     )
+
+
+@pytest.mark.browser
+def test_terms_and_downloads(browser: Any, home: Path) -> None:
+    """Licence, contact and removal are told; an address is a link, other text is not; each download is a file of the card."""
+    for version, listed in (("v1", ABOUT), ("v2", CardInfo("A toy"))):
+        for page in opened(browser, home / version / "index.html"):
+            terms = page.text("#terms")
+            assert (listed.license or "None is stated.") in terms
+            assert (listed.contact or "The publisher gave no contact.") in terms
+            assert (f"Write to {listed.contact}" if listed.contact else "Ask the publisher") in terms
+            links = page.view.eval_on_selector_all(
+                "#terms a", "(all) => all.map((one) => one.getAttribute('href'))"
+            )
+            assert links == (
+                ["mailto:data@example.org", "https://example.org/toy", "mailto:data@example.org"]
+                if listed.contact
+                else []
+            )
+            names = page.view.locator("#files a").all_inner_texts()
+            files = {path.name for path in (home / version).iterdir() if path.is_file()}
+            assert set(names) == files - {"index.html"}
+            assert [(home / version / name).is_file() for name in names] == [True] * len(names)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(
+    "contact",
+    ["javascript:alert(1)", "data:text/html,x", "mailto:x@y?cc=z@y", "a@b?bcc=c", "<b>@x", "https:"],
+)
+def test_a_contact_cannot_be_another_link(card: Page, contact: str) -> None:
+    """What is neither an address of the web nor of mail is text."""
+    tag = card.view.evaluate("(text) => linked(text).outerHTML", contact)
+    assert not tag.startswith("<a") or 'href="mailto:&lt;b&gt;@x"' in tag or 'href="mailto:<b>@x"' in tag
 
 
 # --- class names
@@ -159,8 +198,8 @@ def test_what_was_taken_out(later: Page, home: Path) -> None:
     """The funnel has the removed rows, an entry shows its corrected count, a removed pair is not in; there are no class names."""
     after, before = Run(home / "run_2"), Run(home / "run")
     assert later.view.is_hidden("#classes")
-    rows = {row[2].split(":")[0]: int(row[0]) for row in later.rows("#rows")}
-    assert rows["removed"] == after.account["removed"]["pairs"]
+    rows = {row[2].removeprefix("Dropped: "): int(row[0]) for row in later.rows("#rows")}
+    assert rows[MEANING["removed"]] == after.account["removed"]["pairs"]
     assert before.account["result_digest"][:16] in later.text("#taken")
     table = {row["entry"]: row for row in pa.Table.to_pylist(_counts(home / "run_2"))}
     entry = next(name for name, row in table.items() if row["count"] != row["count_corrected"])

@@ -16,6 +16,7 @@ from metaclip import Balancer, MetaclipError, Metadata, Run, RunOptions, curate,
 from metaclip.card.class_coverage import ClassNames
 from metaclip.card.publish import CardInfo, make_card
 from metaclip.card.readme import hub_licence
+from tests import commands
 
 pytest.importorskip("altair", reason="needs the extra cards: pip install -e '.[cards]'")
 pytestmark = pytest.mark.extra
@@ -106,6 +107,24 @@ def test_its_files_are_those_that_it_names(card: Path) -> None:
         "card.json",
         "index.html",
     }
+
+
+def test_its_progress(run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Each part of the work has a bar, which ends at the number of files, plots or entries that the part had."""
+    make_card(run, tmp_path / "card", ABOUT, options=RunOptions(workers=1, progress=True))
+    last = dict(
+        re.findall(r"([a-z-]+(?: \([a-z]+\))?): +100%[^|]*\|[^|]*\| ([0-9.]+)/", capfd.readouterr().err)
+    )
+    assert {name: float(n) for name, n in last.items()} == {
+        "read": 2, "draw": 6, "neighbours": 1, "look-ups (uid)": 1, "look-ups (url)": 1, "page": len(run.metadata),
+    }  # fmt: skip
+
+
+def test_the_command_names_the_page(run: Run, tmp_path: Path) -> None:
+    """What the command says ends with the path of index.html, which is there."""
+    said = commands.done("card", run.path, "--out", tmp_path / "card").out
+    assert said.endswith(f": open {tmp_path / 'card' / 'index.html'}\n")
+    assert (tmp_path / "card" / "index.html").is_file()
 
 
 def test_it_is_the_same_again(run: Run, card: Path, tmp_path: Path) -> None:

@@ -467,7 +467,7 @@ def test_the_command_makes_run_and_card(home: Path, tmp_path: Path) -> None:
     assert "| removed | taken out on request |" in text
     assert "example.net" not in text.split("## Languages and hosts")[1]
     shown = commands.done("card", "diff", tmp_path / "v1", tmp_path / "v2").out
-    assert "| funnel.removed | 0 |" in shown
+    assert "| taken out on request | 0 |" in shown
     for spoil, message in (
         (lambda: write_list(after.path / REMOVED_LIST, LIST_SCHEMA.empty_table()), "is not the list of its record"),
         (lambda: shutil.copy(next((run.path / "matched").iterdir()), after.path / "matched" / next((run.path / "matched").iterdir()).name), "matched rows are left of pairs that removed.parquet lists"),

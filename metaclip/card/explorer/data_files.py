@@ -34,6 +34,7 @@ import pyarrow.compute as pc
 
 from metaclip.card.run_files import find_column, matched_files, pairs_with_urls, url_files
 from metaclip.curate.run import Run, read_matched, read_pairs
+from metaclip.engine import Progress
 from metaclip.pool.uid import column_uids, to_hex, to_large_string, uids_of
 from metaclip.storage.files import atomic_write
 
@@ -73,21 +74,29 @@ def varints(values: npt.NDArray[np.uint64]) -> bytes:
     return encoded[used].tobytes()
 
 
-def write_lookups(folder: Path, run: Run, at_once: int = PAIRS_AT_ONCE) -> dict[str, Any]:
+def write_lookups(
+    folder: Path, run: Run, at_once: int = PAIRS_AT_ONCE, shown: bool | None = None
+) -> dict[str, Any]:
     """Write the look-ups of a run. Return {uid_digits, url_digits, urls}: the lengths of the prefixes, and whose urls.
 
     `urls` is "matched", "kept", or None for a pool without urls; `url_digits` is then None too.
+    `shown` is that of `Progress`.
     """
     pairs, urls = int(run.match["funnel"]["matched"]), pairs_with_urls(run)
-    uid_digits, url_digits = _write(folder, "uid", pairs, lambda: _uid_rows(run), at_once), None
+    uid_digits, url_digits = _write(folder, "uid", pairs, lambda: _uid_rows(run), at_once, shown), None
     if urls is not None:
         count = run.account["pairs"][urls]
-        url_digits = _write(folder, "url", count, lambda: _url_rows(run), at_once)
+        url_digits = _write(folder, "url", count, lambda: _url_rows(run), at_once, shown)
     return {"uid_digits": uid_digits, "url_digits": url_digits, "urls": urls}
 
 
 def _write(
-    folder: Path, kind: str, rows: int, read: Callable[[], Iterator[KeyedRows]], at_once: int
+    folder: Path,
+    kind: str,
+    rows: int,
+    read: Callable[[], Iterator[KeyedRows]],
+    at_once: int,
+    shown: bool | None,
 ) -> int:
     """Write one look-up; return the number of hex digits by which it is split."""
     digits = next(
@@ -95,23 +104,25 @@ def _write(
     )
     files = 16**digits
     step = max(1, files * at_once // max(rows, 1))
-    for first in range(0, files, step):
-        parts: list[list[list[Any]]] = [[] for _ in range(min(step, files - first))]
-        for keys, rest in read():
-            prefix = (
-                (keys >> np.uint64(64 - 4 * digits)).astype(np.int64)
-                if digits
-                else np.zeros(len(keys), np.int64)
-            )
-            chosen = np.flatnonzero((prefix >= first) & (prefix < first + step))
-            values = rest.take(pa.array(chosen)).to_pylist()
-            for file, key, value in zip(
-                (prefix[chosen] - first).tolist(), keys[chosen].tolist(), values, strict=True
-            ):
-                parts[file].append([f"{key:016x}", *(value if isinstance(value, list) else [value])])
-        for i, part in enumerate(parts):
-            name = f"{first + i:0{digits}x}" if digits else "all"
-            write_json_data(folder, f"{kind}-{name}", sorted(part))
+    with Progress(f"look-ups ({kind})", files, shown, unit="files") as progress:
+        for first in range(0, files, step):
+            parts: list[list[list[Any]]] = [[] for _ in range(min(step, files - first))]
+            for keys, rest in read():
+                prefix = (
+                    (keys >> np.uint64(64 - 4 * digits)).astype(np.int64)
+                    if digits
+                    else np.zeros(len(keys), np.int64)
+                )
+                chosen = np.flatnonzero((prefix >= first) & (prefix < first + step))
+                values = rest.take(pa.array(chosen)).to_pylist()
+                for file, key, value in zip(
+                    (prefix[chosen] - first).tolist(), keys[chosen].tolist(), values, strict=True
+                ):
+                    parts[file].append([f"{key:016x}", *(value if isinstance(value, list) else [value])])
+            for i, part in enumerate(parts):
+                name = f"{first + i:0{digits}x}" if digits else "all"
+                write_json_data(folder, f"{kind}-{name}", sorted(part))
+                progress.advance(1, 0)
     return digits
 
 

@@ -1,7 +1,7 @@
 """The explorer: a page to look inside a card, written as files that open from disk and from any static host.
 
     index.html                     the page
-    explorer/*.js, style.css       law, elements, data, chart, entries, asking, figures, page: classic scripts, in this order
+    explorer/*.js, style.css       law, elements, data, chart, overview, entries, asking, figures, page: classic scripts
     explorer/data/card.0.js        the account, the grid: what the first view shows
     explorer/data/entries.0.js     the entries, and `numbers`: their counts; the first search needs them
     explorer/data/rule.0.js        tables of the text rule, other than the paper's
@@ -30,6 +30,7 @@ from metaclip.card.threshold_grid import ThresholdGrid
 from metaclip.curate.account import MEANING
 from metaclip.curate.draw import probabilities
 from metaclip.curate.run import Run
+from metaclip.engine import Progress
 from metaclip.matching.text_rule import TextRule
 from metaclip.storage.files import as_path, atomic_write, remove
 
@@ -41,7 +42,7 @@ _BLOCK_ENTRIES: Final = 1024
 _MOST_BLOCKS: Final = 1024
 _SHOWN_INPUTS: Final = 50
 _RANKS: Final = 200
-_SCRIPTS: Final = ("law", "elements", "data", "chart", "entries", "asking", "figures", "page")
+_SCRIPTS: Final = ("law", "elements", "data", "chart", "overview", "entries", "asking", "figures", "page")
 _PAGE_FILES: Final = (*(f"{name}.js" for name in _SCRIPTS), "style.css")
 
 Counts = npt.NDArray[np.uint64]
@@ -49,13 +50,13 @@ Counts = npt.NDArray[np.uint64]
 
 def write_explorer(
     folder: Path, *, name: str, account: Mapping[str, Any], entries: pa.Table, grid: ThresholdGrid | None,
-    run: Run | None, look_ups: bool | None = None,
+    run: Run | None, look_ups: bool | None = None, shown: bool | None = None,
 ) -> None:  # fmt: skip
     """Write ``index.html`` and ``explorer/`` into a card's folder, in place of older ones.
 
     `account` is card.json's object; `entries` has entry_id (uint32, from 0), entry, source, count, probability,
     expected, kept and samples (list of string, may be null). Neighbours and look-ups are read from `run`; None leaves both
-    out. `look_ups` is by default true for up to `MOST_LOOKED_UP` matched pairs.
+    out. `look_ups` is by default true for up to `MOST_LOOKED_UP` matched pairs; `shown` is that of `Progress`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     new = as_path(folder / "explorer").temporary()
@@ -70,7 +71,8 @@ def write_explorer(
         if tables is not None:
             write_json_data(data, "rule", tables)
         neighbours = None if run is None else find_neighbours(
-            matched_files(run), columns["entry"], columns["count"].to_numpy(), account["pairs"]["matched"]
+            matched_files(run), columns["entry"], columns["count"].to_numpy(), account["pairs"]["matched"],
+            shown=shown,
         )  # fmt: skip
         with_lookups = account["pairs"]["matched"] <= MOST_LOOKED_UP if look_ups is None else look_ups
         block = _BLOCK_ENTRIES
@@ -83,12 +85,14 @@ def write_explorer(
                 "tail_share": grid.tail_share.tolist(), "share": float(grid.share),
             },
             "neighbours": None if run is None else {"each": MOST_NEIGHBOURS, "seen": MOST_SEEN, "widest": MOST_ENTRIES},
-            "look_ups": write_lookups(data, run) if run is not None and with_lookups else None,
+            "look_ups": write_lookups(data, run, shown=shown) if run is not None and with_lookups else None,
             "rule_tables": tables is not None,
         }  # fmt: skip
         _write_first_view(data, columns, account, name, parts)
-        for number, details in enumerate(_details(columns, grid, neighbours, block)):
-            write_json_data(data, f"block-{number}", details)
+        with Progress("page", len(columns), shown, unit="entries") as progress:
+            for number, details in enumerate(_details(columns, grid, neighbours, block)):
+                write_json_data(data, f"block-{number}", details)
+                progress.advance(len(details), 0)
         remove(folder / "explorer")
         new.rename(folder / "explorer")
     finally:
