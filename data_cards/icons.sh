@@ -20,6 +20,7 @@ python() { "${PYTHON:-python3}" "$@"; }
 
 [ -f "$pool/sets.tsv" ] || python -m training.icons "$pool" ${2:+--sets "$2"}
 python -m metaclip curate "$pool/train" --out "$run/icons"
+rm -f "$out/curated.npy" "$out/sets.tsv" # put there below, and of no card
 python -m metaclip card "$run/icons" --out "$out" --name "Icons" --license apache-2.0 --no-look-ups \
   --contact "the project's issue tracker" --classes "$here/data_cards/cifar10.txt"
 cp "$run/icons/curated.npy" "$pool/sets.tsv" "$out/"

@@ -1,4 +1,4 @@
-/* Was a caption likely kept; is a url or uid in. law.js decides, as Python does. */
+/* Would a caption be kept; is a url or uid in the set. law.js decides, as Python does. */
 "use strict";
 
 /* Make the function that finds the entries of a text, with what its rule needs; null where the rule is unknown here. */
@@ -71,7 +71,7 @@ async function lookUp(data, key) {
   const note = element("p", { className: "note" }, `Looked for by the md5 of the url, letter by letter as the pool writes it, among the ${looks.urls} pairs.`);
   if (uids.length) {
     const answers = await Promise.all([...new Set(uids.flat())].map((uid) => uidAnswer(data, uid)));
-    return [element("p", {}, `${uids.length === 1 ? "A pair has" : `${number(uids.length)} pairs have`} this url.`), ...answers.flat(), note];
+    return [element("p", {}, `${plural(uids.length, "pair has", "pairs have")} this url.`), ...answers.flat(), note];
   }
   // Neither digits nor a url that is known: maybe an upstream id, which stands for its md5.
   if ((await rowsOf("uid", looks.uid_digits, law.md5(key))).length) return uidAnswer(data, law.md5(key));

@@ -61,9 +61,17 @@ async function open() {
   const [count, dropped, missing, source] = readColumns(bytes, entries.length, 4);
   const { t } = card.account.balance;
   const given = new Map(card.probabilities);
+  const sums = { head: { count: 0, kept: 0 }, tail: { count: 0, kept: 0 }, all: { count: 0, kept: 0 } };
+  for (let id = 0; id < entries.length; id++) for (const sum of [sums.all, count[id] < t ? sums.tail : sums.head]) {
+    sum.count += count[id];
+    sum.kept += count[id] - dropped[id];
+  }
   return {
-    card, entries, count, source, t,
+    card, entries, count, source, t, sums,
+    largest: count.reduce((a, b) => Math.max(a, b), 0),
     kept: (id) => count[id] - dropped[id],
+    /* The part of an entry's pairs that is kept; 2 for an entry of no pair, which stands behind those that are kept whole. */
+    keptShare: (id) => (count[id] ? 1 - dropped[id] / count[id] : 2),
     expected: (id) => count[id] - missing[id] / 10,
     probability: (id) => given.get(id) ?? law.probability(count[id], t),
     part: (id) => (count[id] === 0 ? "zero" : count[id] < t ? "tail" : "head"),
@@ -71,26 +79,34 @@ async function open() {
   };
 }
 
-/* Holds the first `limit` ids by falling count, of ids that come rising; a sort of all would take longer than to look. */
+/* Keys by which entries are put in order, the lowest first: those of which the smallest part was kept, or the most pairs matched. */
+const ORDERINGS = { thinned: (data) => data.keptShare, matched: () => () => 0 };
+
+/* Holds the first `limit` ids in an order, ties by falling count; a sort of all would take longer than to look. */
 class First {
-  constructor(count, limit) { Object.assign(this, { count, limit, ids: [], least: -1 }); }
+  constructor(data, order, limit) { Object.assign(this, { key: ORDERINGS[order](data), count: data.count, limit, ids: [], last: null }); }
+
+  compare(a, b) {
+    const [x, y] = [this.key(a), this.key(b)];
+    return x === y ? this.count[b] - this.count[a] || a - b : x - y;
+  }
 
   add(id) {
-    if (this.count[id] <= this.least) return;
+    if (this.last !== null && this.compare(id, this.last) > 0) return;
     this.ids.push(id);
     if (this.ids.length < 4 * this.limit) return;
     this.ids = this.sorted();
-    this.least = this.count[this.ids.at(-1)];
+    this.last = this.ids.at(-1);
   }
 
-  sorted() { return this.ids.sort((a, b) => this.count[b] - this.count[a] || a - b).slice(0, this.limit); }
+  sorted() { return this.ids.sort((a, b) => this.compare(a, b)).slice(0, this.limit); }
 }
 
 /* Find the entries that hold `query`, in any case of letters: the same ones first, then those that begin with it, then
-   the others; each by count. Give {ids: the first `limit`, total}. */
-function search(data, query, source, part, limit) {
+   the others; each in the given order. Give {ids: the first `limit`, total}. */
+function search(data, query, source, part, order, limit) {
   const small = query.toLowerCase();
-  const ranks = Array.from({ length: 4 }, () => new First(data.count, limit));
+  const ranks = Array.from({ length: 4 }, () => new First(data, order, limit));
   let total = 0;
   if (small) data.lower ??= data.entries.map((entry) => entry.toLowerCase());
   for (let id = 0; id < data.entries.length; id++) {

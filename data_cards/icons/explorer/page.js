@@ -1,28 +1,33 @@
-/* The page: how the set was made, light and dark, and the start of all the rest. law.js has the rules, data.js the data, chart.js the
-   charts, elements.js what a page is made of; entries.js, asking.js and figures.js are its sections. */
+/* The page: how the set was made, light and dark, and the start of all the rest. law.js has the rules, data.js the data,
+   chart.js the charts, elements.js what a page is made of; overview.js, entries.js, asking.js and figures.js are its
+   sections. */
 "use strict";
 
-function drawAccount({ card, t }) {
+function drawSettings({ card, t, count, kept, expected }) {
   const { account, inputs } = card;
-  const { pairs, balance, entries } = account;
-  document.title = `${shown(card.name).textContent} - data card`;
-  $("name").replaceChildren(shown(card.name));
-  $("summary").textContent = `${number(pairs.kept)} of ${number(account.funnel.rows)} pairs kept, by a list of ${number(account.list.entries)} entries: t = ${number(t, 2)}, tail share ${percent(balance.tail_share)}.`;
+  const { pairs, balance } = account;
   const rule = Object.entries(account.rule).filter(([, value]) => value && value !== "none").map(([name, value]) => (value === true ? name : `${name} = ${value}`));
   const lines = (object) => Object.entries(object).map(([name, value]) => `${name} ${value}`).join(", ");
   fill($("facts"), [
-    ["t", `${number(t, 6)} (asked: `, shown(balance.asked), ")"],
-    ["pairs", `${number(pairs.matched)} matched, ${number(pairs.expected, 1)} ± ${number(pairs.deviation, 1)} expected, ${number(pairs.kept)} kept`],
-    ["entries", `${number(entries.zero)} at zero, ${number(entries.tail)} tail, ${number(entries.head)} head`],
-    ["text rule", shown(rule.join(", ") || "as in the paper")],
-    ["seed, epoch", `${card.seed}, ${balance.epoch}`],
-    ["repeated uids", `${number(pairs.repeated_uids)}, on ${number(pairs.repeated_rows)} rows too many`],
-    ["list", shown(`sha256 ${account.list.digest}`)],
-    ["result", shown(account.result_digest)],
-    ["made", shown(`${account.created} with ${lines(account.versions)}`)],
-    ["inputs", `${number(inputs.files)} files, ${number(inputs.bytes)} bytes${inputs.files > inputs.first.length ? `; the first ${inputs.first.length}, all in card.json:` : ":"}`,
-      element("ul", {}, ...inputs.first.map((item) => element("li", {}, shown(item.name), ` (${number(item.size)} bytes)`)))],
+    ["Threshold", `t = ${number(t, 6)}, `, shown(askedFor(balance.asked))],
+    ["Draw", `A hash of each pair's uid with seed ${card.seed} and epoch ${balance.epoch} decides. ${number(pairs.expected, 1)} ± ${number(pairs.deviation, 1)} pairs were expected to be kept, and ${number(pairs.kept)} were.`],
+    ["Text rule", shown(rule.join(", ") || "as in the paper")],
+    ["Repeated uids", pairs.repeated_uids ? `${plural(pairs.repeated_uids, "uid stands", "uids stand")} on more than one matched row; ${plural(pairs.repeated_rows, "row repeats", "rows repeat")} an earlier one.` : "No uid stands on more than one matched row."],
+    ["Query list", shown(`sha256 ${account.list.digest}`)],
+    ["Result digest", shown(account.result_digest)],
+    ["Made", shown(`${account.created} with ${lines(account.versions)}`)],
+    ["Pool", `${plural(inputs.files, "file")} of ${plural(inputs.bytes, "byte")} in all${inputs.files > inputs.first.length ? `; the first ${inputs.first.length}, all in card.json:` : ":"}`,
+      element("ul", {}, ...inputs.first.map((item) => element("li", {}, shown(item.name), ` (${plural(item.size, "byte")})`)))],
   ]);
+  // A few entries of each size: all of them would be one blot.
+  const chosen = new Map();
+  for (let id = 0; id < count.length; id++) if (kept(id)) chosen.set(Math.round(60 * Math.log(expected(id))), id);
+  $("draw").replaceChildren(chart({
+    title: "Pairs kept against pairs expected, for entries of every size: the draw is fair if the points lie along the diagonal.",
+    description: "Pairs kept against pairs expected by entry, both axes logarithmic",
+    lines: [{ points: [...chosen.values()].map((id) => [expected(id), kept(id)]), dots: true }],
+    x: { name: "pairs expected", log: true }, y: { name: "pairs kept", log: true },
+  }));
 }
 
 function startTheme() {
@@ -46,15 +51,19 @@ async function start() {
   document.querySelectorAll("form").forEach((form) => form.addEventListener("submit", (event) => event.preventDefault()));
   startTheme();
   const data = await open();
-  drawAccount(data);
+  drawSummary(data);
+  drawTiles(data);
+  drawRanks(data);
+  drawCumulative(data);
+  drawFunnel(data);
+  drawParts(data);
+  drawTerms(data);
   startSearch(data);
   startCaption(data);
   startPair(data);
   startThreshold(data);
-  drawFunnel(data);
-  drawTaken(data);
-  drawRanks(data);
   startClasses(data);
+  drawSettings(data);
   followAddress(data);
   addEventListener("hashchange", () => followAddress(data));
   document.documentElement.dataset.ready = "yes";

@@ -4,6 +4,7 @@
 const $ = (id) => document.getElementById(id);
 const number = (x, digits = 0) => x.toLocaleString("en-US", { maximumFractionDigits: digits });
 const percent = (x) => `${number(100 * x, 2)}%`;
+const plural = (n, one, many = `${one}s`) => `${number(n)} ${n === 1 ? one : many}`;
 const chance = (p) => (p === 1 || p === 0 ? String(p) : p.toPrecision(4));
 
 /* Make an element; what it holds are nodes, and strings of this program. */

@@ -1,4 +1,4 @@
-/* How many pairs have an entry: the search, and what is told of one entry. */
+/* The search of entries, and what is told of one entry. */
 "use strict";
 
 const SHOWN = 50;
@@ -7,8 +7,8 @@ function startSearch(data) {
   let limit = SHOWN;
   const show = () => {
     const source = $("source").value === "" ? "" : Number($("source").value);
-    const { ids, total } = search(data, $("query").value, source, $("part").value, limit);
-    $("found").textContent = `${number(total)} of ${number(data.entries.length)} entries${total > ids.length ? `, the first ${number(ids.length)} shown` : ""}`;
+    const { ids, total } = search(data, $("query").value, source, $("part").value, $("order").value, limit);
+    $("found").textContent = `${number(total)} of ${plural(data.entries.length, "entry", "entries")}${total > ids.length ? `, the first ${number(ids.length)} shown` : ""}`;
     $("results").tBodies[0].replaceChildren(...ids.map((id) => entryRow(data, id)));
     $("more").hidden = total <= ids.length;
   };
@@ -18,6 +18,7 @@ function startSearch(data) {
   $("query").addEventListener("input", anew);
   $("source").addEventListener("change", anew);
   $("part").addEventListener("change", anew);
+  $("order").addEventListener("change", anew);
   $("more").addEventListener("click", () => { limit += 4 * SHOWN; show(); });
   data.goTo = (id) => {
     $("query").value = data.entries[id];
@@ -33,7 +34,7 @@ function startSearch(data) {
 function entryRow(data, id) {
   const button = element("button", { type: "button", className: "link", ariaExpanded: "false" }, shown(data.entries[id]));
   const made = row(button, moreCell(shown(data.sourceOf(data.source[id]))), number(data.count[id]), moreCell(chance(data.probability(id))),
-    moreCell(number(data.expected(id), 1)), number(data.kept(id)));
+    moreCell(number(data.expected(id), 1)), number(data.kept(id)), keptShare(data, id));
   let detail = null;
   button.addEventListener("click", () => {
     const opening = button.ariaExpanded === "false";
@@ -41,7 +42,7 @@ function entryRow(data, id) {
     button.ariaExpanded = String(opening);
     made.className = opening ? "opened" : "";
     if (!opening) { detail.remove(); return; }
-    detail = element("tr", {}, element("td", { className: "detail", colSpan: 6 }, element("p", {}, "Loading.")));
+    detail = element("tr", {}, element("td", { className: "detail", colSpan: 7 }, element("p", {}, "Loading.")));
     made.after(detail);
     entryDetail(data, id).then((inside) => detail.firstChild.replaceChildren(...inside), explain);
   });
@@ -57,8 +58,8 @@ async function entryDetail(data, id) {
     head: `It alone keeps a pair with probability ${chance(data.probability(id))}; pairs also stay through their other entries.`,
   }[data.part(id)];
   const inside = [
-    element("p", {}, `entry_id ${id} (source: `, shown(data.sourceOf(data.source[id])), `): ${number(count[id])} pairs match it, `,
-      `${number(data.expected(id), 1)} were expected to stay, ${number(data.kept(id))} were kept. ${what}`),
+    element("p", {}, `entry_id ${id} (source: `, shown(data.sourceOf(data.source[id])), `): ${plural(count[id], "pair matches", "pairs match")} it, `,
+      `${number(data.expected(id), 1)} were expected to be kept, and ${number(data.kept(id))} ${data.kept(id) === 1 ? "was" : "were"}. ${what}`),
     ...(left === undefined ? [] : [element("p", {}, `Pairs were taken out since its count was made: ${number(left)} are left.`)]),
     element("h3", {}, "Captions that were kept"),
     samples.length ? element("ul", {}, ...samples.map((text) => element("li", {}, shown(text))))
@@ -76,9 +77,11 @@ async function entryDetail(data, id) {
   if (data.part(id) === "tail") inside.push(element("p", {}, `At any t of ${number(count[id])} or more it is kept whole.`));
   if (card.grid && data.part(id) === "head") {
     const points = card.grid.thresholds.map((x, i) => [x, grid[i] ?? count[id]]);
-    inside.push(element("h3", {}, "Expected pairs under another t"), chart(
-      [{ points }], "t", "expected pairs of this entry", t,
-      `From ${number(points[0][1], 1)} at t = ${number(points[0][0], 2)} to ${number(points.at(-1)[1], 1)} at t = ${number(points.at(-1)[0], 2)}`));
+    inside.push(element("h3", {}, "Expected pairs under another t"), chart({
+      title: "Pairs of this entry that are expected to be kept, by t",
+      description: `From ${number(points[0][1], 1)} at t = ${number(points[0][0], 2)} to ${number(points.at(-1)[1], 1)} at t = ${number(points.at(-1)[0], 2)}`,
+      lines: [{ points }], x: { name: "t", log: true }, y: { name: "pairs", log: true }, marks: [{ x: t, label: `t = ${number(t, 2)}` }],
+    }));
   }
   return inside;
 }

@@ -1,4 +1,4 @@
-/* What another t would give, what was dropped and why, how class names are covered. */
+/* What another t would give, how class names are covered. */
 "use strict";
 
 /* Read a grid's column at t: on a straight line between its points, in logarithms. Null outside of the grid. */
@@ -23,7 +23,7 @@ function startThreshold(data) {
   const { grid, account } = data.card;
   const most = grid ? grid.thresholds.at(-1) : Math.max(2, data.card.ranks[0][1]);
   const least = grid ? grid.thresholds[0] : 1;
-  const largest = data.count.reduce((a, b) => Math.max(a, b), 0);
+  const { largest } = data;
   const toT = (place) => Number((least * (most / least) ** (place / 1000)).toPrecision(2));
   const toPlace = (t) => Math.round(1000 * Math.log(t / least) / Math.log(most / least));
   const show = (t) => {
@@ -43,57 +43,21 @@ function startThreshold(data) {
       ? `Between the grid's points, where ${number(found.from[1])} are expected at t = ${number(found.from[0], 2)} and ${number(found.to[1])} at t = ${number(found.to[0], 2)}${sampled ? "." : ": the true number lies between these."}`
       : found ? `This t is a point of the grid${sampled ? "." : ": computed, not estimated."}` : "")
       + (sampled ? ` Scaled from a sample of ${percent(grid.share)} of the matched pairs.` : "");
-    if (grid) {
-      const points = (column) => [{ points: grid.thresholds.map((x, i) => [x, column[i]]) }];
-      $("curve").replaceChildren(
-        chart(points(grid.pairs), "t", "expected pairs", t, `Expected pairs by t; at t = ${number(t, 2)}: ${pairs}`),
-        chart(points(grid.tail_share), "t", "tail share", t, `Tail share by t; at t = ${number(t, 2)}: ${percent(share)}`),
-      );
-    }
+    if (!grid) return;
+    const curve = (title, column, y, said) => chart({
+      title, description: `${title}; at t = ${number(t, 2)}: ${said}`, lines: [{ points: grid.thresholds.map((x, i) => [x, column[i]]) }],
+      x: { name: "t", log: true }, y, marks: [{ x: t, label: `t = ${number(t, 2)}` }],
+    });
+    $("curve").replaceChildren(
+      curve("Pairs expected to be kept, by t", grid.pairs, { name: "pairs" }, pairs),
+      curve("Tail share, by t", grid.tail_share, { name: "share of all matches", format: percent }, percent(share)),
+    );
   };
   $("slide").addEventListener("input", () => { const t = toT($("slide").value); $("t").value = t; show(t); });
   $("t").addEventListener("input", () => { const t = Number($("t").value); if (t > 0) { $("slide").value = toPlace(t); show(t); } });
   $("t").value = data.t;
   $("slide").value = toPlace(data.t);
   show(data.t);
-}
-
-function drawRanks({ card }) {
-  const line = (i) => card.ranks.map((point) => [point[0], point[i]]);
-  $("ranks").replaceChildren(chart([{ points: line(1), className: "before" }, { points: line(2) }], "rank",
-    "pairs of an entry by rank: dashed in the pool, solid kept", 0,
-    "Pairs of an entry by rank, in the pool and kept, both axes logarithmic"));
-}
-
-
-function drawFunnel(data) {
-  const { account, meaning } = data.card;
-  const always = ["rows", "no_match", "matched", "not_drawn", "kept"];
-  const names = Object.keys(meaning).filter((name) => always.includes(name) || account.funnel[name]);
-  $("rows").tBodies[0].replaceChildren(...names.map((name) => {
-    const share = account.funnel.rows ? account.funnel[name] / account.funnel.rows : 0;
-    const bar = element("div", { className: "bar" });
-    bar.style.width = `${100 * share}%`;
-    return row(number(account.funnel[name]), percent(share), wordCell(`${name}: ${meaning[name]}`, bar));
-  }));
-  const lost = account.lost_inputs;
-  $("lost").replaceChildren(...(lost.length ? [element("p", { className: "no" }, `${number(lost.length)} inputs could not be read; what is missing of them is in no figure here:`),
-    element("ul", {}, ...lost.map((item) => element("li", {}, shown(item.name), ` from row ${number(item.first)}, ${item.rows === null ? "all there are" : `${number(item.rows)} rows`}`)))] : []));
-  $("sources").tBodies[0].replaceChildren(...data.card.by_source.map(([code, n, zero, count, kept]) =>
-    row(shown(data.sourceOf(code)), number(n), moreCell(number(zero)), number(count), number(kept))));
-}
-
-/* ---- Pairs that were taken out ------------------------------------------------------------------------------------ */
-
-function drawTaken({ card }) {
-  const { removed } = card.account;
-  if (!removed) return;
-  const steps = removed.versions.map((version) => element("li", {}, `${number(version.pairs)} matched pairs, ${number(version.kept)} of them kept, from version `,
-    shown(version.parent.slice(0, 16))));
-  $("taken").replaceChildren(
-    element("p", {}, "Taken out on request since the first version:"), element("ul", {}, ...steps),
-    element("p", { className: "note" }, `Counts, probabilities and draws stay those of the first version; without these pairs the counts come to ${number(removed.count)}. removed.parquet lists the last step's pairs by uid and by hash of the url; "metaclip card apply" takes them out of a copy.`),
-  );
 }
 
 /* ---- Class names ---------------------------------------------------------------------------------------------------- */

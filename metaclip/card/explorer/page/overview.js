@@ -121,7 +121,7 @@ function drawParts(data) {
   list("thinned", "head", "thinned");
   list("whole", "tail", "matched");
   const { matched, kept } = card.account.pairs;
-  $("overall").textContent = matched ? `Of all matched pairs ${percent(kept / matched)} were kept: entries with a smaller share kept have less weight in the set than in the pool, the others more.` : "";
+  $("overall").textContent = matched ? `Of all matched pairs ${percent(kept / matched)} were kept: entries with a smaller share kept have less weight in the set than in the pool, and those with a larger share have more.` : "";
   $("sources").hidden = card.by_source.length < 2;
   $("sources").tBodies[0].replaceChildren(...card.by_source.map(([code, n, zero, count, kept]) =>
     row(shown(data.sourceOf(code)), moreCell(number(n)), moreCell(number(zero)), sumCell(count, sums.all.count, "before"), sumCell(kept, sums.all.kept))));
