@@ -120,6 +120,8 @@ def largest_file(size: int) -> Iterator[None]:
 def _run(
     arguments: list[str], files: tuple[Path, Path], environ: dict[str, str], cwd: str, largest: int | None
 ) -> None:
+    # A shell lets what it starts in the background ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, path in enumerate(files, 1):
         os.dup2(os.open(path, os.O_WRONLY), number)
     os.environ.update(environ)
