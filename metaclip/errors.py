@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+from collections.abc import Iterable
 from typing import Any, Final
 
 DONE: Final = 0
@@ -95,3 +96,12 @@ def import_extra(module: str, extra: str, user: str) -> Any:
         raise MetaclipError(
             f"{user} needs the package {package}; pip install 'metaclip[{extra}]'"
         ) from None
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return " (did you mean 'x'?)" with the known name that is closest to a misspelled one; "" if none is close."""
+    import difflib
+
+    by_case = {one.lower(): one for one in known}
+    found = [by_case[one] for one in difflib.get_close_matches(name.lower(), by_case, 1)]
+    return f" (did you mean {found[0]!r}?)" if found else ""

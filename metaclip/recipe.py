@@ -7,7 +7,6 @@ overrides a key and is recorded too: every run folder contains the resolved reci
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 import tomllib
 import typing
@@ -17,7 +16,7 @@ from typing import Any, Final, TypeVar
 
 import tomli_w
 
-from metaclip.errors import BadSetting, MetaclipError, one_line
+from metaclip.errors import BadSetting, MetaclipError, did_you_mean, one_line
 
 Settings = TypeVar("Settings")
 _MAX_BYTES: Final = 1 << 24
@@ -54,7 +53,7 @@ def tables(recipe: Mapping[str, Any], where: str, known: Mapping[str, type]) -> 
     for name, table in recipe.items():
         if name not in known:
             raise MetaclipError(
-                f"{where}: no verb reads {name!r}{_near(name, known)}; tables: {', '.join(known)}"
+                f"{where}: no verb reads {name!r}{did_you_mean(name, known)}; tables: {', '.join(known)}"
             )
         made[name] = settings(known[name], table, f"{where}, [{name}]")
     return made
@@ -69,7 +68,7 @@ def settings(kind: type[Settings], table: Any, where: str) -> Settings:
     for key, value in table.items():
         if key not in hints:
             raise MetaclipError(
-                f"{where}: unknown key {key!r}{_near(key, hints)}; keys: {', '.join(hints)}"
+                f"{where}: unknown key {key!r}{did_you_mean(key, hints)}; keys: {', '.join(hints)}"
             )
         values[key] = _value(hints[key], value, f"{where}, {key}")
     required = [
@@ -102,11 +101,6 @@ def _without_none(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
     return value
-
-
-def _near(name: str, known: Mapping[str, Any]) -> str:
-    found = difflib.get_close_matches(name.lower(), known, 1)
-    return f" (did you mean {found[0]!r}?)" if found else ""
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:

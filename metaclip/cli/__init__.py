@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
 import importlib
 import os
@@ -17,7 +16,7 @@ from typing import Any, Final
 import click
 
 from metaclip import __version__
-from metaclip.errors import FAILED, INTERRUPTED, MetaclipError, one_line
+from metaclip.errors import FAILED, INTERRUPTED, MetaclipError, did_you_mean, one_line
 
 VERBS: Final = {
     "build": "Build a query list from WordNet, Wikipedia etc., by a recipe.",
@@ -44,9 +43,9 @@ class _Verbs(click.Group):
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in VERBS:
-            near = difflib.get_close_matches(name, VERBS, 1)
-            meant = f"did you mean {near[0]!r}?" if near else f"verbs: {', '.join(VERBS)}"
-            ctx.fail(f"No such verb {name!r} ({meant})")
+            ctx.fail(
+                f"No such verb {name!r}{did_you_mean(name, VERBS)}; the verbs are {', '.join(VERBS)}"
+            )
         command: click.Command = importlib.import_module(f"metaclip.cli.{name}").command
         return command
 

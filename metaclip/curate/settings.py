@@ -363,15 +363,14 @@ def threshold_hints(
             f"t = {t:,g} balances nothing here: the largest count is {highest:,}; a tail share of {default} would be "
             f"t = {solved:,g}: use --tail-share {default} or --t {solved:g}"
         ]
-    asked = "" if settings.t is not None else "what was asked for comes to "
-    if settings.asked["tail_share"] is not None and settings.tail_share is None:
-        asked = f"the default, a tail share of {default}, comes to "
+    is_default = settings == BalanceSettings(seed=settings.seed)
+    asked = f"the default, a tail share of {default}, comes to " if is_default else ""
     if t < 2:
         return [
             f"{asked}t = {t:g}: about one pair of each entry stays, and more only through others; {other}"
         ]
     if settings.t is None and not tail_share(counts, t):
         return [f"{asked}t = {t:g}, the smallest count: no entry is in the tail; {other}"]
-    if asked.startswith("the default") and matched < SMALL_POOL:
+    if is_default and matched < SMALL_POOL:
         return [f"{asked}t = {t:g} on this small pool; {other}, and --t takes any other threshold"]
     return []

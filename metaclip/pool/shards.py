@@ -30,6 +30,10 @@ _BUFFER: Final = (
 _VALUE_BYTES: Final = 1 << 26
 """Bytes of a column that one value, repeated in all rows of a batch of a parquet file, may take."""
 _DELIMITERS: Final = {"csv": ",", "tsv": "\t"}
+_STRINGS: Final = {
+    pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view(),
+}  # fmt: skip
+"""Types whose values have any length."""
 UNQUOTED: Final = "unquoted "
 """Begins the form of a csv or tsv file in which quotes are ordinary characters."""
 
@@ -218,7 +222,8 @@ def _rows_at_once(
     names = [
         field.name
         for field in parquet.schema_arrow
-        if (columns is None or field.name in columns) and _has_bytes(field.type)
+        if (columns is None or field.name in columns)
+        and (field.type.value_type if pa.types.is_dictionary(field.type) else field.type) in _STRINGS
     ]
     longest = 1
     with _open_parquet(file, metadata=parquet.metadata, read_dictionary=names) as dictionaries:
@@ -228,22 +233,6 @@ def _rows_at_once(
                 longest = max(longest, *(length or 0 for length in lengths))
                 break
     return max(1, min(BATCH_ROWS, _VALUE_BYTES // longest))
-
-
-def _has_bytes(kind: pa.DataType) -> bool:
-    """Return whether the values of a type are strings or bytes of any length."""
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return any(
-        is_kind(kind)
-        for is_kind in (
-            pa.types.is_string,
-            pa.types.is_large_string,
-            pa.types.is_string_view,
-            pa.types.is_binary,
-            pa.types.is_large_binary,
-            pa.types.is_binary_view,
-        )
-    )
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import functools
 import hashlib
 import importlib
@@ -25,7 +24,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from metaclip.errors import MetaclipError, one_line
+from metaclip.errors import MetaclipError, did_you_mean, one_line
 from metaclip.storage.files import read_bytes, read_json, write_json
 
 WEIGHTS: Final = "model.pth"
@@ -101,9 +100,8 @@ def known(model: str) -> str:
     if not model.endswith(".json"):
         if model in open_clip.list_models():
             return model
-        near = difflib.get_close_matches(model, open_clip.list_models(), 1)
         raise MetaclipError(
-            f"open_clip knows no model {model!r}{f' (did you mean {near[0]!r}?)' if near else ''}; "
+            f"open_clip knows no model {model!r}{did_you_mean(model, open_clip.list_models())}; "
             "open_clip.list_models() has all, or give a .json file of a model"
         )
     path = Path(model)
@@ -222,9 +220,8 @@ def load_tensors(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise MetaclipError(f"there is no checkpoint {os.fspath(path)}; check the path") from None
     except MemoryError:
         raise
-    except (
-        Exception
-    ) as error:  # of bytes that are no pickle, torch's reader raises what happens to happen
+    # Of bytes that are no pickle, torch's reader raises what happens to happen.
+    except Exception as error:
         raise MetaclipError(
             f"{os.fspath(path)} cannot be read as a checkpoint ({_reason(error)}); it is damaged, or holds code"
         ) from None
