@@ -21,7 +21,6 @@ import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
-import io
 import json
 import os
 import re
@@ -45,6 +44,7 @@ from metaclip.stage.stage import Stage, StageSpec
 from metaclip.storage.files import atomic_write
 from training.icons.families import MOST, Class, base_name, classes_of, families_of, held_out
 from training.icons.render import LICENCES, REASONS, IconSet, caption_of
+from training.labelled_set import write_tar, write_texts
 
 PACKAGE: Final = Package(
     "npm", "@iconify/json", "2.2.535", "json-2.2.535.tgz",
@@ -122,10 +122,9 @@ class _IconStep(PortableStep):
                     for row in reader.get_batch(item.number).to_pylist()
                 ]
         path = Path(self.stage.folder / "train" / f"{item.number:02d}.tar")
-        with (
-            atomic_write(path) as temporary,
-            tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar,
-        ):
+
+        def members() -> Iterator[tuple[str, bytes]]:
+            nonlocal noisy
             for uid, icon_set, licence, name, png in sorted(rows):
                 text = caption_of(name)
                 fields = {
@@ -133,10 +132,12 @@ class _IconStep(PortableStep):
                     "licence": licence, "noisy": noisy_caption(uid, text),
                 }  # fmt: skip
                 noisy += fields["noisy"] != text
-                add_member(tar, f"{uid}.png", png)
-                add_member(tar, f"{uid}.txt", text.encode())
-                add_member(tar, f"{uid}.json", json.dumps(fields).encode())
+                yield f"{uid}.png", png
+                yield f"{uid}.txt", text.encode()
+                yield f"{uid}.json", json.dumps(fields).encode()
                 progress(1, 0)
+
+        write_tar(path, members())
         return {"pairs": len(rows), "noisy": noisy}, [path]
 
 
@@ -145,13 +146,6 @@ def opened(path: Path) -> Iterator[Any]:
     """Open the rendered icons of a set, mapped into memory, for the length of a block."""
     with pa.memory_map(str(path)) as file:
         yield pa.ipc.open_file(file)
-
-
-def add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    """Add a file to a tar, without a time and without an owner."""
-    info = tarfile.TarInfo(name)
-    info.size = len(data)
-    tar.addfile(info, io.BytesIO(data))
 
 
 def noisy_uids(uids: Uids) -> npt.NDArray[np.bool_]:
@@ -312,23 +306,17 @@ def _write_held_out(
     classes = classes_of(train, [caption for _, caption, _ in rows])
     label = {one.name: number for number, one in enumerate(classes)}
     folder, written = Path(step.stage.folder / "held_out"), [0] * len(classes)
-    with (
-        atomic_write(folder / "test" / "0.tar") as temporary,
-        tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar,
-    ):
+
+    def members() -> Iterator[tuple[str, bytes]]:
         for uid, caption, png in sorted(rows):
             number = label.get(base_name(caption))
             if number is not None and written[number] < MOST:
-                add_member(tar, f"{uid}.png", png)
-                add_member(tar, f"{uid}.cls", str(number).encode())
+                yield f"{uid}.png", png
+                yield f"{uid}.cls", str(number).encode()
                 written[number] += 1
-    for name, text in (
-        ("test/nshards.txt", "1\n"),
-        ("classnames.txt", "".join(f"{one.name}\n" for one in classes)),
-        ("zeroshot_classification_templates.txt", "{c}\n"),
-    ):
-        with atomic_write(folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+
+    write_tar(folder / "test" / "0.tar", members())
+    write_texts(folder, 1, [one.name for one in classes], ["{c}"])
     return classes, sum(written)
 
 
