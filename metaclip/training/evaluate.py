@@ -28,8 +28,10 @@ from metaclip import __version__, recipe
 from metaclip.errors import BadSetting, LostInputs, MetaclipError
 from metaclip.stage.stage import digest_of
 from metaclip.training.evaluation import hugging_face, prompts, suites
+from metaclip.training.evaluation.evaluation_set import EvaluationSet
 from metaclip.training.evaluation.results import IDENTITY, append_result, read_results
-from metaclip.training.evaluation.sets import EvaluationSet, attribute_lines, open_set
+from metaclip.training.evaluation.sets import open_set
+from metaclip.training.evaluation.tar_sets import attribute_lines
 from metaclip.training.models import Clip, Precision, import_open_clip, model_digest
 from metaclip.training.ranks import loading_processes, open_device
 

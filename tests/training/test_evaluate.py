@@ -30,8 +30,9 @@ from metaclip.training.evaluate import (
     tasks_of,
 )
 from metaclip.training.evaluation import prompts
+from metaclip.training.evaluation.evaluation_set import ImageFile
 from metaclip.training.evaluation.results import read_results
-from metaclip.training.evaluation.sets import ImageFile, open_set
+from metaclip.training.evaluation.sets import open_set
 from metaclip.training.models import (
     check_description,
     import_open_clip,

@@ -15,7 +15,8 @@ import pytest
 pytest.importorskip("PIL", reason="needs Pillow: pip install 'metaclip[train]'")
 
 from metaclip.errors import MetaclipError
-from metaclip.training.evaluation.sets import EvaluationSet, open_set
+from metaclip.training.evaluation.evaluation_set import EvaluationSet
+from metaclip.training.evaluation.sets import open_set
 from tests.training.labelled import (
     caption_lines,
     class_files,

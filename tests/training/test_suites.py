@@ -23,8 +23,9 @@ import torch
 from metaclip.errors import BadSetting, LostInputs, MetaclipError
 from metaclip.training.evaluate import EvaluateOptions, Task, evaluate_suite, measure
 from metaclip.training.evaluation import hugging_face, prompts, scores
+from metaclip.training.evaluation.evaluation_set import Association, EvaluationSet
 from metaclip.training.evaluation.results import read_results
-from metaclip.training.evaluation.sets import Association, EvaluationSet, open_set
+from metaclip.training.evaluation.sets import open_set
 from metaclip.training.evaluation.suites import FIGURES, find_folder, read_suite, summarise
 from tests import commands
 from tests.training.clips import make_clip, write_clip

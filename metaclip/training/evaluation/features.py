@@ -16,11 +16,11 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from metaclip.errors import MetaclipError, one_line
-from metaclip.training.evaluation.sets import ImageFile
+from metaclip.training.evaluation.evaluation_set import ImageFile
 from metaclip.training.models import Clip, Precision
 
 _FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF")
-"""Pillow's names of the formats of `metaclip.training.evaluation.sets.SUFFIXES`."""
+"""Pillow's names of the formats of `metaclip.training.evaluation.evaluation_set.SUFFIXES`."""
 
 
 def _decode(transform: Callable[[Any], Any], images: Sequence[ImageFile]) -> Any:

@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from metaclip.errors import MetaclipError, one_line
 from metaclip.stage.stage import digest_of
-from metaclip.training.evaluation.sets import Association, EvaluationSet, ImageFile
+from metaclip.training.evaluation.evaluation_set import Association, EvaluationSet, ImageFile
 
 DOWNLOADS: Final = "downloads"
 CANDIDATE_IMAGES: Final = ("candidate_images", "candidates_images")

@@ -32,9 +32,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from metaclip.training.evaluation.evaluation_set import Association
 from metaclip.training.evaluation.features import autocast
 from metaclip.training.evaluation.prompts import fillers
-from metaclip.training.evaluation.sets import Association
 from metaclip.training.models import Clip, Precision, import_open_clip
 
 SCALE: Final = 100.0

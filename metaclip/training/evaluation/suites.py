@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from metaclip.errors import MetaclipError
-from metaclip.training.evaluation.sets import TEMPLATE_NAMES, EvaluationSet
+from metaclip.training.evaluation.evaluation_set import TEMPLATE_NAMES, EvaluationSet
 
 CACHE: Final = "hf_cache"
 FIGURES: Final = {
