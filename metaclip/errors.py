@@ -93,9 +93,12 @@ def import_extra(module: str, extra: str, user: str) -> Any:
         return importlib.import_module(module)
     except ImportError:
         package = module.partition(".")[0]
-        raise MetaclipError(
-            f"{user} needs the package {package}; pip install 'metaclip[{extra}]'"
-        ) from None
+        raise MetaclipError(f"{user} needs the package {package}; {install_hint(extra)}") from None
+
+
+def install_hint(extra: str) -> str:
+    """Return the sentence that says how to install an extra; metaclip is installed from its repository."""
+    return f"install it in metaclip's repository: pip install '.[{extra}]'"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

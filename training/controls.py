@@ -38,7 +38,7 @@ import pyarrow.compute as pc
 from metaclip import Matcher, MatchSettings, MetaclipError, Metadata, RunOptions, TextRule
 from metaclip.curate.inputs import columns_of, cut_pool
 from metaclip.engine import PortableStep, Progress, ProgressCallback
-from metaclip.errors import BrokenInput
+from metaclip.errors import BrokenInput, install_hint
 from metaclip.extract.filters import identify_language
 from metaclip.metadata.sources import packages
 from metaclip.metadata.sources.packages import Package
@@ -132,9 +132,7 @@ def imagenet_names() -> list[str]:
     # Found, not imported: timm's import loads torch.
     timm = importlib.util.find_spec("timm")
     if timm is None or not timm.submodule_search_locations:
-        raise MetaclipError(
-            "the names of ImageNet-21k are in timm; install it with: pip install 'metaclip[train]'"
-        )
+        raise MetaclipError(f"the names of ImageNet-21k are in timm; {install_hint('train')}")
     named = Path(timm.submodule_search_locations[0], *_SYNSETS).read_text("utf-8").split()
     wanted = {int(synset[1:]) for synset in named if synset.startswith("n")}
     recipe = Path(__file__).parents[1] / "metadata" / "english.toml"

@@ -59,7 +59,7 @@ class _Verbs(click.Group):
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="""\b
 From a pool to a curated set in one line:
-  metaclip curate pairs.parquet --metadata list.txt --t 20000 --out run/
+  metaclip curate pairs.parquet --out run/
 then read run/card.md. Exit codes: 0 done; 2 usage error, bad input,
 nothing produced; 3 finished except for the inputs that are listed;
 130 interrupted (the same command continues).""",

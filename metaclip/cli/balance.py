@@ -14,7 +14,7 @@ from metaclip.cli import options
     "balance",
     epilog="""\b
 Examples:
-  metaclip balance run/ --t 20000
+  metaclip balance run/
   metaclip balance run/ --t 50000 --out run_50k/      (matches nothing again)
   metaclip balance run/ --target-pairs 400M --out run_400m/
   metaclip balance run_may/ run_june/ --out run/      (several runs as one)""",

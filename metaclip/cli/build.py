@@ -14,8 +14,9 @@ from metaclip.cli import options
     "build",
     epilog="""\b
 Examples:
-  metaclip build metadata/toy.toml --out toy.parquet
-  metaclip build metadata/english.toml --out english.parquet
+  metaclip build recipe.toml --out list.parquet
+  metaclip build recipe.toml --workers 8 --out list.parquet
+The folder metadata/ of metaclip's repository has recipes: toy.toml, english.toml and others.
 Fetched files stay in the cache folder; metadata/README.md lists the files
 to put there by hand on a machine without a network.""",
 )

@@ -15,9 +15,10 @@ from metaclip.errors import LostInputs
     "curate",
     epilog="""\b
 Examples:
-  metaclip curate pairs.parquet --metadata list.txt --t 20000 --out run/
+  metaclip curate pairs.parquet --out run/
+  metaclip curate pairs.parquet --metadata list.txt --t 20k --out run/
   metaclip curate "laion/*.parquet" --target-pairs 400M --out run/
-  metaclip curate pairs.jsonl --recipe curation/toy.toml --out run/
+  metaclip curate pairs.jsonl --recipe run/recipe.toml --out run_2/
 If it is interrupted, the same command continues from there.""",
 )
 @click.argument("pool", nargs=-1, required=True)

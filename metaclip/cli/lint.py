@@ -17,7 +17,7 @@ from metaclip.errors import FAILED
     "lint",
     epilog="""\b
 Examples:
-  metaclip lint metadata/english.parquet
+  metaclip lint list.txt
   metaclip lint list.txt --space-entries --json > findings.json
 Exit codes: 0 every entry can match; 2 some cannot, or with --strict
 anything else than pairs that differ in case was found.""",
@@ -29,6 +29,7 @@ anything else than pairs that differ in case was found.""",
 @options.rule_options
 def command(metadata: str, as_json: bool, strict: bool, fold_duplicates: bool, **flags: Any) -> None:
     """Check METADATA, a query list, under a text rule: the paper's, unless flags change it."""
+    from metaclip.engine import Progress
     from metaclip.matching.text_rule import TextRule
     from metaclip.metadata import Metadata, lint
 
@@ -36,7 +37,8 @@ def command(metadata: str, as_json: bool, strict: bool, fold_duplicates: bool, *
     entries = Metadata.read(metadata, fold_duplicates=fold_duplicates)
     settings = dataclasses.asdict(rule)
     others = {"--" + name.replace("_", "-"): other for name, other in lint.wider_rules(rule).items()}
-    found = lint.findings(entries, rule, others)
+    with Progress("lint", len(entries), unit="entries") as progress:
+        found = lint.findings(entries, rule, others, progress)
     if as_json:
         click.echo(json.dumps(lint.as_json(entries, settings, found), indent=2, ensure_ascii=False))
     else:

@@ -15,7 +15,7 @@ from metaclip.errors import LostInputs
     epilog="""\b
 Examples:
   metaclip match pairs.parquet --metadata list.txt --out run/
-  metaclip balance run/ --t 20000
+  metaclip balance run/
 As a job array of 100, then once without --part to combine the results:
   metaclip match pool/ --out run/ --part $I/100""",
 )
@@ -28,6 +28,7 @@ def command(pool: tuple[str, ...], out: str, recipe: str | None, **flags: Any) -
     """Find the entries of a query list in POOL, and count them; `metaclip balance` takes it from there."""
     settings = options.match_settings(flags, options.read_recipe(recipe)["match"])
     from metaclip.curate.match import lost_inputs_message, match_part
+    from metaclip.curate.settings import balance_advice
 
     with options.run_options(flags) as run_options:
         run = match_part(list(pool), out=out, settings=settings, options=run_options)
@@ -41,6 +42,6 @@ def command(pool: tuple[str, ...], out: str, recipe: str | None, **flags: Any) -
     click.echo(f"rows      {funnel['rows']:>14,}")
     click.echo(f"matched   {funnel['matched']:>14,}   {share:.1f}% of rows, {each:.1f} entries each")
     click.echo(f"entries   {len(counts):>14,}   {int((counts == 0).sum()):,} at zero")
-    click.echo(f"\nnext      metaclip balance {out} --t 20000 (or --tail-share, --target-pairs)")
+    click.echo(f"\nnext      metaclip balance {out}{balance_advice(counts, funnel['matched'])}")
     if run.match["lost"]:
         raise LostInputs(lost_inputs_message(run, f"metaclip balance {out} --allow-lost"))

@@ -49,7 +49,7 @@ def command(
     pool: tuple[str, ...], recipe: str | None, pairs: tuple[int, ...], workers: tuple[int, ...], shards: int, seed: int,
     as_json: bool, **flags: Any,
 ) -> None:  # fmt: skip
-    """Measure a few shards of POOL, and estimate what curating it takes: core hours, time, memory, disk.
+    """Measure a few shards of POOL, and estimate what curating it takes: core time, wall time, memory, disk.
 
     For folders of runs, estimate what balancing them together takes.
     """

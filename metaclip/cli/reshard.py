@@ -17,7 +17,7 @@ from metaclip.errors import LOST
 Examples:
   metaclip reshard tars/ --subset run/curated.npy --out curated_tars/
 Where many pairs never arrived, balance again on those that did:
-  metaclip curate tars/ --t 20000 --out run_arrived/
+  metaclip curate tars/ --out run_arrived/
   metaclip reshard tars/ --subset run_arrived/curated.npy --out curated_tars/
 If it is interrupted, the same command continues from there.""",
 )

@@ -15,9 +15,10 @@ from metaclip.cli import options
     "train",
     epilog="""\b
 Examples:
-  metaclip train training/toy.toml --tars shapes/pairs --out run/
-  metaclip train training/b32_400m.toml --tars tars/ --out run/
+  metaclip train b32_400m.toml --tars tars/ --subset run/curated.npy --out model/
+  metaclip train b32_400m.toml --tars tars/ --balance run/ --out model/
   torchrun --nproc-per-node 8 -m metaclip train ... --workers 12 --accumulate 2
+The folder training/ of metaclip's repository has recipes: toy.toml, b32_400m.toml and others.
 If it is interrupted, the same command continues from the last checkpoint.""",
 )
 @click.argument("recipe")

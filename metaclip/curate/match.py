@@ -45,7 +45,7 @@ from metaclip.errors import MetaclipError, damaged
 from metaclip.matching import MATCHES, Counts, add_ids
 from metaclip.matching.matcher import Matcher
 from metaclip.matching.text_rule import TextRule
-from metaclip.metadata import Metadata, MetadataLike, as_metadata, shipped_list
+from metaclip.metadata import Metadata, MetadataLike, as_metadata, lint, shipped_list
 from metaclip.pool.columns import DroppedRows, missing_columns, usable_texts
 from metaclip.pool.files import Paths, PoolFile, find_files, list_paths
 from metaclip.pool.shards import Shard, read_batches, read_schema
@@ -322,7 +322,9 @@ class _MatchStage:
         step = MatchStep(self.stage, self.settings, self.entries)
         _ = step.matcher  # opened once, before threads share it
         with Progress("match", total, self.options.progress) as progress:
-            self._note_missing_columns(progress)
+            if not any((self.stage.folder / "matched").glob("*")):
+                self._note_missing_columns(progress)
+                self._note_dead_entries(step.matcher, progress)
             for task, marker in run(self.stage, step, tasks, self.options, progress, group=GROUP_BYTES):
                 made = marker or {}
                 for reason, place in made.get("places", {}).items():
@@ -331,12 +333,33 @@ class _MatchStage:
                         progress.note(f"{task.source}: {n} rows left out: {meaning} (first: {place})")
 
     def _note_missing_columns(self, progress: Progress) -> None:
-        """Report which columns the first file lacks, when nothing is matched yet."""
-        if self.inputs.shards and not any((self.stage.folder / "matched").glob("*")):
+        """Report which columns the first file lacks."""
+        if self.inputs.shards:
             file = self.inputs.shards[0].file
             schema = read_schema(file)
             for note in missing_columns(schema, columns_of(file, self.settings, schema)):
                 progress.note(f"{file.path} has {note}")
+
+    def _note_dead_entries(self, matcher: Matcher, progress: Progress) -> None:
+        """Report how many entries no text can match, and the option that would let the first of them match."""
+        entries, rule = matcher.metadata.entries, matcher.rule
+        odd = np.flatnonzero(~np.asarray(pc.match_substring_regex(entries, lint.ORDINARY)))
+        found = matcher.match(entries.take(pa.array(odd)))
+        own = np.repeat(odd, np.diff(found.offsets.to_numpy()))
+        left = np.setdiff1d(odd, own[found.values.to_numpy() == own])  # do not match themselves
+        dead = [
+            entry for entry in entries.take(pa.array(left)).to_pylist() if not lint.alive(entry, rule)
+        ]
+        if dead:
+            name = next(
+                (name for name, other in lint.wider_rules(rule).items() if lint.alive(dead[0], other)),
+                None,
+            )
+            how = f"it can with --{name.replace('_', '-')}" if name else "not under any text rule"
+            progress.note(
+                f"metaclip: {len(dead):,} of {len(entries):,} entries can never match (first: {dead[0]!r:.80}, {how}); "
+                "metaclip lint names all of them"
+            )
 
     def finish(self) -> Run:
         """Combine the results of the shards, unless the stage's record says that this was done; return the run."""

@@ -158,16 +158,12 @@ def plan(
             f"none of the {measured.pairs} pairs that were measured matches any entry; check --metadata and --text-column"
         )
     rows = [shard.rows for shard in all_shards if shard.rows is not None]
-    counted = len(rows) == len(all_shards)
-    in_pool = (
-        sum(rows)
-        if counted
-        else round(
-            sum(_bytes_of(shard, all_shards) for shard in all_shards)
-            * measured.pairs
-            / measured.input_bytes
-        )
-    )
+    counted = len(all_shards) in (len(rows), len(results))
+    if len(rows) == len(all_shards):
+        in_pool = sum(rows)
+    else:
+        in_bytes = sum(_bytes_of(shard, all_shards) for shard in all_shards)
+        in_pool = round(in_bytes * measured.pairs / measured.input_bytes)
     largest = max(SHARD_ROWS, round(measured.pairs / len(results)))
 
     def shards_of(number: int) -> int:
@@ -248,8 +244,8 @@ def _bytes_of(shard: Shard, shards: Sequence[Shard]) -> int:
 
 
 def estimate(measured: Measured, pairs: int, workers: int, shards: int) -> Estimate:
-    """Extrapolate what was measured to `pairs` pairs in `shards` shards on `workers` workers."""
-    factor = pairs / measured.pairs
+    """Extrapolate what was measured to `pairs` pairs in `shards` shards on `workers` workers, of which each takes a shard."""
+    factor, busy = pairs / measured.pairs, min(workers, shards)
     core = factor * (measured.match_seconds + measured.balance_seconds)
     passes = max(1, math.ceil(math.log(max(2, shards), FAN_IN)))
     add = factor * measured.sort_seconds * passes
@@ -263,7 +259,7 @@ def estimate(measured: Measured, pairs: int, workers: int, shards: int) -> Estim
         pairs=pairs, workers=workers, shards=shards, input_bytes=round(factor * measured.input_bytes),
         matched=matched, kept=kept,
         core_seconds=core + summed, add_seconds=add,
-        wall_seconds=measured.start + factor * max(measured.wall, 1e-9) / workers + summed / workers + add,
+        wall_seconds=measured.start + (factor * max(measured.wall, 1e-9) + summed) / busy + add,
         worker_memory=measured.memory,
         kept_disk=kept_disk, most_disk=kept_disk + partial,
     )  # fmt: skip
@@ -273,17 +269,17 @@ def render(found: Plan) -> str:
     """Show a plan to a reader at a terminal: what was measured, a table of estimates, what was assumed."""
     measured = found.measured
     lines = [
-        f"pool      {'' if found.counted else 'about '}{found.pairs:,} pairs in {found.shards:,} shards",
-        f"measured  {measured.pairs:,} pairs in {found.measured_shards} of them (seed {found.seed})",
+        f"pool      {'' if found.counted else 'about '}{found.pairs:,} pairs in {found.shards:,} shard{'s' * (found.shards > 1)}",
+        f"measured  {measured.pairs:,} pairs in {found.measured_shards} of {found.shards:,} (seed {found.seed})",
         f"{'combine' if found.combined else 'match  '}   {1e6 * measured.match_seconds / measured.pairs:.2f} us of a core a pair",
         f"balance   {1e6 * measured.balance_seconds / measured.pairs:.2f} us of a core a pair",
-        f"start     {measured.start:.1f} s before a worker's first row",
+        f"start     {duration(measured.start)} before a worker's first row",
         "",
-        "| pairs | workers | core hours | wall | memory a worker | input | disk at most | disk at the end | pairs kept |",
+        "| pairs | workers | core time | wall | memory a worker | input | disk at most | disk at the end | pairs kept |",
         "|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     lines += [
-        f"| {amount(one.pairs)} | {one.workers:,} | {(one.core_seconds + one.add_seconds) / 3600:,.2f} "
+        f"| {amount(one.pairs)} | {one.workers:,} | {_core_time(one.core_seconds + one.add_seconds)} "
         f"| {duration(one.wall_seconds)} | {size(one.worker_memory)} | {size(one.input_bytes)} | {size(one.most_disk)} "
         f"| {size(one.kept_disk)} | {amount(one.kept)} |"
         for one in found.estimates
@@ -301,13 +297,20 @@ def size(number: int) -> str:
     return _scaled(number, ((10**12, " TB"), (10**9, " GB"), (10**6, " MB"), (10**3, " kB")))
 
 
+def _core_time(seconds: float) -> str:
+    """Write a time of processor cores, in hours from one hour on: 51.0 h, 4 min 5 s."""
+    return duration(seconds) if seconds < 3600 else f"{seconds / 3600:,.1f} h"
+
+
 def _scaled(number: int, units: Sequence[tuple[int, str]]) -> str:
     scale, unit = next((pair for pair in units if number >= pair[0]), units[-1])
     return f"{number / scale:.3g}{unit}"
 
 
 def duration(seconds: float) -> str:
-    """Write a time: 3 d 4 h, 2 h 10 min, 4 min 5 s, 3.2 s."""
+    """Write a time: 3 d 4 h, 2 h 10 min, 4 min 5 s, 3.2 s, 12 ms."""
+    if seconds < 0.1:
+        return f"{1000 * seconds:.0f} ms"
     if seconds < 60:
         return f"{seconds:.1f} s"
     units = ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"))

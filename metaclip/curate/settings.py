@@ -342,6 +342,17 @@ def resolve(
     )
 
 
+def balance_advice(counts: npt.NDArray[np.uint64], matched: int) -> str:
+    """Return options for balancing a pool that has these counts, with what they do: the default, unless it is useless here."""
+    t = solve_tail_share(counts, DEFAULT_TAIL_SHARE)
+    if tail_share(counts, t):
+        return f"   (t = {t:,g}, by the default tail share of {DEFAULT_TAIL_SHARE:g}; or --t, --target-pairs)"
+    return (
+        f" --target-pairs {max(1, matched // 2)}   (half of the matched pairs; "
+        f"the default, a tail share of {DEFAULT_TAIL_SHARE:g}, is t = {t:g} here, with no entry in the tail)"
+    )
+
+
 def threshold_hints(
     settings: BalanceSettings, t: float, counts: npt.NDArray[np.uint64], matched: int
 ) -> list[str]:

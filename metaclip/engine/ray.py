@@ -42,7 +42,7 @@ from metaclip.engine import (
     default_workers,
     ignore_progress,
 )
-from metaclip.errors import MetaclipError, one_line
+from metaclip.errors import MetaclipError, install_hint, one_line
 
 _TASKS_PER_WORKER: Final = 2  # under way at once
 _POLL_SECONDS: Final = 1.0  # between checks for Ctrl-C
@@ -216,7 +216,7 @@ def _import_ray() -> Any:
     try:
         return importlib.import_module("ray")
     except ImportError:
-        raise MetaclipError("the engine ray is not installed; pip install 'metaclip[ray]'") from None
+        raise MetaclipError(f"the engine ray is not installed; {install_hint('ray')}") from None
 
 
 def _check_reachable(address: str) -> None:

@@ -9,7 +9,7 @@ REFERENCE.md: it has a tab or line end, a mark inside a longer token, or two mar
 Doubles are entries that are equal in Unicode's composed form (NFC) with folded spaces. Entries that only case folding makes
 equal are a kind of their own: they are intended where titles keep their case and words are in lower case.
 
-Cost: 3 s for 500,000 entries.
+Cost: 1.5 s for 500,000 entries.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from metaclip.arguments import check_type
+from metaclip.engine import Progress
 from metaclip.matching.text_rule import PAPER, TextRule
 from metaclip.metadata import Metadata, MetadataLike, as_metadata
 
@@ -58,8 +59,17 @@ _MARKUP: Final = re.compile(
 _GLUED_QUOTE: Final = re.compile(
     f"(?:^| )[{_APOSTROPHES}]+[^ {_APOSTROPHES}]|[^ {_APOSTROPHES}][{_APOSTROPHES}]+(?: |$)|[^ ][{_QUOTES}]|[{_QUOTES}][^ ]"
 )
+_WITHIN_WORDS: Final = re.compile(
+    rf"(?<=[^\W\d_]s)[{_APOSTROPHES}](?= \w)"  # bayes' theorem
+    rf"|(?<= )[{_APOSTROPHES}](?=n[{_APOSTROPHES}] )|(?<= [{_APOSTROPHES}]n)[{_APOSTROPHES}](?= )"  # rock 'n' roll
+)
+"""Apostrophes at the edge of a word that belong to it. `fault` minds them all the same: from a
+source that is not trusted, half of a quotation looks like that too."""
 _HIDDEN_CATEGORIES: Final = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp", "Zs"}
-_ASCII_WORDS: Final = re.compile("[0-9A-Za-z]+(?: [0-9A-Za-z]+)*")
+_STRIDE: Final = 10_000
+ORDINARY: Final = "^[0-9A-Za-z]+(?: [0-9A-Za-z]+)*$"
+"""A regular expression of most entries: words of ASCII letters and digits. They match under every rule; nothing is wrong."""
+_ASCII_WORDS: Final = re.compile(ORDINARY)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +95,9 @@ def lint(metadata: MetadataLike, rule: TextRule = PAPER) -> pa.Table:
     {'row': 0, 'entry': 'St. Louis', 'kind': 'dead', 'note': 'matches with space_entries'}
     """
     check_type("rule", rule, TextRule)
-    found = findings(as_metadata(metadata), rule, wider_rules(rule))
+    entries = as_metadata(metadata)
+    with Progress("lint", len(entries), unit="entries") as progress:
+        found = findings(entries, rule, wider_rules(rule), progress)
     kinds = [("row", pa.int64()), ("entry", pa.string()), ("kind", pa.string()), ("note", pa.string())]
     return pa.Table.from_pylist([dataclasses.asdict(one) for one in found], pa.schema(kinds))
 
@@ -98,6 +110,8 @@ def wider_rules(rule: TextRule) -> dict[str, TextRule]:
 
 def alive(entry: str, rule: TextRule) -> bool:
     """Return whether there is a text that matches an entry under a rule."""
+    if _ASCII_WORDS.fullmatch(entry):
+        return True
     form = rule.entry(entry)
     return form is not None and any(form in rule.text(text) for text in _witnesses(entry, form, rule))
 
@@ -136,50 +150,46 @@ def fault(entry: str) -> str | None:
     return None if any(char.isalnum() for char in entry) else "sign"
 
 
-def findings(metadata: Metadata, rule: TextRule, others: Mapping[str, TextRule]) -> list[Finding]:
+def findings(
+    metadata: Metadata, rule: TextRule, others: Mapping[str, TextRule], progress: Progress | None = None
+) -> list[Finding]:
     """Return the problems of a list under a rule, most serious kind first, by row within a kind.
 
-    `others` are the rules to try on a dead entry, by name.
+    `others` are the rules to try on a dead entry, by name; `progress` counts entries.
     """
     entries: list[str] = metadata.entries.to_pylist()
-    found = [*_dead(entries, rule, others), *_doubles(entries), *_suspicious(entries)]
+    found: list[Finding] = []
+    composed: dict[str, int] = {}
+    case_folded: dict[str, int] = {}
+    for row, entry in enumerate(entries):
+        if not alive(entry, rule):
+            name = next((name for name, other in others.items() if alive(entry, other)), None)
+            found.append(
+                Finding(row, entry, "dead", f"matches with {name}" if name else "matches under no rule")
+            )
+        plain = " ".join(_nfc(entry).split())
+        forms = ("double", composed, plain), ("case", case_folded, _nfc(plain.casefold()))
+        for doubled, first, form in forms:
+            if (earlier := first.setdefault(form, row)) != row:
+                found.append(Finding(row, entry, doubled, f"row {earlier}, {entries[earlier]!r:.80}"))
+                break
+        kind = fault(entry)
+        if kind == "quote":
+            kind = fault(_WITHIN_WORDS.sub("", entry))
+        if kind := kind or _odd_length(entry):
+            found.append(Finding(row, entry, kind, ""))
+        if progress is not None and (row + 1) % _STRIDE == 0:
+            progress.advance(_STRIDE, 0)
     order = list(KINDS)
     return sorted(found, key=lambda finding: (order.index(finding.kind), finding.row))
 
 
-def _dead(entries: Sequence[str], rule: TextRule, others: Mapping[str, TextRule]) -> Iterator[Finding]:
-    for row, entry in enumerate(entries):
-        if not alive(entry, rule):
-            name = next((name for name, other in others.items() if alive(entry, other)), None)
-            yield Finding(row, entry, "dead", f"matches with {name}" if name else "matches under no rule")
+def _nfc(text: str) -> str:
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
-def _doubles(entries: Sequence[str]) -> Iterator[Finding]:
-    doubled = set[int]()
-    for kind, normalize in (("double", _composed), ("case", _case_folded)):
-        first: dict[str, int] = {}
-        for row, entry in enumerate(entries):
-            earlier = first.setdefault(normalize(entry), row)
-            if earlier != row and row not in doubled:
-                doubled.add(row)
-                yield Finding(row, entry, kind, f"row {earlier}, {entries[earlier]!r:.80}")
-
-
-def _composed(entry: str) -> str:
-    return " ".join((entry if entry.isascii() else unicodedata.normalize("NFC", entry)).split())
-
-
-def _case_folded(entry: str) -> str:
-    return unicodedata.normalize("NFC", _composed(entry).casefold())
-
-
-def _suspicious(entries: Sequence[str]) -> Iterator[Finding]:
-    for row, entry in enumerate(entries):
-        kind = fault(entry) or (
-            "one character" if len(entry) == 1 else "long" if len(entry) > LONGEST else None
-        )
-        if kind is not None:
-            yield Finding(row, entry, kind, "")
+def _odd_length(entry: str) -> str | None:
+    return "one character" if len(entry) == 1 else "long" if len(entry) > LONGEST else None
 
 
 def as_json(metadata: Metadata, rule: Mapping[str, Any], found: Sequence[Finding]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final
 
-from metaclip.errors import AlreadyExists, MetaclipError, StoreError, one_line
+from metaclip.errors import AlreadyExists, MetaclipError, StoreError, install_hint, one_line
 
 _PACKAGES: Final = {"s3": "s3", "s3a": "s3"}
 """The extra that each scheme needs."""
@@ -48,7 +48,7 @@ def translate_errors(url: str) -> Iterator[None]:
         raise
     except ImportError as error:
         extra = _PACKAGES.get(url.partition("://")[0])
-        how = f"pip install 'metaclip[{extra}]'" if extra else f"install it ({one_line(error, 120)})"
+        how = install_hint(extra) if extra else f"install it ({one_line(error, 120)})"
         raise StoreError(f"{url} needs a package that is not installed; {how}") from None
     except FileNotFoundError as error:
         if error_code(error) == "NoSuchBucket":

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from metaclip.errors import MetaclipError, did_you_mean, one_line
+from metaclip.errors import MetaclipError, did_you_mean, install_hint, one_line
 from metaclip.storage.files import read_bytes, read_json, write_json
 
 WEIGHTS: Final = "model.pth"
@@ -85,9 +85,7 @@ def import_open_clip() -> Any:
         import_torchvision()
         import open_clip
     except ImportError:
-        raise MetaclipError(
-            "CLIP needs open_clip and torch; install them with: pip install 'metaclip[train]'"
-        ) from None
+        raise MetaclipError(f"CLIP needs open_clip and torch; {install_hint('train')}") from None
     return open_clip
 
 

@@ -126,7 +126,7 @@ def test_help() -> None:
     assert shown == commands.done("-h") == commands.done()
     for verb, line in cli.VERBS.items():
         assert re.search(rf"^  {verb} +{re.escape(line)}$", shown.out, re.M)
-    assert "metaclip curate pairs.parquet --metadata list.txt --t 20000 --out run/" in shown.out
+    assert "metaclip curate pairs.parquet --out run/" in shown.out
     for code in ("0 done", "2 usage", "3 finished", "130 interrupted"):
         assert code in shown.out
     assert shown.err == ""
@@ -201,6 +201,20 @@ def test_the_same_command_again(curated: tuple[Path, commands.Done]) -> None:
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+def test_entries_that_can_never_match(tmp_path: Path) -> None:
+    """Their number is reported when matching begins, with the option that would let the first of them match."""
+    words = tmp_path / "list.txt"
+    words.write_text("dog\nSt. Louis\n3.5\nT-shirt\na . b\n")
+    match = ("match", POOL, "--metadata", words, "--out")
+    said = commands.done(*match, tmp_path / "run").err
+    assert said.splitlines() == [
+        "metaclip: 2 of 5 entries can never match (first: 'St. Louis', it can with --space-entries); "
+        "metaclip lint names all of them"
+    ]
+    assert commands.done(*match, tmp_path / "run").err == ""  # nothing is left to match
+    assert commands.done(*match, tmp_path / "spaced", "--space-entries").err == ""
+
+
 def test_match_then_balance(curated: tuple[Path, commands.Done], tmp_path: Path) -> None:
     """In steps the result is the same; `match` prints the next step, and another t does not match again."""
     run, done = curated
@@ -209,7 +223,8 @@ def test_match_then_balance(curated: tuple[Path, commands.Done], tmp_path: Path)
     assert lines[:3] == [
         ["rows", "400"], ["matched", "338", "84.5% of rows, 3.6 entries each"], ["entries", "157", "8 at zero"],
     ]  # fmt: skip
-    assert f"metaclip balance {tmp_path / 'run'} --t 20000" in lines[-1][1]
+    assert lines[-1][1] == f"metaclip balance {tmp_path / 'run'}"
+    assert lines[-1][2].startswith("(t = 2, by the default tail share of 0.06; ")
     assert matched.err == ""
     balanced = commands.done("balance", tmp_path / "run", "--t", 20)
     assert balanced.out.splitlines()[:6] == done.out.splitlines()[:6]

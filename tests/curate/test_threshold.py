@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from metaclip import MetaclipError, curate
 from metaclip.curate.settings import (
     BalanceSettings,
+    balance_advice,
     resolve,
     solve_tail_share,
     solve_target,
@@ -182,3 +183,13 @@ def test_nothing_can_be_thinned() -> None:
     assert (
         hints(BalanceSettings(t=9), [0, 7, 7]) == "t = 9 balances nothing here: no count is larger than 7"
     )
+
+
+def test_the_next_step_suits_the_pool() -> None:
+    """After matching, the default is advised with the t that it comes to, unless nothing would be in the tail."""
+    assert "(t = 400, by the default tail share of 0.06;" in balance_advice(
+        np.array([0, 10, 20, 400, 900], np.uint64), 100
+    )
+    small = balance_advice(np.array([1, 1, 5], np.uint64), 6)
+    assert small.startswith(" --target-pairs 3   ")
+    assert "is t = 1 here, with no entry in the tail" in small

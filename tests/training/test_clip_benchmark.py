@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("torch", reason="needs torch: pip install 'metaclip[train]'")
+pytest.importorskip("torch", reason="needs torch: pip install '.[train]'")
 
 import torch
 
@@ -27,7 +27,7 @@ from training.shapes import CLASSES
 
 import_torchvision()  # where the wheel of torchvision does not fit that of torch, a plain import fails
 builder: Any = pytest.importorskip(
-    "clip_benchmark.datasets.builder", reason="needs clip-benchmark: pip install 'metaclip[dev]'"
+    "clip_benchmark.datasets.builder", reason="needs clip-benchmark: pip install '.[dev]'"
 )
 
 pytestmark = [

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("PIL", reason="needs Pillow: pip install 'metaclip[train]'")
+pytest.importorskip("PIL", reason="needs Pillow: pip install '.[train]'")
 
 from metaclip.errors import MetaclipError
 from metaclip.training.evaluation.evaluation_set import EvaluationSet
@@ -171,7 +171,7 @@ def test_captions_in_the_benchmarks_layout(tmp_path: Path) -> None:
 
 def test_what_the_benchmark_writes(tmp_path: Path) -> None:
     """Tars by webdataset's ShardWriter, as CLIP_benchmark's own builder of sets calls it, in lossless webp."""
-    wds = pytest.importorskip("webdataset", reason="needs webdataset: pip install 'metaclip[train]'")
+    wds = pytest.importorskip("webdataset", reason="needs webdataset: pip install '.[train]'")
     from PIL import Image
 
     (tmp_path / "test").mkdir()

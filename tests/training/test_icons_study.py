@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("torch", reason="needs torch: pip install 'metaclip[train]'")
+pytest.importorskip("torch", reason="needs torch: pip install '.[train]'")
 pytest.importorskip("altair", reason="needs the extra cards: pip install -e '.[cards]'")
 pytest.importorskip("resvg", reason="needs the extra icons: pip install -e '.[icons]'")
 

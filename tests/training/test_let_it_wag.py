@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-pytest.importorskip("torch", reason="needs torch: pip install 'metaclip[train]'")
+pytest.importorskip("torch", reason="needs torch: pip install '.[train]'")
 
 from metaclip.errors import MetaclipError
 from metaclip.training.evaluation.sets import open_set

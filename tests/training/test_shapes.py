@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("PIL", reason="needs Pillow: pip install 'metaclip[train]'")
+pytest.importorskip("PIL", reason="needs Pillow: pip install '.[train]'")
 
 from tests.training.shards import read_tar
 from training import shapes

@@ -22,8 +22,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-pytest.importorskip("torch", reason="needs torch: pip install 'metaclip[train]'")
-pytest.importorskip("PIL", reason="needs Pillow: pip install 'metaclip[train]'")
+pytest.importorskip("torch", reason="needs torch: pip install '.[train]'")
+pytest.importorskip("PIL", reason="needs Pillow: pip install '.[train]'")
 
 from metaclip import MatchSettings, MetaclipError, curate
 from metaclip.curate.balancer import Balancer

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-pytest.importorskip("torch", reason="needs torch: pip install 'metaclip[train]'")
+pytest.importorskip("torch", reason="needs torch: pip install '.[train]'")
 
 import torch
 
@@ -455,7 +455,7 @@ def test_numbers_of_columns(tmp_path: Path) -> None:
 
 def test_numbers_that_webdataset_writes(tmp_path: Path) -> None:
     """Arrays by webdataset's own writer, as DataComp's sets are made, are read."""
-    wds = pytest.importorskip("webdataset", reason="needs webdataset: pip install 'metaclip[train]'")
+    wds = pytest.importorskip("webdataset", reason="needs webdataset: pip install '.[train]'")
     one_set(tmp_path)
     with wds.TarWriter(os.fspath(tmp_path / "set" / "test" / "0.tar")) as sink:
         for i in range(3):
@@ -486,7 +486,7 @@ def opened_cache(folder: Path) -> EvaluationSet:
 
 def test_what_the_library_writes(tmp_path: Path) -> None:
     """Rows by the library itself, images within and as paths, are read back; the cache may have moved since."""
-    datasets = pytest.importorskip("datasets", reason="needs datasets: pip install 'metaclip[dev]'")
+    datasets = pytest.importorskip("datasets", reason="needs datasets: pip install '.[dev]'")
     image = tmp_path / "old" / "hf_cache" / "downloads" / "extracted" / "e1" / "b.png"
     image.parent.mkdir(parents=True)
     image.write_bytes(png(1))

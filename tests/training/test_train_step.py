@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("torch", reason="needs torch: pip install 'metaclip[train]'")
-pytest.importorskip("PIL", reason="needs Pillow: pip install 'metaclip[train]'")
+pytest.importorskip("torch", reason="needs torch: pip install '.[train]'")
+pytest.importorskip("PIL", reason="needs Pillow: pip install '.[train]'")
 
 import torch
 
