@@ -1,6 +1,6 @@
 # A fresh machine with Python 3.11 or later and make is enough:
 #
-#     make demo      curate the toy pool, show the account
+#     make demo      balance a toy pool, show what that did
 #     make test      the whole suite
 #
 # Both set up .venv themselves, once: a stamp in it stands for each set of packages, older than pyproject.toml means install.
@@ -19,17 +19,18 @@ help: ## show this
 	@echo
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: .venv/core.stamp ## curate the toy pool into run-demo/, show the account, name the files to look at
-	$(BIN)/metaclip curate curation/toy_pool.jsonl --t 2 --out run-demo/ --overwrite
-	@echo
-	@cat run-demo/card.md
+demo: .venv/core.stamp ## balance the toy pool into run-demo/, and show what that did
+	$(BIN)/metaclip curate curation/toy_pool.jsonl --metadata metadata/toy.txt --t 2 --out run-demo/ --overwrite
+	@$(BIN)/python curation/demo.py run-demo/
 	@echo
 	@echo "To look at:"
-	@echo "  run-demo/card.md           this account; card.json is the same for a program"
+	@echo "  run-demo/card.md           the account: settings, rows lost by reason, head and tail"
 	@echo "  run-demo/entries.parquet   each entry with its count, probability, and pairs expected and kept"
 	@echo "  run-demo/curated/          the pairs that were kept"
-	@echo "  curation/toy_pool.jsonl    the pool they come from"
-	@echo "  metadata/english.parquet   the list of queries; metadata/README.md says where it is from"
+	@echo
+	@echo "To try next:"
+	@echo '  $(BIN)/metaclip explain "a photo of a dog" --run run-demo/'
+	@echo "  $(BIN)/metaclip curate YOUR_PAIRS.parquet --out run/        # by the shipped list of 500,000 entries"
 
 test: .venv/test.stamp ## run the suite, except what is marked slow, gpu, network or browser
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
