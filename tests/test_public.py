@@ -8,7 +8,6 @@ import itertools
 import json
 import re
 import shlex
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -349,7 +348,7 @@ def test_every_class_shows_what_it_is(run: metaclip.Run) -> None:
         (metaclip.MatchSettings(limit=3), "MatchSettings("),
         (metaclip.TextRule(nfc=True), "TextRule("),
         (metaclip.explain("a dog", run=run), "looked in  ' a dog '"),
-        (metaclip.plan(POOL, LIST), "pool      about 400 pairs in 1 shards"),
+        (metaclip.plan(POOL, LIST), "pool      400 pairs in 1 shard\n"),
     ]  # fmt: skip
     for value, begins in shown:
         assert repr(value).startswith(begins), repr(value)
@@ -433,14 +432,10 @@ def test_everything_public_has_a_docstring(name: str) -> None:
 
 # The README -----------------------------------------------------------------------------------------------------------
 
-BLOCKS = [
-    textwrap.dedent(block).strip("\n")
-    for block in re.findall(
-        r"(?:^(?: {4}.*)?\n)+", (ROOT / "README.md").read_text(encoding="utf-8"), re.M
-    )
-    if block.strip()
-]
-"""The indented blocks of the README."""
+BLOCKS = re.findall(
+    r"^```(?:console|python)\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S
+)
+"""The README's blocks of Python, and of commands with what they print."""
 
 
 @pytest.fixture
