@@ -43,9 +43,10 @@ def test_the_order_of_the_jobs() -> None:
         (job.regime.name for job in jobs), key=["low", "noisy", "high", "vit"].index
     )
     assert len({job.name for job in jobs}) == len(jobs)
-    ts = {arm.t for arm in low.arms if arm.way == "online"}
+    ts = {arm.t for arm in low.arms if arm.way == "offline"}
     assert len(ts) >= 6
-    assert ts == {arm.t for arm in low.arms if arm.way == "offline"}
+    # These sets have more pairs than are seen, so online and offline are the same run.
+    assert {arm.t for arm in low.arms if arm.way == "online"} == ts - {3_000, 1_000}
     assert all(regime.seeds >= 3 for regime in STUDIES["full"] if regime.name != "vit")
 
 
