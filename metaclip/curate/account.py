@@ -162,6 +162,12 @@ def render(account: Mapping[str, Any]) -> str:
     funnel = account["funnel"]
     share = 100 * pairs["kept"] / max(1, funnel["rows"])
     off = (pairs["kept"] - pairs["expected"]) / pairs["deviation"] if pairs["deviation"] else 0.0
+    off = round(off, 1) + 0.0  # no negative zero
+    repeated = (
+        f"{pairs['repeated_uids']:,}, with {pairs['repeated_rows']:,} rows beyond the first of each"
+        if pairs["repeated_uids"]
+        else "none"
+    )
     lines = [
         "# Account of a curated set",
         "",
@@ -189,7 +195,7 @@ def render(account: Mapping[str, Any]) -> str:
         f"| pairs expected | {pairs['expected']:,.1f} ± {pairs['deviation']:,.1f} |",
         f"| pairs kept | {pairs['kept']:,} ({off:+.1f} standard deviations) |",
         f"| seed, epoch | {balance['seed']}, {balance['epoch']} |",
-        f"| uids on several matched rows | {pairs['repeated_uids']:,}, on {pairs['repeated_rows']:,} rows too many |",
+        f"| uids on several matched rows | {repeated} |",
         "",
         "## Entries",
         "",
