@@ -85,11 +85,12 @@ def make_charts(account: Mapping[str, Any], entries: pa.Table, grid: ThresholdGr
             x="t:Q", text="label:N"
         )
 
-    log = alt.Scale(type="log")
+    log, axis = alt.Scale(type="log"), alt.Axis(labelOverlap="greedy", labelSeparation=8)
     ranks = chart([*_by_rank("before", counts), *_by_rank("after (kept)", kept)]).mark_line().encode(
-        x=alt.X("rank:Q", scale=log, title="rank of the entry"),
+        x=alt.X("rank:Q", scale=log, title="rank of the entry", axis=axis),
         y=alt.Y("count:Q", scale=log, title="pairs that match it"),
-        color=alt.Color("set:N", title=None, sort=["before", "after (kept)"]), tooltip=["set:N", "rank:Q", "count:Q"],
+        color=alt.Color("set:N", title=None, sort=["before", "after (kept)"], legend=alt.Legend(orient="top-right")),
+        tooltip=["set:N", "rank:Q", "count:Q"],
     )  # fmt: skip
     cumulative = chart(_cumulative(counts)).mark_line(interpolate="step-after").encode(
         x=alt.X("count:Q", scale=log, title="count of the entry"),

@@ -83,7 +83,7 @@ def render(card: Mapping[str, Any]) -> str:
     )
     lines = [
         head(card), "", f"# {escaped(card['name'])}", "", summary(card), "",
-        "Open `index.html` to look up an entry, a caption, a url or another t. `card.json` has every figure here for a "
+        "Open `index.html` to look up an entry, a caption or another t. `card.json` has every figure here for a "
         "program; its fields are those of metaclip's data_cards/README.md.", "",
         "## How it was made", "",
         f"Every caption of the pool was searched for the {card['list']['entries']:,} entries of a query list (sha256 of its "
