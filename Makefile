@@ -10,7 +10,7 @@ BIN := .venv/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench wheels clean
+.PHONY: help demo test lint types bench docs wheels clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # one pip at a time in .venv
 
@@ -45,13 +45,17 @@ types: .venv/lint.stamp ## check the types of the package
 bench: .venv/bench.stamp ## measure speed and memory; METACLIP_DATA names the folder of real data
 	@set -e; for name in match curate extract dump; do echo "== $$name"; $(BIN)/python -m tests.bench.bench_$$name; done
 
+docs: .venv/docs.stamp ## build the documentation into build/docs/; a broken link or a failing notebook is an error
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs -d build/doctrees . build/docs
+	@echo "build/docs/index.html"
+
 wheels: .venv/wheels.stamp ## build the sdist and the wheels of all platforms into dist/
 	$(BIN)/python -m build --no-isolation --sdist
 	@set -e; for target in $$($(BIN)/python -c 'import hatch_build; print(*hatch_build.TARGETS)'); do \
 	  METACLIP_TARGET=$$target $(BIN)/python -m build --no-isolation --wheel; done
 
 clean: ## remove .venv and everything made here
-	rm -rf .venv run-demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf .venv run-demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:
@@ -80,6 +84,11 @@ SOURCES := pyproject.toml hatch_build.py $(wildcard metaclip/native/src/*) metac
 .venv/lint.stamp: .venv/core.stamp pyproject.toml
 	@echo "setting up .venv: ruff and mypy"
 	@$(INSTALL) -e '.[lint]'
+	@touch $@
+
+.venv/docs.stamp: .venv/core.stamp pyproject.toml
+	@echo "setting up .venv: Sphinx, and what the notebook needs (0.5 GB)"
+	@$(INSTALL) -e '.[docs]'
 	@touch $@
 
 .venv/wheels.stamp: .venv/bin/python pyproject.toml
