@@ -1,6 +1,6 @@
-"""Sphinx's settings. The source folder is the repository, so that links between documents work here and on the site.
+"""Sphinx's settings; `make docs` builds the site.
 
-    make docs          # builds build/docs; a broken link, a broken anchor or a failing notebook is an error
+The source folder is the repository, so that a link between documents works both there and on the site.
 """
 
 import shutil
@@ -58,7 +58,9 @@ def finish(app: Any, error: Exception | None) -> None:
         site = Path(app.outdir)
         first = f'<!doctype html><meta http-equiv="refresh" content="0; url={root_doc}.html">\n'
         (site / "index.html").write_text(first, encoding="utf-8")
-        shutil.copytree(Path(app.srcdir) / "data_cards" / "toy", site / "data_cards" / "toy", dirs_exist_ok=True)
+        shutil.copytree(
+            Path(app.srcdir) / "data_cards" / "toy", site / "data_cards" / "toy", dirs_exist_ok=True
+        )
 
 
 def setup(app: Any) -> None:

@@ -42,7 +42,7 @@ def _cell(value: Any) -> str:
         return f'<td style="text-align: right">{shown}</td>'
     if isinstance(value, int):
         return f'<td style="text-align: right">{value:,}</td>'
-    return f'<td style="text-align: left">{html.escape(str(value))}</td>'
+    return f'<td style="text-align: left">{html.escape("" if value is None else str(value))}</td>'
 
 
 def ranks_plot(title: str, series: Mapping[str, npt.NDArray[Any]]) -> str:

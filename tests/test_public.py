@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-import itertools
 import json
 import re
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +18,6 @@ import pyarrow.parquet as pq
 import pytest
 
 import metaclip
-from tests import commands
 
 ROOT = Path(__file__).parents[1]
 PUBLIC = [
@@ -371,6 +368,7 @@ def test_what_a_notebook_shows(run: metaclip.Run, tmp_path: Path) -> None:
         )
         assert not {element.tag for element in root.iter()} & {"script", "b", "i"}
     assert "312" in run._repr_html_()
+    assert "None" not in run._repr_html_()  # the toy list names no sources
     assert evil in "".join(ElementTree.fromstring(f"<div>{matched._repr_html_()}</div>").itertext())
 
 
@@ -428,45 +426,3 @@ def test_everything_public_has_a_docstring(name: str) -> None:
     # A dataclass without a docstring has its signature for one.
     silent += [who for who, value in named(module) if (value.__doc__ or "").startswith(f"{who}(")]
     assert not silent, f"{name}: {', '.join(silent)}"
-
-
-# The README -----------------------------------------------------------------------------------------------------------
-
-BLOCKS = re.findall(
-    r"^```(?:console|python)\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S
-)
-"""The README's blocks of Python, and of commands with what they print."""
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Work in a folder with the shipped files, and no runs."""
-    for folder in ("curation", "metadata"):
-        (tmp_path / folder).symlink_to(ROOT / folder)
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.mark.usefixtures("home")
-def test_the_readmes_python_runs() -> None:
-    """The Python in the README runs as it stands there."""
-    (block,) = [block for block in BLOCKS if block.startswith("from metaclip import")]
-    found: dict[str, Any] = {}
-    exec(block, found)
-    assert found["run"].account["pairs"]["kept"] == 312
-
-
-@pytest.mark.usefixtures("home")
-def test_the_readmes_output_is_true() -> None:
-    """The commands that the README shows on the toy pool print what it shows, as far as it shows it."""
-    lines = [line for block in BLOCKS for line in [*block.splitlines(), ""]]
-    begins = [i for i, line in enumerate(lines) if line.startswith("$ metaclip ")]
-    assert len(begins) >= 2
-    for begin, end in itertools.pairwise([*begins, len(lines)]):
-        printed = commands.done(*shlex.split(lines[begin])[2:]).out.rstrip().splitlines()
-        shown = lines[begin + 1 : end]
-        if "..." not in shown:
-            assert shown[: len(printed)] == printed
-            continue
-        # Of a table some rows may be left out, and so it may be narrower.
-        rows = [line.split() for line in shown[: shown.index("...")] if line]
-        assert rows == [line.split() for line in printed if line.split() in rows]

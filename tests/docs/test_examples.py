@@ -33,7 +33,6 @@ from metaclip import cli
 from tests.processes import TIMEOUT, environment
 
 ROOT = Path(__file__).parents[2]
-NEEDS_AN_EXTRA = {"docs/online.md", "docs/publish.md"}
 DOCUMENTS = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/*.md"))]
 """Those whose examples run."""
 NAMING_COMMANDS = [*DOCUMENTS, "CONTRIBUTING.md", *sorted(f"{folder}/README.md" for folder in ("curation", "data_cards", "metadata", "training"))]  # fmt: skip
@@ -69,7 +68,12 @@ def blocks(document: str, text: str) -> list[Block]:
             code = textwrap.dedent(found[0]).strip("\n")
             is_python = re.match("(from|import) metaclip", code)
             kind = "console" if code.startswith("$ ") else "python" if is_python else ""
-        if kind == "text" and result and result[-1].kind == "python" and not text[end : found.start()].strip():
+        if (
+            kind == "text"
+            and result
+            and result[-1].kind == "python"
+            and not text[end : found.start()].strip()
+        ):
             result[-1].shown = code
         else:
             result.append(Block(kind, code, f"{document}:{text.count(chr(10), 0, found.start()) + 1}"))
@@ -121,13 +125,13 @@ def run_python(block: Block, names: dict[str, Any]) -> str:
 @pytest.mark.parametrize(
     "document",
     [
-        pytest.param(name, marks=pytest.mark.extra if name in NEEDS_AN_EXTRA else pytest.mark.slow)
-        if name.startswith("docs/")
-        else name
+        pytest.param(name, marks=[pytest.mark.slow] if name.startswith("docs/") else [])
         for name in DOCUMENTS
     ],
 )
-def test_the_examples_of_a_document(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_examples_of_a_document(
+    document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its commands and its Python run from top to bottom, and print what it shows."""
     for folder in ("curation", "data_cards", "metadata", "training"):
         (tmp_path / folder).symlink_to(ROOT / folder)
@@ -139,6 +143,15 @@ def test_the_examples_of_a_document(document: str, tmp_path: Path, monkeypatch: 
         elif block.kind == "console":
             for command, shown in commands(block):
                 check(run_command(command), shown, f"{block.place}: {command}")
+
+
+@pytest.mark.parametrize(
+    "document", ["README.md", "docs/curate.md", "docs/online.md", "docs/publish.md", "docs/laws.md"]
+)
+def test_a_document_has_examples(document: str) -> None:
+    """What teaches by examples has some that run."""
+    found = blocks(document, (ROOT / document).read_text(encoding="utf-8"))
+    assert {"console", "python"} & {block.kind for block in found}
 
 
 def parse(words: list[str]) -> None:
@@ -226,6 +239,11 @@ def test_an_example_can_fail() -> None:
         check("kept 5\n", "kept 6\n", "x")
     with pytest.raises(AssertionError, match="false"):
         run_command("false | cat")
-    for words in (["curated", "pool/"], ["curate", "pool/", "--out", "x", "--cap", "5"], ["card", "diff", "one"], ["curate", "pool/"]):
+    for words in (
+        ["curated", "pool/"],
+        ["curate", "pool/", "--out", "x", "--cap", "5"],
+        ["card", "diff", "one"],
+        ["curate", "pool/"],
+    ):
         with pytest.raises(click.UsageError):
             parse(words)

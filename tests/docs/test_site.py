@@ -28,8 +28,23 @@ pytestmark = [pytest.mark.extra, pytest.mark.slow]
 def build(source: Path, out: Path) -> subprocess.CompletedProcess[str]:
     """Build the documents of a folder as `make docs` does."""
     pytest.importorskip("sphinx", reason="needs metaclip[docs]")
-    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-c", "docs", "-d", out / "doctrees", ".", out / "html"]
-    return subprocess.run(command, cwd=source, env=environment(), text=True, capture_output=True, timeout=TIMEOUT)
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-q",
+        "-W",
+        "--keep-going",
+        "-c",
+        "docs",
+        "-d",
+        out / "doctrees",
+        ".",
+        out / "html",
+    ]
+    return subprocess.run(
+        command, cwd=source, env=environment(), text=True, capture_output=True, timeout=TIMEOUT
+    )
 
 
 class Page(html.parser.HTMLParser):
@@ -76,7 +91,11 @@ def test_links_lead_somewhere(pages: Mapping[Path, Page], site: Path) -> None:
             target = urllib.parse.urlsplit(link)
             if target.scheme or target.netloc:
                 continue
-            file = path if not target.path else Path(os.path.normpath(path.parent / urllib.parse.unquote(target.path)))
+            file = (
+                path
+                if not target.path
+                else Path(os.path.normpath(path.parent / urllib.parse.unquote(target.path)))
+            )
             there = pages.get(file)
             if not file.is_file() or (target.fragment and there and target.fragment not in there.ids):
                 broken.append(f"{path.relative_to(site)}: {link}")
@@ -86,11 +105,18 @@ def test_links_lead_somewhere(pages: Mapping[Path, Page], site: Path) -> None:
 
 def test_pages_ask_nothing_of_other_hosts(pages: Mapping[Path, Page], site: Path) -> None:
     """No page, style or script of ours loads anything from an address."""
-    loads = {f"{path.relative_to(site)}: {url}" for path, page in pages.items() for url in page.loads if "//" in url}
+    loads = {
+        f"{path.relative_to(site)}: {url}"
+        for path, page in pages.items()
+        for url in page.loads
+        if "//" in url
+    }
     assert not loads
     styles = {path.name: path.read_text(encoding="utf-8") for path in site.rglob("*.css")}
     assert styles
-    assert not [name for name, text in styles.items() if re.search(r"@import|url\(\s*[\"']?(https?:)?//", text)]
+    assert not [
+        name for name, text in styles.items() if re.search(r"@import|url\(\s*[\"']?(https?:)?//", text)
+    ]
 
 
 def test_every_public_name_is_documented(pages: Mapping[Path, Page], site: Path) -> None:
@@ -105,7 +131,10 @@ def test_every_option_is_documented(pages: Mapping[Path, Page], site: Path) -> N
     ids = pages[site / "docs" / "commands.html"].ids
     for verb, words in VERBS.items():
         command = f"metaclip {verb}".replace(" ", "-")
-        options = {word.lstrip("-") if word.startswith("--") else f"arg-{word}" for word in words - {"-h", "--help"}}
+        options = {
+            word.lstrip("-") if word.startswith("--") else f"arg-{word}"
+            for word in words - {"-h", "--help"}
+        }
         assert {command, *(f"cmdoption-{command}-{option}" for option in options)} <= ids
 
 
@@ -127,13 +156,29 @@ def test_the_tour(tmp_path: Path) -> None:
     """The notebook runs from top to bottom beside the shipped files, and shows a plot, an explanation and a checked card."""
     pytest.importorskip("nbclient", reason="needs metaclip[docs]")
     for folder in ("curation", "metadata", "data_cards"):
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("icons", "toy", "english.parquet"))
-    command = [sys.executable, "-m", "jupyter", "execute", "--inplace", "--timeout=120", "curation/tour.ipynb"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment(), text=True, capture_output=True, timeout=TIMEOUT)
+        shutil.copytree(
+            ROOT / folder,
+            tmp_path / folder,
+            ignore=shutil.ignore_patterns("icons", "toy", "english.parquet"),
+        )
+    command = [
+        sys.executable,
+        "-m",
+        "jupyter",
+        "execute",
+        "--inplace",
+        "--timeout=120",
+        "curation/tour.ipynb",
+    ]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment(), text=True, capture_output=True, timeout=TIMEOUT
+    )
     assert done.returncode == 0, done.stderr
     cells = json.loads((tmp_path / "curation" / "tour.ipynb").read_text(encoding="utf-8"))["cells"]
     outputs = [output["data"] for cell in cells for output in cell.get("outputs", ()) if "data" in output]
-    html_shown, shown = ("".join("".join(data.get(kind, "")) for data in outputs) for kind in ("text/html", "text/plain"))
+    html_shown, shown = (
+        "".join("".join(data.get(kind, "")) for data in outputs) for kind in ("text/html", "text/plain")
+    )
     assert "<svg" in html_shown
     assert "266 kept of 338 matched pairs" in shown
     assert "dropped: u >= P(keep)" in shown
@@ -142,6 +187,10 @@ def test_the_tour(tmp_path: Path) -> None:
 
 def test_the_tour_is_committed_without_outputs() -> None:
     """The file in the repository holds no output, so that a change of it can be read."""
-    code = [cell for cell in json.loads(TOUR.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+    code = [
+        cell
+        for cell in json.loads(TOUR.read_text(encoding="utf-8"))["cells"]
+        if cell["cell_type"] == "code"
+    ]
     assert code
     assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
