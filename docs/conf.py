@@ -14,9 +14,13 @@ include_patterns = [
     "docs/*.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
-    "*/README.md",
+    "curation/README.md",
     "curation/tour.ipynb",
-    "data_cards/*/README.md",
+    "data_cards/README.md",
+    "data_cards/icons/README.md",
+    "data_cards/toy/README.md",
+    "metadata/README.md",
+    "training/README.md",
 ]
 exclude_patterns = [".*", "build", "dist", "metaclip", "run*", "tests"]
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx_click", "sphinx_copybutton"]
