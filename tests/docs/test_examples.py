@@ -1,13 +1,12 @@
 """The examples in the documents run and print what they show, and every command that they name can be parsed.
 
-In a document, these blocks are run, in their order, in a folder with the files of the repository:
+In a document, these fenced blocks are run, in their order, in a folder with the files of the repository:
 
 - ``console``: each line that begins with "$ " is a command, and what follows it, if anything, is what it prints;
 - ``python``: all blocks of a document share their names; a ``text`` block right below one is what it prints.
 
-In what is shown, "..." stands for anything, and spaces and line ends are alike. An indented block is ``console`` if it begins with
-"$ ", and ``python`` if it begins with an import of metaclip. Other commands, such as those that need a cluster, are
-only parsed: their verbs and options exist.
+In what is shown, "..." stands for anything, and spaces and line ends are alike. Other commands, such as those that need a cluster,
+are only parsed, in indented blocks too: their verbs, options and values exist.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ NAMING_COMMANDS = [*DOCUMENTS, "CONTRIBUTING.md", *sorted(f"{folder}/README.md" 
 
 
 _BLOCK = re.compile(
-    r"^```(\w*)\n((?:.*\n)*?)```$"  # fenced
+    r"^```(.*)\n((?:.*\n)*?)```$"  # fenced
     r"|(?:\A|(?<=\n\n))(?: {4}.*\n|\n)* {4}.*\n",  # indented
     re.M,
 )
@@ -63,11 +62,7 @@ def blocks(document: str, text: str) -> list[Block]:
     result: list[Block] = []
     end = 0
     for found in _BLOCK.finditer(text):
-        kind, code = found[1], found[2]
-        if code is None:
-            code = textwrap.dedent(found[0]).strip("\n")
-            is_python = re.match("(from|import) metaclip", code)
-            kind = "console" if code.startswith("$ ") else "python" if is_python else ""
+        kind, code = ("", textwrap.dedent(found[0])) if found[2] is None else found.groups()
         if (
             kind == "text"
             and result
@@ -187,8 +182,7 @@ def test_the_commands_of_a_document_exist(document: str) -> None:
 # The mechanism itself ---------------------------------------------------------------------------------------------------
 
 EXAMPLE = """\
-    $ echo indented
-    indented
+    metaclip --help     # indented
 
 Text.
 
@@ -200,7 +194,9 @@ a
 ...
 ```
 
-    from metaclip import errors
+```python no-run
+raise SystemExit
+```
 
 ```python
 print(1 + 1)
@@ -223,12 +219,13 @@ no output
 
 
 def test_the_reader_of_documents() -> None:
-    """Both forms of blocks are found, with their lines, and output belongs to the Python right above it."""
+    """Blocks are found with their kinds and lines, and output belongs to the Python right above it."""
     found = blocks("x.md", EXAMPLE)
     assert [(block.kind, block.place) for block in found] == [
-        ("console", "x.md:1"), ("console", "x.md:6"), ("python", "x.md:14"), ("python", "x.md:16"), ("python", "x.md:24"), ("text", "x.md:30"),
+        ("", "x.md:1"), ("console", "x.md:5"), ("python no-run", "x.md:13"), ("python", "x.md:17"), ("python", "x.md:25"), ("text", "x.md:31"),
     ]  # fmt: skip
     assert [block.shown for block in found] == ["", "", "", "2\n", "", ""]
+    assert found[0].text == "metaclip --help     # indented\n"
     assert list(commands(found[1])) == [("echo one", "one\n"), ("printf 'a\\nb\\n'", "a\n...\n")]
 
 

@@ -180,7 +180,7 @@ def test_the_tour(tmp_path: Path) -> None:
         "".join("".join(data.get(kind, "")) for data in outputs) for kind in ("text/html", "text/plain")
     )
     assert "<svg" in html_shown
-    assert "266 kept of 338 matched pairs" in shown
+    assert "200 kept of 338 matched pairs" in shown
     assert "dropped: u >= P(keep)" in shown
     assert "".join(outputs[-1]["text/plain"]) == "[]"
 
