@@ -116,7 +116,7 @@ def run_python(block: Block, names: dict[str, Any]) -> str:
     return printed.getvalue()
 
 
-@pytest.mark.filterwarnings("default")  # of the packages that examples use
+@pytest.mark.filterwarnings("ignore")  # of the packages that examples use
 @pytest.mark.parametrize(
     "document",
     [
