@@ -152,7 +152,7 @@ def test_a_document_has_examples(document: str) -> None:
 def parse(words: list[str]) -> None:
     """Parse the words after ``metaclip``; raise click.UsageError for a verb, an option or a value that it does not take."""
     command: click.Command | None = cli.group
-    context = click.Context(cli.group, info_name="metaclip")
+    context = click.Context(cli.group, **cli.group.context_settings)  # commands remember its help options
     while isinstance(command, click.Group):
         name, command, words = command.resolve_command(context, words)
         assert command is not None
