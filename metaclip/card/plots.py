@@ -42,8 +42,8 @@ _WIDTH, _HEIGHT = 560, 320
 
 def import_altair() -> Any:
     """Import altair, and what renders its charts. Raise MetaclipError where one of them is not installed."""
-    import_extra("vl_convert", "cards", "the plots of a card")
-    return import_extra("altair", "cards", "the plots of a card")
+    import_extra("vl_convert", "cards", "drawing a card's plots")
+    return import_extra("altair", "cards", "drawing a card's plots")
 
 
 def write_plots(
