@@ -16,7 +16,8 @@ URL_NAMES: Final = ("url",)
 UID_NAMES: Final = ("uid",)
 KEY: Final = "__key__"
 """The column of webdataset's keys, which only pools of tars have."""
-
+CARRY_UID: Final = "download with img2dataset --save_additional_columns '[\"uid\"]'"
+"""How the samples of tars come by the uids of the pool that they were downloaded from."""
 
 MAX_ROW: Final = 1 << 24
 """Largest number of bytes of a row of csv or tsv, a line of jsonl, a `.txt` or `.json` in a tar, or a text of parquet.
@@ -93,7 +94,10 @@ def find_columns(
 
 
 def missing_columns(schema: pa.Schema, columns: Columns) -> list[str]:
-    """Return a sentence for each of url and uid that has no column, where another column could hold it."""
+    """Return a sentence for each of url and uid that has no column, where another column could hold it.
+
+    Of tars that have no uids, the sentence says how to carry them along.
+    """
     used = {columns.text, columns.url, columns.uid, columns.status, KEY}
     others = [field for field in schema if field.name not in used]
     notes = []
@@ -106,10 +110,16 @@ def missing_columns(schema: pa.Schema, columns: Columns) -> list[str]:
             for field in others
             if _is_text(field.type) or (role == "uid" and _is_number(field.type))
         ]
-        if found is None and possible:
+        uids_of_tars = role == "uid" and KEY in schema.names
+        if found is None and (possible or uids_of_tars):
+            note = (
+                f"no {role} column: looked for {' or '.join(map(repr, candidates))}, found "
+                f"{', '.join(possible) or 'none'}; {instead}, unless you name the column with --{role}-column"
+            )
             notes.append(
-                f"no {role} column: looked for {' or '.join(map(repr, candidates))}, found {', '.join(possible)}; "
-                f"{instead}, unless you name the column with --{role}-column"
+                f"{note}; if their pool had uids, {CARRY_UID} to carry them along"
+                if uids_of_tars
+                else note
             )
     return notes
 

@@ -150,7 +150,7 @@ def infer_schema(samples: Iterable[Sample], rows: int | None = None) -> pa.Schem
     has_txt = _has_txt(head)
     contents = (b"".join(map(_line, block)) for block in itertools.chain([head], blocks))
     fields = list(jsonl.infer_schema(contents, rows)) if head else []
-    named = [field.with_name(_column_name(field.name, has_txt)) for field in fields]
+    named = [field.with_name(column_name(field.name, has_txt)) for field in fields]
     return pa.schema([*(pa.field(name, pa.string()) for name in _own_columns(head, has_txt)), *named])
 
 
@@ -215,7 +215,8 @@ def _clashes(field: str, has_txt: bool) -> bool:
     return field == KEY or (has_txt and field.lower() in TEXT_NAMES)
 
 
-def _column_name(field: str, has_txt: bool) -> str:
+def column_name(field: str, has_txt: bool) -> str:
+    """Return the name of the column of a `.json`'s field, where the text is in `.txt` or not."""
     return f"json.{field}" if _clashes(field, has_txt) else field
 
 

@@ -24,7 +24,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from metaclip.pool import jsonl, tars
-from metaclip.pool.columns import MAX_ROW, TEXT_NAMES, UID_NAMES, Columns, find_columns
+from metaclip.pool.columns import CARRY_UID, MAX_ROW, TEXT_NAMES, UID_NAMES, Columns, find_columns
 from metaclip.pool.files import PoolFile, translate_read_errors
 from metaclip.pool.shards import read_schema
 from metaclip.pool.tar_format import Member
@@ -41,10 +41,7 @@ FLAWS: Final = ("", "malformed_json", "missing_image", "missing_text")
 The first one stands for all samples that are malformed (`metaclip.pool.tars`), and for those of more than 256 MB.
 """
 
-NO_UID: Final = (
-    "{} have no uid in their .json, so md5(text + url) is used instead; if the pool had uids, download with img2dataset "
-    "--save_additional_columns '[\"uid\"]'"
-)
+NO_UID: Final = f"{{}} have no uid in their .json, so md5(text + url) is used instead; if the pool had uids, {CARRY_UID}"
 """The warning about samples or tars without uids."""
 
 TXT: Final = ".txt"

@@ -436,6 +436,27 @@ def test_missing_columns_are_named(tmp_path: Path) -> None:
     assert "looked for" not in third.err
 
 
+@pytest.mark.parametrize("fields", [{}, {"url": "http://e/1", "sha256": "0"}, {"url": "http://e/1"}])
+def test_tars_without_uids_are_named(tmp_path: Path, fields: dict[str, str]) -> None:
+    """Tars have lost the uids of their pool if img2dataset was not told to carry them along: what to do stands on stderr."""
+    words = write_lines(tmp_path / "list.txt", LIST)
+    hint = "a uid is the md5 of text and url, unless you name the column with --uid-column; if their pool had uids, download "
+    for command, uids in (("match", {}), ("curate", {}), ("match", {"uid": "1"})):
+        tars = tmp_path / f"{command}{len(uids)}"
+        members = {"txt": TEXTS[0].encode(), "json": json.dumps(fields | uids).encode()}
+        tars.mkdir()
+        write_tar(tars / "0.tar", [(f"0.{suffix}", data) for suffix, data in members.items()])
+        said = commands.done(
+            command, tars, "--metadata", words, "--out", tmp_path / f"run_{tars.name}"
+        ).err
+        if uids:
+            assert "--save_additional_columns" not in said
+            continue
+        found = "'sha256'" if "sha256" in fields else "none"
+        assert f"no uid column: looked for 'uid', found {found}; {hint}" in said
+        assert "with img2dataset --save_additional_columns '[\"uid\"]' to carry them along" in said
+
+
 @settings(max_examples=200)
 @given(
     st.lists(st.text(st.sampled_from("\"'x ,é\r"), max_size=6), min_size=1, max_size=30),
