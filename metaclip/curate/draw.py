@@ -40,7 +40,7 @@ def mix(x: int) -> int:
 
 def stream_key(seed: int, epoch: int) -> int:
     """Mix seed and epoch (each taken modulo 2**64) into the 64-bit start of every draw of that epoch."""
-    return mix((seed + _GOLDEN * (epoch + 1)) & _WORD)
+    return mix((int(seed) + _GOLDEN * (int(epoch) + 1)) & _WORD)  # numbers of numpy would overflow
 
 
 def uniform(seed: int, epoch: int, uid: str | int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import json
@@ -108,7 +109,38 @@ def test_it_is_the_law(run: Run, pairs: list[dict[str, str]], epoch: int) -> Non
     ]
     assert Balancer(run).keep(texts, uids, epoch=epoch).tolist() == wanted
     assert Balancer(run, epoch=epoch).keep(texts, uids).tolist() == wanted
-    assert Balancer(run, epoch=lambda: epoch).keep(texts, uids).tolist() == wanted
+
+
+def test_the_epoch_is_set(run: Run, pairs: list[dict[str, str]]) -> None:
+    """By the argument, by `set_epoch` and by the attribute; all methods follow it."""
+    texts, _, uids = columns(pairs)
+    balancer = Balancer(run, epoch=4)
+    table = pa.table({"text": texts, "uid": uids})
+    samples = [{"txt": text, "json": {"uid": uid}} for text, uid in zip(texts, uids, strict=True)]
+    for number in (4, 5, np.int64(6)):
+        if number == 5:
+            balancer.set_epoch(number)
+        elif number == 6:
+            balancer.epoch = number
+        wanted = Balancer(run).keep(texts, uids, epoch=number).tolist()
+        assert balancer.epoch == number
+        assert balancer.keep(texts, uids).tolist() == wanted
+        assert balancer.keep_table(table).tolist() == wanted
+        assert [balancer.takes(sample) for sample in samples] == wanted
+        assert list(balancer.kept(samples)) == list(itertools.compress(samples, wanted))
+        for text, uid in zip(texts, uids, strict=True):
+            assert balancer.choose([text, "qqqq"], uid) == Balancer(run).choose(
+                [text, "qqqq"], uid, epoch=number
+            )
+            break
+    for wrong, error in ((-1, "epoch is -1, must be from 0"), (1 << 63, "must be from 0 to 2")):
+        with pytest.raises(MetaclipError, match=error):
+            balancer.set_epoch(wrong)
+        with pytest.raises(MetaclipError, match=error):
+            Balancer(run, epoch=wrong)
+    with pytest.raises(TypeError, match="epoch must be a whole number"):
+        balancer.epoch = 0.5  # type: ignore[assignment]
+    assert balancer.epoch == 6
 
 
 def test_epochs_differ_and_return(run: Run, pairs: list[dict[str, str]]) -> None:
@@ -140,10 +172,16 @@ def _keep(balancer: Balancer, texts: list[str], uids: list[str]) -> list[bool]:
 
 
 def test_pickled(run: Run, pairs: list[dict[str, str]]) -> None:
-    """A Balancer travels."""
+    """A Balancer travels, with the epoch of that moment; afterwards each has its own."""
     texts, _, uids = columns(pairs)
-    balancer = Balancer(run)
-    assert _keep(pickle.loads(pickle.dumps(balancer)), texts, uids) == _keep(balancer, texts, uids)
+    balancer = Balancer(run, epoch=2)
+    wanted = _keep(balancer, texts, uids)
+    for other in (pickle.loads(pickle.dumps(balancer)), copy.deepcopy(balancer)):
+        balancer.set_epoch(3)
+        assert _keep(other, texts, uids) == wanted != _keep(balancer, texts, uids)
+        other.set_epoch(4)
+        assert balancer.epoch == 3
+        balancer.set_epoch(2)
 
 
 @pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
@@ -156,6 +194,32 @@ def test_workers(run: Run, pairs: list[dict[str, str]], method: str) -> None:
     with multiprocessing.get_context(method).Pool(2) as pool:
         results = [pool.apply_async(_keep, (balancer, texts[i::2], uids[i::2])) for i in range(2)]
         assert [result.get(120) for result in results] == [wanted[0::2], wanted[1::2]]
+
+
+def _keep_each(balancer: Balancer, texts: list[str], uids: list[str], connection: Any) -> None:
+    while connection.recv():
+        connection.send(_keep(balancer, texts, uids))
+
+
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_worker_that_lives_on(run: Run, pairs: list[dict[str, str]], method: str) -> None:
+    """It follows the epoch that is set in the process that started it."""
+    texts, _, uids = columns(pairs)
+    balancer = Balancer(run)
+    ours, theirs = multiprocessing.Pipe()
+    context: Any = multiprocessing.get_context(method)
+    process = context.Process(target=_keep_each, args=(balancer, texts, uids, theirs))
+    process.start()
+    try:
+        for epoch in (0, 1, 2, 0):
+            balancer.epoch = epoch
+            ours.send(True)
+            assert ours.poll(120)
+            assert ours.recv() == Balancer(run).keep(texts, uids, epoch=epoch).tolist()
+    finally:
+        ours.send(False)
+        process.join(60)
 
 
 def test_forms_of_a_batch(run: Run, pairs: list[dict[str, str]]) -> None:
@@ -480,6 +544,149 @@ def test_a_missing_uid_is_named_once(run: Run) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         balancer.takes({"__key__": "13", "txt": "a dog", "json": {}})
+
+
+# --- tables and pools
+
+
+def test_tables(run: Run, pairs: list[dict[str, str]]) -> None:
+    """The names of columns are those of a pool, in any case of letters; a failed download is not kept."""
+    texts, urls, uids = columns(pairs)
+    balancer = Balancer(run)
+    wanted = balancer.keep(texts, uids).tolist()
+    ours = [f"{n:032x}" for n in range(len(texts))]
+    for table in (
+        {"TEXT": texts, "UID": uids},
+        {"alt": texts, "url": urls},
+        {"Caption": texts, "URL": urls, "uid": [None] * len(texts), "image": [object()] * len(texts)},
+        pa.table({"text": pa.chunked_array([texts[:9], texts[9:]]), "url": urls}),
+        pa.RecordBatch.from_pydict({"text": pa.array(texts).dictionary_encode(), "uid": uids}),
+        {"__key__": ours, "txt": texts, "json": [{"uid": uid, "caption": "nothing"} for uid in uids]},
+        {
+            "__key__": ours,
+            "json": [{"uid": uid, "caption": text} for text, uid in zip(texts, uids, strict=True)],
+        },
+    ):
+        assert balancer.keep_table(table).tolist() == wanted
+    assert (
+        balancer.keep_table({"text": texts, "uid": ours}).tolist()
+        == balancer.keep(texts, ours).tolist()
+        != wanted
+    )
+    failed = {"status": ["failed"] * len(texts), "key": ours, "error_message": ours}
+    assert not balancer.keep_table({"text": texts, "uid": uids, **failed}).any()
+    assert balancer.keep_table({"text": [], "uid": []}).tolist() == []
+
+
+def test_tables_that_are_refused(run: Run) -> None:
+    """Without a text column, with several, and what is no table: the names that were found, and what to do."""
+    balancer = Balancer(run)
+    says = "found 'title', 'n'; name it with --text-column when the pool is matched, or give the columns to Balancer.keep"
+    with pytest.raises(MetaclipError, match=says):
+        balancer.keep_table({"title": ["a dog"], "n": [1]})
+    with pytest.raises(MetaclipError, match="'text', 'alt' can all be the text column"):
+        balancer.keep_table(pa.table({"text": ["a"], "alt": ["b"]}))
+    for wrong in ("a dog", ["a dog"], 5):
+        with pytest.raises(TypeError, match="table must be a table or a mapping of columns, not"):
+            balancer.keep_table(wrong)
+    with pytest.raises(TypeError, match="table is no table"):
+        balancer.keep_table(pa.array(["a dog"]))
+
+
+def test_tables_of_a_pool_with_other_names(tmp_path: Path) -> None:
+    """A run that was matched with names of columns finds them in tables and pools, too."""
+    rows = [
+        {"alt": "nothing", "Title": f"a dog {i}", "link": f"https://e.example/{i}"} for i in range(50)
+    ]
+    pool = pa.Table.from_pylist(rows)
+    named = MatchSettings(text_column="title", url_column="link")
+    run = curate(pool, ["dog"], t=20, out=tmp_path / "run", settings=named)
+    kept = pool.filter(pa.array(Balancer(run).keep_table(pool)))
+    assert kept["link"].to_pylist() == run.curated["link"].to_pylist()
+    assert 0 < len(kept) < 50
+    pq.write_table(pool, tmp_path / "pool.parquet")
+    (batch,) = Balancer(run).kept_pairs(tmp_path / "pool.parquet")
+    assert batch.schema.names == ["text", "url", "uid"]
+    assert batch["url"].to_pylist() == run.curated["link"].to_pylist()
+    assert batch["uid"].to_pylist() == run.curated["uid"].to_pylist()
+
+
+def test_pools_are_shared_out(run: Run, pairs: list[dict[str, str]], tmp_path: Path) -> None:
+    """Each of several workers reads its shards; together they read the pool; without urls these are null."""
+    for number in range(5):
+        pq.write_table(
+            pa.Table.from_pylist(pairs[number::5]).select(["text", "uid"]), tmp_path / f"{number}.parquet"
+        )
+    balancer = Balancer(run)
+    shares = [
+        [
+            pair
+            for batch in balancer.kept_pairs(tmp_path, worker=i, workers=3)
+            for pair in batch.to_pylist()
+        ]
+        for i in range(3)
+    ]
+    assert all(shares)
+    together = list(itertools.chain(*shares))
+    assert sorted(pair["uid"] for pair in together) == sorted(run.curated["uid"].to_pylist())
+    assert {pair["url"] for pair in together} == {None}
+    with pytest.raises(MetaclipError, match="worker is 3, must be from 0, below the 3 workers"):
+        next(balancer.kept_pairs(tmp_path, worker=3, workers=3))
+
+
+def test_tars_without_uids_are_named(run: Run, pairs: list[dict[str, str]]) -> None:
+    """A table of samples of tars without uids: one warning, which says how to carry them along."""
+    texts, urls, uids = columns(pairs)
+    table = {"__key__": uids, "txt": texts, "json": [{"url": url} for url in urls]}
+    balancer = Balancer(run)
+    with pytest.warns(UserWarning, match="has no uid.*save_additional_columns") as caught:
+        kept = [balancer.keep_table(table).tolist() for _ in range(3)]
+    assert len(caught) == 1
+    assert kept == [balancer.keep(texts, urls=urls).tolist()] * 3
+
+
+# --- a curated set that is balanced again
+
+
+def test_a_curated_set_is_thinned_twice(run: Run, pairs: list[dict[str, str]]) -> None:
+    """All of it is kept at epoch 0; in later epochs just what the pool's draw of that epoch shares with it.
+
+    The two draws are independent: over many epochs a pair with P(keep) = p is seen in p of them if it is in the set, so
+    in p * p on average over all pairs, and where p is 1 always.
+    """
+    texts, _, uids = columns(pairs)
+    balancer, curated = Balancer(run), run.curated
+    assert balancer.keep_table(curated).all()
+    member = balancer.keep(texts, uids)
+    with pytest.warns(
+        UserWarning, match="balanced already .* from epoch 1 on they are thinned twice"
+    ) as caught:
+        shares = [balancer.keep_table(curated, epoch=epoch).mean() for epoch in range(1, 201)]
+    assert len(caught) == 1
+    kept = [balancer.keep(texts, uids, epoch=epoch) & member for epoch in range(1, 201)]
+    assert np.allclose(
+        shares, [both.sum() / member.sum() for both in kept], atol=0.02
+    )  # the toy pool repeats a few
+    p = balancer.p_keep(curated["text"])
+    assert abs(np.mean(shares) - p.mean()) < 5 * np.sqrt((p * (1 - p)).sum() / 200) / len(p)
+    assert np.mean(shares) < 0.97
+
+
+def test_a_curated_set_in_files_is_named(run: Run) -> None:
+    """Read as a pool it is the run's set at epoch 0, and from then on there is a warning."""
+    balancer = Balancer(run)
+    assert sum(map(len, balancer.kept_pairs(run.path / "curated"))) == len(run.curated)
+    balancer.set_epoch(1)
+    with pytest.warns(UserWarning, match="balanced already"):
+        assert sum(map(len, balancer.kept_pairs(run.path / "curated"))) < len(run.curated)
+
+
+def test_a_curated_set_curated_again(run: Run, tmp_path: Path) -> None:
+    """With the same t and seed all of it is kept, because no count has grown; with another seed it is thinned again."""
+    again = curate(run.path / "curated", LIST, out=tmp_path / "again", t=20, seed=3)
+    assert sorted(again.curated["uid"].to_pylist()) == sorted(run.curated["uid"].to_pylist())
+    other = curate(run.path / "curated", LIST, out=tmp_path / "other", t=20, seed=4)
+    assert len(other.curated) < len(run.curated)
 
 
 # --- one text at a time
