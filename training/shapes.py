@@ -126,7 +126,7 @@ def write_pairs(folder: Path, n: int, seed: int = 0) -> list[Path]:
             uid = hashlib.md5(f"shapes {seed} {number}".encode()).hexdigest()
             fields = {"uid": uid, "caption": caption, "key": f"{number:09d}", "status": "success"}
             yield f"{number:09d}.json", json.dumps(fields).encode()
-            yield f"{number:09d}.png", _png(image)
+            yield f"{number:09d}.png", png(image)
             yield f"{number:09d}.txt", caption.encode()
 
     firsts = range(0, n, _PER_TAR)
@@ -141,7 +141,7 @@ def write_classes(folder: Path, n: int, seed: int = 1) -> Path:
         for number in range(n):
             image, label, _ = draw(seed, number)
             yield f"{number:06d}.cls", str(label).encode()
-            yield f"{number:06d}.png", _png(image)
+            yield f"{number:06d}.png", png(image)
 
     if not (folder / "test" / "0.tar").exists():
         write_tar(folder / "test" / "0.tar", members())
@@ -149,7 +149,8 @@ def write_classes(folder: Path, n: int, seed: int = 1) -> Path:
     return folder
 
 
-def _png(image: Any) -> bytes:
+def png(image: Any) -> bytes:
+    """Return a PIL image as a PNG file."""
     file = io.BytesIO()
     image.save(file, "PNG")
     return file.getvalue()
