@@ -1,6 +1,10 @@
-"""Balance a Hugging Face data set: one `.filter`, streamed or not.
+"""Balance a streamed Hugging Face data set: one `.filter`, in batches of Arrow, before images are decoded.
 
-python curation/online_datasets.py pairs.parquet --run run/ --epochs 2
+    metaclip curate curation/toy_shapes/ --metadata metadata/toy.txt --t 6 --out run/
+    python curation/online_datasets.py curation/toy_shapes/ --run run/
+
+It is filtered while it is read, in the epoch that is set then. A data set that is not streamed is filtered when `.filter` is
+called: filter it again after `set_epoch`; its cache knows the epochs apart.
 """
 
 import argparse
@@ -8,15 +12,31 @@ import argparse
 import datasets
 
 from metaclip import Balancer
+from metaclip.pool.files import find_files
+
+LOADERS = {"parquet": "parquet", "jsonl": "json", "csv": "csv", "tsv": "csv", "tar": "webdataset"}
 
 
-def balanced(pairs, balancer, epoch):
-    """Filter pairs by what the balancer keeps, in batches; it reads only text and uid."""
+def load(pool):
+    """Open a pool as a streamed data set."""
+    files = find_files(pool)
+    form, paths = files[0].form, [file.path for file in files]
+    options = (
+        {"keep_default_na": False, "sep": "\t" if form == "tsv" else ","}
+        if form in ("csv", "tsv")
+        else {}
+    )
+    return datasets.load_dataset(
+        LOADERS[form], data_files=paths, split="train", streaming=True, **options
+    )
 
-    def kept(texts, uids):
-        return balancer.keep(texts, uids, epoch=epoch).tolist()
 
-    return pairs.filter(kept, batched=True, input_columns=["text", "uid"])
+def balanced(pairs, balancer):
+    """Return the pairs that the balancer keeps; only their images are decoded."""
+    if pairs.features is None:  # of csv, which holds no images
+        return pairs.filter(balancer.keep_table, batched=True)
+    kept = pairs.decode(False).with_format("arrow").filter(balancer.keep_table, batched=True)
+    return kept.with_format(None).decode(True)
 
 
 def main():
@@ -24,14 +44,15 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("pairs", help="a parquet file with uid and text")
+    parser.add_argument("pool", nargs="+", help="files, folders or globs")
     parser.add_argument("--run", required=True, help="a balanced run, or a card")
     parser.add_argument("--epochs", type=int, default=2)
     arguments = parser.parse_args()
-    pairs = datasets.load_dataset("parquet", data_files=arguments.pairs, split="train", streaming=True)
     balancer = Balancer(arguments.run)
+    pairs = balanced(load(arguments.pool), balancer)
     for epoch in range(arguments.epochs):
-        print(f"epoch {epoch}: {sum(1 for _ in balanced(pairs, balancer, epoch))} pairs")
+        balancer.set_epoch(epoch)
+        print(f"epoch {epoch}: {sum(1 for _ in pairs)} pairs")
 
 
 if __name__ == "__main__":

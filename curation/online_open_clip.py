@@ -1,11 +1,12 @@
-"""Balance inside open_clip's own trainer, through its webdataset pipeline.
+r"""Balance inside open_clip's own trainer, between its reader of training tars and its shuffle buffer.
 
-    python curation/online_open_clip.py --run run/ -- --train-data "tars/{00000..00003}.tar" --dataset-type webdataset \
-        --train-num-samples 10000 --model ViT-B-32-quickgelu --batch-size 64 --workers 4
+    metaclip curate curation/toy_shapes/ --metadata metadata/toy.txt --t 6 --out run/
+    python curation/online_open_clip.py --run run/ -- --train-data 'curation/toy_shapes/{00000..00001}.tar' \
+        --dataset-type webdataset --train-num-samples 16 --workers 2 --epochs 2 --batch-size 4 --model ViT-S-32-alt \
+        --force-image-size 32 --logs none
 
-Everything after `--` is open_clip's own command line. Before its pipeline decodes a sample, it calls one function that checks
-whether the sample has an image and a caption; here that function asks the balancer too. --train-num-samples is the number
-of pairs kept.
+Everything after `--` is open_clip's own command line. --train-num-samples is the length of an epoch: the number of pairs that
+the run kept, or a part of it. Validation data are not balanced.
 """
 
 import argparse
@@ -14,20 +15,26 @@ from metaclip import Balancer
 from metaclip.training.models import import_torchvision
 
 
-class Takes:
-    """Predicate of samples: it has image and caption, and the balancer keeps it."""
+def install(data, balancer):
+    """Put the balancer into open_clip's module of data, and let it follow the epoch that open_clip sets."""
+    read, shared_epoch = data.tarfile_to_samples_nothrow, data.SharedEpoch
 
-    def __init__(self, complete, balancer):
-        """Take open_clip's own check, which is called first because it is cheaper, and the balancer."""
-        self.complete, self.balancer = complete, balancer
+    def read_kept(tars):
+        for sample in balancer.kept(read(tars)):
+            if "txt" not in sample:  # open_clip would drop it
+                sample["txt"] = balancer.text_of(sample).encode()
+            yield sample
 
-    def __call__(self, sample):
-        """Return whether to keep a sample."""
-        return self.complete(sample) and self.balancer.takes(sample)
+    class SharedEpoch(shared_epoch):
+        def set_value(self, epoch):
+            super().set_value(epoch)
+            balancer.set_epoch(epoch)
+
+    data.tarfile_to_samples_nothrow, data.SharedEpoch = read_kept, SharedEpoch
 
 
 def main():
-    """Put the balancer into open_clip's pipeline and run its trainer."""
+    """Run open_clip's trainer with the balancer in it."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -38,17 +45,7 @@ def main():
     from open_clip_train import data
     from open_clip_train.main import main as train
 
-    balancer = Balancer(arguments.run)
-
-    class SharedEpoch(data.SharedEpoch):
-        """The epoch that open_clip's workers share; the balancer uses it too."""
-
-        def __init__(self, epoch=0):
-            super().__init__(epoch)
-            balancer.epoch = self.get_value
-
-    data.SharedEpoch = SharedEpoch
-    data.filter_no_caption_or_no_image = Takes(data.filter_no_caption_or_no_image, balancer)
+    install(data, Balancer(arguments.run))
     train(arguments.open_clip)
 
 

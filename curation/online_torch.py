@@ -1,44 +1,39 @@
 """Balance inside a torch DataLoader: a data set that asks the balancer before any expensive work.
 
-    python curation/online_torch.py pairs.parquet --run run/ --workers 4 --epochs 2
+    metaclip curate curation/toy_shapes/ --metadata metadata/toy.txt --t 6 --out run/
+    python curation/online_torch.py curation/toy_shapes/ --run run/
 
-Workers decide alike without communication, because the draw is a hash. The epoch is a value that all processes share, so
-that workers can be reused from epoch to epoch.
+The pool is anything that `metaclip curate` reads. Workers decide alike without communication, because the draw is a hash;
+only the number of the epoch is shared, so that workers can live on from epoch to epoch.
 """
 
 import argparse
-import multiprocessing
 
-import pyarrow.parquet as pq
 import torch.utils.data
 
 from metaclip import Balancer
 
 
-class Pairs(torch.utils.data.IterableDataset):
-    """The pairs of a parquet file that a run keeps: (text, uid). A real data set would load the image here."""
+class KeptPairs(torch.utils.data.IterableDataset):
+    """The pairs of a pool that a balancer keeps: (text, url, uid). A real data set would load the image here."""
 
-    def __init__(self, path, run):
-        """Open the run; the balancer is copied to each worker with the data set."""
-        self.path = path
-        self.shared_epoch = multiprocessing.get_context("spawn").Value("q", 0)  # works under fork too
-        self.balancer = Balancer(run)
-
-    def set_epoch(self, epoch):
-        """Set the epoch of all workers."""
-        self.shared_epoch.value = epoch
+    def __init__(self, pool, balancer):
+        """Take the pool and the balancer; both are copied to each worker."""
+        self.pool, self.balancer = pool, balancer
 
     def __iter__(self):
-        """Yield the kept pairs of this worker's row groups."""
-        worker = torch.utils.data.get_worker_info()
-        mine, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        file = pq.ParquetFile(self.path)
-        for group in range(mine, file.num_row_groups, workers):
-            rows = file.read_row_group(group, columns=["uid", "text"])
-            kept = self.balancer.keep(rows["text"], rows["uid"], epoch=self.shared_epoch.value)
-            yield from zip(
-                rows["text"].filter(kept).to_pylist(), rows["uid"].filter(kept).to_pylist(), strict=True
-            )
+        """Yield the kept pairs of this worker's shards."""
+        info = torch.utils.data.get_worker_info()
+        worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
+        for batch in self.balancer.kept_pairs(self.pool, worker=worker, workers=workers):
+            for pair in batch.to_pylist():
+                yield pair["text"], pair["url"] or "", pair["uid"]
+
+
+def load(pool, balancer, workers):
+    """Return a loader of batches of pairs; its workers live on."""
+    pairs = KeptPairs(pool, balancer)
+    return torch.utils.data.DataLoader(pairs, 32, num_workers=workers, persistent_workers=workers > 0)
 
 
 def main():
@@ -46,18 +41,16 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("pairs", help="a parquet file with uid and text")
+    parser.add_argument("pool", nargs="+", help="files, folders or globs")
     parser.add_argument("--run", required=True, help="a balanced run, or a card")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=2)
     arguments = parser.parse_args()
-    pairs = Pairs(arguments.pairs, arguments.run)
-    loader = torch.utils.data.DataLoader(
-        pairs, batch_size=32, num_workers=arguments.workers, persistent_workers=arguments.workers > 0
-    )
+    balancer = Balancer(arguments.run)
+    loader = load(arguments.pool, balancer, arguments.workers)
     for epoch in range(arguments.epochs):
-        pairs.set_epoch(epoch)
-        print(f"epoch {epoch}: {sum(len(texts) for texts, _ in loader)} pairs")
+        balancer.set_epoch(epoch)
+        print(f"epoch {epoch}: {sum(len(texts) for texts, _, _ in loader)} pairs")
 
 
 if __name__ == "__main__":

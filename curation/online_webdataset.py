@@ -1,10 +1,11 @@
 """Balance inside a webdataset pipeline: one stage after the tar reader, before anything is decoded.
 
-    python curation/online_webdataset.py "tars/{00000..00003}.tar" --run run/ --epochs 2
+    metaclip curate curation/toy_shapes/ --metadata metadata/toy.txt --t 6 --out run/
+    python curation/online_webdataset.py curation/toy_shapes/*.tar --run run/
 
-The tars are what img2dataset writes with --save_additional_columns '["uid"]'. Epoch 0 yields the run's own subset;
-each later epoch yields another one, with other texts of head entries. `.select(balancer.takes)` does the same sample by
-sample without reading ahead, and takes 4% of the time of decoding an image instead of 0.2%.
+Tars are what img2dataset writes with --save_additional_columns '["uid"]'. Epoch 0 yields the run's own subset; each later
+epoch yields another one, with other texts of head entries. `.select(balancer.takes)` does the same sample by sample without
+reading ahead, and takes 4% of the time of decoding an image instead of 0.2%.
 """
 
 import argparse
@@ -12,17 +13,15 @@ import argparse
 import webdataset as wds
 
 from metaclip import Balancer
+from metaclip.pool.files import find_files
 
 
-def pipeline(tars, balancer):
-    """Return a pipeline of the pairs that the balancer keeps, as (image, text, uid)."""
-    return (
-        wds.WebDataset(tars, shardshuffle=False)
-        .compose(balancer.kept)
-        .decode()
-        .to_tuple("jpg;png;webp", "txt", "json")
-        .map(lambda sample: (sample[0], sample[1], sample[2]["uid"]))
-    )
+def load(tars, balancer, workers):
+    """Return a loader of the samples that the balancer keeps, with images decoded; its workers live on."""
+    expanded = [path for given in tars for path in wds.shardlists.expand_urls(given)]
+    paths = [file.path for file in find_files(expanded, form="tar")]
+    samples = wds.WebDataset(paths, shardshuffle=False).compose(balancer.kept).decode("pil")
+    return wds.WebLoader(samples, batch_size=None, num_workers=workers, persistent_workers=workers > 0)
 
 
 def main():
@@ -30,14 +29,16 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("tars", help="tars, in webdataset's brace notation")
+    parser.add_argument("tars", nargs="+", help="tars, folders or globs, or webdataset's brace notation")
     parser.add_argument("--run", required=True, help="a balanced run, or a card")
+    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=2)
     arguments = parser.parse_args()
     balancer = Balancer(arguments.run)
+    loader = load(arguments.tars, balancer, arguments.workers)
     for epoch in range(arguments.epochs):
-        balancer.epoch = epoch
-        print(f"epoch {epoch}: {sum(1 for _ in pipeline(arguments.tars, balancer))} pairs")
+        balancer.set_epoch(epoch)
+        print(f"epoch {epoch}: {sum(1 for _ in loader)} pairs")
 
 
 if __name__ == "__main__":

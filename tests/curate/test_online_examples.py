@@ -1,26 +1,42 @@
-"""The examples of curation/ run, and keep just what the run kept: with webdataset, torch, datasets and open_clip."""
+"""The examples of curation/ run as a user calls them, and keep in each epoch just what the draw keeps.
+
+In all of them, the epoch is set in this process and read in workers that live on from epoch to epoch.
+"""
 
 from __future__ import annotations
 
+import argparse
+import base64
 import importlib
+import itertools
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
 from metaclip import Balancer, Run, curate
-from metaclip.pool.uid import uid_of
-from tests.tars import write_tars
+from tests.processes import environment
+from tests.tars import write_tar
 
 ROOT = Path(__file__).parents[2]
+SHAPES = ROOT / "curation" / "toy_shapes"
 EXTRA = "needs the extra train: pip install -c constraints-cpu.txt -e '.[train]'"
+README = (ROOT / "curation" / "README.md").read_text(encoding="utf-8")
+SECTION = README.partition("## Inside a data loader\n")[2].partition("\n## ")[0]
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
+)
+EXAMPLES = ["online_webdataset", "online_torch", "online_datasets", "online_open_clip"]
 
 pytest.importorskip("torch", reason=EXTRA)
 pytestmark = [
@@ -35,143 +51,317 @@ pytestmark = [
 ]
 
 
+def commands(text: str) -> list[str]:
+    """The indented commands of a text, each without its line breaks."""
+    joined = re.sub(r" \\\n +", " ", text)
+    return [line.strip() for line in joined.splitlines() if re.match(r" {4}(metaclip|python) ", line)]
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tracked files, as a fresh clone has them, with a balanced run."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("needs a clone: which files are tracked")
+    folder = tmp_path_factory.mktemp("clone")
+    tracked = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for name in filter(None, tracked.stdout.split("\0")):
+        if name.startswith(("curation/", "metadata/", "training/")):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    shell(commands(SECTION)[0], folder)
+    return folder
+
+
+def shell(command: str, folder: Path) -> str:
+    """Run a command as a user types it, with this interpreter's python and this tree's metaclip."""
+    done = subprocess.run(
+        ["bash", "-c", f'metaclip() {{ python -m metaclip "$@"; }}\n{command}'],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        env=environment(
+            PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            WANDB_MODE="disabled",
+            HF_HUB_OFFLINE="1",
+            OMP_NUM_THREADS="1",
+        ),
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """The toy pool, balanced."""
-    out = tmp_path_factory.mktemp("examples") / "run"
-    return curate(ROOT / "curation" / "toy_pool.jsonl", ROOT / "metadata" / "toy.txt", out=out, t=20)
+    """The shipped shapes, balanced."""
+    return curate(
+        SHAPES, ROOT / "metadata" / "toy.txt", out=tmp_path_factory.mktemp("shapes") / "run", t=6
+    )
 
 
 @pytest.fixture(scope="module")
-def pairs() -> list[dict[str, str]]:
-    """The toy pool's pairs that have a text, with their uids."""
-    lines = (ROOT / "curation" / "toy_pool.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [row for row in map(json.loads, lines) if row["text"]]
-    return [{**row, "uid": uid_of(row["text"], row["url"])} for row in rows]
+def pairs() -> list[dict[str, Any]]:
+    """The pairs of the shipped shapes that were downloaded."""
+    table = pa.concat_tables(map(pq.read_table, sorted(SHAPES.glob("*.parquet"))))
+    return [row for row in table.to_pylist() if row["status"] == "success"]
 
 
-@pytest.fixture(scope="module")
-def tars(pairs: list[dict[str, str]], tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The pairs as tars, in brace notation."""
-    folder = tmp_path_factory.mktemp("tars")
-    last = write_tars(folder, pairs)[-1].stem
-    return f"{folder}/{{00000..{last}}}.tar"
-
-
-@pytest.fixture(scope="module")
-def table(pairs: list[dict[str, str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The pairs as parquet, in several row groups."""
-    path = tmp_path_factory.mktemp("table") / "pairs.parquet"
-    pq.write_table(pa.Table.from_pylist(pairs), path, row_group_size=50)
-    return path
-
-
-def wanted(run: Run, pairs: list[dict[str, str]], epoch: int) -> list[str]:
-    """The uids that an epoch keeps, sorted; the toy pool repeats a few."""
+def wanted(run: Run, pairs: list[dict[str, Any]], epoch: int) -> list[str]:
+    """The uids that an epoch keeps, sorted."""
     if epoch == 0:
         return sorted(run.curated["uid"].to_pylist())
-    texts, uids = ([pair[name] for pair in pairs] for name in ("text", "uid"))
+    texts, uids = ([pair[name] for pair in pairs] for name in ("caption", "uid"))
     kept = Balancer(run).keep(texts, uids, epoch=epoch)
-    return sorted(uid for uid, stays in zip(uids, kept, strict=True) if stays)
+    return sorted(itertools.compress(uids, kept))
 
 
 def example(name: str) -> Any:
     return importlib.import_module(f"curation.{name}")
 
 
-def called(name: str, *arguments: object, cwd: Path) -> str:
-    command = [sys.executable, str(ROOT / "curation" / f"{name}.py"), *map(str, arguments)]
-    done = subprocess.run(
-        command,
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=500,
-        env={**os.environ, "WANDB_MODE": "disabled"},
+def check_epochs(run: Run, pairs: list[dict[str, Any]], balancer: Balancer, uids: Any) -> None:
+    """Epochs, also one that comes again, are those of the draw: by `set_epoch`, and by the attribute."""
+    for epoch in (0, 1, 2, 0):
+        balancer.set_epoch(epoch)
+        assert sorted(uids()) == wanted(run, pairs, epoch)
+    balancer.epoch = 3
+    assert sorted(uids()) == wanted(run, pairs, 3)
+    assert len({tuple(wanted(run, pairs, epoch)) for epoch in range(4)}) == 4
+
+
+# --- as a user calls them
+
+
+def test_the_readme_names_the_commands_of_the_examples() -> None:
+    """A command stands in the docstring of its example and in the README, word for word."""
+    shown = commands(SECTION)
+    for name in EXAMPLES:
+        found = commands(
+            (ROOT / "curation" / f"{name}.py").read_text(encoding="utf-8").replace('r"""', '"""')
+        )
+        assert len(found) == 2
+        assert set(found) <= set(shown)
+    assert len(shown) == 1 + len(EXAMPLES)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_runs(name: str, clone: Path, run: Run, pairs: list[dict[str, Any]]) -> None:
+    """The command of the README runs from a fresh clone, without a warning, and each epoch keeps as many as it should."""
+    pytest.importorskip("open_clip_train" if name.endswith("clip") else name.split("_")[1], reason=EXTRA)
+    (command,) = (line for line in commands(SECTION) if f"{name}.py" in line)
+    shown = shell(command, clone)
+    assert "metaclip" not in shown.replace(str(ROOT), ""), shown
+    if name == "online_open_clip":
+        assert "Train Epoch: 1 [16/16 (100%)]" in shown
+    else:
+        counts = [int(n) for n in re.findall(r"^epoch \d: (\d+) pairs$", shown, re.MULTILINE)]
+        assert counts == [len(wanted(run, pairs, epoch)) for epoch in (0, 1)]
+        assert "Warning" not in shown
+
+
+def test_the_lines_of_the_readme(
+    run: Run, pairs: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Python of the README runs as it stands there, and each library's line keeps the run's pairs."""
+    datasets, polars, pandas, webdataset = map(
+        pytest.importorskip, ("datasets", "polars", "pandas", "webdataset")
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout + done.stderr
+    (block,) = re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)
+    monkeypatch.chdir(run.path.parent)
+    table = pa.Table.from_pylist(pairs)
+    found: dict[str, Any] = {
+        "webdataset": webdataset, "polars": polars, "tars": [str(path) for path in sorted(SHAPES.glob("*.tar"))],
+        "dataset": datasets.Dataset(table), "stream": datasets.Dataset(table).to_iterable_dataset(), "frame": polars.DataFrame(table), "table": table.to_pandas(), "arrow": table,
+        "column": polars.Series([pair["caption"] for pair in pairs]), "uids": [pair["uid"] for pair in pairs],
+    }  # fmt: skip
+    exec(block, found)
+    assert isinstance(found["table"], pandas.DataFrame)
+    kept = wanted(run, pairs, 0)
+    assert sorted(json_of(sample)["uid"] for sample in found["samples"]) == kept
+    assert sorted(row["uid"] for row in found["stream"]) == kept
+    for name in ("pairs", "frame", "table", "arrow"):
+        assert sorted(map(str, found[name]["uid"])) == kept
+    assert sorted(itertools.compress(found["uids"], found["kept"])) == kept
+    assert found["matches"].to_list() == Balancer(run).matcher.match(table["caption"]).to_pylist()
+    pandas_matches = Balancer(run).matcher.match(table.to_pandas()["caption"])
+    assert pandas_matches.to_pylist() == found["matches"].to_list()
 
 
-def test_webdataset(run: Run, pairs: list[dict[str, str]], tars: str, tmp_path: Path) -> None:
-    """A stage of a pipeline, `.compose` or `.select`: epoch 0 is the offline subset, epoch 1 the law's next."""
+# --- every epoch, every kind of worker, every form of a pool
+
+
+def json_of(sample: Any) -> Any:
+    return sample["json"] if isinstance(sample["json"], dict) else json.loads(sample["json"])
+
+
+@pytest.mark.parametrize("workers", [0, 2, 3])
+def test_webdataset(run: Run, pairs: list[dict[str, Any]], workers: int) -> None:
+    """Workers that live on read the epoch that is set here; also where there are more workers than tars."""
+    balancer = Balancer(run)
+    tars = f"{SHAPES}/{{00000..00001}}.tar" if workers else str(SHAPES)
+    loader = example("online_webdataset").load([tars], balancer, workers)
+    check_epochs(run, pairs, balancer, lambda: [sample["json"]["uid"] for sample in loader])
+
+
+def test_webdataset_one_by_one(run: Run, pairs: list[dict[str, Any]]) -> None:
+    """`.select(balancer.takes)` is the same."""
     wds = pytest.importorskip("webdataset", reason=EXTRA)
-    for epoch in (0, 1):
-        balancer = Balancer(run, epoch=epoch)
-        found = [uid for _, _, uid in example("online_webdataset").pipeline(tars, balancer)]
-        assert sorted(found) == wanted(run, pairs, epoch)
-        one_by_one = wds.WebDataset(tars, shardshuffle=False).select(balancer.takes)
-        assert [json.loads(sample["json"])["uid"] for sample in one_by_one] == found
-    shown = called("online_webdataset", tars, "--run", run.path, cwd=tmp_path)
-    assert re.findall(r"epoch (\d): (\d+) pairs", shown) == [
-        (str(epoch), str(len(wanted(run, pairs, epoch)))) for epoch in (0, 1)
-    ]
+    balancer = Balancer(run)
+    tars = [str(path) for path in sorted(SHAPES.glob("*.tar"))]
+    samples = wds.WebDataset(tars, shardshuffle=False).select(balancer.takes)
+    check_epochs(run, pairs, balancer, lambda: [json_of(sample)["uid"] for sample in samples])
 
 
-@pytest.mark.parametrize("workers", [0, 3])
-def test_torch(run: Run, pairs: list[dict[str, str]], table: Path, workers: int) -> None:
-    """A DataLoader whose workers live on: each epoch is the law's."""
+@pytest.mark.parametrize(("workers", "method"), [(0, None), (2, "fork"), (3, "spawn"), (2, "forkserver")])
+def test_torch(run: Run, pairs: list[dict[str, Any]], workers: int, method: str | None) -> None:
+    """Workers that live on read the epoch that is set here, however they were started."""
     from torch.utils.data import DataLoader
 
-    data = example("online_torch").Pairs(table, run.path)
-    loader = DataLoader(data, batch_size=32, num_workers=workers, persistent_workers=workers > 0)
-    for epoch in (0, 1, 0):
-        data.set_epoch(epoch)
-        found = [uid for _, uids in loader for uid in uids]
-        assert sorted(found) == wanted(run, pairs, epoch)
-
-
-def test_torch_runs(run: Run, pairs: list[dict[str, str]], table: Path, tmp_path: Path) -> None:
-    """The example as a person calls it."""
-    shown = called("online_torch", table, "--run", run.path, cwd=tmp_path)
-    assert [int(n) for n in re.findall(r"epoch \d: (\d+) pairs", shown)] == [
-        len(wanted(run, pairs, e)) for e in (0, 1)
-    ]
-
-
-@pytest.mark.parametrize("streaming", [True, False])
-def test_datasets(
-    run: Run, pairs: list[dict[str, str]], table: Path, tmp_path: Path, streaming: bool
-) -> None:
-    """`.filter` on a Hugging Face data set, streamed and not."""
-    datasets = pytest.importorskip("datasets", reason="needs the package datasets")
-    rows = datasets.load_dataset(
-        "parquet", data_files=str(table), split="train", streaming=streaming, cache_dir=str(tmp_path)
+    balancer = Balancer(run)
+    data = example("online_torch").KeptPairs(SHAPES, balancer)
+    loader: Any = DataLoader(
+        data, 32, num_workers=workers, persistent_workers=workers > 0, multiprocessing_context=method
     )
-    for epoch in (0, 1):
-        found = [row["uid"] for row in example("online_datasets").balanced(rows, Balancer(run), epoch)]
-        assert sorted(found) == wanted(run, pairs, epoch)
+    check_epochs(run, pairs, balancer, lambda: [uid for _, _, uids in loader for uid in uids])
+    assert {url for _, urls, _ in loader for url in urls} <= {pair["url"] for pair in pairs}
 
 
-def test_datasets_runs(run: Run, pairs: list[dict[str, str]], table: Path, tmp_path: Path) -> None:
-    """The example as a person calls it."""
+@pytest.fixture(params=["parquet", "csv", "tsv", "jsonl", "tar"])
+def pool(request: pytest.FixtureRequest, pairs: list[dict[str, Any]], tmp_path: Path) -> Path:
+    """The shapes in each form of a pool, in two files."""
+    folder: Path = tmp_path / request.param
+    folder.mkdir()
+    for number in range(2):
+        path, rows = folder / f"{number}.{request.param}", pairs[number::2]
+        table = pa.Table.from_pylist(rows).select(["uid", "url", "caption"])
+        if request.param == "parquet":
+            pq.write_table(table.rename_columns(["UID", "URL", "TEXT"]), path)
+        elif request.param == "jsonl":
+            path.write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist()))
+        elif request.param == "tar":  # without .txt: the caption is in the .json
+            write_tar(
+                path, ((row["key"], {"json": json.dumps(row).encode(), "png": PNG}) for row in rows)
+            )
+        else:
+            options = pyarrow.csv.WriteOptions(delimiter="," if request.param == "csv" else "\t")
+            pyarrow.csv.write_csv(table, path, options)
+    return folder
+
+
+def test_datasets(run: Run, pairs: list[dict[str, Any]], pool: Path) -> None:
+    """A streamed data set of every form of a pool."""
     pytest.importorskip("datasets", reason="needs the package datasets")
-    shown = called("online_datasets", table, "--run", run.path, cwd=tmp_path)
-    assert [int(n) for n in re.findall(r"epoch \d: (\d+) pairs", shown)] == [
-        len(wanted(run, pairs, e)) for e in (0, 1)
-    ]
+    module, balancer = example("online_datasets"), Balancer(run)
+    rows = module.balanced(module.load(str(pool)), balancer)
+    check_epochs(run, pairs, balancer, lambda: [uid_of_row(row) for row in rows])
 
 
-def test_open_clip(run: Run, tars: str, tmp_path: Path) -> None:
-    """open_clip's own trainer takes steps on what the balancer keeps."""
-    pytest.importorskip("open_clip_train", reason=EXTRA)
-    shown = called(
-        "online_open_clip", "--run", run.path, "--", "--train-data", tars, "--dataset-type", "webdataset",
-        "--train-num-samples", 64, "--model", "ViT-S-32-alt", "--batch-size", 16, "--epochs", 1, "--workers", 1,
-        "--device", "cpu", "--precision", "fp32", "--logs", tmp_path / "logs", "--log-every-n-steps", 1,
-        cwd=tmp_path,
-    )  # fmt: skip
-    assert "Train Epoch: 0" in shown
-    assert list(tmp_path.glob("logs/*/checkpoints/epoch_1.pt"))
+def uid_of_row(row: dict[str, Any]) -> str:
+    fields = row.get("json", row)
+    return str(fields.get("uid") or fields.get("UID"))
 
 
-def test_what_open_clip_asks(run: Run, pairs: list[dict[str, str]]) -> None:
-    """A sample must be complete and kept."""
-    takes = example("online_open_clip").Takes(lambda sample: "jpg" in sample, Balancer(run))
+def test_datasets_decode_what_is_kept(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a streamed data set of tars, the images of no other samples are decoded."""
+    pytest.importorskip("datasets", reason="needs the package datasets")
+    from PIL import Image
+
+    opened, open_image = [], Image.open
+    module = example("online_datasets")
+    rows = module.load([str(path) for path in sorted(SHAPES.glob("*.tar"))])
+    monkeypatch.setattr(Image, "open", lambda *given: opened.append(1) or open_image(*given))
+    images = [row["png"].size for row in module.balanced(rows, Balancer(run))]
+    assert images == [(32, 32)] * 45
+    assert len(opened) == 45
+
+
+def test_datasets_not_streamed(run: Run, pairs: list[dict[str, Any]], tmp_path: Path) -> None:
+    """A data set is filtered again in each epoch: a cached result of another epoch is not taken for this one's."""
+    datasets = pytest.importorskip("datasets", reason="needs the package datasets")
+    paths = [str(path) for path in sorted(SHAPES.glob("*.parquet"))]
+    rows = datasets.load_dataset("parquet", data_files=paths, split="train", cache_dir=str(tmp_path))
+    balancer = Balancer(run)
+    check_epochs(
+        run,
+        pairs,
+        balancer,
+        lambda: (
+            rows.with_format("arrow").filter(balancer.keep_table, batched=True).with_format(None)["uid"]
+        ),
+    )
+
+
+def test_datasets_in_rows_and_columns(run: Run, pairs: list[dict[str, Any]]) -> None:
+    """`.filter` also takes a method of the Balancer for plain batches, and for single rows."""
+    datasets = pytest.importorskip("datasets", reason="needs the package datasets")
+    rows = datasets.Dataset.from_list(pairs)
+    for kept in (rows.filter(Balancer(run).keep_table, batched=True), rows.filter(Balancer(run).takes)):
+        assert sorted(kept["uid"]) == wanted(run, pairs, 0)
+
+
+def test_pools_of_every_form(run: Run, pairs: list[dict[str, Any]], pool: Path) -> None:
+    """The torch example reads every form of a pool."""
+    balancer = Balancer(run)
+    loader = example("online_torch").load(str(pool), balancer, 2)
+    check_epochs(run, pairs, balancer, lambda: [uid for _, _, uids in loader for uid in uids])
+
+
+@pytest.fixture
+def open_clip_data(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """open_clip's module of data, which is as it was after the test."""
+    from metaclip.training.models import import_torchvision
+
+    import_torchvision()
+    data: Any = pytest.importorskip("open_clip_train.data", reason=EXTRA)
+    for name in ("tarfile_to_samples_nothrow", "SharedEpoch"):
+        monkeypatch.setattr(data, name, getattr(data, name))
+    return data
+
+
+@pytest.mark.parametrize("with_txt", [True, False])
+def test_what_open_clip_reads(
+    run: Run, pairs: list[dict[str, Any]], open_clip_data: Any, tmp_path: Path, with_txt: bool
+) -> None:
+    """open_clip's own loader yields what each epoch keeps, from one worker that lives on; validation data are whole."""
+    images = {}
+    for path in sorted(SHAPES.glob("*.tar")):
+        with tarfile.open(path) as tar:
+            images |= {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+    pairs = [{**pair, "caption": f"{pair['caption']} {number}"} for number, pair in enumerate(pairs)]
     samples = [
-        {"jpg": b"", "txt": pair["text"].encode(), "json": json.dumps({"uid": pair["uid"]}).encode()}
+        (
+            pair["key"],
+            {
+                "png": images[f"{pair['key']}.png"],
+                "json": json.dumps(pair).encode(),
+                **({"txt": pair["caption"].encode()} if with_txt else {}),
+            },
+        )
         for pair in pairs
     ]
-    taken = [pair["uid"] for pair, sample in zip(pairs, samples, strict=True) if takes(sample)]
-    assert sorted(taken) == wanted(run, pairs, 0)
-    assert not takes({key: value for key, value in samples[0].items() if key != "jpg"})
+    tar = tmp_path / "0.tar"
+    write_tar(tar, samples)
+    balancer = Balancer(run)
+    example("online_open_clip").install(open_clip_data, balancer)
+    arguments = argparse.Namespace(
+        train_data=str(tar), val_data=str(tar), train_num_samples=len(pairs), val_num_samples=len(pairs), seed=0,
+        batch_size=1, world_size=1, workers=1, train_data_upsampling_factors=None,
+    )  # fmt: skip
+
+    def tokenizer(text: str) -> list[int]:
+        return [int(text.rpartition(" ")[2])]
+
+    def numbers(loader: Any) -> list[int]:
+        return [int(number) for _, tokens in loader for number in tokens]
+
+    train = open_clip_data.get_wds_dataset(arguments, lambda image: 0, True, tokenizer=tokenizer)
+    for epoch in (0, 1, 2):
+        train.set_epoch(epoch)
+        texts, uids = ([pair[name] for pair in pairs] for name in ("caption", "uid"))
+        kept = Balancer(run).keep(texts, uids, epoch=epoch)
+        assert set(numbers(train.dataloader)) == set(kept.nonzero()[0].tolist())
+    if with_txt:
+        whole = open_clip_data.get_wds_dataset(arguments, lambda image: 0, False, tokenizer=tokenizer)
+        assert sorted(numbers(whole.dataloader)) == list(range(len(pairs)))
