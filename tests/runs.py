@@ -45,7 +45,7 @@ def write_list(path: Path) -> Path:
     return path
 
 
-def curate(pool: Path, words: Path, out: Path, *more: Any) -> list[Any]:
+def curate(pool: Path | str, words: Path | str, out: Path | str, *more: Any) -> list[Any]:
     return ["curate", pool, "--metadata", words, "--t", T, "--out", out, *more]
 
 

@@ -21,7 +21,7 @@ import pyarrow as pa
 from metaclip.arguments import PATH, check_type
 from metaclip.errors import BrokenInput, MetaclipError, StoreError, one_line
 from metaclip.pool.columns import is_utf8
-from metaclip.storage.files import as_path, is_remote
+from metaclip.storage.files import as_path, is_remote, without_commit
 from metaclip.storage.threads import map_parallel
 
 FORMATS: Final = {
@@ -73,7 +73,7 @@ def find_files(paths: Paths, form: str | None = None, name: str = "pool") -> lis
     seen = set[str]()  # a file may be named twice, also by a link
     for given in wanted:
         root, found = _find(given)
-        roots.append(root.split("/"))
+        roots.append(without_commit(root).split("/"))
         for file in found:
             real = file.path if is_remote(file.path) else os.path.realpath(file.path)
             if (form is None or file.form == form) and real not in seen:
@@ -95,7 +95,14 @@ def find_files(paths: Paths, form: str | None = None, name: str = "pool") -> lis
         )
     # A file has the same name whether it was found by its folder, a glob or its path; no two files share a name.
     above = len("/".join(os.path.commonprefix(roots)))  # noqa: RUF071 - of lists of folders, not of strings
-    return [dataclasses.replace(file, name=file.path[above:].lstrip("/")) for file in files.values()]
+    repositories = {path[: path.index("@") + 41] for path in files if path != without_commit(path)}
+    if len({without_commit(one) for one in repositories}) < len(repositories):
+        raise MetaclipError(
+            f"the pool {shown} has files of two commits of one repository; name one revision"
+        )
+    # Without the commit, so that a file of the Hub keeps its name when something else is pushed.
+    names = {path: without_commit(path)[above:].lstrip("/") for path in files}
+    return [dataclasses.replace(file, name=names[path]) for path, file in files.items()]
 
 
 def stat_files(paths: Sequence[str]) -> list[PoolFile | MetaclipError]:
@@ -315,7 +322,12 @@ def translate_read_errors(file: PoolFile) -> Iterator[None]:
         of_client = type(error).__module__.partition(".")[0] not in ("builtins", "metaclip")
         if not unreadable and not (of_client and is_remote(file.path)):
             raise
-        what = f"{file.path} cannot be read as {file.form} ({one_line(error, 160)})"
+        reason = one_line(error, 160)
+        if is_remote(file.path):
+            from metaclip.storage.object_store import without_secrets
+
+            reason = without_secrets(reason)
+        what = f"{file.path} cannot be read as {file.form} ({reason})"
         raise BrokenInput(f"{what}; fetch or make the file again") from error
 
 

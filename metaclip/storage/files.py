@@ -88,6 +88,11 @@ def is_inside(path: AnyPath, folder: AnyPath) -> bool:
     return f"{path.address}/".startswith(f"{folder.address.rstrip('/')}/")
 
 
+def without_commit(address: str) -> str:
+    """Return an address on the Hub without the commit in it; other addresses as they are."""
+    return re.sub(r"^(hf://[^@]+)@[0-9a-f]{40}(?=/|$)", r"\1", address)
+
+
 def is_temporary(path: PurePath) -> bool:
     """Return whether a path has a temporary name."""
     return path.name.startswith(".") and path.suffix == ".tmp"

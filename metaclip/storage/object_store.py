@@ -1,8 +1,9 @@
 """Access to stores: file systems of fsspec, errors as one line, and no secrets in files and messages.
 
-Addresses and credentials are found as every AWS tool finds them (AWS_ENDPOINT_URL, AWS_PROFILE, ~/.aws). No path may
-contain a secret, because paths are written to manifests and messages. The client retries requests that fail for a moment:
-six tries in all, over 15 seconds.
+Addresses and credentials are found as every AWS tool finds them (AWS_ENDPOINT_URL, AWS_PROFILE, ~/.aws), and as every tool
+of the Hugging Face Hub finds them (HF_ENDPOINT, HF_TOKEN, hf auth login). No path may contain a secret, because paths are
+written to manifests and messages. The clients retry requests that fail for a moment: six tries in all, over 15 seconds for
+S3 and 23 for the Hub.
 """
 
 from __future__ import annotations
@@ -16,8 +17,19 @@ from typing import Any, Final
 
 from metaclip.errors import AlreadyExists, MetaclipError, StoreError, install_hint, one_line
 
-_PACKAGES: Final = {"s3": "s3", "s3a": "s3"}
+_PACKAGES: Final = {"s3": "s3", "s3a": "s3", "hf": "hub"}
 """The extra that each scheme needs."""
+_HINTS: Final = {
+    "s3": {
+        "access": "check the credentials (AWS_PROFILE or AWS_ACCESS_KEY_ID) and the bucket's policy",
+        "network": "check AWS_ENDPOINT_URL and the network, and run the same command again",
+    },
+    "hf": {
+        "access": "log in with hf auth login, or set HF_TOKEN; a gated repository asks for consent on its page",
+        "network": "check the network, HF_ENDPOINT and HF_HUB_OFFLINE, and run the same command again",
+    },
+}
+"""What to do about a refused or failed request, by the extra; that of S3 is for other stores too."""
 _RETRIES: Final = {"mode": "standard", "max_attempts": 6}
 _LOGIN: Final = re.compile(r"//[^/\s@]+@")
 _SIGNED: Final = re.compile(r"[?&](?:x-amz-[a-z-]+|awsaccesskeyid|signature|sig|token|key|secret)=", re.I)
@@ -56,22 +68,19 @@ def translate_errors(url: str) -> Iterator[None]:
                 f"{url}: there is no such bucket; create it, or check its name and AWS_ENDPOINT_URL"
             ) from None
         raise
-    except PermissionError as error:
-        raise StoreError(
-            f"{url}: access is refused ({_summary(error)}); check the credentials (AWS_PROFILE or AWS_ACCESS_KEY_ID) and the "
-            "bucket's policy"
-        ) from None
     # Each client has exceptions of its own, which depend on what is installed.
     except Exception as error:
         kind = type(error).__name__
+        hints = _HINTS.get(url.partition("://")[0], _HINTS["s3"])
+        if isinstance(error, PermissionError) or _status(error) in (401, 403):
+            raise StoreError(f"{url}: access is refused ({_summary(error)}); {hints['access']}") from None
         if "Credentials" in kind:
             raise StoreError(
                 f"{url}: no credentials are found ({_summary(error)}); set AWS_PROFILE or AWS_ACCESS_KEY_ID"
             ) from None
-        if "Connect" in kind or "Timeout" in kind:
+        if "Connect" in kind or "Timeout" in kind or "Offline" in kind:
             raise StoreError(
-                f"{url}: the store cannot be reached ({_summary(error)}); check AWS_ENDPOINT_URL and the network, and run the "
-                "same command again"
+                f"{url}: the store cannot be reached ({_summary(error)}); {hints['network']}"
             ) from None
         if _is_taken(error):
             raise AlreadyExists(f"{url} was written by another process") from None
@@ -95,10 +104,17 @@ def _summary(error: BaseException) -> str:
     return without_secrets(one_line(error, 160)).rstrip(".")
 
 
+def _status(error: BaseException) -> int | None:
+    """Return the status code of the Hub's answer that an error is about; None for the errors of other clients."""
+    code = getattr(getattr(error, "response", None), "status_code", None)
+    return code if isinstance(code, int) else None
+
+
 def error_code(error: BaseException | None) -> str:
     """Return the error code of S3; "" if there is none."""
     while error is not None:
-        if code := getattr(error, "response", {}).get("Error", {}).get("Code"):
+        answer = getattr(error, "response", None)
+        if isinstance(answer, dict) and (code := answer.get("Error", {}).get("Code")):
             return str(code)
         error = error.__cause__ or error.__context__
     return ""
@@ -111,7 +127,7 @@ def _is_taken(error: BaseException) -> bool:
 
 
 def file_system(url: str) -> tuple[Any, str]:
-    """Return the file system of fsspec for an address, and the path in it."""
+    """Return the file system of fsspec for an address, and the path in it; a path on the Hub with its commit."""
     if "::" in url:  # a chain, such as simplecache::s3://
         import fsspec
 
@@ -121,6 +137,8 @@ def file_system(url: str) -> tuple[Any, str]:
     scheme, url = scheme.lower(), f"{scheme.lower()}://{rest}"
     # One for all threads of a process: fsspec would create one for each, and a client of S3 takes 0.3 s to create.
     fs = _open_file_system(scheme, os.getpid())
+    if scheme == "hf":
+        return fs, fs.pinned(rest.rstrip("/"))
     return fs, str(fs._strip_protocol(url)) if scheme not in _PACKAGES else rest.rstrip("/")
 
 
@@ -132,6 +150,10 @@ def _open_file_system(scheme: str, pid: int) -> Any:
         from metaclip.storage.web import WebFileSystem
 
         return WebFileSystem(skip_instance_cache=True)
+    if scheme == "hf":
+        from metaclip.storage.hub import HubFileSystem
+
+        return HubFileSystem(skip_instance_cache=True)
     if scheme not in _PACKAGES:
         return fsspec.filesystem(scheme)
     config = {"retries": _RETRIES, **fsspec.config.conf.get("s3", {}).get("config_kwargs", {})}

@@ -325,7 +325,14 @@ class RemotePath(_Path):
 
 def size_and_stamp(info: dict[str, Any]) -> tuple[int, str]:
     """Return the size of an object, and a stamp that changes when the object does, as a store lists them."""
-    stamp = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified") or ""
+    names = (
+        "ETag",
+        "etag",
+        "mtime",
+        "LastModified",
+        "blob_id",
+    )  # the last one on the Hub: git's digest of the content
+    stamp = next((info[name] for name in names if info.get(name)), "")
     return int(info["size"]), str(stamp)
 
 
