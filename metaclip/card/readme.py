@@ -30,15 +30,17 @@ _SIZES: Final = (
 """The Hub's size categories, by powers of ten."""
 
 _HUB_LICENCES: Final = {
-    "afl-3.0", "agpl-3.0", "apache-2.0", "artistic-2.0", "bigcode-openrail-m", "bigscience-bloom-rail-1.0",
-    "bigscience-openrail-m", "bsd", "bsd-2-clause", "bsd-3-clause", "bsd-3-clause-clear", "bsl-1.0", "c-uda", "cc",
-    "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0",
-    "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0", "cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0",
-    "cc-by-sa-3.0", "cc-by-sa-4.0", "cc0-1.0", "cdla-permissive-1.0", "cdla-permissive-2.0", "cdla-sharing-1.0",
-    "creativeml-openrail-m", "deepfloyd-if-license", "ecl-2.0", "epl-1.0", "epl-2.0", "etalab-2.0", "eupl-1.1",
-    "eupl-1.2", "gemma", "gfdl", "gpl", "gpl-2.0", "gpl-3.0", "isc", "lgpl", "lgpl-2.1", "lgpl-3.0", "lgpl-lr",
-    "llama2", "lppl-1.3c", "mit", "mpl-2.0", "ms-pl", "ncsa", "odbl", "odc-by", "ofl-1.1", "openrail", "openrail++",
-    "osl-3.0", "pddl", "postgresql", "unknown", "unlicense", "wtfpl", "zlib",
+    "afl-3.0", "agpl-3.0", "apache-2.0", "apple-amlr", "apple-ascl", "artistic-2.0", "bigcode-openrail-m",
+    "bigscience-bloom-rail-1.0", "bigscience-openrail-m", "bsd", "bsd-2-clause", "bsd-3-clause", "bsd-3-clause-clear",
+    "bsl-1.0", "c-uda", "cc", "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "cc-by-nc-2.0", "cc-by-nc-3.0",
+    "cc-by-nc-4.0", "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0", "cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0",
+    "cc-by-nd-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc0-1.0", "cdla-permissive-1.0", "cdla-permissive-2.0",
+    "cdla-sharing-1.0", "creativeml-openrail-m", "deepfloyd-if-license", "ecl-2.0", "epl-1.0", "epl-2.0", "etalab-2.0",
+    "eupl-1.1", "eupl-1.2", "fair-noncommercial-research-license", "gemma", "gfdl", "gpl", "gpl-2.0", "gpl-3.0",
+    "grok2-community", "h-research", "intel-research", "isc", "lgpl", "lgpl-2.1", "lgpl-3.0", "lgpl-lr", "llama2",
+    "llama3", "llama3.1", "llama3.2", "llama3.3", "llama4", "lppl-1.3c", "mit", "mpl-2.0", "ms-pl", "ncsa", "odbl",
+    "odc-by", "ofl-1.1", "openmdw-1.0", "openmdw-1.1", "openrail", "openrail++", "osl-3.0", "pddl", "postgresql",
+    "unknown", "unlicense", "wtfpl", "zlib",
 }  # fmt: skip
 """The licences that the Hub knows (huggingface.co/docs/hub/repositories-licenses); anything else is "other" there."""
 _SPDX_ENDING: Final = re.compile(r"^(gfdl|odbl|odc-by|pddl)-.*$|-(?:only|or-later)$")
@@ -55,11 +57,14 @@ def hub_licence(stated: str) -> dict[str, str]:
     for known in (name, _SPDX_ENDING.sub(r"\1", name)):
         if known in _HUB_LICENCES:
             return {"license": known}
-    return {"license": "other", "license_name": name or "other"}
+    return {"license": "other", "license_name": name.strip("-.+") or "other"}
 
 
 def head(card: Mapping[str, Any]) -> str:
-    """Return the YAML that the Hub reads, as JSON values: JSON is YAML, and nothing in a value can break out of it."""
+    """Return the YAML that the Hub reads, as JSON values: nothing in a value can break out of them.
+
+    JSON is YAML except for characters beyond 16 bits, which YAML writes as one escape and JSON as two.
+    """
     fields: dict[str, Any] = {"pretty_name": card["name"]}
     if card["license"]:
         fields |= hub_licence(card["license"])
@@ -70,7 +75,14 @@ def head(card: Mapping[str, Any]) -> str:
             {"config_name": "entries", "data_files": [{"split": "train", "path": "entries.parquet"}]}
         ],
     }
-    return "\n".join(["---", *(f"{name}: {json.dumps(value)}" for name, value in fields.items()), "---"])
+    return "\n".join(["---", *(f"{name}: {_yaml(value)}" for name, value in fields.items()), "---"])
+
+
+def _yaml(value: Any) -> str:
+    """Return a value as JSON in ASCII, with YAML's escapes."""
+    text = json.dumps(value, ensure_ascii=False)
+    escapes = {c: f"\\u{ord(c):04x}" if ord(c) < 1 << 16 else f"\\U{ord(c):08x}" for c in text}
+    return "".join(c if " " <= c <= "~" else escapes[c] for c in text)
 
 
 def render(card: Mapping[str, Any]) -> str:
