@@ -11,13 +11,20 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from metaclip.card.class_coverage import ClassNames
-from metaclip.card.publish import CardInfo, card_json, entries_table, read_card_of, sha256_of
+from metaclip.card.publish import (
+    CardInfo,
+    card_json,
+    entries_table,
+    read_card,
+    read_card_of,
+    sha256_of,
+)
 from metaclip.card.removal.removed_list import REMOVED_LIST, list_digest, listed_uids, read_list
 from metaclip.card.run_files import (
     account_differences,
@@ -26,8 +33,10 @@ from metaclip.card.run_files import (
     matched_files,
 )
 from metaclip.card.scan import scan_run
+from metaclip.curate.account import result_digest
 from metaclip.curate.draw import FIXED_POINT, DrawSums, draw_rows, hashes, probabilities, stream_key
 from metaclip.curate.run import (
+    ENTRIES,
     Run,
     RunLike,
     counts_digest,
@@ -45,6 +54,9 @@ from metaclip.pool.uid import Uids, column_uids
 from metaclip.reshard.subset import Subset
 from metaclip.stage.runner import RunOptions
 from metaclip.storage.files import as_path
+
+_OWN_FILES: Final = ("README.md", "croissant.json", "entries.parquet")
+"""Files that every card names with their digests."""
 
 
 def verify(
@@ -74,6 +86,26 @@ def verify(
         for name in table.column_names:
             if name not in theirs.column_names or not theirs[name].equals(table[name]):
                 found.append(f"entries.parquet, {name}: not what the run gives")
+    return found
+
+
+def own_differences(folder: Path) -> list[str]:
+    """List what in a card's folder contradicts the card itself, one line each: what can be verified without its run.
+
+    Files are compared with their digests in card.json, counts with theirs, and the fields with the result digest. Raise
+    MetaclipError if there is no card.
+    """
+    card = read_card(folder)
+    listed = {item["name"] for item in card["files"]}
+    found = [f"card.json names no {name}" for name in _OWN_FILES if name not in listed]
+    found += [f"{name} is gone" for name in ("index.html", "explorer") if not (folder / name).exists()]
+    found += _file_differences(folder, card)
+    if result_digest(card) != card["result_digest"]:
+        found.append("card.json: the result digest is not that of its fields")
+    if not found:
+        counts = read_table(folder / "entries.parquet", ENTRIES)["count"].to_numpy()
+        if counts_digest(counts) != card["digests"]["counts"]:
+            found.append("entries.parquet, count: not what card.json has the digest of")
     return found
 
 

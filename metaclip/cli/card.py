@@ -29,6 +29,7 @@ Examples:
   metaclip card run/ --out data_cards/my_set --license cc-by-4.0 --contact data@example.org
   metaclip card verify data_cards/my_set --run run/
   metaclip card diff data_cards/my_set data_cards/another
+  metaclip card push data_cards/my_set user/my_set --run run/
   metaclip card remove run/ --out run_2/ --urls gone.txt --card data_cards/my_set --card-out data_cards/my_set_2
   metaclip card apply data_cards/my_set_2/removed.parquet curated/ --out curated_2/
 Then open data_cards/my_set/index.html, or upload the folder to a static host.""",
@@ -140,6 +141,37 @@ def diff(first: str, second: str) -> None:
     from metaclip.card import diff
 
     click.echo(diff.render_markdown(diff.diff(Path(first), Path(second))))
+
+
+@command.command(
+    "push",
+    epilog="""\b
+Examples:
+  metaclip card push data_cards/my_set user/my_set --run run/
+  metaclip card push data_cards/my_set user/my_set --private
+The token is that of `hf auth login`, or HF_TOKEN. Files of an earlier card in the repository are replaced, other files stay.""",
+)
+@click.argument("folder")
+@click.argument("repository")
+@click.option(
+    "--run",
+    metavar="RUN",
+    help="Run that the card was made from: verify every figure by it first.  [default: verify files and digests]",
+)
+@click.option("--private", is_flag=True, help="Create the repository as a private one.")
+@_blocked
+@_workers
+def push(
+    folder: str, repository: str, run: str | None, private: bool, blocked_words: str | None, workers: int | None
+) -> None:  # fmt: skip
+    """Verify a card, and push FOLDER to REPOSITORY, a dataset repository of the Hugging Face Hub, in one commit."""
+    from metaclip.card.push import push
+    from metaclip.stage.runner import RunOptions
+
+    blocked = _words(blocked_words)
+    options = RunOptions(workers=workers)
+    address = push(folder, repository, run=run, private=private, blocked=blocked, options=options)
+    click.echo(f"pushed {folder}: {address}")
 
 
 @command.command(

@@ -38,6 +38,10 @@ MEANING: Final = {
     "kept": "kept",
 }
 """The steps of the funnel in their order, with their meaning; `REMOVED` is one only if pairs were taken out."""
+_RESULT: Final = (
+    "semantics", "list", "rule", "balance", "funnel", "entries", "sums", "pairs", "digests",
+)  # fmt: skip
+"""The fields that a result digest is of, besides `REMOVED`."""
 _CARD: Final = "card.json"
 _PAGE: Final = "card.md"
 _TOP_ENTRIES: Final = 25
@@ -106,9 +110,6 @@ def make_account(run: Run) -> dict[str, Any]:
     if REMOVED in match:
         result[REMOVED] = match[REMOVED]
     combined = {"runs": match["runs"]} if "runs" in match else {}
-    # What does not occur is left out, so that a setting or a reason added later changes no digest.
-    occurring = {step: rows for step, rows in funnel.items() if rows}
-    identity = {**result, "rule": _changed_settings(match["rule"]), "funnel": occurring}
     recipe = {
         **run.manifest["settings"],
         "match": {**run.manifest["settings"]["match"], "metadata": match["list"]},
@@ -129,8 +130,23 @@ def make_account(run: Run) -> dict[str, Any]:
         "list": {**result["list"], "sources": _by_source(entries)},
         "balance": {**result["balance"], "asked": balance["asked"]},
         "top_entries": [row for row in entries.take(top).to_pylist() if row["count"]],
-        "result_digest": digest_of(identity),
+        "result_digest": result_digest(result),
     }
+
+
+def result_digest(account: Mapping[str, Any]) -> str:
+    """Compute the digest of what an account, or the card made of it, says came out."""
+    result = {name: account[name] for name in (*_RESULT, REMOVED) if name in account}
+    return digest_of(
+        {
+            **result,
+            "list": {name: account["list"][name] for name in ("digest", "entries")},
+            # What does not occur is left out, so that a setting or a reason added later changes no digest.
+            "rule": _changed_settings(account["rule"]),
+            "funnel": {step: rows for step, rows in account["funnel"].items() if rows},
+            "balance": {name: value for name, value in account["balance"].items() if name != "asked"},
+        }
+    )
 
 
 def _now() -> datetime.datetime:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from typing import Any, Final
 
 from huggingface_hub import HfApi, HfFileSystem
-from huggingface_hub.utils import logging
+from huggingface_hub.utils import disable_progress_bars, logging
 
 from metaclip.errors import MetaclipError, StoreError
 
@@ -22,9 +23,14 @@ _DATASET: Final = re.compile(r"datasets/[\w.-]+/[\w.-]+(@[^/]+)?(/|$)")
 
 
 def without_notes() -> None:
-    """Keep the client from reporting requests that are tried again, as that of S3 does; HF_HUB_VERBOSITY brings them back."""
+    """Keep the client from reporting requests that are tried again, as that of S3 does, and from bars outside a terminal.
+
+    HF_HUB_VERBOSITY and HF_HUB_DISABLE_PROGRESS_BARS=0 bring them back.
+    """
     if "HF_HUB_VERBOSITY" not in os.environ:
         logging.set_verbosity_error()
+    if not sys.stderr.isatty() and "HF_HUB_DISABLE_PROGRESS_BARS" not in os.environ:
+        disable_progress_bars()
 
 
 class HubFileSystem(HfFileSystem):  # type: ignore[misc]

@@ -71,6 +71,9 @@ VERBS = {
     },
     "card verify": {"FOLDER", "--blocked-words", "--help", "--run", "--workers", "-h"},
     "card diff": {"FIRST", "SECOND", "--help", "-h"},
+    "card push": {
+        "FOLDER", "REPOSITORY", "--blocked-words", "--help", "--private", "--run", "--workers", "-h",
+    },
     "card remove": {
         "RUN", "--blocked-words", "--card", "--card-out", "--domains", "--help", "--out", "--overwrite", "--uids", "--urls",
         "--workers", "-h",

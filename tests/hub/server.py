@@ -253,7 +253,8 @@ def preupload(user: str, name: str, revision: str) -> Any:
     for item in flask.request.json["files"]:
         path = item["path"]
         assert len(base64.b64decode(item["sample"])) == min(512, item["size"])
-        there = {"oid": _described(path, files[path])["oid"]} if path in files else {}
+        known = _described(path, files[path]) if path in files else {}
+        there = {"oid": known.get("lfs", known)["oid"]} if known else {}
         mode = "lfs" if _is_lfs(path) else "regular"
         described.append({"path": path, "uploadMode": mode, "shouldIgnore": False, **there})
     return {"files": described}
