@@ -38,6 +38,8 @@ from metaclip.storage.local import LOCK
 MANIFEST: Final = "manifest.json"
 STATE: Final = ".state"
 """The folder of locks and markers, in a folder that can be owned."""
+_COMBINES: Final = "a part that combines all, "
+"""How an owner that combines the parts is named."""
 _PAUSE: Final = 0.5
 """Seconds between two attempts to own a folder."""
 
@@ -95,6 +97,10 @@ class InUse(MetaclipError):
     """Another process owns the folder."""
 
 
+class BeingCombined(InUse):
+    """The process that owns the folder combines what the parts of a job array have done; it ends soon."""
+
+
 class Folder:
     """A run folder, on this machine or in a store."""
 
@@ -132,10 +138,11 @@ class Folder:
 
         The block of an owner alone that raises before it has produced anything leaves no state and no new folder behind.
 
-        With `wait`, wait until the folder is free. Raise InUse if another living process owns it, MetaclipError if it holds
-        files that are not a run's.
+        With `wait`, as the part that combines what all have done, wait until the folder is free; parts that come meanwhile wait
+        for it. Raise InUse if another living process owns the folder, MetaclipError if it holds files that are not a run's.
         """
-        names = () if part.whole else (f"{part.number}-of-{part.of}", f"part {part}, ")
+        whole = ("", _COMBINES if wait else "")
+        names = whole if part.whole else (f"{part.number}-of-{part.of}", f"part {part}, ")
         with disk_errors(self.path), contextlib.ExitStack() as held:
             _check_content(self.path)
             new = new_folders(self.path)
@@ -143,8 +150,8 @@ class Folder:
                 try:
                     self._check = self._enter(held, self.state.owned(*names))
                     break
-                except InUse:
-                    if not wait:
+                except InUse as error:
+                    if not (wait or (isinstance(error, BeingCombined) and not part.whole)):
                         raise
                     time.sleep(_PAUSE)
             if part.whole:
@@ -183,7 +190,8 @@ class Folder:
         try:
             return held.enter_context(lock)
         except AlreadyExists as error:
-            raise InUse(
+            kind = BeingCombined if str(error).startswith(_COMBINES) else InUse
+            raise kind(
                 f"{self.path} is in use by {error}; wait for it, stop it, or choose another --out"
             ) from None
 

@@ -143,7 +143,7 @@ class LocalPath(_Path):
         """
         self.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as held:
-            held.enter_context(self._locked(LOCK, fcntl.LOCK_SH if part else fcntl.LOCK_EX))
+            held.enter_context(self._locked(LOCK, fcntl.LOCK_SH if part else fcntl.LOCK_EX, who))
             if part:
                 held.enter_context(self._locked(f"{LOCK}-{part}", fcntl.LOCK_EX, who))
             yield lambda: None

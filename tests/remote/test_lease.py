@@ -12,6 +12,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,16 @@ def test_who_waits_gets_the_folder(store: RemotePath) -> None:
         _spawning.Process(target=_touch_later, args=(signs.with_suffix(".leave"), 2.0)).start()
         enter(Folder(store).owned(wait=True))
         assert time.monotonic() - began > 1.5
+
+
+def test_a_part_waits_while_another_one_combines(store: RemotePath) -> None:
+    """A part that is started while the results are combined waits, and is not refused."""
+    with ThreadPoolExecutor(1) as threads:
+        with Folder(store).owned(wait=True):
+            late = threads.submit(lambda: enter(Folder(store).owned(Part(1, 2))))
+            time.sleep(1.0)
+            assert not late.done()
+        late.result(60)
 
 
 def _touch_later(path: Path, seconds: float) -> None:

@@ -13,6 +13,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,20 +34,20 @@ def read_locked(path: Path) -> contextlib.AbstractContextManager[None]:
     return Folder(path).read_locked()
 
 
-def _own(path: Path, part: Part | None, signs: Path) -> None:
+def _own(path: Path, part: Part | None, signs: Path, wait: bool) -> None:
     """Own a folder (only read it if `part` is None) until a file says to leave, which works even if a process is killed."""
-    with owned(path, part) if part is not None else read_locked(path):
+    with owned(path, part, wait) if part is not None else read_locked(path):
         signs.with_suffix(".owned").touch()
         while not signs.with_suffix(".leave").exists():
             time.sleep(0.002)
 
 
 @contextlib.contextmanager
-def owner(path: Path, part: Part | None = ALL) -> Iterator[Any]:
+def owner(path: Path, part: Part | None = ALL, wait: bool = False) -> Iterator[Any]:
     """Another process that owns the folder or a part of it (None: only reads it) for the length of the block."""
     with tempfile.TemporaryDirectory() as folder:
         signs = Path(folder, "sign")
-        process = _forking.Process(target=_own, args=(path, part, signs))
+        process = _forking.Process(target=_own, args=(path, part, signs, wait))
         process.start()
         while not signs.with_suffix(".owned").exists():
             assert process.is_alive()
@@ -153,6 +154,18 @@ def test_who_waits_gets_the_folder(tmp_path: Path) -> None:
 def _wait_and_tell(path: Path, told: Path) -> None:
     with owned(path, wait=True):
         told.touch()
+
+
+def test_a_part_waits_while_another_one_combines(tmp_path: Path) -> None:
+    """A part that comes while the results are combined, as in a job array submitted again, waits; others are refused."""
+    with ThreadPoolExecutor(1) as threads:
+        with owner(tmp_path, wait=True) as process:
+            late = threads.submit(lambda: enter(owned(tmp_path, Part(1, 2))))
+            time.sleep(0.2)
+            assert not late.done()
+            with refused(f"is in use by a part that combines all, process {process.pid} "):
+                enter(owned(tmp_path))
+        late.result(60)
 
 
 def test_readers_keep_writers_out(tmp_path: Path) -> None:
