@@ -25,5 +25,5 @@ if [ ! -s "$list" ]; then
     "${CRAWL_SERVER:-https://data.commoncrawl.org}/crawl-data/$crawl/wat.paths.gz"
   mv "$list.$$.tmp" "$list"
 fi
-# shellcheck disable=SC2086 - METACLIP may be several words
+# shellcheck disable=SC2086 # METACLIP may be several words
 exec ${METACLIP:-metaclip} extract "$list" --recipe "$here/common_crawl.toml" --out "$pool" "$@"

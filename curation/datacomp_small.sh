@@ -32,6 +32,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=${PYTHON:-python3}
 metaclip=${METACLIP:-$python -m metaclip}
 t=${T:-30 100 300 1000 3000}
+# shellcheck disable=SC2086 # T is several words
 sets=${SETS:-none basic text score default $(printf 't%s ' $t)}
 recipe=${RECIPE:-training/datacomp_small.toml}
 evaluate=${EVALUATE:---suite datacomp --data $folder/evalsets}
@@ -62,6 +63,7 @@ done
 step "the baselines"
 for name in none basic text score; do
   case " $sets " in *" $name "*) ;; *) continue ;; esac
+  # shellcheck disable=SC2046 # two words or none
   "$python" -m training.controls "$tars" --filter "$name" --out "$folder/sets/$name" \
     $([ "$name" = score ] && echo --column "${SCORE:-clip_l14_similarity_score}")
 done
@@ -70,13 +72,14 @@ for name in $sets; do
   step "train and evaluate: $name"
   subset=$folder/sets/$name/subset.npy
   [ -e "$subset" ] || subset=$folder/sets/$name/curated.npy
-  # shellcheck disable=SC2086 - FLAGS and EVALUATE are several words
+  # shellcheck disable=SC2086 # FLAGS and EVALUATE are several words
   $metaclip train "$recipe" --tars "$tars" --subset "$subset" --out "$folder/models/$name" ${FLAGS:-}
-  # shellcheck disable=SC2086
+  # shellcheck disable=SC2086 # the same
   $metaclip evaluate "$folder/models/$name" $evaluate || [ $? -eq 3 ] # 3: a set is damaged or incomplete, and listed
 done
 
 step "the table"
+# shellcheck disable=SC2086 # sets are several words
 results=$(printf "$folder/models/%s/results.jsonl " $sets)
-# shellcheck disable=SC2086
+# shellcheck disable=SC2086 # results are several words
 "$python" -m training.compare $results | tee "$folder/results.md"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ ROOT = Path(__file__).parents[2]
 FORMS = [
     path for path in sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml")) if path.stem != "config"
 ]
+
+SCRIPTS = [ROOT / ".ci" / "run", *sorted(ROOT.glob("*/*.sh"))]
 
 
 def read(path: Path) -> Any:
@@ -29,6 +33,19 @@ def test_issue_forms(path: Path) -> None:
     assert all(field["attributes"]["label"] for field in fields)
     assert len({field["id"] for field in fields}) == len(fields) > 0
     assert any(field.get("validations", {}).get("required") for field in fields)
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_shell_scripts(path: Path) -> None:
+    """No script has a fault that shellcheck finds; each exception has its reason beside it."""
+    if (shellcheck := shutil.which("shellcheck")) is None:
+        pytest.skip("needs shellcheck: apt-get install shellcheck")
+    done = subprocess.run([shellcheck, path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    exceptions = re.findall(r"# shellcheck disable=.*", path.read_text(encoding="utf-8"))
+    assert all(re.fullmatch(r"# shellcheck disable=SC\d+ # \w.*", line) for line in exceptions), (
+        exceptions
+    )
 
 
 def test_the_citation() -> None:
