@@ -11,7 +11,7 @@ from metaclip.card.publish import read_card
 from metaclip.card.readme import head, hub_licence
 from tests.hub.rules import LICENCES, faults_of_card, metadata_of, sizes
 
-pytest.importorskip("huggingface_hub", reason="needs pip install 'metaclip[hub]'")
+pytest.importorskip("huggingface_hub", reason="needs pip install '.[hub]'")
 pytest.importorskip("datasets", reason="needs datasets")
 pytestmark = pytest.mark.extra
 

@@ -76,7 +76,7 @@ class Hub:
 @pytest.fixture(scope="session")
 def hub_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of the server."""
-    pytest.importorskip("huggingface_hub", reason="needs pip install 'metaclip[hub]'")
+    pytest.importorskip("huggingface_hub", reason="needs pip install '.[hub]'")
     pytest.importorskip("flask", reason="needs flask")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
