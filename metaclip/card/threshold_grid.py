@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from metaclip.curate.draw import FIXED_POINT, expect_rows, uniforms
+from metaclip.curate.draw import FIXED_POINT, expect_rows, slopes, uniforms
 from metaclip.curate.run import read_matched
 from metaclip.curate.settings import tail_share
 from metaclip.matching import ids_and_offsets
@@ -57,10 +57,11 @@ def sum_file(
         np.zeros(len(thresholds), np.uint64),
         np.zeros((len(counts), len(thresholds)), np.uint64),
     )
+    slope = slopes(counts)
     for _, uids, matches in read_matched(path):
         chosen = matches.filter(uniforms(_SAMPLE_SEED, 0, uids) < share) if share < 1.0 else matches
         values, offsets = ids_and_offsets(chosen)
-        expect_rows(values, offsets, counts, thresholds, sums, by_entry)
+        expect_rows(values, offsets, slope, thresholds, sums, by_entry)
     return sums, by_entry
 
 

@@ -32,7 +32,15 @@ import pyarrow as pa
 
 from metaclip.arguments import PATH, check_types
 from metaclip.curate.account import has_account, remove_account, write_account
-from metaclip.curate.draw import FIXED_POINT, DrawSums, draw_rows, expect_rows, probabilities, stream_key
+from metaclip.curate.draw import (
+    FIXED_POINT,
+    DrawSums,
+    draw_rows,
+    expect_rows,
+    probabilities,
+    slopes,
+    stream_key,
+)
 from metaclip.curate.inputs import (
     GROUP_BYTES,
     check_unchanged,
@@ -105,14 +113,14 @@ class ExpectStep(PortableStep):
     """Sums P(keep) over the rows of a matched shard under each of k thresholds."""
 
     matched: Folder
-    counts: npt.NDArray[np.uint64]
+    slope: npt.NDArray[np.float64]
     thresholds: npt.NDArray[np.float64]
 
     def __call__(self, shard: str) -> npt.NDArray[np.object_]:
         """Return the sums of a shard: Python integers, object[k], in units of 1 / FIXED_POINT."""
         sums = np.zeros(len(self.thresholds), np.uint64)
         for _, _, matches in read_matched(self.matched / "matched" / f"{shard}.parquet"):
-            expect_rows(*ids_and_offsets(matches), self.counts, self.thresholds, sums)
+            expect_rows(*ids_and_offsets(matches), self.slope, self.thresholds, sums)
         return sums.astype(np.object_)  # the sums of all shards do not fit 64 bits
 
 
@@ -446,7 +454,10 @@ def _threshold(source: Run, stage: Stage, settings: BalanceSettings, options: Ru
 
     def expect(thresholds: npt.NDArray[np.float64]) -> list[float]:
         sums = fold(
-            options.active_engine, ExpectStep(source.matched, counts, thresholds), names, operator.add
+            options.active_engine,
+            ExpectStep(source.matched, slopes(counts), thresholds),
+            names,
+            operator.add,
         )
         assert sums is not None  # rows matched
         return [number / FIXED_POINT for number in sums]

@@ -4,8 +4,10 @@
     P(keep) = 1 - product over matched e of (1 - p[e])      ascending entry_id, float64, no reordering
     keep      iff u(seed, epoch, uid) < P(keep)
 
+t is one number, or float64[n], a number for each entry (`metaclip.curate.weights`): t[e] stands where t stands here.
+
 u is a hash of its arguments, not a generator: order, sharding, number of workers and engine cannot change the result,
-the same draw made online at epoch 0 gives the same pairs, and a larger t keeps a superset.
+the same draw made online at epoch 0 gives the same pairs, and where no t[e] gets smaller, a superset is kept.
 
 Sums are identities of a run, so they are made of integers, ``floor(x * 2**32)``, and do not depend on grouping.
 Cost: 0.05 us a pair.
@@ -13,7 +15,7 @@ Cost: 0.05 us a pair.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +26,9 @@ from metaclip.pool.uid import Uids
 
 FIXED_POINT: Final = 1 << 32
 """One, in the integers that expected numbers are summed in."""
+
+Thresholds: TypeAlias = float | npt.NDArray[np.float64]
+"""t: one number, or float64[number of entries]."""
 
 _WORD: Final = (1 << 64) - 1
 _GOLDEN: Final = 0x9E3779B97F4A7C15
@@ -86,7 +91,7 @@ def mixed(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return x ^ x >> np.uint64(31)
 
 
-def probabilities(counts: npt.NDArray[np.uint64], t: float) -> npt.NDArray[np.float64]:
+def probabilities(counts: npt.NDArray[np.uint64], t: Thresholds) -> npt.NDArray[np.float64]:
     """Return each entry's probability min(1, t / count), 1 where the count is 0: float64[number of entries]."""
     return np.minimum(
         1.0, t / np.maximum(counts, 1).astype(np.float64), where=counts > 0, out=np.ones(len(counts))
@@ -199,28 +204,34 @@ def _row_of_each(offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
 
 
+def slopes(counts: npt.NDArray[np.uint64], weight: Thresholds = 1.0) -> npt.NDArray[np.float64]:
+    """Return weight / count of each entry, by which `expect_rows` multiplies a t: float64[number of entries]."""
+    with np.errstate(divide="ignore", over="ignore"):
+        return np.asarray(weight / counts.astype(np.float64))
+
+
 def expect_rows(
     values: npt.NDArray[np.uint32],
     offsets: npt.NDArray[np.int64],
-    counts: npt.NDArray[np.uint64],
+    slope: npt.NDArray[np.float64],
     thresholds: npt.NDArray[np.float64],
     sums: npt.NDArray[np.uint64],
     by_entry: npt.NDArray[np.uint64] | None = None,
 ) -> None:
     """Add the P(keep) of rows of matches under each of k `thresholds` to `sums` (uint64[k], units of 1 / FIXED_POINT).
 
-    With `by_entry` (uint64[number of entries, k]), add them to the sums of each row's entries too. Only for the search of
-    a t: the quotient is rounded differently than in `probabilities`.
+    `slope` is what `slopes` returns. With `by_entry` (uint64[number of entries, k]), add them to the sums of each row's
+    entries too. Only for the search of a t: the quotient is rounded differently than in `probabilities`.
     """
     if (library := load()) is None:
-        expect_rows_numpy(values, offsets, counts, thresholds, sums, by_entry)
+        expect_rows_numpy(values, offsets, slope, thresholds, sums, by_entry)
         return
     k = len(thresholds)
     padded = np.zeros(-(-k // WIDTH) * WIDTH)
     padded[:k] = thresholds
     scratch = np.empty(2 * len(padded))
     library.mc_expect(
-        _rows(values, offsets, len(counts)), address(counts, np.uint64), address(padded, np.float64), k,
+        _rows(values, offsets, len(slope)), address(slope, np.float64), address(padded, np.float64), k,
         address(sums, np.uint64, written=True), None if by_entry is None else address(by_entry, np.uint64, written=True),
         address(scratch, np.float64),
     )  # fmt: skip
@@ -229,17 +240,15 @@ def expect_rows(
 def expect_rows_numpy(
     values: npt.NDArray[np.uint32],
     offsets: npt.NDArray[np.int64],
-    counts: npt.NDArray[np.uint64],
+    slope: npt.NDArray[np.float64],
     thresholds: npt.NDArray[np.float64],
     sums: npt.NDArray[np.uint64],
     by_entry: npt.NDArray[np.uint64] | None = None,
 ) -> None:
     """Do the same as `expect_rows` in numpy, with the same bits."""
     matched, row = values[offsets[0] : offsets[-1]], _row_of_each(offsets)
-    with np.errstate(divide="ignore"):
-        inverse = 1.0 / counts.astype(np.float64)
     for k, t in enumerate(thresholds):
-        fixed = _fixed(1.0 - _products(values, offsets, np.fmax(0.0, 1.0 - t * inverse)))
+        fixed = _fixed(1.0 - _products(values, offsets, np.fmax(0.0, 1.0 - t * slope)))
         sums[k] += fixed.sum()
         if by_entry is not None:
             np.add.at(by_entry[:, k], matched, fixed[row])

@@ -26,6 +26,7 @@ from metaclip.curate.draw import (
     keep_probability,
     mix,
     probabilities,
+    slopes,
     stream_key,
     uniform,
     uniforms,
@@ -327,7 +328,7 @@ def test_many_thresholds_in_one_pass(problem: Any, counts: list[int]) -> None:
     rows = problem[0]
     thresholds = np.geomspace(0.5, 2e6, 16)
     sums = np.zeros(16, np.uint64)
-    expect_rows(*ragged(rows), np.array(counts, np.uint64), thresholds, sums)
+    expect_rows(*ragged(rows), slopes(np.array(counts, np.uint64)), thresholds, sums)
     expected = sums.astype(np.float64) / FIXED_POINT
     for t, found in zip(thresholds.tolist(), expected.tolist(), strict=True):
         p = [naive.probability(count, t) for count in counts]
@@ -339,11 +340,11 @@ def test_many_thresholds_in_one_pass(problem: Any, counts: list[int]) -> None:
 def test_entry_ids_beyond_the_list_are_refused() -> None:
     """An entry id beyond the list is an error in every loop, not a write beyond the sums."""
     values, offsets = np.array([0, 7], np.uint32), np.array([0, 2], np.int64)
-    counts, sums, uids = np.ones(2, np.uint64), DrawSums(2), np.zeros((1, 2), np.uint64)
+    sums, uids = DrawSums(2), np.zeros((1, 2), np.uint64)
     for call in (
         lambda: keep_probabilities(values, offsets, np.ones(2)),
         lambda: draw_rows(values, offsets, np.ones(2), uids, stream_key(0, 0), sums),
-        lambda: expect_rows(values, offsets, counts, np.ones(1), np.zeros(1, np.uint64)),
+        lambda: expect_rows(values, offsets, np.ones(2), np.ones(1), np.zeros(1, np.uint64)),
     ):
         with pytest.raises((ValueError, IndexError), match="7"):
             call()

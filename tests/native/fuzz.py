@@ -277,7 +277,9 @@ def check_pairs(rng: Random) -> None:
         drawn, keep = draw_rows(values, offsets, probability, uids, seed, sums)
         k = len(thresholds)
         total, by_entry = np.zeros(k, np.uint64), np.zeros((n_entries, k), np.uint64)
-        expect_rows(values, offsets, counts, thresholds, total, by_entry if seed & 1 else None)
+        expect_rows(
+            values, offsets, draw.slopes(counts), thresholds, total, by_entry if seed & 1 else None
+        )
         results.append(
             [
                 array.tobytes()

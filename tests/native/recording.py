@@ -134,7 +134,7 @@ def _draw(rows: RowsStruct, probability: int, uids: int, key: int, *more: int) -
 
 def _expect(
     rows: RowsStruct,
-    counts: int,
+    slopes: int,
     thresholds: int,
     n_t: int,
     sums: int,
@@ -142,7 +142,7 @@ def _expect(
     scratch: int,
 ) -> list[Argument]:
     n, room = _entries_of(rows), -(-n_t // WIDTH) * WIDTH
-    return [*_rows(rows), Array(counts, 8 * n), Array(thresholds, 8 * room), Number(n_t), Array(sums, 8 * n_t),
+    return [*_rows(rows), Array(slopes, 8 * n), Array(thresholds, 8 * room), Number(n_t), Array(sums, 8 * n_t),
             Array(by_entry, 8 * n * n_t), Array(scratch, 16 * room)]  # fmt: skip
 
 

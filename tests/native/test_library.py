@@ -133,7 +133,7 @@ found = Matcher(Metadata(entries), cache=False).match(texts)
 uids = uids_of(pa.array(texts), None, pa.array(["ff", "x", None, "", "0" * 40, "AbC"] * 40))
 values, offsets = found.values.to_numpy(), found.offsets.to_numpy().astype(np.int64)
 counts, sums, by_entry = np.full(7, 9, np.uint64), np.zeros(3, np.uint64), np.zeros((7, 3), np.uint64)
-draw.expect_rows(values, offsets, counts, np.array([1.0, 4.0, 20.0]), sums, by_entry)
+draw.expect_rows(values, offsets, draw.slopes(counts), np.array([1.0, 4.0, 20.0]), sums, by_entry)
 run = curate(sys.argv[1], sys.argv[2], out=sys.argv[3], t=20)
 assert plan(sys.argv[1], sys.argv[2]).measured.matched == 338
 digest = hashlib.sha256((pathlib.Path(sys.argv[3]) / "curated.npy").read_bytes()).hexdigest()
@@ -179,15 +179,16 @@ def test_vector_instructions_change_nothing() -> None:
     rng = np.random.default_rng(0)
     offsets = np.concatenate([[0], np.cumsum(rng.integers(0, 9, 5000))])
     values = rng.integers(0, 50, offsets[-1]).astype(np.uint32)
-    counts, thresholds = rng.integers(1, 10_000, 50).astype(np.uint64), np.geomspace(1, 1e5, 64)
+    slopes = draw.slopes(rng.integers(1, 10_000, 50).astype(np.uint64), rng.uniform(0.1, 9.0, 50))
+    thresholds = np.geomspace(1, 1e5, 64)
     results = []
     for avx2 in (True, False):
         sums, by_entry = np.zeros(64, np.uint64), np.zeros((50, 64), np.uint64)
         form = native._open(native.FOLDER, avx2=avx2)[0]
-        rows, scratch = draw._rows(values, offsets, len(counts)), np.empty(128)
-        form.mc_expect(rows, *(array.ctypes.data for array in (counts, thresholds)), 64, sums.ctypes.data,
+        rows, scratch = draw._rows(values, offsets, len(slopes)), np.empty(128)
+        form.mc_expect(rows, *(array.ctypes.data for array in (slopes, thresholds)), 64, sums.ctypes.data,
                        by_entry.ctypes.data, scratch.ctypes.data)  # fmt: skip
         results.append((sums.tolist(), by_entry.tolist()))
     sums, by_entry = np.zeros(64, np.uint64), np.zeros((50, 64), np.uint64)
-    draw.expect_rows_numpy(values, offsets, counts, thresholds, sums, by_entry)
+    draw.expect_rows_numpy(values, offsets, slopes, thresholds, sums, by_entry)
     assert results == [(sums.tolist(), by_entry.tolist())] * 2

@@ -174,9 +174,10 @@ typedef double doubles __attribute__((vector_size(8 * LANES), aligned(8), may_al
 typedef int64_t integers __attribute__((vector_size(8 * LANES), aligned(8), may_alias));
 
 /* Add P(keep) of rows under each of n_t thresholds, in units of 2^-32, to `sums`, and, unless `by_entry` (n_t numbers for
-   each entry) is NULL, to those of the row's entries. With n_t rounded up to a multiple of MC_WIDTH, `thresholds` has so many
-   numbers and `scratch` room for twice as many. */
-MC_API void mc_expect(const mc_rows *rows, const uint64_t *counts, const double *thresholds, int64_t n_t, uint64_t *sums,
+   each entry) is NULL, to those of the row's entries. `slopes` are the entries' probabilities at a threshold of 1, where they
+   are below 1. With n_t rounded up to a multiple of MC_WIDTH, `thresholds` has so many numbers and `scratch` room for twice
+   as many. */
+MC_API void mc_expect(const mc_rows *rows, const double *slopes, const double *thresholds, int64_t n_t, uint64_t *sums,
                       uint64_t *by_entry, double *scratch) {
     enum { ENTRIES = 32 }; /* of a row, at a time */
     const doubles one = 1.0 - (doubles){0}, shift = 0x1p52 - (doubles){0};
@@ -187,16 +188,16 @@ MC_API void mc_expect(const mc_rows *rows, const uint64_t *counts, const double 
         const uint32_t *ids = rows->values + rows->offsets[i], *end = rows->values + rows->offsets[i + 1];
         for (int64_t k = 0; k < room; k++) dropped[k] = 1.0;
         for (const uint32_t *first = ids; first < end; first += ENTRIES) {
-            double inverse[ENTRIES];
+            double slope[ENTRIES];
             int64_t n = end - first < ENTRIES ? end - first : ENTRIES;
-            for (int64_t j = 0; j < n; j++) inverse[j] = 1.0 / (double)(int64_t)counts[first[j]];
+            for (int64_t j = 0; j < n; j++) slope[j] = slopes[first[j]];
             for (int64_t k = 0; k < room; k += MC_WIDTH) {
                 const doubles *t = (const doubles *)(thresholds + k);
                 doubles *result = (doubles *)(dropped + k), product[MC_WIDTH / LANES]; /* in registers */
                 for (int w = 0; w < MC_WIDTH / LANES; w++) product[w] = result[w];
                 for (int64_t j = 0; j < n; j++) {
                     for (int w = 0; w < MC_WIDTH / LANES; w++) {
-                        doubles rest = 1.0 - t[w] * inverse[j];
+                        doubles rest = 1.0 - t[w] * slope[j];
                         product[w] *= (doubles)((integers)rest & (rest > 0.0)); /* max(0, rest) */
                     }
                 }
