@@ -3,7 +3,7 @@
     card.json          the account, and what only a card has: name, licence, grid of t, hosts and languages, files
     README.md          the same for a reader; the Hub reads its head
     croissant.json     the same for data set search engines (MLCommons Croissant 1.0)
-    entries.parquet    entry_id, entry, source, count, probability, expected, kept, samples
+    entries.parquet    entry_id, entry, source, count, probability, expected, kept, samples; t, if it differs by entry
     removed.parquet    the pairs taken out since the version before, if any (`metaclip.card.removal`)
     plots/             the plots of README.md
     index.html         the explorer page, with explorer/ beside it
@@ -85,7 +85,8 @@ CARD_FIELDS: Final[dict[str, str]] = {
     "files[].sha256": "string",
 }
 """Further fields of a published card."""
-SCHEMA: Final = {"name": "metaclip-card", "version": account.VERSION}
+NAME: Final = "metaclip-card"
+"""Name of the schema; its version is that of the run's account."""
 FIELDS: Final = account.FIELDS | CARD_FIELDS
 CARD_FILES: Final = (
     "card.json", "README.md", "croissant.json", "entries.parquet", "plots", "index.html", "explorer", REMOVED_LIST
@@ -214,13 +215,11 @@ def read_card(folder: Path) -> dict[str, Any]:
     if card is None:
         raise MetaclipError(f"{folder} holds no card.json that can be read; metaclip card makes one")
     stated = card.get("schema")
-    if not isinstance(stated, dict) or stated.get("name") != SCHEMA["name"]:
+    if not isinstance(stated, dict) or stated.get("name") != NAME:
         raise MetaclipError(
             f"{path} is no published card; make one with: metaclip card RUN --out {folder}"
         )
-    account.check_read(
-        card, str(SCHEMA["name"]), FIELDS, str(path), "fetch it again, or make it from its run"
-    )
+    account.check_read(card, NAME, FIELDS, str(path), "fetch it again, or make it from its run")
     return card
 
 
@@ -237,14 +236,14 @@ def read_card_of(folder: Path, run: Run) -> dict[str, Any]:
 
 def card_json(run: Run, info: CardInfo, scan: RunScan) -> dict[str, Any]:
     """Return card.json without the digests of the files beside it."""
-    grid = scan.grid
+    grid, of_run = scan.grid, run.account
     listed = {
         name: {"pairs": n.total, "names": len(n.counts), "floor": n.floor, "top": n.top(_MOST_LISTED)}
         for name, n in scan.hosts.items()
     }
     return {
-        **run.account,
-        "schema": SCHEMA,
+        **of_run,
+        "schema": {**of_run["schema"], "name": NAME},
         "name": info.name,
         "license": info.license,
         "contact": info.contact,

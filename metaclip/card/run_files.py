@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from metaclip.curate.account import FIELDS, SCHEMA, check_read, make_account
+from metaclip.curate.account import FIELDS, NAME, check_read, make_account
 from metaclip.curate.run import Run
 from metaclip.engine import Progress
 from metaclip.engine.local import Local
@@ -102,7 +102,7 @@ def check_unedited(run: Run) -> None:
             "install a newer one"
         )
     again = f"balance the run again with: metaclip balance {run.path} --overwrite"
-    check_read(run.account, str(SCHEMA["name"]), FIELDS, str(run.path / "card.json"), again)
+    check_read(run.account, NAME, FIELDS, str(run.path / "card.json"), again)
     # The digest differs with each of the other fields, which say more.
     if lines := sorted(account_differences(run), key=lambda line: line.startswith("result_digest")):
         raise MetaclipError(

@@ -133,7 +133,7 @@ def _run_differences(run: Run) -> Iterator[str]:
         yield from _removal_differences(run, files, counts)
     drawn_by = run.counts.values if removed else counts  # the parent's, which the account's digest proves
     probability, key, drawn = (
-        probabilities(drawn_by, run.t),
+        probabilities(drawn_by, run.thresholds),
         stream_key(run.seed, 0),
         DrawSums(len(counts)),
     )

@@ -17,6 +17,7 @@ Examples:
   metaclip balance run/
   metaclip balance run/ --t 50000 --out run_50k/      (matches nothing again)
   metaclip balance run/ --target-pairs 400M --out run_400m/
+  metaclip balance run/ --weights birds.csv --out run_birds/   (more of some entries, fewer of others)
   metaclip balance run_may/ run_june/ --out run/      (several runs as one)""",
 )
 @click.argument("run", nargs=-1, required=True)

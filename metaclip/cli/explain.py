@@ -27,7 +27,10 @@ Examples:
 @click.option("--url", help="Url of the pair; the uid is computed from it and the text.")
 @click.option("--uid", help="Uid of the pair, if the pool has one.")
 @click.option(
-    "--t", type=options.Number(whole=False), metavar="T", help="Threshold, if not the t of the run."
+    "--t",
+    type=options.Number(whole=False),
+    metavar="T",
+    help="Threshold, if not the t of the run; with weights, what they multiply.",
 )
 @click.option("--seed", type=click.IntRange(0, (1 << 64) - 1), help="Seed, if not the seed of the run.")
 @click.option(

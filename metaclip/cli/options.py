@@ -116,6 +116,11 @@ balance_options = _stack(
     click.option(
         "--target-pairs", type=Number(), metavar="N", help="Solve t for this number of pairs, e.g. 400M."
     ),
+    click.option(
+        "--weights",
+        metavar="FILE",
+        help="csv or parquet file with columns entry and weight, a factor on t for each entry.",
+    ),
     click.option("--seed", type=int, default=None, help="Seed of the draw.  [default: 0]"),
 )
 """Flags that determine the draw."""
@@ -187,7 +192,11 @@ def read_recipe(path: str | None) -> dict[str, dict[str, Any]]:
         tables, path, {"extract": ExtractSettings, "match": MatchSettings, "balance": BalanceSettings}
     )
     made |= {name: dict(table) for name, table in tables.items()}
-    for table, key in (("match", "metadata"), *(("extract", name) for name in LIST_SETTINGS)):
+    for table, key in (
+        ("match", "metadata"),
+        ("balance", "weights"),
+        *(("extract", name) for name in LIST_SETTINGS),
+    ):
         if key in made[table]:
             made[table][key] = recipe.path_in(path, made[table][key])
     return made
@@ -240,6 +249,7 @@ def show_result(run: Any) -> None:
     )
     click.echo(
         f"t         {balance['t']:>14g}   tail share {100 * balance['tail_share']:.2f}% (asked: {balance['asked']})"
+        + (f", times the {balance['t_by']} of each entry" if "t_by" in balance else "")
     )
     parts = f"{entries['zero']:,} at zero, {entries['tail']:,} tail, {entries['head']:,} head"
     click.echo(f"entries   {account['list']['entries']:>14,}   {parts}")

@@ -73,8 +73,10 @@ def remove_account(folder: Path) -> None:
 
 def make_account(run: Run) -> dict[str, Any]:
     """Compute the account of a balanced run from its files."""
-    counts, t, match, entries = run.counts.values, run.t, run.match, run.entries
+    counts, t, match, entries = run.counts.values, run.thresholds, run.match, run.entries
     balance = run.manifest["stages"]["balance"]
+    settings = run.manifest["settings"]
+    varied = {"t_by": run.t_by} if run.t_by else {}
     zero, head = counts == 0, counts >= t
     tail = ~(zero | head)
     rows = {**match["funnel"], **balance["funnel"]}
@@ -87,7 +89,13 @@ def make_account(run: Run) -> dict[str, Any]:
         "semantics": {"match": match["semantics"], "balance": balance["semantics"]},
         "list": {"digest": match["list"], "entries": len(counts)},
         "rule": match["rule"],
-        "balance": {"t": t, "tail_share": tail_share(counts, t), "seed": run.seed, "epoch": 0},
+        "balance": {
+            "t": run.t,
+            **varied,
+            "tail_share": tail_share(counts, t),
+            "seed": run.seed,
+            "epoch": 0,
+        },
         "funnel": funnel,
         "entries": {"zero": int(zero.sum()), "tail": int(tail.sum()), "head": int(head.sum())},
         "sums": {
@@ -105,20 +113,23 @@ def make_account(run: Run) -> dict[str, Any]:
             "repeated_uids": match["duplicates"]["uids"],
             "repeated_rows": match["duplicates"]["rows"],
         },
-        "digests": {"counts": match["counts_digest"], "curated": curated},
+        "digests": {
+            "counts": match["counts_digest"],
+            "curated": curated,
+            **({"t": balance["t"]["digest"]} if varied else {}),
+        },
     }
     if REMOVED in match:
         result[REMOVED] = match[REMOVED]
     combined = {"runs": match["runs"]} if "runs" in match else {}
-    recipe = {
-        **run.manifest["settings"],
-        "match": {**run.manifest["settings"]["match"], "metadata": match["list"]},
-    }
+    recipe = {**settings, "match": {**settings["match"], "metadata": match["list"]}}
+    if varied:
+        recipe["balance"] = {**settings["balance"], "weights": balance["t"]["weights"]}
     top = np.argsort(-counts.astype(np.int64), kind="stable")[:_TOP_ENTRIES]
     return {
         **result,
         **combined,
-        "schema": SCHEMA,
+        "schema": {"name": NAME, "version": VARIED_VERSION if varied else VERSION},
         "created": _now().isoformat(timespec="seconds"),
         "versions": versions(),
         "recipe": recipe,
@@ -207,6 +218,11 @@ def render(account: Mapping[str, Any]) -> str:
         "| | |",
         "|---|---:|",
         f"| t (asked: {escaped(balance['asked'])}) | {_number(balance['t'])} |",
+        *(
+            [f"| t of an entry | t times its {balance['t_by']}: column t of entries.parquet |"]
+            if "t_by" in balance
+            else []
+        ),
         f"| tail share at t | {100 * balance['tail_share']:.2f}% |",
         f"| pairs expected | {pairs['expected']:,.1f} ± {pairs['deviation']:,.1f} |",
         f"| pairs kept | {pairs['kept']:,} ({off:+.1f} standard deviations) |",
@@ -319,8 +335,10 @@ def escaped(text: Any) -> str:
 # missing; a writer accepts neither.
 
 VERSION: Final = 1
-"""Version of the schema of card.json, in runs and in cards."""
-SCHEMA: Final = {"name": "metaclip-account", "version": VERSION}
+"""Version of the schema of card.json, in runs and in cards, where one t holds for all entries."""
+VARIED_VERSION: Final = 2
+"""Version where t differs from entry to entry: who knows version 1 alone would take `balance.t` for the t of all."""
+NAME: Final = "metaclip-account"
 
 RUN_FIELDS: Final[dict[str, str]] = {
     "schema.name": "string",
@@ -332,7 +350,7 @@ RUN_FIELDS: Final[dict[str, str]] = {
     "semantics.balance": "integer",
     "recipe.match.<setting>": "any",
     "recipe.match.rule.<setting>": "boolean or string",
-    "recipe.balance.<setting>": "number or null",
+    "recipe.balance.<setting>": "number or string or null",
     "recipe_digest": "string",
     "inputs[].name": "string",
     "inputs[].size": "integer",
@@ -407,8 +425,17 @@ COMBINED_FIELDS: Final[dict[str, str]] = {
 }
 """Further fields of an account of a run that combines others; the identity is that of the run's matches."""
 
-FIELDS: Final = RUN_FIELDS | REMOVED_FIELDS | COMBINED_FIELDS
-LATER: Final = frozenset({"removed", "funnel.removed", "classes", "runs"})
+VARIED_FIELDS: Final[dict[str, str]] = {
+    "balance.t_by": "string",
+    "digests.t": "string",
+    "top_entries[].t": "number",
+}
+"""Further fields of an account, all of version 2, if t differs from entry to entry."""
+
+FIELDS: Final = RUN_FIELDS | REMOVED_FIELDS | COMBINED_FIELDS | VARIED_FIELDS
+LATER: Final = frozenset(
+    {"removed", "funnel.removed", "classes", "runs", "balance.t_by", "digests.t", "top_entries.[].t"}
+)
 """Fields that were added within version 1, or are optional."""
 
 _TYPES: Final[dict[str, tuple[type, ...]]] = {
@@ -459,6 +486,14 @@ def check_written(value: Mapping[str, Any], fields: Mapping[str, str]) -> None:
         )
 
 
+def check_version(version: Any, where: str) -> None:
+    """Raise MetaclipError for a version of the schema that is not known."""
+    if version not in (VERSION, VARIED_VERSION):
+        raise MetaclipError(
+            f"{where} has schema version {version!r:.60}, this metaclip reads {VERSION} and {VARIED_VERSION}; install a newer one"
+        )
+
+
 def check_read(
     value: Mapping[str, Any], name: str, fields: Mapping[str, str], where: str, again: str
 ) -> None:
@@ -470,9 +505,13 @@ def check_read(
     stated = schema if isinstance(schema, dict) else {}
     if (found := stated.get("name")) != name:
         raise MetaclipError(f"{where} is of the schema {found!r:.60}, must be {name!r}; {again}")
-    if (version := stated.get("version")) != VERSION:
-        raise MetaclipError(
-            f"{where} has schema version {version!r:.60}, this metaclip reads {VERSION}; install a newer one"
-        )
+    version = stated.get("version")
+    check_version(version, where)
     if (fault := next(faults(value, fields, strict=False), None)) is not None:
         raise MetaclipError(f"{where}: {fault}; {again}")
+    for section, field in (("balance", "t_by"), ("digests", "t")):
+        if (field in value[section]) != (version == VARIED_VERSION):
+            stands = "stands in it" if field in value[section] else "is missing"
+            raise MetaclipError(
+                f"{where}: {section}.{field} {stands}, but its schema version is {version}; {again}"
+            )

@@ -1,15 +1,16 @@
 """`balance`, the second stage of a run: matches and counts in; curated pairs, drawn by each entry's probability, out.
 
-    entries.parquet                       entry_id, entry, source, count, probability, expected, kept
+    entries.parquet                       entry_id, entry, source, count, probability, expected, kept; with weights t, too
     curated/<shard>.parquet               the input's columns, uid, matches, keep_probability of each kept row
     curated.npy                           the uids of the curated pairs, sorted, in DataComp's subset format
     card.json card.md                     the account (`metaclip.curate.account`)
+    weights.parquet                       entry, weight: weights that were given as a dict or a table
     .state/balance/<shard>.tally.npy      uint64[k, 3]: entry ids with expected and kept pairs, until the stage is complete
     .state/balance/<shard>.uids.npy       uids of the kept rows, sorted, likewise
     .state/balance/<shard>.repeats.npy    uid and P(keep) of rows whose uid stands on several matched rows, likewise
 
 The law of the draw is in `metaclip.curate.draw`. t is given, or solved for a share of the tail or for a number of pairs
-(`metaclip.curate.settings`).
+(`metaclip.curate.settings`). With weights it is multiplied by that of each entry (`metaclip.curate.weights`).
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from metaclip.curate.account import has_account, remove_account, write_account
 from metaclip.curate.draw import (
     FIXED_POINT,
     DrawSums,
+    Thresholds,
     draw_rows,
     expect_rows,
     probabilities,
@@ -54,12 +56,14 @@ from metaclip.curate.settings import (
     BALANCE,
     BALANCE_REASONS,
     MATCH,
+    SAVED_WEIGHTS,
     SHARD_DRAWN,
     SOLVED,
     BalanceSettings,
     resolve,
     threshold_hints,
 )
+from metaclip.curate.weights import T_BY, EntryWeights, WeightsLike, digest, entry_thresholds
 from metaclip.engine import PortableStep, Progress, ProgressCallback, fold
 from metaclip.errors import BrokenInput, MetaclipError, damaged
 from metaclip.matching import MATCHES, Counts, ids_and_offsets
@@ -72,7 +76,7 @@ from metaclip.pool.uid import Uids, to_hex, to_strings
 from metaclip.stage.folder import MANIFEST, Folder
 from metaclip.stage.runner import RunOptions, Task, run
 from metaclip.stage.stage import Stage, add_funnels, check_bytes, check_funnel
-from metaclip.storage.files import local_copies, local_copy, relative_path
+from metaclip.storage.files import is_remote, local_copies, local_copy, relative_path
 
 # --- one shard
 
@@ -84,7 +88,7 @@ class DrawStep(PortableStep):
     stage: Stage
     matched: Folder
     counts: npt.NDArray[np.uint64]
-    t: float
+    t: Thresholds
     seed: int
 
     @functools.cached_property
@@ -134,7 +138,7 @@ class DrawParameters:
 
     @classmethod
     def of(
-        cls, counts: npt.NDArray[np.uint64], t: float, seed: int, duplicates: npt.NDArray[Any]
+        cls, counts: npt.NDArray[np.uint64], t: Thresholds, seed: int, duplicates: npt.NDArray[Any]
     ) -> DrawParameters:
         """Compute them for epoch 0; `duplicates` are the uids that stand on several rows, in DataComp's subset format."""
         uids = np.ascontiguousarray(duplicates).view(np.uint64).reshape(-1, 2)
@@ -319,15 +323,19 @@ def balance(
     tail_share: float | None = None,
     target_pairs: int | None = None,
     seed: int = 0,
+    weights: WeightsLike | None = None,
     options: RunOptions | None = None,
 ) -> Run:
     """Balance a matched run, or continue where an earlier call stopped; return the balanced run.
 
-    At most one of `t`, `tail_share` (default 0.06) and `target_pairs` is given.
+    At most one of `t`, `tail_share` (default 0.06) and `target_pairs` is given. `weights` is a csv or parquet file with the
+    columns entry and weight, a dict, or a table of any library that speaks Arrow: the threshold of an entry is t times its
+    weight, and t is solved for the set that comes of it.
 
     The result is written to the folder `out`, or to the run's own. Several runs are combined into `out`, whose pairs are
     those of one run over all pools. Raise MetaclipError if a run is not matched, lost inputs (without
-    `options.allow_lost`), or its pool has changed, and if several do not share list and text rule.
+    `options.allow_lost`), or its pool has changed, if several do not share list and text rule, and for weights that
+    are not positive numbers or whose entries the list does not have.
 
     >>> from metaclip import balance, match
     >>> run = match("curation/toy_pool.jsonl", "metadata/toy.txt", out="matched_once")
@@ -335,9 +343,12 @@ def balance(
     Run('run_20': 312 kept of 338 matched pairs, t = 20)
     >>> balance(run, target_pairs=100, out="run_100").t < 5
     True
+    >>> balance(run, t=20, weights={"dog": 3, "photo": 0.5}, out="more_dogs")
+    Run('more_dogs': 315 kept of 338 matched pairs, t = 20 by weight)
     """
     check_types(out=(out, PATH | None), options=(options, RunOptions | None))
     options, settings = options or RunOptions(), BalanceSettings(t, tail_share, target_pairs, seed)
+    entry_weights = None if weights is None else EntryWeights.of(weights)
     given: Sequence[Any] = run if isinstance(run, list | tuple) else [run]
     runs = [open_run(one) for one in given]
     if len(runs) > 1:
@@ -345,18 +356,29 @@ def balance(
             raise MetaclipError("several runs are combined into a folder of their own; name it: --out")
         from metaclip.curate.combine import combine
 
+        if entry_weights is not None:
+            entry_weights.by_entry(runs[0].metadata)  # before anything is written
         source = combine(runs, Folder(out), options)
-        return balance_matches(source, Folder(out), settings, options)
+        return balance_matches(source, Folder(out), settings, options, entry_weights)
     if not runs:
         raise MetaclipError("no run is given; name one or several")
     (source,) = runs
     if source.match["lost"] and not options.allow_lost:
         raise MetaclipError(lost_inputs_message(source, again=match_again(source)))
-    return balance_matches(source, Folder(source.path if out is None else out), settings, options)
+    return balance_matches(
+        source, Folder(source.path if out is None else out), settings, options, entry_weights
+    )
 
 
-def balance_matches(source: Run, folder: Folder, settings: BalanceSettings, options: RunOptions) -> Run:
+def balance_matches(
+    source: Run,
+    folder: Folder,
+    settings: BalanceSettings,
+    options: RunOptions,
+    weights: EntryWeights | None = None,
+) -> Run:
     """Balance the matches of `source` into `folder`, whether inputs were lost or not; return the balanced run."""
+    weight = 1.0 if weights is None else weights.by_entry(source.metadata)
     elsewhere = folder.path.resolve() != source.matched.path.resolve()
     if elsewhere and Stage(folder, MATCH).path.exists():
         raise MetaclipError(f"{folder.path} holds matches of its own; choose another --out")
@@ -365,42 +387,42 @@ def balance_matches(source: Run, folder: Folder, settings: BalanceSettings, opti
             source.path, source.counted
         )  # opened again, because only now nobody else can change it
         stage = Stage(folder, BALANCE)
-        _run_stage(source, stage, elsewhere, settings, options)
+        _run_stage(source, stage, elsewhere, settings, options, weights, weight)
         stage.remove_partials()
         balanced = Run(folder.path, source.counted)
         if not has_account(folder.path):
             write_account(balanced)
     for hint in threshold_hints(
-        settings, balanced.t, source.counts.values, balanced.match["funnel"]["matched"]
+        settings, balanced.t, source.counts.values, balanced.match["funnel"]["matched"], weight
     ):
         print(f"metaclip: {hint}", file=sys.stderr)
     return balanced
 
 
 def _run_stage(
-    source: Run, stage: Stage, elsewhere: bool, settings: BalanceSettings, options: RunOptions
-) -> None:
+    source: Run, stage: Stage, elsewhere: bool, settings: BalanceSettings, options: RunOptions,
+    weights: EntryWeights | None, weight: Thresholds,
+) -> None:  # fmt: skip
     """Draw the shards that are left, combine their results, and write the stage's record."""
     folder, counts, matched = stage.folder, source.counts, source.matched
     settings = settings.normalized()
-    fingerprint = {
-        "semantics": BALANCE.semantics,
-        "match": source.match["identity"],
-        **settings.asked,
-        "seed": settings.seed,
-    }
+    weights_digest = digest(weight) if isinstance(weight, np.ndarray) else None
+    fingerprint = balance_fingerprint(source, settings, weights_digest)
     instead = (
         "choose another --out"
         if elsewhere
         else f"metaclip balance {folder.path} --out FOLDER balances it otherwise and matches nothing again"
     )
-    names = {"match": "the result of match"}
+    names = {"match": "the result of match", "weights": "the weights of entries"}
     stage.begin(fingerprint, options.overwrite, names=names, instead=instead)
     if stage.finished() is not None:
         return
     source.check_matches()
     remove_account(folder.path)  # it describes an earlier result
-    t = _threshold(source, stage, settings, options)
+    base = _threshold(source, stage, settings, options, weight)
+    t = entry_thresholds(base, weight)
+    if weights is not None:
+        settings = dataclasses.replace(settings, weights=_weights_path(weights, folder))
     shards = pool_shards(source)
     _draw(
         [shard for shard in shards if stage.marker(shard.name, SHARD_DRAWN) is None],
@@ -432,7 +454,7 @@ def _run_stage(
         {
             "semantics": BALANCE.semantics,
             "match": matches if elsewhere else dict.fromkeys(matches),
-            "t": t,
+            "t": threshold_record(base, t, weight),
             "asked": next(
                 f"{name} = {value:.15g}" for name, value in settings.asked.items() if value is not None
             ),
@@ -442,28 +464,59 @@ def _run_stage(
         },
         **{key: manifest[key] for key in ("schema", "inputs", "versions", "list", "rule")},
         checked=("entries.parquet", "curated.npy"),
-        settings={"match": manifest["settings"]["match"], "balance": dataclasses.asdict(settings)},
+        settings={"match": manifest["settings"]["match"], "balance": settings.record},
         funnel={**source.match["funnel"], **funnel},
     )
 
 
-def _threshold(source: Run, stage: Stage, settings: BalanceSettings, options: RunOptions) -> float:
+def balance_fingerprint(
+    source: Run, settings: BalanceSettings, weights_digest: str | None
+) -> dict[str, Any]:
+    """Return everything that determines the result of the stage."""
+    return {
+        "semantics": BALANCE.semantics,
+        "match": source.match["identity"],
+        **settings.asked,
+        "seed": settings.seed,
+        **({"weights": weights_digest} if weights_digest else {}),
+    }
+
+
+def threshold_record(base: float, t: Thresholds, weight: Thresholds) -> float | dict[str, Any]:
+    """Return what the record of the stage says of t: the number, or by what it varies, with digests."""
+    if not isinstance(t, np.ndarray) or not isinstance(weight, np.ndarray):
+        return base
+    return {"base": base, "by": T_BY, "weights": digest(weight), "digest": digest(t)}
+
+
+def _weights_path(weights: EntryWeights, folder: Folder) -> str:
+    """Return the path of the weights' file; weights that have none are written to the run folder."""
+    path = folder.path / SAVED_WEIGHTS
+    own = str(path) if is_remote(path) else os.path.abspath(path)
+    if weights.path not in (None, own):
+        return str(weights.path)
+    weights.write(path)
+    return own
+
+
+def _threshold(
+    source: Run, stage: Stage, settings: BalanceSettings, options: RunOptions, weight: Thresholds
+) -> float:
     """Return t as an earlier call resolved it, else resolve it now."""
     names = [shard["name"] for shard in source.match["shards"]]
     counts = source.counts.values
+    slope = slopes(counts, weight)
 
     def expect(thresholds: npt.NDArray[np.float64]) -> list[float]:
         sums = fold(
-            options.active_engine,
-            ExpectStep(source.matched, slopes(counts), thresholds),
-            names,
-            operator.add,
+            options.active_engine, ExpectStep(source.matched, slope, thresholds), names, operator.add
         )
         assert sums is not None  # rows matched
         return [number / FIXED_POINT for number in sums]
 
     if (solved := stage.marker("t", SOLVED)) is None:
-        solved = {"t": resolve(settings, counts, source.match["funnel"]["matched"], expect)}
+        solved = {"t": resolve(settings, counts, source.match["funnel"]["matched"], expect, weight)}
+        entry_thresholds(solved["t"], weight)  # refused before anything is written
         stage.mark("t", solved)
     return float(solved["t"])
 
@@ -499,7 +552,7 @@ def pool_shards(source: Run) -> list[Shard]:
 
 
 def _draw(
-    shards: Sequence[Shard], source: Run, stage: Stage, t: float, seed: int, options: RunOptions
+    shards: Sequence[Shard], source: Run, stage: Stage, t: Thresholds, seed: int, options: RunOptions
 ) -> None:
     """Draw shards and mark them. Raise BrokenInput for a shard that can no longer be read."""
     if not shards:
@@ -531,7 +584,7 @@ def add_entry_sums(
 
 
 def write_outputs(
-    stage: Stage, metadata: Metadata, counts: Counts, t: float, entry_sums: npt.NDArray[np.uint64],
+    stage: Stage, metadata: Metadata, counts: Counts, t: Thresholds, entry_sums: npt.NDArray[np.uint64],
     markers: Mapping[str, Mapping[str, Any]], threads: int = 1,
 ) -> dict[str, float]:  # fmt: skip
     """Write entries.parquet of the summed `shard_entry_sums`, and curated.npy of what finished shards left.
@@ -556,7 +609,9 @@ def write_outputs(
     whole, fraction, entry_kept = entry_sums
     entry_expected = whole.astype(np.float64) + fraction.astype(np.float64) / FIXED_POINT
     probability = probabilities(counts.values, t)
-    write_entries(folder / "entries.parquet", metadata, counts, probability, entry_expected, entry_kept)
+    write_entries(
+        folder / "entries.parquet", metadata, counts, t, probability, entry_expected, entry_kept
+    )
     return {
         "expected": expected / FIXED_POINT,
         "deviation": math.sqrt(variance / FIXED_POINT),

@@ -41,8 +41,8 @@ from metaclip.curate.draw import (
 )
 from metaclip.curate.run import Run
 from metaclip.curate.samples import PairFinder
-from metaclip.curate.settings import DEFAULT_TAIL_SHARE, solve_tail_share
 from metaclip.curate.shared_epoch import MAX_EPOCH, SharedEpoch
+from metaclip.curate.weights import EntryWeights, WeightsLike
 from metaclip.errors import BadSetting, MetaclipError
 from metaclip.matching import Counts, count_matches
 from metaclip.matching.matcher import Matcher, Texts
@@ -89,6 +89,7 @@ class Balancer:
         rule: TextRule = PAPER,
         epoch: int = 0,
         least: float = 0.0,
+        weights: WeightsLike | None = None,
         cache: str | os.PathLike[str] | bool = True,
     ) -> None:
         """Take the counts from a run, a run's folder, a card's folder, or from `Counts` with their `metadata` and `rule`.
@@ -96,23 +97,25 @@ class Balancer:
         `t` and `seed` default to those of the source, for Counts and for a run that is not balanced to the t of a tail
         share of 0.06 and to 0. `epoch` is the first one. `least` is the smallest P(keep) of a text that matches: with 1 / r,
         no such pair is dropped for good, and a rare pair is seen at most r times as often as a frequent one. `cache` is as in
-        `Matcher`. Raise MetaclipError for a source that is something else or cannot be read, for counts of another list or
-        rule, for t <= 0, and for `least` outside of [0, 1].
+        `Matcher`. `weights` are factors on t by entry, as in `balance`. Without them, a source that was balanced with weights
+        keeps its own; another `t` then moves the thresholds of all entries by one factor, t[e] * (t / the source's t).
+        Raise MetaclipError for a source that is something else or cannot be read, for counts of another list or rule, for
+        t <= 0, for `least` outside of [0, 1], and for weights that cannot be used.
         """
         check_types(t=(t, float | None), seed=(seed, int | None))
         found = open_source(source, metadata, rule)
-        if t is None:
-            t = found.t or solve_tail_share(found.counts, DEFAULT_TAIL_SHARE)
-        if not t > 0:
+        if t is not None and not t > 0:
             raise MetaclipError(f"t is {t:g}, must be above 0")
         if not 0 <= least <= 1:
             raise MetaclipError(f"least is {least:g}, must be a probability, from 0 to 1")
         self.least = least
-        self.t, self.seed = float(t), found.seed if seed is None else int(seed)
+        weight = None if weights is None else EntryWeights.of(weights).by_entry(found.metadata)
+        self.t, thresholds = found.thresholds_at(None if t is None else float(t), weight)
+        self.seed = found.seed if seed is None else int(seed)
         self._shared_epoch = SharedEpoch()
         self.set_epoch(epoch)
         self.matcher = Matcher(found.metadata, found.rule, cache=cache)
-        self.probability: npt.NDArray[np.float64] = probabilities(found.counts, self.t)
+        self.probability: npt.NDArray[np.float64] = probabilities(found.counts, thresholds)
         self._finder = PairFinder(found.columns)
 
     def __repr__(self) -> str:

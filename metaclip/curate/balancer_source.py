@@ -17,7 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from metaclip.arguments import PATH, check_type
+from metaclip.curate.account import check_version
+from metaclip.curate.draw import Thresholds
 from metaclip.curate.run import COUNTED, Run, counts_digest, read_table
+from metaclip.curate.settings import DEFAULT_TAIL_SHARE, solve_tail_share
+from metaclip.curate.weights import column_thresholds, digest, entry_thresholds, scaled
 from metaclip.errors import MetaclipError, one_line
 from metaclip.matching import Counts
 from metaclip.matching.text_rule import PAPER, TextRule
@@ -39,9 +43,27 @@ class BalancerSource:
     metadata: Metadata
     rule: TextRule
     t: float | None = None
+    thresholds: Thresholds | None = None
+    """Of the entries; None for a source without t."""
     seed: int = 0
     columns: Sequence[Mapping[str, str | None]] = ({},)
     """The names of columns that were given when the pool, or those of several runs, were matched, by role; each once."""
+
+    def thresholds_at(
+        self, t: float | None, weight: npt.NDArray[np.float64] | None
+    ) -> tuple[float, Thresholds]:
+        """Return t (default: the source's, or that of the default tail share), and the thresholds of the entries at it.
+
+        They are t times `weight`; without weights those of the source, moved by one factor, or t.
+        """
+        if t is None:
+            factor = 1.0 if weight is None else weight
+            t = self.t or solve_tail_share(self.counts, DEFAULT_TAIL_SHARE, factor)
+        if weight is not None:
+            return t, entry_thresholds(t, weight)
+        if self.t is None or self.thresholds is None:
+            return t, t
+        return t, scaled(self.thresholds, self.t, t)
 
 
 def open_source(
@@ -66,12 +88,15 @@ def open_source(
             if (found := _describe(Path(path))) is not None:
                 raise MetaclipError(f"{path} {found}")
         source = Run(source)
-    t, seed = (None, 0) if source.balance is None else (source.t, source.seed)
+    t, thresholds, seed = (
+        (None, None, 0) if source.balance is None else (source.t, source.thresholds, source.seed)
+    )
     columns: list[Mapping[str, str | None]] = []
     for given in source.shard_columns.values():
         if given not in columns:
             columns.append(given)
-    return BalancerSource(source.counts.values, source.metadata, source.rule, t, seed, columns)
+    counts = source.counts.values
+    return BalancerSource(counts, source.metadata, source.rule, t, thresholds, seed, columns)
 
 
 def _describe(path: Path) -> str | None:
@@ -153,18 +178,23 @@ def _read_card(folder: Path) -> BalancerSource:
     card, path = read_json(folder / "card.json"), folder / "entries.parquet"
     try:
         assert card is not None
+        check_version(card["schema"]["version"], str(folder / "card.json"))
         table = read_table(path, COUNTED)
         metadata = Metadata(table["entry"].combine_chunks(), table["source"].combine_chunks())
         counts = table["count"].to_numpy()
         balance, rule = card["balance"], TextRule(**card["rule"])
-        found = BalancerSource(counts, metadata, rule, float(balance["t"]), int(balance["seed"]))
-        stated = card["list"]["digest"], card["digests"]["counts"]
+        t = float(balance["t"])
+        thresholds = column_thresholds(table, t)
+        found = BalancerSource(counts, metadata, rule, t, thresholds, int(balance["seed"]))
+        digests = card["digests"]
+        stated = card["list"]["digest"], digests["counts"], digests.get("t")
     except (AssertionError, MetaclipError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise MetaclipError(
             f"{folder} is no card that can be read ({one_line(error)}); fetch it again"
         ) from None
-    if (metadata.digest, counts_digest(counts)) != stated:
+    t_digest = digest(thresholds) if isinstance(thresholds, np.ndarray) else None
+    if (metadata.digest, counts_digest(counts), t_digest) != stated:
         raise MetaclipError(
-            f"{path} does not hold the counts that {folder / 'card.json'} names; fetch both again"
+            f"{path} does not hold the counts and thresholds that {folder / 'card.json'} names; fetch both again"
         )
     return found

@@ -6,9 +6,10 @@ import os
 
 from metaclip.arguments import ArrowTable, check_types
 from metaclip.curate.balance import balance_matches
-from metaclip.curate.match import lost_inputs_message, match
+from metaclip.curate.match import lost_inputs_message, match, read_metadata
 from metaclip.curate.run import Run
 from metaclip.curate.settings import BalanceSettings, MatchSettings
+from metaclip.curate.weights import EntryWeights, WeightsLike
 from metaclip.errors import LostInputs
 from metaclip.metadata import MetadataLike
 from metaclip.pool.files import Paths
@@ -24,6 +25,7 @@ def curate(
     tail_share: float | None = None,
     target_pairs: int | None = None,
     seed: int = 0,
+    weights: WeightsLike | None = None,
     settings: MatchSettings | None = None,
     options: RunOptions | None = None,
 ) -> Run:
@@ -32,8 +34,8 @@ def curate(
     `pool` is a file, folder or glob of parquet, csv, jsonl or tars, a list of these, or a table of any library that speaks
     Arrow; a table is written to ``pool.parquet`` in the run folder, because balancing reads it again, also later.
     `metadata` is a query list (default: the shipped one); `out` is the run folder. At most one of `t`, `tail_share`
-    (default 0.06) and `target_pairs` is given. Raise MetaclipError for what the caller can correct, LostInputs if inputs
-    cannot be read and `options.allow_lost` is not set.
+    (default 0.06) and `target_pairs` is given; `weights` are factors on t by entry, as in `balance`. Raise MetaclipError for
+    what the caller can correct, LostInputs if inputs cannot be read and `options.allow_lost` is not set.
 
     >>> from metaclip import curate
     >>> run = curate("curation/toy_pool.jsonl", "metadata/toy.txt", t=20, out="run")
@@ -48,7 +50,13 @@ def curate(
     check_types(options=(options, RunOptions | None))
     options = options or RunOptions()
     draw = BalanceSettings(t, tail_share, target_pairs, seed)
+    entry_weights = None if weights is None else EntryWeights.of(weights)
+    if entry_weights is not None:
+        entries, _ = read_metadata(metadata, settings or MatchSettings())
+        entry_weights.by_entry(entries)  # before hours of matching
+        if metadata is not None and not isinstance(metadata, str | os.PathLike):
+            metadata = entries  # an iterator can be read once
     run = match(pool, metadata, out=out, settings=settings, options=options)
     if run.match["lost"] and not options.allow_lost:
         raise LostInputs(lost_inputs_message(run))
-    return balance_matches(run, run.folder, draw, options)
+    return balance_matches(run, run.folder, draw, options, entry_weights)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pyarrow as pa
 
 from metaclip.arguments import check_types
 from metaclip.curate.draw import keep_probability, probabilities, uniform
 from metaclip.curate.run import RunLike, open_run
+from metaclip.curate.weights import scaled
 from metaclip.errors import MetaclipError
 from metaclip.matching.matcher import Matcher
 from metaclip.matching.text_rule import PAPER, TextRule
@@ -23,7 +25,7 @@ class Explanation:
     text: str
     padded: str
     entries: pa.Table
-    """A row for each entry: entry_id, entry, source; with a run also count and probability."""
+    """A row for each entry: entry_id, entry, source; with a run also count and probability, and t if it differs by entry."""
     t: float | None = None
     p: float | None = None
     """P(keep)."""
@@ -61,6 +63,7 @@ def explain(
 ) -> Explanation:
     """Explain a text by the list, rule, counts, t and seed of a run, or by a list alone (default: the shipped one).
 
+    Another `t` than the run's scales the thresholds of a run with weights: t[e] = (t / the run's t) * its t[e].
     The uid is the given one, else md5(text + url), else md5(text). Raise MetaclipError if both a run and a list are given,
     or a rule beside a run.
 
@@ -93,13 +96,16 @@ def explain(
     if t is not None and not t > 0:
         raise MetaclipError(f"t is {t:g}, must be above 0")
     opened = open_run(run)
-    t = opened.t if t is None else t
+    t = opened.t if t is None else float(t)
     seed = (opened.seed if opened.balance else 0) if seed is None else seed
     counts = opened.counts.values
-    probability = probabilities(counts, t)
+    thresholds = scaled(opened.thresholds, opened.t, t) if opened.balance else t
+    probability = probabilities(counts, thresholds)
     found = _explain_matches(text, opened.metadata, opened.rule)
     ids = found.entries["entry_id"].to_numpy()
     entries = found.entries.append_column("count", [counts[ids]])
+    if isinstance(thresholds, np.ndarray):
+        entries = entries.append_column("t", [thresholds[ids]])
     number = uid_of(text, url, uid)
     return dataclasses.replace(
         found, entries=entries.append_column("probability", [probability[ids]]),
@@ -132,11 +138,15 @@ def render(found: Explanation) -> str:
                 f"{len(rows)} entries match; with --run also counts, probabilities and the draw",
             ]
         )
-    lines.append(f"  {'entry':{width}}  {'count':>14}  {'min(1, t/count)':>15}")
+    varied = "t" in rows[0]  # from entry to entry
+    its_t = f"  {'t':>12}" if varied else ""
+    lines.append(f"  {'entry':{width}}  {'count':>14}{its_t}  {'min(1, t/count)':>15}")
     for row in rows:
-        where = "head" if row["count"] >= found.t else "tail"
+        t = row.get("t", found.t)
+        its_t = f"  {t:>12,g}" if varied else ""
+        where = "head" if row["count"] >= t else "tail"
         lines.append(
-            f"  {row['entry']!r:{width}}  {row['count']:>14,}  {row['probability']:>15.6f}  {where}"
+            f"  {row['entry']!r:{width}}  {row['count']:>14,}{its_t}  {row['probability']:>15.6f}  {where}"
         )
     if found.runs:
         lines.append(f"\ncounts  = sums of the runs {', '.join(map(repr, found.runs))}")

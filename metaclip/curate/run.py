@@ -3,7 +3,7 @@
 matched/*.parquet    row, uid, matches of each row that matches anything (with_text: url and text too)
 counts.parquet       entry_id, entry, source, count
 curated/*.parquet    the input's columns, uid, matches, keep_probability
-entries.parquet      entry_id, entry, source, count, probability, expected, kept
+entries.parquet      entry_id, entry, source, count, probability, expected, kept; with weights t too
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from metaclip.arguments import PATH, check_type
+from metaclip.curate.draw import Thresholds
 from metaclip.curate.settings import BALANCE, MATCH, REMOVED, MatchSettings, RunManifest
+from metaclip.curate.weights import column_thresholds, digest
 from metaclip.errors import MetaclipError, damaged, one_line
 from metaclip.matching import MATCHES, Counts, ids_and_offsets
 from metaclip.matching.text_rule import TextRule
@@ -197,12 +199,16 @@ def write_counts(path: Path, metadata: Metadata, counts: Counts, corrected: Coun
 
 
 def write_entries(
-    path: Path, metadata: Metadata, counts: Counts, probability: npt.NDArray[np.float64],
+    path: Path, metadata: Metadata, counts: Counts, t: Thresholds, probability: npt.NDArray[np.float64],
     expected: npt.NDArray[np.float64], kept: npt.NDArray[np.uint64],
 ) -> None:  # fmt: skip
-    """Write entries.parquet: `probability`, `expected` and `kept` have a number for each entry."""
-    columns = {"count": counts.values, "probability": probability, "expected": expected, "kept": kept}
-    _write_by_entry(path, metadata, columns)
+    """Write entries.parquet: `probability`, `expected` and `kept` have a number for each entry, and maybe `t` has."""
+    columns: dict[str, npt.NDArray[Any]] = {"count": counts.values}
+    if isinstance(t, np.ndarray):
+        columns["t"] = t
+    _write_by_entry(
+        path, metadata, columns | {"probability": probability, "expected": expected, "kept": kept}
+    )
 
 
 def _write_by_entry(
@@ -321,7 +327,8 @@ class Run:
         matched = f"{self.match['funnel']['matched']} matched pairs"
         if self.balance is None:
             return f"Run({str(self.path)!r}: {matched})"
-        return f"Run({str(self.path)!r}: {self.balance['kept']} kept of {matched}, t = {self.t:g})"
+        by = f" by {self.t_by}" if self.t_by else ""
+        return f"Run({str(self.path)!r}: {self.balance['kept']} kept of {matched}, t = {self.t:g}{by})"
 
     def _repr_html_(self) -> str:
         """Show figures, counts by rank before and after balancing, and the largest entries."""
@@ -357,8 +364,28 @@ class Run:
 
     @property
     def t(self) -> float:
-        """The threshold. Raise MetaclipError if the run is not balanced."""
-        return float(self._balanced["t"])
+        """The threshold; with weights, the number that they multiply. Raise MetaclipError if the run is not balanced."""
+        t = self._balanced["t"]
+        return float(t["base"] if isinstance(t, dict) else t)
+
+    @property
+    def t_by(self) -> str | None:
+        """What t differs by from entry to entry, "weight"; None for one t. Raise MetaclipError if the run is not balanced."""
+        t = self._balanced["t"]
+        return str(t["by"]) if isinstance(t, dict) else None
+
+    @functools.cached_property
+    def thresholds(self) -> Thresholds:
+        """The threshold of each entry: t itself, or float64[number of entries].
+
+        Raise MetaclipError if the run is not balanced, or if they differ from what it wrote.
+        """
+        found, record = column_thresholds(self.entries, self.t), self._balanced["t"]
+        if (digest(found) if isinstance(found, np.ndarray) else None) != (
+            record["digest"] if isinstance(record, dict) else None
+        ):
+            raise damaged(self.path / "entries.parquet", "its column t is not what the run wrote")
+        return found
 
     @property
     def seed(self) -> int:
@@ -465,10 +492,10 @@ class Run:
 
     @functools.cached_property
     def entries(self) -> pa.Table:
-        """A row for each entry: entry_id, entry, source, count, probability, expected, kept."""
+        """A row for each entry: entry_id, entry, source, count, probability, expected, kept; with weights t, too."""
         path = self.path / "entries.parquet"
         check_bytes(path, path.name, self._balanced)
-        table = read_table(path, ENTRIES)
+        table = read_table(path, ENTRIES | ({"t": pa.float64()} if self.t_by else {}))
         if table["entry_id"].to_pylist() != list(range(len(table))):
             raise damaged(path, "its entries are not in order")
         return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import math
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from metaclip.arguments import check_fields
+from metaclip.curate.draw import Thresholds
 from metaclip.errors import BadSetting, MetaclipError
 from metaclip.matching.text_rule import PAPER, TextRule
 from metaclip.metadata import Metadata
@@ -94,6 +96,8 @@ class BalanceSettings:
     target_pairs: int | None = None
     """Solve t so that this many pairs are expected."""
     seed: int = 0
+    weights: str | None = None
+    """A csv or parquet file with the columns entry and weight: t[e] = t * weight[e]."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -123,13 +127,21 @@ class BalanceSettings:
         """Return the settings with the types that a recipe gives them: a notebook's t = 20 is the command line's 20.0."""
         kinds = {"t": float, "tail_share": float, "target_pairs": int, "seed": int}
         values = {name: (kind, getattr(self, name)) for name, kind in kinds.items()}
-        return BalanceSettings(
-            **{name: kind(value) for name, (kind, value) in values.items() if value is not None}
+        return dataclasses.replace(
+            self, **{name: kind(value) for name, (kind, value) in values.items() if value is not None}
         )
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The settings as manifests and cards have them; weights only if they are given."""
+        record = dataclasses.asdict(self)
+        return {name: value for name, value in record.items() if name != "weights" or value is not None}
 
 
 # --- the two stages, and what is read back of them: types of manifest.json and of markers
 
+SAVED_WEIGHTS: Final = "weights.parquet"
+"""The file of a run folder for weights that were given as a dict or a table."""
 MATCH_REASONS: Final = (
     "malformed_row",
     "not_downloaded",
@@ -198,9 +210,13 @@ _MATCH_RECORD: Final[Any] = marker_kind(
 _SOURCE: Final[Any] = msgspec.defstruct(
     "Source", [("folder", str | None), ("beside", str | None), ("record", _MATCH_RECORD | None)]
 )
+_VARIED: Final[Any] = msgspec.defstruct(
+    "Varied", [("base", _Threshold), ("by", str), ("weights", str), ("digest", str)]
+)
+"""t where it differs from entry to entry. It is no number, so that versions that know only one t refuse such a run."""
 _BALANCE_RECORD: Final[Any] = marker_kind(
-    Record, semantics=int, match=_SOURCE, t=_Threshold, asked=str, seed=_Natural, expected=_Positive, deviation=_Positive,
-    kept=Size, funnel=_BALANCE_FUNNEL,
+    Record, semantics=int, match=_SOURCE, t=_Threshold | _VARIED, asked=str, seed=_Natural, expected=_Positive,
+    deviation=_Positive, kept=Size, funnel=_BALANCE_FUNNEL,
 )  # fmt: skip
 
 MATCH: Final = StageSpec(
@@ -214,7 +230,7 @@ MATCH: Final = StageSpec(
 
 BALANCE: Final = StageSpec(
     "balance",
-    outputs=("entries.parquet", "curated", "curated.npy", "card.json", "card.md"),
+    outputs=("entries.parquet", "curated", "curated.npy", "card.json", "card.md", SAVED_WEIGHTS),
     partials=("*.tally.npy", "*.uids.npy", "*.repeats.npy"),
     semantics=1,
     record=_BALANCE_RECORD,
@@ -280,20 +296,44 @@ SMALL_POOL: Final = 1_000_000
 """Matched pairs below which the default threshold is worth a word."""
 
 
-def tail_share(counts: npt.NDArray[np.uint64], t: float) -> float:
-    """Return the tail share: the share of all counts that entries with a count below t hold."""
+def tail_share(counts: npt.NDArray[np.uint64], t: Thresholds) -> float:
+    """Return the tail share: the share of all counts that entries with a count below their t hold."""
     total = int(counts.sum())
     return int(counts[counts < t].sum()) / total if total else 0.0
 
 
-def solve_tail_share(counts: npt.NDArray[np.uint64], share: float) -> float:
-    """Return the largest value among the counts whose tail share is at most `share`."""
-    values, times = np.unique(counts[counts > 0], return_counts=True)
-    sums = values * times.astype(np.uint64)
-    below, total = np.cumsum(sums) - sums, int(sums.sum())
-    # The share of the smallest count is 0.
-    shares = zip(values.tolist(), below.tolist(), strict=True)
-    return float(max(value for value, under in shares if under / total <= share))
+def solve_tail_share(counts: npt.NDArray[np.uint64], share: float, weight: Thresholds = 1.0) -> float:
+    """Return the largest t of `head_limits` whose tail share is at most `share`: a count, if there are no weights."""
+    limits = np.unique(head_limits(counts, weight))
+
+    def share_at(t: float) -> float:
+        with np.errstate(over="ignore"):
+            return tail_share(counts, t * weight)
+
+    # The share grows with t, and that of the lowest limit is 0.
+    return float(limits[bisect.bisect_right(limits, share, key=share_at) - 1])
+
+
+def head_limits(counts: npt.NDArray[np.uint64], weight: Thresholds) -> npt.NDArray[np.float64]:
+    """Return a t for each entry with a count, up to which it is in the head: fl(count / weight).
+
+    Where fl(t * weight) exceeds the count, t is the next float below, so that count < t[e] does not hold.
+    """
+    found = counts > 0
+    count, factor = counts[found].astype(np.float64), np.broadcast_to(weight, counts.shape)[found]
+    with np.errstate(over="ignore"):
+        t = np.minimum(count / factor, sys.float_info.max)
+        while (above := t * factor > count).any():
+            t[above] = np.nextafter(t[above], 0.0)
+    return np.asarray(t)
+
+
+def whole_from(counts: npt.NDArray[np.uint64], weight: Thresholds = 1.0) -> float:
+    """Return a t from which on every entry is kept whole: the largest count / weight, rounded up."""
+    t = float(head_limits(counts, weight).max())
+    while (counts > t * weight).any():
+        t = math.nextafter(t, math.inf)
+    return t
 
 
 def solve_target(
@@ -301,17 +341,19 @@ def solve_target(
     target: int,
     matched: int,
     expect: Callable[[npt.NDArray[np.float64]], list[float]],
+    weight: Thresholds = 1.0,
 ) -> float:
     """Return a t with which about `target` of the `matched` pairs are expected.
 
     `expect` makes one pass over the matches and returns the expected number for each of many t. Three passes narrow t to
     one part in 10,000 or better; the t of the grid that comes nearest is returned.
     """
-    highest = float(counts.max())
+    highest = whole_from(counts, weight)
     if target >= matched:
         return highest
-    # Each entry adds at most t to the expected number.
-    low, high = min(target / np.count_nonzero(counts), highest), highest
+    # Each entry adds at most its t to the expected number.
+    most = float(np.broadcast_to(weight, counts.shape)[counts > 0].sum())
+    low, high = min(target / most, highest), highest
     tried: list[tuple[float, float]] = []
     for _ in range(_PASSES):
         grid = np.geomspace(low, high, _THRESHOLDS)
@@ -327,8 +369,9 @@ def resolve(
     counts: npt.NDArray[np.uint64],
     matched: int,
     expect: Callable[[Any], list[float]],
+    weight: Thresholds = 1.0,
 ) -> float:
-    """Return the t that the settings ask for. Raise MetaclipError if no text matched."""
+    """Return the t that the settings ask for: with weights, the t that they multiply. Raise MetaclipError if no text matched."""
     if not counts.any():
         raise MetaclipError(
             "no text matched any entry, so there is nothing to balance; check the list and the text column"
@@ -336,10 +379,9 @@ def resolve(
     if settings.t is not None:
         return settings.t
     if settings.target_pairs is not None:
-        return solve_target(counts, settings.target_pairs, matched, expect)
-    return solve_tail_share(
-        counts, DEFAULT_TAIL_SHARE if settings.tail_share is None else settings.tail_share
-    )
+        return solve_target(counts, settings.target_pairs, matched, expect, weight)
+    share = DEFAULT_TAIL_SHARE if settings.tail_share is None else settings.tail_share
+    return solve_tail_share(counts, share, weight)
 
 
 def balance_advice(counts: npt.NDArray[np.uint64], matched: int) -> str:
@@ -354,34 +396,48 @@ def balance_advice(counts: npt.NDArray[np.uint64], matched: int) -> str:
 
 
 def threshold_hints(
-    settings: BalanceSettings, t: float, counts: npt.NDArray[np.uint64], matched: int
+    settings: BalanceSettings,
+    t: float,
+    counts: npt.NDArray[np.uint64],
+    matched: int,
+    weight: Thresholds = 1.0,
 ) -> list[str]:
     """Return sentences that say where the settings, resolved to `t`, have no effect or an unexpected one, and what to try.
 
     `counts` are those of all entries, `matched` the number of matched pairs.
     """
     highest, default = int(counts.max(initial=0)), f"{DEFAULT_TAIL_SHARE:g}"
+    one_t, thresholds = not isinstance(weight, np.ndarray), t * weight
     other = f"--target-pairs {max(1, matched // 2)} keeps half of the matched pairs"
     if settings.target_pairs is not None and settings.target_pairs >= matched:
         return [
             f"a target of {settings.target_pairs:,} pairs balances nothing here: {matched:,} pairs match; {other}"
         ]
-    if t >= highest:
-        solved = solve_tail_share(counts, DEFAULT_TAIL_SHARE) if highest else t
-        if solved >= highest:
-            return [f"t = {t:,g} balances nothing here: no count is larger than {highest:,}"]
+    if not (counts > thresholds).any():
+        solved = solve_tail_share(counts, DEFAULT_TAIL_SHARE, weight) if highest else t
+        if not (counts > solved * weight).any():
+            why = (
+                f"no count is larger than {highest:,}"
+                if one_t
+                else "no count is larger than t times its weight"
+            )
+            return [f"t = {t:,g} balances nothing here: {why}"]
+        why = (
+            f"the largest count is {highest:,}" if one_t else "no count is larger than t times its weight"
+        )
         return [
-            f"t = {t:,g} balances nothing here: the largest count is {highest:,}; a tail share of {default} would be "
+            f"t = {t:,g} balances nothing here: {why}; a tail share of {default} would be "
             f"t = {solved:,g}: use --tail-share {default} or --t {solved:g}"
         ]
-    is_default = settings == BalanceSettings(seed=settings.seed)
+    is_default = settings == BalanceSettings(seed=settings.seed, weights=settings.weights)
     asked = f"the default, a tail share of {default}, comes to " if is_default else ""
-    if t < 2:
+    if np.max(thresholds) < 2:
         return [
             f"{asked}t = {t:g}: about one pair of each entry stays, and more only through others; {other}"
         ]
-    if settings.t is None and not tail_share(counts, t):
-        return [f"{asked}t = {t:g}, the smallest count: no entry is in the tail; {other}"]
+    if settings.t is None and not tail_share(counts, thresholds):
+        smallest = ", the smallest count" if one_t else ""
+        return [f"{asked}t = {t:g}{smallest}: no entry is in the tail; {other}"]
     if is_default and matched < SMALL_POOL:
         return [f"{asked}t = {t:g} on this small pool; {other}, and --t takes any other threshold"]
     return []

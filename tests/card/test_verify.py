@@ -112,7 +112,7 @@ def test_each_change_is_named(home: Path, spoil: Callable[[Path], None], message
     ("spoil", "message"),
     [
         (lambda h: (h / "card/card.json").unlink(), "holds no card.json that can be read"),
-        (lambda h: edit_json(h / "card/card.json", lambda c: c["schema"].update(version=2)), "schema version 2, this metaclip reads 1"),
+        (lambda h: edit_json(h / "card/card.json", lambda c: c["schema"].update(version=3)), "schema version 3, this metaclip reads 1 and 2"),
         (lambda h: edit_json(h / "card/card.json", lambda c: c.pop("grid")), "card.json: grid is missing"),
         (lambda h: edit_json(h / "card/card.json", lambda c: c["pairs"].update(kept="7")), "card.json: pairs.kept is '7', must be integer"),
         (lambda h: shutil.copy(h / "run/card.json", h / "card/card.json"), "is no published card"),

@@ -35,7 +35,7 @@ RULE = {
 MATCH = {
     "--fold-duplicates", "--limit", "--metadata", "--quoting", "--recipe", "--text-column", "--uid-column", "--url-column", "--with-text",
 } | RULE  # fmt: skip
-BALANCE = {"--seed", "--t", "--tail-share", "--target-pairs"}
+BALANCE = {"--seed", "--t", "--tail-share", "--target-pairs", "--weights"}
 ENGINE = {"--address", "--engine"}
 WORK = {"--help", "--out", "--overwrite", "--workers", "-h"} | ENGINE
 VERBS = {

@@ -123,13 +123,16 @@ class ByHand:
         return math.fsum(min(p, q) - p * q for some in rows.values() for p in some for q in some)
 
 
-def by_hand(table: pa.Table, t: float, seed: int = 0, entries: Sequence[str] = LIST) -> ByHand:
+def by_hand(
+    table: pa.Table, t: float | Sequence[float], seed: int = 0, entries: Sequence[str] = LIST
+) -> ByHand:
     nothing = pa.nulls(len(table))
     columns = [table[name] if name in table.schema.names else nothing for name in ("text", "url", "uid")]
     texts, urls, given_uids = (column.to_pylist() for column in columns)
     ids = [[] if text is None else naive.match(entries, text) for text in texts]
     counts = naive.counts(ids, len(entries))
-    p = [naive.probability(count, t) for count in counts]
+    each = [t] * len(counts) if isinstance(t, int | float) else t
+    p = [naive.probability(count, t) for count, t in zip(counts, each, strict=True)]
     p_keep = [naive.keep_probability(row, p) for row in ids]
     uids = []
     for text, url, uid in zip(texts, urls, given_uids, strict=True):

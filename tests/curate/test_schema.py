@@ -15,7 +15,15 @@ import pytest
 
 from metaclip import Run, RunOptions, curate, match
 from metaclip.card.publish import CARD_FIELDS
-from metaclip.curate.account import FIELDS, REMOVED_FIELDS, RUN_FIELDS, VERSION, check_written, faults
+from metaclip.curate.account import (
+    FIELDS,
+    REMOVED_FIELDS,
+    RUN_FIELDS,
+    VARIED_FIELDS,
+    VERSION,
+    check_written,
+    faults,
+)
 from metaclip.errors import MetaclipError
 from tests import commands
 from tests.runs import forget_checksums
@@ -38,6 +46,7 @@ def documented(heading: str) -> dict[str, str]:
     [
         ("card.json", RUN_FIELDS),
         ("A version with pairs taken out", REMOVED_FIELDS),
+        ("A set with weights", VARIED_FIELDS),
         ("The published card", CARD_FIELDS),
     ],
 )
@@ -142,7 +151,9 @@ BAD: list[tuple[str, Callable[[Path], Any], str]] = [
     ("entries damaged", lambda r: edit_entries(r, "kept", one_more), "entries.parquet is damaged (it has other bytes than were written)"),
     ("the subset edited", lambda r: np.save(r / "curated.npy", np.load(r / "curated.npy")[1:]), "was changed since it was written: card.json, digests.curated"),
     ("a newer manifest", lambda r: edit(r / "manifest.json", lambda m: m.update(schema=2)), "manifest.json has schema version 2, this metaclip reads 1; install a newer one"),
-    ("a newer account", lambda r: edit(r / "card.json", lambda c: c["schema"].update(version=2)), "card.json has schema version 2, this metaclip reads 1; install a newer one"),
+    ("a newer account", lambda r: edit(r / "card.json", lambda c: c["schema"].update(version=3)), "card.json has schema version 3, this metaclip reads 1 and 2; install a newer one"),
+    ("the schema of thresholds by entry", lambda r: edit(r / "card.json", lambda c: c["schema"].update(version=2)), "card.json: balance.t_by is missing, but its schema version is 2"),
+    ("thresholds by entry", lambda r: edit(r / "card.json", lambda c: c["balance"].update(t_by="weight")), "card.json: balance.t_by stands in it, but its schema version is 1"),
     ("another schema", lambda r: edit(r / "card.json", lambda c: c["schema"].update(name="x")), "is of the schema 'x', must be 'metaclip-account'"),
     ("no schema", lambda r: edit(r / "card.json", lambda c: c.update(schema=7)), "is of the schema None"),
 ]  # fmt: skip

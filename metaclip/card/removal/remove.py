@@ -41,7 +41,13 @@ from metaclip.card.run_files import (
     url_files,
 )
 from metaclip.curate.account import has_account, remove_account, write_account
-from metaclip.curate.balance import DrawParameters, ShardDraw, add_entry_sums, write_outputs
+from metaclip.curate.balance import (
+    DrawParameters,
+    ShardDraw,
+    add_entry_sums,
+    balance_fingerprint,
+    write_outputs,
+)
 from metaclip.curate.draw import DrawSums, draw_rows
 from metaclip.curate.match import add_counts, merge_uids, write_partials
 from metaclip.curate.run import (
@@ -132,7 +138,7 @@ def _match(
     removed_uids, found = _find_uids(parent, request, options)
     requested, folder, match = UidSet(request.uids), stage.folder, parent.match
     names = [shard["name"] for shard in match["shards"]]
-    draw = DrawParameters.of(parent.counts.values, parent.t, parent.seed, _NO_UIDS)
+    draw = DrawParameters.of(parent.counts.values, parent.thresholds, parent.seed, _NO_UIDS)
 
     def step(name: str, progress: ProgressCallback) -> tuple[Marker, list[Path]]:
         marker = _match_shard(parent, name, removed_uids, requested, draw, stage)
@@ -265,26 +271,21 @@ def _list_curated(parent: Run, name: str, removed: UidSet) -> Iterator[pa.Table]
 
 def _balance(parent: Run, run: Run, stage: Stage, options: RunOptions) -> None:
     """Draw the pairs that are left by the parent's counts; write curated/ without removed pairs, and the stage's record."""
-    folder, settings = stage.folder, BalanceSettings(t=parent.t, seed=parent.seed)
-    asked = {
-        "t": settings.t,
-        "tail_share": None,
-        "target_pairs": None,
-    }  # as `balance` writes it for a given t
-    fingerprint = {
-        "semantics": BALANCE.semantics,
-        "match": run.match["identity"],
-        **asked,
-        "seed": settings.seed,
-    }
-    stage.begin(fingerprint, options.overwrite)
+    folder, thresholds = stage.folder, parent.thresholds
+    parent_record, parent_settings = parent.balance or {}, parent.manifest["settings"]
+    settings = BalanceSettings(
+        t=parent.t, seed=parent.seed, weights=parent_settings["balance"].get("weights")
+    )
+    # As `balance` writes it for a given t.
+    weights_digest = parent_record["t"]["weights"] if parent.t_by else None
+    stage.begin(balance_fingerprint(run, settings, weights_digest), options.overwrite)
     if stage.finished() is not None:
         return
     remove_account(folder.path)
     removed = listed_uids(read_list(folder / REMOVED_LIST))
     with local_copy(folder / "duplicates.npy") as local:
         check_bytes(local, "duplicates.npy", run.match)
-        draw = DrawParameters.of(run.counts.values, parent.t, parent.seed, load_array(local))
+        draw = DrawParameters.of(run.counts.values, thresholds, parent.seed, load_array(local))
     (folder / "curated").mkdir(exist_ok=True)
 
     def step(name: str, progress: ProgressCallback) -> tuple[Marker, list[Path]]:
@@ -307,14 +308,14 @@ def _balance(parent: Run, run: Run, stage: Stage, options: RunOptions) -> None:
     markers = _run_shards(step, names, stage, SHARD_DRAWN, options)
     stage.remove_strays("curated", names)
     sums = add_entry_sums(stage, names, len(run.counts.values), options)
-    totals = write_outputs(stage, run.metadata, run.counts, parent.t, sums, markers)
+    totals = write_outputs(stage, run.metadata, run.counts, thresholds, sums, markers)
     funnel = add_funnels(marker["funnel"] for marker in markers.values())
     folder.write_recipe({"match": run.match_settings, "balance": settings})
     record = {
         "semantics": BALANCE.semantics,
         "match": dict.fromkeys(("folder", "beside", "record")),
-        "t": parent.t,
-        "asked": parent.balance["asked"] if parent.balance else "",
+        "t": parent_record["t"],
+        "asked": parent_record["asked"],
         "seed": settings.seed,
         **totals,
         "funnel": funnel,
@@ -322,7 +323,7 @@ def _balance(parent: Run, run: Run, stage: Stage, options: RunOptions) -> None:
     stage.finish(
         record,
         checked=("entries.parquet", "curated.npy"),
-        settings=parent.manifest["settings"],
+        settings=parent_settings,
         funnel={**run.match["funnel"], **funnel},
     )
 
