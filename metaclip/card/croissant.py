@@ -11,9 +11,11 @@ from metaclip.card.readme import summary
 def describe(card: Mapping[str, Any], entries_digest: str) -> dict[str, Any]:
     """Return croissant.json, JSON-LD that describes entries.parquet."""
     columns = COLUMNS | CORRECTED if "removed" in card else COLUMNS
+    if "t_by" in card["balance"]:
+        columns = columns | VARIED
     kinds = {
         **dict.fromkeys(("entry_id", "count", "kept", *CORRECTED), "sc:Integer"),
-        **dict.fromkeys(("probability", "expected"), "sc:Float"),
+        **dict.fromkeys(("probability", "expected", *VARIED), "sc:Float"),
     }
 
     def field(name: str) -> dict[str, Any]:
@@ -59,6 +61,8 @@ COLUMNS: Final = {
 }
 CORRECTED: Final = {"count_corrected": "What is left of the count without the pairs that were taken out."}
 """The column that the table of a set has in addition if pairs were taken out of it."""
+VARIED: Final = {"t": "Threshold of the entry: t of the set times the entry's weight."}
+"""The column that the table has in addition if t differs from entry to entry."""
 _CONTEXT: Final = {
     "@language": "en",
     "@vocab": "https://schema.org/",

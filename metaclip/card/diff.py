@@ -18,11 +18,13 @@ import pyarrow.compute as pc
 from metaclip.card.publish import read_card
 from metaclip.curate.account import MEANING, escaped
 from metaclip.curate.run import ENTRIES, read_table
+from metaclip.curate.weights import column_thresholds
 
 MOST_CHANGES: Final = 25
 _FIGURES: Final = ("funnel", "entries", "pairs")
 _SETTINGS: Final = (
-    "list.digest.", "rule.", "balance.t.", "balance.seed.", "recipe.match.limit.", "semantics.", "versions."
+    "list.digest.", "rule.", "balance.t.", "balance.t_by.", "digests.t.", "balance.seed.", "recipe.match.limit.", "semantics.",
+    "versions.",
 )  # fmt: skip
 
 
@@ -41,6 +43,8 @@ class Difference:
     """Numbers of entries in the first list alone, and in the second alone."""
     removed: tuple[int, int] | None = None
     """(matched pairs, kept pairs) taken out from the first to the second, if that is a later version of the first."""
+    thresholds: int | None = None
+    """Number of entries of both lists whose t differs; None if both cards have one t for all."""
 
 
 def diff(first: Path, second: Path) -> Difference:
@@ -55,7 +59,7 @@ def diff(first: Path, second: Path) -> Difference:
     figures = sorted(
         (name for name in flat_one | flat_other if name.partition(".")[0] in _FIGURES), key=_figure_order
     )
-    tables = _read_entries(first), _read_entries(second)
+    tables = _read_entries(first, one), _read_entries(second, other)
     joined = tables[0].join(tables[1], "entry", join_type="full outer", right_suffix="_after")
     columns = {"entry": joined["entry"]}
     columns |= {
@@ -66,6 +70,9 @@ def diff(first: Path, second: Path) -> Difference:
             columns[f"kept{suffix}"].cast(pa.float64()), max(1, card["pairs"]["kept"])
         )
     differs = (pc.not_equal(columns[name], columns[f"{name}_after"]) for name in ("count", "kept"))
+    thresholds = None
+    if "t_by" in one["balance"] or "t_by" in other["balance"]:
+        thresholds = pc.sum(pc.not_equal(joined["t"], joined["t_after"])).as_py() or 0
     names = str(one["name"]), str(other["name"])
     if names[0] == names[1]:  # versions of one set
         names = f"{names[0]} {one['result_digest'][:8]}", f"{names[1]} {other['result_digest'][:8]}"
@@ -73,7 +80,7 @@ def diff(first: Path, second: Path) -> Difference:
         names, settings,
         [(name, flat_one.get(name, 0), flat_other.get(name, 0)) for name in [*figures, "balance.tail_share"]],
         pa.table(columns).filter(pc.or_(*differs)).sort_by("entry"),
-        (joined["count_after"].null_count, joined["count"].null_count), _removed_between(one, other),
+        (joined["count_after"].null_count, joined["count"].null_count), _removed_between(one, other), thresholds,
     )  # fmt: skip
 
 
@@ -91,8 +98,10 @@ def _figure_order(name: str) -> tuple[int, int, str]:
     return _FIGURES.index(section), list(MEANING).index(step) if step in MEANING else 0, name
 
 
-def _read_entries(folder: Path) -> pa.Table:
-    return read_table(folder / "entries.parquet", ENTRIES).select(["entry", "count", "kept"])
+def _read_entries(folder: Path, card: Mapping[str, Any]) -> pa.Table:
+    table = read_table(folder / "entries.parquet", ENTRIES)
+    t = np.broadcast_to(column_thresholds(table, float(card["balance"]["t"])), len(table))
+    return table.select(["entry", "count", "kept"]).append_column("t", pa.array(t))
 
 
 def _removed_between(first: Mapping[str, Any], second: Mapping[str, Any]) -> tuple[int, int] | None:
@@ -118,6 +127,8 @@ def sentences(found: Difference) -> list[str]:
         result.append(
             f"{found.only[0]:,} entries stand in the first list alone, {found.only[1]:,} in the second alone."
         )
+    if found.thresholds is not None:
+        result.append(f"{found.thresholds:,} entries that stand in both lists have another t.")
     return [
         *result,
         f"{len(found.entries):,} entries have another count or another number of kept pairs.",
@@ -177,6 +188,8 @@ def render_markdown(found: Difference) -> str:
 _SETTING_WORDS: Final = {
     "list.digest": "query list (sha256)",
     "balance.t": "threshold t",
+    "balance.t_by": "what t is multiplied by, entry by entry",
+    "digests.t": "thresholds of the entries (sha256)",
     "balance.seed": "seed of the draw",
     "recipe.match.limit": "rows read at most",
     "semantics.match": "version of the matching rules",

@@ -78,8 +78,10 @@ def make_charts(account: Mapping[str, Any], entries: pa.Table, grid: ThresholdGr
             **{"width": _WIDTH, "height": _HEIGHT, **sizes}
         )
 
+    by = f" times {account['balance']['t_by']}" if "t_by" in account["balance"] else ""
+
     def at_t() -> Any:
-        line = alt.Chart(alt.Data(values=[{"t": t, "label": f"t = {t:,.15g}"}]))
+        line = alt.Chart(alt.Data(values=[{"t": t, "label": f"t = {t:,.15g}{by}"}]))
         rule = line.mark_rule(strokeDash=[4, 3], color="#666").encode(x="t:Q")
         return rule + line.mark_text(align="left", dx=4, y=8, color="#666").encode(
             x="t:Q", text="label:N"

@@ -17,8 +17,15 @@ def summary(card: Mapping[str, Any]) -> str:
     pairs, rows = card["pairs"], card["funnel"]["rows"]
     return (
         f"{pairs['kept']:,} image-text pairs of {rows:,}, matched against {card['list']['entries']:,} entries and balanced "
-        f"at t = {card['balance']['t']:,.15g}. This card has the count of each entry before and after, and no images."
+        f"at t = {card['balance']['t']:,.15g}{_times(card)}. This card has the count of each entry before and after, and no "
+        "images."
     )
+
+
+def _times(card: Mapping[str, Any]) -> str:
+    """Return what t is multiplied by, to stand behind it; nothing for one t."""
+    by = card["balance"].get("t_by")
+    return f" times the {escaped(by)} of each entry" if by else ""
 
 
 _MOST_NAMES: Final = 20
@@ -102,6 +109,7 @@ def render(card: Mapping[str, Any]) -> str:
         f"entries `{card['list']['digest'][:16]}`). An entry that more than t = {balance['t']:,.15g} captions match keeps "
         "each of them with probability t / count; a pair stays if any of its entries keeps it. No model judged any pair. "
         "Method: \"Demystifying CLIP Data\" (arXiv 2309.16671).", "",
+        *_varied(card),
         f"The draw is a hash of the pair's uid with seed {balance['seed']}: with `entries.parquet`, anyone can compute "
         "whether a pair is in (the page does).", "",
         "## What was dropped, and why", "", "| rows | | |", "|---:|---|---|",
@@ -146,6 +154,16 @@ def render(card: Mapping[str, Any]) -> str:
         f"Result digest `{card['result_digest']}`, made with metaclip {escaped(card['versions']['metaclip'])}.", "",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _varied(card: Mapping[str, Any]) -> list[str]:
+    if not (by := card["balance"].get("t_by")):
+        return []
+    return [
+        f"t is not the same for all entries: that of an entry is {card['balance']['t']:,.15g} times its {escaped(by)}, in the "
+        "column `t` of `entries.parquet`. Entries of a larger t keep more of their captions, and others fewer. Head and tail "
+        "are told by the t of each entry.", "",
+    ]  # fmt: skip
 
 
 def _classes(lists: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -48,7 +48,8 @@ def scan_run(
     """Read all files of matched/ and curated/; captions with one of the `blocked` words are no samples."""
     matcher = None if blocked is None else Matcher(blocked, _BLOCKED_RULE, cache=False)
     counts = run.counts.values
-    thresholds = threshold_grid.choose_thresholds(counts, run.t)
+    thresholds = threshold_grid.choose_thresholds(counts, run.t, run.thresholds)
+    slope = threshold_grid.relative_slopes(counts, run.t, run.thresholds)
     share = threshold_grid.sampled_share(run.match["funnel"]["matched"])
     sums, by_entry = (
         np.zeros(len(thresholds), np.uint64),
@@ -58,7 +59,7 @@ def scan_run(
     coverage, class_counts = ClassCoverage(run, classes), collections.Counter[tuple[str, str]]()
 
     def scan_matched(path: Path) -> tuple[Any, ...]:
-        return coverage.search(path), *threshold_grid.sum_file(path, counts, thresholds, share)
+        return coverage.search(path), *threshold_grid.sum_file(path, slope, thresholds, share)
 
     def scan_curated(path: Path) -> tuple[Any, ...]:
         columns = run.shard_columns[path.stem]
@@ -76,5 +77,5 @@ def scan_run(
             samples = merge_samples([samples, file_samples])
             for key, counter in file_hosts.items():
                 hosts[key].add(counter.counts, counter.total, counter.floor)
-    grid = threshold_grid.make_grid(counts, thresholds, share, sums, by_entry)
+    grid = threshold_grid.make_grid(counts, thresholds, share, sums, by_entry, run.t, run.thresholds)
     return RunScan(grid, samples, hosts, coverage.result(class_counts))

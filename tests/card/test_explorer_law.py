@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from metaclip import Matcher, Metadata, TextRule
 from metaclip.card.explorer.rule_tables import rule_tables
 from metaclip.curate.draw import keep_probability, probabilities, uniform
+from metaclip.curate.weights import entry_thresholds, scaled
 from metaclip.matching.text_rule import PAPER
 from metaclip.pool.uid import uid_of
 from tests import oracle
@@ -252,6 +253,30 @@ def test_md5_at_the_edges_of_blocks(node: Node) -> None:
     """Each length around the padding of one block and of two."""
     for size in range(140):
         assert node("md5", "é" + "x" * size) == uid_of("é" + "x" * size)
+
+
+T = st.floats(min_value=1e-9, max_value=1e12)
+
+
+@given(
+    entries=st.lists(st.tuples(st.integers(0, 2**53), st.floats(1e-6, 1e6)), max_size=60),
+    base=T,
+    t=T,
+)
+def test_thresholds_by_entry(node: Node, entries: list[tuple[int, float]], base: float, t: float) -> None:
+    """With weights, thresholds, those at another t, and the probabilities equal Python's to the last bit."""
+    counts = np.array([count for count, _ in entries], np.uint64)
+    each = entry_thresholds(base, np.array([weight for _, weight in entries]))
+    at_t = scaled(each, base, t)
+    assert isinstance(each, np.ndarray)
+    assert isinstance(at_t, np.ndarray)
+    assert [bits(node("scaled", own, base, t)) for own in each.tolist()] == [*map(bits, at_t.tolist())]
+    for thresholds in (each, at_t):
+        found = [
+            node("probability", int(count), own)
+            for count, own in zip(counts, thresholds.tolist(), strict=True)
+        ]
+        assert [*map(bits, found)] == [*map(bits, probabilities(counts, thresholds).tolist())]
 
 
 @given(

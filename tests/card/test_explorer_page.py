@@ -22,6 +22,7 @@ from metaclip.card.explorer.writer import write_explorer
 from metaclip.curate.account import MEANING
 from metaclip.curate.explain import explain
 from metaclip.curate.settings import tail_share
+from metaclip.curate.weights import scaled
 from metaclip.pool.uid import uid_of
 from tests.card.browser.cards import Made, large_account, large_grid, large_table, make_card, toy_card
 from tests.card.browser.chromium import Page, axe_core, launched
@@ -389,6 +390,55 @@ def test_what_would_another_t_give(page: Page, toy: Made) -> None:
     assert f"(the largest is {counts.max()}): every entry is kept whole" in page.text("#between")
     page.view.fill("#t", "0.5")
     assert "not known: the grid begins at t = 1" in page.text("#would")
+
+
+WEIGHTS = {"dog": 3.0, "a": 0.3, "of": 1 / 3, "the": 7.0, "photo": 0.1}
+
+
+def test_a_set_with_weights(browser: Any, tmp_path: Path) -> None:
+    """The page judges every entry, caption and uid by the entry's own t, says so, and moves all t by one factor."""
+    made = toy_card(tmp_path, WEIGHTS)
+    page, rows = opened(browser, made), made.entries.to_pylist()
+    run, each, counts = made.run, made.run.thresholds, made.run.counts.values
+    assert "The threshold t of an entry is 20 times its weight" in page.text("#summary")
+    assert "times the weight of each entry" in page.text("#tiles")
+    for part, n in run.account["entries"].items():
+        page.view.select_option("#part", part)
+        assert page.text("#found").startswith(f"{n} of 157 entries")
+    page.view.select_option("#part", "")
+    while page.view.is_visible("#more"):
+        page.view.click("#more")
+    shown = {row[0]: row[3] for row in page.rows("#results")}
+    assert {row["entry"] for row in rows} == shown.keys()
+    assert [float(shown[row["entry"]]) for row in rows] == pytest.approx(
+        [row["probability"] for row in rows], rel=1e-3
+    )
+    page.view.fill("#query", "dog")
+    page.view.click("#results tbody button")
+    page.view.wait_for_selector("td.detail ul")
+    assert "60, which is 20 times its weight" in page.text("td.detail")
+    for row in run.curated.slice(0, 12).to_pylist():
+        expected = explain(row["text"], run=run, uid=row["uid"])
+        page.view.fill("#uid", row["uid"])
+        page.view.fill("#text", row["text"])
+        page.view.wait_for_function(
+            f"document.querySelector('#verdict .note')?.textContent.includes('{row['uid']}')"
+        )
+        assert [float(found[2]) for found in page.rows("#matches")] == pytest.approx(
+            expected.entries["probability"].to_pylist(), rel=1e-3
+        )
+        assert "Kept: its draw" in page.text("#verdict")
+    for t, pairs in zip(made.grid.thresholds.tolist(), made.grid.pairs.tolist(), strict=True):
+        page.view.fill("#t", str(t))
+        assert page.text("#would dd").startswith(f"{number(pairs)} (")
+        at_t = scaled(each, run.t, t)
+        assert f"{percent(tail_share(counts, at_t))} of all counts" in page.text("#would")
+        assert f"{number((counts >= at_t).sum())} entries" in page.text("#would")
+    page.view.fill("#t", "1000000")
+    assert "No entry has a count above its t: every entry is kept whole" in page.text("#between")
+    assert "move by one factor: each is t times its weight." in page.text("#between")
+    page.close()
+    assert page.said == []
 
 
 def test_a_sampled_grid_claims_no_bounds(browser: Any, toy: Made, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from metaclip import Run, curate
 from metaclip.card.plots import TITLES, make_charts, write_plots
-from metaclip.card.threshold_grid import choose_thresholds, make_grid, sum_file
+from metaclip.card.threshold_grid import choose_thresholds, make_grid, relative_slopes, sum_file
 
 pytest.importorskip("altair", reason="needs the extra cards: pip install -e '.[cards]'")
 pytestmark = pytest.mark.extra
@@ -27,11 +27,13 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Any]:
     out = tmp_path_factory.mktemp("plots") / "run"
     run: Run = curate(ROOT / "curation" / "toy_pool.jsonl", ROOT / "metadata" / "toy.txt", out=out, t=20)
     counts = run.counts.values
-    thresholds = choose_thresholds(counts, run.t)
+    thresholds, slope = choose_thresholds(counts, run.t), relative_slopes(counts, run.t, run.t)
     parts = [
-        sum_file(path, counts, thresholds, 1.0) for path in sorted((out / "matched").glob("*.parquet"))
+        sum_file(path, slope, thresholds, 1.0) for path in sorted((out / "matched").glob("*.parquet"))
     ]
-    grid = make_grid(counts, thresholds, 1.0, sum(a for a, _ in parts), sum(b for _, b in parts))
+    grid = make_grid(
+        counts, thresholds, 1.0, sum(a for a, _ in parts), sum(b for _, b in parts), run.t, run.t
+    )
     return run.account, run.entries, grid
 
 

@@ -13,9 +13,11 @@ from metaclip.card.threshold_grid import (
     ThresholdGrid,
     choose_thresholds,
     make_grid,
+    relative_slopes,
     sampled_share,
     sum_file,
 )
+from metaclip.curate.settings import tail_share
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,12 +31,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def grid_of(run: Run, share: float = 1.0) -> ThresholdGrid:
     counts = run.counts.values
-    thresholds = choose_thresholds(counts, run.t)
+    thresholds = choose_thresholds(counts, run.t, run.thresholds)
+    slope = relative_slopes(counts, run.t, run.thresholds)
     parts = [
-        sum_file(path, counts, thresholds, share)
-        for path in sorted((run.path / "matched").glob("*.parquet"))
+        sum_file(path, slope, thresholds, share)
+        for path in sorted((run.matched / "matched").glob("*.parquet"))
     ]
-    return make_grid(counts, thresholds, share, sum(a for a, _ in parts), sum(b for _, b in parts))
+    sums, by_entry = (sum(part[i] for part in parts) for i in (0, 1))
+    return make_grid(counts, thresholds, share, sums, by_entry, run.t, run.thresholds)
 
 
 def test_each_point_is_the_balance_at_that_t(run: Run, tmp_path: Path) -> None:
@@ -46,6 +50,25 @@ def test_each_point_is_the_balance_at_that_t(run: Run, tmp_path: Path) -> None:
         assert grid.pairs[i] == pytest.approx(other.balance["expected"], abs=1e-5)
         assert grid.tail_share[i] == other.account["balance"]["tail_share"]
         np.testing.assert_allclose(grid.expected[i], other.entries["expected"].to_numpy(), atol=1e-6)
+
+
+def test_with_weights_a_point_moves_all_thresholds_by_one_factor(run: Run, tmp_path: Path) -> None:
+    """Each point is the set balanced at its t with the same weights; at its own t the tail share is exactly its own."""
+    weights = {"a": 0.3, "dog": 7, "of": 1 / 3, "photo": 11.1}
+    weighted = balance(run, out=tmp_path / "weighted", t=7, weights=weights)
+    grid, counts = grid_of(weighted), run.counts.values
+    assert 7 in grid.thresholds
+    for i, t in enumerate(grid.thresholds.tolist()):
+        other = balance(run, out=tmp_path / str(i), t=t, weights=weights)
+        assert grid.pairs[i] == pytest.approx(other.balance["expected"], abs=1e-5)
+        below, above = (tail_share(counts, other.thresholds * (1 + off)) for off in (-1e-12, 1e-12))
+        assert (
+            below <= grid.tail_share[i] <= above
+        )  # a count may be just t[e], which is rounded otherwise
+        np.testing.assert_allclose(grid.expected[i], other.entries["expected"].to_numpy(), atol=1e-6)
+        if t == 7:
+            assert grid.tail_share[i] == weighted.account["balance"]["tail_share"]
+    assert grid.pairs[-1] == weighted.account["pairs"]["matched"]
 
 
 def test_each_point_is_the_law(run: Run) -> None:

@@ -52,10 +52,11 @@ function entryRow(data, id) {
 async function entryDetail(data, id) {
   const { card, t, count } = data;
   const [samples, seen, fellows, grid, left] = (await loadJson(`block-${Math.floor(id / card.block)}`))[id % card.block];
+  const times = data.varied ? `, which is ${number(t, 2)} times its ${shown(card.account.balance.t_by).textContent}` : "";
   const what = {
     zero: "No pair of the pool matches it.",
-    tail: `Its count is below t = ${number(t, 2)}: every pair is kept.`,
-    head: `It alone keeps a pair with probability ${chance(data.probability(id))}; pairs also stay through their other entries.`,
+    tail: `Its count is below t = ${number(data.threshold(id), 2)}${times}: every pair is kept.`,
+    head: `It alone keeps a pair with probability ${chance(data.probability(id))}; pairs also stay through their other entries.${data.varied ? ` Its t is ${number(data.threshold(id), 2)}${times}.` : ""}`,
   }[data.part(id)];
   const inside = [
     element("p", {}, `entry_id ${id} (source: `, shown(data.sourceOf(data.source[id])), `): ${plural(count[id], "pair matches", "pairs match")} it, `,
@@ -74,7 +75,7 @@ async function entryDetail(data, id) {
     element("p", { className: "note" }, `Seen in ${number(seen)} of its ${number(count[id])} captions`
       + `${seen < count[id] ? `, drawn by hash (about ${number(card.neighbours.seen)} of an entry; none of more than ${card.neighbours.widest} entries)` : ""}.`),
   );
-  if (data.part(id) === "tail") inside.push(element("p", {}, `At any t of ${number(count[id])} or more it is kept whole.`));
+  if (data.part(id) === "tail") inside.push(element("p", {}, `At any t of ${data.varied ? `about ${number(count[id] * t / data.threshold(id), 2)}` : number(count[id])} or more it is kept whole.`));
   if (card.grid && data.part(id) === "head") {
     const points = card.grid.thresholds.map((x, i) => [x, grid[i] ?? count[id]]);
     inside.push(element("h3", {}, "Expected pairs under another t"), chart({

@@ -53,28 +53,39 @@ function readColumns(bytes, n, columns) {
   });
 }
 
+/* Read n numbers of 64 bits, the lowest byte first. */
+function readDoubles(bytes, n) {
+  const view = new DataView(bytes.buffer, bytes.byteOffset);
+  return Float64Array.from({ length: n }, (_, i) => view.getFloat64(8 * i, true));
+}
+
 /* Everything that the first view needs: the card, and the columns of the entries. */
 async function open() {
   const [card, text, bytes] = await Promise.all([loadJson("card"), loadText("entries"), load("numbers")]);
-  if (card.format !== 1) throw new Error(`This page reads data of format 1, and these are of format ${card.format}: make the card again.`);
+  if (![1, 2].includes(card.format)) throw new Error(`This page reads data of formats 1 and 2, and these are of format ${card.format}: make the card again.`);
   const entries = text.split("\n");
   const [count, dropped, missing, source] = readColumns(bytes, entries.length, 4);
   const { t } = card.account.balance;
+  // Format 2 is that of a set in which t differs from entry to entry.
+  const each = card.format === 2 ? readDoubles(await load("t"), entries.length) : null;
+  const thresholdsAt = (other) => (each ? (id) => law.scaled(each[id], t, other) : () => other);
+  const threshold = each ? (id) => each[id] : () => t;
   const given = new Map(card.probabilities);
   const sums = { head: { count: 0, kept: 0 }, tail: { count: 0, kept: 0 }, all: { count: 0, kept: 0 } };
-  for (let id = 0; id < entries.length; id++) for (const sum of [sums.all, count[id] < t ? sums.tail : sums.head]) {
+  for (let id = 0; id < entries.length; id++) for (const sum of [sums.all, count[id] < threshold(id) ? sums.tail : sums.head]) {
     sum.count += count[id];
     sum.kept += count[id] - dropped[id];
   }
   return {
-    card, entries, count, source, t, sums,
+    card, entries, count, source, t, threshold, thresholdsAt, sums,
+    varied: each !== null,
     largest: count.reduce((a, b) => Math.max(a, b), 0),
     kept: (id) => count[id] - dropped[id],
     /* The part of an entry's pairs that is kept; 2 for an entry of no pair, which stands behind those that are kept whole. */
     keptShare: (id) => (count[id] ? 1 - dropped[id] / count[id] : 2),
     expected: (id) => count[id] - missing[id] / 10,
-    probability: (id) => given.get(id) ?? law.probability(count[id], t),
-    part: (id) => (count[id] === 0 ? "zero" : count[id] < t ? "tail" : "head"),
+    probability: (id) => given.get(id) ?? law.probability(count[id], threshold(id)),
+    part: (id) => (count[id] === 0 ? "zero" : count[id] < threshold(id) ? "tail" : "head"),
     sourceOf: (code) => (code ? card.sources[code - 1] : "unnamed"),
   };
 }

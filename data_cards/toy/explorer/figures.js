@@ -12,11 +12,18 @@ function between({ thresholds, pairs }, t) {
   return { pairs: value, exact: false, from: [thresholds[a], pairs[a]], to: [thresholds[b], pairs[b]] };
 }
 
-/* Sum up the counts below t, entry by entry: exact. */
-function tailAt(count, t) {
-  let tail = 0, all = 0, heads = 0;
-  for (const c of count) { all += c; if (c < t) tail += c; else heads++; }
-  return { share: all ? tail / all : 0, heads };
+/* Sum up the counts below t, entry by entry: exact. `whole` says whether no count is above its t. */
+function tailAt({ count, thresholdsAt }, t) {
+  const threshold = thresholdsAt(t);
+  let tail = 0, all = 0, heads = 0, whole = true;
+  for (let id = 0; id < count.length; id++) {
+    const c = count[id], own = threshold(id);
+    all += c;
+    if (c < own) tail += c;
+    else heads++;
+    if (c > own) whole = false;
+  }
+  return { share: all ? tail / all : 0, heads, whole };
 }
 
 function startThreshold(data) {
@@ -28,8 +35,7 @@ function startThreshold(data) {
   const toPlace = (t) => Math.round(1000 * Math.log(t / least) / Math.log(most / least));
   const show = (t) => {
     $("slide").setAttribute("aria-valuetext", `t = ${number(t, 2)}`);
-    const { share, heads } = tailAt(data.count, t);
-    const whole = t >= largest;
+    const { share, heads, whole } = tailAt(data, t);
     const found = whole ? { pairs: account.pairs.matched, exact: true } : grid && between(grid, t);
     const pairs = found ? `${found.exact ? "" : "about "}${number(found.pairs)} (${percent(found.pairs / account.pairs.matched)} of the matched)`
       : grid ? `not known: the grid begins at t = ${number(least, 2)}` : "not known: this card was made without a grid";
@@ -39,10 +45,11 @@ function startThreshold(data) {
       ["head", `${number(heads)} entries with count of t or more (exact)`],
     ]);
     const sampled = !whole && grid?.share < 1;
-    $("between").textContent = (whole ? `No entry has a count above t (the largest is ${number(largest)}): every entry is kept whole, and so is every matched pair: computed, not estimated.` : found?.from
+    $("between").textContent = (whole ? `No entry has a count above ${data.varied ? "its t" : `t (the largest is ${number(largest)})`}: every entry is kept whole, and so is every matched pair: computed, not estimated.` : found?.from
       ? `Between the grid's points, where ${number(found.from[1])} are expected at t = ${number(found.from[0], 2)} and ${number(found.to[1])} at t = ${number(found.to[0], 2)}${sampled ? "." : ": the true number lies between these."}`
       : found ? `This t is a point of the grid${sampled ? "." : ": computed, not estimated."}` : "")
-      + (sampled ? ` Scaled from a sample of ${percent(grid.share)} of the matched pairs.` : "");
+      + (sampled ? ` Scaled from a sample of ${percent(grid.share)} of the matched pairs.` : "")
+      + (data.varied ? ` The thresholds of all entries move by one factor: each is t times its ${shown(account.balance.t_by).textContent}.` : "");
     if (!grid) return;
     const curve = (title, column, y, said) => chart({
       title, description: `${title}; at t = ${number(t, 2)}: ${said}`, lines: [{ points: grid.thresholds.map((x, i) => [x, column[i]]) }],

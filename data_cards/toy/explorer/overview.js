@@ -5,14 +5,15 @@ const LISTED = 8;
 const BINS = 200;
 
 /* Say what the set is, and what t means, in two sentences. */
-function drawSummary({ card, t }) {
+function drawSummary({ card, t, varied }) {
   const { account } = card;
   document.title = `${shown(card.name).textContent} - data card`;
   $("name").replaceChildren(shown(card.name));
   $("summary").replaceChildren(
     shown(card.name), ` is a set of ${plural(account.pairs.kept, "image-text pair")}, chosen from a pool of ${number(account.funnel.rows)} by their captions`
       + ` alone: each caption was searched for the ${number(account.list.entries)} entries, words and phrases, of a query list.`
-      + ` The threshold t = ${number(t, 2)} balances the set: an entry that fewer pairs match (the tail) keeps all of them, and of a more frequent entry (the head)`
+      + (varied ? ` The threshold t of an entry is ${number(t, 2)} times its ${shown(account.balance.t_by).textContent}, and balances the set: an entry` : ` The threshold t = ${number(t, 2)} balances the set: an entry`)
+      + ` that fewer pairs match (the tail) keeps all of them, and of a more frequent entry (the head)`
       + " each pair is kept with probability t / count, or more if its other entries keep it too.",
   );
 }
@@ -25,13 +26,13 @@ function askedFor(asked) {
   return name ? `chosen to keep ${number(Number(value))} pairs` : asked;
 }
 
-function drawTiles({ card, t, sums }) {
+function drawTiles({ card, t, sums, varied }) {
   const { pairs, funnel, list, entries, balance } = card.account;
   const share = (part, whole) => (whole ? part / whole : 0);
   const tiles = [
     ["Pairs kept", number(pairs.kept), `${percent(share(pairs.kept, funnel.rows))} of the ${number(funnel.rows)} rows of the pool`],
     ["Pairs matched", number(pairs.matched), `${percent(share(pairs.matched, funnel.rows))} of the rows contain an entry`],
-    ["Threshold t", number(t, 2), shown(askedFor(balance.asked))],
+    ["Threshold t", number(t, 2), shown(`${askedFor(balance.asked)}${varied ? `; times the ${balance.t_by} of each entry` : ""}`)],
     ["Tail share", `${percent(share(sums.tail.count, sums.all.count))} → ${percent(share(sums.tail.kept, sums.all.kept))}`, "of all matches belong to entries of the tail, before and after balancing"],
     ["Entries found", number(entries.head + entries.tail), `of the ${number(list.entries)} in the list`],
     ["Head entries", number(entries.head), "have at least t pairs, and those above t were thinned"],

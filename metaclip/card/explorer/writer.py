@@ -4,6 +4,7 @@
     explorer/*.js, style.css       law, elements, data, chart, overview, entries, asking, figures, page: classic scripts
     explorer/data/card.0.js        the account, the grid: what the first view shows
     explorer/data/entries.0.js     the entries, and `numbers`: their counts; the first search needs them
+    explorer/data/t.0.js           the thresholds of the entries, where they differ: float64, little-endian
     explorer/data/rule.0.js        tables of the text rule, other than the paper's
     explorer/data/block-7.0.js     samples, neighbours and grid of 1,024 entries: loaded when one of them is opened
     explorer/data/uid-3f.0.js      look-ups (`data_files`): loaded when asked
@@ -30,12 +31,15 @@ from metaclip.card.threshold_grid import ThresholdGrid
 from metaclip.curate.account import MEANING
 from metaclip.curate.draw import probabilities
 from metaclip.curate.run import Run
+from metaclip.curate.weights import column_thresholds
 from metaclip.engine import Progress
 from metaclip.matching.text_rule import TextRule
 from metaclip.storage.files import as_path, atomic_write, remove
 
 FORMAT: Final = 1
 """Raised when an older page could not read newer data."""
+VARIED_FORMAT: Final = 2
+"""The format where t differs from entry to entry."""
 MOST_LOOKED_UP: Final = 500_000
 """Matched pairs up to which look-ups are written by default."""
 _BLOCK_ENTRIES: Final = 1024
@@ -55,8 +59,9 @@ def write_explorer(
     """Write ``index.html`` and ``explorer/`` into a card's folder, in place of older ones.
 
     `account` is card.json's object; `entries` has entry_id (uint32, from 0), entry, source, count, probability,
-    expected, kept and samples (list of string, may be null). Neighbours and look-ups are read from `run`; None leaves both
-    out. `look_ups` is by default true for up to `MOST_LOOKED_UP` matched pairs; `shown` is that of `Progress`.
+    expected, kept and samples (list of string, may be null), and t (float64) if it differs from entry to entry. Neighbours
+    and look-ups are read from `run`; None leaves both out. `look_ups` is by default true for up to `MOST_LOOKED_UP` matched
+    pairs; `shown` is that of `Progress`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     new = as_path(folder / "explorer").temporary()
@@ -121,11 +126,14 @@ def _write_first_view(
     write_data(data, "numbers", b"".join(varints(column.astype(np.uint64)) for column in columns))
     write_data(data, "entries", "\n".join(entries["entry"].to_pylist()).encode())
     probability = entries["probability"].to_numpy()
-    other = np.flatnonzero(probability != probabilities(count, account["balance"]["t"]))
+    t = column_thresholds(entries, account["balance"]["t"])
+    if isinstance(t, np.ndarray):
+        write_data(data, "t", t.astype("<f8").tobytes())
+    other = np.flatnonzero(probability != probabilities(count, t))
     ranks = np.unique(np.geomspace(1, len(count), _RANKS).round().astype(np.int64))
     ranked = (np.sort(values)[::-1][ranks - 1].tolist() for values in (count, kept))
     value = {
-        "format": FORMAT,
+        "format": VARIED_FORMAT if isinstance(t, np.ndarray) else FORMAT,
         "name": name,
         "account": {key: value for key, value in account.items() if key != "inputs"},
         "seed": str(account["balance"]["seed"]),  # JavaScript's numbers end at 2^53

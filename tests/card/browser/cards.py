@@ -12,7 +12,13 @@ import pyarrow as pa
 
 from metaclip import MatchSettings, Metadata, Run, RunOptions, curate
 from metaclip.card.explorer.writer import write_explorer
-from metaclip.card.threshold_grid import ThresholdGrid, choose_thresholds, make_grid, sum_file
+from metaclip.card.threshold_grid import (
+    ThresholdGrid,
+    choose_thresholds,
+    make_grid,
+    relative_slopes,
+    sum_file,
+)
 from metaclip.curate.draw import probabilities
 from metaclip.curate.settings import MATCH_REASONS
 
@@ -32,10 +38,11 @@ class Made(NamedTuple):
 def grid_of(run: Run) -> ThresholdGrid:
     """Compute the grid of a run."""
     counts = run.counts.values
-    thresholds = choose_thresholds(counts, run.t)
+    thresholds = choose_thresholds(counts, run.t, run.thresholds)
+    slope = relative_slopes(counts, run.t, run.thresholds)
     files = sorted((run.matched / "matched").glob("*.parquet"))
-    sums, by_entry = zip(*(sum_file(file, counts, thresholds, 1.0) for file in files), strict=True)
-    return make_grid(counts, thresholds, 1.0, sum(sums), sum(by_entry))
+    sums, by_entry = zip(*(sum_file(file, slope, thresholds, 1.0) for file in files), strict=True)
+    return make_grid(counts, thresholds, 1.0, sum(sums), sum(by_entry), run.t, run.thresholds)
 
 
 def with_samples(run: Run, texts: str = "text") -> pa.Table:
@@ -52,12 +59,22 @@ def with_samples(run: Run, texts: str = "text") -> pa.Table:
 def make_card(
     folder: Path, pairs: Sequence[Mapping[str, Any]], metadata: Metadata, *, t: float, name: str = "a card",
     look_ups: bool | None = None, settings: MatchSettings | None = None, seed: int = 0,
+    weights: Mapping[str, float] | None = None,
 ) -> Made:  # fmt: skip
     """Curate pairs and write the page of the run into ``folder / "card"``."""
     folder.mkdir(parents=True, exist_ok=True)
     pool = folder / "pool.jsonl"
     pool.write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
-    run = curate(pool, metadata, t=t, seed=seed, out=folder / "run", settings=settings, options=ONE)
+    run = curate(
+        pool,
+        metadata,
+        t=t,
+        seed=seed,
+        weights=weights,
+        out=folder / "run",
+        settings=settings,
+        options=ONE,
+    )
     entries, grid = with_samples(run), grid_of(run)
     write_explorer(
         folder / "card",
@@ -71,11 +88,12 @@ def make_card(
     return Made(folder / "card", run, entries, grid)
 
 
-def toy_card(folder: Path) -> Made:
+def toy_card(folder: Path, weights: Mapping[str, float] | None = None) -> Made:
     """Make the page of the shipped toy pool."""
     lines = (ROOT / "curation" / "toy_pool.jsonl").read_text(encoding="utf-8").splitlines()
     metadata = Metadata.read(ROOT / "metadata" / "toy.txt")
-    return make_card(folder, [json.loads(line) for line in lines], metadata, t=20, name="toy")
+    pairs = [json.loads(line) for line in lines]
+    return make_card(folder, pairs, metadata, t=20, name="toy", weights=weights)
 
 
 def large_table(entries: Sequence[str], t: float, seed: int = 0) -> pa.Table:

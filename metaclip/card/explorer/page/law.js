@@ -128,6 +128,11 @@ const law = (() => {
     return count > 0 ? Math.min(1, t / count) : 1;
   }
 
+  /* Where t differs from entry to entry: the threshold of an entry that has `own` in a set whose t is `base`, at another t. */
+  function scaled(own, base, t) {
+    return (t / base) * own;
+  }
+
   /* P(keep) from the probabilities of a text's entries by ascending id; the order is part of the law. */
   function keepProbability(probabilities) {
     let dropped = 1;
@@ -186,7 +191,7 @@ const law = (() => {
     return Array.from(new Uint8Array(digest.buffer), (byte) => byte.toString(16).padStart(2, "0")).join("");
   }
 
-  return { unknownOptions, pad, mayComposeOtherwise, makeIndex, match, probability, keepProbability, uniform, uidOf, md5 };
+  return { unknownOptions, pad, mayComposeOtherwise, makeIndex, match, probability, scaled, keepProbability, uniform, uidOf, md5 };
 })();
 
 if (typeof module !== "undefined") module.exports = law;
