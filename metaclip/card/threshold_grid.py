@@ -19,8 +19,7 @@ import numpy.typing as npt
 
 from metaclip.curate.draw import FIXED_POINT, Thresholds, expect_rows, slopes, uniforms
 from metaclip.curate.run import read_matched
-from metaclip.curate.settings import tail_share, whole_from
-from metaclip.curate.weights import scaled
+from metaclip.curate.threshold import scaled, tail_share, whole_from
 from metaclip.matching import ids_and_offsets
 
 POINTS: Final = 24

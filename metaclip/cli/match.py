@@ -28,7 +28,7 @@ def command(pool: tuple[str, ...], out: str, recipe: str | None, **flags: Any) -
     """Find the entries of a query list in POOL, and count them; `metaclip balance` takes it from there."""
     settings = options.match_settings(flags, options.read_recipe(recipe)["match"])
     from metaclip.curate.match import lost_inputs_message, match_part
-    from metaclip.curate.settings import balance_advice
+    from metaclip.curate.threshold import balance_advice
 
     with options.run_options(flags) as run_options:
         run = match_part(list(pool), out=out, settings=settings, options=run_options)

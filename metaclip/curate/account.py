@@ -18,7 +18,8 @@ import numpy as np
 import pyarrow.compute as pc
 
 from metaclip.curate.run import Run
-from metaclip.curate.settings import BALANCE_REASONS, MATCH_REASONS, REMOVED, tail_share
+from metaclip.curate.settings import BALANCE_REASONS, MATCH_REASONS, REMOVED
+from metaclip.curate.threshold import tail_share
 from metaclip.errors import MetaclipError
 from metaclip.stage.folder import versions
 from metaclip.stage.stage import check_funnel, digest_of

@@ -10,7 +10,7 @@
     .state/balance/<shard>.repeats.npy    uid and P(keep) of rows whose uid stands on several matched rows, likewise
 
 The law of the draw is in `metaclip.curate.draw`. t is given, or solved for a share of the tail or for a number of pairs
-(`metaclip.curate.settings`). With weights it is multiplied by that of each entry (`metaclip.curate.weights`).
+(`metaclip.curate.threshold`). With weights it is multiplied by that of each entry (`metaclip.curate.weights`).
 """
 
 from __future__ import annotations
@@ -60,10 +60,9 @@ from metaclip.curate.settings import (
     SHARD_DRAWN,
     SOLVED,
     BalanceSettings,
-    resolve,
-    threshold_hints,
 )
-from metaclip.curate.weights import T_BY, EntryWeights, WeightsLike, digest, entry_thresholds
+from metaclip.curate.threshold import entry_thresholds, resolve, threshold_hints, vector_digest
+from metaclip.curate.weights import T_BY, EntryWeights, WeightsLike
 from metaclip.engine import PortableStep, Progress, ProgressCallback, fold
 from metaclip.errors import BrokenInput, MetaclipError, damaged
 from metaclip.matching import MATCHES, Counts, ids_and_offsets
@@ -406,7 +405,7 @@ def _run_stage(
     """Draw the shards that are left, combine their results, and write the stage's record."""
     folder, counts, matched = stage.folder, source.counts, source.matched
     settings = settings.normalized()
-    weights_digest = digest(weight) if isinstance(weight, np.ndarray) else None
+    weights_digest = vector_digest(weight) if isinstance(weight, np.ndarray) else None
     fingerprint = balance_fingerprint(source, settings, weights_digest)
     instead = (
         "choose another --out"
@@ -486,7 +485,7 @@ def threshold_record(base: float, t: Thresholds, weight: Thresholds) -> float | 
     """Return what the record of the stage says of t: the number, or by what it varies, with digests."""
     if not isinstance(t, np.ndarray) or not isinstance(weight, np.ndarray):
         return base
-    return {"base": base, "by": T_BY, "weights": digest(weight), "digest": digest(t)}
+    return {"base": base, "by": T_BY, "weights": vector_digest(weight), "digest": vector_digest(t)}
 
 
 def _weights_path(weights: EntryWeights, folder: Folder) -> str:

@@ -20,8 +20,14 @@ from metaclip.arguments import PATH, check_type
 from metaclip.curate.account import check_version
 from metaclip.curate.draw import Thresholds
 from metaclip.curate.run import COUNTED, Run, counts_digest, read_table
-from metaclip.curate.settings import DEFAULT_TAIL_SHARE, solve_tail_share
-from metaclip.curate.weights import column_thresholds, digest, entry_thresholds, scaled
+from metaclip.curate.settings import DEFAULT_TAIL_SHARE
+from metaclip.curate.threshold import (
+    column_thresholds,
+    entry_thresholds,
+    scaled,
+    solve_tail_share,
+    vector_digest,
+)
 from metaclip.errors import MetaclipError, one_line
 from metaclip.matching import Counts
 from metaclip.matching.text_rule import PAPER, TextRule
@@ -192,7 +198,7 @@ def _read_card(folder: Path) -> BalancerSource:
         raise MetaclipError(
             f"{folder} is no card that can be read ({one_line(error)}); fetch it again"
         ) from None
-    t_digest = digest(thresholds) if isinstance(thresholds, np.ndarray) else None
+    t_digest = vector_digest(thresholds) if isinstance(thresholds, np.ndarray) else None
     if (metadata.digest, counts_digest(counts), t_digest) != stated:
         raise MetaclipError(
             f"{path} does not hold the counts and thresholds that {folder / 'card.json'} names; fetch both again"

@@ -4,7 +4,7 @@
     P(keep) = 1 - product over matched e of (1 - p[e])      ascending entry_id, float64, no reordering
     keep      iff u(seed, epoch, uid) < P(keep)
 
-t is one number, or float64[n], a number for each entry (`metaclip.curate.weights`): t[e] stands where t stands here.
+t is one number, or float64[n], a number for each entry (`metaclip.curate.threshold`): t[e] stands where t stands here.
 
 u is a hash of its arguments, not a generator: order, sharding, number of workers and engine cannot change the result,
 the same draw made online at epoch 0 gives the same pairs, and where no t[e] gets smaller, a superset is kept.

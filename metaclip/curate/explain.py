@@ -10,7 +10,7 @@ import pyarrow as pa
 from metaclip.arguments import check_types
 from metaclip.curate.draw import keep_probability, probabilities, uniform
 from metaclip.curate.run import RunLike, open_run
-from metaclip.curate.weights import scaled
+from metaclip.curate.threshold import scaled
 from metaclip.errors import MetaclipError
 from metaclip.matching.matcher import Matcher
 from metaclip.matching.text_rule import PAPER, TextRule

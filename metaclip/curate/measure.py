@@ -26,13 +26,8 @@ from metaclip.curate.balance import DrawParameters, balance_shard
 from metaclip.curate.combine import CombineStep
 from metaclip.curate.inputs import columns_as_given, columns_of
 from metaclip.curate.match import match_shard, rows_read, shard_counts
-from metaclip.curate.settings import (
-    BALANCE,
-    DEFAULT_TAIL_SHARE,
-    MATCH,
-    MatchSettings,
-    solve_tail_share,
-)
+from metaclip.curate.settings import BALANCE, DEFAULT_TAIL_SHARE, MATCH, MatchSettings
+from metaclip.curate.threshold import solve_tail_share
 from metaclip.engine import PortableStep, ProgressCallback, ignore_progress
 from metaclip.matching.matcher import Matcher
 from metaclip.metadata import Metadata

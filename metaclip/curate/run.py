@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from metaclip.arguments import PATH, check_type
 from metaclip.curate.draw import Thresholds
 from metaclip.curate.settings import BALANCE, MATCH, REMOVED, MatchSettings, RunManifest
-from metaclip.curate.weights import column_thresholds, digest
+from metaclip.curate.threshold import column_thresholds, vector_digest
 from metaclip.errors import MetaclipError, damaged, one_line
 from metaclip.matching import MATCHES, Counts, ids_and_offsets
 from metaclip.matching.text_rule import TextRule
@@ -381,7 +381,7 @@ class Run:
         Raise MetaclipError if the run is not balanced, or if they differ from what it wrote.
         """
         found, record = column_thresholds(self.entries, self.t), self._balanced["t"]
-        if (digest(found) if isinstance(found, np.ndarray) else None) != (
+        if (vector_digest(found) if isinstance(found, np.ndarray) else None) != (
             record["digest"] if isinstance(record, dict) else None
         ):
             raise damaged(self.path / "entries.parquet", "its column t is not what the run wrote")

@@ -1,21 +1,17 @@
-"""What determines a run: its two stages, the tables [match] and [balance] of a recipe, and the threshold t that they ask for."""
+"""What determines a run: its two stages, the tables [match] and [balance] of a recipe."""
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
 from metaclip.arguments import check_fields
-from metaclip.curate.draw import Thresholds
-from metaclip.errors import BadSetting, MetaclipError
+from metaclip.errors import BadSetting
 from metaclip.matching.text_rule import PAPER, TextRule
 from metaclip.metadata import Metadata
 from metaclip.pool.files import FORMATS, PoolFile
@@ -286,158 +282,3 @@ class RunManifest(msgspec.Struct):
     list_digest: str = msgspec.field(name="list")
     rule: TextRule
     funnel: dict[str, Size]
-
-
-# --- the threshold
-
-_THRESHOLDS: Final = 64
-_PASSES: Final = 3
-SMALL_POOL: Final = 1_000_000
-"""Matched pairs below which the default threshold is worth a word."""
-
-
-def tail_share(counts: npt.NDArray[np.uint64], t: Thresholds) -> float:
-    """Return the tail share: the share of all counts that entries with a count below their t hold."""
-    total = int(counts.sum())
-    return int(counts[counts < t].sum()) / total if total else 0.0
-
-
-def solve_tail_share(counts: npt.NDArray[np.uint64], share: float, weight: Thresholds = 1.0) -> float:
-    """Return the largest t of `head_limits` whose tail share is at most `share`: a count, if there are no weights."""
-    limits = np.unique(head_limits(counts, weight))
-
-    def share_at(t: float) -> float:
-        with np.errstate(over="ignore"):
-            return tail_share(counts, t * weight)
-
-    # The share grows with t, and that of the lowest limit is 0.
-    return float(limits[bisect.bisect_right(limits, share, key=share_at) - 1])
-
-
-def head_limits(counts: npt.NDArray[np.uint64], weight: Thresholds) -> npt.NDArray[np.float64]:
-    """Return a t for each entry with a count, up to which it is in the head: fl(count / weight).
-
-    Where fl(t * weight) exceeds the count, t is the next float below, so that count < t[e] does not hold.
-    """
-    found = counts > 0
-    count, factor = counts[found].astype(np.float64), np.broadcast_to(weight, counts.shape)[found]
-    with np.errstate(over="ignore"):
-        t = np.minimum(count / factor, sys.float_info.max)
-        while (above := t * factor > count).any():
-            t[above] = np.nextafter(t[above], 0.0)
-    return np.asarray(t)
-
-
-def whole_from(counts: npt.NDArray[np.uint64], weight: Thresholds = 1.0) -> float:
-    """Return a t from which on every entry is kept whole: the largest count / weight, rounded up."""
-    t = float(head_limits(counts, weight).max())
-    while (counts > t * weight).any():
-        t = math.nextafter(t, math.inf)
-    return t
-
-
-def solve_target(
-    counts: npt.NDArray[np.uint64],
-    target: int,
-    matched: int,
-    expect: Callable[[npt.NDArray[np.float64]], list[float]],
-    weight: Thresholds = 1.0,
-) -> float:
-    """Return a t with which about `target` of the `matched` pairs are expected.
-
-    `expect` makes one pass over the matches and returns the expected number for each of many t. Three passes narrow t to
-    one part in 10,000 or better; the t of the grid that comes nearest is returned.
-    """
-    highest = whole_from(counts, weight)
-    if target >= matched:
-        return highest
-    # Each entry adds at most its t to the expected number.
-    most = float(np.broadcast_to(weight, counts.shape)[counts > 0].sum())
-    low, high = min(target / most, highest), highest
-    tried: list[tuple[float, float]] = []
-    for _ in range(_PASSES):
-        grid = np.geomspace(low, high, _THRESHOLDS)
-        expected = expect(grid)
-        tried += [(abs(number - target), t) for t, number in zip(grid.tolist(), expected, strict=True)]
-        index = min(max(1, int(np.searchsorted(expected, target))), _THRESHOLDS - 1)
-        low, high = float(grid[index - 1]), float(grid[index])
-    return min(tried, key=lambda pair: pair[0])[1]
-
-
-def resolve(
-    settings: BalanceSettings,
-    counts: npt.NDArray[np.uint64],
-    matched: int,
-    expect: Callable[[Any], list[float]],
-    weight: Thresholds = 1.0,
-) -> float:
-    """Return the t that the settings ask for: with weights, the t that they multiply. Raise MetaclipError if no text matched."""
-    if not counts.any():
-        raise MetaclipError(
-            "no text matched any entry, so there is nothing to balance; check the list and the text column"
-        )
-    if settings.t is not None:
-        return settings.t
-    if settings.target_pairs is not None:
-        return solve_target(counts, settings.target_pairs, matched, expect, weight)
-    share = DEFAULT_TAIL_SHARE if settings.tail_share is None else settings.tail_share
-    return solve_tail_share(counts, share, weight)
-
-
-def balance_advice(counts: npt.NDArray[np.uint64], matched: int) -> str:
-    """Return options for balancing a pool that has these counts, with what they do: the default, unless it is useless here."""
-    t = solve_tail_share(counts, DEFAULT_TAIL_SHARE)
-    if tail_share(counts, t):
-        return f"   (t = {t:,g}, by the default tail share of {DEFAULT_TAIL_SHARE:g}; or --t, --target-pairs)"
-    return (
-        f" --target-pairs {max(1, matched // 2)}   (half of the matched pairs; "
-        f"the default, a tail share of {DEFAULT_TAIL_SHARE:g}, is t = {t:g} here, with no entry in the tail)"
-    )
-
-
-def threshold_hints(
-    settings: BalanceSettings,
-    t: float,
-    counts: npt.NDArray[np.uint64],
-    matched: int,
-    weight: Thresholds = 1.0,
-) -> list[str]:
-    """Return sentences that say where the settings, resolved to `t`, have no effect or an unexpected one, and what to try.
-
-    `counts` are those of all entries, `matched` the number of matched pairs.
-    """
-    highest, default = int(counts.max(initial=0)), f"{DEFAULT_TAIL_SHARE:g}"
-    one_t, thresholds = not isinstance(weight, np.ndarray), t * weight
-    other = f"--target-pairs {max(1, matched // 2)} keeps half of the matched pairs"
-    if settings.target_pairs is not None and settings.target_pairs >= matched:
-        return [
-            f"a target of {settings.target_pairs:,} pairs balances nothing here: {matched:,} pairs match; {other}"
-        ]
-    if not (counts > thresholds).any():
-        solved = solve_tail_share(counts, DEFAULT_TAIL_SHARE, weight) if highest else t
-        if not (counts > solved * weight).any():
-            why = (
-                f"no count is larger than {highest:,}"
-                if one_t
-                else "no count is larger than t times its weight"
-            )
-            return [f"t = {t:,g} balances nothing here: {why}"]
-        why = (
-            f"the largest count is {highest:,}" if one_t else "no count is larger than t times its weight"
-        )
-        return [
-            f"t = {t:,g} balances nothing here: {why}; a tail share of {default} would be "
-            f"t = {solved:,g}: use --tail-share {default} or --t {solved:g}"
-        ]
-    is_default = settings == BalanceSettings(seed=settings.seed, weights=settings.weights)
-    asked = f"the default, a tail share of {default}, comes to " if is_default else ""
-    if np.max(thresholds) < 2:
-        return [
-            f"{asked}t = {t:g}: about one pair of each entry stays, and more only through others; {other}"
-        ]
-    if settings.t is None and not tail_share(counts, thresholds):
-        smallest = ", the smallest count" if one_t else ""
-        return [f"{asked}t = {t:g}{smallest}: no entry is in the tail; {other}"]
-    if is_default and matched < SMALL_POOL:
-        return [f"{asked}t = {t:g} on this small pool; {other}, and --t takes any other threshold"]
-    return []

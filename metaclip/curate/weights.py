@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import hashlib
 import io
 import os
 from collections.abc import Mapping, Sequence
@@ -27,7 +26,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from metaclip.arguments import ArrowTable, is_table, without_views
-from metaclip.curate.draw import Thresholds
 from metaclip.errors import MetaclipError, one_line
 from metaclip.metadata import Metadata
 from metaclip.storage.files import atomic_write, check_size, decode_utf8, gunzip, read_bytes
@@ -104,37 +102,6 @@ class EntryWeights:
         """Write the weights as a parquet file."""
         with atomic_write(path) as temporary:
             pq.write_table(pa.table({"entry": self.entries, "weight": self.values}), temporary)
-
-
-def digest(values: npt.NDArray[np.float64]) -> str:
-    """Identify weights, or thresholds by entry: sha256 of the values as little-endian float64, in the list's order."""
-    return hashlib.sha256(values.astype("<f8").tobytes()).hexdigest()
-
-
-def entry_thresholds(t: float, weight: Thresholds) -> Thresholds:
-    """Return t[e] = fl(t * weight[e]): one number for one weight, else float64[n].
-
-    Raise MetaclipError if one of them is not a finite number above 0.
-    """
-    with np.errstate(over="ignore", under="ignore"):
-        made = t * weight
-    if isinstance(made, np.ndarray) and not ((made > 0) & np.isfinite(made)).all():
-        i = int(np.argmin((made > 0) & np.isfinite(made)))
-        raise MetaclipError(
-            f"the threshold of entry {i} comes to {t:g} * {np.broadcast_to(weight, made.shape)[i]:g} = {made[i]:g}, must be a "
-            "finite number above 0; choose another t, or weights of less different size"
-        )
-    return made
-
-
-def scaled(thresholds: Thresholds, base: float, t: float) -> Thresholds:
-    """Return the thresholds of a set, whose t is `base`, at another t: t itself, or fl(fl(t / base) * t[e])."""
-    return entry_thresholds(t / base, thresholds) if isinstance(thresholds, np.ndarray) else t
-
-
-def column_thresholds(entries: pa.Table, base: float) -> Thresholds:
-    """Return the thresholds that a table of entries was drawn by: its column t, or `base` if it has none."""
-    return entries["t"].to_numpy() if "t" in entries.column_names else base
 
 
 # --- reading

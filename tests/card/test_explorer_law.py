@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from metaclip import Matcher, Metadata, TextRule
 from metaclip.card.explorer.rule_tables import rule_tables
 from metaclip.curate.draw import keep_probability, probabilities, uniform
-from metaclip.curate.weights import entry_thresholds, scaled
+from metaclip.curate.threshold import entry_thresholds, scaled
 from metaclip.matching.text_rule import PAPER
 from metaclip.pool.uid import uid_of
 from tests import oracle

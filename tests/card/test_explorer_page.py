@@ -21,8 +21,7 @@ from metaclip import MatchSettings, Metadata, TextRule
 from metaclip.card.explorer.writer import write_explorer
 from metaclip.curate.account import MEANING
 from metaclip.curate.explain import explain
-from metaclip.curate.settings import tail_share
-from metaclip.curate.weights import scaled
+from metaclip.curate.threshold import scaled, tail_share
 from metaclip.pool.uid import uid_of
 from tests.card.browser.cards import Made, large_account, large_grid, large_table, make_card, toy_card
 from tests.card.browser.chromium import Page, axe_core, launched

@@ -17,7 +17,7 @@ from metaclip.card.threshold_grid import (
     sampled_share,
     sum_file,
 )
-from metaclip.curate.settings import tail_share
+from metaclip.curate.threshold import tail_share
 
 ROOT = Path(__file__).parents[2]
 

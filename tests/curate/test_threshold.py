@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metaclip import MetaclipError, curate
-from metaclip.curate.settings import (
-    BalanceSettings,
+from metaclip.curate.settings import BalanceSettings
+from metaclip.curate.threshold import (
     balance_advice,
     resolve,
     solve_tail_share,

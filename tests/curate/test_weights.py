@@ -28,15 +28,17 @@ from metaclip import (
     match,
 )
 from metaclip.curate.draw import probabilities
-from metaclip.curate.settings import (
-    BalanceSettings,
+from metaclip.curate.settings import BalanceSettings
+from metaclip.curate.threshold import (
+    entry_thresholds,
     head_limits,
+    scaled,
     solve_tail_share,
     tail_share,
     threshold_hints,
     whole_from,
 )
-from metaclip.curate.weights import EntryWeights, entry_thresholds, scaled
+from metaclip.curate.weights import EntryWeights
 from metaclip.engine import Engine
 from tests import commands
 from tests.curate.test_balance import LIST, ONE, by_hand, held, pool_of, split, write

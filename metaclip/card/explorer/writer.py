@@ -31,7 +31,7 @@ from metaclip.card.threshold_grid import ThresholdGrid
 from metaclip.curate.account import MEANING
 from metaclip.curate.draw import probabilities
 from metaclip.curate.run import Run
-from metaclip.curate.weights import column_thresholds
+from metaclip.curate.threshold import column_thresholds
 from metaclip.engine import Progress
 from metaclip.matching.text_rule import TextRule
 from metaclip.storage.files import as_path, atomic_write, remove
