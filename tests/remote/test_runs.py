@@ -22,7 +22,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from metaclip import Run
+from metaclip import Run, balance
 from metaclip.curate.settings import MATCH
 from metaclip.pool.files import find_files
 from metaclip.stage.folder import Folder
@@ -176,6 +176,29 @@ def test_in_steps_at_another_t_and_explained(
     assert (
         commands.done(*asked, str(store / "run5")).out == commands.done(*asked, tmp_path / "wanted").out
     )
+
+
+def test_weights(run_there: RemotePath, undisturbed: Path, store: RemotePath, tmp_path: Path) -> None:
+    """A file of weights on S3, and weights of a dict that the run on S3 keeps: the set that they give here."""
+    weights = {"word0": 0.25, "word3": 4.0}
+    wanted = balance(undisturbed, out=tmp_path / "wanted", t=T, weights=weights).account["result_digest"]
+    (store / "w.csv").put(b"entry,weight\nword0,0.25\nword3,4\n")
+    commands.done(
+        "balance",
+        str(run_there),
+        "--t",
+        T,
+        "--weights",
+        str(store / "w.csv"),
+        "--out",
+        str(store / "file"),
+    )
+    assert Run(store / "file").account["result_digest"] == wanted
+    run = balance(run_there, out=store / "dict", t=T, weights=weights)
+    assert run.account["result_digest"] == wanted
+    assert run.manifest["settings"]["balance"]["weights"] == str(store / "dict" / "weights.parquet")
+    again = balance(run_there, out=store / "again", t=T, weights=str(store / "dict" / "weights.parquet"))
+    assert again.account["result_digest"] == wanted
 
 
 @pytest.mark.slow
