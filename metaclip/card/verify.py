@@ -47,6 +47,7 @@ from metaclip.curate.run import (
     read_table,
 )
 from metaclip.curate.settings import REMOVED
+from metaclip.curate.threshold import column_thresholds, vector_digest
 from metaclip.errors import MetaclipError
 from metaclip.matching import add_ids
 from metaclip.metadata import Metadata
@@ -92,8 +93,8 @@ def verify(
 def own_differences(folder: Path) -> list[str]:
     """List what in a card's folder contradicts the card itself, one line each: what can be verified without its run.
 
-    Files are compared with their digests in card.json, counts with theirs, and the fields with the result digest. Raise
-    MetaclipError if there is no card.
+    Files are compared with their digests in card.json, counts and thresholds by entry with theirs, and the fields with the
+    result digest. Raise MetaclipError if there is no card.
     """
     card = read_card(folder)
     listed = {item["name"] for item in card["files"]}
@@ -103,9 +104,14 @@ def own_differences(folder: Path) -> list[str]:
     if result_digest(card) != card["result_digest"]:
         found.append("card.json: the result digest is not that of its fields")
     if not found:
-        counts = read_table(folder / "entries.parquet", ENTRIES)["count"].to_numpy()
-        if counts_digest(counts) != card["digests"]["counts"]:
-            found.append("entries.parquet, count: not what card.json has the digest of")
+        table = read_table(folder / "entries.parquet", ENTRIES)
+        thresholds = column_thresholds(table, card["balance"]["t"])
+        for name, digest, stated in (
+            ("count", counts_digest(table["count"].to_numpy()), card["digests"]["counts"]),
+            ("t", vector_digest(thresholds), card["digests"].get("t")),
+        ):
+            if digest != stated:
+                found.append(f"entries.parquet, {name}: not what card.json has the digest of")
     return found
 
 

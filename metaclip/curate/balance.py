@@ -405,8 +405,7 @@ def _run_stage(
     """Draw the shards that are left, combine their results, and write the stage's record."""
     folder, counts, matched = stage.folder, source.counts, source.matched
     settings = settings.normalized()
-    weights_digest = vector_digest(weight) if isinstance(weight, np.ndarray) else None
-    fingerprint = balance_fingerprint(source, settings, weights_digest)
+    fingerprint = balance_fingerprint(source, settings, vector_digest(weight))
     instead = (
         "choose another --out"
         if elsewhere
@@ -483,7 +482,7 @@ def balance_fingerprint(
 
 def threshold_record(base: float, t: Thresholds, weight: Thresholds) -> float | dict[str, Any]:
     """Return what the record of the stage says of t: the number, or by what it varies, with digests."""
-    if not isinstance(t, np.ndarray) or not isinstance(weight, np.ndarray):
+    if not isinstance(t, np.ndarray):
         return base
     return {"base": base, "by": T_BY, "weights": vector_digest(weight), "digest": vector_digest(t)}
 

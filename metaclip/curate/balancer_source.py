@@ -198,8 +198,7 @@ def _read_card(folder: Path) -> BalancerSource:
         raise MetaclipError(
             f"{folder} is no card that can be read ({one_line(error)}); fetch it again"
         ) from None
-    t_digest = vector_digest(thresholds) if isinstance(thresholds, np.ndarray) else None
-    if (metadata.digest, counts_digest(counts), t_digest) != stated:
+    if (metadata.digest, counts_digest(counts), vector_digest(thresholds)) != stated:
         raise MetaclipError(
             f"{path} does not hold the counts and thresholds that {folder / 'card.json'} names; fetch both again"
         )

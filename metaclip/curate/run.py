@@ -381,9 +381,7 @@ class Run:
         Raise MetaclipError if the run is not balanced, or if they differ from what it wrote.
         """
         found, record = column_thresholds(self.entries, self.t), self._balanced["t"]
-        if (vector_digest(found) if isinstance(found, np.ndarray) else None) != (
-            record["digest"] if isinstance(record, dict) else None
-        ):
+        if vector_digest(found) != (record["digest"] if isinstance(record, dict) else None):
             raise damaged(self.path / "entries.parquet", "its column t is not what the run wrote")
         return found
 

@@ -56,9 +56,16 @@ def column_thresholds(entries: pa.Table, base: float) -> Thresholds:
     return entries["t"].to_numpy() if "t" in entries.column_names else base
 
 
-def vector_digest(values: npt.NDArray[np.float64]) -> str:
-    """Identify weights, or thresholds by entry: sha256 of the values as little-endian float64, in the list's order."""
-    return hashlib.sha256(values.astype("<f8").tobytes()).hexdigest()
+def vector_digest(values: Thresholds) -> str | None:
+    """Identify weights, or thresholds by entry: sha256 of the values as little-endian float64, in the list's order.
+
+    One number for all entries has none.
+    """
+    return (
+        hashlib.sha256(values.astype("<f8").tobytes()).hexdigest()
+        if isinstance(values, np.ndarray)
+        else None
+    )
 
 
 # --- solving t

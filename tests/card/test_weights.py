@@ -14,9 +14,9 @@ import pytest
 
 from metaclip import Balancer, MetaclipError, Run, balance, curate
 from metaclip.card.diff import diff, render_markdown
-from metaclip.card.publish import CardInfo, make_card, read_card
+from metaclip.card.publish import CardInfo, make_card, read_card, sha256_of
 from metaclip.card.removal.remove import remove
-from metaclip.card.verify import verify
+from metaclip.card.verify import own_differences, verify
 from tests import commands
 from tests.card.page_data import read_data
 from tests.card.test_removal import METADATA, ONE, pool_of, request, rows_of
@@ -99,6 +99,23 @@ def test_a_card_is_verified(home: Path, tmp_path: Path) -> None:
     )
     with pytest.raises(MetaclipError, match="entries.parquet"):
         verify(home / "run_card", run)
+
+
+def test_a_card_is_checked_without_its_run(home: Path, tmp_path: Path) -> None:
+    """As before it is pushed: it contradicts itself where its thresholds are not those of its digest, though files agree."""
+    assert own_differences(home / "run_card") == []
+    card = Path(shutil.copytree(home / "run_card", tmp_path / "card"))
+    path = card / "entries.parquet"
+    table = pq.read_table(path)
+    t = pa.array(table["t"].to_numpy() * 2)
+    pq.write_table(table.set_column(table.column_names.index("t"), "t", t), path)
+
+    def state_the_file(fields: Any) -> None:
+        item = next(item for item in fields["files"] if item["name"] == path.name)
+        item.update(sha256=sha256_of(path), size=path.stat().st_size)
+
+    edit(card / "card.json", state_the_file)
+    assert own_differences(card) == ["entries.parquet, t: not what card.json has the digest of"]
 
 
 def test_a_balancer_of_a_card(home: Path, tmp_path: Path) -> None:
