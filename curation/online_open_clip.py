@@ -3,7 +3,7 @@ r"""Balance inside open_clip's own trainer, between its reader of training tars 
     metaclip curate curation/toy_shapes/ --metadata metadata/toy.txt --t 6 --out run/
     python curation/online_open_clip.py --run run/ -- --train-data 'curation/toy_shapes/{00000..00001}.tar' \
         --dataset-type webdataset --train-num-samples 16 --workers 2 --epochs 2 --batch-size 4 --model ViT-S-32-alt \
-        --force-image-size 32 --logs none
+        --force-image-size 32 --logs /tmp/open_clip
 
 Everything after `--` is open_clip's own command line. --train-num-samples is the length of an epoch: the number of pairs that
 the run kept, or a part of it. Validation data are not balanced.

@@ -103,28 +103,44 @@ def make(run: str, out: str, classes: tuple[str, ...], workers: int | None, **st
     "verify",
     epilog="""\b
 Examples:
-  metaclip card verify data_cards/my_set --run run/
+  metaclip card verify data_cards/my_set
   metaclip card verify data_cards/my_set --run run/ --blocked-words blocked.txt""",
 )
 @click.argument("folder")
-@click.option("--run", required=True, metavar="RUN", help="Run that the card was made from.")
+@click.option(
+    "--run",
+    metavar="RUN",
+    help="Run that the card was made from.  [default: verify files and digests only]",
+)
 @_blocked
 @_workers
-def verify(folder: str, run: str, blocked_words: str | None, workers: int | None) -> None:
-    """Compute every figure of a card again, from the run's matches up; exit with 2 if one differs."""
-    from metaclip.card.verify import verify
-    from metaclip.stage.runner import RunOptions
+def verify(folder: str, run: str | None, blocked_words: str | None, workers: int | None) -> None:
+    """Compute every figure of a card again, from the run's matches up; exit with 2 if one differs.
 
-    found = verify(folder, run, blocked=_words(blocked_words), options=RunOptions(workers=workers))
+    Without the run, compare the card's files, counts and fields with its digests.
+    """
+    from metaclip.card.verify import own_differences, verify
+    from metaclip.stage.runner import RunOptions
+    from metaclip.storage.files import as_path
+
+    if run is None:
+        with as_path(folder).local_folder() as local:
+            found = own_differences(local)
+    else:
+        found = verify(folder, run, blocked=_words(blocked_words), options=RunOptions(workers=workers))
     for line in found:
         click.echo(line, err=True)
     if found:
         click.echo(
-            f"metaclip: {len(found)} things in {folder} do not follow from {run}; make the card again",
+            f"metaclip: {len(found)} things in {folder} do not follow from {run or 'its digests'}; make the card again",
             err=True,
         )
         sys.exit(FAILED)
-    click.echo(f"every figure of {folder} follows from {run}")
+    click.echo(
+        f"every figure of {folder} follows from {run}"
+        if run
+        else f"the files of {folder} agree with its digests"
+    )
 
 
 @command.command(

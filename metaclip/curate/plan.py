@@ -33,7 +33,7 @@ from metaclip.curate.measure import (
     MeasureStep,
 )
 from metaclip.curate.run import Run, RunLike, open_run
-from metaclip.curate.settings import MatchSettings
+from metaclip.curate.settings import BALANCE, MATCH, MatchSettings
 from metaclip.curate.table_pool import read_table, write_table
 from metaclip.engine import Engine, PortableStep
 from metaclip.errors import BadSetting, MetaclipError
@@ -185,7 +185,8 @@ def _find_runs(pool: Any) -> list[Run]:
     if any(isinstance(one, Run) for one in given):
         return [open_run(one) for one in given]
     folders = [Folder(path) for path in list_paths("pool", pool)]
-    return [Run(folder.path) for folder in folders] if all(folder.manifest for folder in folders) else []
+    runs = [folder.manifest.get("stages", {}).keys() & {MATCH.name, BALANCE.name} for folder in folders]
+    return [Run(folder.path) for folder in folders] if all(runs) else []
 
 
 Items = tuple[list[Shard], dict[Shard, Any], PortableStep]

@@ -316,7 +316,9 @@ class Run:
         match = stages.get("match") or (self.balance and self.balance["match"]["record"])
         if not match:
             if self.folder.state.exists():
-                raise MetaclipError(f"{path} is not finished; run the same command again")
+                raise MetaclipError(
+                    f"{path} is not finished; run the command that began it again, for a job array each part that is left"
+                )
             raise MetaclipError(f"{path} is no run folder; metaclip curate and metaclip match make one")
         self.match: dict[str, Any] = match
         if counted is not None and self._is_mine(*counted):

@@ -165,9 +165,13 @@ def balance_advice(counts: npt.NDArray[np.uint64], matched: int) -> str:
     if tail_share(counts, t):
         return f"   (t = {t:,g}, by the default tail share of {DEFAULT_TAIL_SHARE:g}; or --t, --target-pairs)"
     return (
-        f" --target-pairs {max(1, matched // 2)}   (half of the matched pairs; "
+        f" {_largest_part(matched)}   (four fifths of the matched pairs; "
         f"the default, a tail share of {DEFAULT_TAIL_SHARE:g}, is t = {t:g} here, with no entry in the tail)"
     )
+
+
+def _largest_part(matched: int) -> str:
+    return f"--target-pairs {max(1, matched * 4 // 5)}"
 
 
 def threshold_hints(
@@ -183,7 +187,7 @@ def threshold_hints(
     """
     highest, default = int(counts.max(initial=0)), f"{DEFAULT_TAIL_SHARE:g}"
     one_t, thresholds = not isinstance(weight, np.ndarray), t * weight
-    other = f"--target-pairs {max(1, matched // 2)} keeps half of the matched pairs"
+    other = _largest_part(matched) + " keeps four fifths of the matched pairs"
     if settings.target_pairs is not None and settings.target_pairs >= matched:
         return [
             f"a target of {settings.target_pairs:,} pairs balances nothing here: {matched:,} pairs match; {other}"
@@ -200,6 +204,8 @@ def threshold_hints(
         why = (
             f"the largest count is {highest:,}" if one_t else "no count is larger than t times its weight"
         )
+        if np.max(solved * weight) < 2:
+            return [f"t = {t:,g} balances nothing here: {why}; {other}"]
         return [
             f"t = {t:,g} balances nothing here: {why}; a tail share of {default} would be "
             f"t = {solved:,g}: use --tail-share {default} or --t {solved:g}"
@@ -207,6 +213,8 @@ def threshold_hints(
     is_default = settings == BalanceSettings(seed=settings.seed, weights=settings.weights)
     asked = f"the default, a tail share of {default}, comes to " if is_default else ""
     if np.max(thresholds) < 2:
+        if settings.target_pairs is not None:
+            other = "a larger target keeps the pairs of more entries whole"
         return [
             f"{asked}t = {t:g}: about one pair of each entry stays, and more only through others; {other}"
         ]

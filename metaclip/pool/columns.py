@@ -99,7 +99,8 @@ def missing_columns(schema: pa.Schema, columns: Columns) -> list[str]:
     Of tars that have no uids, the sentence says how to carry them along.
     """
     used = {columns.text, columns.url, columns.uid, columns.status, KEY}
-    others = [field for field in schema if field.name not in used]
+    # An index that pandas wrote is no id: it begins anew in each file.
+    others = [f for f in schema if f.name not in used and not f.name.startswith("__index_level_")]
     notes = []
     for role, found, candidates, instead in (
         ("url", columns.url, URL_NAMES, "uids do not depend on urls"),

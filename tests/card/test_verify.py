@@ -16,6 +16,7 @@ import pytest
 from metaclip import MetaclipError, Metadata, balance, curate
 from metaclip.card.publish import CardInfo, make_card
 from metaclip.card.verify import verify
+from tests import commands
 from tests.runs import forget_checksums
 
 pytest.importorskip("altair", reason="needs the extra cards: pip install -e '.[cards]'")
@@ -44,6 +45,14 @@ def home(made: Path, tmp_path: Path) -> Path:
 def test_what_the_run_gives_passes(made: Path) -> None:
     """A card made from the run has no differences."""
     assert verify(made / "card", made / "run") == []
+
+
+def test_a_card_alone(home: Path) -> None:
+    """Without its run, a card is compared with its own digests."""
+    said = commands.done("card", "verify", home / "card").out
+    assert said == f"the files of {home / 'card'} agree with its digests\n"
+    (home / "card" / "plots" / "ranks.svg").write_text("<svg/>")
+    assert "plots/ranks.svg" in commands.call("card", "verify", home / "card").err
 
 
 def test_a_run_balanced_elsewhere_passes(made: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -222,3 +223,12 @@ def test_the_memory_of_who_asks_is_not_a_workers(pool: Path, words: Path) -> Non
     ]
     done = subprocess.run(list(map(str, asked)), check=True, capture_output=True, text=True)
     assert 50e6 < json.loads(done.stdout)["estimates"][0]["worker_memory"] < 0.75 * ballast.nbytes
+
+
+def test_a_pool_of_extract_is_a_pool(tmp_path: Path) -> None:
+    """The folder that `metaclip extract` leaves has a manifest too, and is no run."""
+    pool = tmp_path / "pool"
+    shutil.copytree(Path(__file__).parents[1] / "golden" / "pool_extracted", pool)
+    found = plan(pool, ["a", "the", "photo"], options=ONE)
+    assert not found.combined
+    assert found.measured.matched

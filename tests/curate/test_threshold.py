@@ -154,8 +154,8 @@ def hints(settings: BalanceSettings, counts: list[int], matched: int = 100) -> s
         (BalanceSettings(t=900), "t = 900 balances nothing here"),
         (BalanceSettings(t=1), "t = 1: about one pair of each entry stays"),
         (BalanceSettings(target_pairs=100), "a target of 100 pairs balances nothing here: 100 pairs match"),
-        (BalanceSettings(tail_share=0), "t = 10, the smallest count: no entry is in the tail; --target-pairs 50"),
-        (BalanceSettings(), "the default, a tail share of 0.06, comes to t = 400 on this small pool; --target-pairs 50"),
+        (BalanceSettings(tail_share=0), "t = 10, the smallest count: no entry is in the tail; --target-pairs 80"),
+        (BalanceSettings(), "the default, a tail share of 0.06, comes to t = 400 on this small pool; --target-pairs 80"),
     ],
     ids=str,
 )  # fmt: skip
@@ -164,6 +164,14 @@ def test_a_setting_without_effect_is_named(settings: BalanceSettings, words: str
     found = hints(settings, [0, 10, 20, 400, 900])
     assert words in found
     assert found.count("\n") == 0
+
+
+def test_a_hint_is_not_what_was_asked() -> None:
+    """A hint leads on: not to the target that was given, nor to a t below 2."""
+    asked = hints(BalanceSettings(target_pairs=1), [1, 1, 5, 9])
+    assert "a larger target keeps" in asked
+    assert "--target-pairs" not in asked
+    assert "use --tail-share" not in hints(BalanceSettings(t=20_000), [1, 1, 1, 9])
 
 
 def test_no_hint_without_reason() -> None:
@@ -191,5 +199,5 @@ def test_the_next_step_suits_the_pool() -> None:
         np.array([0, 10, 20, 400, 900], np.uint64), 100
     )
     small = balance_advice(np.array([1, 1, 5], np.uint64), 6)
-    assert small.startswith(" --target-pairs 3   ")
+    assert small.startswith(" --target-pairs 4   ")
     assert "is t = 1 here, with no entry in the tail" in small
