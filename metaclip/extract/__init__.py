@@ -9,6 +9,8 @@
     http_response   the body of an archived HTTP response
     html_pages      the images of an HTML page, and their texts
     wat_pages       the images of a page in a WAT
+    image_columns   from pages to pairs, in columns of the compiled library
+    plain_pairs     the same, one image after the other in Python: the law, and the way without the library
     urls            resolve and clean links; hosts
     filters         why an image gives no pair, and how to add a filter; the language of a text
     deduplicate     find pairs that occur more than once, out of core

@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from metaclip.pool.sorted_uids import load_array, write_rows
+from metaclip.pool.uid import Uids
 from metaclip.storage.files import iter_local_copies
 
 RUN_KEYS: Final = 1 << 20
@@ -39,30 +40,34 @@ class KeyRunWriter:
 
     def __init__(self, folder: Path, name: str, run_keys: int = RUN_KEYS) -> None:
         """Begin at the first row; `name` is that of the file's pairs, `run_keys` the number of rows of a run."""
-        self._folder, self._name, self._run_bytes = folder, name, 16 * run_keys
-        self._keys = bytearray()
+        self._folder, self._name, self._run_keys = folder, name, run_keys
+        self._keys: list[Uids] = []
+        self._held = 0
         self._first_row = 0
         self.runs: list[int] = []
         """The number of keys of each run."""
 
-    def add(self, key: bytes) -> None:
-        """Add the key, 16 bytes, of the next row."""
-        self._keys += key
-        if len(self._keys) >= self._run_bytes:
-            self.flush()
+    def add(self, keys: Uids) -> None:
+        """Add the keys of the next rows: uint64[n, 2]."""
+        while len(keys):
+            taken = keys[: self._run_keys - self._held]
+            self._keys.append(taken)
+            self._held += len(taken)
+            keys = keys[len(taken) :]
+            if self._held == self._run_keys:
+                self.flush()
 
     def flush(self) -> None:
         """Write the keys that are held as a run, if there are any; called after the last row."""
-        if not self._keys:
+        if not self._held:
             return
-        halves = np.frombuffer(bytes(self._keys), ">u8").reshape(-1, 2).astype(np.uint64)
-        rows = self._first_row + np.arange(len(halves), dtype=np.uint64)
-        kept, repeated = split_repeated(np.concatenate([halves, rows[:, None]], axis=1))
+        rows = self._first_row + np.arange(self._held, dtype=np.uint64)
+        kept, repeated = split_repeated(np.column_stack([np.concatenate(self._keys), rows]))
         keys_path, rows_path = run_paths(self._folder, self._name, len(self.runs))
         write_rows(rows_path, np.sort(repeated)[:, None])
         write_rows(keys_path, kept)
         self.runs.append(len(kept))
-        self._first_row, self._keys = self._first_row + len(halves), bytearray()
+        self._first_row, self._keys, self._held = self._first_row + self._held, [], 0
 
 
 def run_paths(folder: Path, name: str, run: int) -> tuple[Path, Path]:

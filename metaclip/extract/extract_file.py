@@ -15,23 +15,26 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+import pyarrow as pa
+
 from metaclip.engine import PortableStep, ProgressCallback
 from metaclip.errors import BrokenInput
+from metaclip.extract import image_columns, plain_pairs
 from metaclip.extract.crawl_files import CrawlFile, CrawlFileReader
 from metaclip.extract.deduplicate import KeyRunWriter, run_files
-from metaclip.extract.filters import REASONS, Filters, UrlList, blocked_words, identify_language
-from metaclip.extract.html_pages import Page, clean_text, image_texts, read_html_page
+from metaclip.extract.filters import REASONS, Filters, UrlList, blocked_words
+from metaclip.extract.html_pages import Page, read_html_page
 from metaclip.extract.http_response import parse_response
-from metaclip.extract.pool_writer import Row, write_pairs
+from metaclip.extract.pool_writer import write_pairs
 from metaclip.extract.settings import ExtractSettings
-from metaclip.extract.urls import clean_url
 from metaclip.extract.warc_records import LOSSES, WarcRecord, read_records
 from metaclip.extract.wat_pages import read_wat_page
-from metaclip.pool.uid import uid_of
+from metaclip.native import load
+from metaclip.pool.uid import column_uids, uids_of
 from metaclip.stage.runner import Marker
 from metaclip.stage.stage import Stage, check_funnel
 
@@ -74,11 +77,13 @@ class ExtractStep(PortableStep):
         reader, counts, keys = CrawlFileReader(file), _Counts(), KeyRunWriter(folder, name)
         dedupe = self.settings.dedupe
 
-        def rows() -> Iterator[Row]:
-            for row in self._rows(self._pages(reader, counts), counts):
-                if dedupe != "none":
-                    keys.add(bytes.fromhex(row[0] if dedupe == "uid" else uid_of(row[1])))
-                yield row
+        def batches() -> Iterator[pa.RecordBatch]:
+            for batch in self._pairs(reader, counts):
+                if dedupe == "uid":
+                    keys.add(column_uids(batch.column("uid")))
+                elif dedupe == "url":
+                    keys.add(uids_of(batch.column("url"), None, None))
+                yield batch
             if counts.records["records"] == sum(counts.records[reason] for reason in LOSSES):
                 lost = "; ".join(
                     f"{LOSSES[reason]}: {position}" for reason, position in counts.first_losses.items()
@@ -88,7 +93,7 @@ class ExtractStep(PortableStep):
                 )
             file.check_unchanged()
 
-        counts.funnel["rows"] = write_pairs(folder / f"{name}.parquet", file.name, rows())
+        counts.funnel["rows"] = write_pairs(folder / f"{name}.parquet", file.name, batches())
         keys.flush()
         check_funnel(counts.funnel, "candidates", REASONS, "rows")
         marker = {
@@ -98,53 +103,33 @@ class ExtractStep(PortableStep):
         }  # fmt: skip
         return marker, run_files(folder, name, len(keys.runs))
 
-    def _pages(self, reader: CrawlFileReader, counts: _Counts) -> Iterator[Page]:
-        """Yield the pages of a file."""
-        for record in read_records(reader.blocks(), counts.lose_record, reader.file.path):
-            counts.records["records"] += 1
-            page = page_of(record, self.settings)
-            if isinstance(page, str):
-                counts.lose_record(page, f"byte {record.offset}")
-            else:
-                counts.records["pages"] += 1
-                if page.mended:
-                    counts.records["mended_utf8"] += 1
-                yield page
+    def _pairs(self, reader: CrawlFileReader, counts: _Counts) -> Iterator[pa.RecordBatch]:
+        """Yield the pairs of a file: in the compiled library, or in Python where there is none."""
+        if (library := load()) is None:
+            pages = filter(None, read_pages(reader, self.settings, counts))
+            return plain_pairs.extract_pairs(pages, self.filters, counts.funnel)
+        batch = image_columns.ImageBatch(library, self.filters, counts.funnel)
+        return image_columns.extract_pairs(read_pages(reader, self.settings, counts, batch.scan), batch)
 
-    def _rows(self, pages: Iterator[Page], counts: _Counts) -> Iterator[Row]:
-        """Yield the pairs of pages that pass the filters; count the others."""
-        filters, identify, funnel = self.filters, self.settings.identify, counts.funnel
-        lang, score = None, None
-        for page in pages:
-            page_reason = filters.page_reason(page.url)
-            funnel["images_seen"] += len(page.images)
-            for link, alt, others, is_pixel in page.images:
-                raw_texts = image_texts(alt, others)
-                n = len(raw_texts)
-                funnel["candidates"] += n or 1
-                if n == 0:
-                    funnel["no_text"] += 1
-                    continue
-                funnel["more_texts"] += n - 1
-                # The first text is the alt, unless that is empty.
-                funnel["alt_nonempty"] += raw_texts[0] == alt
-                resolved = page.base.resolve(link)
-                if reason := filters.url_reason(link, resolved, is_pixel):
-                    funnel[reason] += n
-                    continue
-                assert resolved is not None
-                url = clean_url(resolved)
-                for raw in raw_texts:
-                    text = clean_text(raw)
-                    reason = filters.text_reason(raw, text) or filters.pair_reason(url, text, page_reason)
-                    if identify and not reason:
-                        lang, score = identify_language(text)
-                        reason = filters.language_reason(lang, score)
-                    if reason:
-                        funnel[reason] += 1
-                    else:
-                        # The uid is that of the text and the link before either is cleaned.
-                        yield uid_of(raw, resolved), url, text, page.url, lang, score
+
+def read_pages(
+    reader: CrawlFileReader,
+    settings: ExtractSettings,
+    counts: _Counts,
+    scan: Callable[[WarcRecord], bool | None] = lambda record: None,
+) -> Iterator[Page | None]:
+    """Yield the pages of a file. `scan` may read a WAT record and return whether it has a page, which None stands for then."""
+    for record in read_records(reader.blocks(), counts.lose_record, reader.file.path):
+        counts.records["records"] += 1
+        scanned = scan(record) if is_wat(record) else None
+        page = page_of(record, settings) if scanned is None else None if scanned else "other_record"
+        if isinstance(page, str):
+            counts.lose_record(page, f"byte {record.offset}")
+            continue
+        counts.records["pages"] += 1
+        if page is not None and page.mended:
+            counts.records["mended_utf8"] += 1
+        yield page
 
 
 class _Counts:
@@ -164,12 +149,24 @@ class _Counts:
             self.first_losses.setdefault(reason, position)
 
 
+def is_wat(record: WarcRecord) -> bool:
+    """Return whether a record is one of a WAT that describes another record in JSON."""
+    return _kind(record) == b"metadata" and _media_type(record) == b"application/json"
+
+
+def _kind(record: WarcRecord) -> bytes:
+    return record.headers.get(b"warc-type", b"").lower()
+
+
+def _media_type(record: WarcRecord) -> bytes:
+    return record.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+
+
 def page_of(record: WarcRecord, settings: ExtractSettings) -> Page | str:
     """Return the page of a record, or the reason why it has none."""
-    kind = record.headers.get(b"warc-type", b"").lower()
-    media_type = record.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    kind, media_type = _kind(record), _media_type(record)
     try:
-        if kind == b"metadata" and media_type == b"application/json":
+        if is_wat(record):
             return read_wat_page(record.block, settings) or "other_record"
         if kind == b"response" and media_type in (b"application/http", b""):
             response = parse_response(bytes(record.block))

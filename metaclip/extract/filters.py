@@ -30,10 +30,11 @@ from typing import TYPE_CHECKING, Any, Final
 from metaclip.errors import import_extra
 from metaclip.extract.settings import DEFAULTS, ExtractSettings
 from metaclip.extract.urls import clean_url, domains_of, host_of, is_web_url
+from metaclip.native import load
 from metaclip.pool.columns import is_utf8
 
 if TYPE_CHECKING:
-    from metaclip.matching.pyahocorasick_backend import PyAhocorasickBackend
+    from metaclip.matching import Backend
 
 REASONS: Final[dict[str, str]] = {
     "no_text": "no text, or nothing but blanks",
@@ -56,8 +57,13 @@ REASONS: Final[dict[str, str]] = {
 
 MAX_URL: Final = 8192
 _SVG: Final = re.compile(r"[^?#]*\.svgz?(?:[?#]|\Z)", re.I)
+BLANK_NAMES: Final = (
+    "1x1", "1px", "pixel", "spacer", "blank", "transparent", "trans", "clear", "cleardot", "shim",
+)  # fmt: skip
+"""Names of images that show nothing, perhaps behind a prefix that ends in ``_``, ``.`` or ``-``."""
+BLANK_ENDINGS: Final = ("gif", "png", "webp")
 _BLANK_IMAGE: Final = re.compile(
-    r"[^?#]*/(?:[\w.-]*[_.-])?(?:1x1|1px|pixel|spacer|blank|transparent|trans|clear|cleardot|shim)\.(?:gif|png|webp)(?:[?#]|\Z)",
+    rf"[^?#]*/(?:[\w.-]*[_.-])?(?:{'|'.join(BLANK_NAMES)})\.(?:{'|'.join(BLANK_ENDINGS)})(?:[?#]|\Z)",
     re.I,
 )
 COUNTER_DOMAINS: Final = frozenset(
@@ -68,7 +74,11 @@ COUNTER_DOMAINS: Final = frozenset(
     }
 )  # fmt: skip
 """Domains whose images, and those of the hosts below them, count visits."""
-_COUNTER_URL: Final = re.compile(r"https?://(?:www\.)?facebook\.com/tr[/?]", re.I)
+COUNTER_URLS: Final = ("facebook.com/tr",)
+"""Hosts, also below ``www.``, and paths of images that count visits."""
+_COUNTER_URL: Final = re.compile(
+    rf"https?://(?:www\.)?(?:{'|'.join(map(re.escape, COUNTER_URLS))})[/?]", re.I
+)
 _LANGUAGE_LENGTH: Final = 200
 """Characters of a text that the model of languages reads; more change little and cost time."""
 
@@ -96,16 +106,25 @@ class UrlList:
         return bool(self.domains) and not self.domains.isdisjoint(domains_of(host))
 
 
-def blocked_words(words: Sequence[str]) -> PyAhocorasickBackend | None:
+def blocked_words(words: Sequence[str]) -> Backend | None:
     """Return a matcher that finds words and phrases as whole words, ignoring case, like entries of a list; None for no words."""
+    from metaclip.matching import automaton
+    from metaclip.matching.native_backend import NativeBackend
     from metaclip.matching.pyahocorasick_backend import PyAhocorasickBackend
     from metaclip.matching.text_rule import TextRule
     from metaclip.metadata import Metadata
 
+    if not words:
+        return None
     rule = TextRule(
         space_entries=True, fold_spaces=True, unicode_separators=True, nfc=True, fold_case=True, unspaced_scripts="fixed"
     )  # fmt: skip
-    return PyAhocorasickBackend(Metadata(words, fold_duplicates=True), rule) if words else None
+    listed = Metadata(words, fold_duplicates=True)
+    return (
+        PyAhocorasickBackend(listed, rule)
+        if load() is None
+        else NativeBackend(automaton.build(listed, rule))
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +134,7 @@ class Filters:
     settings: ExtractSettings = DEFAULTS
     blocked: UrlList = dataclasses.field(default_factory=UrlList)
     opted_out: UrlList = dataclasses.field(default_factory=UrlList)
-    words: PyAhocorasickBackend | None = None
+    words: Backend | None = None
 
     def page_reason(self, url: str) -> str | None:
         """Return why no image of a page gives a pair."""

@@ -1,11 +1,10 @@
 """Writes the parquet files of a pool.
 
-Memory: 16,384 pairs as Python tuples, and 131,072 as Arrow batches.
+Memory: 131,072 pairs as Arrow batches.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -19,41 +18,47 @@ from metaclip.errors import damaged
 from metaclip.pool import reading_parquet
 from metaclip.storage.files import atomic_write, local_copy
 
-SCHEMA: Final = pa.schema(
+PAIRS: Final = pa.schema(
     [
         ("uid", pa.string()), ("url", pa.string()), ("text", pa.string()), ("page_url", pa.string()),
-        ("lang", pa.string()), ("lang_score", pa.float32()), ("source_file", pa.string()),
+        ("lang", pa.string()), ("lang_score", pa.float32()),
     ]
 )  # fmt: skip
+"""The columns of pairs as they are extracted."""
+SCHEMA: Final = PAIRS.append(pa.field("source_file", pa.string()))
 """The columns of a pool that extract writes."""
-BATCH_ROWS: Final = 1 << 14
 GROUP_ROWS: Final = 1 << 17
 
-Row = tuple[str, str, str, str, str | None, float | None]
-"""uid, url, text, page_url, lang, lang_score."""
 
+def write_pairs(path: Path, source_file: str, batches: Iterator[pa.RecordBatch]) -> int:
+    """Write pairs to a parquet file, with `source_file` in each row; return their number.
 
-def write_pairs(path: Path, source_file: str, rows: Iterator[Row]) -> int:
-    """Write pairs to a parquet file, with `source_file` in each row; return their number. If `rows` raises, no file is left."""
-    written = 0
+    If `batches` raises, no file is left.
+    """
+    written = held = 0
+    group: list[pa.RecordBatch] = []
     with atomic_write(path) as temporary, _open_parquet(temporary) as writer:
-        while group := list(itertools.islice(_batches(source_file, rows), GROUP_ROWS // BATCH_ROWS)):
-            table = pa.Table.from_batches(group, SCHEMA)
-            writer.write_table(table, row_group_size=GROUP_ROWS)
-            written += len(table)
+
+        def write_group() -> None:
+            table = pa.Table.from_batches(group, PAIRS)
+            files = pa.repeat(pa.scalar(source_file), len(table))
+            writer.write_table(
+                table.append_column(SCHEMA.field("source_file"), files), row_group_size=GROUP_ROWS
+            )
+
+        for batch in batches:
+            while len(batch):
+                taken = batch[: GROUP_ROWS - held]
+                group.append(taken)
+                held += len(taken)
+                written += len(taken)
+                batch = batch[len(taken) :]
+                if held == GROUP_ROWS:
+                    write_group()
+                    group, held = [], 0
+        if group:
+            write_group()
     return written
-
-
-def _batches(source_file: str, rows: Iterator[Row]) -> Iterator[pa.RecordBatch]:
-    while block := list(itertools.islice(rows, BATCH_ROWS)):
-        columns: list[list[Any]] = [list(column) for column in zip(*block, strict=True)]
-        # The url of a page may hold invalid Unicode: it does not identify the pair, so that costs only the characters.
-        columns[3] = [
-            url if url.isascii() else url.encode("utf-8", "replace").decode() for url in columns[3]
-        ]
-        columns.append([source_file] * len(block))
-        arrays = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)]
-        yield pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
 
 
 def _open_parquet(path: Path) -> Any:

@@ -29,15 +29,15 @@ class BaseUrl:
     per link, where urljoin takes 5 us).
     """
 
-    __slots__ = ("_folder", "_root", "_scheme", "url")
+    __slots__ = ("folder", "root", "scheme", "url")
 
     def __init__(self, url: str) -> None:
         """Split the absolute url of a page or of its ``<base>``; any other is left to urljoin."""
         self.url = url
-        self._scheme = self._root = self._folder = ""
+        self.scheme = self.root = self.folder = ""
         if (parts := _BASE.match(url)) and "//" not in parts[3] and "/." not in parts[3]:
-            self._root, self._scheme = parts[1], parts[2]
-            self._folder = parts[1] + (parts[3][: parts[3].rfind("/") + 1] or "/")
+            self.root, self.scheme = parts[1], parts[2]
+            self.folder = parts[1] + (parts[3][: parts[3].rfind("/") + 1] or "/")
 
     @classmethod
     def of_page(cls, page: str, base: str | None) -> BaseUrl:
@@ -57,13 +57,13 @@ class BaseUrl:
         """Return the absolute url of a link; None if it cannot be resolved."""
         if link.startswith(_WEB) or (link.startswith("data:") and link[5:6] not in "/\t\n\r"):
             return link
-        if self._folder and "/." not in link:
+        if self.folder and "/." not in link:
             if _FROM_ROOT.match(link):
-                return self._root + link
+                return self.root + link
             if _FROM_FOLDER.match(link):
-                return self._folder + link
+                return self.folder + link
             if _OTHER_HOST.match(link):
-                return f"{self._scheme}:{link}"
+                return f"{self.scheme}:{link}"
         try:
             return urljoin(self.url, link)
         except ValueError:  # such as a bracket that is not closed: urllib takes it for an IPv6 address

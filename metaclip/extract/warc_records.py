@@ -60,8 +60,15 @@ class WarcRecord:
     """Position in the file of the record, or of the gzip member that holds it."""
     headers: dict[bytes, bytes]
     """The headers that `_HEADERS` names, names in lower case."""
-    block: memoryview
-    """A view of the bytes that the record was read from."""
+    data: bytes
+    """The bytes that the record was read from; its block is data[begin:end]."""
+    begin: int
+    end: int
+
+    @property
+    def block(self) -> memoryview:
+        """The block, without a copy."""
+        return memoryview(self.data)[self.begin : self.end]
 
     def header(self, name: bytes) -> str:
         """Return the value of a header; "" if the record does not have it."""
@@ -176,9 +183,7 @@ class _RecordSplitter:
             loss = "wrong_length"
         else:
             self._at = min(last + 4, len(data))
-            return WarcRecord(
-                self._offset + begin * self._positions_move, headers, memoryview(data)[first:last]
-            )
+            return WarcRecord(self._offset + begin * self._positions_move, headers, data, first, last)
         self._report_loss(loss, f"byte {self._offset + begin * self._positions_move}")
         self._searching, self._at = True, search_from
         return None

@@ -17,6 +17,7 @@ import functools
 import os
 import sys
 import threading
+from collections.abc import Iterable
 from ctypes import c_int32, c_int64, c_uint32, c_uint64, c_void_p
 from pathlib import Path
 from typing import Any, Final
@@ -71,6 +72,36 @@ class RowsStruct(ctypes.Structure):
     _fields_ = [("values", c_void_p), ("offsets", c_void_p), ("n", c_int64)]
 
 
+class ListStruct(ctypes.Structure):
+    """``mc_list``: strings, each followed by a NUL."""
+
+    _fields_ = [("at", ctypes.c_char_p), ("size", c_int64)]
+
+    @classmethod
+    def of(cls, items: Iterable[str]) -> ListStruct:
+        """Return the struct of strings without NULs, which it holds."""
+        joined = b"".join(item.encode() + b"\0" for item in items)
+        return cls(joined, len(joined))
+
+
+class RulesStruct(ctypes.Structure):
+    """``mc_rules``: what decides whether an image gives a pair."""
+
+    _fields_ = [
+        ("min_text", c_int64), ("max_text", c_int64), ("max_url", c_int64), ("blank_names", ListStruct),
+        ("blank_endings", ListStruct), ("counter_domains", ListStruct), ("counter_urls", ListStruct),
+        ("meta_names", ListStruct), ("headers", ListStruct),
+    ]  # fmt: skip
+
+
+class SizesStruct(ctypes.Structure):
+    """``mc_sizes``: how much a batch of images holds."""
+
+    _fields_ = [(name, c_int64) for name in ("bytes", "pages", "images", "candidates", "signals")] + [
+        ("counts", c_int64 * 4)
+    ]
+
+
 _MACHINE, _STRINGS, _ROWS = map(ctypes.POINTER, (MachineStruct, StringsStruct, RowsStruct))
 _A, _N = c_void_p, c_int64  # the address of an array, a number
 _SIGNATURES: Final[dict[str, tuple[Any, list[Any]]]] = {
@@ -93,6 +124,20 @@ _SIGNATURES: Final[dict[str, tuple[Any, list[Any]]]] = {
     "mc_draw": (None, [_ROWS, _A, _A, c_uint64, _A, _A, _A, _A, _A]),
     "mc_expect": (None, [_ROWS, _A, _A, _N, _A, _A, _A]),
     "mc_count": (None, [_A, _N, _A]),
+    "mc_images_new": (c_void_p, [ctypes.POINTER(RulesStruct)]),
+    "mc_images_free": (None, [c_void_p]),
+    "mc_images_clear": (None, [c_void_p]),
+    "mc_images_sizes": (ctypes.POINTER(SizesStruct), [c_void_p]),
+    "mc_images_scan": (_N, [c_void_p, ctypes.c_char_p, _N, _N, _N, _N]),
+    "mc_images_add": (_N, [c_void_p, ctypes.c_char_p, _N, _A, _N]),
+    "mc_images_split_bases": (None, [c_void_p]),
+    "mc_images_set_base": (_N, [c_void_p, _N, ctypes.c_char_p, _N, ctypes.c_char_p, _N, _N]),
+    "mc_images_truncate": (None, [c_void_p, _N]),
+    "mc_images_judge": (_N, [c_void_p, _N, _N]),
+    "mc_images_decide": (_N, [c_void_p, _N, _N, *[ctypes.c_char_p, _N] * 3]),
+    "mc_images_numbers": (None, [c_void_p, _N, _N, _N, _A]),
+    "mc_images_offsets": (None, [c_void_p, _N, _A, _N, _A]),
+    "mc_images_bytes": (None, [c_void_p, _N, _A, _N, _A]),
 }
 
 

@@ -37,8 +37,11 @@ def found(folder: Path, files: Files, run_keys: int, ranges: int, seed: int = 0)
     runs: dict[str, int] = {}
     for index in order.sample(range(len(files)), len(files)):
         keys = KeyRunWriter(folder, f"{index:06d}", run_keys)
-        for key in files[index]:
-            keys.add(key)
+        uids = np.frombuffer(b"".join(files[index]), ">u8").reshape(-1, 2).astype(np.uint64)
+        while len(uids):  # in batches of any size
+            size = order.randint(1, len(uids))
+            keys.add(uids[:size])
+            uids = uids[size:]
         keys.flush()
         assert sum(keys.runs) <= len(files[index])
         runs[f"{index:06d}"] = len(keys.runs)

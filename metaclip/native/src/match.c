@@ -24,7 +24,6 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
-#include <immintrin.h>
 #endif
 
 enum {
@@ -73,7 +72,7 @@ typedef struct {
 } mc_workspace;
 
 /* Make room for `wanted` items; 1.5 times as many at least, so that growing is rare. Return whether memory ran out. */
-static int reserve(void **array, int64_t *room, int64_t wanted, int64_t item) {
+int reserve(void **array, int64_t *room, int64_t wanted, int64_t item) {
     if (wanted <= *room) return 0;
     void *grown = realloc(*array, (size_t)((wanted + wanted / 2) * item));
     if (!grown) return 1;
@@ -114,20 +113,6 @@ typedef struct {
 } progress;
 
 /* ---- pass 1: split ---- */
-
-/* Vectors of the compiler: an operator works on all bytes, a comparison gives 0xFF or 0 for each. */
-typedef uint8_t vector __attribute__((vector_size(32)));
-MC_INLINE uint64_t top_bits(vector v) {
-#ifdef __AVX2__
-    return (uint32_t)_mm256_movemask_epi8((__m256i)v);
-#else
-    uint64_t words[4], bits = 0;
-    memcpy(words, &v, sizeof v);
-    /* The product moves the lowest bit of each byte into the highest byte. */
-    for (int i = 0; i < 4; i++) bits |= ((words[i] & 0x0101010101010101u) * 0x0102040810204080u >> 56) << (8 * i);
-    return bits;
-#endif
-}
 
 /* Return the bits of separators among 64 bytes: the marks , . ; : ? ! ` and the blanks space, tab and line ends. */
 MC_INLINE uint64_t find_separators(const uint8_t *block) {

@@ -40,6 +40,32 @@ typedef struct {
     int64_t n;
 } mc_rows;
 
+/* ---- vectors ---- */
+
+/* Vectors of the compiler: an operator works on all bytes, a comparison gives 0xFF or 0 for each. */
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
+typedef uint8_t vector __attribute__((vector_size(32)));
+
+/* Return the top bit of each byte. */
+MC_INLINE uint64_t top_bits(vector v) {
+#ifdef __AVX2__
+    return (uint32_t)_mm256_movemask_epi8((__m256i)v);
+#else
+    uint64_t words[4], bits = 0;
+    memcpy(words, &v, sizeof v);
+    /* The product moves the highest bit of each byte into the highest byte. */
+    for (int i = 0; i < 4; i++) bits |= ((words[i] >> 7 & 0x0101010101010101u) * 0x0102040810204080u >> 56) << (8 * i);
+    return bits;
+#endif
+}
+
+/* ---- memory ---- */
+
+/* Make room for `wanted` items; 1.5 times as many at least, so that growing is rare. Return whether memory ran out. */
+int reserve(void **array, int64_t *room, int64_t wanted, int64_t item);
+
 /* ---- the automaton ---- */
 
 /* A known symbol, in the only slot where it can be. Two slots share a cache line. */
