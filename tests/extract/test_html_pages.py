@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -160,6 +161,47 @@ def test_a_gallery_is_read_in_linear_time() -> None:
     assert [link for link, *_ in of_html(many, ALL)] == [f"{i}.jpg" for i in range(20_000)]
     assert len(of_html(b"<div>" * 20_000 + b"<img src=1.jpg alt=a>")) == 1
     assert time.process_time() - begin < 10
+
+
+def test_captions_are_found_in_linear_time() -> None:
+    """Figures inside figures, each with an image and one caption for all, cost no more per image than others do."""
+    page = b"<figure><img src=a.jpg alt=x><p>" * 1500 + b"<figcaption>the caption</figcaption>"
+    begin = time.process_time()
+    images = of_html(page, ALL)
+    assert [others for _, _, others, _ in images] == [("the caption",)] * 1500
+    assert time.process_time() - begin < 2
+
+
+SOUP = st.lists(
+    st.sampled_from([
+        "<img src=a alt=1>", "<IMG SRC=b>", "<image src=c>", "<figure>", "</figure>", "<figcaption>", "text", "</figcaption>", "<p>", "</p>",
+        "<table>", "<tr>", "<td>", "</table>", "<svg>", "</svg>", "<math>", "<template>", "</template>", "<select>", "<option>", "<noscript>",
+        "</noscript>", "<script>", "</script>", "<!--", "-->", "<style>", "</style>", "<textarea>", "</textarea>", "<base href=/x/>", "<frameset>",
+        "<foreignObject>", "<body>", "<a>", "<b>", "</b>", "<![CDATA[", "]]>", "\0", "<title>", "</title>", "<object>", "<plaintext>",
+    ]),
+    max_size=30,
+)  # fmt: skip
+
+
+@given(SOUP)
+def test_images_and_captions_are_those_of_a_walk(soup: list[str]) -> None:
+    """Whatever tags are nested in whatever way, the images are those of the document, in order, with the nearest captions."""
+    from resiliparse.parse.html import HTMLTree
+
+    def caption(element: Any) -> str:
+        while (element := element.parent) is not None:
+            if element.tag == "figure":
+                found = element.query_selector("figcaption")
+                return (found.text or "") if found is not None else ""
+        return ""
+
+    html = "".join(soup)
+    walked = [
+        node for node in HTMLTree.parse_from_bytes(html.encode(), "utf-8").document if node.tag == "img"
+    ]
+    expected = [(node.getattr("src") or "", node.getattr("alt") or "", caption(node)) for node in walked]
+    found = of_html(html, ExtractSettings(captions=True))
+    assert [(link, alt, "".join(others)) for link, alt, others, _ in found] == expected
 
 
 @given(st.binary(max_size=200), st.sampled_from([None, "utf-8", "utf-16", "x"]))
