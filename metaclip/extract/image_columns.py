@@ -32,9 +32,9 @@ from metaclip.extract.filters import (
     REASONS,
     Filters,
     UrlList,
-    identify_language,
 )
 from metaclip.extract.html_pages import Page
+from metaclip.extract.languages import identify_languages
 from metaclip.extract.plain_pairs import replace_surrogates
 from metaclip.extract.pool_writer import PAIRS
 from metaclip.extract.urls import BaseUrl, clean_url, host_of
@@ -164,7 +164,8 @@ class ImageBatch:
             rows, images, pages = rows[kept], images[kept], pages[kept]
             urls, texts = urls.take(pa.array(kept)), texts.take(pa.array(kept))
         if self._filters.settings.identify:
-            languages, scores, found = identify_languages(texts, self._filters)
+            languages, scores = identify_languages(texts)
+            found = self._language_reasons(languages, scores)
             if found.any():
                 kept = self._keep(found)
                 rows, images, pages = rows[kept], images[kept], pages[kept]
@@ -276,6 +277,16 @@ class ImageBatch:
             found[here] = _CODES[reason]
         return found
 
+    def _language_reasons(self, languages: pa.Array, scores: pa.Array) -> Numbers:
+        """Return the reasons of pairs in a language that is not wanted."""
+        settings, found = self._filters.settings, np.zeros(len(languages), np.int64)
+        unwanted = scores.to_numpy() < np.float64(settings.min_lang_score)
+        if settings.languages:
+            wanted = pc.is_in(languages, value_set=pa.array(sorted(settings.languages), pa.string()))
+            unwanted |= ~wanted.to_numpy(zero_copy_only=False)
+        found[unwanted] = _CODES["language"]
+        return found
+
     def _numbers(self, column: _Numbers, first: int, end: int) -> Numbers:
         numbers = np.empty(max(0, end - first), np.int64)
         self._library.mc_images_numbers(
@@ -305,17 +316,6 @@ def _on_list(
         values = pa.array(sorted(listed.urls), pa.large_string())
         found |= pc.is_in(urls, value_set=values).to_numpy(zero_copy_only=False)
     return found
-
-
-def identify_languages(texts: pa.Array, filters: Filters) -> tuple[pa.Array, pa.Array, Numbers]:
-    """Return the languages of texts, their scores, and the reasons of those that are not wanted."""
-    unique = texts.dictionary_encode()
-    found = [identify_language(text) for text in unique.dictionary.to_pylist()]
-    reasons = [filters.language_reason(*one) is not None for one in found]
-    languages = pa.array([lang for lang, _ in found], pa.string())
-    scores = pa.array([score for _, score in found], pa.float32())
-    codes = np.array(reasons, np.int64)[unique.indices.to_numpy()] * _CODES["language"]
-    return languages.take(unique.indices), scores.take(unique.indices), codes
 
 
 def extract_pairs(pages: Iterable[Page | None], batch: ImageBatch) -> Iterator[pa.RecordBatch]:

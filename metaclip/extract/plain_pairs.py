@@ -15,8 +15,9 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from metaclip.extract.filters import Filters, identify_language
+from metaclip.extract.filters import Filters
 from metaclip.extract.html_pages import Page, clean_text, image_texts
+from metaclip.extract.languages import identify_language
 from metaclip.extract.pool_writer import PAIRS
 from metaclip.extract.urls import clean_url
 from metaclip.pool.uid import uid_of

