@@ -50,7 +50,8 @@ REASONS: Final[dict[str, str]] = {
 """Why an image, or a further text of one, gives no pair, in the order in which the reasons are tested."""
 
 MAX_URL: Final = 8192
-_SVG: Final = re.compile(r"[^?#]*\.svgz?(?:[?#]|\Z)", re.I)
+SVG_ENDINGS: Final = ("svg", "svgz")
+_SVG: Final = re.compile(rf"[^?#]*\.(?:{'|'.join(SVG_ENDINGS)})(?:[?#]|\Z)", re.I)
 BLANK_NAMES: Final = (
     "1x1", "1px", "pixel", "spacer", "blank", "transparent", "trans", "clear", "cleardot", "shim",
 )  # fmt: skip

@@ -30,6 +30,7 @@ from metaclip.extract.filters import (
     COUNTER_URLS,
     MAX_URL,
     REASONS,
+    SVG_ENDINGS,
     Filters,
     UrlList,
 )
@@ -73,7 +74,7 @@ class ImageBatch:
         """Make an empty batch; `funnel` counts what becomes of the images."""
         self._library, self._filters, self._funnel = library, filters, funnel
         settings = filters.settings
-        lists = (BLANK_NAMES, BLANK_ENDINGS, sorted(COUNTER_DOMAINS), COUNTER_URLS, (), ())
+        lists = (SVG_ENDINGS, BLANK_NAMES, BLANK_ENDINGS, sorted(COUNTER_DOMAINS), COUNTER_URLS, (), ())
         self._rules = RulesStruct(
             settings.min_text, settings.max_text, MAX_URL, *map(ListStruct.of, lists)
         )

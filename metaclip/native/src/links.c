@@ -205,16 +205,22 @@ static int64_t path_size(mc_text url) {
     return i;
 }
 
-static int is_svg(mc_text path) {
-    if (path.size && lower(path.at[path.size - 1]) == 'z') path.size--;
-    return path.size >= 4 && equals_ignoring_case(path.at + path.size - 4, ".svg", 4);
+/* Return the size of a path before its last dot; -1 if there is none behind the last slash. */
+static int64_t before_ending(mc_text path) {
+    int64_t dot = path.size - 1;
+    while (dot >= 0 && path.at[dot] != '.' && path.at[dot] != '/') dot--;
+    return dot >= 0 && path.at[dot] == '.' ? dot : -1;
+}
+
+static int is_drawing(const mc_rules *rules, mc_text path) {
+    int64_t dot = before_ending(path);
+    return dot >= 0 && list_has(rules->svg_endings, path.at + dot + 1, path.size - dot - 1);
 }
 
 /* Return whether the last name of a path is that of a blank image: perhaps a prefix that ends in a mark, a name, an ending. */
 static int is_blank_image(const mc_rules *rules, mc_text path) {
-    int64_t dot = path.size - 1, first;
-    while (dot >= 0 && path.at[dot] != '.' && path.at[dot] != '/') dot--;
-    if (dot < 0 || path.at[dot] != '.' || !list_has(rules->blank_endings, path.at + dot + 1, path.size - dot - 1)) return 0;
+    int64_t dot = before_ending(path), first;
+    if (dot < 0 || !list_has(rules->blank_endings, path.at + dot + 1, path.size - dot - 1)) return 0;
     for (first = dot; first > 0 && path.at[first - 1] != '/'; first--) {}
     if (!first) return 0;
     mc_list list = rules->blank_names;
@@ -244,7 +250,7 @@ static uint8_t url_reason(const mc_images *x, mc_image *image) {
     mc_text host = host_of(url), path = {url.at, path_size(url)};
     if (!host.size) return BAD_URL;
     image->host = (mc_span){(uint32_t)(host.at - x->bytes), (uint32_t)host.size};
-    if (is_svg(path)) return SVG;
+    if (is_drawing(x->rules, path)) return SVG;
     int pixel = image->is_pixel || is_blank_image(x->rules, path) || is_counter_host(x->rules, host) ||
                 is_counter_url(x->rules, url);
     return pixel ? TRACKING_PIXEL : NO_REASON;
