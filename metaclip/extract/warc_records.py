@@ -92,6 +92,9 @@ def read_records(blocks: Iterable[bytes], report_loss: LossCallback, path: str) 
     if compressed:
         last = -1
         for offset, content, complete in read_members(buffer, _START, report_loss):
+            if complete and offset != last and (record := _only_record(offset, content)):
+                yield record
+                continue
             if offset != last:
                 splitter, last = _RecordSplitter(report_loss, positions_move=False), offset
             yield from splitter.split(offset, content, final=complete)
@@ -101,6 +104,26 @@ def read_records(blocks: Iterable[bytes], report_loss: LossCallback, path: str) 
         buffer.drop(len(content))
         yield from splitter.split(offset, content)
     yield from splitter.split(buffer.offset, b"", final=True)
+
+
+def _only_record(offset: int, content: bytes) -> WarcRecord | None:
+    """Return the record that a member consists of, as nearly all do; None if it is anything else."""
+    stop = content.find(b"\r\n\r\n", 0, _MAX_HEADER)
+    if stop < 0 or not content.startswith(_START):
+        return None
+    headers = _read_headers(content, 0, stop)
+    length = headers.get(b"content-length", b"")
+    end = len(content) - 4
+    if not _LENGTH.fullmatch(length) or stop + 4 + int(length) != end or not content.endswith(b"\r\n\r\n"):
+        return None
+    return WarcRecord(offset, headers, content, stop + 4, end) if end - stop - 4 <= MAX_RECORD else None
+
+
+def _read_headers(data: bytes, begin: int, stop: int) -> dict[bytes, bytes]:
+    """Return the headers that are needed; the first of several of one name counts."""
+    found = _HEADERS.findall(data, begin, stop)
+    found.reverse()
+    return {name.lower(): value for name, value in found}
 
 
 class _RecordSplitter:
@@ -149,11 +172,7 @@ class _RecordSplitter:
         stop = data.find(b"\r\n\r\n", begin, begin + _MAX_HEADER) if is_record else -1
         if is_record and stop < 0 and not final and len(data) - begin < _MAX_HEADER:
             return None
-        # The first of several headers of one name counts.
-        headers = {
-            name.lower(): value
-            for name, value in reversed(_HEADERS.findall(data, begin, max(begin, stop)))
-        }
+        headers = _read_headers(data, begin, max(begin, stop))
         # The end of a whole member is not that of the file.
         cut_off = CUT_OFF if self._positions_move else "wrong_length"
         length = headers.get(b"content-length", b"")

@@ -88,7 +88,8 @@ class RulesStruct(ctypes.Structure):
     """``mc_rules``: what decides whether an image gives a pair."""
 
     _fields_ = [
-        ("min_text", c_int64), ("max_text", c_int64), ("max_url", c_int64), ("svg_endings", ListStruct), ("blank_names", ListStruct),
+        ("min_text", c_int64), ("max_text", c_int64), ("max_url", c_int64),
+        ("svg_endings", ListStruct), ("blank_names", ListStruct),
         ("blank_endings", ListStruct), ("counter_domains", ListStruct), ("counter_urls", ListStruct),
         ("meta_names", ListStruct), ("headers", ListStruct),
     ]  # fmt: skip

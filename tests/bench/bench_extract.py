@@ -26,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from tests.bench import corpus
 from tests.bench.peers import CC2DATASET, CC2DATASET_DRIVER, FASTTEXT, Driver, environment
