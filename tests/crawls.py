@@ -7,7 +7,7 @@ import gzip
 import http.server
 import json
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,20 @@ def image(url: str | None, alt: str | None = None, title: str | None = None) -> 
     return {key: value for key, value in fields.items() if value is not None}
 
 
-def wat_block(url: str, links: Iterable[Any], base: str | None = None) -> bytes:
+def wat_block(
+    url: str,
+    links: Iterable[Any],
+    base: str | None = None,
+    metas: Iterable[Any] = (),
+    headers: Mapping[str, Any] | None = None,
+) -> bytes:
     """Return the block of a WAT record of a page."""
-    head = {"Title": "x"} | ({} if base is None else {"Base": base})
+    head: dict[str, Any] = {"Title": "x"} | ({} if base is None else {"Base": base})
+    if metas:
+        head["Metas"] = list(metas)
     page = {"Head": head, "Links": list(links)}
     envelope = {
-        "Payload-Metadata": {"HTTP-Response-Metadata": {"Headers": {}, "HTML-Metadata": page}},
+        "Payload-Metadata": {"HTTP-Response-Metadata": {"Headers": headers or {}, "HTML-Metadata": page}},
         "WARC-Header-Metadata": {"WARC-Type": "response", "WARC-Target-URI": url},
     }
     return json.dumps(
@@ -44,10 +52,13 @@ def wat_block(url: str, links: Iterable[Any], base: str | None = None) -> bytes:
     ).encode("utf-8", "surrogatepass")
 
 
-def wat(url: str, links: Iterable[Any], base: str | None = None) -> bytes:
-    """Return a WAT record."""
+def wat(url: str, links: Iterable[Any], base: str | None = None, **more: Any) -> bytes:
+    """Return a WAT record; `more` is that of `wat_block`."""
     return record(
-        "metadata", wat_block(url, links, base), WARC_Target_URI=url, Content_Type="application/json"
+        "metadata",
+        wat_block(url, links, base, **more),
+        WARC_Target_URI=url,
+        Content_Type="application/json",
     )
 
 

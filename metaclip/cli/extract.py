@@ -72,6 +72,17 @@ Then metaclip curate pool/ --out run/. No image is fetched: the command for img2
 )
 @click.option("--blocked-domains", metavar="FILE", help="Domains to leave out, one per line.")
 @click.option("--opt-out", metavar="FILE", help="Domains and addresses that opted out, one per line.")
+@click.option(
+    "--ignore-noai",
+    is_flag=True,
+    default=None,
+    help="Keep pages that opt out by noai, noimageai, noimageindex, noml or tdm-reservation.",
+)
+@click.option(
+    "--agents",
+    metavar="NAMES",
+    help="Agents whose opt-outs are honoured beside those for all.  [default: CCBot,img2dataset]",
+)
 @click.option("--blocked-words", metavar="FILE", help="Words; texts with one are left out. One per line.")
 @click.option(
     "--dedupe", type=click.Choice(["uid", "url", "none"]), default=None,

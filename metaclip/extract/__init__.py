@@ -13,6 +13,7 @@
     plain_pairs     the same, one image after the other in Python: the law, and the way without the library
     urls            resolve and clean links; hosts
     filters         why an image gives no pair, and how to add a filter
+    opt_outs        what pages say about their use: opt-outs and licences
     languages       the languages of texts
     deduplicate     find pairs that occur more than once, out of core
     pool_writer     the parquet files of a pool

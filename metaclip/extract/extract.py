@@ -98,7 +98,7 @@ def extract(
 
     >>> from metaclip import ExtractSettings, extract
     >>> extract("tests/golden/inputs/crawl", out="pool", settings=ExtractSettings(identify=False)).funnel["pairs"]
-    27
+    28
     """
     check_types(
         out=(out, PATH), settings=(settings, ExtractSettings | None), options=(options, RunOptions | None)

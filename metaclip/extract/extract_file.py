@@ -28,7 +28,7 @@ from metaclip.extract.crawl_files import CrawlFile, CrawlFileReader
 from metaclip.extract.deduplicate import KeyRunWriter, run_files
 from metaclip.extract.filters import REASONS, Filters, UrlList, blocked_words
 from metaclip.extract.html_pages import Page, read_html_page
-from metaclip.extract.http_response import parse_response
+from metaclip.extract.http_response import HttpResponse, parse_response
 from metaclip.extract.pool_writer import write_pairs
 from metaclip.extract.settings import ExtractSettings
 from metaclip.extract.warc_records import LOSSES, WarcRecord, read_records
@@ -172,7 +172,7 @@ def page_of(record: WarcRecord, settings: ExtractSettings) -> Page | str:
             response = parse_response(bytes(record.block))
             if response is None:
                 return "bad_page"
-            return _html_page(record, response.media_type, response.body, response.charset, settings)
+            return _html_page(record, response.media_type, response.body, response, settings)
         if kind == b"resource":
             return _html_page(record, media_type.decode("latin-1"), bytes(record.block), None, settings)
     except ValueError:
@@ -181,10 +181,15 @@ def page_of(record: WarcRecord, settings: ExtractSettings) -> Page | str:
 
 
 def _html_page(
-    record: WarcRecord, media_type: str, body: bytes, charset: str | None, settings: ExtractSettings
+    record: WarcRecord,
+    media_type: str,
+    body: bytes,
+    response: HttpResponse | None,
+    settings: ExtractSettings,
 ) -> Page | str:
     media_type = media_type or record.header(b"warc-identified-payload-type")
     url = record.header(b"warc-target-uri").strip("<>")  # WARC 1.0 writes these around the url
     if media_type not in ("text/html", "application/xhtml+xml") or not url:
         return "not_html"
-    return read_html_page(url, body, charset, settings)
+    charset, headers = (response.charset, response.signals) if response is not None else (None, ())
+    return read_html_page(url, body, charset, settings, headers)

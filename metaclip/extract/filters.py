@@ -18,10 +18,12 @@ To add a filter:
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
+from metaclip.extract.opt_outs import Signal, names_of, opt_out_of
 from metaclip.extract.settings import DEFAULTS, ExtractSettings
 from metaclip.extract.urls import clean_url, domains_of, host_of, is_web_url
 from metaclip.native import load
@@ -43,6 +45,11 @@ REASONS: Final[dict[str, str]] = {
     "text_too_long": "more characters than max_text",
     "blocked_domain": "image or page on a blocked domain",
     "opted_out": "address, or the domain of image or page, on the opt-out list",
+    "noai": "page that says noai",
+    "noimageai": "page that says noimageai",
+    "noimageindex": "page that says noimageindex",
+    "noml": "page that says noml",
+    "tdm_reserved": "page that says tdm-reservation: 1",
     "blocked_word": "text with a blocked word",
     "language": "text in another language than those wanted, or told with too low a score",
     "duplicate": "the same pair stands earlier",
@@ -129,12 +136,21 @@ class Filters:
     opted_out: UrlList = dataclasses.field(default_factory=UrlList)
     words: Backend | None = None
 
-    def page_reason(self, url: str) -> str | None:
-        """Return why no image of a page gives a pair."""
-        host = host_of(url)
+    @functools.cached_property
+    def agents(self) -> frozenset[str]:
+        """The names of agents whose opt-outs are honoured, in lower case."""
+        return names_of(self.settings.agents)
+
+    def page_reason(self, url: str, signals: Sequence[Signal] = ()) -> str | None:
+        """Return why no image of a page gives a pair; `signals` are what the page says about its use."""
+        host = host_of(url) if self.blocked.domains or self.opted_out.domains else ""
         if self.blocked.has_host(host):
             return "blocked_domain"
-        return "opted_out" if self.opted_out.has_host(host) else None
+        if self.opted_out.has_host(host):
+            return "opted_out"
+        if self.settings.ignore_noai or not signals:
+            return None
+        return opt_out_of(signals, self.agents)
 
     def url_reason(self, link: str, url: str | None, is_pixel: bool) -> str | None:
         """Return why an image is skipped for its link, as written, its resolved url (None if invalid) or its size."""
@@ -173,6 +189,8 @@ class Filters:
             return "blocked_domain"
         if page_reason == "opted_out" or self.opted_out.has_host(host) or url in self.opted_out.urls:
             return "opted_out"
+        if page_reason:
+            return page_reason
         return "blocked_word" if self.words is not None and self.words.match_text(text) else None
 
     def language_reason(self, language: str | None, score: float) -> str | None:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from metaclip.errors import import_extra
+from metaclip.extract.opt_outs import HEADER, LINK, LINK_IN_HEAD, META, Signal
 from metaclip.extract.settings import DEFAULTS, ExtractSettings
 from metaclip.extract.urls import BaseUrl
 
@@ -33,6 +34,7 @@ LAZY_ATTRIBUTES: Final = (
 _BLANKS: Final = re.compile("[\t\n\f\r ]+")
 _NEEDS_CLEANING: Final = re.compile("[\t\n\f\r]|  |^ | \\Z")
 _SRCSET_ITEM: Final = re.compile(r"[\s,]*([^\s,]\S*[^\s,]|[^\s,])(?:\s+([\d.]+)([wx]))?\s*(?:,|\Z)")
+_LICENSES: Final = '[rel~="license" i], [href*="creativecommons.org/" i]'
 _UTF8_MARK: Final = b"\xef\xbb\xbf"
 _META_CHARSET: Final = re.compile(rb"<meta[^>]{0,512}?charset\s*=\s*[\"']?\s*([\w.:-]+)", re.I)
 
@@ -54,6 +56,8 @@ class Page(NamedTuple):
     images: list[Image]
     mended: bool = False
     """Whether the page is UTF-8 but for some bytes, which are shown as U+FFFD."""
+    signals: Sequence[Signal] = ()
+    """What the page says about its use."""
 
 
 def clean_text(raw: str) -> str:
@@ -73,9 +77,13 @@ def image_texts(alt: str, others: tuple[str, ...]) -> Sequence[str]:
 
 
 def read_html_page(
-    url: str, body: bytes, charset: str | None = None, settings: ExtractSettings = DEFAULTS
+    url: str,
+    body: bytes,
+    charset: str | None = None,
+    settings: ExtractSettings = DEFAULTS,
+    headers: Sequence[tuple[str, str]] = (),
 ) -> Page:
-    """Parse a page; `charset` is that of its HTTP header. Raise ValueError if the parser fails."""
+    """Parse a page; `charset` and `headers` are those of its response. Raise ValueError if the parser fails."""
     tree = import_extra("resiliparse.parse.html", "crawl", "extract").HTMLTree
     encoding, mended = detect_charset(body, charset), False
     if encoding == "utf-8" and not body.startswith(_UTF8_MARK):
@@ -88,13 +96,28 @@ def read_html_page(
         document = tree.parse_from_bytes(body, encoding).document
     if document is None:
         return Page(url, BaseUrl(url), [], mended)
+    signals = [Signal(HEADER, name, value) for name, value in headers]
     base = document.query_selector("base[href]")
     # A slice takes one walk. Each item of the parser's collections takes another, as they may change.
     elements = document.get_elements_by_tag_name("img")[:]
     captions = _Captions(document) if settings.captions and elements else None
     images = [_read_image(element, settings, captions) for element in elements]
     base_url = BaseUrl.of_page(url, base.getattr("href") if base is not None else None)
-    return Page(url, base_url, images, mended)
+    return Page(url, base_url, images, mended, signals + _read_signals(document) if images else ())
+
+
+def _read_signals(document: Any) -> list[Signal]:
+    """Return the ``<meta>`` elements of a document that have a name, and its links that may lead to a licence."""
+    found = [
+        Signal(META, name, meta.getattr("content") or "")
+        for meta in document.get_elements_by_tag_name("meta")[:]
+        if (name := meta.getattr("name"))
+    ]
+    for link in document.query_selector_all(_LICENSES)[:]:
+        if link.tag in ("a", "area", "link"):
+            kind = LINK_IN_HEAD if link.tag == "link" else LINK
+            found.append(Signal(kind, link.getattr("rel") or "", link.getattr("href") or ""))
+    return found
 
 
 def detect_charset(body: bytes, declared: str | None) -> str:

@@ -13,6 +13,7 @@ import zlib
 from typing import Final
 
 from metaclip.errors import import_extra
+from metaclip.extract.opt_outs import HEADERS
 
 MAX_BODY: Final = 1 << 26
 """Bytes to which a compressed body may grow."""
@@ -30,6 +31,8 @@ class HttpResponse:
     """In lower case; "" if there is none."""
     charset: str | None
     body: bytes
+    signals: tuple[tuple[str, str], ...] = ()
+    """The headers that say how the page may be used: names in lower case, values, in order."""
 
 
 def parse_response(block: bytes) -> HttpResponse | None:
@@ -41,9 +44,13 @@ def parse_response(block: bytes) -> HttpResponse | None:
     if not status_line.startswith(b"HTTP/") or not blank:
         return None
     headers: dict[str, str] = {}
+    signals = []
     for line in header_lines.split(b"\n"):
         name, _, value = line.partition(b":")
-        headers.setdefault(name.strip().lower().decode("latin-1"), value.strip().decode("latin-1"))
+        header = name.strip().lower().decode("latin-1"), value.strip().decode("latin-1")
+        headers.setdefault(*header)
+        if header[0] in HEADERS:
+            signals.append(header)
     if "chunked" in headers.get("transfer-encoding", "").lower():
         body = _join_chunks(body)
     for coding in reversed(headers.get("content-encoding", "").lower().split(",")):
@@ -52,7 +59,8 @@ def parse_response(block: bytes) -> HttpResponse | None:
             raise ValueError(f"a body of more than {MAX_BODY >> 20} MiB")
     content_type = headers.get("content-type", "")
     charset = _CHARSET.search(content_type)
-    return HttpResponse(content_type.partition(";")[0].strip().lower(), charset and charset[1], body)
+    media_type = content_type.partition(";")[0].strip().lower()
+    return HttpResponse(media_type, charset and charset[1], body, tuple(signals))
 
 
 def _join_chunks(body: bytes) -> bytes:

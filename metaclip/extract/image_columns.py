@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
 from typing import Any, Final
 
@@ -36,6 +36,7 @@ from metaclip.extract.filters import (
 )
 from metaclip.extract.html_pages import Page
 from metaclip.extract.languages import identify_languages
+from metaclip.extract.opt_outs import HEADERS, LINK, LINK_IN_HEAD, Signal, license_of, meta_names
 from metaclip.extract.plain_pairs import replace_surrogates
 from metaclip.extract.pool_writer import PAIRS
 from metaclip.extract.urls import BaseUrl, clean_url, host_of
@@ -64,7 +65,16 @@ class _Strings(IntEnum):
 class _Numbers(IntEnum):
     """Columns of numbers, likewise."""
 
-    PAGE_FOR_PYTHON, IMAGE_PAGE, IMAGE_REASON, IMAGE_PIXEL, TEXT_IMAGE, TEXT_REASON = range(6)
+    (
+        PAGE_FOR_PYTHON,
+        IMAGE_PAGE,
+        IMAGE_REASON,
+        IMAGE_PIXEL,
+        TEXT_IMAGE,
+        TEXT_REASON,
+        SIGNAL_PAGE,
+        SIGNAL_KIND,
+    ) = range(8)
 
 
 class ImageBatch:
@@ -74,7 +84,9 @@ class ImageBatch:
         """Make an empty batch; `funnel` counts what becomes of the images."""
         self._library, self._filters, self._funnel = library, filters, funnel
         settings = filters.settings
-        lists = (SVG_ENDINGS, BLANK_NAMES, BLANK_ENDINGS, sorted(COUNTER_DOMAINS), COUNTER_URLS, (), ())
+        lists = (
+            SVG_ENDINGS, BLANK_NAMES, BLANK_ENDINGS, sorted(COUNTER_DOMAINS), COUNTER_URLS, meta_names(filters.agents), HEADERS,
+        )  # fmt: skip
         self._rules = RulesStruct(
             settings.min_text, settings.max_text, MAX_URL, *map(ListStruct.of, lists)
         )
@@ -97,7 +109,7 @@ class ImageBatch:
     def scan(self, record: WarcRecord) -> bool | None:
         """Add the page of a WAT record; return whether it has one, None if Python must read it."""
         found = self._library.mc_images_scan(
-            self._images, record.data, record.begin, record.end, self._titles, 0
+            self._images, record.data, record.begin, record.end, self._titles
         )
         if found < _UNUSUAL:
             raise MemoryError
@@ -130,7 +142,7 @@ class ImageBatch:
             funnel["no_text"] += without_text
         self._set_bases()
         text_images = self._numbers(_Numbers.TEXT_IMAGE, 0, sizes.candidates)
-        page_reasons = self._page_reasons()
+        page_reasons, licenses = self._page_reasons()
         mark, first, first_text = sizes.bytes, 0, 0
         while first < sizes.images:
             end = library.mc_images_judge(images, first, BATCH_BYTES)
@@ -138,7 +150,7 @@ class ImageBatch:
                 raise MemoryError
             end = self._decide(first, end, mark)
             end_text = int(np.searchsorted(text_images, end))
-            yield from self._judged(first_text, end_text, text_images, page_reasons)
+            yield from self._judged(first_text, end_text, text_images, page_reasons, licenses)
             first, first_text = end, end_text
             library.mc_images_truncate(images, mark)
         library.mc_images_clear(images)
@@ -146,7 +158,7 @@ class ImageBatch:
         self._bases.clear()
 
     def _judged(
-        self, first: int, end: int, text_images: Numbers, page_reasons: Numbers | None
+        self, first: int, end: int, text_images: Numbers, page_reasons: Numbers, licenses: pa.Array
     ) -> Iterator[pa.RecordBatch]:
         """Yield the pairs of the texts [first, end), of images that are judged; count the others."""
         reasons = self._numbers(_Numbers.TEXT_REASON, first, end)
@@ -154,7 +166,7 @@ class ImageBatch:
         images = text_images[rows]
         urls, texts = self._strings(_Strings.CLEAN, images), self._strings(_Strings.TEXT, rows)
         pages = self._numbers(_Numbers.IMAGE_PAGE, 0, self._sizes.images)[images]
-        found = self._list_reasons(images, urls, None if page_reasons is None else page_reasons[pages])
+        found = self._list_reasons(images, urls, page_reasons[pages])
         if self._filters.words is not None:
             matched = self._filters.words.match_array(texts)
             has_word = pc.greater(pc.list_value_length(matched), 0).to_numpy(zero_copy_only=False)
@@ -180,7 +192,7 @@ class ImageBatch:
         columns = [
             to_hex(uids), urls, texts, self._strings(_Strings.PAGE_URL, pages),
             pa.nulls(len(rows), pa.string()) if languages is None else languages,
-            pa.nulls(len(rows), pa.float32()) if scores is None else scores,
+            pa.nulls(len(rows), pa.float32()) if scores is None else scores, licenses.take(pa.array(pages)),
         ]  # fmt: skip
         yield pa.RecordBatch.from_arrays(
             [column.cast(field.type) for column, field in zip(columns, PAIRS, strict=True)], schema=PAIRS
@@ -245,19 +257,41 @@ class ImageBatch:
                 return row + 1
         return end
 
-    def _page_reasons(self) -> Numbers | None:
-        """Return the reason of each page; None if there are no lists."""
-        if not (self._filters.blocked.domains or self._filters.opted_out.domains):
-            return None
-        urls = self._strings(_Strings.PAGE_URL, np.arange(self._sizes.pages)).to_pylist()
-        for i, page in self._pages.items():
-            urls[i] = page.url
-        reasons = (self._filters.page_reason(url) for url in urls)
-        return np.array([_CODES[reason] if reason else 0 for reason in reasons], np.int64)
+    def _page_reasons(self) -> tuple[Numbers, pa.Array]:
+        """Return the reason of each page, 0 for none, and its licence."""
+        filters, sizes = self._filters, self._sizes
+        scanned: dict[int, list[Signal]] = {}
+        rows = np.arange(sizes.signals)
+        names, values = (
+            self._strings(column, rows).to_pylist()
+            for column in (_Strings.SIGNAL_NAME, _Strings.SIGNAL_VALUE)
+        )
+        pages, kinds = (
+            self._numbers(column, 0, sizes.signals).tolist()
+            for column in (_Numbers.SIGNAL_PAGE, _Numbers.SIGNAL_KIND)
+        )
+        for page, signal in zip(pages, map(Signal, kinds, names, values), strict=True):
+            scanned.setdefault(page, []).append(signal)
+        read = {i: page.signals for i, page in self._pages.items()}
+        signals: dict[int, Sequence[Signal]] = {**scanned, **read}
+        reasons = np.zeros(sizes.pages, np.int64)
+        licenses: list[str | None] = [None] * sizes.pages
+        urls: list[str] = []
+        if filters.blocked.domains or filters.opted_out.domains:
+            urls = self._strings(_Strings.PAGE_URL, np.arange(sizes.pages)).to_pylist()
+            for i, page in self._pages.items():
+                urls[i] = page.url
+        for i in range(sizes.pages) if urls else signals:
+            said = signals.get(i, ())
+            if reason := filters.page_reason(urls[i] if urls else "", said):
+                reasons[i] = _CODES[reason]
+            if any(signal.kind in (LINK_IN_HEAD, LINK) for signal in said):
+                licenses[i] = license_of(said, self._base(i))
+        return reasons, pa.array(licenses, pa.string())
 
-    def _list_reasons(self, images: Numbers, urls: pa.Array, page_reasons: Numbers | None) -> Numbers:
-        """Return the reasons of pairs that are on a list."""
-        filters, found = self._filters, np.zeros(len(urls), np.int64)
+    def _list_reasons(self, images: Numbers, urls: pa.Array, page_reasons: Numbers) -> Numbers:
+        """Return the reasons of pairs that are on a list, or whose pages opted out."""
+        filters, found = self._filters, page_reasons.copy()
         if not any(
             (
                 filters.blocked.domains,
@@ -272,9 +306,7 @@ class ImageBatch:
         indices = hosts.indices.to_numpy()
         # The reason that is tested first is set last.
         for reason, listed in (("opted_out", filters.opted_out), ("blocked_domain", filters.blocked)):
-            here = _on_list(listed, unique, indices, urls)
-            if page_reasons is not None:
-                here |= page_reasons == _CODES[reason]
+            here = _on_list(listed, unique, indices, urls) | (page_reasons == _CODES[reason])
             found[here] = _CODES[reason]
         return found
 

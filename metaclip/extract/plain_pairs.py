@@ -18,14 +18,15 @@ import pyarrow as pa
 from metaclip.extract.filters import Filters
 from metaclip.extract.html_pages import Page, clean_text, image_texts
 from metaclip.extract.languages import identify_language
+from metaclip.extract.opt_outs import license_of
 from metaclip.extract.pool_writer import PAIRS
 from metaclip.extract.urls import clean_url
 from metaclip.pool.uid import uid_of
 
 _BATCH_ROWS: Final = 1 << 14
 
-Row = tuple[str, str, str, str, str | None, float | None]
-"""uid, url, text, page_url, lang, lang_score."""
+Row = tuple[str, str, str, str, str | None, float | None, str | None]
+"""uid, url, text, page_url, lang, lang_score, license."""
 
 
 def extract_pairs(
@@ -49,7 +50,8 @@ def _rows(pages: Iterable[Page], filters: Filters, funnel: Counter[str]) -> Iter
     identify = filters.settings.identify
     lang, score = None, None
     for page in pages:
-        page_reason = filters.page_reason(page.url)
+        page_reason = filters.page_reason(page.url, page.signals)
+        license_url = license_of(page.signals, page.base)
         funnel["images_seen"] += len(page.images)
         for link, alt, others, is_pixel in page.images:
             raw_texts = image_texts(alt, others)
@@ -77,4 +79,4 @@ def _rows(pages: Iterable[Page], filters: Filters, funnel: Counter[str]) -> Iter
                     funnel[reason] += 1
                 else:
                     # The uid is that of the text and the link before either is cleaned.
-                    yield uid_of(raw, resolved), url, text, page.url, lang, score
+                    yield uid_of(raw, resolved), url, text, page.url, lang, score, license_url

@@ -21,7 +21,7 @@ from metaclip.storage.files import atomic_write, local_copy
 PAIRS: Final = pa.schema(
     [
         ("uid", pa.string()), ("url", pa.string()), ("text", pa.string()), ("page_url", pa.string()),
-        ("lang", pa.string()), ("lang_score", pa.float32()),
+        ("lang", pa.string()), ("lang_score", pa.float32()), ("license", pa.string()),
     ]
 )  # fmt: skip
 """The columns of pairs as they are extracted."""
@@ -63,7 +63,7 @@ def write_pairs(path: Path, source_file: str, batches: Iterator[pa.RecordBatch])
 
 def _open_parquet(path: Path) -> Any:
     # uids and urls hardly ever repeat, so dictionaries of them would cost time and save nothing.
-    dictionaries = ["page_url", "lang", "source_file"]
+    dictionaries = ["page_url", "lang", "license", "source_file"]
     return pq.ParquetWriter(
         path, SCHEMA, compression="zstd", use_dictionary=dictionaries, write_statistics=False
     )

@@ -13,7 +13,7 @@ from metaclip.errors import BadSetting
 from metaclip.recipe import check_minimums
 from metaclip.storage.files import read_lines
 
-SEMANTICS: Final = 1
+SEMANTICS: Final = 2
 """Raised when the same input would give other pairs."""
 
 Dedupe = Literal["uid", "url", "none"]
@@ -56,6 +56,10 @@ class ExtractSettings:
     """A file of domains and addresses whose owners do not want to be in the pool."""
     blocked_words: str | None = None
     """A file of words and phrases; texts that contain one are left out."""
+    ignore_noai: bool = False
+    """Keep what pages opt out by noai, noimageai, noimageindex, noml or tdm-reservation."""
+    agents: str = "CCBot,img2dataset"
+    """Names of agents whose opt-outs are honoured beside those for all agents."""
     dedupe: Dedupe = "uid"
     """What two pairs must have in common for the later one to be left out."""
 

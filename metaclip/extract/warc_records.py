@@ -92,8 +92,8 @@ def read_records(blocks: Iterable[bytes], report_loss: LossCallback, path: str) 
     if compressed:
         last = -1
         for offset, content, complete in read_members(buffer, _START, report_loss):
-            if complete and offset != last and (record := _only_record(offset, content)):
-                yield record
+            if complete and offset != last and (only := _only_record(offset, content)):
+                yield only
                 continue
             if offset != last:
                 splitter, last = _RecordSplitter(report_loss, positions_move=False), offset
@@ -114,7 +114,11 @@ def _only_record(offset: int, content: bytes) -> WarcRecord | None:
     headers = _read_headers(content, 0, stop)
     length = headers.get(b"content-length", b"")
     end = len(content) - 4
-    if not _LENGTH.fullmatch(length) or stop + 4 + int(length) != end or not content.endswith(b"\r\n\r\n"):
+    if (
+        not _LENGTH.fullmatch(length)
+        or stop + 4 + int(length) != end
+        or not content.endswith(b"\r\n\r\n")
+    ):
         return None
     return WarcRecord(offset, headers, content, stop + 4, end) if end - stop - 4 <= MAX_RECORD else None
 

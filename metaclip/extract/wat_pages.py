@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Iterable
 from typing import Any, Final
 
 import msgspec
 
 from metaclip.extract.html_pages import Image, Page
+from metaclip.extract.opt_outs import HEADER, HEADERS, LINK, LINK_IN_HEAD, META, Signal
 from metaclip.extract.settings import DEFAULTS, ExtractSettings
 from metaclip.extract.urls import BaseUrl
 
 _MAX_ANY: Final = 1 << 24
 _IMG: Final = "IMG@/src"
-_HTML: Final = ("Envelope", "Payload-Metadata", "HTTP-Response-Metadata", "HTML-Metadata")
+_RESPONSE: Final = ("Envelope", "Payload-Metadata", "HTTP-Response-Metadata")
+_HTML: Final = (*_RESPONSE, "HTML-Metadata")
 _URI: Final = ("Envelope", "WARC-Header-Metadata", "WARC-Target-URI")
 
 Buffer = bytes | memoryview
@@ -41,7 +44,31 @@ def read_wat_page(block: Buffer, settings: ExtractSettings = DEFAULTS) -> Page |
         for x in html.Links
         if x.path == _IMG
     ]
-    return Page(url, BaseUrl.of_page(url, _field(html, ("Head", "Base"))), images)
+    head = html.Head
+    metas = [(meta.name, meta.content) for meta in head.Metas] if head else []
+    links = [
+        [(link.rel, link.url) for link in some if link.path != _IMG]
+        for some in (head.Link if head else [], html.Links)
+    ]
+    signals = _signals(metas, _field(record, _RESPONSE).Headers, *links)
+    return Page(url, BaseUrl.of_page(url, _field(html, ("Head", "Base"))), images, signals=signals)
+
+
+def _signals(
+    metas: Iterable[tuple[str, str]],
+    headers: dict[str, Any],
+    head_links: Iterable[tuple[str, str]],
+    links: Iterable[tuple[str, str]],
+) -> list[Signal]:
+    """Return what a page says about its use; links are given as (rel, address)."""
+    found = [Signal(META, name, content) for name, content in metas if name]
+    for name, value in headers.items():
+        if name.isascii() and name.lower() in HEADERS:
+            values = value if isinstance(value, list) else [value]
+            found += [Signal(HEADER, name, text) for text in values if isinstance(text, str)]
+    for kind, some in ((LINK_IN_HEAD, head_links), (LINK, links)):
+        found += [Signal(kind, rel, url) for rel, url in some if rel or "creativecommons" in url.lower()]
+    return found
 
 
 @functools.cache
@@ -55,11 +82,19 @@ def _decoder(titles: bool) -> Any:
         ]
         return msgspec.defstruct(name, optional)
 
-    texts = ("path", "url", "alt", *(("title",) if titles else ()))
+    texts = ("path", "url", "alt", "rel", *(("title",) if titles else ()))
     link: Any = msgspec.defstruct("Link", [(key, str, "") for key in texts], gc=False)
-    links: Any = ("Links", list[link], msgspec.field(default_factory=list))
-    html = msgspec.defstruct("Html", [("Head", struct("Head", ("Base", str)) | None, None), links])
-    payload = struct("Payload", ("HTTP-Response-Metadata", struct("Response", ("HTML-Metadata", html))))
+    meta: Any = msgspec.defstruct("Meta", [("name", str, ""), ("content", str, "")], gc=False)
+    many: Any = msgspec.field(default_factory=list)
+    in_head = [("Base", str | None, None), ("Metas", list[meta], many), ("Link", list[link], many)]
+    head: Any = msgspec.defstruct("Head", in_head)
+    html = msgspec.defstruct("Html", [("Head", head | None, None), ("Links", list[link], many)])
+    headers: Any = ("Headers", dict[str, Any], msgspec.field(default_factory=dict))
+    response: Any = msgspec.defstruct(
+        "Response",
+        [("HTML_Metadata", html | None, msgspec.field(default=None, name="HTML-Metadata")), headers],
+    )
+    payload = struct("Payload", ("HTTP-Response-Metadata", response))
     header = struct("Header", ("WARC-Target-URI", str))
     envelope = struct("Envelope", ("Payload-Metadata", payload), ("WARC-Header-Metadata", header))
     return msgspec.json.Decoder(struct("Record", ("Envelope", envelope)))
@@ -103,4 +138,22 @@ def read_any_wat_page(block: Buffer, titles: bool = False) -> Page | None:
         for link in (links if isinstance(links, list) else ())
         if isinstance(link, dict) and link.get("path") == _IMG
     ]
-    return Page(url, BaseUrl.of_page(url, text(field(*_HTML, "Head", "Base"))), images)
+
+    def objects(value: Any) -> list[dict[str, Any]]:
+        return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+    headers = field(*_RESPONSE, "Headers")
+    in_head, on_page = (
+        [
+            (text(link.get("rel")), text(link.get("url")))
+            for link in objects(some)
+            if link.get("path") != _IMG
+        ]
+        for some in (field(*_HTML, "Head", "Link"), links)
+    )
+    metas = [
+        (text(meta.get("name")), text(meta.get("content")))
+        for meta in objects(field(*_HTML, "Head", "Metas"))
+    ]
+    signals = _signals(metas, headers if isinstance(headers, dict) else {}, in_head, on_page)
+    return Page(url, BaseUrl.of_page(url, text(field(*_HTML, "Head", "Base"))), images, signals=signals)

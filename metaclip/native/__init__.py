@@ -143,7 +143,7 @@ _SIGNATURES: Final[dict[str, tuple[Any, list[Any]]]] = {
     "mc_images_free": (None, [c_void_p]),
     "mc_images_clear": (None, [c_void_p]),
     "mc_images_sizes": (ctypes.POINTER(SizesStruct), [c_void_p]),
-    "mc_images_scan": (_N, [c_void_p, ctypes.c_char_p, _N, _N, _N, _N]),
+    "mc_images_scan": (_N, [c_void_p, ctypes.c_char_p, _N, _N, _N]),
     "mc_images_add": (_N, [c_void_p, ctypes.c_char_p, _N, _A, _N]),
     "mc_images_split_bases": (None, [c_void_p]),
     "mc_images_set_base": (_N, [c_void_p, _N, ctypes.c_char_p, _N, ctypes.c_char_p, _N, _N]),

@@ -42,7 +42,8 @@ VERBS = {
     "build": {"RECIPE", "--help", "--out", "--workers", "-h"} | ENGINE,
     "lint": {"METADATA", "--fold-duplicates", "--help", "--json", "--strict", "-h"} | RULE,
     "extract": {
-        "CRAWL", "--blocked-domains", "--blocked-words", "--captions", "--dedupe", "--first", "--identify", "--lang", "--lazy",
+        "CRAWL", "--agents", "--blocked-domains", "--blocked-words", "--captions", "--dedupe", "--first", "--identify",
+        "--ignore-noai", "--lang", "--lazy",
         "--max-text", "--memory", "--min-lang-score", "--min-text", "--opt-out", "--part", "--prefix", "--recipe", "--sample",
         "--seed", "--srcset", "--titles",
     } | WORK,

@@ -30,7 +30,7 @@ pytest.importorskip("isal", reason="needs metaclip[crawl]")
 ROOT = Path(__file__).parents[2]
 LIST = ROOT / "metadata" / "toy.txt"
 MAIN = "import sys; from metaclip import cli; cli.main(sys.argv[1:])"
-COLUMNS = ["uid", "url", "text", "page_url", "lang", "lang_score", "source_file"]
+COLUMNS = ["uid", "url", "text", "page_url", "lang", "lang_score", "license", "source_file"]
 
 
 def write_crawl(folder: Path, files: int = 6, pages: int = 5) -> Path:

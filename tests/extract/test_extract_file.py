@@ -53,7 +53,7 @@ def test_a_row_and_its_uid(tmp_path: Path) -> None:
     url = "https://e.org/p/i/a.jpg"
     assert rows == [
         {"uid": uid, "url": url, "text": "a dog\xa0", "page_url": "https://e.org/p/", "lang": None, "lang_score": None,
-         "source_file": "crawl.warc.wat.gz"}
+         "license": None, "source_file": "crawl.warc.wat.gz"}
     ]  # fmt: skip
     assert marker["sha256"] == hashlib.sha256((tmp_path / "crawl.warc.wat.gz").read_bytes()).hexdigest()
 

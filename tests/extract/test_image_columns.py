@@ -97,6 +97,25 @@ def test_pages_that_python_reads(pages: list[Any], with_lists: bool) -> None:
     assert columns(list(made), filters) == plain(made, filters)
 
 
+RELS = ["license", "License nofollow", "nofollow\xa0license", "licenses", ""]
+LICENSES = [
+    "https://creativecommons.org/licenses/by/4.0/", "//www.CreativeCommons.org/publicdomain/zero/1.0/", "/terms", " http://creativecommons.org/licenses/by/4.0/",
+    "creativecommons.org/licenses/by/4.0/", "https://creativecommons.org/about", "http://[", "https:///creativecommons.org/licenses/",
+]  # fmt: skip
+NAMES = [
+    "robots",
+    "ROBOTS",
+    "CCBot",
+    "img2dataset",
+    "otherbot",
+    "tdm-reservation",
+    "description",
+    "\u017fobots",
+]
+SAID = [
+    "noai", "index, NOIMAGEAI", "noimageindex,noml", "ccbot: noai", "otherbot: noai, noml", "max-snippet: -1, noml", "1", " 1 ", "0", "all",
+    "noai noindex", "",
+]  # fmt: skip
 LINK = st.one_of(
     st.builds(image, st.one_of(LINKS, ODD_LINKS), TEXTS, TEXTS),
     st.builds(image, st.one_of(st.none(), LINKS), st.one_of(st.none(), TEXTS)),
@@ -106,18 +125,35 @@ LINK = st.one_of(
             TEXTS, st.just("IMG@/src"), st.none(), st.floats(), st.lists(st.integers(), max_size=2)
         ),
     ),
+    st.builds(lambda rel, url: {"path": "A@/href", "url": url, "rel": rel}, st.sampled_from(RELS), st.one_of(LINKS, st.sampled_from(LICENSES))),
     st.integers(),
+)  # fmt: skip
+META = st.one_of(
+    st.builds(lambda name, content: {"name": name, "content": content}, st.sampled_from(NAMES), st.sampled_from(SAID)),
+    st.dictionaries(st.sampled_from(["name", "content", "property"]), st.one_of(TEXTS, st.just("robots"), st.none()), max_size=3),
+)  # fmt: skip
+HEADERS = st.dictionaries(
+    st.sampled_from(["X-Robots-Tag", "x-robots-tag", "TDM-Reservation", "Server"]),
+    st.one_of(st.sampled_from(SAID), st.lists(st.sampled_from(SAID), max_size=3), st.integers()),
+    max_size=2,
 )
 
 
-@given(st.lists(LINK, max_size=6), st.one_of(st.none(), BASES), BASES, st.booleans(), st.randoms())
+@given(
+    st.lists(LINK, max_size=6), st.one_of(st.none(), BASES), BASES, st.booleans(), st.randoms(), st.lists(META, max_size=3), HEADERS,
+    st.lists(LINK, max_size=2), st.booleans(),
+)  # fmt: skip
 @options(max_examples=400)
 def test_records_that_the_library_reads(
-    links: list[Any], base: str | None, url: str, ascii_only: bool, rng: random.Random
-) -> None:
+    links: list[Any], base: str | None, url: str, ascii_only: bool, rng: random.Random, metas: list[Any], headers: dict[str, Any],
+    head_links: list[Any], with_lists: bool,
+) -> None:  # fmt: skip
     """WAT records give the pairs of Python's reader: escaped or not, odd or damaged."""
     record = json.loads(wat_block(url, [], base).decode("utf-8", "surrogatepass"))
-    record["Envelope"]["Payload-Metadata"]["HTTP-Response-Metadata"]["HTML-Metadata"]["Links"] = links
+    page = record["Envelope"]["Payload-Metadata"]["HTTP-Response-Metadata"]
+    page["Headers"] |= headers
+    page["HTML-Metadata"]["Head"] |= {"Metas": metas, "Link": head_links}
+    page["HTML-Metadata"]["Links"] = links
     block = json.dumps(record, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
     damaged = bytearray(block)
     for _ in range(rng.randint(1, 3)):
@@ -130,7 +166,8 @@ def test_records_that_the_library_reads(
         wat_record(bytes(damaged)),
         wat_record(block[: rng.randrange(len(block))]),
     ]
-    assert columns(list(records), BARE) == plain(pages_of(records), BARE)
+    filters = FILTERS if with_lists else BARE
+    assert columns(list(records), filters) == plain(pages_of(records), filters)
 
 
 @pytest.mark.parametrize(

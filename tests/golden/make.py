@@ -304,6 +304,11 @@ def _write_crawl(folder: Path) -> None:
             crawls.record("metadata", b"{no json", WARC_Target_URI="https://e.org/", Content_Type="application/json"),
             wat("https://optout.example/", [image("/z.jpg", "a page opted out")]),
             wat("https://example.org/based", [image("r.jpg", "relative to a base")], base="https://other.example/dir/"),
+            wat(
+                "https://example.org/licensed", [image("/l.jpg", "with a licence"), {"path": "A@/href", "url": "/terms", "rel": "license"}]
+            ),
+            wat("https://example.org/noai", [image("/n.jpg", "not for training")], metas=[{"name": "robots", "content": "noai"}]),
+            wat("https://example.org/tdm", [image("/t.jpg", "reserved")], headers={"TDM-Reservation": "1"}),
         ],
         "3.warc.gz": [response("https://example.org/p/two", page), response("https://example.org/p/none", "no images")],
     }  # fmt: skip

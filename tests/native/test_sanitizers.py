@@ -25,6 +25,8 @@ TABLE = [
     "tests/matching/test_matcher.py",
     "tests/matching/test_automaton.py::test_nodes_whose_outputs_leave_out_their_last_symbol",
     "tests/matching/test_matcher_laws.py::test_nothing_is_read_beside_the_buffer",
+    "tests/extract/test_image_columns.py",
+    "tests/extract/test_languages.py",
 ]
 
 

@@ -38,7 +38,7 @@ typedef struct {
     uint32_t page, kind;
 } mc_signal; /* what a page says about its use */
 
-enum { SIGNAL_META, SIGNAL_HEADER, SIGNAL_LICENSE };
+enum { SIGNAL_META, SIGNAL_HEADER, SIGNAL_LINK_IN_HEAD, SIGNAL_LINK }; /* links: name is `rel`, value the address */
 
 typedef struct { int64_t bytes, pages, images, candidates, signals, counts[4]; } mc_sizes;
 enum { IMAGES_SEEN, ALT_NONEMPTY, MORE_TEXTS, CANDIDATES }; /* the counts; images without a text are only counted */
@@ -73,7 +73,7 @@ int images_end_page(mc_images *x, mc_span url, mc_span base);
 uint8_t *images_room(mc_images *x, int64_t size);
 mc_span images_keep(mc_images *x, int64_t size);
 
-/* Return whether a list has a text, ignoring the case of ASCII letters. */
+/* Return the number of a text in a list, from 1, ignoring the case of ASCII letters; 0 if it is not there. */
 int list_has(mc_list list, const uint8_t *at, int64_t size);
 
 /* Return the number of bytes of valid UTF-8 at the beginning of a text. */

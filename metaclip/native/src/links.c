@@ -30,8 +30,10 @@ static int equals_ignoring_case(const uint8_t *at, const char *other, int64_t si
 }
 
 int list_has(mc_list list, const uint8_t *at, int64_t size) {
+    int number = 0;
     for (const char *item = list.at; item < list.at + list.size; item += strlen(item) + 1) {
-        if ((int64_t)strlen(item) == size && equals_ignoring_case(at, item, size)) return 1;
+        number++;
+        if ((int64_t)strlen(item) == size && equals_ignoring_case(at, item, size)) return number;
     }
     return 0;
 }

@@ -14,7 +14,6 @@ typedef struct {
     const uint8_t *at, *end;
     mc_images *out;
     int titles;  /* whether titles are texts, too */
-    int signals; /* whether to collect what pages say about their use */
     int is_html, has_url;
     mc_span url, base;
 } scanner;
@@ -306,7 +305,7 @@ static int read_link(scanner *s, int images) {
         else if (IS(key, "url")) field = &url, bit = READ_URL;
         else if (IS(key, "alt")) field = &alt, bit = READ_ALT;
         else if (s->titles && IS(key, "title")) field = &title, bit = READ_TITLE;
-        else if (s->signals && IS(key, "rel") && accept(s, '"')) s->at--, field = &rel, bit = READ_REL;
+        else if (IS(key, "rel") && accept(s, '"')) s->at--, field = &rel, bit = READ_REL;
         if (!field) {
             TRY(skip_value(s));
             continue;
@@ -322,8 +321,8 @@ static int read_link(scanner *s, int images) {
         TRY(keep_string(s, title, texts + 1));
         return images_add(s->out, link, texts, 2, 0) ? NO_MEMORY : 0;
     }
-    if (!s->signals || !(is_license(rel.text) || is_creative_commons(url.text))) return 0;
-    return keep_signal(s, SIGNAL_LICENSE, rel, url);
+    if (!is_license(rel.text) && !is_creative_commons(url.text)) return 0;
+    return keep_signal(s, images ? SIGNAL_LINK : SIGNAL_LINK_IN_HEAD, rel, url);
 }
 
 static int read_links(scanner *s, int images) {
@@ -368,10 +367,10 @@ static int read_head(scanner *s) {
             ONCE(seen, 1u);
             TRY(read_value_string(s, &base));
             TRY(keep_string(s, base, &s->base));
-        } else if (s->signals && IS(key, "Metas")) {
+        } else if (IS(key, "Metas")) {
             ONCE(seen, 2u);
             TRY(read_metas(s));
-        } else if (s->signals && IS(key, "Link")) {
+        } else if (IS(key, "Link")) {
             ONCE(seen, 4u);
             TRY(read_links(s, 0));
         } else {
@@ -400,13 +399,17 @@ static int read_html(scanner *s) {
 
 /* Headers of the response; the values of one that was sent several times are an array. */
 static int read_headers(scanner *s) {
+    unsigned seen = 0;
     EACH_KEY(s, key) {
-        if (!list_has(s->out->rules->headers, key.at, key.size)) {
+        int number = list_has(s->out->rules->headers, key.at, key.size);
+        if (!number) {
             TRY(skip_value(s));
             continue;
         }
+        ONCE(seen, 1u << number);
         json_string name = {key, 0}, value;
         int is_array = accept(s, '[');
+        if (is_array && accept(s, ']')) continue;
         do {
             TRY(read_value_string(s, &value));
             TRY(keep_signal(s, SIGNAL_HEADER, name, value));
@@ -422,7 +425,7 @@ static int read_response(scanner *s) {
         if (IS(key, "HTML-Metadata")) {
             ONCE(seen, 1u);
             TRY(read_html(s));
-        } else if (s->signals && IS(key, "Headers")) {
+        } else if (IS(key, "Headers")) {
             ONCE(seen, 2u);
             TRY(read_headers(s));
         } else {
@@ -491,9 +494,9 @@ static int read_record(scanner *s) {
 
 /* Add the page of a WAT record, with its images. Return PAGE, OTHER if it describes no page, UNUSUAL or NO_MEMORY; then
    nothing is added. */
-MC_API int64_t mc_images_scan(mc_images *x, const uint8_t *json, int64_t begin, int64_t end, int64_t titles, int64_t signals) {
+MC_API int64_t mc_images_scan(mc_images *x, const uint8_t *json, int64_t begin, int64_t end, int64_t titles) {
     mc_sizes before = x->n;
-    scanner s = {.at = json + begin, .end = json + end, .out = x, .titles = (int)titles, .signals = (int)signals};
+    scanner s = {.at = json + begin, .end = json + end, .out = x, .titles = (int)titles};
     int failed = read_record(&s);
     if (!failed && s.is_html && s.url.size) {
         failed = images_end_page(x, s.url, s.base) ? NO_MEMORY : 0;
