@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterable
 from typing import Any, Final
 
 import msgspec
@@ -45,30 +44,47 @@ def read_wat_page(block: Buffer, settings: ExtractSettings = DEFAULTS) -> Page |
         if x.path == _IMG
     ]
     head = html.Head
-    metas = [(meta.name, meta.content) for meta in head.Metas] if head else []
-    links = [
-        [(link.rel, link.url) for link in some if link.path != _IMG]
-        for some in (head.Link if head else [], html.Links)
-    ]
-    signals = _signals(metas, _field(record, _RESPONSE).Headers, *links)
+    # Damage in these fields is no reason to lose the page: they are read as far as possible.
+    metas, in_head = (_decoded(head.Metas), _decoded(head.Link)) if head else (None, None)
+    links = [{"rel": _decoded(x.rel), "url": x.url} for x in html.Links if x.path != _IMG]
+    signals = _signals(metas, _decoded(_field(record, _RESPONSE).Headers), in_head, links)
     return Page(url, BaseUrl.of_page(url, _field(html, ("Head", "Base"))), images, signals=signals)
 
 
-def _signals(
-    metas: Iterable[tuple[str, str]],
-    headers: dict[str, Any],
-    head_links: Iterable[tuple[str, str]],
-    links: Iterable[tuple[str, str]],
-) -> list[Signal]:
-    """Return what a page says about its use; links are given as (rel, address)."""
-    found = [Signal(META, name, content) for name, content in metas if name]
-    for name, value in headers.items():
+def _decoded(raw: msgspec.Raw) -> Any:
+    """Decode a field whose bytes may be no UTF-8; None if there is none."""
+    data = bytes(raw)
+    try:
+        return json.loads(data.decode("utf-8", "replace"), strict=False) if data else None
+    except (ValueError, RecursionError):
+        return None
+
+
+def _signals(metas: Any, headers: Any, in_head: Any, links: Any) -> list[Signal]:
+    """Return what a page says about its use, of fields of a WAT that may hold anything."""
+    found = [
+        Signal(META, name, _text(meta.get("content")))
+        for meta in _objects(metas)
+        if (name := _text(meta.get("name")))
+    ]
+    for name, value in headers.items() if isinstance(headers, dict) else ():
         if name.isascii() and name.lower() in HEADERS:
             values = value if isinstance(value, list) else [value]
             found += [Signal(HEADER, name, text) for text in values if isinstance(text, str)]
-    for kind, some in ((LINK_IN_HEAD, head_links), (LINK, links)):
-        found += [Signal(kind, rel, url) for rel, url in some if rel or "creativecommons" in url.lower()]
+    for kind, some in ((LINK_IN_HEAD, in_head), (LINK, links)):
+        for link in _objects(some):
+            rel, url = _text(link.get("rel")), _text(link.get("url"))
+            if rel or "creativecommons" in url.lower():
+                found.append(Signal(kind, rel, url))
     return found
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 @functools.cache
@@ -82,14 +98,14 @@ def _decoder(titles: bool) -> Any:
         ]
         return msgspec.defstruct(name, optional)
 
-    texts = ("path", "url", "alt", "rel", *(("title",) if titles else ()))
-    link: Any = msgspec.defstruct("Link", [(key, str, "") for key in texts], gc=False)
-    meta: Any = msgspec.defstruct("Meta", [("name", str, ""), ("content", str, "")], gc=False)
+    raw: Any = msgspec.field(default_factory=msgspec.Raw)
+    texts = [(key, str, "") for key in ("path", "url", "alt", *(("title",) if titles else ()))]
+    link: Any = msgspec.defstruct("Link", [*texts, ("rel", msgspec.Raw, raw)], gc=False)
     many: Any = msgspec.field(default_factory=list)
-    in_head = [("Base", str | None, None), ("Metas", list[meta], many), ("Link", list[link], many)]
+    in_head = [("Base", str | None, None), ("Metas", msgspec.Raw, raw), ("Link", msgspec.Raw, raw)]
     head: Any = msgspec.defstruct("Head", in_head)
     html = msgspec.defstruct("Html", [("Head", head | None, None), ("Links", list[link], many)])
-    headers: Any = ("Headers", dict[str, Any], msgspec.field(default_factory=dict))
+    headers: Any = ("Headers", msgspec.Raw, raw)
     response: Any = msgspec.defstruct(
         "Response",
         [("HTML_Metadata", html | None, msgspec.field(default=None, name="HTML-Metadata")), headers],
@@ -122,38 +138,24 @@ def read_any_wat_page(block: Buffer, titles: bool = False) -> Page | None:
             value = value.get(key) if isinstance(value, dict) else None
         return value
 
-    def text(value: Any) -> str:
-        return value if isinstance(value, str) else ""
-
-    url, links = text(field(*_URI)), field(*_HTML, "Links")
+    url, links = _text(field(*_URI)), field(*_HTML, "Links")
     if not url or not isinstance(field(*_HTML), dict):
         return None
     images: list[Image] = [
         (
-            text(link.get("url")),
-            text(link.get("alt")),
-            tuple(filter(None, [text(link.get("title"))] * titles)),
+            _text(link.get("url")),
+            _text(link.get("alt")),
+            tuple(filter(None, [_text(link.get("title"))] * titles)),
             False,
         )
         for link in (links if isinstance(links, list) else ())
         if isinstance(link, dict) and link.get("path") == _IMG
     ]
-
-    def objects(value: Any) -> list[dict[str, Any]]:
-        return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
-
-    headers = field(*_RESPONSE, "Headers")
-    in_head, on_page = (
-        [
-            (text(link.get("rel")), text(link.get("url")))
-            for link in objects(some)
-            if link.get("path") != _IMG
-        ]
-        for some in (field(*_HTML, "Head", "Link"), links)
+    others = [link for link in _objects(links) if link.get("path") != _IMG]
+    signals = _signals(
+        field(*_HTML, "Head", "Metas"),
+        field(*_RESPONSE, "Headers"),
+        field(*_HTML, "Head", "Link"),
+        others,
     )
-    metas = [
-        (text(meta.get("name")), text(meta.get("content")))
-        for meta in objects(field(*_HTML, "Head", "Metas"))
-    ]
-    signals = _signals(metas, headers if isinstance(headers, dict) else {}, in_head, on_page)
-    return Page(url, BaseUrl.of_page(url, text(field(*_HTML, "Head", "Base"))), images, signals=signals)
+    return Page(url, BaseUrl.of_page(url, _text(field(*_HTML, "Head", "Base"))), images, signals=signals)

@@ -96,3 +96,13 @@ def test_half_a_surrogate_costs_its_pair_alone() -> None:
     page = read_wat_page(block)
     assert page is not None
     assert [alt for _, alt, _, _ in page.images] == ["one", "\ud83d", "three"]
+
+
+def test_damage_beside_the_images_costs_nothing() -> None:
+    """Bytes that are not UTF-8 in a header, a meta element or a rel cost neither the page nor its opt-out."""
+    links = [image("/1.jpg", "one"), {"path": "A@/href", "url": "/a", "rel": "HALF"}]
+    block = wat_block(URL, links, metas=[{"name": "robots", "content": "noai"}, {"name": "HALF"}], headers={"Server": "HALF"})
+    page = read_wat_page(block.replace(b"HALF", b"a\xff"))
+    assert page is not None
+    assert [link for link, *_ in page.images] == ["/1.jpg"]
+    assert ("robots", "noai") in [(signal.name, signal.value) for signal in page.signals]
