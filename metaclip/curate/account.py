@@ -17,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow.compute as pc
 
+from metaclip.curate.extracted import render_extraction
 from metaclip.curate.run import Run
 from metaclip.curate.settings import BALANCE_REASONS, MATCH_REASONS, REMOVED
 from metaclip.curate.threshold import tail_share
@@ -122,7 +123,7 @@ def make_account(run: Run) -> dict[str, Any]:
     }
     if REMOVED in match:
         result[REMOVED] = match[REMOVED]
-    combined = {"runs": match["runs"]} if "runs" in match else {}
+    combined: dict[str, Any] = {key: match[key] for key in ("runs", "extracted") if key in match}
     recipe = {**settings, "match": {**settings["match"], "metadata": match["list"]}}
     if varied:
         recipe["balance"] = {**settings["balance"], "weights": balance["t"]["weights"]}
@@ -252,6 +253,8 @@ def render(account: Mapping[str, Any]) -> str:
     lines += ["", "## Made from", ""]
     if "runs" in account:
         lines += [*render_runs(account["runs"]), ""]
+    if extracted := account.get("extracted"):
+        lines += [*(f"- {render_extraction(one)}" for one in extracted), ""]
     lines += ["| input | bytes | sha256 |", "|---|---:|---|"]
     shown = account["inputs"][:_SHOWN_INPUTS]
     lines += [f"| {escaped(item['name'])} | {item['size']:,} | `{item['sha256']}` |" for item in shown]
@@ -433,9 +436,16 @@ VARIED_FIELDS: Final[dict[str, str]] = {
 }
 """Further fields of an account, all of version 2, if t differs from entry to entry."""
 
-FIELDS: Final = RUN_FIELDS | REMOVED_FIELDS | COMBINED_FIELDS | VARIED_FIELDS
+EXTRACTED_FIELDS: Final[dict[str, str]] = {
+    "extracted[].ignore_noai": "boolean or null",
+    "extracted[].agents": "string or null",
+    "extracted[].funnel.<step>": "integer",
+}
+"""Further fields of an account of a pool that `metaclip extract` made."""
+
+FIELDS: Final = RUN_FIELDS | REMOVED_FIELDS | COMBINED_FIELDS | VARIED_FIELDS | EXTRACTED_FIELDS
 LATER: Final = frozenset(
-    {"removed", "funnel.removed", "classes", "runs", "balance.t_by", "digests.t", "top_entries.[].t"}
+    {"removed", "funnel.removed", "classes", "runs", "extracted", "balance.t_by", "digests.t", "top_entries.[].t"}
 )
 """Fields that were added within version 1, or are optional."""
 

@@ -27,6 +27,7 @@ import pyarrow.compute as pc
 
 from metaclip.arguments import PATH, ArrowTable, check_types, is_table
 from metaclip.curate.account import MEANING
+from metaclip.curate.extracted import read_extractions
 from metaclip.curate.inputs import (
     GROUP_BYTES,
     ChangedInput,
@@ -435,6 +436,7 @@ class _MatchStage:
             "counts_digest": counts_digest(counts.values),
             "funnel": funnel,
             "duplicates": {"uids": uids, "rows": repeats},
+            **({"extracted": extracted} if (extracted := read_extractions(self.inputs.files)) else {}),
             "lost": lost,
             "wanted": len({shard.file_index for shard in self.inputs.shards} | self.inputs.broken.keys()),
             "shards": [
