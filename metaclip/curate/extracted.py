@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from metaclip.errors import MetaclipError
-from metaclip.extract.opt_outs import OPT_OUTS
 from metaclip.pool.files import PoolFile
 from metaclip.storage.files import as_path, read_json
 
@@ -46,6 +45,8 @@ def read_extractions(files: Iterable[PoolFile]) -> list[dict[str, Any]]:
 
 def render_extraction(extracted: Mapping[str, Any]) -> str:
     """Return a line of Markdown about an extraction."""
+    from metaclip.extract.opt_outs import OPT_OUTS
+
     funnel = extracted["funnel"]
     seen = f"extracted from a crawl: {funnel.get('images_seen', 0):,} images, {funnel.get('pairs', 0):,} pairs"
     if extracted["ignore_noai"] is None:

@@ -101,7 +101,12 @@ def test_half_a_surrogate_costs_its_pair_alone() -> None:
 def test_damage_beside_the_images_costs_nothing() -> None:
     """Bytes that are not UTF-8 in a header, a meta element or a rel cost neither the page nor its opt-out."""
     links = [image("/1.jpg", "one"), {"path": "A@/href", "url": "/a", "rel": "HALF"}]
-    block = wat_block(URL, links, metas=[{"name": "robots", "content": "noai"}, {"name": "HALF"}], headers={"Server": "HALF"})
+    block = wat_block(
+        URL,
+        links,
+        metas=[{"name": "robots", "content": "noai"}, {"name": "HALF"}],
+        headers={"Server": "HALF"},
+    )
     page = read_wat_page(block.replace(b"HALF", b"a\xff"))
     assert page is not None
     assert [link for link, *_ in page.images] == ["/1.jpg"]

@@ -33,6 +33,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -57,6 +58,7 @@ from metaclip import (
 from metaclip.card.removal.removed_list import apply_removal
 from metaclip.card.verify import verify
 from metaclip.engine.local import Local
+from metaclip.extract import extract_file
 from metaclip.metadata import build
 from metaclip.reshard.subset import Subset
 from tests import crawls, dumps
@@ -142,6 +144,14 @@ def tar_files() -> Files:
 def crawl_files() -> Files:
     """A WAT and a WARC, in gzip members and in one."""
     wats = [crawls.photos(10 * i, 4) for i in range(8)]
+    links = [
+        crawls.image("../a b.jpg?x#y", "a \\ \"dog\"\n é", "title"), crawls.image("//cdn.example/\u017f.svg", "x"), crawls.image("data:,x", "猫"),
+        {"path": "A@/href", "url": "//creativecommons.org/licenses/by/4.0/", "rel": "license"}, {"path": "A@/href", "url": "/b", "text": "b"},
+    ]  # fmt: skip
+    for i, base in enumerate((None, "/base/", "https://[x")):
+        said = {"X-Robots-Tag": ["noindex", "otherbot: noai"], "Server": "x"}
+        metas = [{"name": "robots", "content": "noml"}] * (i == 1)
+        wats.append(crawls.wat(f"https://e.example/p/{i}?q", links, base, metas=metas, headers=said))
     pages = [
         crawls.response(
             f"https://e.example/{i}",
@@ -153,7 +163,7 @@ def crawl_files() -> Files:
     return {
         "a.warc.wat.gz": crawls.packed(wats), "a.warc.gz": crawls.packed(pages),
         "b.warc.wat.gz": gzip.compress(b"".join(wats), mtime=0), "b.warc.gz": gzip.compress(b"".join(pages), mtime=0),
-        "wat.paths.gz": gzip.compress(b"a.warc.wat.gz\nb.warc.wat.gz\n", mtime=0),
+        "c.warc.wat": b"".join(wats), "wat.paths.gz": gzip.compress(b"a.warc.wat.gz\nb.warc.wat.gz\n", mtime=0),
     }  # fmt: skip
 
 
@@ -416,9 +426,14 @@ def check_crawl(path: Path, out: Path, rng: Random) -> None:
     )
     made = extract(path, out=out / "pool", settings=settings, options=OPTIONS)
     funnel = made.funnel
+    with mock.patch.object(extract_file, "load", return_value=None):
+        plain = extract(path, out=out / "plain", settings=settings, options=OPTIONS)
+    assert (plain.funnel, plain.record["records"]) == (funnel, made.record["records"])
+    for file in plain.path.glob("*.parquet"):
+        assert pq.read_table(file).equals(pq.read_table(made.path / file.name))
     rows = [pq.read_table(file) for file in made.path.glob("*.parquet")]
     assert sum(map(len, rows)) == funnel["pairs"], funnel
-    assert funnel["images_seen"] >= funnel["candidates"] >= funnel["pairs"], funnel
+    assert funnel["images_seen"] + funnel["more_texts"] == funnel["candidates"] >= funnel["pairs"], funnel
     for table in rows:
         table.validate(full=True)
 
