@@ -3,7 +3,9 @@
 A crawl is given as paths, folders, globs, addresses, or lists of these (``wat.paths.gz``), local or in anything that fsspec
 opens. An address is not requested before it is read: a crawl has 90,000.
 
-A remote file is read in blocks of 8 MiB, one request each. A request of a web server that fails is tried eight times, after 1,
+A remote file is read in blocks of 8 MiB, one request each, of which four are under way while the earlier ones are extracted:
+one connection is slower than one core (`tests/bench/bench_remote`). They take 40 MiB of memory.
+A request of a web server that fails is tried eight times, after 1,
 2, 4, ... 60 s, unless the answer says that the file will never be there; the client of a store has its own retries.
 """
 
@@ -19,6 +21,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+from fsspec.spec import AbstractBufferedFile
+
 from metaclip.errors import BrokenInput, MetaclipError, StoreError, one_line
 from metaclip.extract.settings import ExtractSettings
 from metaclip.pool.columns import is_utf8
@@ -26,9 +30,11 @@ from metaclip.pool.files import Paths, list_paths
 from metaclip.storage.files import as_path, decode_utf8, gunzip, is_remote, read_bytes
 from metaclip.storage.object_store import opened_store, refuse_secrets
 from metaclip.storage.retries import RetryPolicy
+from metaclip.storage.threads import map_ordered
 from metaclip.storage.web import WebFileSystem
 
 _REMOTE_BLOCK: Final = 1 << 23
+_BLOCKS_AHEAD: Final = 4
 _LOCAL_BLOCK: Final = 1 << 20
 _LISTS: Final = (".paths", ".paths.gz")
 RETRY: Final = RetryPolicy(tries=8, longest_wait=60.0)
@@ -182,7 +188,7 @@ class CrawlFileReader:
         path = self.file.path
         try:
             with _open(path) if self.file.remote else open(path, "rb") as file:
-                while block := file.read(_REMOTE_BLOCK if self.file.remote else _LOCAL_BLOCK):
+                for block in _read_ahead(file) if self.file.remote else _read_blocks(file, _LOCAL_BLOCK):
                     self._digest.update(block)
                     self.size += len(block)
                     yield block
@@ -191,6 +197,27 @@ class CrawlFileReader:
         except OSError as error:
             hint = "check the path" if self.file.remote else "mend it and run the same command again"
             raise BrokenInput(f"{path} cannot be read ({one_line(error, 160)}); {hint}") from None
+
+
+def _read_blocks(file: Any, size: int) -> Iterator[bytes]:
+    while block := file.read(size):
+        yield block
+
+
+def _read_ahead(file: Any) -> Iterator[bytes]:
+    """Yield the blocks of a remote file, with several requests under way; of one without ranges, what is downloaded."""
+    size = getattr(file, "size", None)
+    if not isinstance(file, AbstractBufferedFile) or not size:
+        yield from _read_blocks(file, _REMOTE_BLOCK)
+        return
+    with contextlib.closing(
+        map_ordered(
+            lambda begin: bytes(file._fetch_range(begin, min(begin + _REMOTE_BLOCK, size))),
+            range(0, size, _REMOTE_BLOCK),
+            _BLOCKS_AHEAD,
+        )
+    ) as blocks:
+        yield from blocks
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -141,10 +142,24 @@ def test_an_address_is_read_by_ranges(crawl: Path) -> None:
     with served(crawl) as (address, requests):
         data, _ = read(CrawlFile("a", address + "a.warc.gz"))
     assert data == DATA
-    assert [headers["Range"] for *_, headers in requests] == [
-        "bytes=0-0", *(f"bytes={begin}-{begin + 49_999}" for begin in range(0, 300_000, 50_000))
-    ]  # fmt: skip
+    first, *others = [headers["Range"] for *_, headers in requests]
+    assert first == "bytes=0-0"
+    assert sorted(others) == sorted(
+        f"bytes={begin}-{begin + 49_999}" for begin in range(0, 300_000, 50_000)
+    )
     assert {headers["User-Agent"] for *_, headers in requests} == {f"metaclip/{__version__}"}
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_blocks_are_requested_ahead(crawl: Path) -> None:
+    """While a block is extracted, the next four are requested, and no more, in whatever order they arrive."""
+    with served(crawl, lambda request, n: time.sleep(0.05 * (n % 3))) as (address, requests):
+        reader = CrawlFileReader(CrawlFile("a", address + "a.warc.gz"))
+        blocks = reader.blocks()
+        first = next(blocks)
+        time.sleep(0.5)
+        assert 1 + 4 <= len(requests) <= 1 + 5
+        assert first + b"".join(blocks) == DATA
 
 
 @pytest.mark.usefixtures("small_blocks")
