@@ -226,11 +226,11 @@ class ImageBatch:
                     )
                 )
 
-    def _base(self, page: int) -> BaseUrl:
-        """Return the base of a page."""
-        if page not in self._bases:
-            self._bases[page] = BaseUrl(self._strings(_Strings.PAGE_URL, np.array([page]))[0].as_py())
-        return self._bases[page]
+    def _split_bases(self, pages: Iterable[int]) -> None:
+        """Split the bases of further pages in Python."""
+        left = np.array(sorted(set(pages) - self._bases.keys()), np.int64)
+        urls = self._strings(_Strings.PAGE_URL, left).to_pylist()
+        self._bases |= zip(left.tolist(), map(BaseUrl, urls), strict=True)
 
     def _decide(self, first: int, end: int, mark: int) -> int:
         """Judge the images in [first, end) that the library did not; return the end, or an earlier one if they get large."""
@@ -239,12 +239,14 @@ class ImageBatch:
         if not len(rows):
             return end
         pages = self._numbers(_Numbers.IMAGE_PAGE, first, end)
-        pixels = self._numbers(_Numbers.IMAGE_PIXEL, first, end)
-        links = self._strings(_Strings.LINK, rows).cast(pa.large_binary())
-        for row, encoded in zip(rows.tolist(), links, strict=True):
-            link = encoded.as_py().decode("utf-8", "surrogatepass")
-            url = self._base(int(pages[row - first])).resolve(link)
-            reason = self._filters.url_reason(link, url, bool(pixels[row - first]))
+        pages = pages[rows - first].tolist()
+        pixels = self._numbers(_Numbers.IMAGE_PIXEL, first, end)[rows - first].tolist()
+        links = self._strings(_Strings.LINK, rows).cast(pa.large_binary()).to_pylist()
+        self._split_bases(pages)
+        for row, page, is_pixel, encoded in zip(rows.tolist(), pages, pixels, links, strict=True):
+            link = encoded.decode("utf-8", "surrogatepass")
+            url = self._bases[page].resolve(link)
+            reason = self._filters.url_reason(link, url, bool(is_pixel))
             kept = (
                 (url, clean_url(url), host_of(url))
                 if url is not None and reason is None
@@ -281,12 +283,16 @@ class ImageBatch:
             urls = self._strings(_Strings.PAGE_URL, np.arange(sizes.pages)).to_pylist()
             for i, page in self._pages.items():
                 urls[i] = page.url
+        has_license = [
+            i for i, said in signals.items() if any(one.kind in (LINK_IN_HEAD, LINK) for one in said)
+        ]
+        self._split_bases(has_license)
+        for i in has_license:
+            licenses[i] = license_of(signals[i], self._bases[i])
         for i in range(sizes.pages) if urls else signals:
             said = signals.get(i, ())
             if reason := filters.page_reason(urls[i] if urls else "", said):
                 reasons[i] = _CODES[reason]
-            if any(signal.kind in (LINK_IN_HEAD, LINK) for signal in said):
-                licenses[i] = license_of(said, self._base(i))
         return reasons, pa.array(licenses, pa.string())
 
     def _list_reasons(self, images: Numbers, urls: pa.Array, page_reasons: Numbers) -> Numbers:

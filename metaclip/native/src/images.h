@@ -15,7 +15,7 @@ enum {
 
 typedef struct {
     mc_span url, base;      /* as the page gives them; base: that of <base>, empty if there is none */
-    mc_span root, folder;   /* what precedes links that begin with a slash, and others; empty: Python resolves the links */
+    mc_span root, folder;   /* what precedes links that begin with a slash, and others; empty: Python resolves them */
     uint32_t scheme;        /* the number of bytes of the root before the colon */
     uint32_t needs_python;   /* the url or <base> is not simple, and Python has not set root and folder yet */
 } mc_page;

@@ -42,11 +42,11 @@ MC_INLINE mc_text text_of(const mc_images *x, mc_span span) { return (mc_text){x
 
 /* ---- bases ---- */
 
-/* Split a simple url: http or https, a host, perhaps a port, and a path without "//", "/." and blanks. */
+/* Split a url: http or https, a host, perhaps a port. Without a simple path (no "//", "/." and blanks, ASCII) it has no folder. */
 static void split_base(mc_images *x, mc_page *page, mc_span span) {
     mc_text url = text_of(x, span);
     int64_t scheme = STARTS(url, "https://") ? 5 : STARTS(url, "http://") ? 4 : 0, at = scheme + 3, host = at;
-    if (!scheme || !is_ascii(url)) return;
+    if (!scheme) return;
     while (at < url.size && (is_letter_or_digit(url.at[at]) || (url.at[at] && strchr("._-", url.at[at])))) at++;
     if (at == host) return;
     if (at + 1 < url.size && url.at[at] == ':' && url.at[at + 1] >= '0' && url.at[at + 1] <= '9') {
@@ -54,16 +54,17 @@ static void split_base(mc_images *x, mc_page *page, mc_span span) {
     }
     int64_t root = at, folder = at;
     if (at < url.size && url.at[at] != '/' && url.at[at] != '?' && url.at[at] != '#') return;
+    page->root = (mc_span){span.start, (uint32_t)root};
+    page->scheme = (uint32_t)scheme;
+    page->needs_python = 0;
+    if (!is_ascii(url)) return;
     for (; at < url.size && url.at[at] != '?' && url.at[at] != '#'; at++) {
         if (is_space(url.at[at])) return;
         if (url.at[at] != '/') continue;
         if (at + 1 < url.size && (url.at[at + 1] == '/' || url.at[at + 1] == '.')) return;
         folder = at + 1;
     }
-    page->root = (mc_span){span.start, (uint32_t)root};
     page->folder = (mc_span){span.start, (uint32_t)folder};
-    page->scheme = (uint32_t)scheme;
-    page->needs_python = 0;
 }
 
 /* Split the bases of all pages; those that are not simple, and those of a <base>, are left to Python. */
@@ -128,10 +129,10 @@ static int resolve(mc_images *x, mc_image *image, int *decided) {
     if (STARTS(link, "http://") || STARTS(link, "https://")) return 0;
     if (STARTS(link, "data:") && link.size > 5 && (link.at[5] == 0 || !strchr("/\t\n\r", link.at[5]))) return 0;
     *decided = 0;
-    if (!page->folder.size) return 0;
+    if (!page->root.size) return 0;
     mc_span before = page->folder;
     int64_t skip = 0;
-    while (skip < link.size && link.at[skip] == '.') { /* ./ and ../ */
+    while (before.size && skip < link.size && link.at[skip] == '.') { /* ./ and ../ */
         int up = skip + 1 < link.size && link.at[skip + 1] == '.';
         if (skip + up + 1 >= link.size || link.at[skip + up + 1] != '/') return 0;
         skip += up + 2;
@@ -141,7 +142,7 @@ static int resolve(mc_images *x, mc_image *image, int *decided) {
     }
     link = (mc_text){link.at + skip, link.size - skip};
     int kind = kind_of_link(link);
-    if (kind == NOT_SIMPLE || (skip && kind != FROM_FOLDER)) return 0;
+    if (kind == NOT_SIMPLE || (skip && kind != FROM_FOLDER) || (kind == FROM_FOLDER && !page->folder.size)) return 0;
     if (kind == FROM_ROOT) before = page->root;
     if (kind == OTHER_HOST) before = (mc_span){page->root.start, page->scheme + 1};
     int slash = kind == FROM_FOLDER && before.size == page->root.size; /* a base without a path */

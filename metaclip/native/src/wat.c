@@ -264,6 +264,20 @@ static int keep_string(scanner *s, json_string string, mc_span *span) {
     return 0;
 }
 
+/* Return whether a value may hold noai, noimageai, noimageindex or noml: hardly any does, and "index, follow" is common. */
+static int may_opt_out(json_string value) {
+    const uint8_t *at = value.text.at;
+    for (int64_t i = 0; i + 4 <= value.text.size; i++) {
+        if (lower(at[i]) != 'n' || lower(at[i + 1]) != 'o') continue;
+        uint8_t a = lower(at[i + 2]), b = lower(at[i + 3]);
+        if ((a == 'a' && b == 'i') || (a == 'i' && b == 'm') || (a == 'm' && b == 'l')) return 1;
+    }
+    return value.escaped;
+}
+
+/* Return whether a name says by itself what the value means: tdm-reservation. */
+static int is_reservation(mc_text name) { return list_has((mc_list){"tdm-reservation", 16}, name.at, name.size); }
+
 static int keep_signal(scanner *s, uint32_t kind, json_string name, json_string value) {
     mc_span names, values;
     TRY(keep_string(s, name, &names));
@@ -347,7 +361,7 @@ static int read_meta(scanner *s) {
         TRY(read_value_string(s, field));
     }
     if (name.escaped || !list_has(s->out->rules->meta_names, name.text.at, name.text.size)) return name.escaped ? UNUSUAL : 0;
-    return keep_signal(s, SIGNAL_META, name, content);
+    return may_opt_out(content) || is_reservation(name.text) ? keep_signal(s, SIGNAL_META, name, content) : 0;
 }
 
 static int read_metas(scanner *s) {
@@ -412,7 +426,7 @@ static int read_headers(scanner *s) {
         if (is_array && accept(s, ']')) continue;
         do {
             TRY(read_value_string(s, &value));
-            TRY(keep_signal(s, SIGNAL_HEADER, name, value));
+            if (may_opt_out(value) || is_reservation(key)) TRY(keep_signal(s, SIGNAL_HEADER, name, value));
         } while (is_array && accept(s, ','));
         if (is_array) TRY(expect(s, ']'));
     }
