@@ -1,6 +1,6 @@
 """Writes the parquet files of a pool.
 
-Memory: 131,072 pairs as Arrow batches.
+Memory: a row group, of 131,072 pairs or little more than 64 MiB.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ PAIRS: Final = pa.schema(
 SCHEMA: Final = PAIRS.append(pa.field("source_file", pa.string()))
 """The columns of a pool that extract writes."""
 GROUP_ROWS: Final = 1 << 17
+_GROUP_BYTES: Final = 1 << 26
+"""Bytes after which a row group ends before it has `GROUP_ROWS` rows: 500 per pair, where real ones have 250."""
 
 
 def write_pairs(path: Path, source_file: str, batches: Iterator[pa.RecordBatch]) -> int:
@@ -53,7 +55,7 @@ def write_pairs(path: Path, source_file: str, batches: Iterator[pa.RecordBatch])
                 held += len(taken)
                 written += len(taken)
                 batch = batch[len(taken) :]
-                if held == GROUP_ROWS:
+                if held == GROUP_ROWS or sum(one.get_total_buffer_size() for one in group) > _GROUP_BYTES:
                     write_group()
                     group, held = [], 0
         if group:
@@ -81,12 +83,13 @@ def copy_without_rows(source: Path, path: Path, rows: npt.NDArray[np.int64]) -> 
         if parquet.metadata.num_rows == len(rows):
             return 0
         with atomic_write(path) as temporary, _open_parquet(temporary) as writer:
-            for batch in parquet.iter_batches(GROUP_ROWS, use_threads=False):
-                begin, end = np.searchsorted(rows, [first, first + len(batch)])
-                mask = np.ones(len(batch), np.bool_)
+            for number in range(parquet.num_row_groups):
+                group = parquet.read_row_group(number, use_threads=False)
+                begin, end = np.searchsorted(rows, [first, first + len(group)])
+                mask = np.ones(len(group), np.bool_)
                 mask[rows[begin:end] - first] = False
-                first += len(batch)
-                left = batch.filter(pa.array(mask))
+                first += len(group)
+                left = group.filter(pa.array(mask))
                 kept += len(left)
-                writer.write_table(pa.Table.from_batches([left], SCHEMA), row_group_size=GROUP_ROWS)
+                writer.write_table(left, row_group_size=GROUP_ROWS)
     return kept

@@ -10,6 +10,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -18,6 +19,7 @@ from metaclip.extract.crawl_files import find_crawl_files
 from metaclip.extract.extract import EXTRACT
 from metaclip.extract.extract_file import RECORD_REASONS, ExtractStep
 from metaclip.extract.filters import REASONS
+from metaclip.extract.pool_writer import copy_without_rows
 from metaclip.extract.settings import ExtractSettings, read_lists
 from metaclip.extract.warc_records import LOSSES
 from metaclip.stage.folder import Folder
@@ -142,6 +144,21 @@ def test_the_step_can_be_sent_to_workers() -> None:
     assert copy.stage.path == stage.path
     assert "filters" not in copy.__dict__
     assert copy.filters.words.match_text("bad dog")
+
+
+def test_long_addresses_make_small_row_groups(tmp_path: Path) -> None:
+    """Memory does not grow with the length of addresses: a row group ends after 64 MiB, in the file of pairs and in the pool."""
+    url = "https://e.org/" + "a" * 8000 + "/"
+    page = wat(url, [image(f"{i}.jpg", f"text {i}") for i in range(10_000)])
+    _, rows = made(tmp_path, page)
+    path = next((tmp_path / "out").rglob("000000.parquet"))
+    assert len(rows) == 10_000
+    assert copy_without_rows(path, tmp_path / "pool.parquet", np.array([1, 9_999])) == 9_998
+    for file in (path, tmp_path / "pool.parquet"):
+        groups = pq.read_metadata(file)
+        assert 2 <= groups.num_row_groups <= 10
+    left = pq.read_table(tmp_path / "pool.parquet")["text"].to_pylist()
+    assert left == [f"text {i}" for i in range(9_999) if i != 1]
 
 
 # Real pages -----------------------------------------------------------------------------------------------------------
