@@ -46,9 +46,20 @@ def read_wat_page(block: Buffer, settings: ExtractSettings = DEFAULTS) -> Page |
     head = html.Head
     # Damage in these fields is no reason to lose the page: they are read as far as possible.
     metas, in_head = (_decoded(head.Metas), _decoded(head.Link)) if head else (None, None)
-    links = [{"rel": _decoded(x.rel), "url": x.url} for x in html.Links if x.path != _IMG]
+    data = bytes(block).lower()
+    may_have_licenses = b"license" in data or b"creativecommons" in data or b"\\" in data
+    links = [
+        {"rel": _decoded(x.rel), "url": x.url}
+        for x in (html.Links if may_have_licenses else ())
+        if x.path != _IMG and _may_be_license(bytes(x.rel), x.url)
+    ]
     signals = _signals(metas, _decoded(_field(record, _RESPONSE).Headers), in_head, links)
     return Page(url, BaseUrl.of_page(url, _field(html, ("Head", "Base"))), images, signals=signals)
+
+
+def _may_be_license(rel: bytes, url: str) -> bool:
+    """Return whether a link may lead to a licence, without decoding its `rel`."""
+    return b"license" in rel.lower() or b"\\" in rel or "creativecommons" in url.lower()
 
 
 def _decoded(raw: msgspec.Raw) -> Any:

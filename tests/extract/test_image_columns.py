@@ -186,6 +186,25 @@ def test_what_the_library_reads(block: bytes, found: bool | None) -> None:
     assert ImageBatch(load(), BARE, Counter()).scan(wat_record(block)) is found
 
 
+def test_licences_written_with_escapes() -> None:
+    """Escapes in the rel or the address of a link hide no licence from the library."""
+    links = [
+        {"path": "A@/href", "url": "https://creativecommons.org/licenses/by/4.0/"},
+        image("/1.jpg", "one"),
+    ]
+    slashes = wat_block("https://e.org/", links).replace(b"https://creative", b"https:\\/\\/creative")
+    named = wat_block(
+        "https://e.org/", [{"path": "A@/href", "url": "/terms", "rel": "license"}, links[1]]
+    )
+    records = [wat_record(slashes), wat_record(named.replace(b'"license"', b'"l\\u0069cense"'))]
+    found = columns(list(records), BARE)
+    assert found == plain(pages_of(records), BARE)
+    assert [row["license"] for row in found[0]] == [
+        "https://creativecommons.org/licenses/by/4.0/",
+        "https://e.org/terms",
+    ]
+
+
 def test_the_numbers_of_reasons() -> None:
     """The library numbers the first reasons as `REASONS` orders them."""
     source = (Path(image_columns.__file__).parents[1] / "native" / "src" / "images.h").read_text()

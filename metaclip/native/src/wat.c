@@ -335,7 +335,7 @@ static int read_link(scanner *s, int images) {
         TRY(keep_string(s, title, texts + 1));
         return images_add(s->out, link, texts, 2, 0) ? NO_MEMORY : 0;
     }
-    if (!is_license(rel.text) && !is_creative_commons(url.text)) return 0;
+    if (!rel.escaped && !url.escaped && !is_license(rel.text) && !is_creative_commons(url.text)) return 0;
     return keep_signal(s, images ? SIGNAL_LINK : SIGNAL_LINK_IN_HEAD, rel, url);
 }
 
