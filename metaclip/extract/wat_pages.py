@@ -47,7 +47,7 @@ def read_wat_page(block: Buffer, settings: ExtractSettings = DEFAULTS) -> Page |
     # Damage in these fields is no reason to lose the page: they are read as far as possible.
     metas, in_head = (_decoded(head.Metas), _decoded(head.Link)) if head else (None, None)
     data = bytes(block).lower()
-    may_have_licenses = b"license" in data or b"creativecommons" in data or b"\\" in data
+    may_have_licenses = b"license" in data or b"creativecommons" in data or b"\\u" in data
     links = [
         {"rel": _decoded(x.rel), "url": x.url}
         for x in (html.Links if may_have_licenses else ())
