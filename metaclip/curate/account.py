@@ -445,7 +445,16 @@ EXTRACTED_FIELDS: Final[dict[str, str]] = {
 
 FIELDS: Final = RUN_FIELDS | REMOVED_FIELDS | COMBINED_FIELDS | VARIED_FIELDS | EXTRACTED_FIELDS
 LATER: Final = frozenset(
-    {"removed", "funnel.removed", "classes", "runs", "extracted", "balance.t_by", "digests.t", "top_entries.[].t"}
+    {
+        "removed",
+        "funnel.removed",
+        "classes",
+        "runs",
+        "extracted",
+        "balance.t_by",
+        "digests.t",
+        "top_entries.[].t",
+    }
 )
 """Fields that were added within version 1, or are optional."""
 
