@@ -137,8 +137,8 @@ def one_more(values: Any) -> Any:
 
 
 BAD: list[tuple[str, Callable[[Path], Any], str]] = [
-    ("unfinished", lambda r: edit(r / "manifest.json", lambda m: m.pop("stages")), "is not finished; run the same command again"),
-    ("no manifest", lambda r: (r / "manifest.json").unlink(), "is not finished; run the same command again"),
+    ("unfinished", lambda r: edit(r / "manifest.json", lambda m: m.pop("stages")), "is not finished; run the command that began it again"),
+    ("no manifest", lambda r: (r / "manifest.json").unlink(), "is not finished; run the command that began it again"),
     ("not balanced", lambda r: edit(r / "manifest.json", lambda m: m["stages"].pop("balance")), "is matched but not balanced; run: metaclip balance"),
     ("no account", lambda r: (r / "card.json").unlink(), "card.json is gone or damaged"),
     ("half an account", lambda r: (r / "card.json").write_text("{"), "card.json is gone or damaged"),
