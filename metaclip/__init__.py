@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from metaclip.errors import LostInputs, MetaclipError
     from metaclip.extract.extract import extract
     from metaclip.extract.settings import ExtractSettings
+    from metaclip.inspect.inspect import inspect
+    from metaclip.inspect.settings import InspectSettings
     from metaclip.matching import Counts
     from metaclip.matching.matcher import Matcher
     from metaclip.matching.text_rule import TextRule
@@ -50,6 +52,7 @@ _HOMES: Final = {
     "Card": "metaclip.card.publish",
     "Counts": "metaclip.matching",
     "ExtractSettings": "metaclip.extract.settings",
+    "InspectSettings": "metaclip.inspect.settings",
     "LostInputs": "metaclip.errors",
     "MatchSettings": "metaclip.curate.settings",
     "Matcher": "metaclip.matching.matcher",
@@ -65,6 +68,7 @@ _HOMES: Final = {
     "curate": "metaclip.curate.curate",
     "explain": "metaclip.curate.explain",
     "extract": "metaclip.extract.extract",
+    "inspect": "metaclip.inspect.inspect",
     "lint": "metaclip.metadata.lint",
     "match": "metaclip.curate.match",
     "plan": "metaclip.curate.plan",
@@ -76,6 +80,7 @@ __all__ = [
     "Card",
     "Counts",
     "ExtractSettings",
+    "InspectSettings",
     "LostInputs",
     "MatchSettings",
     "Matcher",
@@ -92,6 +97,7 @@ __all__ = [
     "curate",
     "explain",
     "extract",
+    "inspect",
     "lint",
     "match",
     "plan",

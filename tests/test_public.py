@@ -21,8 +21,8 @@ import metaclip
 
 ROOT = Path(__file__).parents[1]
 PUBLIC = [
-    "Balancer", "Card", "Counts", "ExtractSettings", "LostInputs", "MatchSettings", "Matcher", "MetaclipError", "Metadata", "Ray",
-    "Run", "RunOptions", "TextRule", "__version__", "balance", "build", "card", "curate", "explain", "extract", "lint",
+    "Balancer", "Card", "Counts", "ExtractSettings", "InspectSettings", "LostInputs", "MatchSettings", "Matcher", "MetaclipError", "Metadata", "Ray",
+    "Run", "RunOptions", "TextRule", "__version__", "balance", "build", "card", "curate", "explain", "extract", "inspect", "lint",
     "match", "plan", "reshard",
 ]  # fmt: skip
 SIGNATURES = Path(__file__).with_name("public_signatures.txt")

@@ -22,6 +22,7 @@ VERBS: Final = {
     "build": "Build a query list from WordNet, Wikipedia etc., by a recipe.",
     "lint": "Check a query list for entries that can never match.",
     "extract": "Extract a pool of pairs from the WAT and WARC files of a crawl.",
+    "inspect": "Look at downloaded images: hashes, duplicates, evaluation sets.",
     "curate": "Match and balance a pool, and write its account, in one go.",
     "plan": "Estimate what curating a pool takes, from a few shards.",
     "match": "Find the entries of a query list in a pool, and count them.",

@@ -180,16 +180,24 @@ def run_options(flags: Mapping[str, Any]) -> Iterator[Any]:
 
 def read_recipe(path: str | None) -> dict[str, dict[str, Any]]:
     """Read the tables of a recipe; paths in it are relative to its folder. Without a recipe all tables are empty."""
-    made: dict[str, dict[str, Any]] = {"extract": {}, "match": {}, "balance": {}}
+    made: dict[str, dict[str, Any]] = {name: {} for name in ("extract", "inspect", "match", "balance")}
     if path is None:
         return made
     from metaclip import recipe
     from metaclip.curate.settings import BalanceSettings, MatchSettings
     from metaclip.extract.settings import LIST_SETTINGS, ExtractSettings
+    from metaclip.inspect.settings import InspectSettings
 
     tables = recipe.read(path)
     recipe.tables(
-        tables, path, {"extract": ExtractSettings, "match": MatchSettings, "balance": BalanceSettings}
+        tables,
+        path,
+        {
+            "extract": ExtractSettings,
+            "inspect": InspectSettings,
+            "match": MatchSettings,
+            "balance": BalanceSettings,
+        },
     )
     made |= {name: dict(table) for name, table in tables.items()}
     for table, key in (

@@ -47,6 +47,7 @@ VERBS = {
         "--max-text", "--memory", "--min-lang-score", "--min-text", "--opt-out", "--part", "--prefix", "--recipe", "--sample",
         "--seed", "--srcset", "--titles",
     } | WORK,
+    "inspect": {"TARS", "--part", "--recipe", "--text-column", "--uid-column", "--url-column"} | WORK,
     "curate": {"POOL", "--allow-lost"} | MATCH | BALANCE | WORK,
     "plan": {"POOL", "--help", "--json", "--pairs", "--seed", "--shards", "--workers", "-h"} | MATCH | ENGINE,
     "match": {"POOL", "--part"} | MATCH | WORK,

@@ -25,6 +25,7 @@ ORDER = (
     ("curate",),
     ("reshard",),
     ("training",),
+    ("inspect",),
     ("card",),
     ("cli", "__init__", "__main__"),
 )

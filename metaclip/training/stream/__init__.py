@@ -10,6 +10,7 @@
 sample_order     the order of an epoch in pages of samples, a pure function of seed and epoch
 page_schedule    which worker takes which page, what has been consumed, and how that is saved and resumed
 stream           tars in an order, and which of their samples are kept
+decode           images and texts decoded, or the reason why not
 reader           the samples of a page: read, kept, decoded; or the reason why not
 worker_batches   the batches that each worker makes
 loader           batches by torch's DataLoader, and the state after each

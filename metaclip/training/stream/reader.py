@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import io
-import json
 import multiprocessing
 import os
 import random
@@ -31,12 +29,11 @@ from metaclip.reshard.index import FLAWS, TXT, Index, open_index
 from metaclip.reshard.subset import Subset
 from metaclip.storage.files import is_remote
 from metaclip.storage.object_store import file_system
+from metaclip.training.stream.decode import MAX_BYTES, OVERSIZED, decode_image, parse_texts
 from metaclip.training.stream.sample_order import Ints
 from metaclip.training.stream.stream import Stream
 
-MAX_BYTES: Final = 1 << 26
 _OPEN_TARS: Final = 32  # an order mixes 16 at a time
-_FORMATS: Final = ("JPEG", "PNG", "WEBP")
 _TRANSFORM: Final = (
     0xA0761D6478BD642F  # separates the draws of the transform from others of the same sample and epoch
 )
@@ -171,23 +168,10 @@ class Reader:
         self, item: _Item, held: dict[int, bytes], uid: npt.NDArray[np.uint64], epoch: int
     ) -> tuple[str | None, str]:
         """Return a sample's text in this epoch, or the reason why there is none."""
-        field = item.tar.index.text
-        data = _read(item, item.text_span, held)
-        try:
-            if field == TXT:
-                return data.decode(), ""
-            value = json.loads(data)[field]
-            texts = (
-                [text for text in value if isinstance(text, str)] if isinstance(value, list) else [value]
-            )
-        except UnicodeDecodeError:
-            return None, "invalid_utf8"
-        except (KeyError, TypeError, ValueError):
-            return None, "missing_text"
-        if not texts or texts == [None]:
-            return None, "missing_text"
-        text = texts[choice(self._seed, epoch, _number(uid), len(texts)) if len(texts) > 1 else 0]
-        return (text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)), ""
+        texts, reason = parse_texts(_read(item, item.text_span, held), item.tar.index.text)
+        if reason:
+            return None, reason
+        return texts[choice(self._seed, epoch, _number(uid), len(texts)) if len(texts) > 1 else 0], ""
 
     def _kept(
         self, texts: Sequence[str | None], uids: npt.NDArray[np.uint64], epoch: int
@@ -199,21 +183,11 @@ class Reader:
 
     def _image(self, item: _Item, held: dict[int, bytes]) -> tuple[Any, str]:
         """Return a sample's image decoded to RGB, or the reason why there is none."""
-        from PIL import Image
-
         span = item.tar.index.image[item.row]
         if span[1] > MAX_BYTES:
-            return None, "oversized_image"
-        data = _read(item, span, held)
-        try:
-            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-                if image.width * image.height > self._stream.max_pixels:
-                    return None, "oversized_image"
-                return image.convert("RGB"), ""
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-            return None, "oversized_image"
-        except Exception:  # decoders raise exceptions of any kind
-            return None, "broken_image"
+            return None, OVERSIZED
+        decoded = decode_image(_read(item, span, held), self._stream.max_pixels)
+        return decoded.image, decoded.reason
 
     def _transformed(self, uid: npt.NDArray[np.uint64], epoch: int, text: str, image: Any) -> Sample:
         if self._stream.transform is not None:

@@ -10,7 +10,7 @@ import functools
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from metaclip.curate.balancer import Balancer
 from metaclip.errors import BrokenInput, LostInputs, MetaclipError
@@ -18,9 +18,8 @@ from metaclip.pool.files import Paths, PoolFile, find_files
 from metaclip.reshard.index import NO_UID, USUAL_NAMES, Names, open_index
 from metaclip.reshard.subset import Subset
 from metaclip.stage.stage import digest_of
+from metaclip.training.stream.decode import MAX_PIXELS
 from metaclip.training.stream.sample_order import SampleOrder
-
-MAX_PIXELS: Final = 1 << 26
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,7 @@
+"""Downloaded images: what they are, which of them are left out, and why.
+
+inspect      the verb: tars in, a table of their images and a subset out
+settings     what determines the subset: filters, duplicates, evaluation sets
+images       the first stage: one row for each sample of a tar
+hashes       the two perceptual hashes of an image
+"""

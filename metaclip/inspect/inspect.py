@@ -1,0 +1,173 @@
+"""`inspect`: image-text tars in; a table of their images, the subset of those that stay, and the funnel out.
+
+Tars are known by size and modification time, as in `reshard`: a digest of their bytes would cost another pass over them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from metaclip.arguments import PATH, check_types
+from metaclip.engine import Progress
+from metaclip.errors import MetaclipError, import_extra
+from metaclip.inspect.images import ImagesStep
+from metaclip.inspect.settings import BROKEN, InspectSettings
+from metaclip.pool.files import Paths, PoolFile, find_files
+from metaclip.reshard.index import Names
+from metaclip.stage.folder import ALL, Folder, versions
+from metaclip.stage.runner import Marker, RunOptions, Task, run, run_in_parts
+from metaclip.stage.stage import (
+    FinishedStage,
+    Lost,
+    Record,
+    Size,
+    Stage,
+    StageSpec,
+    add_funnels,
+    check_funnel,
+    digest_of,
+    funnel_kind,
+    marker_kind,
+)
+
+_FUNNEL: Final = funnel_kind(("samples", *BROKEN, "usable"))
+_TarMarker: Final = marker_kind(name=str, size=Size, stamp=str, funnel=_FUNNEL)
+INSPECT: Final = StageSpec(
+    "inspect",
+    outputs=("images",),
+    record=marker_kind(Record, identity=str, wanted=Size, lost=list[Lost], funnel=_FUNNEL),
+)
+"""Raise its semantics when the same image would give another row."""
+
+
+def inspect(
+    tars: Paths,
+    *,
+    out: str | os.PathLike[str],
+    settings: InspectSettings | None = None,
+    options: RunOptions | None = None,
+) -> FinishedStage:
+    """Inspect the images of tars, or continue where an earlier call stopped.
+
+    `tars` are tars, folders or globs, local or in a store. The record of the result lists the tars that cannot be read, as
+    `lost`. Raise MetaclipError if none can be read, and for anything else that the caller can correct.
+    """
+    options = dataclasses.replace(options or RunOptions(), part=ALL)
+    made = inspect_part(tars, out=out, settings=settings, options=options)
+    assert made is not None
+    return made
+
+
+def inspect_part(
+    tars: Paths,
+    *,
+    out: str | os.PathLike[str],
+    settings: InspectSettings | None = None,
+    options: RunOptions | None = None,
+) -> FinishedStage | None:
+    """Run one part of `inspect` in a job array; return None while other parts have tars left."""
+    check_types(
+        out=(out, PATH), settings=(settings, InspectSettings | None), options=(options, RunOptions | None)
+    )
+    import_extra("PIL", "images", "inspecting images")
+    options, folder = options or RunOptions(), Folder(out)
+    files = find_files(tars, "tar", "tars")
+    job = _Inspection(Stage(folder, INSPECT), settings or InspectSettings(), files, options)
+    return run_in_parts(job.stage, job.tasks, options, begin=job.begin, work=job.work, finish=job.finish)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Inspection:
+    """The stage over some tars."""
+
+    stage: Stage
+    settings: InspectSettings
+    files: list[PoolFile]
+    options: RunOptions
+
+    @property
+    def tasks(self) -> list[Task[tuple[str, PoolFile]]]:
+        """A task for each tar: its index, with six digits, names its marker and its rows."""
+        return [
+            Task(f"{i:06d}", (f"{i:06d}", file), file.path, i, {"index": i, "name": file.name})
+            for i, file in enumerate(self.files)
+        ]
+
+    def begin(self, overwrite: bool) -> dict[str, Marker]:
+        """Begin or resume the stage; return the markers of the tars that were read."""
+        stage, settings = self.stage, self.settings
+        fingerprint = {
+            "semantics": INSPECT.semantics,
+            "columns": [settings.text_column, settings.url_column, settings.uid_column],
+            "tars": [file.name for file in self.files],
+        }
+        stage.begin(fingerprint, overwrite)
+        changed = next((file for name, file in self._items if self._has_changed(name, file)), None)
+        if changed is not None:
+            if not overwrite:
+                raise MetaclipError(
+                    f"{changed.path} has changed since {stage.folder.path} was begun; "
+                    "choose another --out, or replace it with --overwrite"
+                )
+            stage.clear()
+            stage.begin(fingerprint)
+        return self._read()
+
+    @property
+    def _items(self) -> list[tuple[str, PoolFile]]:
+        return [task.item for task in self.tasks]
+
+    def _has_changed(self, name: str, file: PoolFile) -> bool:
+        marker = self.stage.marker(name, _TarMarker)
+        return marker is not None and (marker["size"], marker["stamp"]) != (file.size, file.stamp)
+
+    def _read(self) -> dict[str, Marker]:
+        """Return the markers of the tars that were read, by name."""
+        found = {name: self.stage.marker(name, _TarMarker) for name, _ in self._items}
+        return {name: marker for name, marker in found.items() if marker is not None}
+
+    def work(self, tasks: Sequence[Task[tuple[str, PoolFile]]]) -> None:
+        """Read the tars that are left. Decoding leaves the GIL, but what is around it does not: workers are processes."""
+        settings = self.settings
+        step = ImagesStep(
+            self.stage, Names(settings.text_column, settings.url_column, settings.uid_column)
+        )
+        with Progress("inspect", None, self.options.progress) as progress:
+            for _ in run(self.stage, step, tasks, self.options, progress, holds_gil=True):
+                pass
+
+    def finish(self) -> FinishedStage:
+        """Write the record of the stage, unless it exists."""
+        stage, folder, markers = self.stage, self.stage.folder, self._read()
+        lost = {name: why for name, why in stage.lost().items() if name not in markers}
+        if not markers:
+            raise MetaclipError(next(iter(lost.values()))["error"])
+        identity = digest_of([stage.digest, [(m["size"], m["stamp"]) for m in markers.values()]])
+        record = stage.finished()
+        if record is None or record["identity"] != identity:
+            record = self._record(markers, lost, identity)
+        return FinishedStage(folder.path, record)
+
+    def _record(
+        self, markers: Mapping[str, Marker], lost: Mapping[str, Any], identity: str
+    ) -> dict[str, Any]:
+        stage, folder = self.stage, self.stage.folder
+        funnel = add_funnels(marker["funnel"] for marker in markers.values())
+        check_funnel(funnel, "samples", BROKEN, "usable")
+        stage.remove_strays("images", markers)
+        folder.write_recipe({"inspect": self.settings})
+        return stage.finish(
+            {
+                "identity": identity, "wanted": len(self.files), "funnel": funnel,
+                "lost": [lost[name] for name in sorted(lost)],
+            },
+            complete=not lost, schema=1, funnel=funnel, versions=versions(),
+            settings={"inspect": dataclasses.asdict(self.settings)},
+            inputs=[
+                {"index": int(name), **{key: marker[key] for key in ("name", "size", "stamp")}}
+                for name, marker in markers.items()
+            ],
+        )  # fmt: skip
