@@ -35,7 +35,11 @@ def test_every_verb_has_an_example() -> None:
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An example runs in a folder with the shipped files of the repository, and prints what it shows."""
-    for module in {"card": ["altair"], "extract": ["isal", "deflate", "resiliparse"]}.get(name, []):
+    for module in {
+        "card": ["altair"],
+        "inspect": ["PIL"],
+        "extract": ["isal", "deflate", "resiliparse"],
+    }.get(name, []):
         pytest.importorskip(module, reason="needs an extra of metaclip")
     for folder in ("curation", "metadata", "tests"):
         (tmp_path / folder).symlink_to(ROOT / folder)

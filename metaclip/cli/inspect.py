@@ -15,6 +15,7 @@ from metaclip.errors import LostInputs
     epilog="""\b
 Examples:
   metaclip inspect tars/ --out seen/
+  metaclip inspect tars/ --out seen/ --min-bytes 5000 --max-aspect 3 --near-duplicates
   metaclip inspect s3://bucket/tars/ --out seen/ --part 3/100
 If it is interrupted, the same command continues from there.""",
 )
@@ -24,17 +25,74 @@ If it is interrupted, the same command continues from there.""",
 @click.option("--text-column", metavar="C", help="Text of samples, if not .txt, text, caption or alt.")
 @click.option("--url-column", metavar="C", help="Url field of samples without a uid, if not url.")
 @click.option("--uid-column", metavar="C", help="Field of .json with the uid, if not uid.")
+@click.option("--min-bytes", type=options.Number(), metavar="N", help="Leave out images of fewer bytes.")
+@click.option(
+    "--min-side",
+    type=options.Number(),
+    metavar="N",
+    help="Leave out images whose shorter side has fewer pixels.",
+)
+@click.option(
+    "--max-aspect",
+    type=float,
+    metavar="R",
+    help="Leave out images whose longer side is over R times the shorter.",
+)
+@click.option("--single-colour", is_flag=True, default=None, help="Leave out images of a single colour.")
+@click.option(
+    "--max-texts",
+    type=options.Number(),
+    metavar="N",
+    help="Leave out placeholders: the same image under over N different texts.",
+)
+@click.option(
+    "--exact-duplicates", is_flag=True, default=None, help="Leave out images with the bytes of another."
+)
+@click.option(
+    "--near-duplicates",
+    is_flag=True,
+    default=None,
+    help="Leave out images that look like one that stays.",
+)
+@click.option(
+    "--distance",
+    type=int,
+    metavar="D",
+    help="Bits of 64 in which both hashes of near-duplicates may differ.  [default: 4]",
+)
+@click.option(
+    "--keep", type=click.Choice(["first", "matches"]), default=None,
+    help="Which duplicate stays: the first, or the one that matches most entries.  [default: first]",
+)  # fmt: skip
+@click.option(
+    "--metadata",
+    metavar="LIST",
+    help="The query list of --keep matches.  [default: the shipped list]",
+)
 @options.run_option_flags
 @click.option("--part", metavar="I/N", help="Inspect only this part of the tars, e.g. 3/100.")
+@click.option(
+    "--memory",
+    type=options.Number(),
+    default="2G",
+    show_default=True,
+    metavar="BYTES",
+    help="Memory for finding duplicates.",
+)
 def command(tars: tuple[str, ...], out: str, recipe: str | None, **flags: Any) -> None:
-    """Look at the images of TARS (tars, folders or globs): sizes, formats, hashes, and what is broken."""
+    """Look at the images of TARS (tars, folders or globs), and leave out those that are broken or filtered, and duplicates.
+
+    Writes a row for each image, what became of it, and seen/subset.npy: the uids that stay, for curate and reshard.
+    """
     from metaclip.inspect.inspect import inspect_part
     from metaclip.inspect.settings import InspectSettings
     from metaclip.stage.runner import lost_message
 
     settings = options.override(InspectSettings, options.read_recipe(recipe)["inspect"], flags)
     with options.run_options(flags) as run_options:
-        made = inspect_part(list(tars), out=out, settings=settings, options=run_options)
+        made = inspect_part(
+            list(tars), out=out, settings=settings, memory=flags["memory"], options=run_options
+        )
     if made is None:
         click.echo(
             f"part {flags['part']} is done; when all are, the same command without --part combines them"

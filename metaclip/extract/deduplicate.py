@@ -15,7 +15,6 @@ GB). A run has each key once, so that a pair that occurs everywhere makes no ran
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -23,7 +22,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from metaclip.pool.sorted_uids import load_array, write_rows
+from metaclip.pool.sorted_uids import load_array, load_between, write_rows
 from metaclip.pool.uid import Uids
 from metaclip.storage.files import iter_local_copies
 
@@ -120,7 +119,7 @@ def find_duplicates(folder: Path, runs: Mapping[str, int], key_range: int, range
     ]
     pieces = [np.zeros((0, 3), np.uint64)]
     for name, path in zip(names, iter_local_copies(paths), strict=True):
-        piece = _load_between(path, 3, begin, end)
+        piece = load_between(path, 3, begin, end)
         piece[:, 2] |= np.uint64(int(name) << ROW_BITS)
         pieces.append(piece)
     _, positions = split_repeated(np.concatenate(pieces))
@@ -137,12 +136,5 @@ def duplicate_rows(folder: Path, name: str, runs: int, ranges: int) -> npt.NDArr
     ]
     begin, end = int(name) << ROW_BITS, (int(name) + 1) << ROW_BITS
     for path in iter_local_copies([positions_path(folder, key_range) for key_range in range(ranges)]):
-        pieces.append(_load_between(path, 1, begin, end)[:, 0] & np.uint64((1 << ROW_BITS) - 1))
+        pieces.append(load_between(path, 1, begin, end)[:, 0] & np.uint64((1 << ROW_BITS) - 1))
     return np.sort(np.concatenate(pieces)).astype(np.int64)
-
-
-def _load_between(path: Path, columns: int, begin: int, end: int) -> npt.NDArray[np.uint64]:
-    """Load the rows of a sorted file of `columns` columns whose first one is in [begin, end)."""
-    rows = load_array(path, columns, "r")
-    first, last = (bisect.bisect_left(rows[:, 0], bound) for bound in (begin, end))
-    return np.array(rows[first:last])

@@ -4,4 +4,8 @@ inspect      the verb: tars in, a table of their images and a subset out
 settings     what determines the subset: filters, duplicates, evaluation sets
 images       the first stage: one row for each sample of a tar
 hashes       the two perceptual hashes of an image
+select       the second stage: which images stay
+filters      filters that look at one image at a time
+duplicates   images with the same bytes or the same hashes, and clusters of those that are near
+near         all pairs of near hashes
 """

@@ -11,6 +11,7 @@
                             text_hash  blake2b of the text, 8 bytes
                             broken     why training cannot use the sample; null if it can
                             why        the same in words, if an image was the reason
+                            matches    the number of entries that the text matches; only if they are counted
 
 Memory: a tar's index (90 bytes per sample), one sample, 256 thumbnails, and 65,536 rows.
 """
@@ -18,8 +19,9 @@ Memory: a tar's index (90 bytes per sample), one sample, 256 thumbnails, and 65,
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,15 +31,20 @@ import pyarrow.parquet as pq
 
 from metaclip.curate.inputs import check_unchanged
 from metaclip.engine import PortableStep, ProgressCallback
+from metaclip.errors import damaged
 from metaclip.inspect.hashes import hash_images, make_thumbnail
 from metaclip.inspect.settings import BROKEN
+from metaclip.matching.matcher import Matcher
+from metaclip.metadata import Metadata
+from metaclip.pool import reading_parquet
 from metaclip.pool.files import PoolFile, open_tar, translate_read_errors
 from metaclip.pool.tar_format import ForwardReader, read_members
 from metaclip.pool.tars import split_name
 from metaclip.pool.uid import UID, to_binary
 from metaclip.reshard.index import FLAWS, MAX_SAMPLE, TXT, Index, Names, open_index
-from metaclip.stage.stage import Stage
-from metaclip.storage.files import atomic_write
+from metaclip.stage.folder import STATE
+from metaclip.stage.stage import Stage, check_item_bytes
+from metaclip.storage.files import atomic_write, local_copy
 from metaclip.training.stream.decode import MAX_BYTES, Decoded, decode_image, parse_texts, too_many_bytes
 
 SCHEMA: Final = pa.schema(
@@ -62,7 +69,8 @@ class Seen:
     key: str
     size: int = 0
     sha256: bytes | None = None
-    text_hash: int | None = None
+    text: str | None = None
+    """Several texts are joined by characters that no text holds."""
     image: Decoded = _ABSENT
     flaw: str = ""
 
@@ -78,6 +86,18 @@ class ImagesStep(PortableStep):
 
     stage: Stage
     names: Names
+    entries: Metadata | None = None
+    """The query list, if matches are counted."""
+
+    @functools.cached_property
+    def matcher(self) -> Matcher | None:
+        """The matcher, made once in each worker process."""
+        return None if self.entries is None else Matcher(self.entries)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns of the rows."""
+        return SCHEMA if self.entries is None else SCHEMA.append(pa.field("matches", pa.int64()))
 
     def __call__(
         self, item: tuple[str, PoolFile], progress: ProgressCallback
@@ -87,25 +107,44 @@ class ImagesStep(PortableStep):
         path = self.stage.folder / "images" / f"{name}.parquet"
         index = open_index(file, self.names)
         funnel = dict.fromkeys(("samples", *BROKEN, "usable"), 0)
-        with atomic_write(path) as temporary, _writer(temporary) as writer:
+        with atomic_write(path) as temporary, _writer(temporary, self.schema) as writer:
             group: list[pa.RecordBatch] = []
             for first, seen in look(file, index):
-                group.append(_rows(index, first, seen, file.name))
+                rows = _rows(index, first, seen, file.name)
+                if self.matcher is not None:
+                    rows = rows.append_column("matches", _count_matches(self.matcher, seen))
+                group.append(rows)
                 for one in seen:
                     funnel[one.broken or "usable"] += 1
                 funnel["samples"] += len(seen)
                 progress(len(seen), sum(not one.broken for one in seen))
                 if len(group) * _BATCH >= _GROUP:
-                    writer.write_table(pa.Table.from_batches(group, SCHEMA))
+                    writer.write_table(pa.Table.from_batches(group, self.schema))
                     group = []
-            writer.write_table(pa.Table.from_batches(group, SCHEMA))
+            writer.write_table(pa.Table.from_batches(group, self.schema))
         check_unchanged(file)
         return {"name": file.name, "size": file.size, "stamp": file.stamp, "funnel": funnel}, [path]
 
 
-def _writer(path: Path) -> Any:
+def _writer(path: Path, schema: pa.Schema) -> Any:
     strings = ["tar", "format", "broken", "why"]
-    return pq.ParquetWriter(path, SCHEMA, compression="zstd", use_dictionary=strings)
+    return pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=strings)
+
+
+def read_rows(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Read columns of a file of images/ in batches. Raise MetaclipError if it is not what the stage wrote."""
+    check_item_bytes(path, path.parent.parent / STATE / "inspect" / f"{path.stem}.json")
+    with reading_parquet(path), local_copy(path) as local, pq.ParquetFile(local) as file:
+        wanted = SCHEMA.append(pa.field("matches", pa.int64()))
+        if any(file.schema_arrow.field(name).type != wanted.field(name).type for name in columns):
+            raise damaged(path, "it has other columns")
+        yield from file.iter_batches(_GROUP, columns=list(columns), use_threads=False)
+
+
+def _count_matches(matcher: Matcher, seen: list[Seen]) -> pa.Array:
+    """Return the number of entries that the text of each sample matches: int64[n]."""
+    found = matcher.match(pa.array([one.text or "" for one in seen], pa.string()))
+    return pa.array(np.diff(np.asarray(found.offsets)).astype(np.int64))
 
 
 def look(file: PoolFile, index: Index) -> Iterator[tuple[int, list[Seen]]]:
@@ -140,13 +179,13 @@ def _look_at(
     if not image:
         return Seen(key, flaw=flaw)
     content = data[image - begin : image - begin + image_size]
-    text_hash = None
+    text = None
     if not flaw:
         at = text_span[0] - begin
         texts, flaw = parse_texts(data[at : at + text_span[1]], text_source)
-        text_hash = None if flaw else hash_text("\0".join(texts))
+        text = None if flaw else "\0".join(texts)
     decoded = decode_image(content, convert=make_thumbnail)
-    return Seen(key, image_size, hashlib.sha256(content).digest(), text_hash, decoded, flaw)
+    return Seen(key, image_size, hashlib.sha256(content).digest(), text, decoded, flaw)
 
 
 def _key(read: Any) -> str:
@@ -185,7 +224,7 @@ def _rows(index: Index, first: int, seen: list[Seen], tar: str) -> pa.RecordBatc
             column((one.image.form or None for one in seen), "format"),
             column((one.sha256 for one in seen), "sha256"),
             *map(spread, hashes),
-            column((one.text_hash for one in seen), "text_hash"),
+            column((None if one.text is None else hash_text(one.text) for one in seen), "text_hash"),
             column((one.broken or None for one in seen), "broken"),
             column((one.image.detail or None for one in seen), "why"),
         ],

@@ -1,20 +1,28 @@
 """`inspect`: image-text tars in; a table of their images, the subset of those that stay, and the funnel out.
 
+Two stages: `inspect` reads every image and writes a row for it (`metaclip.inspect.images`), `select` decides by these rows
+(`metaclip.inspect.select`). Other filters read no image again.
+
 Tars are known by size and modification time, as in `reshard`: a digest of their bytes would cost another pass over them.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from metaclip.arguments import PATH, check_types
+from metaclip.curate.match import read_metadata
+from metaclip.curate.settings import MatchSettings
 from metaclip.engine import Progress
 from metaclip.errors import MetaclipError, import_extra
 from metaclip.inspect.images import ImagesStep
+from metaclip.inspect.select import SELECT, select
 from metaclip.inspect.settings import BROKEN, InspectSettings
+from metaclip.metadata import Metadata
 from metaclip.pool.files import Paths, PoolFile, find_files
 from metaclip.reshard.index import Names
 from metaclip.stage.folder import ALL, Folder, versions
@@ -42,21 +50,31 @@ INSPECT: Final = StageSpec(
 )
 """Raise its semantics when the same image would give another row."""
 
+MEMORY: Final = 2_000_000_000
+"""Bytes that finding duplicates may use, by default."""
+
 
 def inspect(
     tars: Paths,
     *,
     out: str | os.PathLike[str],
     settings: InspectSettings | None = None,
+    memory: int = MEMORY,
     options: RunOptions | None = None,
 ) -> FinishedStage:
-    """Inspect the images of tars, or continue where an earlier call stopped.
+    """Inspect the images of tars and select those that stay, or continue where an earlier call stopped.
 
-    `tars` are tars, folders or globs, local or in a store. The record of the result lists the tars that cannot be read, as
-    `lost`. Raise MetaclipError if none can be read, and for anything else that the caller can correct.
+    `tars` are tars, folders or globs, local or in a store; `memory` is the number of bytes that finding duplicates may use.
+    The record of the result lists the tars that cannot be read, as `lost`. Raise MetaclipError if none can be read, and for
+    anything else that the caller can correct.
+
+    >>> from metaclip import InspectSettings, inspect
+    >>> made = inspect("tests/golden/inputs/tars", out="seen", settings=InspectSettings(exact_duplicates=True))
+    >>> made.funnel["samples"]
+    24
     """
     options = dataclasses.replace(options or RunOptions(), part=ALL)
-    made = inspect_part(tars, out=out, settings=settings, options=options)
+    made = inspect_part(tars, out=out, settings=settings, memory=memory, options=options)
     assert made is not None
     return made
 
@@ -66,6 +84,7 @@ def inspect_part(
     *,
     out: str | os.PathLike[str],
     settings: InspectSettings | None = None,
+    memory: int = MEMORY,
     options: RunOptions | None = None,
 ) -> FinishedStage | None:
     """Run one part of `inspect` in a job array; return None while other parts have tars left."""
@@ -73,9 +92,13 @@ def inspect_part(
         out=(out, PATH), settings=(settings, InspectSettings | None), options=(options, RunOptions | None)
     )
     import_extra("PIL", "images", "inspecting images")
-    options, folder = options or RunOptions(), Folder(out)
+    settings, options, folder = settings or InspectSettings(), options or RunOptions(), Folder(out)
+    entries = None
+    if settings.keep == "matches":
+        entries, named = read_metadata(settings.metadata, MatchSettings())
+        settings = dataclasses.replace(settings, metadata=named.metadata)
     files = find_files(tars, "tar", "tars")
-    job = _Inspection(Stage(folder, INSPECT), settings or InspectSettings(), files, options)
+    job = _Inspection(Stage(folder, INSPECT), settings, entries, files, memory, options)
     return run_in_parts(job.stage, job.tasks, options, begin=job.begin, work=job.work, finish=job.finish)
 
 
@@ -85,8 +108,15 @@ class _Inspection:
 
     stage: Stage
     settings: InspectSettings
+    entries: Metadata | None
     files: list[PoolFile]
+    memory: int
     options: RunOptions
+
+    @functools.cached_property
+    def selection(self) -> Stage:
+        """The stage that decides on the images."""
+        return Stage(self.stage.folder, SELECT)
 
     @property
     def tasks(self) -> list[Task[tuple[str, PoolFile]]]:
@@ -101,9 +131,12 @@ class _Inspection:
         stage, settings = self.stage, self.settings
         fingerprint = {
             "semantics": INSPECT.semantics,
-            "columns": [settings.text_column, settings.url_column, settings.uid_column],
+            "columns": settings.columns,
             "tars": [file.name for file in self.files],
+            "list": self.entries.digest if self.entries is not None else None,
         }
+        selection = {"semantics": SELECT.semantics, **settings.selection}
+        self.selection.begin(selection, overwrite)
         stage.begin(fingerprint, overwrite)
         changed = next((file for name, file in self._items if self._has_changed(name, file)), None)
         if changed is not None:
@@ -131,16 +164,13 @@ class _Inspection:
 
     def work(self, tasks: Sequence[Task[tuple[str, PoolFile]]]) -> None:
         """Read the tars that are left. Decoding leaves the GIL, but what is around it does not: workers are processes."""
-        settings = self.settings
-        step = ImagesStep(
-            self.stage, Names(settings.text_column, settings.url_column, settings.uid_column)
-        )
+        step = ImagesStep(self.stage, Names(*self.settings.columns), self.entries)
         with Progress("inspect", None, self.options.progress) as progress:
             for _ in run(self.stage, step, tasks, self.options, progress, holds_gil=True):
                 pass
 
     def finish(self) -> FinishedStage:
-        """Write the record of the stage, unless it exists."""
+        """Write the record of the stage, unless it exists, and run stage select."""
         stage, folder, markers = self.stage, self.stage.folder, self._read()
         lost = {name: why for name, why in stage.lost().items() if name not in markers}
         if not markers:
@@ -149,7 +179,9 @@ class _Inspection:
         record = stage.finished()
         if record is None or record["identity"] != identity:
             record = self._record(markers, lost, identity)
-        return FinishedStage(folder.path, record)
+        usable = {name: marker["funnel"]["usable"] for name, marker in markers.items()}
+        selected = select(self.selection, self.settings, identity, usable, self.memory, self.options)
+        return FinishedStage(folder.path, {**record, **selected})
 
     def _record(
         self, markers: Mapping[str, Marker], lost: Mapping[str, Any], identity: str
@@ -164,7 +196,7 @@ class _Inspection:
                 "identity": identity, "wanted": len(self.files), "funnel": funnel,
                 "lost": [lost[name] for name in sorted(lost)],
             },
-            complete=not lost, schema=1, funnel=funnel, versions=versions(),
+            complete=not lost, schema=1, versions=versions(),
             settings={"inspect": dataclasses.asdict(self.settings)},
             inputs=[
                 {"index": int(name), **{key: marker[key] for key in ("name", "size", "stamp")}}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Final
+from typing import Any, Final, Literal
 
 from metaclip.arguments import check_fields
+from metaclip.errors import BadSetting
+from metaclip.recipe import check_minimums
 
 BROKEN: Final = (
     "malformed_json",
@@ -16,11 +18,21 @@ BROKEN: Final = (
     "broken_image",
 )
 """Why training cannot use a sample (`metaclip.training.stream.reader`), in the order of the checks."""
+FILTERS: Final = ("too_few_bytes", "too_small", "too_narrow", "single_colour", "placeholder")
+"""Reasons of the filters, in the order of the checks; the last one is found together with exact duplicates."""
+DUPLICATES: Final = ("exact_duplicate", "near_duplicate")
+REASONS: Final = (*BROKEN, *FILTERS, *DUPLICATES)
+"""Why a sample does not stay; the others are `kept`."""
+CODES: Final = {reason: code for code, reason in enumerate(REASONS, 1)}
+"""The number of each reason in files of the stage; 0 stands for a sample that stays."""
+
+MAX_DISTANCE: Final = 8
+Keep = Literal["first", "matches"]
 
 
 @dataclasses.dataclass(frozen=True)
 class InspectSettings:
-    """What determines which images stay: the table [inspect] of a recipe."""
+    """What determines which images stay: the table [inspect] of a recipe. Without settings only broken ones go."""
 
     text_column: str | None = None
     """Name of the field with the text, where it is not .txt, text, caption or alt."""
@@ -28,6 +40,49 @@ class InspectSettings:
     """Name of the url field, where it is not url."""
     uid_column: str | None = None
     """Name of the uid field, where it is not uid."""
+    min_bytes: int | None = None
+    """Leave out images of fewer bytes (LAION: 5,000)."""
+    min_side: int | None = None
+    """Leave out images whose shorter side has fewer pixels (DataComp: 200)."""
+    max_aspect: float | None = None
+    """Leave out images whose longer side is more than so many times the shorter one (LAION: 3)."""
+    single_colour: bool = False
+    """Leave out images of a single colour."""
+    max_texts: int | None = None
+    """Leave out images that stand, byte for byte, under more than so many different texts: placeholders."""
+    exact_duplicates: bool = False
+    """Leave out all but one of images with the same bytes."""
+    near_duplicates: bool = False
+    """Leave out images that look like one that stays."""
+    distance: int = 4
+    """Bits of 64 in which each of the two hashes of near-duplicates may differ, at most."""
+    keep: Keep = "first"
+    """Which of several duplicates stays: the first, or the one whose text matches most entries."""
+    metadata: str | None = None
+    """The query list whose matches `keep = "matches"` counts; None for the shipped one."""
 
     def __post_init__(self) -> None:
         check_fields(self)
+        check_minimums(self, min_bytes=1, min_side=1, max_texts=1)
+        if self.max_aspect is not None and not self.max_aspect >= 1:
+            raise BadSetting(f"max_aspect is {self.max_aspect:g}, must be at least 1")
+        if not 0 <= self.distance <= MAX_DISTANCE:
+            raise BadSetting(f"distance is {self.distance}, must be from 0 to {MAX_DISTANCE}")
+        if self.metadata is not None and self.keep != "matches":
+            raise BadSetting('metadata is given, which only keep = "matches" uses; give both or none')
+
+    @property
+    def columns(self) -> list[str | None]:
+        """The names of fields that are given: text, url, uid."""
+        return [self.text_column, self.url_column, self.uid_column]
+
+    @property
+    def selection(self) -> dict[str, Any]:
+        """The settings that decide on images, without those that say how samples are read."""
+        read = ("text_column", "url_column", "uid_column", "metadata")
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in read}
+
+    @property
+    def groups(self) -> bool:
+        """Whether images with the same bytes must be found."""
+        return self.max_texts is not None or self.exact_duplicates or self.near_duplicates

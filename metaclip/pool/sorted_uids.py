@@ -11,8 +11,9 @@ import bisect
 import contextlib
 import itertools
 import os
+import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Final, Literal
 
@@ -83,6 +84,13 @@ def read_array(
     if mmap_mode is None:
         return np.fromfile(path, dtype, offset=offset).reshape(shape)
     return np.memmap(path, dtype, mmap_mode, offset, shape)
+
+
+def load_between(path: Path, columns: int, begin: int, end: int) -> npt.NDArray[np.uint64]:
+    """Load the rows of a sorted file of `columns` columns whose first one is in [begin, end)."""
+    rows = load_array(path, columns, "r")
+    first, last = (bisect.bisect_left(rows[:, 0], bound) for bound in (begin, end))
+    return np.array(rows[first:last])
 
 
 _header_lock = threading.Lock()
@@ -255,6 +263,32 @@ class _Run(Sequence[tuple[int, int]]):
             if not n:
                 raise MetaclipError(f"{self._path} is shorter than it was; run the same command again")
             offset, left = offset + n, left[n:]
+
+
+@contextlib.contextmanager
+def sorted_writer(path: Path, columns: int) -> Iterator[Callable[[UidRows], None]]:
+    """Yield a function that takes rows of uint64[n, columns] in any order; at the end of the block, write them as one run.
+
+    Memory: a million rows, and one block while they are merged; more rows are kept in temporary files below $TMPDIR.
+    """
+    with tempfile.TemporaryDirectory(prefix="metaclip-") as folder:
+        runs: list[Path] = []
+        held: list[UidRows] = [np.zeros((0, columns), np.uint64)]
+
+        def add(rows: UidRows) -> None:
+            held.append(rows)
+            if sum(map(len, held)) >= 2 * _BLOCK:
+                flush()
+
+        def flush() -> None:
+            runs.append(Path(folder, f"{len(runs)}.npy"))
+            write_run(runs[-1], np.concatenate(held))
+            held[1:] = []
+
+        yield add
+        flush()
+        with atomic_write(path) as temporary:
+            _write_blocks(temporary, merge_runs(runs, columns=columns), columns)
 
 
 def write_subset(path: Path, blocks: Iterable[UidRows], rows: int | None = None) -> int:

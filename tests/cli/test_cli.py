@@ -47,7 +47,10 @@ VERBS = {
         "--max-text", "--memory", "--min-lang-score", "--min-text", "--opt-out", "--part", "--prefix", "--recipe", "--sample",
         "--seed", "--srcset", "--titles",
     } | WORK,
-    "inspect": {"TARS", "--part", "--recipe", "--text-column", "--uid-column", "--url-column"} | WORK,
+    "inspect": {
+        "TARS", "--distance", "--exact-duplicates", "--keep", "--max-aspect", "--max-texts", "--memory", "--metadata", "--min-bytes",
+        "--min-side", "--near-duplicates", "--part", "--recipe", "--single-colour", "--text-column", "--uid-column", "--url-column",
+    } | WORK,
     "curate": {"POOL", "--allow-lost"} | MATCH | BALANCE | WORK,
     "plan": {"POOL", "--help", "--json", "--pairs", "--seed", "--shards", "--workers", "-h"} | MATCH | ENGINE,
     "match": {"POOL", "--part"} | MATCH | WORK,

@@ -21,7 +21,7 @@ from PIL import Image
 from metaclip import MetaclipError, RunOptions, inspect
 from metaclip.engine import Engine
 from metaclip.inspect.hashes import SIDE, hash_images, hash_thumbnails, make_thumbnail
-from metaclip.inspect.settings import BROKEN
+from metaclip.inspect.settings import REASONS
 from metaclip.pool.files import find_files
 from metaclip.reshard.index import make_index
 from tests import commands
@@ -81,7 +81,7 @@ def odd_rows(odd: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, d
     rows = dict(zip(ODD, rows_of(out), strict=True))
     usable = sum(not reason for _, reason, _, _ in ODD.values())
     assert made.funnel == {
-        **dict.fromkeys(BROKEN, 0), "samples": len(ODD), "usable": usable,
+        **dict.fromkeys(REASONS, 0), "samples": len(ODD), "kept": usable,
         "broken_image": sum(one[1] == "broken_image" for one in ODD.values()),
         "oversized_image": sum(one[1] == "oversized_image" for one in ODD.values()),
     }  # fmt: skip
@@ -133,7 +133,7 @@ def test_samples_that_are_broken(tmp_path: Path) -> None:
     reasons = [None, "missing_image", "missing_text", "malformed_json", "invalid_utf8"]
     assert [row["broken"] for row in rows] == reasons
     assert made.funnel["samples"] == 5
-    assert all(made.funnel[reason or "usable"] == 1 for reason in reasons)
+    assert all(made.funnel[reason or "kept"] == 1 for reason in reasons)
     index = make_index(find_files(tar)[0])
     assert [row["uid"] for row in rows] == [
         b"".join(int(half).to_bytes(8) for half in u) for u in index.uids
