@@ -16,11 +16,13 @@ from metaclip.errors import LostInputs
 Examples:
   metaclip inspect tars/ --out seen/
   metaclip inspect tars/ --out seen/ --min-bytes 5000 --max-aspect 3 --near-duplicates
+  metaclip inspect tars/ --out seen/ --against imagenet/ --against cifar10.parquet
+  metaclip inspect cifar10.zip --hashes-only --out cifar10.parquet
   metaclip inspect s3://bucket/tars/ --out seen/ --part 3/100
 If it is interrupted, the same command continues from there.""",
 )
 @click.argument("tars", nargs=-1, required=True)
-@click.option("--out", required=True, metavar="FOLDER", help="Folder of the table.")
+@click.option("--out", required=True, metavar="FOLDER", help="Folder of the table and the subset.")
 @click.option("--recipe", metavar="FILE", help="TOML with a table [inspect]; flags override it.")
 @click.option("--text-column", metavar="C", help="Text of samples, if not .txt, text, caption or alt.")
 @click.option("--url-column", metavar="C", help="Url field of samples without a uid, if not url.")
@@ -61,6 +63,27 @@ If it is interrupted, the same command continues from there.""",
     help="Bits of 64 in which both hashes of near-duplicates may differ.  [default: 4]",
 )
 @click.option(
+    "--against",
+    multiple=True,
+    metavar="SET",
+    help="Leave out images near one of an evaluation set: a folder, zip, tars, or hashes. May be repeated.",
+)
+@click.option("--split", metavar="S", help="The split of these sets.  [default: test]")
+@click.option(
+    "--test-distance",
+    type=int,
+    metavar="D",
+    help="Bits of 128 in which hashes near those of a set may differ.  [default: 16]",
+)
+@click.option(
+    "--mirrored", is_flag=True, default=None, help="Leave out images near a mirrored image of a set, too."
+)
+@click.option(
+    "--hashes-only",
+    is_flag=True,
+    help="Write the hashes of the images of evaluation sets, TARS, to the file --out, and nothing else.",
+)
+@click.option(
     "--keep", type=click.Choice(["first", "matches"]), default=None,
     help="Which duplicate stays: the first, or the one that matches most entries.  [default: first]",
 )  # fmt: skip
@@ -79,7 +102,14 @@ If it is interrupted, the same command continues from there.""",
     metavar="BYTES",
     help="Memory for finding duplicates.",
 )
-def command(tars: tuple[str, ...], out: str, recipe: str | None, **flags: Any) -> None:
+def command(
+    tars: tuple[str, ...],
+    out: str,
+    recipe: str | None,
+    against: tuple[str, ...],
+    hashes_only: bool,
+    **flags: Any,
+) -> None:
     """Look at the images of TARS (tars, folders or globs), and leave out those that are broken or filtered, and duplicates.
 
     Writes a row for each image, what became of it, and seen/subset.npy: the uids that stay, for curate and reshard.
@@ -88,7 +118,12 @@ def command(tars: tuple[str, ...], out: str, recipe: str | None, **flags: Any) -
     from metaclip.inspect.settings import InspectSettings
     from metaclip.stage.runner import lost_message
 
-    settings = options.override(InspectSettings, options.read_recipe(recipe)["inspect"], flags)
+    if hashes_only:
+        _hash_sets(tars, out, flags["split"] or "test", flags["workers"])
+        return
+    settings = options.override(
+        InspectSettings, options.read_recipe(recipe)["inspect"], {**flags, "against": against or None}
+    )
     with options.run_options(flags) as run_options:
         made = inspect_part(
             list(tars), out=out, settings=settings, memory=flags["memory"], options=run_options
@@ -103,3 +138,16 @@ def command(tars: tuple[str, ...], out: str, recipe: str | None, **flags: Any) -
             click.echo(f"{name.replace('_', ' '):<18} {samples:>14,}")
     if lost := made.record["lost"]:
         raise LostInputs(lost_message(lost, made.record["wanted"]))
+
+
+def _hash_sets(sets: tuple[str, ...], out: str, split: str, workers: int | None) -> None:
+    """Write the hashes of evaluation sets."""
+    from metaclip.engine import default_workers
+    from metaclip.errors import import_extra
+    from metaclip.inspect.evaluation_hashes import hash_sets
+
+    import_extra("PIL", "images", "inspecting images")
+    images, broken = hash_sets(sets, out, split, workers or default_workers())
+    click.echo(f"hashes    {images:>14,}   {out}; give it as --against")
+    for line in broken:
+        click.echo(f"metaclip: left out: {line}", err=True)

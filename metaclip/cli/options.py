@@ -201,12 +201,15 @@ def read_recipe(path: str | None) -> dict[str, dict[str, Any]]:
     )
     made |= {name: dict(table) for name, table in tables.items()}
     for table, key in (
+        ("inspect", "metadata"),
         ("match", "metadata"),
         ("balance", "weights"),
         *(("extract", name) for name in LIST_SETTINGS),
     ):
         if key in made[table]:
             made[table][key] = recipe.path_in(path, made[table][key])
+    if "against" in made["inspect"]:
+        made["inspect"]["against"] = [recipe.path_in(path, one) for one in made["inspect"]["against"]]
     return made
 
 

@@ -7,5 +7,6 @@ hashes       the two perceptual hashes of an image
 select       the second stage: which images stay
 filters      filters that look at one image at a time
 duplicates   images with the same bytes or the same hashes, and clusters of those that are near
+evaluation_hashes    hashes of evaluation sets, and images near them
 near         all pairs of near hashes
 """

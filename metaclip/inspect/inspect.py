@@ -19,6 +19,7 @@ from metaclip.curate.match import read_metadata
 from metaclip.curate.settings import MatchSettings
 from metaclip.engine import Progress
 from metaclip.errors import MetaclipError, import_extra
+from metaclip.inspect.evaluation_hashes import HashSource, open_source
 from metaclip.inspect.images import ImagesStep
 from metaclip.inspect.select import SELECT, select
 from metaclip.inspect.settings import BROKEN, InspectSettings
@@ -40,6 +41,7 @@ from metaclip.stage.stage import (
     funnel_kind,
     marker_kind,
 )
+from metaclip.storage.files import as_path
 
 _FUNNEL: Final = funnel_kind(("samples", *BROKEN, "usable"))
 _TarMarker: Final = marker_kind(name=str, size=Size, stamp=str, funnel=_FUNNEL)
@@ -97,8 +99,12 @@ def inspect_part(
     if settings.keep == "matches":
         entries, named = read_metadata(settings.metadata, MatchSettings())
         settings = dataclasses.replace(settings, metadata=named.metadata)
+    settings = dataclasses.replace(
+        settings, against=tuple(as_path(path).address for path in settings.against)
+    )
+    sources = tuple(open_source(path, settings.split) for path in settings.against)
     files = find_files(tars, "tar", "tars")
-    job = _Inspection(Stage(folder, INSPECT), settings, entries, files, memory, options)
+    job = _Inspection(Stage(folder, INSPECT), settings, entries, sources, files, memory, options)
     return run_in_parts(job.stage, job.tasks, options, begin=job.begin, work=job.work, finish=job.finish)
 
 
@@ -109,6 +115,7 @@ class _Inspection:
     stage: Stage
     settings: InspectSettings
     entries: Metadata | None
+    sources: tuple[HashSource, ...]
     files: list[PoolFile]
     memory: int
     options: RunOptions
@@ -135,7 +142,11 @@ class _Inspection:
             "tars": [file.name for file in self.files],
             "list": self.entries.digest if self.entries is not None else None,
         }
-        selection = {"semantics": SELECT.semantics, **settings.selection}
+        selection = {
+            "semantics": SELECT.semantics,
+            **settings.selection,
+            "against": [f"{source.path.name} {source.digest[:16]}" for source in self.sources],
+        }
         self.selection.begin(selection, overwrite)
         stage.begin(fingerprint, overwrite)
         changed = next((file for name, file in self._items if self._has_changed(name, file)), None)
@@ -180,7 +191,9 @@ class _Inspection:
         if record is None or record["identity"] != identity:
             record = self._record(markers, lost, identity)
         usable = {name: marker["funnel"]["usable"] for name, marker in markers.items()}
-        selected = select(self.selection, self.settings, identity, usable, self.memory, self.options)
+        selected = select(
+            self.selection, self.settings, self.sources, identity, usable, self.memory, self.options
+        )
         return FinishedStage(folder.path, {**record, **selected})
 
     def _record(

@@ -2,9 +2,12 @@
 
     outcome/<tar>.parquet   uid, reason (null for an image that stays) and duplicate_of (the uid of the image that stays in its
                             place), row by row as in images/<tar>.parquet
+                            test_image and test_distance: the image of an evaluation set that it resembles, and in how many bits
+                            of 128 their hashes differ
+    against.parquet         the hashes of the evaluation sets, as a file that can be shared
     subset.npy              the uids of the samples that stay, in DataComp's subset format
 
-    .state/select/<tar>.codes.npy        uint64[n, 2]: row and code of images that a filter leaves out
+    .state/select/<tar>.codes.npy        uint64[n, 4]: row, code, evaluation image, distance of images left out
                   <tar>.keys.npy         the other images (`metaclip.inspect.duplicates`)
                   exact-*.*.npy, hashes.*.npy, pairs-*.pairs.npy, clusters.dropped.npy      of the steps below
                   <tar>-out.uids.npy     the uids of the images that stay, sorted
@@ -18,20 +21,29 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from metaclip.engine import PortableStep, Progress, ProgressCallback
 from metaclip.inspect import duplicates
+from metaclip.inspect.evaluation_hashes import (
+    HashSource,
+    NearTestImages,
+    hash_sources,
+    read_hashes,
+    write_hashes,
+)
 from metaclip.inspect.filters import COLUMNS, filter_rows
 from metaclip.inspect.images import read_rows
 from metaclip.inspect.near import PAIR_BYTES, find_pairs
-from metaclip.inspect.settings import REASONS, InspectSettings
+from metaclip.inspect.settings import CODES, DUPLICATES, NEAR_TEST_SET, REASONS, InspectSettings
 from metaclip.pool.sorted_uids import (
     load_array,
     merge_runs,
@@ -57,10 +69,11 @@ from metaclip.storage.files import AnyPath, atomic_write, iter_local_copies, loc
 FUNNEL: Final = funnel_kind(("samples", *REASONS, "kept"))
 _Made: Final = marker_kind(of=str, parts=Size)
 _Hashes: Final = marker_kind(of=str, parts=Size, rows=Size)
+_Against: Final = marker_kind(sets=list[str], unreadable=Size)
 _Tar: Final = marker_kind(of=str, parts=Size, funnel=FUNNEL)
 SELECT: Final = StageSpec(
     "select",
-    outputs=("outcome", "subset.npy"),
+    outputs=("outcome", "against.parquet", "subset.npy"),
     partials=(
         "*.codes.npy",
         "*.keys.npy",
@@ -70,11 +83,18 @@ SELECT: Final = StageSpec(
         "*.pairs.npy",
         "*.uids.npy",
     ),
-    record=marker_kind(Record, identity=str, funnel=FUNNEL),
+    record=marker_kind(Record, identity=str, funnel=FUNNEL, unreadable_test_images=Size),
 )
 """Raise its semantics when the same rows would give another subset."""
-_OUTCOME: Final = pa.schema([("uid", UID), ("reason", pa.string()), ("duplicate_of", UID)])
+_OUTCOME: Final = pa.schema(
+    [
+        ("uid", UID), ("reason", pa.string()), ("duplicate_of", UID), ("test_image", pa.string()),
+        ("test_distance", pa.uint8()),
+    ]
+)  # fmt: skip
+AGAINST: Final = "against.parquet"
 _Result = tuple[dict[str, Any], Sequence[Path]]
+_SHOWN: Final = 3  # images that cannot be read
 _Item = tuple[str, int, int]
 """The kind of a task, and two numbers: of a tar, or a part and the number of parts."""
 
@@ -92,6 +112,16 @@ class SelectStep(PortableStep):
     exact_parts: int
     threads: int = 1
 
+    @functools.cached_property
+    def test_images(self) -> pa.Table:
+        """The hashes of evaluation sets, read once in each worker process."""
+        return read_hashes(self.stage.folder / AGAINST)
+
+    @functools.cached_property
+    def near_test_images(self) -> NearTestImages:
+        """The same, to be looked up."""
+        return NearTestImages(self.test_images, self.settings.test_distance, self.settings.mirrored)
+
     def __call__(self, item: _Item, progress: ProgressCallback) -> _Result:
         """Run a step; return its marker and files."""
         kind, number, parts = item
@@ -107,14 +137,19 @@ class SelectStep(PortableStep):
     def _filter(self, tar: int, parts: int, progress: ProgressCallback) -> _Result:
         """Filter the rows of a tar."""
         settings, first = self.settings, 0
-        codes: list[Any] = [np.zeros((0, 2), np.uint64)]
+        codes: list[Any] = [np.zeros((0, duplicates.DROPPED_COLUMNS), np.uint64)]
         keys: list[Any] = [np.zeros((0, duplicates.KEY_COLUMNS), np.uint64)]
         columns = [*COLUMNS, "uid", "sha256", "phash", "dhash", "text_hash"]
         columns += ["matches"] if settings.keep == "matches" else []
         for batch in read_rows(self.stage.folder / "images" / f"{tar:06d}.parquet", columns):
             found = filter_rows(batch, settings)
+            like = (
+                self._find_test_images(batch, found)
+                if settings.against
+                else np.zeros((len(batch), 2), np.int64)
+            )
             gone = np.flatnonzero(found)
-            codes.append(np.stack([first + gone, found[gone]], axis=1).astype(np.uint64))
+            codes.append(np.stack([first + gone, found[gone], *like[gone].T], axis=1).astype(np.uint64))
             if settings.groups:
                 stay = np.flatnonzero(found == 0)
                 keys.append(_keys(batch.take(pa.array(stay)), tar, first + stay))
@@ -124,6 +159,19 @@ class SelectStep(PortableStep):
         write_rows(paths[0], np.concatenate(codes))
         write_run(paths[1], np.concatenate(keys))
         return {}, paths
+
+    def _find_test_images(self, batch: pa.RecordBatch, codes: Any) -> Any:
+        """Set the code of rows that resemble an evaluation image; return for each row (image, distance): int64[n, 2]."""
+        rows = np.flatnonzero(codes == 0)
+        columns = (batch.column(name).take(pa.array(rows)) for name in ("phash", "dhash"))
+        images, distances = self.near_test_images.nearest(
+            np.stack([c.to_numpy() for c in columns], axis=1)
+        )
+        near = images >= 0
+        like = np.zeros((len(batch), 2), np.int64)
+        like[rows[near], 0], like[rows[near], 1] = images[near], distances[near]
+        codes[rows[near]] = CODES[NEAR_TEST_SET]
+        return like
 
     def _exact(self, part: int, parts: int, progress: ProgressCallback) -> _Result:
         """Find images with the same bytes in a range of digests."""
@@ -170,8 +218,7 @@ class SelectStep(PortableStep):
     def _outcome(self, tar: int, parts: int, progress: ProgressCallback) -> _Result:
         """Write what became of the rows of a tar."""
         with local_copy(self.path(f"{tar:06d}.codes.npy")) as path:
-            gone = load_array(path, 2)
-        rows = [np.concatenate([gone, np.zeros((len(gone), 2), np.uint64)], axis=1)]
+            rows = [load_array(path, duplicates.DROPPED_COLUMNS)]
         rows += [duplicates.rows_of_tar(path, tar) for path in iter_local_copies(self._dropped())]
         gone = np.concatenate(rows)
         gone = gone[np.argsort(gone[:, 0])]
@@ -193,11 +240,27 @@ class SelectStep(PortableStep):
                 codes[at], like[at] = gone[begin:end, 1], gone[begin:end, 2:]
                 codes_seen += np.bincount(codes, minlength=len(codes_seen))
                 kept.append(from_binary(batch.column("uid"))[codes == 0])
-                writer.write_batch(_outcome_rows(batch.column("uid"), codes, like))
+                writer.write_batch(self._outcome_rows(batch.column("uid"), codes, like))
                 first += len(batch)
         write_run(uids_path, np.concatenate(kept))
         counts = dict(zip(("kept", *REASONS), codes_seen.tolist(), strict=True))
         return {"funnel": {"samples": first, **counts}}, [path, uids_path]
+
+    def _outcome_rows(self, uids: pa.Array, codes: Any, like: Any) -> pa.RecordBatch:
+        """Return the outcome of rows, given the uid of the image that stays, or the evaluation image and the distance."""
+        tested = codes == CODES[NEAR_TEST_SET]
+        same = np.isin(codes, [CODES[reason] for reason in DUPLICATES])
+        others = pa.array(to_binary(np.ascontiguousarray(like)).to_pylist(), UID, mask=~same)
+        names, distances = pa.nulls(len(codes), pa.string()), pa.nulls(len(codes), pa.uint8())
+        if tested.any():
+            images = pa.array(np.where(tested, like[:, 0], 0), mask=~tested)
+            sets, found = (
+                self.test_images[name].take(images).combine_chunks() for name in ("set", "image")
+            )
+            names = pc.binary_join_element_wise(sets, found, ", ")
+            distances = pa.array(like[:, 1].astype(np.uint8), mask=~tested)
+        reasons = _REASON_NAMES.take(pa.array(codes))
+        return pa.RecordBatch.from_arrays([uids, reasons, others, names, distances], schema=_OUTCOME)
 
     def _dropped(self) -> list[Path]:
         """Return the files of images that are left out as duplicates of others."""
@@ -223,20 +286,13 @@ def _keys(batch: pa.RecordBatch, tar: int, rows: Any) -> Any:
 _REASON_NAMES: Final = pa.array([None, *REASONS], pa.string())
 
 
-def _outcome_rows(uids: pa.Array, codes: Any, like: Any) -> pa.RecordBatch:
-    same = to_binary(np.ascontiguousarray(like)).to_pylist()
-    others = [uid if any(pair) else None for uid, pair in zip(same, like.tolist(), strict=True)]
-    return pa.RecordBatch.from_arrays(
-        [uids, _REASON_NAMES.take(pa.array(codes)), pa.array(others, UID)], schema=_OUTCOME
-    )
-
-
 # --- the stage
 
 
 def select(
     stage: Stage,
     settings: InspectSettings,
+    sources: Sequence[HashSource],
     identity: str,
     tars: Mapping[str, int],
     memory: int,
@@ -252,6 +308,7 @@ def select(
     step = SelectStep(stage, settings, identity, tuple(map(int, tars)), parts, options.threads)
     job = _Selection(step, options)
     with Progress("select", 2 * images, options.progress) as progress:
+        unreadable = job.hash_sets(sources, progress)
         job.run([Task(name, ("filter", int(name), 0)) for name in tars], progress)
         if settings.groups:
             job.run([Task(f"exact-{i:05d}", ("exact", i, parts)) for i in range(parts)], progress)
@@ -263,7 +320,7 @@ def select(
             job.run([Task(f"pairs-{i:05d}", ("pairs", i, ranges)) for i in range(pairs)], progress)
             job.run([Task("clusters", ("clusters", pairs, 0))], progress)
         job.run([Task(f"{name}-out", ("outcome", int(name), 0)) for name in tars], progress, _Tar)
-    return _finish(stage, identity, list(tars), options)
+    return _finish(stage, identity, list(tars), unreadable, options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,6 +329,25 @@ class _Selection:
 
     step: SelectStep
     options: RunOptions
+
+    def hash_sets(self, sources: Sequence[HashSource], progress: Progress) -> int:
+        """Write the hashes of evaluation sets, unless that is done; return the number of images that cannot be read."""
+        if not sources:
+            return 0
+        stage, sets = self.step.stage, [source.digest for source in sources]
+        marker = stage.marker("against", _Against)
+        if marker is None or marker["sets"] != sets:
+            table, broken = hash_sources(sources, self.options.threads)
+            for line in broken[:_SHOWN]:
+                progress.note(f"metaclip: {line}; it is kept out of nothing")
+            if len(broken) > _SHOWN:
+                progress.note(
+                    f"metaclip: {len(broken) - _SHOWN} more images of evaluation sets cannot be read"
+                )
+            path = stage.folder / AGAINST
+            write_hashes(path, table)
+            marker = stage.mark("against", {"sets": sets, "unreadable": len(broken)}, [path])
+        return int(marker["unreadable"])
 
     def run(self, tasks: Sequence[Task[_Item]], progress: Progress, kind: Any = _Made) -> None:
         """Run the tasks whose results were not made, or not from these rows."""
@@ -286,7 +362,9 @@ class _Selection:
             pass
 
 
-def _finish(stage: Stage, identity: str, tars: Sequence[str], options: RunOptions) -> dict[str, Any]:
+def _finish(
+    stage: Stage, identity: str, tars: Sequence[str], unreadable: int, options: RunOptions
+) -> dict[str, Any]:
     """Write the subset and the record of the stage."""
     markers = [stage.marker(f"{name}-out", _Tar) or {} for name in tars]
     funnel = add_funnels(marker["funnel"] for marker in markers)
@@ -297,7 +375,9 @@ def _finish(stage: Stage, identity: str, tars: Sequence[str], options: RunOption
             stage.folder / "subset.npy", merge_runs(runs, threads=options.threads), funnel["kept"]
         )
     record = stage.finish(
-        {"identity": identity, "funnel": funnel}, checked=("subset.npy",), funnel=funnel
+        {"identity": identity, "funnel": funnel, "unreadable_test_images": unreadable},
+        checked=("subset.npy",),
+        funnel=funnel,
     )
     stage.remove_partials()
     return record

@@ -21,12 +21,15 @@ BROKEN: Final = (
 FILTERS: Final = ("too_few_bytes", "too_small", "too_narrow", "single_colour", "placeholder")
 """Reasons of the filters, in the order of the checks; the last one is found together with exact duplicates."""
 DUPLICATES: Final = ("exact_duplicate", "near_duplicate")
-REASONS: Final = (*BROKEN, *FILTERS, *DUPLICATES)
+NEAR_TEST_SET: Final = "near_test_set"
+"""The reason of images that resemble one of an evaluation set; it is found before placeholders and duplicates."""
+REASONS: Final = (*BROKEN, *FILTERS, *DUPLICATES, NEAR_TEST_SET)
 """Why a sample does not stay; the others are `kept`."""
 CODES: Final = {reason: code for code, reason in enumerate(REASONS, 1)}
 """The number of each reason in files of the stage; 0 stands for a sample that stays."""
 
 MAX_DISTANCE: Final = 8
+MAX_TEST_DISTANCE: Final = 24
 Keep = Literal["first", "matches"]
 
 
@@ -56,6 +59,14 @@ class InspectSettings:
     """Leave out images that look like one that stays."""
     distance: int = 4
     """Bits of 64 in which each of the two hashes of near-duplicates may differ, at most."""
+    against: tuple[str, ...] = ()
+    """Evaluation sets (folders, zips, CLIP_benchmark's tars), or files of their hashes, whose images are kept out."""
+    split: str = "test"
+    """The split of these sets."""
+    test_distance: int = 16
+    """Bits of 128 in which the hashes of an image and of one of an evaluation set may differ for it to be kept out."""
+    mirrored: bool = False
+    """Keep out images near a mirrored evaluation image, too."""
     keep: Keep = "first"
     """Which of several duplicates stays: the first, or the one whose text matches most entries."""
     metadata: str | None = None
@@ -68,6 +79,10 @@ class InspectSettings:
             raise BadSetting(f"max_aspect is {self.max_aspect:g}, must be at least 1")
         if not 0 <= self.distance <= MAX_DISTANCE:
             raise BadSetting(f"distance is {self.distance}, must be from 0 to {MAX_DISTANCE}")
+        if not 0 <= self.test_distance <= MAX_TEST_DISTANCE:
+            raise BadSetting(
+                f"test_distance is {self.test_distance}, must be from 0 to {MAX_TEST_DISTANCE}"
+            )
         if self.metadata is not None and self.keep != "matches":
             raise BadSetting('metadata is given, which only keep = "matches" uses; give both or none')
 
@@ -78,8 +93,8 @@ class InspectSettings:
 
     @property
     def selection(self) -> dict[str, Any]:
-        """The settings that decide on images, without those that say how samples are read."""
-        read = ("text_column", "url_column", "uid_column", "metadata")
+        """The settings that decide on images, without those that say how samples are read, or name files."""
+        read = ("text_column", "url_column", "uid_column", "metadata", "against")
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in read}
 
     @property

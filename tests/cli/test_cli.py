@@ -48,7 +48,7 @@ VERBS = {
         "--seed", "--srcset", "--titles",
     } | WORK,
     "inspect": {
-        "TARS", "--distance", "--exact-duplicates", "--keep", "--max-aspect", "--max-texts", "--memory", "--metadata", "--min-bytes",
+        "TARS", "--against", "--hashes-only", "--mirrored", "--split", "--test-distance", "--distance", "--exact-duplicates", "--keep", "--max-aspect", "--max-texts", "--memory", "--metadata", "--min-bytes",
         "--min-side", "--near-duplicates", "--part", "--recipe", "--single-colour", "--text-column", "--uid-column", "--url-column",
     } | WORK,
     "curate": {"POOL", "--allow-lost"} | MATCH | BALANCE | WORK,

@@ -19,7 +19,7 @@ MAX_BYTES: Final = 1 << 26
 MAX_PIXELS: Final = 1 << 26
 OVERSIZED: Final = "oversized_image"
 BROKEN: Final = "broken_image"
-_FORMATS: Final = ("JPEG", "PNG", "WEBP")
+FORMATS: Final = ("JPEG", "PNG", "WEBP")
 _DETAIL: Final = 120  # characters of a reason in words
 
 
@@ -43,7 +43,10 @@ def to_rgb(image: Any) -> Any:
 
 
 def decode_image(
-    data: bytes, max_pixels: int = MAX_PIXELS, convert: Callable[[Any], Any] = to_rgb
+    data: bytes,
+    max_pixels: int = MAX_PIXELS,
+    convert: Callable[[Any], Any] = to_rgb,
+    formats: tuple[str, ...] = FORMATS,
 ) -> Decoded:
     """Decode an image by `convert`, a function of the opened PIL image that reads its pixels."""
     from PIL import Image
@@ -52,7 +55,7 @@ def decode_image(
         return too_many_bytes(len(data))
     form, width, height = "", 0, 0
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=formats) as image:
             form, (width, height) = image.format or "", image.size
             if width * height > max_pixels:
                 detail = f"{width} x {height} pixels, at most {max_pixels} are decoded"
