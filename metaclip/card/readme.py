@@ -8,7 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from metaclip.card.plots import TITLES
-from metaclip.curate.account import MEANING, escaped, render_removed, render_runs, shown_steps
+from metaclip.curate.account import (
+    MEANING,
+    escaped,
+    render_images,
+    render_removed,
+    render_runs,
+    shown_steps,
+)
 from metaclip.curate.settings import REMOVED
 
 
@@ -112,7 +119,7 @@ def render(card: Mapping[str, Any]) -> str:
         *_varied(card),
         f"The draw is a hash of the pair's uid with seed {balance['seed']}: with `entries.parquet`, anyone can compute "
         "whether a pair is in (the page does).", "",
-        "## What was dropped, and why", "", "| rows | | |", "|---:|---|---|",
+        *render_images(card), "## What was dropped, and why", "", "| rows | | |", "|---:|---|---|",
     ]  # fmt: skip
     lines += [f"| {rows:,} | {key} | {MEANING[key]} |" for key, rows in shown_steps(funnel)]
     if card["lost_inputs"]:

@@ -51,8 +51,8 @@ from metaclip.curate.threshold import column_thresholds, vector_digest
 from metaclip.errors import MetaclipError
 from metaclip.matching import add_ids
 from metaclip.metadata import Metadata
+from metaclip.pool.subset import Subset
 from metaclip.pool.uid import Uids, column_uids
-from metaclip.reshard.subset import Subset
 from metaclip.stage.runner import RunOptions
 from metaclip.storage.files import as_path
 

@@ -73,7 +73,7 @@ If it is interrupted, the same command continues from there.""",
     "--test-distance",
     type=int,
     metavar="D",
-    help="Bits of 128 in which hashes near those of a set may differ.  [default: 16]",
+    help="Bits of 128 in which hashes near those of a set may differ.  [default: 17]",
 )
 @click.option(
     "--mirrored", is_flag=True, default=None, help="Leave out images near a mirrored image of a set, too."

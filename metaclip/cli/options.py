@@ -92,6 +92,9 @@ match_options = _stack(
         help="In csv and tsv: 'none' if quotes are ordinary characters.  [default: auto]",
     ),
     click.option("--limit", type=Number(), metavar="N", help="Read only the first N rows."),
+    click.option(
+        "--subset", metavar="FILE", help="Leave out rows whose uid is not in it, e.g. seen/subset.npy."
+    ),
     click.option("--with-text", is_flag=True, default=None, help="Write url and text to matched/ too."),
     click.option(
         "--fold-duplicates", is_flag=True, default=None, help="Keep the first of duplicate entries."
@@ -204,6 +207,7 @@ def read_recipe(path: str | None) -> dict[str, dict[str, Any]]:
         ("inspect", "metadata"),
         ("match", "metadata"),
         ("balance", "weights"),
+        ("match", "subset"),
         *(("extract", name) for name in LIST_SETTINGS),
     ):
         if key in made[table]:

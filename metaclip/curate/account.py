@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from metaclip.curate.extracted import render_extraction
 from metaclip.curate.run import Run
-from metaclip.curate.settings import BALANCE_REASONS, MATCH_REASONS, REMOVED
+from metaclip.curate.settings import BALANCE_REASONS, MATCH_REASONS, NOT_IN_SUBSET, REMOVED
 from metaclip.curate.threshold import tail_share
 from metaclip.errors import MetaclipError
 from metaclip.stage.folder import versions
@@ -32,6 +32,7 @@ MEANING: Final = {
     "not_downloaded": "img2dataset says that the image could not be fetched",
     "null_text": "no text",
     "invalid_utf8": "text that is not valid UTF-8",
+    NOT_IN_SUBSET: "uid that is not in the given subset",
     "empty_text": "text of length 0",
     "no_match": "text that matches no entry",
     REMOVED: "taken out on request",
@@ -39,7 +40,9 @@ MEANING: Final = {
     "not_drawn": "matched, but not drawn",
     "kept": "kept",
 }
-"""The steps of the funnel in their order, with their meaning; `REMOVED` is one only if pairs were taken out."""
+"""The steps of the funnel in their order, with their meaning."""
+_OPTIONAL: Final = {REMOVED, NOT_IN_SUBSET}
+"""Steps only where rows were lost for them."""
 _RESULT: Final = (
     "semantics", "list", "rule", "balance", "funnel", "entries", "sums", "pairs", "digests",
 )  # fmt: skip
@@ -82,7 +85,7 @@ def make_account(run: Run) -> dict[str, Any]:
     zero, head = counts == 0, counts >= t
     tail = ~(zero | head)
     rows = {**match["funnel"], **balance["funnel"]}
-    funnel = {step: rows.get(step, 0) for step in MEANING if step != REMOVED or step in rows}
+    funnel = {step: rows.get(step, 0) for step in MEANING if step not in _OPTIONAL or step in rows}
     check_funnel(funnel, "rows", (*MATCH_REASONS, REMOVED), "matched")
     check_funnel(funnel, "matched", BALANCE_REASONS, "kept")
     with (run.path / "curated.npy").open("rb") as file:
@@ -123,8 +126,11 @@ def make_account(run: Run) -> dict[str, Any]:
     }
     if REMOVED in match:
         result[REMOVED] = match[REMOVED]
-    combined: dict[str, Any] = {key: match[key] for key in ("runs", "extracted") if key in match}
+    combined: dict[str, Any] = {
+        key: match[key] for key in ("runs", "extracted", "images") if key in match
+    }
     recipe = {**settings, "match": {**settings["match"], "metadata": match["list"]}}
+    recipe["match"].pop("subset", None)  # a path of the machine that made it
     if varied:
         recipe["balance"] = {**settings["balance"], "weights": balance["t"]["weights"]}
     top = np.argsort(-counts.astype(np.int64), kind="stable")[:_TOP_ENTRIES]
@@ -209,6 +215,7 @@ def render(account: Mapping[str, Any]) -> str:
     if account["lost_inputs"]:
         lost = ", ".join(map(_lost_input, account["lost_inputs"]))
         lines += [f"**Not all inputs could be read.** Missing from every figure here: {lost}", ""]
+    lines += render_images(account)
     lines += ["## Funnel", "", "| rows | | |", "|---:|---|---|"]
     lines += [f"| {rows:,} | {step} | {MEANING[step]} |" for step, rows in shown_steps(funnel)]
     if REMOVED in account:
@@ -278,6 +285,20 @@ def render(account: Mapping[str, Any]) -> str:
 def shown_steps(funnel: Mapping[str, int]) -> list[tuple[str, int]]:
     """Return the steps of a funnel that a reader is shown, with their rows: those of every run, and what occurs."""
     return [(step, funnel[step]) for step in MEANING if step in _ALWAYS_SHOWN or funnel.get(step)]
+
+
+def render_images(account: Mapping[str, Any]) -> list[str]:
+    """Return lines of Markdown about the images of a pool: a section, or nothing if no subset tells of them."""
+    if not (images := account.get("images")):
+        return []
+    return [
+        "## Images", "", "What became of the images that were downloaded for the pool, before a caption was matched:", "",
+        "| images | | |", "|---:|---|---|",
+        *(
+            f"| {one['samples']:,} | {escaped(one['step'])} | {escaped(one['meaning'])} |"
+            for one in images
+        ), "",
+    ]  # fmt: skip
 
 
 def render_removed(removed: Mapping[str, Any]) -> list[str]:
@@ -376,6 +397,7 @@ RUN_FIELDS: Final[dict[str, str]] = {
     "funnel.not_downloaded": "integer",
     "funnel.null_text": "integer",
     "funnel.invalid_utf8": "integer",
+    "funnel.not_in_subset": "integer",
     "funnel.empty_text": "integer",
     "funnel.no_match": "integer",
     "funnel.removed": "integer",
@@ -443,14 +465,25 @@ EXTRACTED_FIELDS: Final[dict[str, str]] = {
 }
 """Further fields of an account of a pool that `metaclip extract` made."""
 
-FIELDS: Final = RUN_FIELDS | REMOVED_FIELDS | COMBINED_FIELDS | VARIED_FIELDS | EXTRACTED_FIELDS
+IMAGE_FIELDS: Final[dict[str, str]] = {
+    "images[].step": "string",
+    "images[].samples": "integer",
+    "images[].meaning": "string",
+}
+"""Further fields of an account of a run with a subset that `metaclip inspect` made."""
+
+FIELDS: Final = (
+    RUN_FIELDS | REMOVED_FIELDS | COMBINED_FIELDS | VARIED_FIELDS | EXTRACTED_FIELDS | IMAGE_FIELDS
+)
 LATER: Final = frozenset(
     {
         "removed",
         "funnel.removed",
+        "funnel.not_in_subset",
         "classes",
         "runs",
         "extracted",
+        "images",
         "balance.t_by",
         "digests.t",
         "top_entries.[].t",

@@ -18,7 +18,7 @@ import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -40,14 +40,14 @@ from metaclip.curate.inputs import (
     digest_name,
 )
 from metaclip.curate.run import Run, counts_digest, matched_writer, write_counts
-from metaclip.curate.settings import BALANCE, MATCH, MATCH_REASONS, MatchSettings
+from metaclip.curate.settings import BALANCE, MATCH, MATCH_REASONS, NOT_IN_SUBSET, MatchSettings
 from metaclip.engine import PortableStep, Progress, ProgressCallback, fold
 from metaclip.errors import MetaclipError, damaged
 from metaclip.matching import MATCHES, Counts, add_ids
 from metaclip.matching.matcher import Matcher
 from metaclip.matching.text_rule import TextRule
 from metaclip.metadata import Metadata, MetadataLike, as_metadata, lint, shipped_list
-from metaclip.pool.columns import DroppedRows, missing_columns, usable_texts
+from metaclip.pool.columns import Columns, DroppedRows, missing_columns, usable_texts
 from metaclip.pool.files import Paths, PoolFile, find_files, list_paths
 from metaclip.pool.shards import Shard, read_batches, read_schema
 from metaclip.pool.sorted_uids import (
@@ -64,6 +64,9 @@ from metaclip.stage.runner import RunOptions, Task, lost_message, run, run_in_pa
 from metaclip.stage.stage import Stage, add_funnels, check_funnel, digest_of
 from metaclip.storage.files import as_path, is_inside, local_copies, local_copy
 
+if TYPE_CHECKING:
+    from metaclip.pool.subset import Subset
+
 # --- one shard
 
 
@@ -77,6 +80,7 @@ class MatchStep(PortableStep):
     stage: Stage
     settings: MatchSettings
     entries: Metadata
+    subset: Subset | None = None
 
     @functools.cached_property
     def matcher(self) -> Matcher:
@@ -91,7 +95,7 @@ class MatchStep(PortableStep):
         if isinstance(item, FileDigest):
             marker = item.marker()
         else:
-            marker = match_shard(item, self.matcher, self.settings, self.stage, progress)
+            marker = match_shard(item, self.matcher, self.settings, self.stage, progress, self.subset)
             files = [
                 self.stage.folder / "matched" / f"{item.name}.parquet",
                 *self.stage.partials(item.name),
@@ -101,7 +105,12 @@ class MatchStep(PortableStep):
 
 
 def match_shard(
-    shard: Shard, matcher: Matcher, settings: MatchSettings, stage: Stage, progress: ProgressCallback
+    shard: Shard,
+    matcher: Matcher,
+    settings: MatchSettings,
+    stage: Stage,
+    progress: ProgressCallback,
+    subset: Subset | None = None,
 ) -> dict[str, Any]:
     """Match a shard and write its files: matched rows, counts, sorted uids. Return its marker.
 
@@ -121,6 +130,8 @@ def match_shard(
     ) as add_rows:
         for batch in read_batches(shard, list(dict.fromkeys(wanted)), dropped):
             texts = usable_texts(batch, columns, row, dropped)
+            if subset is not None:
+                texts = _texts_in_subset(texts, batch, columns, subset, row, dropped)
             matches = matcher.match(texts)
             offsets = np.asarray(matches.offsets)
             n_matches = np.diff(offsets)
@@ -149,6 +160,24 @@ def match_shard(
     funnel["no_match"] = funnel["rows"] - funnel["matched"] - sum(dropped.counts.values())
     write_partials(stage, shard.name, counts, [np.zeros((0, 2), np.uint64), *uids])
     return {"shard": shard.identity, "funnel": funnel, "places": dropped.places}
+
+
+def _texts_in_subset(
+    texts: pa.Array,
+    batch: pa.RecordBatch,
+    columns: Columns,
+    subset: Subset,
+    row: int,
+    dropped: DroppedRows,
+) -> pa.Array:
+    """Return the texts of a batch, null where the uid is not in the subset; count these rows in `dropped`."""
+    urls, given = (None if name is None else batch.column(name) for name in (columns.url, columns.uid))
+    uids = uids_of(pc.fill_null(texts, ""), urls, given)
+    left_out = ~subset.contains(uids) & texts.is_valid().to_numpy(zero_copy_only=False)
+    if left_out.any():
+        dropped.add(NOT_IN_SUBSET, f"row {row + int(left_out.argmax())}", int(left_out.sum()))
+        texts = pc.if_else(pa.array(left_out), pa.scalar(None, texts.type), texts)
+    return texts
 
 
 def write_partials(
@@ -234,7 +263,14 @@ def match_part(
     files = find_files(pool)
     _check_apart(folder, pool, files)
     entries, settings = read_metadata(metadata, settings)
-    stage = _MatchStage(Stage(folder, MATCH), entries, settings, cut_pool(files, settings), options)
+    subset = None
+    if settings.subset is not None:
+        from metaclip.pool.subset import Subset
+
+        settings = dataclasses.replace(settings, subset=os.path.abspath(settings.subset))
+        subset = Subset(settings.subset or "")
+    inputs = cut_pool(files, settings)
+    stage = _MatchStage(Stage(folder, MATCH), entries, settings, inputs, options, subset)
     return run_in_parts(
         stage.stage, stage.inputs.tasks, options, begin=stage.begin, work=stage.match, finish=stage.finish
     )
@@ -289,11 +325,13 @@ class _MatchStage:
     settings: MatchSettings
     inputs: Inputs
     options: RunOptions
+    subset: Subset | None = None
 
     def begin(self, overwrite: bool) -> dict[str, dict[str, Any]]:
         """Begin or resume the stage; return the markers of finished tasks."""
         stage, balance = self.stage, Stage(self.stage.folder, BALANCE)
-        fingerprint = self.settings.fingerprint(self.entries, self.inputs.files)
+        digest = None if self.subset is None else self.subset.digest()
+        fingerprint = self.settings.fingerprint(self.entries, self.inputs.files, digest)
         if (record := balance.record) and (elsewhere := record["match"]["folder"]):
             if not overwrite:
                 raise MetaclipError(
@@ -302,7 +340,7 @@ class _MatchStage:
                 )
             balance.clear()
         name = os.path.basename(self.settings.metadata or "the shipped list")
-        if stage.begin(fingerprint, overwrite, names={"list": f"metadata: {name}"}):
+        if stage.begin(fingerprint, overwrite, names={"list": f"metadata: {name}", "subset": "subset"}):
             balance.clear()
         try:
             return self.inputs.finished(stage)
@@ -320,7 +358,7 @@ class _MatchStage:
             return
         rows = [task.item.rows for task in tasks if isinstance(task.item, Shard)]
         total = None if None in rows else sum(filter(None, rows))
-        step = MatchStep(self.stage, self.settings, self.entries)
+        step = MatchStep(self.stage, self.settings, self.entries, self.subset)
         _ = step.matcher  # opened once, before threads share it
         with Progress("match", total, self.options.progress) as progress:
             if not any((self.stage.folder / "matched").glob("*")):
@@ -427,6 +465,7 @@ class _MatchStage:
         counts = add_counts(stage, list(markers), entries, settings.rule, self.options)
         uids, repeats = merge_uids(stage, markers, self.options.threads)
         write_counts(folder / "counts.parquet", entries, counts)
+        images = [] if self.subset is None else self.subset.image_steps()
         record = {
             "semantics": MATCH.semantics,
             "identity": identity,
@@ -443,6 +482,7 @@ class _MatchStage:
                 {"name": name, **marker["shard"], "read": rows_read(marker["funnel"])}
                 for name, marker in markers.items()
             ],
+            **({"images": images} if images else {}),
         }
         folder.write_recipe({"match": settings})
         made = stage.finish(

@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,9 @@ from metaclip.pool.shards import Shard
 from metaclip.pool.sorted_uids import merge_runs, write_subset
 from metaclip.stage.folder import Folder
 from metaclip.stage.stage import Stage
+
+if TYPE_CHECKING:
+    from metaclip.pool.subset import Subset
 
 _PIECE: Final = 20_000  # rows that everything is compiled and opened with
 
@@ -92,11 +95,20 @@ class CountStep(PortableStep):
         """The matcher, made once in each worker process."""
         return Matcher(self.entries, self.settings.rule)
 
+    @functools.cached_property
+    def subset(self) -> Subset | None:
+        """The subset whose rows are matched, if not all are."""
+        if self.settings.subset is None:
+            return None
+        from metaclip.pool.subset import Subset
+
+        return Subset(self.settings.subset)
+
     def __call__(self, shard: Shard, progress: ProgressCallback) -> tuple[int, npt.NDArray[np.uint64]]:
         """Return the number of the shard's rows, and its counts."""
         with _temporary_run() as folder:
             match = Stage(folder, MATCH)
-            marker = match_shard(shard, self.matcher, self.settings, match, progress)
+            marker = match_shard(shard, self.matcher, self.settings, match, progress, self.subset)
             counts = shard_counts(shard.name, stage=match, n_entries=len(self.entries))
             return rows_read(marker["funnel"]), counts
 
@@ -120,7 +132,9 @@ class MeasureStep(CountStep):
             path, n_entries = Path(folder.path), len(self.entries)
             match = Stage(folder, MATCH)
             match_seconds, match_wall, marker = _timed(
-                lambda: match_shard(shard, self.matcher, self.settings, match, ignore_progress)
+                lambda: match_shard(
+                    shard, self.matcher, self.settings, match, ignore_progress, self.subset
+                )
             )
             read, matched = rows_read(marker["funnel"]), marker["funnel"]["matched"]
             sum_seconds, _, _ = _timed(

@@ -45,6 +45,8 @@ class MatchSettings:
     """Of csv and tsv: "none" takes quotes as ordinary characters; "auto", the default, finds out what they are."""
     limit: int | None = None
     """Number of rows of the pool to read; None for all."""
+    subset: str | None = None
+    """A subset file: rows whose uid is not in it are left out, such as those whose image `metaclip inspect` leaves out."""
     with_text: bool = False
     """Write url and text to matched/ too."""
     rule: TextRule = PAPER
@@ -58,17 +60,23 @@ class MatchSettings:
 
     @property
     def record(self) -> dict[str, Any]:
-        """The settings as manifests and cards have them; quoting, which earlier records lack, only if it is given."""
+        """The settings as manifests and cards have them; those that earlier records lack only if they are given."""
         record = dataclasses.asdict(self)
-        return {name: value for name, value in record.items() if name != "quoting" or value is not None}
+        later = ("quoting", "subset")
+        return {name: value for name, value in record.items() if name not in later or value is not None}
 
     @property
     def columns(self) -> dict[str, str | None]:
         """The names of columns that are given, by role."""
         return {"text": self.text_column, "url": self.url_column, "uid": self.uid_column}
 
-    def fingerprint(self, metadata: Metadata, files: Sequence[PoolFile]) -> dict[str, Any]:
-        """Return everything that determines the stage's result, except the bytes of the inputs, which markers hold."""
+    def fingerprint(
+        self, metadata: Metadata, files: Sequence[PoolFile], subset: str | None = None
+    ) -> dict[str, Any]:
+        """Return everything that determines the stage's result, except the bytes of the inputs, which markers hold.
+
+        `subset` is the digest of the subset, if there is one.
+        """
         return {
             "semantics": MATCH.semantics,
             "list": metadata.digest,
@@ -78,6 +86,7 @@ class MatchSettings:
             "with_text": self.with_text,
             "pool": [file.name for file in files],
             **({"quoting": "none"} if self.quoting == "none" else {}),
+            **({"subset": subset} if subset is not None else {}),
         }
 
 
@@ -138,11 +147,14 @@ class BalanceSettings:
 
 SAVED_WEIGHTS: Final = "weights.parquet"
 """The file of a run folder for weights that were given as a dict or a table."""
+NOT_IN_SUBSET: Final = "not_in_subset"
+"""The reason in the funnel for rows that a subset leaves out."""
 MATCH_REASONS: Final = (
     "malformed_row",
     "not_downloaded",
     "null_text",
     "invalid_utf8",
+    NOT_IN_SUBSET,
     "empty_text",
     "no_match",
 )
@@ -173,6 +185,14 @@ class _MatchedShard(msgspec.Struct):
     columns: _Columns | None = None
 
 
+class ImageStep(msgspec.Struct):
+    """What became of some samples when `metaclip inspect` looked at the images of a pool; accounts show it."""
+
+    step: str
+    samples: Size
+    meaning: str
+
+
 class _LostInput(Lost, kw_only=True):
     """An account names it."""
 
@@ -201,7 +221,7 @@ _REMOVED: Final[Any] = msgspec.defstruct(
 _MATCH_RECORD: Final[Any] = marker_kind(
     Record, semantics=int, identity=str, list=str, rule=TextRule, columns=_Columns, counts_digest=str,
     funnel=_MATCH_FUNNEL, duplicates=funnel_kind(("uids", "rows")), lost=list[_LostInput], wanted=Size,
-    shards=list[_MatchedShard], runs=(list[_Combined], []), removed=(_REMOVED | None, None),
+    shards=list[_MatchedShard], runs=(list[_Combined], []), removed=(_REMOVED | None, None), images=(list[ImageStep], []),
 )  # fmt: skip
 _SOURCE: Final[Any] = msgspec.defstruct(
     "Source", [("folder", str | None), ("beside", str | None), ("record", _MATCH_RECORD | None)]

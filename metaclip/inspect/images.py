@@ -25,6 +25,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -43,8 +44,8 @@ from metaclip.pool.tars import split_name
 from metaclip.pool.uid import UID, to_binary
 from metaclip.reshard.index import FLAWS, MAX_SAMPLE, TXT, Index, Names, open_index
 from metaclip.stage.folder import STATE
-from metaclip.stage.stage import Stage, check_item_bytes
-from metaclip.storage.files import atomic_write, local_copy
+from metaclip.stage.stage import Size, Stage, check_item_bytes
+from metaclip.storage.files import as_path, atomic_write, local_copy, read_json
 from metaclip.training.stream.decode import MAX_BYTES, Decoded, decode_image, parse_texts, too_many_bytes
 
 SCHEMA: Final = pa.schema(
@@ -123,7 +124,21 @@ class ImagesStep(PortableStep):
                     group = []
             writer.write_table(pa.Table.from_batches(group, self.schema))
         check_unchanged(file)
-        return {"name": file.name, "size": file.size, "stamp": file.stamp, "funnel": funnel}, [path]
+        known = {"name": file.name, "size": file.size, "stamp": file.stamp, "listed": _listed(file)}
+        return {**known, "funnel": funnel}, [path]
+
+
+class _Statistics(msgspec.Struct):
+    """What img2dataset states of a tar, in the file beside it."""
+
+    count: Size
+
+
+def _listed(file: PoolFile) -> int | None:
+    """Return the number of pairs that img2dataset was given for a tar; None if it does not say."""
+    path = as_path(file.path)
+    stated = read_json(path.parent / f"{path.name.partition('.')[0]}_stats.json", _Statistics)
+    return None if stated is None else int(stated["count"])
 
 
 def _writer(path: Path, schema: pa.Schema) -> Any:

@@ -44,7 +44,7 @@ from metaclip.stage.stage import (
 from metaclip.storage.files import as_path
 
 _FUNNEL: Final = funnel_kind(("samples", *BROKEN, "usable"))
-_TarMarker: Final = marker_kind(name=str, size=Size, stamp=str, funnel=_FUNNEL)
+_TarMarker: Final = marker_kind(name=str, size=Size, stamp=str, listed=Size | None, funnel=_FUNNEL)
 INSPECT: Final = StageSpec(
     "inspect",
     outputs=("images",),
@@ -190,10 +190,14 @@ class _Inspection:
         record = stage.finished()
         if record is None or record["identity"] != identity:
             record = self._record(markers, lost, identity)
+        funnel = record["funnel"]
         usable = {name: marker["funnel"]["usable"] for name, marker in markers.items()}
+        stated = [marker["listed"] for marker in markers.values()]
+        listed = None if None in stated else max(sum(stated), funnel["samples"])
         selected = select(
-            self.selection, self.settings, self.sources, identity, usable, self.memory, self.options
-        )
+            self.selection, self.settings, self.sources, identity, usable, listed, self.memory,
+            self.options,
+        )  # fmt: skip
         return FinishedStage(folder.path, {**record, **selected})
 
     def _record(

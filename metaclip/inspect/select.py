@@ -43,7 +43,7 @@ from metaclip.inspect.evaluation_hashes import (
 from metaclip.inspect.filters import COLUMNS, filter_rows
 from metaclip.inspect.images import read_rows
 from metaclip.inspect.near import PAIR_BYTES, find_pairs
-from metaclip.inspect.settings import CODES, DUPLICATES, NEAR_TEST_SET, REASONS, InspectSettings
+from metaclip.inspect.settings import CODES, DUPLICATES, MEANING, NEAR_TEST_SET, REASONS, InspectSettings
 from metaclip.pool.sorted_uids import (
     load_array,
     merge_runs,
@@ -66,7 +66,7 @@ from metaclip.stage.stage import (
 )
 from metaclip.storage.files import AnyPath, atomic_write, iter_local_copies, local_copies, local_copy
 
-FUNNEL: Final = funnel_kind(("samples", *REASONS, "kept"))
+FUNNEL: Final = funnel_kind(("samples", *REASONS, "kept"), ("listed", "not_downloaded"))
 _Made: Final = marker_kind(of=str, parts=Size)
 _Hashes: Final = marker_kind(of=str, parts=Size, rows=Size)
 _Against: Final = marker_kind(sets=list[str], unreadable=Size)
@@ -295,10 +295,14 @@ def select(
     sources: Sequence[HashSource],
     identity: str,
     tars: Mapping[str, int],
+    listed: int | None,
     memory: int,
     options: RunOptions,
 ) -> dict[str, Any]:
-    """Run the stage on tars that were read (numbers of usable images by name), unless it is finished; return its record."""
+    """Run the stage on tars that were read, unless it is finished; return its record.
+
+    `tars` are numbers of usable images by name, `listed` is the number of pairs that img2dataset was given, if it states it.
+    """
     record = stage.finished()
     if record is not None and record["identity"] == identity:
         return record
@@ -320,7 +324,7 @@ def select(
             job.run([Task(f"pairs-{i:05d}", ("pairs", i, ranges)) for i in range(pairs)], progress)
             job.run([Task("clusters", ("clusters", pairs, 0))], progress)
         job.run([Task(f"{name}-out", ("outcome", int(name), 0)) for name in tars], progress, _Tar)
-    return _finish(stage, identity, list(tars), unreadable, options)
+    return _finish(stage, identity, list(tars), listed, unreadable, options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -363,7 +367,12 @@ class _Selection:
 
 
 def _finish(
-    stage: Stage, identity: str, tars: Sequence[str], unreadable: int, options: RunOptions
+    stage: Stage,
+    identity: str,
+    tars: Sequence[str],
+    listed: int | None,
+    unreadable: int,
+    options: RunOptions,
 ) -> dict[str, Any]:
     """Write the subset and the record of the stage."""
     markers = [stage.marker(f"{name}-out", _Tar) or {} for name in tars]
@@ -374,10 +383,18 @@ def _finish(
         write_subset(
             stage.folder / "subset.npy", merge_runs(runs, threads=options.threads), funnel["kept"]
         )
+    if listed is not None:
+        funnel = {"listed": listed, "not_downloaded": listed - funnel["samples"], **funnel}
+    steps = [
+        {"step": step, "samples": funnel[step], "meaning": meaning}
+        for step, meaning in MEANING.items()
+        if funnel.get(step) or step in ("samples", "kept")
+    ]
     record = stage.finish(
         {"identity": identity, "funnel": funnel, "unreadable_test_images": unreadable},
         checked=("subset.npy",),
         funnel=funnel,
+        steps=steps,
     )
     stage.remove_partials()
     return record

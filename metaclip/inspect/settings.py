@@ -28,6 +28,28 @@ REASONS: Final = (*BROKEN, *FILTERS, *DUPLICATES, NEAR_TEST_SET)
 CODES: Final = {reason: code for code, reason in enumerate(REASONS, 1)}
 """The number of each reason in files of the stage; 0 stands for a sample that stays."""
 
+MEANING: Final = {
+    "listed": "pairs that img2dataset was given",
+    "not_downloaded": "could not be downloaded",
+    "samples": "downloaded",
+    "malformed_json": "broken: fields that are no JSON object, a member that is a link, or too large",
+    "missing_image": "broken: no image",
+    "missing_text": "broken: no text",
+    "invalid_utf8": "broken: a text that is not valid UTF-8",
+    "oversized_image": "broken: an image of too many bytes or pixels to be decoded",
+    "broken_image": "broken: an image that cannot be decoded",
+    "too_few_bytes": "filtered: fewer bytes than asked for",
+    "too_small": "filtered: a shorter side of fewer pixels than asked for",
+    "too_narrow": "filtered: a longer side of more times the shorter one than asked for",
+    "single_colour": "filtered: a single colour",
+    "placeholder": "filtered: the same image stands under many texts",
+    "exact_duplicate": "duplicate: the bytes of another image",
+    "near_duplicate": "duplicate: looks like another image",
+    NEAR_TEST_SET: "resembles an image of an evaluation set",
+    "kept": "images that stay",
+}
+"""The steps of the funnel in their order, with their meaning; the first two only if img2dataset's statistics state them."""
+
 MAX_DISTANCE: Final = 8
 MAX_TEST_DISTANCE: Final = 24
 Keep = Literal["first", "matches"]
@@ -63,7 +85,7 @@ class InspectSettings:
     """Evaluation sets (folders, zips, CLIP_benchmark's tars), or files of their hashes, whose images are kept out."""
     split: str = "test"
     """The split of these sets."""
-    test_distance: int = 16
+    test_distance: int = 17
     """Bits of 128 in which the hashes of an image and of one of an evaluation set may differ for it to be kept out."""
     mirrored: bool = False
     """Keep out images near a mirrored evaluation image, too."""

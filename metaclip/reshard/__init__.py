@@ -5,5 +5,4 @@ shards         the two steps: select the samples of a tar, write a shard
 copy_samples   samples of tars under new names
 index          the place of every sample in a tar, and its cache
 tar_headers    all headers of a tar, found at once
-subset         DataComp's format of subsets
 """

@@ -21,6 +21,7 @@ from metaclip.arguments import PATH, check_types
 from metaclip.engine import Progress, ProgressCallback
 from metaclip.errors import LostInputs, MetaclipError
 from metaclip.pool.files import Paths, PoolFile, find_files
+from metaclip.pool.subset import Subset
 from metaclip.reshard import shards
 from metaclip.reshard.index import NO_UID, Names
 from metaclip.reshard.shards import (
@@ -32,7 +33,6 @@ from metaclip.reshard.shards import (
     SharedUids,
     TarUses,
 )
-from metaclip.reshard.subset import Subset
 from metaclip.stage.folder import Folder
 from metaclip.stage.runner import RunOptions, Task, lost_message, run
 from metaclip.stage.stage import (

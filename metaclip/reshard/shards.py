@@ -35,12 +35,12 @@ from metaclip.arguments import check_fields
 from metaclip.errors import MetaclipError, damaged
 from metaclip.pool.files import PoolFile, open_tar, translate_read_errors
 from metaclip.pool.sorted_uids import UidSet, load_array, merge_runs, write_rows, write_run, write_subset
+from metaclip.pool.subset import Subset
 from metaclip.pool.tar_format import BLOCK, END, ForwardReader
 from metaclip.pool.uid import Uids
 from metaclip.recipe import check_minimums
 from metaclip.reshard.copy_samples import NOT_SIMPLE, SampleCopies, SampleSpans, copy_samples
 from metaclip.reshard.index import FLAWS, IMAGES, MAX_SAMPLE, Names, make_index
-from metaclip.reshard.subset import Subset
 from metaclip.storage.files import atomic_write, write_json
 
 SEMANTICS: Final = 1

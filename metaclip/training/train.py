@@ -29,8 +29,8 @@ from typing import Any, Final
 from metaclip import __version__
 from metaclip.curate.balancer import Balancer
 from metaclip.errors import MetaclipError
+from metaclip.pool.subset import Subset
 from metaclip.reshard.index import Names
-from metaclip.reshard.subset import Subset
 from metaclip.stage.folder import Folder
 from metaclip.stage.stage import Stage, StageSpec, digest_of
 from metaclip.training import metrics, models

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from metaclip.pool.sorted_uids import SUBSET
+from metaclip.pool.subset import Subset
 from metaclip.reshard.index import open_index
-from metaclip.reshard.subset import Subset
 from metaclip.training.models import import_torchvision
 from metaclip.training.stream import Batch, Loader, Stream
 from tests.bench.bench_reshard import write_tars

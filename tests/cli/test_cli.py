@@ -33,7 +33,7 @@ RULE = {
     "--unicode-separators", "--unspaced-scripts",
 }  # fmt: skip
 MATCH = {
-    "--fold-duplicates", "--limit", "--metadata", "--quoting", "--recipe", "--text-column", "--uid-column", "--url-column", "--with-text",
+    "--fold-duplicates", "--limit", "--metadata", "--quoting", "--recipe", "--subset", "--text-column", "--uid-column", "--url-column", "--with-text",
 } | RULE  # fmt: skip
 BALANCE = {"--seed", "--t", "--tail-share", "--target-pairs", "--weights"}
 ENGINE = {"--address", "--engine"}

@@ -60,7 +60,7 @@ from metaclip.card.verify import verify
 from metaclip.engine.local import Local
 from metaclip.extract import extract_file
 from metaclip.metadata import build
-from metaclip.reshard.subset import Subset
+from metaclip.pool.subset import Subset
 from tests import crawls, dumps
 from tests.tars import write_tar
 

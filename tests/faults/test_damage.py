@@ -27,7 +27,7 @@ import pytest
 from metaclip import Balancer, Run, curate
 from metaclip.card.publish import Card
 from metaclip.errors import MetaclipError
-from metaclip.reshard.subset import Subset
+from metaclip.pool.subset import Subset
 from tests import commands
 from tests.faults.damage import damages, flipped
 from tests.golden import make

@@ -20,7 +20,7 @@ from metaclip import InspectSettings, MetaclipError, RunOptions, inspect
 from metaclip.engine import Engine
 from metaclip.errors import BadSetting
 from metaclip.inspect.settings import REASONS
-from metaclip.reshard.subset import Subset
+from metaclip.pool.subset import Subset
 from tests import commands
 from tests.inspect.pictures import encoded, pair, photo, rows_of
 from tests.training.shards import uid, write_tar

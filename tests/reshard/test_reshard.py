@@ -18,11 +18,11 @@ from metaclip import MetaclipError, RunOptions, curate
 from metaclip.errors import LostInputs
 from metaclip.pool.files import find_files
 from metaclip.pool.sorted_uids import SUBSET, write_run
+from metaclip.pool.subset import Subset
 from metaclip.reshard import reshard as resharding
 from metaclip.reshard import shards as steps
 from metaclip.reshard.index import Names
 from metaclip.reshard.shards import SeenUids, Selection, ShardLayout, SharedUids, TarUses
-from metaclip.reshard.subset import Subset
 from metaclip.stage.stage import FinishedStage
 from tests.training.shards import read_tar, sample, uid, write_shards, write_tar
 

@@ -30,8 +30,8 @@ from metaclip.curate.balancer import Balancer
 from metaclip.curate.draw import choice
 from metaclip.errors import LostInputs
 from metaclip.pool.sorted_uids import SUBSET
+from metaclip.pool.subset import Subset
 from metaclip.reshard.index import Names, make_index
-from metaclip.reshard.subset import Subset
 from metaclip.training.stream import Batch, Loader, Stream
 from tests.faults.victims import below
 from tests.processes import until

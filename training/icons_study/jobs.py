@@ -33,7 +33,7 @@ from metaclip import recipe as recipes
 from metaclip.curate.run import Run
 from metaclip.errors import MetaclipError
 from metaclip.metadata import shipped_list
-from metaclip.reshard.subset import Subset
+from metaclip.pool.subset import Subset
 from metaclip.stage.stage import digest_of
 from metaclip.storage.files import file_digest, read_json, remove
 from metaclip.training.evaluate import EvaluateOptions, Task, evaluate

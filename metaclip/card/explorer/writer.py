@@ -31,6 +31,7 @@ from metaclip.card.threshold_grid import ThresholdGrid
 from metaclip.curate.account import MEANING
 from metaclip.curate.draw import probabilities
 from metaclip.curate.run import Run
+from metaclip.curate.settings import NOT_IN_SUBSET
 from metaclip.curate.threshold import column_thresholds
 from metaclip.engine import Progress
 from metaclip.matching.text_rule import TextRule
@@ -142,7 +143,11 @@ def _write_first_view(
             "bytes": sum(item["size"] for item in account["inputs"]),
             "first": account["inputs"][:_SHOWN_INPUTS],
         },
-        "meaning": MEANING,
+        "meaning": {
+            step: meaning
+            for step, meaning in MEANING.items()
+            if step != NOT_IN_SUBSET or step in account["funnel"]
+        },
         "sources": codes.dictionary.to_pylist(),
         "by_source": _by_source(source, count, kept),
         "ranks": [list(point) for point in zip(ranks.tolist(), *ranked, strict=True)],

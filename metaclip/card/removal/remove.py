@@ -176,7 +176,7 @@ def _match(
     }
     same = ("semantics", "list", "rule", "columns", "counts_digest", "lost", "wanted", "shards")
     record = {
-        **{key: match[key] for key in (*same, "runs") if key in match},
+        **{key: match[key] for key in (*same, "runs", "images") if key in match},
         "identity": digest_of({"parent": match["identity"], "fingerprint": stage.digest}),
         "funnel": funnel,
         "duplicates": {"uids": repeated, "rows": repeats},

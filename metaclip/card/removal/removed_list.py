@@ -29,8 +29,8 @@ from metaclip.errors import MetaclipError, is_disk_full, one_line
 from metaclip.pool.columns import UID_NAMES, URL_NAMES
 from metaclip.pool.shards import BATCH_ROWS
 from metaclip.pool.sorted_uids import UidSet, write_subset
+from metaclip.pool.subset import Subset
 from metaclip.pool.uid import Uids, column_uids, to_hex, to_large_string
-from metaclip.reshard.subset import Subset
 from metaclip.stage.folder import new_folders, remove_empty
 from metaclip.storage.files import atomic_write, disk_errors, local_copy, remove
 

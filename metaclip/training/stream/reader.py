@@ -25,8 +25,8 @@ import numpy.typing as npt
 from metaclip.curate.draw import choice, mix, stream_key
 from metaclip.errors import MetaclipError, one_line
 from metaclip.pool.files import PoolFile
+from metaclip.pool.subset import Subset
 from metaclip.reshard.index import FLAWS, TXT, Index, open_index
-from metaclip.reshard.subset import Subset
 from metaclip.storage.files import is_remote
 from metaclip.storage.object_store import file_system
 from metaclip.training.stream.decode import MAX_BYTES, OVERSIZED, decode_image, parse_texts

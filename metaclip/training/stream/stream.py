@@ -15,8 +15,8 @@ from typing import Any
 from metaclip.curate.balancer import Balancer
 from metaclip.errors import BrokenInput, LostInputs, MetaclipError
 from metaclip.pool.files import Paths, PoolFile, find_files
+from metaclip.pool.subset import Subset
 from metaclip.reshard.index import NO_UID, USUAL_NAMES, Names, open_index
-from metaclip.reshard.subset import Subset
 from metaclip.stage.stage import digest_of
 from metaclip.training.stream.decode import MAX_PIXELS
 from metaclip.training.stream.sample_order import SampleOrder

@@ -94,6 +94,12 @@ function drawFunnel({ card }) {
     const text = stage ? meaning[name][0].toUpperCase() + meaning[name].slice(1) : `Dropped: ${meaning[name]}`;
     return Object.assign(row(number(account.funnel[name]), percent(share), wordCell(text, bar(share, stage ? "" : "before"))), { className: stage ? "stage" : "" });
   }));
+  const images = account.images ?? [], seen = images.find((one) => one.step === "samples")?.samples || 1;
+  $("images").hidden = !images.length;
+  $("images").tBodies[0].replaceChildren(...images.map(({ step, samples, meaning }) => {
+    const stage = ["samples", "kept"].includes(step);
+    return Object.assign(row(number(samples), percent(samples / seen), wordCell(shown(meaning), bar(samples / seen, stage ? "" : "before"))), { className: stage ? "stage" : "" });
+  }));
   const lost = account.lost_inputs;
   $("lost").replaceChildren(...(lost.length ? [
     element("p", { className: "no" }, `${plural(lost.length, "input file")} could not be read; what is missing of them is in no figure here:`),

@@ -11,7 +11,7 @@ import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 import numpy as np
@@ -20,7 +20,7 @@ import numpy.typing as npt
 from metaclip.errors import MetaclipError, damaged, one_line
 from metaclip.pool.sorted_uids import read_array
 from metaclip.pool.uid import Uids
-from metaclip.storage.files import file_digest, read_json
+from metaclip.storage.files import crc32, file_digest, read_json
 
 _BLOCK: Final = 1 << 20
 
@@ -33,6 +33,23 @@ class _Account(msgspec.Struct):
     """The field of a run's card.json that names the content of its curated.npy."""
 
     digests: _Digests
+
+
+class _Step(msgspec.Struct):
+    step: str
+    samples: int
+    meaning: str
+
+
+class _Selected(msgspec.Struct):
+    select: dict[str, Any]
+
+
+class _Inspected(msgspec.Struct):
+    """The fields of the manifest of `metaclip inspect` that say how a subset came about."""
+
+    stages: _Selected
+    steps: list[_Step]
 
 
 class Subset:
@@ -84,6 +101,17 @@ class Subset:
         if account is not None and account["digests"]["curated"] != digest:
             raise damaged(self.path, "card.json beside it names other uids")
         return digest
+
+    def image_steps(self) -> list[dict[str, Any]]:
+        """Return what `metaclip inspect` states of the samples that it selected this subset from, step by step.
+
+        Return none unless the manifest beside it is of the run that wrote it.
+        """
+        stated = read_json(self.path.parent / "manifest.json", _Inspected)
+        if stated is None:
+            return []
+        known = stated["stages"]["select"].get("crc32", {}).get(self.path.name)
+        return list(stated["steps"]) if known == crc32(self.path) else []
 
     def blocks(self, begin: int = 0, end: int | None = None) -> Iterator[Uids]:
         """Yield the uids from `begin` to `end` in order, a million at a time."""
