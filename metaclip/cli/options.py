@@ -214,6 +214,8 @@ def read_recipe(path: str | None) -> dict[str, dict[str, Any]]:
             made[table][key] = recipe.path_in(path, made[table][key])
     if "against" in made["inspect"]:
         made["inspect"]["against"] = [recipe.path_in(path, one) for one in made["inspect"]["against"]]
+    for hook in made["inspect"].get("hooks", ()):
+        hook["scores"] = recipe.path_in(path, hook["scores"])
     return made
 
 

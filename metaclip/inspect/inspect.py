@@ -20,9 +20,10 @@ from metaclip.curate.settings import MatchSettings
 from metaclip.engine import Progress
 from metaclip.errors import MetaclipError, import_extra
 from metaclip.inspect.evaluation_hashes import HashSource, open_source
+from metaclip.inspect.hooks import MarkFunction, check_names, find_scores
 from metaclip.inspect.images import ImagesStep
 from metaclip.inspect.select import SELECT, select
-from metaclip.inspect.settings import BROKEN, InspectSettings
+from metaclip.inspect.settings import BROKEN, InspectSettings, ScoreHook
 from metaclip.metadata import Metadata
 from metaclip.pool.files import Paths, PoolFile, find_files
 from metaclip.reshard.index import Names
@@ -62,11 +63,14 @@ def inspect(
     out: str | os.PathLike[str],
     settings: InspectSettings | None = None,
     memory: int = MEMORY,
+    functions: Mapping[str, MarkFunction] | None = None,
     options: RunOptions | None = None,
 ) -> FinishedStage:
     """Inspect the images of tars and select those that stay, or continue where an earlier call stopped.
 
     `tars` are tars, folders or globs, local or in a store; `memory` is the number of bytes that finding duplicates may use.
+    `functions` are hooks by their names (`metaclip.inspect.hooks`): functions of rows of images/ that say which are to be
+    removed or blurred; after a change of a function, the rows are selected anew with `options.overwrite`.
     The record of the result lists the tars that cannot be read, as `lost`. Raise MetaclipError if none can be read, and for
     anything else that the caller can correct.
 
@@ -76,7 +80,9 @@ def inspect(
     24
     """
     options = dataclasses.replace(options or RunOptions(), part=ALL)
-    made = inspect_part(tars, out=out, settings=settings, memory=memory, options=options)
+    made = inspect_part(
+        tars, out=out, settings=settings, memory=memory, functions=functions, options=options
+    )
     assert made is not None
     return made
 
@@ -87,6 +93,7 @@ def inspect_part(
     out: str | os.PathLike[str],
     settings: InspectSettings | None = None,
     memory: int = MEMORY,
+    functions: Mapping[str, MarkFunction] | None = None,
     options: RunOptions | None = None,
 ) -> FinishedStage | None:
     """Run one part of `inspect` in a job array; return None while other parts have tars left."""
@@ -102,9 +109,15 @@ def inspect_part(
     settings = dataclasses.replace(
         settings, against=tuple(as_path(path).address for path in settings.against)
     )
+    functions = functions or {}
+    check_names(settings.hooks, functions)
+    hooks = (dataclasses.replace(hook, scores=as_path(hook.scores).address) for hook in settings.hooks)
+    settings = dataclasses.replace(settings, hooks=tuple(hooks))
     sources = tuple(open_source(path, settings.split) for path in settings.against)
     files = find_files(tars, "tar", "tars")
-    job = _Inspection(Stage(folder, INSPECT), settings, entries, sources, files, memory, options)
+    job = _Inspection(
+        Stage(folder, INSPECT), settings, entries, sources, files, memory, functions, options
+    )
     return run_in_parts(job.stage, job.tasks, options, begin=job.begin, work=job.work, finish=job.finish)
 
 
@@ -118,6 +131,7 @@ class _Inspection:
     sources: tuple[HashSource, ...]
     files: list[PoolFile]
     memory: int
+    functions: Mapping[str, MarkFunction]
     options: RunOptions
 
     @functools.cached_property
@@ -145,6 +159,8 @@ class _Inspection:
         selection = {
             "semantics": SELECT.semantics,
             **settings.selection,
+            "hooks": [_hook_identity(hook) for hook in self.settings.hooks],
+            "functions": list(self.functions),
             "against": [f"{source.path.name} {source.digest[:16]}" for source in self.sources],
         }
         self.selection.begin(selection, overwrite)
@@ -196,7 +212,7 @@ class _Inspection:
         listed = None if None in stated else max(sum(stated), funnel["samples"])
         selected = select(
             self.selection, self.settings, self.sources, identity, usable, listed, self.memory,
-            self.options,
+            self.options, self.functions,
         )  # fmt: skip
         return FinishedStage(folder.path, {**record, **selected})
 
@@ -220,3 +236,9 @@ class _Inspection:
                 for name, marker in markers.items()
             ],
         )  # fmt: skip
+
+
+def _hook_identity(hook: ScoreHook) -> list[Any]:
+    """Return what determines the marks of a hook: its settings, and its files by name, size and time of change."""
+    settings = {**dataclasses.asdict(hook), "scores": ""}
+    return [settings, [[file.name, file.size, file.stamp] for file in find_scores(hook)]]

@@ -56,6 +56,22 @@ Keep = Literal["first", "matches"]
 
 
 @dataclasses.dataclass(frozen=True)
+class ScoreHook:
+    """Scores that another tool wrote, and what they mark: a table [[inspect.hooks]] of a recipe."""
+
+    name: str
+    """The reason under which the funnel and the card count what is marked."""
+    scores: str
+    """A parquet file, or a folder or glob of these."""
+    column: str = "score"
+    """The column of scores."""
+    at_least: float = 0.5
+    """The lowest score that marks a sample."""
+    action: Literal["remove", "blur"] = "remove"
+    uid_column: str = "uid"
+
+
+@dataclasses.dataclass(frozen=True)
 class InspectSettings:
     """What determines which images stay: the table [inspect] of a recipe. Without settings only broken ones go."""
 
@@ -81,6 +97,8 @@ class InspectSettings:
     """Leave out images that look like one that stays."""
     distance: int = 4
     """Bits of 64 in which each of the two hashes of near-duplicates may differ, at most."""
+    hooks: tuple[ScoreHook, ...] = ()
+    """Scores of other tools that mark samples for removal or blurring."""
     against: tuple[str, ...] = ()
     """Evaluation sets (folders, zips, CLIP_benchmark's tars), or files of their hashes, whose images are kept out."""
     split: str = "test"
@@ -116,7 +134,7 @@ class InspectSettings:
     @property
     def selection(self) -> dict[str, Any]:
         """The settings that decide on images, without those that say how samples are read, or name files."""
-        read = ("text_column", "url_column", "uid_column", "metadata", "against")
+        read = ("text_column", "url_column", "uid_column", "metadata", "against", "hooks")
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in read}
 
     @property

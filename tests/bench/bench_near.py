@@ -125,7 +125,7 @@ def main() -> None:
         before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
         begin, cpu = time.perf_counter(), time.process_time()
         options = RunOptions(workers=arguments.workers, progress=False)
-        record = select(stage, settings, (), "bench", sizes, None, arguments.memory, options)
+        record = select(stage, settings, (), "bench", sizes, None, arguments.memory, options, {})
         took, used = time.perf_counter() - begin, time.process_time() - cpu
         status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         peak = int(status["VmHWM"].split()[0]) * 1024
