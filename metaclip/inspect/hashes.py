@@ -7,6 +7,8 @@ Both come from one thumbnail of 32 x 32 grey pixels. A JPEG is decoded at the sm
              "Implementation and benchmarking of perceptual image hash functions", 2010, section 3.2.1)
     dHash    the thumbnail averaged to 8 rows of 9 columns, each column brighter than the one to its left or not
 
+Both see differences between the pixels of an image, and not which colours these are: images of a single colour are all alike.
+
 Law: the arithmetic is exact. The cosines are rounded to 1/4096, the areas are whole numbers, and no sum exceeds 2**53, so
 that float64 holds each result whatever the order of additions: a thumbnail has the same hashes on every machine and in
 every batch. (The thumbnail itself depends on the decoder; libjpeg-turbo's results do not depend on the processor.)

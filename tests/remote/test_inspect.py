@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from metaclip import RunOptions, inspect
+from metaclip import InspectSettings, RunOptions, inspect
 from metaclip.storage.remote import RemotePath
 from tests.training.shards import write_shards
 
@@ -20,9 +20,15 @@ def test_tars_in_a_store(store: RemotePath, tmp_path: Path) -> None:
     paths = write_shards(tmp_path / "tars", [30, 20])
     for path in paths:
         (store / "tars" / path.name).put(path.read_bytes())
-    inspect(tmp_path / "tars", out=tmp_path / "here", options=RunOptions(workers=1))
-    made = inspect(str(store / "tars"), out=str(store / "seen"), options=RunOptions(workers=2))
-    assert made.funnel["usable"] == 50
-    for path in sorted((tmp_path / "here" / "images").glob("*")):
-        with (store / "seen" / "images" / path.name).open("rb") as file:
+    settings = InspectSettings(exact_duplicates=True, near_duplicates=True, max_texts=3)
+    inspect(tmp_path / "tars", out=tmp_path / "here", settings=settings, options=RunOptions(workers=1))
+    made = inspect(
+        str(store / "tars"), out=str(store / "seen"), settings=settings, options=RunOptions(workers=2)
+    )
+    # Pictures of one colour look alike: pHash and dHash see differences within an image alone.
+    assert (made.funnel["kept"], made.funnel["near_duplicate"]) == (1, 49)
+    for path in sorted((tmp_path / "here").glob("*/*.parquet")):
+        with (store / "seen" / path.parent.name / path.name).open("rb") as file:
             assert pq.read_table(file).equals(pq.read_table(path))
+    subset = (store / "seen" / "subset.npy").read_bytes()
+    assert subset == (tmp_path / "here" / "subset.npy").read_bytes()
