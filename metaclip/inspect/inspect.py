@@ -102,6 +102,7 @@ def inspect_part(
     )
     import_extra("PIL", "images", "inspecting images")
     settings, options, folder = settings or InspectSettings(), options or RunOptions(), Folder(out)
+    _refuse_other_folders(folder)
     entries = None
     if settings.keep == "matches":
         entries, named = read_metadata(settings.metadata, MatchSettings())
@@ -119,6 +120,17 @@ def inspect_part(
         Stage(folder, INSPECT), settings, entries, sources, files, memory, functions, options
     )
     return run_in_parts(job.stage, job.tasks, options, begin=job.begin, work=job.work, finish=job.finish)
+
+
+def _refuse_other_folders(folder: Folder) -> None:
+    """Raise MetaclipError for a folder that another verb has written: its manifest and recipe would be replaced."""
+    own = {INSPECT.name, SELECT.name}
+    begun = folder.state.iterdir() if folder.state.is_dir() else ()
+    others = folder.manifest.get("stages", {}).keys() | {one.name for one in begun if one.is_dir()}
+    if other := sorted(others - own):
+        raise MetaclipError(
+            f"{folder.path} holds the result of another verb ({other[0]}); choose another --out"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -111,6 +111,14 @@ def test_a_run_without_a_subset_says_nothing_of_it(tars: Path, tmp_path: Path) -
         )
 
 
+def test_a_folder_of_another_verb(tars: Path, run: Run) -> None:
+    """A run folder is no place for the table: the command that would spoil its manifest is refused."""
+    before = (run.path / "manifest.json").read_bytes()
+    line = commands.refused("inspect", tars, "--out", run.path)
+    assert "holds the result of another verb (balance)" in line
+    assert before == (run.path / "manifest.json").read_bytes()
+
+
 def test_a_card_shows_the_images(run: Run, tmp_path: Path) -> None:
     """The published card has the images in README.md and in the data of its page."""
     pytest.importorskip("altair", reason="needs metaclip[cards]")
@@ -194,3 +202,26 @@ def test_a_pool_of_parquet(seen: Path, tmp_path: Path) -> None:
     )
     assert found.account["funnel"]["not_in_subset"] == 29
     assert found.counts.values.tolist() == [6, 0]
+
+
+@pytest.mark.browser
+def test_the_page_shows_the_images(run: Run, tars: Path, tmp_path: Path) -> None:
+    """The card's page has a table of the images where the card tells of them, and none otherwise."""
+    pytest.importorskip("altair", reason="needs metaclip[cards]")
+    from metaclip import card
+    from tests.card.browser.chromium import Page, launched
+
+    card(run, out=tmp_path / "card", name="A set", options=ONE)
+    plain = curate(tars, WORDS, out=tmp_path / "run", t=100, options=ONE)
+    card(plain, out=tmp_path / "plain", name="A set", options=ONE)
+    with launched() as browser:
+        page = Page(browser, (tmp_path / "card" / "index.html").as_uri())
+        rows = [(row[0], row[2]) for row in page.rows("#images")]
+        assert rows[0] == ("28", "pairs that img2dataset was given")
+        assert rows[-1] == ("11", "images that stay")
+        assert len(rows) == 6
+        assert page.said == []
+        page.close()
+        page = Page(browser, (tmp_path / "plain" / "index.html").as_uri())
+        assert page.view.query_selector("#images").is_hidden()
+        page.close()
