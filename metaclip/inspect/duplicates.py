@@ -30,7 +30,7 @@ from metaclip.pool.sorted_uids import load_between, merge_runs, sort_rows, sorte
 KEY_COLUMNS: Final = 8
 HASH_COLUMNS: Final = 5
 DROPPED_COLUMNS: Final = 4
-KEY_BYTES: Final = 250
+KEY_BYTES: Final = 350
 """Memory per image of a range while images with the same bytes are found."""
 _RANK, _TEXT = 2, 3
 _ROW_BITS: Final = 32

@@ -1,12 +1,14 @@
 """The second stage of `metaclip inspect`: which images stay. It reads the rows of the first, and no image.
 
-    outcome/<tar>.parquet   uid, reason (null for an image that stays) and duplicate_of (the uid of the image that stays in its
-                            place), row by row as in images/<tar>.parquet
-                            test_image and test_distance: the image of an evaluation set that it resembles, and in how many bits
-                            of 128 their hashes differ; and blur: the hook that marks an image that stays for blurring
+    outcome/<tar>.parquet   row by row as in images/<tar>.parquet:
+                            uid
+                            reason         why the sample is left out; null for one that stays
+                            duplicate_of   the uid of the image that stays in its place
+                            test_image, test_distance     the image of an evaluation set that it resembles, and in how many bits
+                                           of 128 their hashes differ
+                            blur           the hook that marks an image that stays for blurring
     against.parquet         the hashes of the evaluation sets, as a file that can be shared
     subset.npy              the uids of the samples that stay, in DataComp's subset format
-
     blur.npy                the uids among them that a hook marks for blurring, if there are hooks
 
     .state/select/<tar>.codes.npy        uint64[n, 4]: row, code, evaluation image, distance of images left out
@@ -24,14 +26,15 @@ tar. A marker names what its item was made from, so that a tar that could not be
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from metaclip.engine import Progress
+from metaclip.errors import MetaclipError
 from metaclip.inspect import duplicates
 from metaclip.inspect.evaluation_hashes import HashSource, hash_sources, write_hashes
 from metaclip.inspect.hooks import BLUR, MarkFunction
-from metaclip.inspect.near import PAIR_BYTES
+from metaclip.inspect.near import MAX_HASHES, PAIR_BYTES
 from metaclip.inspect.select_step import AGAINST, Item, SelectStep
 from metaclip.inspect.settings import FILTERS, MEANING, REASONS, InspectSettings
 from metaclip.pool.sorted_uids import merge_runs, write_subset
@@ -105,17 +108,18 @@ def select(
     with Progress("select", 2 * images, options.progress) as progress:
         unreadable = job.hash_sets(sources, progress)
         job.run([Task(f"hook-{i:03d}", ("scores", i, 0)) for i in range(len(settings.hooks))], progress)
-        job.run([Task(name, ("filter", int(name), 0)) for name in tars], progress)
-        if settings.groups:
-            job.run([Task(f"exact-{i:05d}", ("exact", i, parts)) for i in range(parts)], progress)
+        hooks = [(f"hook-{i:03d}", "uids.npy") for i in range(len(settings.hooks))]
+        job.run([Task(name, ("filter", int(name), 0)) for name in tars], progress, reads=hooks)
+        exact = [f"exact-{i:05d}" for i in range(parts)] if settings.groups else []
+        keys = [(name, "keys.npy") for name in tars]
+        job.run([Task(name, ("exact", i, parts)) for i, name in enumerate(exact)], progress, reads=keys)
+        dropped = [(name, "dropped.npy") for name in exact]
         if settings.near_duplicates:
-            job.run([Task("hashes", ("hashes", 0, 0))], progress, _Hashes)
-            hashes = int((stage.marker("hashes", _Hashes) or {"rows": 0})["rows"])
-            ranges = max(1, -(-hashes * workers * PAIR_BYTES // memory))
-            pairs = (settings.distance + 1) * ranges
-            job.run([Task(f"pairs-{i:05d}", ("pairs", i, ranges)) for i in range(pairs)], progress)
-            job.run([Task("clusters", ("clusters", pairs, 0))], progress)
-        job.run([Task(f"{name}-out", ("outcome", int(name), 0)) for name in tars], progress, _Tar)
+            dropped += [("hashes", "dropped.npy"), ("clusters", "dropped.npy")]
+            job.find_near([(name, "hashes.npy") for name in exact], memory // workers, progress)
+        made = [(name, ending) for name in tars for ending in ("codes.npy", "marks.npy")]
+        outcomes = [Task(f"{name}-out", ("outcome", int(name), 0)) for name in tars]
+        job.run(outcomes, progress, _Tar, reads=[*made, *dropped])
     return _finish(step, list(tars), listed, unreadable, options)
 
 
@@ -125,6 +129,22 @@ class _Selection:
 
     step: SelectStep
     options: RunOptions
+
+    def find_near(self, exact: Sequence[tuple[str, str]], memory: int, progress: Progress) -> None:
+        """Find near-duplicates among the hashes of items, with `memory` bytes for each worker."""
+        step, ranked = self.step, [("hashes", "ranked.npy")]
+        self.run([Task("hashes", ("hashes", 0, 0))], progress, _Hashes, reads=exact)
+        hashes = int((step.stage.marker("hashes", _Hashes) or {"rows": 0})["rows"])
+        if hashes > MAX_HASHES:
+            raise MetaclipError(
+                f"{hashes} images have different hashes, at most {MAX_HASHES} can be compared; divide the tars"
+            )
+        ranges = max(1, -(-hashes * PAIR_BYTES // memory))
+        names = [f"pairs-{i:05d}" for i in range((step.settings.distance + 1) * ranges)]
+        tasks = [Task(name, ("pairs", i, ranges)) for i, name in enumerate(names)]
+        self.run(tasks, progress, reads=ranked)
+        found = [(name, "pairs.npy") for name in names]
+        self.run([Task("clusters", ("clusters", len(names), 0))], progress, reads=[*ranked, *found])
 
     def hash_sets(self, sources: Sequence[HashSource], progress: Progress) -> int:
         """Write the hashes of evaluation sets, unless that is done; return the number of images that cannot be read."""
@@ -145,8 +165,17 @@ class _Selection:
             marker = stage.mark("against", {"sets": sets, "unreadable": len(broken)}, [path])
         return int(marker["unreadable"])
 
-    def run(self, tasks: Sequence[Task[Item]], progress: Progress, kind: Any = _Made) -> None:
-        """Run the tasks whose results were not made, or not from these rows."""
+    def run(
+        self,
+        tasks: Sequence[Task[Item]],
+        progress: Progress,
+        kind: Any = _Made,
+        reads: Iterable[tuple[str, str]] = (),
+    ) -> None:
+        """Run the tasks whose results were not made, or not from these rows.
+
+        `reads` are the files that they read, by item and ending. Raise MetaclipError if one has other bytes than were written.
+        """
         stage, identity = self.step.stage, self.step.identity
 
         def is_made(task: Task[Item]) -> bool:
@@ -154,6 +183,8 @@ class _Selection:
             return marker is not None and (marker["of"], marker["parts"]) == (identity, task.item[2])
 
         left = [task for task in tasks if not is_made(task)]
+        for item, ending in reads if left else ():
+            stage.partial(item, ending)
         for _ in run(stage, self.step, left, self.options, progress):
             pass
 

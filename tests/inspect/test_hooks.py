@@ -117,6 +117,25 @@ def test_a_function(tars: Path, tmp_path: Path) -> None:
     assert [row["blur"] for row in outcome(tmp_path / "seen")][:2] == [None, "by_key"]
 
 
+def test_a_file_that_was_damaged_between_two_runs(tars: Path, tmp_path: Path) -> None:
+    """What an interrupted run has left is read only if it is as it was written."""
+
+    def interrupted(rows: pa.RecordBatch) -> Sequence[str | None]:
+        if "000000006" in rows.column("key").to_pylist():
+            raise MetaclipError("interrupted")
+        return [None] * len(rows)
+
+    settings = InspectSettings(near_duplicates=True)
+    with pytest.raises(MetaclipError, match="interrupted"):
+        inspect(tars, out=tmp_path / "seen", settings=settings, functions={"x": interrupted}, options=ONE)
+    path = tmp_path / "seen" / ".state" / "select" / "000000.keys.npy"
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(MetaclipError, match=r"000000.keys.npy is damaged"):
+        inspect(tars, out=tmp_path / "seen", settings=settings, functions={"x": marks}, options=ONE)
+
+
 def test_what_is_wrong_is_one_line(tars: Path, scores: Path, tmp_path: Path) -> None:
     """Names that mean something else, missing columns and odd marks are refused by name."""
 
