@@ -68,7 +68,9 @@ def test_a_folder_of_something_else(tmp_path: Path) -> None:
 def test_a_run_that_is_not_finished(tmp_path: Path) -> None:
     """It says so, as every command does."""
     shutil.copytree(GOLDEN / "half", tmp_path / "run")
-    assert refused(tmp_path / "run").endswith("is not finished; run the command that began it again, for a job array each part that is left")
+    assert refused(tmp_path / "run").endswith(
+        "is not finished; run the command that began it again, for a job array each part that is left"
+    )
 
 
 @pytest.mark.extra
