@@ -124,9 +124,9 @@ def test_missing_keys_are_named() -> None:
     [
         (
             "[blance]\nt = 5\n",
-            "no verb reads 'blance' (did you mean 'balance'?); tables: extract, match, balance",
+            "no verb reads 'blance' (did you mean 'balance'?); tables: extract, inspect, match, balance",
         ),
-        ("t = 5\n", "no verb reads 't'; tables: extract, match, balance"),
+        ("t = 5\n", "no verb reads 't'; tables: extract, inspect, match, balance"),
         ("balance = 5\n", "[balance] is 5, must be a table"),
         ("[balance]\nT = 5\n", "[balance]: unknown key 'T' (did you mean 't'?)"),
         (

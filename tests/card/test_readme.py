@@ -9,10 +9,11 @@ import pytest
 
 from metaclip.card.publish import read_card
 from metaclip.card.readme import head, hub_licence
-from tests.hub.rules import LICENCES, faults_of_card, metadata_of, sizes
 
 pytest.importorskip("huggingface_hub", reason="needs pip install '.[hub]'")
 pytest.importorskip("datasets", reason="needs datasets")
+from tests.hub.rules import LICENCES, faults_of_card, metadata_of, sizes
+
 pytestmark = pytest.mark.extra
 
 ROOT = Path(__file__).parents[2]
