@@ -157,7 +157,9 @@ def test_every_field_is_documented_and_every_documented_field_is_there(
         tmp_path / "less",
         ONE,
     )
-    for account in (run.account, less.account, *(each.account for each in worse)):
+    settings = MatchSettings(subset=str(run.path / "curated.npy"))
+    part = curate(run.path.parent / "pool", METADATA, out=tmp_path / "part", t=200, settings=settings)
+    for account in (run.account, less.account, part.account, *(each.account for each in worse)):
         for path, value in paths(account):
             found = [name for name, pattern in patterns.items() if re.fullmatch(pattern, path)]
             assert len(found) == 1, f"{path} is documented {len(found)} times"
