@@ -130,6 +130,9 @@ def _show(path: Path, funnel: Mapping[str, int]) -> None:
         if funnel.get(reason):
             click.echo(f"  -       {funnel[reason]:>14,}   {reason}: {meaning}")
     click.echo(f"pairs     {funnel['pairs']:>14,}   {100 * funnel['pairs'] / seen:.1f}% of images")
+    if not funnel["pairs"]:
+        click.echo("\nno pair is left, so there is nothing to curate; the reasons above say why")
+        return
     pool = shlex.quote(str(path))
     images = shlex.quote(str(path).rstrip("/") + "-images")
     click.echo(f"\nnext      metaclip curate {pool} --out run/")

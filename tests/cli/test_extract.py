@@ -165,6 +165,8 @@ def test_a_file_without_pairs(tmp_path: Path) -> None:
     (tmp_path / "a.warc.wat").write_bytes(wat("https://e.org/", [image("/1.jpg", "")]))
     done = run(tmp_path / "a.warc.wat", "--out", tmp_path / "pool")
     assert "no_text" in done.out
+    assert "nothing to curate" in done.out
+    assert "next" not in done.out
     assert rows(tmp_path / "pool") == []
 
 
