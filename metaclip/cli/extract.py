@@ -89,15 +89,8 @@ Then metaclip curate pool/ --out run/. No image is fetched: the command for img2
     help="Keep only the first of pairs that have this in common.  [default: uid]",
 )  # fmt: skip
 @options.run_option_flags
-@click.option("--part", metavar="I/N", help="Extract only this part of the files, e.g. 3/100.")
-@click.option(
-    "--memory",
-    type=options.Number(),
-    default="2G",
-    show_default=True,
-    metavar="BYTES",
-    help="Memory for finding duplicates.",
-)
+@options.part_option("Extract", "files")
+@options.memory_option
 def command(crawl: tuple[str, ...], out: str, recipe: str | None, **flags: Any) -> None:
     """Extract the pairs of CRAWL: WAT or WARC files, folders, globs, addresses, or a list of these (wat.paths.gz)."""
     from metaclip.extract.extract import extract_part
@@ -109,9 +102,7 @@ def command(crawl: tuple[str, ...], out: str, recipe: str | None, **flags: Any) 
     with options.run_options(flags) as run_options:
         made = extract_part(crawl, out, settings, run_options, flags["memory"])
     if made is None:
-        click.echo(
-            f"part {flags['part']} is done; when all are, the same command without --part makes the pool"
-        )
+        options.show_part_done(flags["part"], "makes the pool")
         return
     _show(made.path, made.funnel)
     if lost := made.record["lost"]:

@@ -93,15 +93,8 @@ If it is interrupted, the same command continues from there.""",
     help="The query list of --keep matches.  [default: the shipped list]",
 )
 @options.run_option_flags
-@click.option("--part", metavar="I/N", help="Inspect only this part of the tars, e.g. 3/100.")
-@click.option(
-    "--memory",
-    type=options.Number(),
-    default="2G",
-    show_default=True,
-    metavar="BYTES",
-    help="Memory for finding duplicates.",
-)
+@options.part_option("Inspect", "tars")
+@options.memory_option
 def command(
     tars: tuple[str, ...],
     out: str,
@@ -129,9 +122,7 @@ def command(
             list(tars), out=out, settings=settings, memory=flags["memory"], options=run_options
         )
     if made is None:
-        click.echo(
-            f"part {flags['part']} is done; when all are, the same command without --part combines them"
-        )
+        options.show_part_done(flags["part"])
         return
     for name, samples in made.funnel.items():
         if samples:

@@ -23,7 +23,7 @@ As a job array of 100, then once without --part to combine the results:
 @click.option("--out", required=True, metavar="FOLDER", help="The run folder.")
 @options.match_options
 @options.run_option_flags
-@click.option("--part", metavar="I/N", help="Match only this part of the shards, e.g. 3/100.")
+@options.part_option("Match", "shards")
 def command(pool: tuple[str, ...], out: str, recipe: str | None, **flags: Any) -> None:
     """Find the entries of a query list in POOL, and count them; `metaclip balance` takes it from there."""
     settings = options.match_settings(flags, options.read_recipe(recipe)["match"])
@@ -33,9 +33,7 @@ def command(pool: tuple[str, ...], out: str, recipe: str | None, **flags: Any) -
     with options.run_options(flags) as run_options:
         run = match_part(list(pool), out=out, settings=settings, options=run_options)
     if run is None:
-        click.echo(
-            f"part {flags['part']} is done; when all are, the same command without --part combines them"
-        )
+        options.show_part_done(flags["part"])
         return
     funnel, counts = run.match["funnel"], run.counts.values
     share, each = 100 * funnel["matched"] / funnel["rows"], counts.sum() / funnel["matched"]

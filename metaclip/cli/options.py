@@ -155,6 +155,27 @@ run_option_flags = _stack(
 )
 """Flags that do not change the result."""
 
+memory_option = click.option(
+    "--memory",
+    type=Number(),
+    default="2G",
+    show_default=True,
+    metavar="BYTES",
+    help="Memory for finding duplicates.",
+)
+
+
+def part_option(verb: str, items: str) -> Callable[[Command], Command]:
+    """Return `--part`, of a verb that a job array can run; `items` are what its parts divide."""
+    return click.option(
+        "--part", metavar="I/N", help=f"{verb} only this part of the {items}, e.g. 3/100."
+    )
+
+
+def show_part_done(part: str, then: str = "combines them") -> None:
+    """Report that a part is done and others are not; `then` is what the command without --part does."""
+    click.echo(f"part {part} is done; when all are, the same command without --part {then}")
+
 
 def engine(flags: Mapping[str, Any]) -> contextlib.AbstractContextManager[Any]:
     """Return the engine that `engine_options` name, which runs for the length of a block; of None for this machine."""

@@ -165,12 +165,13 @@ def balance_advice(counts: npt.NDArray[np.uint64], matched: int) -> str:
     if tail_share(counts, t):
         return f"   (t = {t:,g}, by the default tail share of {DEFAULT_TAIL_SHARE:g}; or --t, --target-pairs)"
     return (
-        f" {_largest_part(matched)}   (four fifths of the matched pairs; "
+        f" {_four_fifths(matched)}   (four fifths of the matched pairs; "
         f"the default, a tail share of {DEFAULT_TAIL_SHARE:g}, is t = {t:g} here, with no entry in the tail)"
     )
 
 
-def _largest_part(matched: int) -> str:
+def _four_fifths(matched: int) -> str:
+    """Return the option that keeps four fifths of the matched pairs: more than the default keeps of most small pools."""
     return f"--target-pairs {max(1, matched * 4 // 5)}"
 
 
@@ -187,7 +188,7 @@ def threshold_hints(
     """
     highest, default = int(counts.max(initial=0)), f"{DEFAULT_TAIL_SHARE:g}"
     one_t, thresholds = not isinstance(weight, np.ndarray), t * weight
-    other = _largest_part(matched) + " keeps four fifths of the matched pairs"
+    other = _four_fifths(matched) + " keeps four fifths of the matched pairs"
     if settings.target_pairs is not None and settings.target_pairs >= matched:
         return [
             f"a target of {settings.target_pairs:,} pairs balances nothing here: {matched:,} pairs match; {other}"

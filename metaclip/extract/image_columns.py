@@ -206,7 +206,7 @@ class ImageBatch:
         return np.flatnonzero(reasons == 0)
 
     def _set_bases(self) -> None:
-        """Give the library the bases of pages that it cannot split, or that Python read."""
+        """Pass the library the bases of pages that it cannot split, or that Python read."""
         self._library.mc_images_split_bases(self._images)
         left = np.flatnonzero(self._numbers(_Numbers.PAGE_FOR_PYTHON, 0, self._sizes.pages))
         urls, bases = (

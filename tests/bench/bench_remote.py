@@ -46,7 +46,7 @@ def serve(path: Path, port: Any) -> None:
                 time.sleep(max(0.0, at / RATE - (time.perf_counter() - begin)))
 
         def log_message(self, *_: Any) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     port.send(server.server_address[1])
