@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 
 from metaclip.card.run_files import find_column
-from metaclip.curate.run import Run, read_pairs
+from metaclip.curate.run import Run
+from metaclip.curate.tables import read_pairs
 from metaclip.matching.matcher import Matcher
 from metaclip.metadata import Metadata
 from metaclip.pool.columns import plain_texts

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from metaclip.card.publish import read_card
 from metaclip.curate.account import MEANING, escaped
-from metaclip.curate.run import ENTRIES, read_table
+from metaclip.curate.tables import ENTRIES, read_table
 from metaclip.curate.threshold import column_thresholds
 
 MOST_CHANGES: Final = 25

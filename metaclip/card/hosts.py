@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from metaclip.card.run_files import first_column, read_schema
-from metaclip.curate.run import read_pairs
+from metaclip.curate.tables import read_pairs
 from metaclip.pool.columns import URL_NAMES
 
 MOST_NAMES: Final = 1_000_000

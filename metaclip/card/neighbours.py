@@ -26,7 +26,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from metaclip.curate.draw import uniforms
-from metaclip.curate.run import matched_rows
+from metaclip.curate.tables import matched_rows
 from metaclip.engine import Progress
 
 MOST_NEIGHBOURS: Final = 8

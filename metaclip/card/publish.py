@@ -32,9 +32,10 @@ from metaclip.card.removal.removed_list import REMOVED_LIST, read_list, write_li
 from metaclip.card.run_files import check_unedited
 from metaclip.card.samples import samples_by_entry
 from metaclip.card.scan import RunScan, scan_run
-from metaclip.curate import account
-from metaclip.curate.run import ENTRIES, Run, RunLike, local_run, open_run, read_table
+from metaclip.curate import schema
+from metaclip.curate.run import Run, RunLike, local_run, open_run
 from metaclip.curate.settings import REMOVED
+from metaclip.curate.tables import ENTRIES, read_table
 from metaclip.errors import MetaclipError
 from metaclip.metadata import Metadata, MetadataLike, as_metadata
 from metaclip.notebook import entries_tables
@@ -87,7 +88,7 @@ CARD_FIELDS: Final[dict[str, str]] = {
 """Further fields of a published card."""
 NAME: Final = "metaclip-card"
 """Name of the schema; its version is that of the run's account."""
-FIELDS: Final = account.FIELDS | CARD_FIELDS
+FIELDS: Final = schema.FIELDS | CARD_FIELDS
 CARD_FILES: Final = (
     "card.json", "README.md", "croissant.json", "entries.parquet", "plots", "index.html", "explorer", REMOVED_LIST
 )  # fmt: skip
@@ -219,7 +220,7 @@ def read_card(folder: Path) -> dict[str, Any]:
         raise MetaclipError(
             f"{path} is no published card; make one with: metaclip card RUN --out {folder}"
         )
-    account.check_read(card, NAME, FIELDS, str(path), "fetch it again, or make it from its run")
+    schema.check_read(card, NAME, FIELDS, str(path), "fetch it again, or make it from its run")
     return card
 
 
@@ -302,7 +303,7 @@ def _write_card(
         {"name": name, "size": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)}
         for name in sorted(names)
     ]
-    account.check_written(card, FIELDS)
+    schema.check_written(card, FIELDS)
     write_json(folder / "card.json", card)
     return card
 

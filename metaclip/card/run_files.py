@@ -13,8 +13,9 @@ from typing import Any, Final, Literal, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from metaclip.curate.account import FIELDS, NAME, check_read, make_account
+from metaclip.curate.account import make_account
 from metaclip.curate.run import Run
+from metaclip.curate.schema import FIELDS, NAME, check_read
 from metaclip.engine import Progress
 from metaclip.engine.local import Local
 from metaclip.errors import MetaclipError, damaged, one_line

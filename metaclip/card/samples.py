@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from metaclip.card.run_files import read_schema
 from metaclip.curate.draw import mixed
-from metaclip.curate.run import read_pairs
+from metaclip.curate.tables import read_pairs
 from metaclip.matching import ids_and_offsets
 from metaclip.matching.matcher import Matcher
 from metaclip.pool.columns import find_columns, plain_texts

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from metaclip.curate.draw import FIXED_POINT, Thresholds, expect_rows, slopes, uniforms
-from metaclip.curate.run import read_matched
+from metaclip.curate.tables import read_matched
 from metaclip.curate.threshold import scaled, tail_share, whole_from
 from metaclip.matching import ids_and_offsets
 

@@ -35,18 +35,9 @@ from metaclip.card.run_files import (
 from metaclip.card.scan import scan_run
 from metaclip.curate.account import result_digest
 from metaclip.curate.draw import FIXED_POINT, DrawSums, draw_rows, hashes, probabilities, stream_key
-from metaclip.curate.run import (
-    ENTRIES,
-    Run,
-    RunLike,
-    counts_digest,
-    local_run,
-    matched_rows,
-    open_run,
-    read_pairs,
-    read_table,
-)
+from metaclip.curate.run import Run, RunLike, local_run, open_run
 from metaclip.curate.settings import REMOVED
+from metaclip.curate.tables import ENTRIES, counts_digest, matched_rows, read_pairs, read_table
 from metaclip.curate.threshold import column_thresholds, vector_digest
 from metaclip.errors import MetaclipError
 from metaclip.matching import add_ids

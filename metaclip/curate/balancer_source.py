@@ -17,10 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from metaclip.arguments import PATH, check_type
-from metaclip.curate.account import check_version
 from metaclip.curate.draw import Thresholds
-from metaclip.curate.run import COUNTED, Run, counts_digest, read_table
+from metaclip.curate.run import Run
+from metaclip.curate.schema import check_version
 from metaclip.curate.settings import DEFAULT_TAIL_SHARE
+from metaclip.curate.tables import COUNTED, counts_digest, read_table
 from metaclip.curate.threshold import (
     column_thresholds,
     entry_thresholds,

@@ -24,8 +24,9 @@ import numpy as np
 
 from metaclip.curate.inputs import digest_name
 from metaclip.curate.match import lost_inputs_message, match_again, merge_uids
-from metaclip.curate.run import Run, counts_digest, read_matched, write_counts
+from metaclip.curate.run import Run
 from metaclip.curate.settings import BALANCE, MATCH, REMOVED, MatchSettings
+from metaclip.curate.tables import counts_digest, read_matched, write_counts
 from metaclip.engine import PortableStep, Progress, ProgressCallback
 from metaclip.errors import MetaclipError
 from metaclip.pool.sorted_uids import write_run

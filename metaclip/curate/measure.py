@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from metaclip.curate.balance import DrawParameters, balance_shard
+from metaclip.curate.balance_shard import DrawParameters, balance_shard
 from metaclip.curate.combine import CombineStep
 from metaclip.curate.inputs import columns_as_given, columns_of
-from metaclip.curate.match import match_shard, rows_read, shard_counts
+from metaclip.curate.match import rows_read
+from metaclip.curate.match_shard import match_shard, shard_counts
 from metaclip.curate.settings import BALANCE, DEFAULT_TAIL_SHARE, MATCH, MatchSettings
 from metaclip.curate.threshold import solve_tail_share
 from metaclip.engine import PortableStep, ProgressCallback, ignore_progress

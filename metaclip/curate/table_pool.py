@@ -13,8 +13,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from metaclip.arguments import ArrowTable, without_views
-from metaclip.curate.run import GROUP_ROWS, table_writer
 from metaclip.curate.settings import MATCH
+from metaclip.curate.tables import GROUP_ROWS, table_writer
 from metaclip.errors import MetaclipError, one_line
 from metaclip.stage.folder import Folder, new_folders, remove_empty, remove_unused
 from metaclip.stage.runner import RunOptions

@@ -22,7 +22,7 @@ import pyarrow as pa
 from metaclip import Matcher, Metadata
 from metaclip.card.explorer.writer import write_explorer
 from metaclip.card.neighbours import find_neighbours
-from metaclip.curate.run import matched_writer
+from metaclip.curate.tables import matched_writer
 from metaclip.pool.uid import uids_of
 from tests.bench import corpus
 from tests.card.browser.cards import large_account, large_grid, large_table

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from metaclip.card import neighbours
 from metaclip.card.neighbours import MOST_ENTRIES, MOST_NEIGHBOURS, MOST_SEEN, find_neighbours
-from metaclip.curate.run import matched_writer
+from metaclip.curate.tables import matched_writer
 from metaclip.matching import MATCHES
 
 

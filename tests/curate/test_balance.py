@@ -33,7 +33,7 @@ from metaclip import (
     curate,
     match,
 )
-from metaclip.curate import match as matching
+from metaclip.curate import match_shard as matching
 from metaclip.curate.balance import _repeats_variance
 from metaclip.curate.draw import FIXED_POINT
 from metaclip.curate.match import match_part

@@ -21,7 +21,7 @@ import pytest
 from metaclip import MetaclipError, Run
 from metaclip import curate as curate_here
 from metaclip.curate import balance as balancing
-from metaclip.curate import match as matching
+from metaclip.curate import match_shard as matching
 from tests import commands
 from tests.processes import Running, start, until
 from tests.runs import (

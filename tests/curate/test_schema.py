@@ -15,8 +15,10 @@ import pytest
 
 from metaclip import Run, RunOptions, curate, match
 from metaclip.card.publish import CARD_FIELDS
-from metaclip.curate.account import (
+from metaclip.curate.schema import (
+    EXTRACTED_FIELDS,
     FIELDS,
+    IMAGE_FIELDS,
     REMOVED_FIELDS,
     RUN_FIELDS,
     VARIED_FIELDS,
@@ -47,6 +49,8 @@ def documented(heading: str) -> dict[str, str]:
         ("card.json", RUN_FIELDS),
         ("A version with pairs taken out", REMOVED_FIELDS),
         ("A set with weights", VARIED_FIELDS),
+        ("A pool that was extracted from a crawl", EXTRACTED_FIELDS),
+        ("A set made with a subset", IMAGE_FIELDS),
         ("The published card", CARD_FIELDS),
     ],
 )

@@ -22,7 +22,7 @@ from metaclip import (
     inspect,
     reshard,
 )
-from metaclip.curate.account import FIELDS, faults
+from metaclip.curate.schema import FIELDS, faults
 from metaclip.pool.sorted_uids import SUBSET
 from tests import commands
 from tests.inspect.pictures import encoded, photo

@@ -33,7 +33,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from metaclip.card.run_files import find_column, matched_files, pairs_with_urls, url_files
-from metaclip.curate.run import Run, read_matched, read_pairs
+from metaclip.curate.run import Run
+from metaclip.curate.tables import read_matched, read_pairs
 from metaclip.engine import Progress
 from metaclip.pool.uid import column_uids, to_hex, to_large_string, uids_of
 from metaclip.storage.files import atomic_write

@@ -41,28 +41,21 @@ from metaclip.card.run_files import (
     url_files,
 )
 from metaclip.curate.account import has_account, remove_account, write_account
-from metaclip.curate.balance import (
-    DrawParameters,
-    ShardDraw,
-    add_entry_sums,
-    balance_fingerprint,
-    write_outputs,
-)
+from metaclip.curate.balance import add_entry_sums, balance_fingerprint, write_outputs
+from metaclip.curate.balance_shard import DrawParameters, ShardDraw
 from metaclip.curate.draw import DrawSums, draw_rows
-from metaclip.curate.match import add_counts, merge_uids, write_partials
-from metaclip.curate.run import (
-    Run,
-    RunLike,
+from metaclip.curate.match import add_counts, merge_uids
+from metaclip.curate.match_shard import write_partials
+from metaclip.curate.run import Run, RunLike, local_run, open_run
+from metaclip.curate.settings import BALANCE, MATCH, REMOVED, SHARD_DRAWN, BalanceSettings
+from metaclip.curate.tables import (
     counts_digest,
     curated_writer,
-    local_run,
     matched_rows,
     matched_writer,
-    open_run,
     read_pairs,
     write_counts,
 )
-from metaclip.curate.settings import BALANCE, MATCH, REMOVED, SHARD_DRAWN, BalanceSettings
 from metaclip.engine import Progress, ProgressCallback
 from metaclip.errors import MetaclipError
 from metaclip.matching import add_ids, ids_and_offsets
