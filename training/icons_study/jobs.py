@@ -127,7 +127,7 @@ STUDIES: Final[dict[str, tuple[Regime, ...]]] = {
         # Within less than one pass the online arm draws the offline one's pairs in its order: t = 3000 and 1000 are left out.
         Regime("low", 250_000, 3, _arms(_T, _T[2:], (2, 4, 8))),
         Regime("noisy", 250_000, 3, _arms((1_000.0,), (1_000.0,)), noisy=True),
-        Regime("high", 1_500_000, 3, _arms(_THREE, _THREE)),
+        Regime("high", 850_000, 3, _arms(_THREE, _THREE)),
         Regime("vit", 3_000_000, 2, _arms((1_000.0, 300.0), ()), recipe="icons_vit.toml"),
     ),
 }
