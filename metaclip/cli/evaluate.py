@@ -35,6 +35,7 @@ A file of tasks has a table for each:
   data = "cifar10.zip"      # below the file's folder
   split = "test"
   classes = "names.txt"     # if not the set's own
+  partial = true            # leave out classes whose line there is empty
   templates = "photo"       # "name", or a file of lines with {c}
   columns = ["region"]      # names of the numbers in .npy members
   group = "region"          # the worst group of images by this column

@@ -60,9 +60,13 @@ class Task:
     """Names of the numbers in the `.npy` of each image, in a set that has them."""
     group: str | None = None
     """One of the columns: images of one number are a group, and the worst accuracy of a group is measured."""
+    partial: bool = False
+    """Leave out the classes whose line in `classes` is empty, and their images, as Babel-ImageNet does."""
 
     def __post_init__(self) -> None:
-        """Raise BadSetting for a group that is no column."""
+        """Raise BadSetting for a group that is no column, and for `partial` without a file of class names."""
+        if self.partial and self.classes is None:
+            raise BadSetting("partial is given without classes; name a file of class names")
         if self.group is not None and self.group not in self.columns:
             raise BadSetting(
                 f"group is {self.group!r}, must be one of columns: {', '.join(self.columns)}"
@@ -310,7 +314,7 @@ def measure(
 
 def _open_task(task: Task) -> tuple[EvaluationSet, tuple[str, ...]]:
     """Open the set of a task, and return it with the templates of its prompts."""
-    names = () if task.classes is None else prompts.read_lines(task.classes, "class names")
+    names = () if task.classes is None else prompts.read_lines(task.classes, "class names", task.partial)
     cached = hugging_face.find_files(task.data, task.split)
     opened = (
         hugging_face.open_cached(task.data, cached)
@@ -319,6 +323,8 @@ def _open_task(task: Task) -> tuple[EvaluationSet, tuple[str, ...]]:
     )
     if opened.kind in ("retrieval", "association"):
         return opened, ()
+    if task.partial:
+        opened = opened.named_only()
     if task.templates is None and opened.templates:
         return opened, opened.templates
     return opened, prompts.templates_of(task.templates or DEFAULT_TEMPLATES)

@@ -68,7 +68,7 @@ class Loop:
         if self.step and ranks.first:
             say(f"going on after step {self.step:,}")
         on_gpu = ranks.device.type == "cuda"
-        tokenizer = models.import_open_clip().get_tokenizer(name)
+        tokenizer = models.tokenizer_of(name)
         self.loader = Loader(
             dataclasses.replace(stream, transform=functools.partial(batches.crop_to_bytes, crop)), size, rank=ranks.rank,
             ranks=ranks.ranks, state=state, workers=loading_processes(options.workers, ranks.device),

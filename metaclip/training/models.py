@@ -167,6 +167,34 @@ def create(name: str) -> Any:
             ) from error
 
 
+def tokenizer_of(name: str) -> Callable[[Any], Any]:
+    """Return the tokenizer of a model that open_clip knows. Raise MetaclipError if it is of the Hub and cannot be had.
+
+    CLIP's own comes with open_clip. Others, such as that of 901,629 words for many languages, are the Hub's: their files are
+    fetched once, and transformers reads them.
+    """
+    open_clip = import_open_clip()
+    page = (open_clip.get_model_config(name) or {}).get("text_cfg", {}).get("hf_tokenizer_name")
+    if not page:
+        return open_clip.get_tokenizer(name)  # type: ignore[no-any-return]
+    try:
+        from huggingface_hub import HfApi
+
+        with contextlib.suppress(OSError):  # it is not cached
+            return open_clip.get_tokenizer(name, local_files_only=True)  # type: ignore[no-any-return]
+        HfApi().model_info(page, timeout=10)  # transformers would try for most of a minute
+        return open_clip.get_tokenizer(name)  # type: ignore[no-any-return]
+    except ImportError as error:
+        raise MetaclipError(
+            f"the tokenizer of {name}, {page}, needs another package ({one_line(error)}); pip install transformers sentencepiece"
+        ) from None
+    except Exception as error:  # transformers and the Hub raise exceptions of any kind
+        raise MetaclipError(
+            f"the tokenizer of {name} is {page} of the Hugging Face Hub, which is neither in the cache nor reached "
+            f"({one_line(error)}); connect this machine once and run: hf download {page}"
+        ) from None
+
+
 @contextlib.contextmanager
 def _without_warnings() -> Iterator[None]:
     """Keep open_clip from warning, on the root logger, that a new model has no weights yet."""
@@ -294,9 +322,7 @@ def open_clip_of(
         )
     model = create(name)
     put_weights(name, model, load_tensors(found), os.fspath(found))
-    return Clip(
-        name, model.to(device).eval(), _transform(model, is_train=False), open_clip.get_tokenizer(name)
-    )
+    return Clip(name, model.to(device).eval(), _transform(model, is_train=False), tokenizer_of(name))
 
 
 def open_model(

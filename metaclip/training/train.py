@@ -86,6 +86,7 @@ def train(
                 "change batch, the number of processes, or --accumulate"
             )
         name = models.known(recipe.model)
+        models.tokenizer_of(name)  # before anything is written and a large model is made
         if ranks.first:
             held.enter_context(folder.owned())
         held.enter_context(loop.fast_matmuls(ranks.device))

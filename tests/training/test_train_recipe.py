@@ -19,6 +19,7 @@ PUBLISHED = {
     "b16_400m": ["ViT-B-16-quickgelu", 12_800_000_000, 32_768, 5e-4, *STANDARD],
     "l14_400m": ["ViT-L-14-quickgelu", 12_800_000_000, 32_768, 4e-4, *STANDARD],
     "h14_fullcc": ["ViT-H-14-quickgelu", 12_800_000_000, 32_768, 4e-4, *STANDARD],
+    "h14_worldwide": ["ViT-H-14-worldwide-quickgelu", 29_400_000_000, 75_264, 4e-4, *STANDARD],
     "datacomp_small": ["ViT-B-32", 12_800_000, 4_096, 5e-4, 500, *STANDARD[1:]],
     "datacomp_medium": ["ViT-B-32", 128_000_000, 4_096, 5e-4, 500, *STANDARD[1:]],
     "datacomp_large": ["ViT-B-16", 1_280_000_000, 8_192, 5e-4, 500, *STANDARD[1:]],

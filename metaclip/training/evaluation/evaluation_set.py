@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from metaclip.errors import MetaclipError, one_line
+from metaclip.stage.stage import digest_of
 from metaclip.storage.files import check_size, decode_utf8, read_bytes, read_whole
 from metaclip.training.evaluation.prompts import checked_lines, checked_templates
 
@@ -89,6 +90,24 @@ class EvaluationSet:
         if self.texts:
             return "retrieval"
         return "attributes" if self.attributes else "classification"
+
+    def named_only(self) -> EvaluationSet:
+        """Return the set without the classes whose name is empty, and without their images.
+
+        Raise MetaclipError if no image is left.
+        """
+        number = {old: new for new, old in enumerate(i for i, name in enumerate(self.classes) if name)}
+        rows = [row for row, label in enumerate(self.labels) if label in number]
+        if not rows:
+            raise MetaclipError("no image has a class with a name; write names into the file of classes")
+        return dataclasses.replace(
+            self,
+            images=tuple(self.images[row] for row in rows),
+            digest=digest_of([self.digest, list(self.classes)]),
+            labels=tuple(number[self.labels[row]] for row in rows),
+            classes=tuple(filter(None, self.classes)),
+            numbers={name: tuple(values[row] for row in rows) for name, values in self.numbers.items()},
+        )
 
 
 def check_names(where: Path, names: Sequence[str], classes: int) -> None:

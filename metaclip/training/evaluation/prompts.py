@@ -24,13 +24,17 @@ TEMPLATES: Final = {
 """Our own sets by name: the class name alone, and an ensemble."""
 
 
-def read_lines(path: str | os.PathLike[str], what: str) -> tuple[str, ...]:
+def read_lines(path: str | os.PathLike[str], what: str, partial: bool = False) -> tuple[str, ...]:
     """Read the lines of a text file, without spaces at their ends and without empty lines at the end of the file.
 
-    Raise MetaclipError, naming `what` is expected, for a file that cannot be read, has no lines, or has an empty line.
+    With `partial` empty lines stay, also at the end. Raise MetaclipError, naming `what` is expected, for a file that cannot
+    be read, has no lines, or has an empty line that may not stay.
     """
     name = os.fspath(path)
-    return checked_lines(decode_utf8(read_bytes(name, f"the file of {what}"), name), name, what)
+    text = decode_utf8(read_bytes(name, f"the file of {what}"), name)
+    if partial and text.strip():
+        return tuple(line.strip() for line in text.removesuffix("\n").split("\n"))
+    return checked_lines(text, name, what)
 
 
 def checked_lines(text: str, where: str, what: str) -> tuple[str, ...]:
