@@ -54,9 +54,10 @@ int images_put(mc_images *x, mc_text text, mc_span *span) {
 int64_t valid_utf8(const uint8_t *at, int64_t size) {
     int64_t i = 0;
     while (i < size) {
-        if (i + 8 <= size && !(load64(at + i) & 0x8080808080808080u)) {
-            i += 8;
-            continue;
+        if (i + 8 <= size) {
+            uint64_t beyond_ascii = load64(at + i) & 0x8080808080808080u;
+            i += beyond_ascii ? __builtin_ctzll(beyond_ascii) / 8 : 8;
+            if (!beyond_ascii) continue;
         }
         uint8_t c = at[i];
         if (c < 0x80) {
@@ -75,8 +76,6 @@ int64_t valid_utf8(const uint8_t *at, int64_t size) {
     }
     return i;
 }
-
-MC_INLINE int is_blank(uint8_t c) { return c == ' ' || c == '\t' || c == '\n' || c == '\f' || c == '\r'; }
 
 /* Collapse and strip the blanks of HTML; return whether memory ran out. A text that has none to remove is not copied. */
 static int clean_text(mc_images *x, mc_span raw, mc_span *text) {

@@ -80,6 +80,15 @@ int list_has(mc_list list, const uint8_t *at, int64_t size);
 int64_t valid_utf8(const uint8_t *at, int64_t size);
 
 MC_INLINE uint8_t lower(uint8_t c) { return (uint8_t)(c >= 'A' && c <= 'Z' ? c | 32 : c); }
+MC_INLINE int is_blank(uint8_t c) { return c == ' ' || c == '\t' || c == '\n' || c == '\f' || c == '\r'; } /* as HTML has them */
+
+/* Whether bytes are another text, which is in lower case, ignoring the case of ASCII letters. */
+MC_INLINE int equals_ignoring_case(const uint8_t *at, const char *other, int64_t size) {
+    for (int64_t i = 0; i < size; i++) {
+        if (lower(at[i]) != (uint8_t)other[i]) return 0;
+    }
+    return 1;
+}
 MC_INLINE int equals(mc_text text, const char *other, int64_t size) {
     return text.size == size && !memcmp(text.at, other, (size_t)size);
 }

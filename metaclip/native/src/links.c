@@ -22,13 +22,6 @@ static int is_ascii(mc_text text) {
     return !(bits & 0x8080808080808080u);
 }
 
-static int equals_ignoring_case(const uint8_t *at, const char *other, int64_t size) {
-    for (int64_t i = 0; i < size; i++) {
-        if (lower(at[i]) != (uint8_t)other[i]) return 0;
-    }
-    return 1;
-}
-
 int list_has(mc_list list, const uint8_t *at, int64_t size) {
     int number = 0;
     for (const char *item = list.at; item < list.at + list.size; item += strlen(item) + 1) {
