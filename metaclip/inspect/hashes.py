@@ -23,6 +23,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from metaclip.training.stream.decode import to_rgb
+
 SIDE: Final = 32
 """Rows and columns of a thumbnail."""
 BITS: Final = 64
@@ -48,7 +50,7 @@ def make_thumbnail(image: Any) -> Any:
 
     image.draft("RGB", (SIDE, SIDE))
     # BILINEAR averages over all pixels below one of the thumbnail when it shrinks.
-    return image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    return to_rgb(image).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
 
 
 def hash_images(thumbnails: Sequence[Any]) -> ImageHashes:

@@ -38,7 +38,8 @@ class Decoded(NamedTuple):
 
 
 def to_rgb(image: Any) -> Any:
-    """Return a PIL image in RGB."""
+    """Return a PIL image in RGB, without its transparency."""
+    image.info.pop("transparency", None)  # Pillow warns of that of some palettes
     return image.convert("RGB")
 
 
