@@ -74,12 +74,14 @@ def hash_sources(sources: Sequence[HashSource], threads: int) -> tuple[pa.Table,
         if source.images is None:
             tables.append(read_hashes(source.path))
             continue
-        images = source.images.images
+        images, known = source.images.images, len(tables)
         batches = [images[i : i + _BATCH] for i in range(0, len(images), _BATCH)]
         hash_batch = functools.partial(_hash_batch, source=source.path)
         for table, failed in map_parallel(hash_batch, batches, threads):
             tables.append(table)
             broken += failed
+        if not any(map(len, tables[known:])):
+            raise MetaclipError(f"no image of {source.path} can be read: {broken[-1]}")
     return pa.concat_tables(tables), broken
 
 
@@ -118,12 +120,18 @@ def read_hashes(path: Path) -> pa.Table:
         raise MetaclipError(
             f"{path} is no file of hashes ({one_line(error, 160)}); make it with --hashes-only"
         ) from None
-    table = table.replace_schema_metadata(None)
-    if table.schema != SCHEMA or any(column.null_count for column in table.columns):
+    try:
+        # Other libraries write strings in other types, and the columns in other orders.
+        table = table.select(SCHEMA.names).replace_schema_metadata(None).cast(SCHEMA)
+    except (KeyError, pa.ArrowException):
+        table = None
+    if table is None or any(column.null_count for column in table.columns):
+        wanted = ", ".join(f"{field.name} ({field.type})" for field in SCHEMA)
         raise MetaclipError(
-            f"{path} is no file of hashes: its columns are {', '.join(table.column_names)[:80]}, must be "
-            f"{', '.join(SCHEMA.names)}, without nulls; make it with --hashes-only"
+            f"{path} is no file of hashes: its columns must be {wanted}, without nulls; make it with --hashes-only"
         )
+    if not len(table):
+        raise MetaclipError(f"{path} holds no hashes; make it with --hashes-only")
     return table
 
 
@@ -141,8 +149,6 @@ def hash_sets(
 ) -> tuple[int, list[str]]:
     """Write the hashes of evaluation sets to a file; return their number, and the images that cannot be read."""
     table, broken = hash_sources([open_source(path, split) for path in sets], threads)
-    if not len(table):
-        raise MetaclipError(f"no image of {', '.join(map(str, sets))} can be read: {broken[0]}")
     write_hashes(as_path(out), table)
     return len(table), broken
 

@@ -22,7 +22,7 @@ pytest.importorskip("PIL", reason="needs Pillow: pip install '.[images]'")
 from PIL import Image, ImageOps
 
 from metaclip import InspectSettings, MetaclipError, RunOptions, inspect
-from metaclip.inspect.evaluation_hashes import SCHEMA, NearTestImages, hash_sets
+from metaclip.inspect.evaluation_hashes import SCHEMA, NearTestImages, hash_sets, read_hashes
 from metaclip.inspect.hashes import hash_images, make_thumbnail
 from metaclip.training.stream.decode import decode_image
 from tests import commands
@@ -189,7 +189,7 @@ def test_what_is_no_set(pool: Path, tmp_path: Path) -> None:
     line = commands.refused(
         "inspect", pool, "--against", tmp_path / "z.parquet", "--out", tmp_path / "seen"
     )
-    assert "its columns are phash, must be set, image, phash, dhash" in line
+    assert "its columns must be set (string), image (string), phash (uint64), dhash" in line
     folder = tmp_path / "set" / "test" / "dog"
     folder.mkdir(parents=True)
     (folder / "0.png").write_bytes(b"broken")
@@ -323,3 +323,32 @@ def test_an_unreadable_file_of_hashes(tmp_path: Path) -> None:
     with pytest.raises(MetaclipError, match="no image of .* can be read: .*0.png"):
         hash_sets([tmp_path / "set"], tmp_path / "hashes.parquet")
     assert not (tmp_path / "hashes.parquet").exists()
+
+
+def test_a_set_without_a_readable_image_is_refused(pool: Path, tmp_path: Path) -> None:
+    """A set that keeps nothing out, since none of its images can be read or it has no hashes, is an error and not a note."""
+    folder = tmp_path / "set" / "test" / "dog"
+    folder.mkdir(parents=True)
+    (folder / "0.png").write_bytes(b"broken")
+    pq.write_table(SCHEMA.empty_table(), tmp_path / "none.parquet")
+    for path in (tmp_path / "set", tmp_path / "none.parquet"):
+        line = commands.refused(
+            "inspect", pool, "--against", path, "--out", tmp_path / "seen", "--workers", 1
+        )
+        assert path.name in line
+        assert "can be read" in line or "holds no hashes" in line
+        with pytest.raises(MetaclipError, match=path.name):
+            hash_sets([path], tmp_path / "hashes.parquet")
+
+
+def test_hashes_that_another_library_wrote(sets: dict[str, Path], tmp_path: Path) -> None:
+    """Hashes may be joined by any library: with large strings, dictionaries, another order of columns or further ones."""
+    table = pq.read_table(sets["hashes"])
+    others = [
+        table.set_column(0, "set", table["set"].cast(pa.large_string())),
+        table.set_column(1, "image", table["image"].dictionary_encode()),
+        table.select(table.column_names[::-1]).append_column("more", [["x"] * len(table)]),
+    ]
+    for other in others:
+        pq.write_table(other, tmp_path / "other.parquet")
+        assert read_hashes(tmp_path / "other.parquet").equals(table)
