@@ -106,14 +106,21 @@ def _without_none(value: Any) -> Any:
 def _value(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return settings(hint, value, where)
+    kinds, several = typing.get_args(hint) or (hint,), typing.get_origin(hint) is tuple
+    if several and dataclasses.is_dataclass(kinds[0]):
+        if not isinstance(value, list):
+            raise MetaclipError(f"{where} is {value!r:.80}, must be tables: [[...]]")
+        return tuple(settings(kinds[0], one, f"{where} {n}") for n, one in enumerate(value, 1))
     import msgspec
 
     try:
         return msgspec.convert(value, hint)
     except msgspec.ValidationError:
-        kinds = typing.get_args(hint) or (hint,)
+        pass
     if typing.get_origin(hint) is typing.Literal:
         wanted = f"one of {', '.join(map(repr, kinds))}"
     else:
-        wanted = " or ".join(kind.__name__ for kind in kinds if kind is not type(None))
+        wanted = "a list of " * several + " or ".join(
+            kind.__name__ for kind in kinds if kind not in (type(None), Ellipsis)
+        )
     raise MetaclipError(f"{where} is {value!r:.80}, must be {wanted}")

@@ -16,7 +16,7 @@ Memory: 24 bytes per marked uid in each worker process.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,6 +48,9 @@ def check_names(hooks: Sequence[ScoreHook], functions: Mapping[str, MarkFunction
             raise BadSetting(f"the hook {name!r:.80} must have a name of a-z, 0-9 and _, such as faces")
         if name in MEANING or name in names[:place]:
             raise BadSetting(f"the hook {name!r} has the name of another reason; give it another one")
+    for name, function in functions.items():
+        if not callable(function):
+            raise TypeError(f"the hook {name} must be a function of rows, not {type(function).__name__}")
     return names
 
 
@@ -88,7 +91,10 @@ def _read_scores(file: PoolFile, hook: ScoreHook) -> Iterator[tuple[Any, npt.NDA
 
 def call_function(name: str, function: MarkFunction, batch: pa.RecordBatch) -> list[str | None]:
     """Return what a function says of each row of a batch. Raise MetaclipError if that is no list of marks."""
-    found = list(function(batch))
+    made: Any = function(batch)
+    if not isinstance(made, Iterable):
+        raise MetaclipError(f"the hook {name} returned {made!r:.80}, must return one mark for each row")
+    found = made.to_pylist() if isinstance(made, pa.Array | pa.ChunkedArray) else list(made)
     if len(found) != len(batch):
         raise MetaclipError(
             f"the hook {name} returned {len(found)} marks for {len(batch)} rows; it must return one each"

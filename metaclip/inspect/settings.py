@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, Final, Literal
 
 from metaclip.arguments import check_fields
@@ -70,6 +71,11 @@ class ScoreHook:
     action: Literal["remove", "blur"] = "remove"
     uid_column: str = "uid"
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if not math.isfinite(self.at_least):
+            raise BadSetting(f"at_least is {self.at_least:g}, must be a finite number")
+
 
 @dataclasses.dataclass(frozen=True)
 class InspectSettings:
@@ -115,8 +121,8 @@ class InspectSettings:
     def __post_init__(self) -> None:
         check_fields(self)
         check_minimums(self, min_bytes=1, min_side=1, max_texts=1)
-        if self.max_aspect is not None and not self.max_aspect >= 1:
-            raise BadSetting(f"max_aspect is {self.max_aspect:g}, must be at least 1")
+        if self.max_aspect is not None and not 1 <= self.max_aspect < math.inf:
+            raise BadSetting(f"max_aspect is {self.max_aspect:g}, must be at least 1, and finite")
         if not 0 <= self.distance <= MAX_DISTANCE:
             raise BadSetting(f"distance is {self.distance}, must be from 0 to {MAX_DISTANCE}")
         if not 0 <= self.test_distance <= MAX_TEST_DISTANCE:

@@ -16,6 +16,7 @@ import pytest
 pytest.importorskip("PIL", reason="needs Pillow: pip install '.[images]'")
 
 from metaclip import InspectSettings, MatchSettings, MetaclipError, RunOptions, curate, inspect
+from metaclip.errors import BadSetting
 from metaclip.inspect.settings import ScoreHook
 from tests import commands
 from tests.inspect.pictures import encoded, photo
@@ -170,3 +171,38 @@ def test_the_example(tars: Path, scores: Path, tmp_path: Path) -> None:
     assert "nudity" in done.stdout
     steps = json.loads((tmp_path / "seen" / "manifest.json").read_text())["steps"]
     assert {one["step"]: one["samples"] for one in steps}["nudity"] == 3
+
+
+def test_a_function_returns_arrow(tars: Path, tmp_path: Path) -> None:
+    """A function of Arrow rows may return an Arrow array; what is no sequence, or no function, is refused by name."""
+    made = inspect(
+        tars, out=tmp_path / "seen", functions={"arrow": lambda rows: pa.array(marks(rows))}, options=ONE
+    )
+    assert (made.funnel["arrow"], made.record["blurred"]) == (2, {"arrow": 1})
+    with pytest.raises(
+        MetaclipError, match="the hook none returned None, must return one mark for each row"
+    ):
+        inspect(tars, out=tmp_path / "x", functions={"none": lambda rows: None}, options=ONE)  # type: ignore[dict-item,return-value]
+    with pytest.raises(TypeError, match="the hook five must be a function of rows, not int"):
+        inspect(tars, out=tmp_path / "x", functions={"five": 5}, options=ONE)  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize("line", ["at_least = nan", "at_least = inf", 'action = "nuke"', "colum = 1"])
+def test_a_hook_that_means_nothing(line: str, tars: Path, scores: Path, tmp_path: Path) -> None:
+    """A limit that is no number, or an action that is none, is refused in one line, from a recipe and from Python."""
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(f'[[inspect.hooks]]\nname = "a"\nscores = "{scores}"\ncolumn = "nsfw"\n{line}\n')
+    assert line.split()[0] in commands.refused(
+        "inspect", tars, "--recipe", recipe, "--out", tmp_path / "x"
+    )
+    with pytest.raises(BadSetting, match="action is 'nuke', must be one of 'remove', 'blur'"):
+        ScoreHook("a", str(scores), action="nuke")  # type: ignore[arg-type]
+
+
+def test_scores_of_other_uids_are_noted(tars: Path, tmp_path: Path) -> None:
+    """Scores that mark uids of which no image has one are most likely those of another column: the user is told."""
+    pq.write_table(pa.table({"uid": ["a", "b"], "score": [1.0, 1.0]}), tmp_path / "scores.parquet")
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('[[inspect.hooks]]\nname = "faces"\nscores = "scores.parquet"\n')
+    done = commands.done("inspect", tars, "--recipe", recipe, "--out", tmp_path / "seen", "--workers", 1)
+    assert "the hook faces marks 2 uids, but none of an image" in done.err
