@@ -103,6 +103,8 @@ def balance(
     check_types(out=(out, PATH | None), options=(options, RunOptions | None))
     options, settings = options or RunOptions(), BalanceSettings(t, tail_share, target_pairs, seed)
     entry_weights = None if weights is None else EntryWeights.of(weights)
+    if out is not None:
+        Folder(out).refuse_other_stages(MATCH.name, BALANCE.name)
     given: Sequence[Any] = run if isinstance(run, list | tuple) else [run]
     runs = [open_run(one) for one in given]
     if len(runs) > 1:

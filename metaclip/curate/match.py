@@ -112,6 +112,7 @@ def match_part(
         out=(out, PATH), settings=(settings, MatchSettings | None), options=(options, RunOptions | None)
     )
     settings, options, folder = settings or MatchSettings(), options or RunOptions(), Folder(out)
+    folder.refuse_other_stages(MATCH.name, BALANCE.name)
     if is_table(pool):
         from metaclip.curate.table_pool import saved_table
 
@@ -313,6 +314,11 @@ class _MatchStage:
             raise MetaclipError(f"the pool has no rows: {paths}")
         if not funnel["matched"]:
             stage.clear()
+            if self.subset is not None and not funnel.get("no_match"):
+                raise MetaclipError(
+                    f"none of the {funnel['rows']} rows is in the subset {self.subset.path} and has a text; check that it "
+                    "was made from this pool, and --uid-column"
+                )
             raise MetaclipError(
                 f"none of the {funnel['rows']} rows matches any of the {len(entries)} entries; "
                 "check --metadata and --text-column"

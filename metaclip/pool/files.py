@@ -283,7 +283,12 @@ def _is_new(path: str, root: str, seen: set[str]) -> bool:
 
 
 def _refuse_run(names: Container[str], given: str) -> None:
-    """Raise MetaclipError if a folder with these files and folders is a run folder."""
+    """Raise MetaclipError if a folder with these files and folders is a run folder, or one of metaclip inspect."""
+    if all(name in names for name in ("manifest.json", "images", "outcome")):
+        raise MetaclipError(
+            f"{given} holds what metaclip inspect found, not a pool; give the tars that it looked at, or the list that "
+            f"they were downloaded from, with --subset {given.rstrip('/')}/subset.npy"
+        )
     if "manifest.json" in names and ("matched" in names or "curated" in names):
         curated = "curated" in names
         hint = (

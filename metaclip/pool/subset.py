@@ -23,6 +23,8 @@ from metaclip.pool.uid import Uids
 from metaclip.storage.files import crc32, file_digest, read_json
 
 _BLOCK: Final = 1 << 20
+_NAMES: Final = ("curated.npy", "subset.npy")
+"""The subset files of a run folder, and of one of `metaclip inspect`."""
 
 
 class _Digests(msgspec.Struct):
@@ -41,8 +43,12 @@ class _Step(msgspec.Struct):
     meaning: str
 
 
+class _Files(msgspec.Struct):
+    crc32: dict[str, str]
+
+
 class _Selected(msgspec.Struct):
-    select: dict[str, Any]
+    select: _Files
 
 
 class _Inspected(msgspec.Struct):
@@ -80,8 +86,10 @@ class Subset:
         except FileNotFoundError:
             raise MetaclipError(f"there is no subset {self.path}; check the path") from None
         except (OSError, ValueError) as error:
+            inside = [self.path / name for name in _NAMES if (self.path / name).is_file()]
+            hint = inside[0] if inside else "a run's curated.npy, or the subset.npy of metaclip inspect"
             raise MetaclipError(
-                f"{self.path} is not a subset file ({one_line(error, 200)}); give a run's curated.npy"
+                f"{self.path} is not a subset file ({one_line(error, 200)}); give {hint}"
             ) from None
         return np.asarray(found).view(np.uint64).reshape(-1, 2)
 
@@ -110,7 +118,7 @@ class Subset:
         stated = read_json(self.path.parent / "manifest.json", _Inspected)
         if stated is None:
             return []
-        known = stated["stages"]["select"].get("crc32", {}).get(self.path.name)
+        known = stated["stages"]["select"]["crc32"].get(self.path.name)
         return list(stated["steps"]) if known == crc32(self.path) else []
 
     def blocks(self, begin: int = 0, end: int | None = None) -> Iterator[Uids]:

@@ -100,6 +100,7 @@ def reshard(
     settings = ReshardSettings(shard_size, text_column, url_column, uid_column)
     check_types(subset=(subset, PATH), out=(out, PATH), options=(options, RunOptions | None))
     options, folder = options or RunOptions(), Folder(out)
+    folder.refuse_other_stages(RESHARD.name)
     files = find_files(tars, "tar", "tars")
     _refuse_inputs_in(folder, files)
     step = _ReshardStep(Stage(folder, RESHARD), Subset(subset), settings, files)

@@ -128,6 +128,15 @@ class Folder:
         """Replace top-level keys of the manifest."""
         write_json(self.path / MANIFEST, {**self.manifest, **changes})
 
+    def refuse_other_stages(self, *own: str) -> None:
+        """Raise MetaclipError if the folder holds another stage than these, whose manifest and recipe would be replaced."""
+        begun = self.state.iterdir() if self.state.is_dir() else ()
+        found = self.manifest.get("stages", {}).keys() | {one.name for one in begun if one.is_dir()}
+        if others := sorted(found - set(own)):
+            raise MetaclipError(
+                f"{self.path} holds the result of another verb ({others[0]}); choose another --out"
+            )
+
     def write_recipe(self, tables: Mapping[str, Any]) -> None:
         """Write settings as recipe.toml: dataclasses by the name of their table."""
         (self.path / "recipe.toml").put(dump(tables).encode())

@@ -119,6 +119,49 @@ def test_a_folder_of_another_verb(tars: Path, run: Run) -> None:
     assert before == (run.path / "manifest.json").read_bytes()
 
 
+@pytest.mark.parametrize("verb", ["curate", "reshard", "balance"])
+def test_a_folder_of_inspect_is_no_out(verb: str, tars: Path, seen: Path, run: Run) -> None:
+    """The folder of inspect takes no other verb's result, which would replace its manifest."""
+    words: list[Any] = ["--metadata", run.path / "entries.parquet"] if verb == "curate" else []
+    words += ["--subset", seen / "subset.npy"] if verb == "reshard" else []
+    before = (seen / "manifest.json").read_bytes()
+    line = commands.refused(verb, run.path if verb == "balance" else tars, *words, "--out", seen)
+    assert "holds the result of another verb (inspect)" in line
+    assert before == (seen / "manifest.json").read_bytes()
+
+
+def test_a_folder_of_inspect_is_no_pool(tars: Path, seen: Path, tmp_path: Path) -> None:
+    """A folder of inspect in the place of a pool or a subset is refused with the command that was meant."""
+    for verb in (["curate"], ["reshard", "--subset", seen / "subset.npy"]):
+        line = commands.refused(*verb, seen, "--out", tmp_path / "x")
+        assert f"--subset {seen}/subset.npy" in line
+    line = commands.refused("reshard", tars, "--subset", seen, "--out", tmp_path / "x")
+    assert f"give {seen}/subset.npy" in line
+
+
+def test_a_subset_of_other_samples(tars: Path, tmp_path: Path) -> None:
+    """If no row is in the subset, the message names the subset and not the query list."""
+    for uids in ([], [(1, 2)]):
+        np.save(tmp_path / "other.npy", np.array(uids, SUBSET))
+        settings = MatchSettings(subset=str(tmp_path / "other.npy"))
+        with pytest.raises(MetaclipError, match="none of the 24 rows is in the subset .*other.npy"):
+            curate(tars, WORDS, out=tmp_path / "run", t=100, settings=settings, options=ONE)
+
+
+@pytest.mark.parametrize("crc32", [None, [], {"subset.npy": 7}])
+def test_a_manifest_that_is_not_inspects(crc32: Any, tars: Path, seen: Path, tmp_path: Path) -> None:
+    """Whatever a file beside a subset holds, it costs no more than what the account would say of the images."""
+    (tmp_path / "subset.npy").write_bytes((seen / "subset.npy").read_bytes())
+    (tmp_path / "manifest.json").write_text(
+        json.dumps({"stages": {"select": {"crc32": crc32}}, "steps": []})
+    )
+    settings = MatchSettings(subset=str(tmp_path / "subset.npy"))
+    assert (
+        "images"
+        not in curate(tars, WORDS, out=tmp_path / "run", t=9, settings=settings, options=ONE).account
+    )
+
+
 def test_a_card_shows_the_images(run: Run, tmp_path: Path) -> None:
     """The published card has the images in README.md and in the data of its page."""
     pytest.importorskip("altair", reason="needs metaclip[cards]")
