@@ -18,7 +18,7 @@ from metaclip.arguments import PATH, check_types
 from metaclip.curate.match import read_metadata
 from metaclip.curate.settings import MatchSettings
 from metaclip.engine import Progress
-from metaclip.errors import MetaclipError, import_extra
+from metaclip.errors import BadSetting, MetaclipError, import_extra
 from metaclip.inspect.evaluation_hashes import HashSource, open_source
 from metaclip.inspect.hooks import MarkFunction, check_names, find_scores
 from metaclip.inspect.images import ImagesStep
@@ -98,11 +98,14 @@ def inspect_part(
 ) -> FinishedStage | None:
     """Run one part of `inspect` in a job array; return None while other parts have tars left."""
     check_types(
-        out=(out, PATH), settings=(settings, InspectSettings | None), options=(options, RunOptions | None)
-    )
+        out=(out, PATH), settings=(settings, InspectSettings | None), memory=(memory, int),
+        options=(options, RunOptions | None),
+    )  # fmt: skip
     import_extra("PIL", "images", "inspecting images")
     settings, options, folder = settings or InspectSettings(), options or RunOptions(), Folder(out)
-    _refuse_other_folders(folder)
+    if memory < 1:
+        raise BadSetting(f"memory is {memory}, must be at least 1")
+    folder.refuse_other_stages(INSPECT.name, SELECT.name)
     entries = None
     if settings.keep == "matches":
         entries, named = read_metadata(settings.metadata, MatchSettings())
@@ -120,17 +123,6 @@ def inspect_part(
         Stage(folder, INSPECT), settings, entries, sources, files, memory, functions, options
     )
     return run_in_parts(job.stage, job.tasks, options, begin=job.begin, work=job.work, finish=job.finish)
-
-
-def _refuse_other_folders(folder: Folder) -> None:
-    """Raise MetaclipError for a folder that another verb has written: its manifest and recipe would be replaced."""
-    own = {INSPECT.name, SELECT.name}
-    begun = folder.state.iterdir() if folder.state.is_dir() else ()
-    others = folder.manifest.get("stages", {}).keys() | {one.name for one in begun if one.is_dir()}
-    if other := sorted(others - own):
-        raise MetaclipError(
-            f"{folder.path} holds the result of another verb ({other[0]}); choose another --out"
-        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,6 +29,9 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
 from metaclip.engine import Progress
 from metaclip.errors import MetaclipError
 from metaclip.inspect import duplicates
@@ -37,7 +40,9 @@ from metaclip.inspect.hooks import BLUR, MarkFunction
 from metaclip.inspect.near import MAX_HASHES, PAIR_BYTES
 from metaclip.inspect.select_step import AGAINST, Item, SelectStep
 from metaclip.inspect.settings import FILTERS, MEANING, REASONS, InspectSettings
-from metaclip.pool.sorted_uids import merge_runs, write_subset
+from metaclip.pool.sorted_uids import load_array, merge_runs, write_subset
+from metaclip.pool.subset import Subset
+from metaclip.pool.uid import from_binary
 from metaclip.stage.runner import RunOptions, Task, run
 from metaclip.stage.stage import (
     Record,
@@ -49,7 +54,7 @@ from metaclip.stage.stage import (
     funnel_kind,
     marker_kind,
 )
-from metaclip.storage.files import local_copies
+from metaclip.storage.files import local_copies, local_copy
 
 FUNNEL: Final = funnel_kind(("samples", *REASONS, "kept"), ("listed", "not_downloaded"))
 _Made: Final = marker_kind(of=str, parts=Size)
@@ -71,7 +76,12 @@ SELECT: Final = StageSpec(
         "*.blur.npy",
     ),
     record=marker_kind(
-        Record, identity=str, funnel=FUNNEL, blurred=dict[str, Size], unreadable_test_images=Size
+        Record,
+        identity=str,
+        funnel=FUNNEL,
+        blurred=dict[str, Size],
+        unreadable_test_images=Size,
+        shared_uids=(Size, 0),
     ),
 )
 """Raise its semantics when the same rows would give another subset."""
@@ -100,7 +110,7 @@ def select(
         return record
     workers = options.active_engine.workers
     images = sum(tars.values())
-    parts = max(1, -(-images * workers * duplicates.KEY_BYTES // memory))
+    parts = max(1, min(images, -(-images * workers * duplicates.KEY_BYTES // memory)))
     step = SelectStep(
         stage, settings, identity, tuple(map(int, tars)), parts, options.threads, tuple(functions.items())
     )
@@ -116,11 +126,11 @@ def select(
         dropped = [(name, "dropped.npy") for name in exact]
         if settings.near_duplicates:
             dropped += [("hashes", "dropped.npy"), ("clusters", "dropped.npy")]
-            job.find_near([(name, "hashes.npy") for name in exact], memory // workers, progress)
+            job.find_near([(name, "hashes.npy") for name in exact], max(1, memory // workers), progress)
         made = [(name, ending) for name in tars for ending in ("codes.npy", "marks.npy")]
         outcomes = [Task(f"{name}-out", ("outcome", int(name), 0)) for name in tars]
         job.run(outcomes, progress, _Tar, reads=[*made, *dropped])
-    return _finish(step, list(tars), listed, unreadable, options)
+        return _finish(step, list(tars), listed, unreadable, options, progress)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +149,7 @@ class _Selection:
             raise MetaclipError(
                 f"{hashes} images have different hashes, at most {MAX_HASHES} can be compared; divide the tars"
             )
-        ranges = max(1, -(-hashes * PAIR_BYTES // memory))
+        ranges = max(1, min(hashes, -(-hashes * PAIR_BYTES // memory)))
         names = [f"pairs-{i:05d}" for i in range((step.settings.distance + 1) * ranges)]
         tasks = [Task(name, ("pairs", i, ranges)) for i, name in enumerate(names)]
         self.run(tasks, progress, reads=ranked)
@@ -195,6 +205,7 @@ def _finish(
     listed: int | None,
     unreadable: int,
     options: RunOptions,
+    progress: Progress,
 ) -> dict[str, Any]:
     """Write the subset and the record of the stage."""
     stage, names = step.stage, step.hook_names
@@ -220,6 +231,12 @@ def _finish(
                 merge_runs(runs, threads=options.threads),
                 sum(blurred.values()),
             )
+    _note_idle_hooks(step, funnel, blurred, progress)
+    if shared := _count_shared_uids(stage, tars):
+        progress.note(
+            f"metaclip: {shared:,} samples that are left out have the uid of one that stays. A subset names uids, so that "
+            "curate takes them all, and reshard the first: give each sample a uid of its own, in its .json"
+        )
     if listed is not None:
         funnel = {"listed": listed, "not_downloaded": listed - funnel["samples"], **funnel}
     steps = [
@@ -242,6 +259,7 @@ def _finish(
             "funnel": funnel,
             "blurred": blurred,
             "unreadable_test_images": unreadable,
+            "shared_uids": shared,
         },
         checked=("subset.npy",),
         funnel=funnel,
@@ -249,6 +267,38 @@ def _finish(
     )
     stage.remove_partials()
     return record
+
+
+def _note_idle_hooks(
+    step: SelectStep, funnel: Mapping[str, int], blurred: Mapping[str, int], progress: Progress
+) -> None:
+    """Report the hooks whose scores mark uids, but no image."""
+    for number, hook in enumerate(step.settings.hooks):
+        if funnel[hook.name] or blurred[hook.name]:
+            continue
+        with local_copy(step.stage.partial(f"hook-{number:03d}", "uids.npy")) as path:
+            marked = len(load_array(path, 2, "r"))
+        if marked:
+            progress.note(
+                f"metaclip: the hook {hook.name} marks {marked:,} uids, but none of an image that it was asked about; check "
+                f"that its {hook.uid_column!r} holds the uids of images/"
+            )
+
+
+def _count_shared_uids(stage: Stage, tars: Sequence[str]) -> int:
+    """Return the number of samples that are left out although their uid stays, with another sample."""
+    shared = 0
+    with local_copy(stage.folder / "subset.npy") as path:
+        subset = Subset(path)
+        for name in tars:
+            with (
+                local_copy(stage.folder / "outcome" / f"{name}.parquet") as rows,
+                pq.ParquetFile(rows) as file,
+            ):
+                for batch in file.iter_batches(columns=["uid", "reason"], use_threads=False):
+                    gone = batch.filter(pc.is_valid(batch.column("reason")))
+                    shared += int(subset.contains(from_binary(gone.column("uid"))).sum())
+    return shared
 
 
 def _meanings(hooks: Sequence[str]) -> dict[str, str]:

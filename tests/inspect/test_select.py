@@ -128,6 +128,7 @@ def test_settings_that_mean_nothing(tmp_path: Path) -> None:
     for settings in (
         {"min_bytes": 0},
         {"max_aspect": 0.5},
+        {"max_aspect": float("inf")},
         {"distance": 9},
         {"distance": -1},
         {"max_texts": 0},
@@ -336,3 +337,30 @@ def test_nothing_stays(tmp_path: Path) -> None:
     tars = write(tmp_path / "tars", [(b"broken", "x")] * 3)
     assert select(tars, tmp_path / "seen", near_duplicates=True) == ["broken_image"] * 3
     assert len(np.load(tmp_path / "seen" / "subset.npy")) == 0
+
+
+@pytest.mark.parametrize("memory", [1, 3, 1000])
+def test_any_memory_is_enough(memory: int, tmp_path: Path) -> None:
+    """However little memory is allowed, work is divided into no more parts than there are images."""
+    tars = write(tmp_path / "tars", near_copies(3, 9)[:12])
+    settings = InspectSettings(near_duplicates=True, distance=1)
+    inspect(tars, out=tmp_path / "one", settings=settings, options=ONE)
+    inspect(tars, out=tmp_path / "seen", settings=settings, memory=memory, options=RunOptions(workers=2))
+    assert contents(tmp_path / "one") == contents(tmp_path / "seen")
+    with pytest.raises(BadSetting, match="memory is 0"):
+        inspect(tars, out=tmp_path / "x", memory=0, options=ONE)
+
+
+def test_samples_that_share_a_uid_are_noted(tmp_path: Path) -> None:
+    """A sample that goes while another one of its uid stays would come back with the subset: that is said and recorded."""
+    images = [encoded(photo(n)) for n in (0, 1)] + [b"broken"]
+    files = [
+        (f"{n}.{end}", data)
+        for n, one in enumerate(images)
+        for end, data in (("jpg", one), ("txt", "a dog"))
+    ]
+    tar = write_tar(tmp_path / "tars" / "0.tar", files)
+    done = commands.done("inspect", tar, "--out", tmp_path / "seen", "--workers", 1)
+    assert "1 samples that are left out have the uid of one that stays" in done.err
+    manifest = json.loads((tmp_path / "seen" / "manifest.json").read_text())
+    assert manifest["stages"]["select"]["shared_uids"] == 1
