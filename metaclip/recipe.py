@@ -106,7 +106,8 @@ def _without_none(value: Any) -> Any:
 def _value(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return settings(hint, value, where)
-    kinds, several = typing.get_args(hint) or (hint,), typing.get_origin(hint) is tuple
+    kinds: tuple[Any, ...] = typing.get_args(hint) or (hint,)
+    several = typing.get_origin(hint) is tuple
     if several and dataclasses.is_dataclass(kinds[0]):
         if not isinstance(value, list):
             raise MetaclipError(f"{where} is {value!r:.80}, must be tables: [[...]]")
