@@ -108,7 +108,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         return settings(hint, value, where)
     kinds: tuple[Any, ...] = typing.get_args(hint) or (hint,)
     several = typing.get_origin(hint) is tuple
-    if several and dataclasses.is_dataclass(kinds[0]):
+    if several and dataclasses.is_dataclass(kinds[0]) and isinstance(kinds[0], type):
         if not isinstance(value, list):
             raise MetaclipError(f"{where} is {value!r:.80}, must be tables: [[...]]")
         return tuple(settings(kinds[0], one, f"{where} {n}") for n, one in enumerate(value, 1))

@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import json
 import operator
 from collections.abc import Sequence
 from pathlib import Path
@@ -197,6 +198,7 @@ def _combine(
             }
             for source in runs
         ],
+        **({"images": images} if (images := _add_image_steps(runs)) else {}),
     }
     folder.write_recipe({"match": settings})
     stage.finish(
@@ -205,6 +207,38 @@ def _combine(
         settings={"match": settings.record},
         inputs=inputs,
     )  # fmt: skip
+
+
+def _add_image_steps(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Return what became of the images of all runs, step by step; nothing unless every run tells of its own.
+
+    Runs on one subset tell of the same images, which count once. What img2dataset states, before the first step of
+    `metaclip inspect`, is left out unless it is known of all.
+    """
+    told = {
+        json.dumps([source.match_settings.subset, source.match.get("images")]): source.match.get("images")
+        for source in runs
+    }
+    if not all(told.values()):
+        return []
+    lists = [{one["step"]: one for one in images or ()} for images in told.values()]
+    order: list[str] = []
+    for steps in lists:
+        place = 0
+        for step in steps:
+            if step not in order:
+                order.insert(place, step)
+            place = order.index(step) + 1
+    stated = order[: order.index("samples")] if "samples" in order else []
+    return [
+        {
+            "step": step,
+            "samples": sum(steps[step]["samples"] for steps in lists if step in steps),
+            "meaning": next(steps[step]["meaning"] for steps in lists if step in steps),
+        }
+        for step in order
+        if step not in stated or all(stated[0] in steps for steps in lists)
+    ]
 
 
 def _common_settings(runs: Sequence[Run]) -> MatchSettings:

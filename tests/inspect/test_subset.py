@@ -18,6 +18,7 @@ from metaclip import (
     MetaclipError,
     Run,
     RunOptions,
+    balance,
     curate,
     inspect,
     reshard,
@@ -117,6 +118,41 @@ def test_a_folder_of_another_verb(tars: Path, run: Run) -> None:
     line = commands.refused("inspect", tars, "--out", run.path)
     assert "holds the result of another verb (balance)" in line
     assert before == (run.path / "manifest.json").read_bytes()
+
+
+def test_combined_runs_add_up_the_images(tars: Path, tmp_path: Path) -> None:
+    """A combined run tells of the images of all runs, once for each subset; of none if one run does not."""
+
+    def curated(name: str, *paths: Path, subset: Path | None) -> Run:
+        settings = MatchSettings(subset=None if subset is None else str(subset))
+        return curate(list(paths), WORDS, out=tmp_path / name, t=100, settings=settings, options=ONE)
+
+    def images(name: str, *runs: Run) -> dict[str, int]:
+        account = balance(list(runs), t=100, out=tmp_path / name, options=ONE).account
+        assert not list(faults(account, FIELDS, strict=True))
+        return {one["step"]: one["samples"] for one in account.get("images", [])}
+
+    paths = sorted(tars.glob("*.tar"))
+    for path in paths:
+        inspect(path, out=tmp_path / path.stem, options=ONE)
+    subsets = [tmp_path / path.stem / "subset.npy" for path in paths]
+    inspect(paths, out=tmp_path / "all", options=ONE)
+    one = curated("one", paths[0], subset=subsets[0])
+    three = curated("three", paths[2], subset=subsets[2])
+    assert images("both", one, three) == {
+        "listed": 17, "not_downloaded": 3, "samples": 14, "broken_image": 1, "kept": 13,
+    }  # fmt: skip
+    both = [curated(f"all_{n}", paths[n], subset=tmp_path / "all" / "subset.npy") for n in (0, 1)]
+    assert images("same", *both) == {
+        "listed": 28, "not_downloaded": 4, "samples": 24, "broken_image": 2, "kept": 22,
+    }  # fmt: skip
+    assert images("mixed", one, curated("plain", paths[1], subset=None)) == {}
+    copy = tmp_path / "unlisted" / "2.tar"  # without statistics beside it
+    copy.parent.mkdir()
+    copy.write_bytes(paths[2].read_bytes())
+    inspect(copy, out=tmp_path / "other", options=ONE)
+    other = curated("two", copy, subset=tmp_path / "other" / "subset.npy")
+    assert images("some", one, other) == {"samples": 14, "broken_image": 1, "kept": 13}
 
 
 @pytest.mark.parametrize("verb", ["curate", "reshard", "balance"])
