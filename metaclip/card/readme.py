@@ -147,7 +147,9 @@ def render(card: Mapping[str, Any]) -> str:
         *_most_frequent(card["hosts"], "host", "The pool has no column of urls."),
         *_classes(card["classes"]),
         "", "## What is not in it", "",
-        "No images, and no judgement of them: pairs were chosen by their captions alone. Nothing here says that an image "
+        "No images, and no judgement of "
+        + ("those that stay (section Images)" if card.get("images") else "them")
+        + ": pairs were chosen by their captions alone. Nothing here says that an image "
         "shows what its caption says, that a url still answers, or that a pair is safe to look at; filters for that belong "
         "before and after.", "",
         "## How to be removed", "",

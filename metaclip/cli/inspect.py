@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import click
@@ -19,7 +20,8 @@ Examples:
   metaclip inspect tars/ --out seen/ --against imagenet/ --against cifar10.parquet
   metaclip inspect cifar10.zip --hashes-only --out cifar10.parquet
   metaclip inspect s3://bucket/tars/ --out seen/ --part 3/100
-If it is interrupted, the same command continues from there.""",
+If it is interrupted, the same command continues from there. With --overwrite, other
+filters are applied to the table, without reading an image again.""",
 )
 @click.argument("tars", nargs=-1, required=True)
 @click.option("--out", required=True, metavar="FOLDER", help="Folder of the table and the subset.")
@@ -105,6 +107,10 @@ def command(
 ) -> None:
     """Look at the images of TARS (tars, folders or globs), and leave out those that are broken or filtered, and duplicates.
 
+    Nothing but broken images is left out unless an option asks for it. An image that several reasons would leave out has the
+    first: it is broken, a filter in the order below, marked by a hook of the recipe, near an evaluation image, a placeholder,
+    an exact duplicate, a near-duplicate.
+
     Writes a row for each image, what became of it, and seen/subset.npy: the uids that stay, for curate and reshard.
     """
     from metaclip.inspect.inspect import inspect_part
@@ -124,9 +130,15 @@ def command(
     if made is None:
         options.show_part_done(flags["part"])
         return
-    for name, samples in made.funnel.items():
-        if samples:
-            click.echo(f"{name.replace('_', ' '):<18} {samples:>14,}")
+    funnel = made.funnel
+    kept = funnel.pop("kept")
+    shown = {name.replace("_", " "): n for name, n in funnel.items() if n} | {"kept": kept}
+    shown |= {f"  to blur: {name}": n for name, n in made.record["blurred"].items() if n}
+    for name, samples in shown.items():
+        click.echo(f"{name:<18} {samples:>14,}")
+    if kept:
+        subset = made.path / "subset.npy"
+        click.echo(f"\nnext      metaclip curate {shlex.join(tars)} --subset {subset} --out run/")
     if lost := made.record["lost"]:
         raise LostInputs(lost_message(lost, made.record["wanted"]))
 

@@ -69,7 +69,8 @@ class Balancer:
     epoch of that moment, until it is set there.
 
     Give it the pairs of the pool. Of a set that `curate` wrote it keeps all at epoch 0, because the draw is the same; in
-    later epochs it thins the set a second time, and the rest of the pool is never seen.
+    later epochs it thins the set a second time, and the rest of the pool is never seen. If the run was matched with a subset,
+    give it the pairs of that subset (`metaclip.reshard` writes them): it knows the counts of these, and not which they are.
 
     >>> from metaclip import Balancer
     >>> balancer = Balancer("tests/golden/run")

@@ -3,7 +3,8 @@
     outcome/<tar>.parquet   row by row as in images/<tar>.parquet:
                             uid
                             reason         why the sample is left out; null for one that stays
-                            duplicate_of   the uid of the image that stays in its place
+                            duplicate_of   the uid of the image that it duplicates, which stays or is a near-duplicate itself: at
+                                           most three steps lead to one that stays
                             test_image, test_distance     the image of an evaluation set that it resembles, and in how many bits
                                            of 128 their hashes differ
                             blur           the hook that marks an image that stays for blurring

@@ -26,7 +26,7 @@ from metaclip.inspect.evaluation_hashes import read_hashes
 from metaclip.inspect.hashes import hash_images
 from metaclip.inspect.settings import ScoreHook
 from tests.inspect.pictures import encoded, photo
-from tests.inspect.test_select import kept, reasons
+from tests.inspect.test_select import kept, outcome, reasons
 from tests.training.shards import uid, write_tar
 
 ONE = RunOptions(workers=1)
@@ -235,6 +235,16 @@ def test_the_verb_is_a_naive_recount(
         assert {"too_few_bytes", "too_small", "too_narrow", "single_colour", "nudity", "near_test_set", "placeholder",
                 "exact_duplicate", "near_duplicate", "broken_image"} <= counted.keys()  # fmt: skip
     assert kept(tmp_path / "seen") == sorted(stay.uid)
+    others = {row["uid"].hex(): row["duplicate_of"] for row in outcome(tmp_path / "seen")}
+    for row in expected[expected.reason.isin(["exact_duplicate", "near_duplicate"])].itertuples():
+        steps = [row.uid]
+        while (other := others[steps[-1]]) is not None:
+            steps.append(other.hex())
+        assert 1 < len(steps) <= 4
+        (end,) = stay[stay.uid == steps[-1]].itertuples()
+        assert max(_distances(row.hashes, end.hashes)) <= (
+            settings.distance if settings.near_duplicates else 0
+        )
     subset = MatchSettings(subset=str(tmp_path / "seen" / "subset.npy"))
     run = curate(tars, WORDS, out=tmp_path / "run", t=10, settings=subset, options=ONE)
     assert {one["step"]: one["samples"] for one in run.account["images"]} == {
