@@ -158,10 +158,10 @@ def _telling_what_is_left(tasks: Iterable[Task[Any]], finished: Set[str]) -> Ite
     except KeyboardInterrupt:
         if not isinstance(tasks, Sequence):
             raise
-        left = dict.fromkeys(task.source for task in tasks if task.name not in finished)
+        left = dict.fromkeys(task.source for task in tasks if task.name not in finished and task.source)
         raise KeyboardInterrupt(
             f"{len(finished)} of {len(tasks)} tasks are finished and stay; the same command does the others, each from its "
-            "start" + (f": {', '.join(left)}" if len(left) <= _FEW else "")
+            "start" + (f": {', '.join(left)}" if 0 < len(left) <= _FEW else "")
         ) from None
 
 

@@ -206,3 +206,13 @@ def test_scores_of_other_uids_are_noted(tars: Path, tmp_path: Path) -> None:
     recipe.write_text('[[inspect.hooks]]\nname = "faces"\nscores = "scores.parquet"\n')
     done = commands.done("inspect", tars, "--recipe", recipe, "--out", tmp_path / "seen", "--workers", 1)
     assert "the hook faces marks 2 uids, but none of an image" in done.err
+
+
+def test_an_interruption_names_no_tasks_without_a_name(tars: Path, tmp_path: Path) -> None:
+    """Ctrl-C while images are selected says what is left, and ends there: these tasks have no file to name."""
+
+    def interrupted(rows: pa.RecordBatch) -> Sequence[str | None]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt, match="each from its start$"):
+        inspect(tars, out=tmp_path / "seen", functions={"x": interrupted}, options=ONE)
