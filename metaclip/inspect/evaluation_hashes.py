@@ -28,6 +28,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from metaclip.engine import Progress
 from metaclip.errors import MetaclipError, one_line
 from metaclip.inspect.hashes import BITS, Hashes, hash_images, make_thumbnail
 from metaclip.stage.stage import digest_of
@@ -41,6 +42,9 @@ _HASHES: Final = ("phash", "dhash", "mirrored_phash", "mirrored_dhash")
 SCHEMA: Final = pa.schema(
     [("set", pa.string()), ("image", pa.string()), *((name, pa.uint64()) for name in _HASHES)]
 )
+_KEY: Final = b"metaclip.hashes"
+_VERSION: Final = b"1"
+"""Of the hashes, in the metadata of a file; a file that other libraries wrote has none. Raise it with a change of a hash."""
 _FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF")
 _BATCH: Final = 256
 _MANY: Final = 1 << 17
@@ -67,7 +71,15 @@ def open_source(path: str | os.PathLike[str], split: str) -> HashSource:
     return HashSource(where, digest_of([found.digest, split]), found)
 
 
-def hash_sources(sources: Sequence[HashSource], threads: int) -> tuple[pa.Table, list[str]]:
+def hash_progress(sources: Sequence[HashSource], shown: bool | None = None) -> Progress:
+    """Return a progress bar for `hash_sources`; there is none without images to hash."""
+    images = sum(len(source.images.images) for source in sources if source.images is not None)
+    return Progress("hash", images, shown if images else False, "images")
+
+
+def hash_sources(
+    sources: Sequence[HashSource], threads: int, progress: Progress
+) -> tuple[pa.Table, list[str]]:
     """Return the hashes of all sources, in their order, and the images that cannot be read."""
     tables, broken = [SCHEMA.empty_table()], list[str]()
     for source in sources:
@@ -80,6 +92,7 @@ def hash_sources(sources: Sequence[HashSource], threads: int) -> tuple[pa.Table,
         for table, failed in map_parallel(hash_batch, batches, threads):
             tables.append(table)
             broken += failed
+            progress.advance(len(table) + len(failed), 0)
         if not any(map(len, tables[known:])):
             raise MetaclipError(f"no image of {source.path} can be read: {broken[-1]}")
     return pa.concat_tables(tables), broken
@@ -120,6 +133,7 @@ def read_hashes(path: Path) -> pa.Table:
         raise MetaclipError(
             f"{path} is no file of hashes ({one_line(error, 160)}); make it with --hashes-only"
         ) from None
+    made = (table.schema.metadata or {}).get(_KEY, _VERSION)
     try:
         # Other libraries write strings in other types, and the columns in other orders.
         table = table.select(SCHEMA.names).replace_schema_metadata(None).cast(SCHEMA)
@@ -132,13 +146,19 @@ def read_hashes(path: Path) -> pa.Table:
         )
     if not len(table):
         raise MetaclipError(f"{path} holds no hashes; make it with --hashes-only")
+    if made != _VERSION:
+        raise MetaclipError(
+            f"{path} holds hashes of version {made.decode(errors='replace')!r:.40}, which cannot be compared with those of this "
+            f"version of metaclip ({_VERSION.decode()}); make it anew with --hashes-only"
+        )
     return table
 
 
 def write_hashes(path: Path, table: pa.Table) -> None:
     """Write a file of hashes."""
     with atomic_write(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd", use_dictionary=["set"])
+        known = table.replace_schema_metadata({_KEY: _VERSION})
+        pq.write_table(known, temporary, compression="zstd", use_dictionary=["set"])
 
 
 def hash_sets(
@@ -147,8 +167,12 @@ def hash_sets(
     split: str = "test",
     threads: int = 1,
 ) -> tuple[int, list[str]]:
-    """Write the hashes of evaluation sets to a file; return their number, and the images that cannot be read."""
-    table, broken = hash_sources([open_source(path, split) for path in sets], threads)
+    """Write the hashes of evaluation sets to a .parquet; return their number, and the images that cannot be read."""
+    if as_path(out).suffix != ".parquet":
+        raise MetaclipError(f"{out} must have a name that ends in .parquet, by which --against knows it")
+    sources = [open_source(path, split) for path in sets]
+    with hash_progress(sources) as progress:
+        table, broken = hash_sources(sources, threads, progress)
     write_hashes(as_path(out), table)
     return len(table), broken
 

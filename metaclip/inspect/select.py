@@ -36,7 +36,7 @@ import pyarrow.parquet as pq
 from metaclip.engine import Progress
 from metaclip.errors import MetaclipError
 from metaclip.inspect import duplicates
-from metaclip.inspect.evaluation_hashes import HashSource, hash_sources, write_hashes
+from metaclip.inspect.evaluation_hashes import HashSource, hash_progress, hash_sources, write_hashes
 from metaclip.inspect.hooks import BLUR, MarkFunction
 from metaclip.inspect.near import MAX_HASHES, PAIR_BYTES
 from metaclip.inspect.select_step import AGAINST, Item, SelectStep
@@ -116,8 +116,9 @@ def select(
         stage, settings, identity, tuple(map(int, tars)), parts, options.threads, tuple(functions.items())
     )
     job = _Selection(step, options)
-    with Progress("select", 2 * images, options.progress) as progress:
+    with hash_progress(sources, options.progress) as progress:
         unreadable = job.hash_sets(sources, progress)
+    with Progress("select", 2 * images, options.progress) as progress:
         job.run([Task(f"hook-{i:03d}", ("scores", i, 0)) for i in range(len(settings.hooks))], progress)
         hooks = [(f"hook-{i:03d}", "uids.npy") for i in range(len(settings.hooks))]
         job.run([Task(name, ("filter", int(name), 0)) for name in tars], progress, reads=hooks)
@@ -164,7 +165,7 @@ class _Selection:
         stage, sets = self.step.stage, [source.digest for source in sources]
         marker = stage.marker("against", _Against)
         if marker is None or marker["sets"] != sets:
-            table, broken = hash_sources(sources, self.options.threads)
+            table, broken = hash_sources(sources, self.options.threads, progress)
             for line in broken[:_SHOWN]:
                 progress.note(f"metaclip: {line}; it is kept out of nothing")
             if len(broken) > _SHOWN:

@@ -352,3 +352,19 @@ def test_hashes_that_another_library_wrote(sets: dict[str, Path], tmp_path: Path
     for other in others:
         pq.write_table(other, tmp_path / "other.parquet")
         assert read_hashes(tmp_path / "other.parquet").equals(table)
+
+
+def test_hashes_of_another_version(sets: dict[str, Path], tmp_path: Path) -> None:
+    """A file says by which version of the hashes it was made; one of another version is refused, not compared."""
+    table = pq.read_table(sets["hashes"])
+    assert table.schema.metadata == {b"metaclip.hashes": b"1"}
+    pq.write_table(table.replace_schema_metadata({"metaclip.hashes": "2"}), tmp_path / "later.parquet")
+    with pytest.raises(MetaclipError, match="later.parquet holds hashes of version '2'"):
+        read_hashes(tmp_path / "later.parquet")
+
+
+def test_a_file_of_hashes_has_the_name_of_one(sets: dict[str, Path], tmp_path: Path) -> None:
+    """A name by which --against would not know the file is refused before an image is read."""
+    line = commands.refused("inspect", sets["zip"], "--hashes-only", "--out", tmp_path / "hashes")
+    assert "must have a name that ends in .parquet" in line
+    assert not (tmp_path / "hashes").exists()
