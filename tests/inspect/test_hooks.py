@@ -80,7 +80,7 @@ def test_a_recipe_of_hooks(tars: Path, scores: Path, tmp_path: Path) -> None:
     recipe.write_text(table.format(0.95))
     commands.done("inspect", tars, "--recipe", recipe, "--out", tmp_path / "seen", "--workers", 1)
     assert [n for n, reason in enumerate(reasons(tmp_path / "seen")) if reason] == [6]
-    commands.done(
+    done = commands.done(
         "inspect",
         tars,
         "--recipe",
@@ -91,6 +91,7 @@ def test_a_recipe_of_hooks(tars: Path, scores: Path, tmp_path: Path) -> None:
         1,
     )
     recipe.write_text(table.format(0.5))
+    assert f"next      metaclip curate {tars} --subset {tmp_path}/seen/subset.npy --out run/" in done.out
     assert "hooks" in commands.refused(
         "inspect", tars, "--recipe", recipe, "--out", tmp_path / "seen", "--workers", 1
     )

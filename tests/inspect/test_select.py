@@ -337,6 +337,8 @@ def test_nothing_stays(tmp_path: Path) -> None:
     tars = write(tmp_path / "tars", [(b"broken", "x")] * 3)
     assert select(tars, tmp_path / "seen", near_duplicates=True) == ["broken_image"] * 3
     assert len(np.load(tmp_path / "seen" / "subset.npy")) == 0
+    done = commands.done("inspect", tars, "--near-duplicates", "--out", tmp_path / "seen", "--workers", 1)
+    assert done.out.split() == ["samples", "3", "broken", "image", "3", "kept", "0"]
 
 
 @pytest.mark.parametrize("memory", [1, 3, 1000])

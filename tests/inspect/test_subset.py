@@ -207,6 +207,7 @@ def test_a_card_shows_the_images(run: Run, tmp_path: Path) -> None:
     assert [one["step"] for one in made.fields["images"]][:3] == ["listed", "not_downloaded", "samples"]
     text = (tmp_path / "card" / "README.md").read_text()
     assert text.index("## Images") < text.index("## What was dropped, and why")
+    assert "no judgement of those that stay (section Images)" in text
     commands.done("card", "verify", tmp_path / "card", "--run", run.path)
 
 
