@@ -114,7 +114,7 @@ def command(
     Writes a row for each image, what became of it, and seen/subset.npy: the uids that stay, for curate and reshard.
     """
     from metaclip.inspect.inspect import inspect_part
-    from metaclip.inspect.settings import InspectSettings
+    from metaclip.inspect.settings import MEANING, InspectSettings
     from metaclip.stage.runner import lost_message
 
     if hashes_only:
@@ -130,9 +130,11 @@ def command(
     if made is None:
         options.show_part_done(flags["part"])
         return
-    funnel = made.funnel
-    kept = funnel.pop("kept")
-    shown = {name.replace("_", " "): n for name, n in funnel.items() if n} | {"kept": kept}
+    funnel, places = made.funnel, {name: place for place, name in enumerate(MEANING)}
+    kept = funnel["kept"]
+    # Hooks stand behind the filters; a record that is read again has another order.
+    names = sorted(funnel, key=lambda name: places.get(name, places["placeholder"]))
+    shown = {name.replace("_", " "): funnel[name] for name in names if funnel[name] or name == "kept"}
     shown |= {f"  to blur: {name}": n for name, n in made.record["blurred"].items() if n}
     for name, samples in shown.items():
         click.echo(f"{name:<18} {samples:>14,}")
