@@ -2,13 +2,20 @@
 
 Law: a `MetaclipError` is one clear line (the file, the position, both values, the next step) and reaches the user without a
 traceback. Any other exception that escapes is a bug of metaclip and keeps its traceback.
+
+Messages name settings as Python does, in backticks: "choose another `out=...`, or replace it with
+`RunOptions(overwrite=True)`". The command line shows its flags in their place (`with_flags`): "choose another --out, or
+replace it with --overwrite".
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
 from typing import Any, Final
 
 DONE: Final = 0
@@ -72,6 +79,39 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c == "\n" or c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+_SETTING: Final = re.compile(r"`(?:[A-Z]\w*\()*([a-z]\w*)=([^`()]*)\)*`")
+_ON_COMMAND_LINE: Final = ContextVar("_ON_COMMAND_LINE", default=False)
+
+
+def with_flags(message: str) -> str:
+    """Return a message with the flags of the command line in place of Python's names of settings.
+
+    >>> with_flags("use `tail_share=0.06`, `MatchSettings(text_column=...)` or `RunOptions(overwrite=True)`")
+    'use --tail-share 0.06, --text-column or --overwrite'
+    """
+
+    def flag(found: re.Match[str]) -> str:
+        value = "" if found[2] in ("...", "True") else f" {found[2]}"
+        return f"--{found[1].replace('_', '-')}{value}"
+
+    return _SETTING.sub(flag, message)
+
+
+@contextlib.contextmanager
+def on_command_line() -> Iterator[None]:
+    """Let `for_caller` name flags within a block: the command line runs in one."""
+    token = _ON_COMMAND_LINE.set(True)
+    try:
+        yield
+    finally:
+        _ON_COMMAND_LINE.reset(token)
+
+
+def for_caller(message: str) -> str:
+    """Return a message, which is about to be shown, with settings named as the caller gives them: `with_flags`, or as it is."""
+    return with_flags(message) if _ON_COMMAND_LINE.get() else message
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:

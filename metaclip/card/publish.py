@@ -202,7 +202,7 @@ def make_card(
         names = {path.name for path in folder.path.iterdir()} if folder.path.is_dir() else set()
         if strange := sorted(name for name in names - set(CARD_FILES) if not name.startswith(".")):
             raise MetaclipError(
-                f"{folder.path} holds {strange[0]}, which is of no card; choose another --out"
+                f"{folder.path} holds {strange[0]}, which is of no card; choose another `out=...`"
             )
         with disk_errors(folder.path), folder.path.filled_folder(last="card.json") as local:
             scan = scan_run(near, options, classes, blocked)

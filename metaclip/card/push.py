@@ -78,7 +78,8 @@ def _push(folder: Path, files: Sequence[str], repository: str, private: bool) ->
     name = address.repo_id
     if private and not api.dataset_info(name, expand=["private"]).private:
         raise MetaclipError(
-            f"{address} exists and is public; make it private in its settings, choose another name, or push without --private"
+            f"{address} exists and is public; make it private in its settings, choose another name, "
+            "or push without `private=True`"
         )
     before = api.list_repo_files(name, repo_type="dataset")
     old = [file for file in before if file.partition("/")[0] in CARD_FILES and file not in files]

@@ -16,7 +16,15 @@ from typing import Any, Final
 import click
 
 from metaclip import __version__
-from metaclip.errors import FAILED, INTERRUPTED, MetaclipError, did_you_mean, one_line
+from metaclip.errors import (
+    FAILED,
+    INTERRUPTED,
+    MetaclipError,
+    did_you_mean,
+    on_command_line,
+    one_line,
+    with_flags,
+)
 
 VERBS: Final = {
     "build": "Build a query list from WordNet, Wikipedia etc., by a recipe.",
@@ -77,7 +85,8 @@ def main(arguments: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         given = _checked(sys.argv[1:] if arguments is None else arguments)
-        group.main(given or ["--help"], prog_name="metaclip", standalone_mode=False)
+        with on_command_line():
+            group.main(given or ["--help"], prog_name="metaclip", standalone_mode=False)
         sys.stdout.flush()
     except click.exceptions.Exit as exit_:
         sys.exit(exit_.exit_code)
@@ -87,7 +96,7 @@ def main(arguments: list[str] | None = None) -> None:
         click.echo(f"{verb}: {message}. See {verb} --help.", err=True)
         sys.exit(error.exit_code)
     except MetaclipError as error:
-        click.echo(f"metaclip: {error}", err=True)
+        click.echo(f"metaclip: {with_flags(str(error))}", err=True)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort) as error:
         # click raises Abort from the interrupt, whose message says what the same command does again.

@@ -28,7 +28,7 @@ def command(pool: tuple[str, ...], out: str, recipe: str | None, **flags: Any) -
     """Find the entries of a query list in POOL, and count them; `metaclip balance` takes it from there."""
     settings = options.match_settings(flags, options.read_recipe(recipe)["match"])
     from metaclip.curate.match import lost_inputs_message, match_part
-    from metaclip.curate.threshold import balance_advice
+    from metaclip.curate.threshold import balance_command
 
     with options.run_options(flags) as run_options:
         run = match_part(list(pool), out=out, settings=settings, options=run_options)
@@ -40,6 +40,6 @@ def command(pool: tuple[str, ...], out: str, recipe: str | None, **flags: Any) -
     click.echo(f"rows      {funnel['rows']:>14,}")
     click.echo(f"matched   {funnel['matched']:>14,}   {share:.1f}% of rows, {each:.1f} entries each")
     click.echo(f"entries   {len(counts):>14,}   {int((counts == 0).sum()):,} at zero")
-    click.echo(f"\nnext      metaclip balance {out}{balance_advice(counts, funnel['matched'])}")
+    click.echo(f"\nnext      {balance_command(out, counts, funnel['matched'])}")
     if run.match["lost"]:
         raise LostInputs(lost_inputs_message(run, f"metaclip balance {out} --allow-lost"))

@@ -57,7 +57,7 @@ from metaclip.curate.tables import write_entries
 from metaclip.curate.threshold import entry_thresholds, resolve, threshold_hints, vector_digest
 from metaclip.curate.weights import T_BY, EntryWeights, WeightsLike
 from metaclip.engine import Progress, fold
-from metaclip.errors import MetaclipError, damaged
+from metaclip.errors import MetaclipError, damaged, for_caller
 from metaclip.matching import Counts
 from metaclip.metadata import Metadata
 from metaclip.pool.files import PoolFile, stat_files
@@ -109,7 +109,9 @@ def balance(
     runs = [open_run(one) for one in given]
     if len(runs) > 1:
         if out is None:
-            raise MetaclipError("several runs are combined into a folder of their own; name it: --out")
+            raise MetaclipError(
+                "several runs are combined into a folder of their own; name it: `out=...`"
+            )
         from metaclip.curate.combine import combine
 
         if entry_weights is not None:
@@ -137,7 +139,7 @@ def balance_matches(
     weight = 1.0 if weights is None else weights.by_entry(source.metadata)
     elsewhere = folder.path.resolve() != source.matched.path.resolve()
     if elsewhere and Stage(folder, MATCH).path.exists():
-        raise MetaclipError(f"{folder.path} holds matches of its own; choose another --out")
+        raise MetaclipError(f"{folder.path} holds matches of its own; choose another `out=...`")
     with folder.owned(), source.matched.read_locked() if elsewhere else contextlib.nullcontext():
         source = Run(
             source.path, source.counted
@@ -151,7 +153,7 @@ def balance_matches(
     for hint in threshold_hints(
         settings, balanced.t, source.counts.values, balanced.match["funnel"]["matched"], weight
     ):
-        print(f"metaclip: {hint}", file=sys.stderr)
+        print(f"metaclip: {for_caller(hint)}", file=sys.stderr)
     return balanced
 
 
@@ -164,7 +166,7 @@ def _run_stage(
     settings = settings.normalized()
     fingerprint = balance_fingerprint(source, settings, vector_digest(weight))
     instead = (
-        "choose another --out"
+        "choose another `out=...`"
         if elsewhere
         else f"metaclip balance {folder.path} --out FOLDER balances it otherwise and matches nothing again"
     )
@@ -293,7 +295,7 @@ def pool_shards(source: Run) -> list[Shard]:
             )
         if not is_same_file(found, known):
             raise MetaclipError(
-                f"{known['path']} has changed since it was matched; match again with --overwrite"
+                f"{known['path']} has changed since it was matched; match again with `RunOptions(overwrite=True)`"
             )
         files[known["index"]] = dataclasses.replace(found, name=known["name"], form=known["form"])
     shards = []

@@ -233,11 +233,11 @@ def _write_curated(
         if begin - shard.first != rows_expected:
             raise BrokenInput(
                 f"{shard} has {begin - shard.first} rows, had {rows_expected} when it was matched; "
-                "match again with --overwrite"
+                "match again with `RunOptions(overwrite=True)`"
             )
         if waiting:
             raise MetaclipError(
-                f"{shard} has fewer rows than its matches name; match again with --overwrite"
+                f"{shard} has fewer rows than its matches name; match again with `RunOptions(overwrite=True)`"
             )
 
 

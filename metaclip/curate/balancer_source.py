@@ -114,8 +114,11 @@ def _describe(path: Path) -> str | None:
     if path.is_file():
         if path.name in ("card.json", MANIFEST, "counts.parquet", "entries.parquet"):
             return f"is a file; {wanted}: give {path.parent}"
-        pool, what = ("POOL --metadata ", "query list") if _is_list(path) else ("", "file of a pool")
-        return f"is a {what}, which has no counts; {wanted}: metaclip curate {pool}{path} --out RUN makes one"
+        if _is_list(path):
+            what, command = "query list", f"metaclip curate POOL --metadata {path} --out RUN"
+        else:
+            what, command = "file of a pool", f"metaclip curate {path} --out RUN"
+        return f"is a {what}, which has no counts; {wanted}: {command} makes one"
     stages = _stages(path)
     if "train" in stages:
         balance = _trained_on(path)

@@ -68,7 +68,7 @@ def combine(runs: Sequence[Run], folder: Folder, options: RunOptions) -> Run:
     """
     for one in runs:
         if folder.path.resolve() in (one.path.resolve(), one.matched.path.resolve()):
-            raise MetaclipError(f"{folder.path} is one of the runs to combine; choose another --out")
+            raise MetaclipError(f"{folder.path} is one of the runs to combine; choose another `out=...`")
     check_combinable(runs, options)
     with contextlib.ExitStack() as held:
         held.enter_context(folder.owned())
@@ -112,7 +112,7 @@ def check_combinable(runs: Sequence[Run], options: RunOptions) -> None:
         both = f"{one.path} and {other.path}"
         if one.match["list"] != other.match["list"]:
             raise MetaclipError(
-                f"{both} were matched with different query lists; match one again with the other's --metadata"
+                f"{both} were matched with different query lists; match one again with the other's `metadata=...`"
             )
         if rules := [
             f"{name} is {value!r} and {other.match['rule'].get(name)!r}"

@@ -11,7 +11,7 @@ from metaclip.arguments import check_types
 from metaclip.curate.draw import keep_probability, probabilities, uniform
 from metaclip.curate.run import RunLike, open_run
 from metaclip.curate.threshold import scaled
-from metaclip.errors import MetaclipError
+from metaclip.errors import MetaclipError, for_caller
 from metaclip.matching.matcher import Matcher
 from metaclip.matching.text_rule import PAPER, TextRule
 from metaclip.metadata import Metadata, MetadataLike, as_metadata, shipped_list
@@ -77,21 +77,21 @@ def explain(
       'dog'
       'photo of a'
     <BLANKLINE>
-    2 entries match; with --run also counts, probabilities and the draw
+    2 entries match; with `run=...` also counts, probabilities and the draw
     """
     check_types(
         text=(text, str), rule=(rule, TextRule | None), t=(t, float | None), seed=(seed, int | None)
     )
     if run is not None and metadata is not None:
         raise MetaclipError(
-            "a run has its own list; give --run to see counts and the draw, or --metadata to see matches alone"
+            "a run has its own list; give `run=...` to see counts and the draw, or `metadata=...` to see matches alone"
         )
     if run is None:
         entries = as_metadata(shipped_list() if metadata is None else metadata)
         return _explain_matches(text, entries, PAPER if rule is None else rule)
     if rule is not None:
         raise MetaclipError(
-            f"{rule}: a run has its own text rule; leave the rule's flags out, or give --metadata"
+            f"{rule}: a run has its own text rule; leave its settings out, or give `metadata=...`"
         )
     if t is not None and not t > 0:
         raise MetaclipError(f"t is {t:g}, must be above 0")
@@ -135,7 +135,7 @@ def render(found: Explanation) -> str:
             [
                 *lines,
                 "",
-                f"{len(rows)} entries match; with --run also counts, probabilities and the draw",
+                f"{len(rows)} entries match; {for_caller('with `run=...`')} also counts, probabilities and the draw",
             ]
         )
     varied = "t" in rows[0]  # from entry to entry

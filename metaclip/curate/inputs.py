@@ -107,7 +107,7 @@ class Inputs:
                     if index not in was_lost:
                         raise ChangedInput(
                             f"{file.path} has changed since {stage.folder.path} was begun; "
-                            "choose another --out, or replace the run with --overwrite"
+                            "choose another `out=...`, or replace the run with `RunOptions(overwrite=True)`"
                         )
                     stage.unmark(name)
                     continue

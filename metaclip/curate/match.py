@@ -140,7 +140,7 @@ def match_again(run: Run) -> str:
 
 
 def lost_inputs_message(
-    run: Run, without: str = "--allow-lost", again: str = "run the same command again"
+    run: Run, without: str = "`RunOptions(allow_lost=True)`", again: str = "run the same command again"
 ) -> str:
     """Return a message that lists the inputs that a run lost, and the next step, as `lost_message` does."""
     return lost_message(run.match["lost"], run.match["wanted"], without, again)
@@ -152,12 +152,14 @@ def _check_apart(folder: Folder, pool: Paths, files: Sequence[PoolFile]) -> None
     for path in list_paths("pool", pool):
         if is_inside(out, as_path(path).resolve()):
             raise MetaclipError(
-                f"{folder.path} lies in the pool {path} and would be read with it; choose another --out"
+                f"{folder.path} lies in the pool {path} and would be read with it; choose another `out=...`"
             )
     own = str(out / TABLE)
     for path in sorted({os.path.dirname(file.path) for file in files if file.path != own}):
         if is_inside(as_path(path).resolve(), out):
-            raise MetaclipError(f"the pool's files in {path} lie in {folder.path}; choose another --out")
+            raise MetaclipError(
+                f"the pool's files in {path} lie in {folder.path}; choose another `out=...`"
+            )
 
 
 def read_metadata(
@@ -194,7 +196,7 @@ class _MatchStage:
             if not overwrite:
                 raise MetaclipError(
                     f"{stage.folder.path} holds pairs balanced from the matches in {elsewhere}; "
-                    "choose another --out, or replace them with --overwrite"
+                    "choose another `out=...`, or replace them with `RunOptions(overwrite=True)`"
                 )
             balance.clear()
         name = os.path.basename(self.settings.metadata or "the shipped list")
@@ -252,7 +254,7 @@ class _MatchStage:
                 (name for name, other in lint.wider_rules(rule).items() if lint.alive(dead[0], other)),
                 None,
             )
-            how = f"it can with --{name.replace('_', '-')}" if name else "not under any text rule"
+            how = f"it can with `TextRule({name}=True)`" if name else "not under any text rule"
             progress.note(
                 f"metaclip: {len(dead):,} of {len(entries):,} entries can never match (first: {dead[0]!r:.80}, {how}); "
                 "metaclip lint names all of them"
@@ -321,7 +323,7 @@ class _MatchStage:
                 )
             raise MetaclipError(
                 f"none of the {funnel['rows']} rows matches any of the {len(entries)} entries; "
-                "check --metadata and --text-column"
+                "check `metadata=...` and `MatchSettings(text_column=...)`"
             )
         Stage(folder, BALANCE).clear()  # it was drawn from other matches
         stage.remove_strays("matched", markers)

@@ -155,7 +155,8 @@ def plan(
     measured = Measured.of(results)
     if not measured.matched:
         raise MetaclipError(
-            f"none of the {measured.pairs} pairs that were measured matches any entry; check --metadata and --text-column"
+            f"none of the {measured.pairs} pairs that were measured matches any entry; "
+            "check `metadata=...` and `MatchSettings(text_column=...)`"
         )
     rows = [shard.rows for shard in all_shards if shard.rows is not None]
     counted = len(all_shards) in (len(rows), len(results))

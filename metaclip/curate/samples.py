@@ -40,7 +40,7 @@ _OF_CURATED: Final = ("matches", "keep_probability")
 
 NO_TEXT: Final = (
     "sample {key} has no caption: looked for {names}, found {found}; it and others like it are dropped. A run whose "
-    "pool was matched with --text-column knows another name"
+    "pool was matched with `MatchSettings(text_column=...)` knows another name"
 )
 MIXED: Final = (
     "the runs that this one combines have their texts, urls and uids in different columns, and a sample does not say of which "

@@ -188,7 +188,7 @@ def check_written(value: Mapping[str, Any], fields: Mapping[str, str]) -> None:
     """Raise MetaclipError if an object that is about to be written violates the schema: what it was made from does."""
     if (fault := next(faults(value, fields, strict=True), None)) is not None:
         raise MetaclipError(
-            f"card.json: {fault}; manifest.json is damaged: run the command that made it again with --overwrite"
+            f"card.json: {fault}; manifest.json is damaged: run the command that made it again with `RunOptions(overwrite=True)`"
         )
 
 

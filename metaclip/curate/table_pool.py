@@ -35,7 +35,8 @@ def saved_table(table: ArrowTable, folder: Folder, name: str, options: RunOption
         is_new = not path.exists() and not Stage(folder, MATCH).path.exists()
         if not (options.overwrite or is_new or (path.exists() and _same_bytes(path, temporary))):
             raise MetaclipError(
-                f"{folder.path} is a run of another pool; choose another --out, or replace it with --overwrite"
+                f"{folder.path} is a run of another pool; "
+                "choose another `out=...`, or replace it with `RunOptions(overwrite=True)`"
             )
     try:
         yield str(path)

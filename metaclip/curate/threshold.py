@@ -159,20 +159,21 @@ def resolve(
     return solve_tail_share(counts, share, weight)
 
 
-def balance_advice(counts: npt.NDArray[np.uint64], matched: int) -> str:
-    """Return options for balancing a pool that has these counts, with what they do: the default, unless it is useless here."""
+def balance_command(run: str, counts: npt.NDArray[np.uint64], matched: int) -> str:
+    """Return the command that balances a run with these counts, and what it does: by the default, unless it is useless here."""
     t = solve_tail_share(counts, DEFAULT_TAIL_SHARE)
     if tail_share(counts, t):
-        return f"   (t = {t:,g}, by the default tail share of {DEFAULT_TAIL_SHARE:g}; or --t, --target-pairs)"
+        default = f"the default tail share of {DEFAULT_TAIL_SHARE:g}"
+        return f"metaclip balance {run}   (t = {t:,g}, by {default}; or --t, --target-pairs)"
     return (
-        f" {_four_fifths(matched)}   (four fifths of the matched pairs; "
+        f"metaclip balance {run} --target-pairs {_four_fifths(matched)}   (four fifths of the matched pairs; "
         f"the default, a tail share of {DEFAULT_TAIL_SHARE:g}, is t = {t:g} here, with no entry in the tail)"
     )
 
 
-def _four_fifths(matched: int) -> str:
-    """Return the option that keeps four fifths of the matched pairs: more than the default keeps of most small pools."""
-    return f"--target-pairs {max(1, matched * 4 // 5)}"
+def _four_fifths(matched: int) -> int:
+    """Return four fifths of the matched pairs: more than the default keeps of most small pools."""
+    return max(1, matched * 4 // 5)
 
 
 def threshold_hints(
@@ -188,7 +189,7 @@ def threshold_hints(
     """
     highest, default = int(counts.max(initial=0)), f"{DEFAULT_TAIL_SHARE:g}"
     one_t, thresholds = not isinstance(weight, np.ndarray), t * weight
-    other = _four_fifths(matched) + " keeps four fifths of the matched pairs"
+    other = f"`target_pairs={_four_fifths(matched)}` keeps four fifths of the matched pairs"
     if settings.target_pairs is not None and settings.target_pairs >= matched:
         return [
             f"a target of {settings.target_pairs:,} pairs balances nothing here: {matched:,} pairs match; {other}"
@@ -209,7 +210,7 @@ def threshold_hints(
             return [f"t = {t:,g} balances nothing here: {why}; {other}"]
         return [
             f"t = {t:,g} balances nothing here: {why}; a tail share of {default} would be "
-            f"t = {solved:,g}: use --tail-share {default} or --t {solved:g}"
+            f"t = {solved:,g}: use `tail_share={default}` or `t={solved:g}`"
         ]
     is_default = settings == BalanceSettings(seed=settings.seed, weights=settings.weights)
     asked = f"the default, a tail share of {default}, comes to " if is_default else ""
@@ -223,5 +224,5 @@ def threshold_hints(
         smallest = ", the smallest count" if one_t else ""
         return [f"{asked}t = {t:g}{smallest}: no entry is in the tail; {other}"]
     if is_default and matched < SMALL_POOL:
-        return [f"{asked}t = {t:g} on this small pool; {other}, and --t takes any other threshold"]
+        return [f"{asked}t = {t:g} on this small pool; {other}, and `t=...` takes any other threshold"]
     return []

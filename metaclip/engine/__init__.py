@@ -21,7 +21,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
-from metaclip.errors import Interrupted, MetaclipError, printable
+from metaclip.errors import Interrupted, MetaclipError, for_caller, printable
 from metaclip.storage.threads import without_interrupt
 
 Item = TypeVar("Item")
@@ -263,7 +263,7 @@ class Progress:
 
     def note(self, line: str) -> None:
         """Print a line on standard error, above the bar if a bar is shown."""
-        line = printable(line)
+        line = printable(for_caller(line))
         with without_interrupt(), self._lock:
             if self._bar is not None:
                 self._bar.write(line, file=sys.stderr)

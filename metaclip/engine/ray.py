@@ -195,7 +195,7 @@ class Ray:
             except (OSError, RuntimeError, ValueError) as error:
                 where = self._address or "this machine"
                 raise MetaclipError(
-                    f"Ray does not answer on {where} ({one_line(error, 160)}); check --address and `ray status`"
+                    f"Ray does not answer on {where} ({one_line(error, 160)}); check `address=...` and `ray status`"
                 ) from error
             if threading.current_thread() is threading.main_thread():
                 signal.signal(
@@ -228,7 +228,7 @@ def _check_reachable(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:
         raise MetaclipError(
-            f"no Ray cluster answers at {address} ({one_line(error, 80)}); check --address, and run `ray status` on its head"
+            f"no Ray cluster answers at {address} ({one_line(error, 80)}); check `address=...`, and run `ray status` on its head"
         ) from None
 
 

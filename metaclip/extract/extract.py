@@ -120,7 +120,7 @@ def extract_part(
     folder = Folder(out)
     others = folder.manifest.get("stages", {}).keys() - {EXTRACT.name}
     if others or any((folder.state / name).exists() for name in ("match", "balance")):
-        raise MetaclipError(f"{folder.path} is a run folder; choose another --out for the pool")
+        raise MetaclipError(f"{folder.path} is a run folder; choose another `out=...` for the pool")
     files, lists = find_crawl_files(crawl, settings), read_lists(settings)
     # The recipe that is written stands in another folder than the one that names the lists.
     paths = {
@@ -162,7 +162,7 @@ class _Extraction:
             if not overwrite:
                 raise MetaclipError(
                     f"{changed.path} has changed since {folder.path} was begun; "
-                    "choose another --out, or replace the pool with --overwrite"
+                    "choose another `out=...`, or replace the pool with `RunOptions(overwrite=True)`"
                 )
             stage.clear()
             stage.begin(wanted)

@@ -131,7 +131,7 @@ def read_hashes(path: Path) -> pa.Table:
             table = pq.read_table(local)
     except (OSError, pa.ArrowException) as error:
         raise MetaclipError(
-            f"{path} is no file of hashes ({one_line(error, 160)}); make it with --hashes-only"
+            f"{path} is no file of hashes ({one_line(error, 160)}); make it with `hashes_only=True`"
         ) from None
     made = (table.schema.metadata or {}).get(_KEY, _VERSION)
     try:
@@ -142,14 +142,14 @@ def read_hashes(path: Path) -> pa.Table:
     if table is None or any(column.null_count for column in table.columns):
         wanted = ", ".join(f"{field.name} ({field.type})" for field in SCHEMA)
         raise MetaclipError(
-            f"{path} is no file of hashes: its columns must be {wanted}, without nulls; make it with --hashes-only"
+            f"{path} is no file of hashes: its columns must be {wanted}, without nulls; make it with `hashes_only=True`"
         )
     if not len(table):
-        raise MetaclipError(f"{path} holds no hashes; make it with --hashes-only")
+        raise MetaclipError(f"{path} holds no hashes; make it with `hashes_only=True`")
     if made != _VERSION:
         raise MetaclipError(
             f"{path} holds hashes of version {made.decode(errors='replace')!r:.40}, which cannot be compared with those of this "
-            f"version of metaclip ({_VERSION.decode()}); make it anew with --hashes-only"
+            f"version of metaclip ({_VERSION.decode()}); make it anew with `hashes_only=True`"
         )
     return table
 

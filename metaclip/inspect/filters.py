@@ -29,7 +29,7 @@ def filter_rows(batch: pa.RecordBatch, settings: InspectSettings) -> Codes:
     broken = batch.column("broken").to_pylist()
     if unknown := set(broken) - {None, *BROKEN}:
         raise MetaclipError(
-            f"images/ names a reason {min(unknown)!r}; run the command again with --overwrite"
+            f"images/ names a reason {min(unknown)!r}; run the command again with `RunOptions(overwrite=True)`"
         )
     codes[:] = [0 if reason is None else CODES[reason] for reason in broken]
     size, width, height, contrast = (

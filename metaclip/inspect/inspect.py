@@ -174,7 +174,7 @@ class _Inspection:
             if not overwrite:
                 raise MetaclipError(
                     f"{changed.path} has changed since {stage.folder.path} was begun; "
-                    "choose another --out, or replace it with --overwrite"
+                    "choose another `out=...`, or replace it with `RunOptions(overwrite=True)`"
                 )
             stage.clear()
             stage.begin(fingerprint)

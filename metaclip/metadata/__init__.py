@@ -192,7 +192,7 @@ def _without_duplicates(
         row = int((first[codes] != np.arange(len(codes))).argmax())
         raise MetaclipError(
             f"{name}: rows {first[codes[row]] + first_row} and {row + first_row} are the same entry "
-            f"{columns[0][row].as_py()!r:.80}; remove one, or keep the first of each with --fold-duplicates"
+            f"{columns[0][row].as_py()!r:.80}; remove one, or keep the first of each with `fold_duplicates=True`"
         )
     return [column.take(pa.array(first)) for column in columns]
 

@@ -228,7 +228,7 @@ def check_out(path: str | os.PathLike[str]) -> None:
     """Raise MetaclipError for an output that is not named as a parquet file; called before the sources run."""
     if Path(path).suffix != ".parquet":
         raise MetaclipError(
-            f"--out is {path}, must end in .parquet: a built list carries sources, scores and ranks"
+            f"`out=...` is {path}, must end in .parquet: a built list carries sources, scores and ranks"
         )
 
 

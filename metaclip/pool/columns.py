@@ -67,7 +67,7 @@ def find_columns(
         if len(found) > 1:
             shown = ", ".join(map(repr, found))
             raise BrokenInput(
-                f"{where}: {shown} can all be the {role} column; choose one with --{role}-column"
+                f"{where}: {shown} can all be the {role} column; choose one with `MatchSettings({role}_column=...)`"
             )
         if not found:
             if given is None and role != "text":
@@ -75,13 +75,14 @@ def find_columns(
             wanted = " or ".join(map(repr, candidates)) if given is None else repr(given)
             raise BrokenInput(
                 f"{where} has no {role} column: looked for {wanted}, found {', '.join(map(repr, names)) or 'none'}; "
-                f"name it with --{role}-column"
+                f"name it with `MatchSettings({role}_column=...)`"
             )
         kind = schema.field(found[0]).type
         if not (_is_text(kind) or (role == "uid" and _is_number(kind))):
             wanted = "string, integer or 16 bytes" if role == "uid" else "string"
             raise BrokenInput(
-                f"{where}: the {role} column {found[0]!r} is {kind}, must be {wanted}; choose one with --{role}-column"
+                f"{where}: the {role} column {found[0]!r} is {kind}, must be {wanted}; "
+                f"choose one with `MatchSettings({role}_column=...)`"
             )
         return found[0]
 
@@ -115,7 +116,7 @@ def missing_columns(schema: pa.Schema, columns: Columns) -> list[str]:
         if found is None and (possible or uids_of_tars):
             note = (
                 f"no {role} column: looked for {' or '.join(map(repr, candidates))}, found "
-                f"{', '.join(possible) or 'none'}; {instead}, unless you name the column with --{role}-column"
+                f"{', '.join(possible) or 'none'}; {instead}, unless you name the column with `MatchSettings({role}_column=...)`"
             )
             notes.append(
                 f"{note}; if their pool had uids, {CARRY_UID} to carry them along"

@@ -314,7 +314,9 @@ def translate_read_errors(file: PoolFile) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise BrokenInput(f"{file.path} is gone; put it back, or run again with --overwrite") from error
+        raise BrokenInput(
+            f"{file.path} is gone; put it back, or run again with `RunOptions(overwrite=True)`"
+        ) from error
     except StoreError as error:
         raise BrokenInput(str(error)) from error
     except MemoryError as error:

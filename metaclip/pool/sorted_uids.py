@@ -298,7 +298,7 @@ def write_subset(path: Path, blocks: Iterable[UidRows], rows: int | None = None)
         if rows is not None and written != rows:
             raise MetaclipError(
                 f"{path}: {written} uids where markers count {rows}; a file in .state is damaged: run the command again "
-                "with --overwrite"
+                "with `RunOptions(overwrite=True)`"
             )
     return written
 

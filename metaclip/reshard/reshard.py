@@ -118,7 +118,7 @@ def reshard(
         if lost and (not options.allow_lost or not markers):
             if not markers:
                 raise MetaclipError(lost[0]["error"])
-            raise LostInputs(lost_message(lost, len(files), "--allow-lost"))
+            raise LostInputs(lost_message(lost, len(files), "`RunOptions(allow_lost=True)`"))
         identity = digest_of(
             [step.stage.digest, [(tar, one["size"], one["stamp"]) for tar, one in markers.items()]]
         )
@@ -133,7 +133,7 @@ def _refuse_inputs_in(folder: Folder, files: Sequence[PoolFile]) -> None:
     out = folder.path.resolve()
     for path in {os.path.dirname(file.path) for file in files if "://" not in file.path}:
         if Path(path).resolve().is_relative_to(out):
-            raise MetaclipError(f"the tars in {path} are inside {folder.path}; choose another --out")
+            raise MetaclipError(f"the tars in {path} are inside {folder.path}; choose another `out=...`")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -279,7 +279,7 @@ def _search(
         if (marker["size"], marker["stamp"]) != (file.size, file.stamp):
             raise MetaclipError(
                 f"{file.path} has changed since {stage.folder.path} was begun; "
-                "choose another --out, or replace it with --overwrite"
+                "choose another `out=...`, or replace it with `RunOptions(overwrite=True)`"
             )
         markers[tar] = marker
     several = len(searches) > 1

@@ -198,7 +198,7 @@ class SharedUids:
         at = np.searchsorted(selection.numbers, self.rows[:, 0])
         if (at == len(uses)).any():
             raise MetaclipError(
-                "shared.npy in .state names other samples; run the command again with --overwrite"
+                "shared.npy in .state names other samples; run the command again with `RunOptions(overwrite=True)`"
             )
         uses[at], first[at] = self.rows[:, 1:3].astype(np.int64).T
         return uses, first

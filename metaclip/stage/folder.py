@@ -56,7 +56,7 @@ class Part:
         """Parse "3/100". Raise MetaclipError for anything else than i/n with 1 <= i <= n."""
         number, slash, of = text.partition("/")
         if not (slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
-            raise MetaclipError(f"--part {text!r} is not of the form i/n with 1 <= i <= n, such as 3/100")
+            raise MetaclipError(f"`part={text!r}` is not of the form i/n with 1 <= i <= n, such as 3/100")
         return cls(int(number), int(of))
 
     def __str__(self) -> str:
@@ -134,7 +134,7 @@ class Folder:
         found = self.manifest.get("stages", {}).keys() | {one.name for one in begun if one.is_dir()}
         if others := sorted(found - set(own)):
             raise MetaclipError(
-                f"{self.path} holds the result of another verb ({others[0]}); choose another --out"
+                f"{self.path} holds the result of another verb ({others[0]}); choose another `out=...`"
             )
 
     def write_recipe(self, tables: Mapping[str, Any]) -> None:
@@ -201,7 +201,7 @@ class Folder:
         except AlreadyExists as error:
             kind = BeingCombined if str(error).startswith(_COMBINES) else InUse
             raise kind(
-                f"{self.path} is in use by {error}; wait for it, stop it, or choose another --out"
+                f"{self.path} is in use by {error}; wait for it, stop it, or choose another `out=...`"
             ) from None
 
     def check(self) -> None:
@@ -243,7 +243,7 @@ def _check_content(path: AnyPath) -> None:
     if not path.exists():
         return
     if not path.is_dir():
-        raise MetaclipError(f"{path} is a file; --out must be a folder, new or of an earlier run")
+        raise MetaclipError(f"{path} is a file; `out=...` must be a folder, new or of an earlier run")
     names = [child.name for child in path.iterdir()]
     if names and STATE not in names:
         raise MetaclipError(

@@ -180,7 +180,8 @@ def run_in_parts(
     part, names = options.part, {task.name for task in tasks}
     if options.overwrite and not part.whole:
         raise MetaclipError(
-            "--overwrite replaces what all parts did, so not with --part; choose another --out"
+            "`RunOptions(overwrite=True)` replaces what all parts did, so not with `RunOptions(part=...)`; "
+            "choose another `out=...`"
         )
     with stage.folder.owned(part):
         done = begin(options.overwrite)

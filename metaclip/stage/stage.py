@@ -170,7 +170,7 @@ class Stage:
         overwrite: bool = False,
         *,
         names: Mapping[str, str] | None = None,
-        instead: str = "choose another --out",
+        instead: str = "choose another `out=...`",
     ) -> bool:
         """Begin or resume the stage; return whether it replaced a stage with another fingerprint.
 
@@ -192,7 +192,7 @@ class Stage:
                 if more := found[_MOST_NAMED:]:
                     what += f"; and {len(more)} more"
                 raise MetaclipError(
-                    f"{self.folder.path} holds another run: {what}; {instead}, or replace it with --overwrite"
+                    f"{self.folder.path} holds another run: {what}; {instead}, or replace it with `RunOptions(overwrite=True)`"
                 )
             self.clear()
         if another or not exists:
@@ -471,7 +471,7 @@ def check_funnel(funnel: Mapping[str, int], whole: str, reasons: Iterable[str], 
     if funnel.get(whole, 0) != sum(parts.values()):
         raise MetaclipError(
             f"the funnel does not add up: {whole} = {funnel.get(whole, 0)}, parts {parts}; a marker or manifest.json is "
-            "damaged: run the command that made it again with --overwrite"
+            "damaged: run the command that made it again with `RunOptions(overwrite=True)`"
         )
 
 

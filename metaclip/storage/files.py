@@ -113,7 +113,7 @@ def disk_errors(path: Path) -> Iterator[None]:
                 f"{where}: no room left ({what}); free some and run the same command again"
             ) from error
         raise MetaclipError(
-            f"{where} cannot be read or written ({what}); check the disk and --out"
+            f"{where} cannot be read or written ({what}); check the disk and `out=...`"
         ) from error
 
 

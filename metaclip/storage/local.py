@@ -172,7 +172,7 @@ class LocalPath(_Path):
             except OSError as error:
                 raise MetaclipError(
                     f"{self.parent} cannot be locked ({one_line(error)}); "
-                    "choose an --out on a file system that has locks"
+                    "choose an `out=...` on a file system that has locks"
                 ) from None
             if kind == fcntl.LOCK_EX:
                 file.truncate(0)

@@ -64,7 +64,7 @@ class Batches:
                         raise
                     raise MetaclipError(
                         f"a loading process died ({one_line(error, 120)}); the same command continues from the last "
-                        "checkpoint, with fewer --workers if memory ran out"
+                        "checkpoint, with fewer `workers=...` if memory ran out"
                     ) from error
                 self.waited += time.perf_counter() - begin
                 yield [self._copied(part, copies) for part in parts]

@@ -113,7 +113,7 @@ def resume(
             say(f"{error}; the one before it is used")
     if paths:
         raise MetaclipError(
-            f"no checkpoint in {folder / CHECKPOINTS} can be read; begin anew with --overwrite"
+            f"no checkpoint in {folder / CHECKPOINTS} can be read; begin anew with `RunOptions(overwrite=True)`"
         )
     return 0, ()
 

@@ -117,7 +117,7 @@ def tasks_of(paths: Sequence[str], split: str = "test", templates: str | None = 
         name = Path(os.path.abspath(path)).name.removesuffix(".zip")
         if name in made:
             raise MetaclipError(
-                f"{made[name].data} and {path} are both called {name}; give them names in a file, with --tasks"
+                f"{made[name].data} and {path} are both called {name}; give them names in a file, with `tasks=...`"
             )
         made[name] = Task(path, split, templates=templates)
     return made
@@ -236,7 +236,7 @@ def _evaluate(
             )  # fmt: skip
         except torch.OutOfMemoryError:
             reasons[name] = (
-                f"{device} has no memory for {options.batch} images at a time; give a smaller --batch"
+                f"{device} has no memory for {options.batch} images at a time; give a smaller `batch=...`"
             )
             continue
         except MetaclipError as error:

@@ -53,7 +53,7 @@ class Metrics:
         with atomic_write(folder / METRICS) as temporary:
             temporary.write_text("".join(kept), encoding="utf-8")
         if tensorboard:
-            import_extra("tensorboard", "tensorboard", "--tensorboard")
+            import_extra("tensorboard", "tensorboard", "`tensorboard=True`")
             from torch.utils.tensorboard import SummaryWriter
 
             make_writer: Any = SummaryWriter  # it has no annotations

@@ -306,7 +306,7 @@ def open_clip_of(
         or not isinstance(config.get("model"), str)
     ):
         raise MetaclipError(
-            f"{folder} is no training run: it has no {CONFIG}; give the --out of metaclip train"
+            f"{folder} is no training run: it has no {CONFIG}; give the folder that metaclip train wrote"
         )
     saved = sorted((folder / CHECKPOINTS).glob("*.pt"))
     found = checkpoint or next((p for p in (folder / WEIGHTS, *reversed(saved)) if p.exists()), None)
@@ -337,12 +337,12 @@ def open_model(
     if Path(model).is_dir():
         if pretrained is not None:
             raise MetaclipError(
-                f"{model} is a run's folder and has its weights; name other ones with --checkpoint"
+                f"{model} is a run's folder and has its weights; name other ones with `checkpoint=...`"
             )
         return open_clip_of(model, device=device, checkpoint=checkpoint)
     if checkpoint is not None:
         raise MetaclipError(
-            f"there is no run {model}; for a model of open_clip name its weights with --pretrained"
+            f"there is no run {model}; for a model of open_clip name its weights with `pretrained=...`"
         )
     if (
         open_clip.factory.parse_model_name(model)[0] is not None
@@ -351,12 +351,14 @@ def open_model(
     else:
         if os.sep in model and not model.endswith(".json"):
             raise MetaclipError(
-                f"there is no run {model}; give the --out of metaclip train, or open_clip's name of a model"
+                f"there is no run {model}; give the folder that metaclip train wrote, or open_clip's name of a model"
             )
         name = known(model)
         if pretrained is None:
             tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "-"
-            raise MetaclipError(f"{model} has no weights yet; give --pretrained a file or a tag: {tags}")
+            raise MetaclipError(
+                f"{model} has no weights yet; name a file or a tag of them with `pretrained=...`: {tags}"
+            )
     with warnings.catch_warnings():
         # With the other activation everything runs, and every score is wrong.
         warnings.filterwarnings("error", message="QuickGELU mismatch")

@@ -83,7 +83,7 @@ def open_device(name: str | None, local_rank: int = 0) -> Any:
         torch.empty(0, device=device)
     except Exception as error:  # which one depends on the kind of device
         raise MetaclipError(
-            f"the device {name} cannot be used ({one_line(error, 120)}); give another --device"
+            f"the device {name} cannot be used ({one_line(error, 120)}); give another `device=...`"
         ) from None
     return device
 

@@ -83,7 +83,7 @@ def train(
         if rest:
             raise MetaclipError(
                 f"a batch of {recipe.batch} cannot be shared out to {ranks.ranks} ranks in {options.accumulate} parts each; "
-                "change batch, the number of processes, or --accumulate"
+                "change batch, the number of processes, or `accumulate=...`"
             )
         name = models.known(recipe.model)
         models.tokenizer_of(name)  # before anything is written and a large model is made
@@ -146,7 +146,7 @@ def _open_stream(data: DataRecipe, allow_lost: bool) -> Stream:
     """Open the stream of a recipe. Raise MetaclipError if it names no samples, or a subset without any."""
     if data.tars is None:
         raise MetaclipError(
-            "the recipe names no tars to train on; give --tars, or tars in its table [train.data]"
+            "the recipe names no tars to train on; give `tars=...`, or tars in its table [train.data]"
         )
     keep: Subset | Balancer | None = None
     if data.subset is not None:

@@ -283,7 +283,7 @@ def test_another_request_is_refused(home: Path, tmp_path: Path) -> None:
     remove(home / "with_text", request(domains=["example.net"]), tmp_path / "next", ONE)
     with pytest.raises(
         MetaclipError,
-        match="holds another run: what is asked to be taken out has changed; .* --overwrite",
+        match="holds another run: what is asked to be taken out has changed; .* `RunOptions.overwrite=True.`",
     ):
         remove(home / "with_text", request(domains=["example.org"]), tmp_path / "next", ONE)
     made = remove(

@@ -637,7 +637,7 @@ def test_another_t_in_place_is_refused(tmp_path: Path) -> None:
     before = files_of(tmp_path / "run")
     with pytest.raises(
         MetaclipError,
-        match=r"t: 6 -> 7; metaclip balance .* --out FOLDER .* matches nothing again, .*--overwrite",
+        match=r"t: 6 -> 7; metaclip balance .* --out FOLDER .* matches nothing again, .*overwrite=True",
     ):
         balance(tmp_path / "run", t=7, options=ONE)
     assert files_of(tmp_path / "run") == before

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from metaclip import MetaclipError, curate
 from metaclip.curate.settings import BalanceSettings
 from metaclip.curate.threshold import (
-    balance_advice,
+    balance_command,
     resolve,
     solve_tail_share,
     solve_target,
@@ -150,12 +150,12 @@ def hints(settings: BalanceSettings, counts: list[int], matched: int = 100) -> s
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (BalanceSettings(t=20_000), "t = 20,000 balances nothing here: the largest count is 900; a tail share of 0.06 would be t = 400: use --tail-share 0.06 or --t 400"),
+        (BalanceSettings(t=20_000), "t = 20,000 balances nothing here: the largest count is 900; a tail share of 0.06 would be t = 400: use `tail_share=0.06` or `t=400`"),
         (BalanceSettings(t=900), "t = 900 balances nothing here"),
         (BalanceSettings(t=1), "t = 1: about one pair of each entry stays"),
         (BalanceSettings(target_pairs=100), "a target of 100 pairs balances nothing here: 100 pairs match"),
-        (BalanceSettings(tail_share=0), "t = 10, the smallest count: no entry is in the tail; --target-pairs 80"),
-        (BalanceSettings(), "the default, a tail share of 0.06, comes to t = 400 on this small pool; --target-pairs 80"),
+        (BalanceSettings(tail_share=0), "t = 10, the smallest count: no entry is in the tail; `target_pairs=80`"),
+        (BalanceSettings(), "the default, a tail share of 0.06, comes to t = 400 on this small pool; `target_pairs=80`"),
     ],
     ids=str,
 )  # fmt: skip
@@ -170,8 +170,8 @@ def test_a_hint_is_not_what_was_asked() -> None:
     """A hint leads on: not to the target that was given, nor to a t below 2."""
     asked = hints(BalanceSettings(target_pairs=1), [1, 1, 5, 9])
     assert "a larger target keeps" in asked
-    assert "--target-pairs" not in asked
-    assert "use --tail-share" not in hints(BalanceSettings(t=20_000), [1, 1, 1, 9])
+    assert "target_pairs=" not in asked
+    assert "use `tail_share" not in hints(BalanceSettings(t=20_000), [1, 1, 1, 9])
 
 
 def test_no_hint_without_reason() -> None:
@@ -195,9 +195,9 @@ def test_nothing_can_be_thinned() -> None:
 
 def test_the_next_step_suits_the_pool() -> None:
     """After matching, the default is advised with the t that it comes to, unless nothing would be in the tail."""
-    assert "(t = 400, by the default tail share of 0.06;" in balance_advice(
-        np.array([0, 10, 20, 400, 900], np.uint64), 100
+    assert "(t = 400, by the default tail share of 0.06;" in balance_command(
+        "run/", np.array([0, 10, 20, 400, 900], np.uint64), 100
     )
-    small = balance_advice(np.array([1, 1, 5], np.uint64), 6)
-    assert small.startswith(" --target-pairs 4   ")
+    small = balance_command("run/", np.array([1, 1, 5], np.uint64), 6)
+    assert small.startswith("metaclip balance run/ --target-pairs 4   ")
     assert "is t = 1 here, with no entry in the tail" in small

@@ -281,7 +281,7 @@ def test_a_cluster_that_does_not_answer(scheme: str) -> None:
         address = f"{scheme}127.0.0.1:{taken.getsockname()[1]}"
     begin = time.monotonic()
     with (
-        pytest.raises(MetaclipError, match=f"no Ray cluster answers at {address} .*check --address"),
+        pytest.raises(MetaclipError, match=f"no Ray cluster answers at {address} .*check `address=.*`"),
         Ray(address) as engine,
     ):
         list(engine.map(square, [1]))

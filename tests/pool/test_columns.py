@@ -50,21 +50,21 @@ def test_columns_are_found(names: list[str], flags: dict[str, str], wanted: Colu
         (
             ["url", "title"],
             {},
-            ["p has no text column", "'text' or 'caption' or 'alt'", "'url', 'title'", "--text-column"],
+            ["p has no text column", "'text' or 'caption' or 'alt'", "'url', 'title'", "text_column="],
         ),
-        ([], {}, ["p has no text column", "found none", "--text-column"]),
+        ([], {}, ["p has no text column", "found none", "text_column="]),
         ([f"c{i}" for i in range(10_001)], {}, ["p has 10001 columns, at most 10000 are read"]),
-        (["text", "Caption"], {}, ["p: 'text', 'Caption' can all be the text column", "--text-column"]),
-        (["TEXT", "text"], {}, ["'TEXT', 'text' can all be the text column", "--text-column"]),
+        (["text", "Caption"], {}, ["p: 'text', 'Caption' can all be the text column", "text_column="]),
+        (["TEXT", "text"], {}, ["'TEXT', 'text' can all be the text column", "text_column="]),
         (["TEXT", "Text"], {"text": "text"}, ["'TEXT', 'Text' can all be the text column"]),
-        (["text", "url", "URL"], {}, ["'url', 'URL' can all be the url column", "--url-column"]),
+        (["text", "url", "URL"], {}, ["'url', 'URL' can all be the url column", "url_column="]),
         (
             ["text"],
             {"text": "title"},
-            ["p has no text column", "'title'", "found 'text'", "--text-column"],
+            ["p has no text column", "'title'", "found 'text'", "text_column="],
         ),
-        (["text"], {"url": "link"}, ["p has no url column", "'link'", "found 'text'", "--url-column"]),
-        (["text"], {"uid": "id"}, ["p has no uid column", "'id'", "found 'text'", "--uid-column"]),
+        (["text"], {"url": "link"}, ["p has no url column", "'link'", "found 'text'", "url_column="]),
+        (["text"], {"uid": "id"}, ["p has no uid column", "'id'", "found 'text'", "uid_column="]),
         (["text", "text"], {"text": "text"}, ["p has 2 columns with the name 'text'", "rename"]),
         (["text", "x", "x"], {}, ["p has 2 columns with the name 'x'", "rename"]),
     ],
@@ -103,7 +103,7 @@ def test_types_of_columns(role: str) -> None:
         with pytest.raises(BrokenInput) as error:
             find_columns(columns, "p")
         assert f"p: the {role} column '{role}' is {kind}, must be string" in str(error.value)
-        assert f"--{role}-column" in str(error.value)
+        assert f"{role}_column=" in str(error.value)
 
 
 TEXT_TYPES = {

@@ -281,7 +281,7 @@ def test_the_text_is_the_txt_and_any_field_by_request(tmp_path: Path) -> None:
 def test_several_fields_that_could_be_the_text(tmp_path: Path) -> None:
     """Without a .txt, two candidates are an error that names the flag."""
     path = write_tar(tmp_path / "x.tar", [("1.json", {"text": "a", "caption": "b"})])
-    with pytest.raises(BrokenInput, match="--text-column"):
+    with pytest.raises(BrokenInput, match="text_column="):
         curated(path, tmp_path / "run")
 
 

@@ -77,7 +77,7 @@ def test_another_process_is_refused_and_the_owner_named(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with owner(folder) as process:
         name = f"process {process.pid} on {platform.node()}"
-        with refused(f"{folder} is in use by {name}; wait for it, stop it, or choose another --out"):
+        with refused(f"{folder} is in use by {name}; wait for it, stop it, or choose another `out=...`"):
             enter(owned(folder))
     enter(owned(folder))
 
@@ -199,7 +199,7 @@ def test_a_file_system_without_locks_is_refused(
 
     monkeypatch.setattr(fcntl, "flock", flock)
     with refused(
-        f"cannot be locked ([Errno {code}] {os.strerror(code)}); choose an --out on a file system that has locks"
+        f"cannot be locked ([Errno {code}] {os.strerror(code)}); choose an `out=...` on a file system that has locks"
     ):
         enter(owned(tmp_path))
 
@@ -209,7 +209,7 @@ def test_a_foreign_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").touch()
     with refused(f"{tmp_path} holds files that are not a metaclip run's (thesis.txt)"):
         enter(owned(tmp_path))
-    with refused("thesis.txt is a file; --out must be a folder"):
+    with refused("thesis.txt is a file; `out=...` must be a folder"):
         enter(owned(tmp_path / "thesis.txt"))
     assert os.listdir(tmp_path) == ["thesis.txt"]
 

@@ -542,7 +542,8 @@ def test_a_part_may_not_overwrite(pool: Path, out: Path) -> None:
     square(pool, out, TWO, part=Part(1, 2))
     before = all_files(out)
     with pytest.raises(
-        MetaclipError, match="--overwrite replaces what all parts did, so not with --part"
+        MetaclipError,
+        match=r"`RunOptions\(overwrite=True\)` replaces what all parts did, so not with `RunOptions\(part=\.\.\.\)`",
     ):
         square(pool, out, TWO, part=Part(1, 2), overwrite=True)
     assert all_files(out) == before

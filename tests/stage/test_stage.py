@@ -117,7 +117,7 @@ def test_a_difference_is_named(tmp_path: Path, changes: dict[str, Any], named: s
     message = str(refused.value)
     assert f"{tmp_path} holds another run: " in message
     assert named in message
-    assert message.endswith("choose another --out, or replace it with --overwrite")
+    assert message.endswith("choose another `out=...`, or replace it with `RunOptions(overwrite=True)`")
     assert len(message) < 500
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
@@ -156,7 +156,8 @@ def test_a_damaged_fingerprint_is_refused(tmp_path: Path, damage: bytes, overwri
         assert not (tmp_path / "made").exists()
     else:
         with pytest.raises(
-            MetaclipError, match=r"fingerprint\.json is damaged; .* replace it with --overwrite"
+            MetaclipError,
+            match=r"fingerprint\.json is damaged; .* replace it with `RunOptions\(overwrite=True\)`",
         ):
             begun(tmp_path)
 

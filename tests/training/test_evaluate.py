@@ -286,7 +286,7 @@ def test_a_process_that_dies(folder: Path) -> None:
     """Where a process that decodes is killed, one line says so."""
     opened = open_set(folder)
     fatal = dataclasses.replace(opened, images=tuple(Fatal(*image) for image in opened.images))
-    with pytest.raises(MetaclipError, match=r"^a decoding process died .*fewer --workers") as error:
+    with pytest.raises(MetaclipError, match=r"^a decoding process died .*fewer `workers=") as error:
         measure(make_clip(), fatal, ("{c}",), workers=1)
     assert "\n" not in str(error.value)
 

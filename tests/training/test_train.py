@@ -348,7 +348,7 @@ def test_a_damaged_checkpoint(tars: str, tmp_path: Path) -> None:
         path.write_bytes(b"")
     assert second.exists()
     with pytest.raises(
-        MetaclipError, match="no checkpoint in .* can be read; begin anew with --overwrite"
+        MetaclipError, match="no checkpoint in .* can be read; begin anew with .*overwrite=True"
     ):
         train(made, tmp_path / "run", options=CPU)
 
@@ -439,7 +439,7 @@ def test_another_run_is_refused(tars: str, tmp_path: Path) -> None:
             r"data\.samples: 128 -> 40",
         ),
     ):
-        with pytest.raises(MetaclipError, match=f"holds another run: {message}.*--overwrite"):
+        with pytest.raises(MetaclipError, match=f"holds another run: {message}.*overwrite=True"):
             train(changed, out, options=CPU)
     (tmp_path / "moved").symlink_to(tars)
     train(

@@ -88,7 +88,9 @@ def remove(
     """
     parent, options, folder = open_run(run), options or RunOptions(), Folder(out)
     if folder.path.resolve() in (parent.path.resolve(), parent.matched.path.resolve()):
-        raise MetaclipError(f"{folder.path} is the run itself; choose another --out for its next version")
+        raise MetaclipError(
+            f"{folder.path} is the run itself; choose another `out=...` for its next version"
+        )
     with disk_errors(folder.path), local_run(parent) as near:
         check_unedited(near)
         with folder.owned(), parent.matched.read_locked():

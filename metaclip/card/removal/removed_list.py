@@ -111,7 +111,7 @@ def apply_removal(
         listed = read_list(Path(removed))
         uids, urls = listed_uids(listed), frozenset(listed["url_sha256"].drop_null().to_pylist())
         if out.exists():
-            raise MetaclipError(f"{out} is there already; choose another --out")
+            raise MetaclipError(f"{out} is there already; choose another `out=...`")
         paths = copy.rglob("*") if copy.is_dir() else filter(Path.is_file, [copy])
         known = sorted(
             path for path in paths if path.suffix in (".parquet", ".npy") and path.name[0] != "."

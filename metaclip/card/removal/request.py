@@ -79,7 +79,9 @@ def read_request(
     cannot be read or is empty, for what is not a domain, and if no file is given.
     """
     if uids is urls is domains is None:
-        raise MetaclipError("nothing is asked to be taken out; give --uids, --urls or --domains")
+        raise MetaclipError(
+            "nothing is asked to be taken out; give `uids=...`, `urls=...` or `domains=...`"
+        )
     lines = {
         what: [] if path is None else read_lines(path, f"{what} to take out")
         for what, path in (("uids", uids), ("urls", urls), ("domains", domains))
@@ -91,7 +93,7 @@ def read_request(
     for host, line in hosts.items():
         if not _DOMAIN.fullmatch(host):
             raise MetaclipError(
-                f"{domains}: {line!r:.80} is no domain, such as example.org; urls go into --urls"
+                f"{domains}: {line!r:.80} is no domain, such as example.org; urls go into `urls=...`"
             )
     numbers = column_uids(pa.array(lines["uids"], pa.string()))
     return RemovalRequest(np.unique(numbers, axis=0), frozenset(lines["urls"]), frozenset(hosts))

@@ -66,7 +66,7 @@ def encode_images(
         if "DataLoader worker" not in str(error):
             raise
         raise MetaclipError(
-            f"a decoding process died ({one_line(error, 120)}); the same command does the rest, with fewer --workers if "
+            f"a decoding process died ({one_line(error, 120)}); the same command does the rest, with fewer `workers=...` if "
             "memory ran out"
         ) from None
 

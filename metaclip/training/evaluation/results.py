@@ -47,7 +47,7 @@ def read_results(path: Path) -> list[dict[str, Any]]:
         return []
     except OSError as error:
         raise MetaclipError(
-            f"{path} cannot be read ({one_line(error)}); name another file with --out"
+            f"{path} cannot be read ({one_line(error)}); name another file with `out=...`"
         ) from None
     found = []
     for number, line in enumerate(data.split(b"\n"), 1):
@@ -55,7 +55,7 @@ def read_results(path: Path) -> list[dict[str, Any]]:
             found.append(result)
         elif not line.startswith(_BEGIN) and not _BEGIN.startswith(line):
             raise MetaclipError(
-                f"{path}, line {number}: it is no result ({line[:40]!r}); name another file with --out"
+                f"{path}, line {number}: it is no result ({line[:40]!r}); name another file with `out=...`"
             )
     return found
 

@@ -93,7 +93,7 @@ def check_set(task: SuiteTask, opened: EvaluationSet) -> None:
         what = "cues" if opened.associations else "images"
         raise MetaclipError(
             f"it has {images:,} {what} and {classes:,} classes, the published set {task.images:,} and {task.classes:,}; "
-            "fetch it again, or evaluate it by itself with --data"
+            "fetch it again, or evaluate it by itself with `data=...`"
         )
     if opened.classes and not opened.templates:
         raise MetaclipError(f"it has no {TEMPLATE_NAMES}; fetch it again")
