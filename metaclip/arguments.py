@@ -38,7 +38,7 @@ def check_type(name: str, value: object, hint: Any) -> None:
 
     >>> check_type("t", "20", float | None)
     Traceback (most recent call last):
-    TypeError: t must be a number, not str '20'
+    TypeError: t must be a number, not str '20'; write it without quotes, e.g. 20_000
     """
     union = isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
     kinds = [typing.get_origin(kind) or kind for kind in (typing.get_args(hint) if union else [hint])]
@@ -49,8 +49,12 @@ def check_type(name: str, value: object, hint: Any) -> None:
         kinds.remove(str)  # a path says it
     words = [_WORDS.get(kind, f"a {kind.__name__}") for kind in kinds if kind is not types.NoneType]
     shown = f" {value!r:.80}" if isinstance(value, str | int | float) else ""
+    quoted = isinstance(value, str) and str not in kinds and {float, int} & set(kinds)
+    number = "; write it without quotes, e.g. 20_000" if quoted else ""
     lazy = "; call its collect() first" if hasattr(value, "collect") else ""  # polars
-    raise TypeError(f"{name} must be {' or '.join(words)}, not {type(value).__name__}{shown}{lazy}")
+    raise TypeError(
+        f"{name} must be {' or '.join(words)}, not {type(value).__name__}{shown}{number}{lazy}"
+    )
 
 
 def check_types(**arguments: tuple[object, Any]) -> None:

@@ -227,7 +227,7 @@ def test_columns_of_any_library(run: metaclip.Run, pairs: pa.Table) -> None:
 
 
 WRONG: dict[str, tuple[Callable[[Any, Path], Any], str]] = {
-    "t": (lambda run, out: metaclip.curate(POOL, LIST, t="20", out=out), "t must be a number, not str '20'"),
+    "t": (lambda run, out: metaclip.curate(POOL, LIST, t="20", out=out), "t must be a number, not str '20'; write it without quotes, e.g. 20_000"),
     "t of balance": (lambda run, out: metaclip.balance(run, t=True, out=out), "t must be a number, not bool True"),
     "seed": (lambda run, out: metaclip.curate(POOL, LIST, seed=0.5, out=out), "seed must be a whole number, not float 0.5"),
     "pool": (lambda run, out: metaclip.curate(5, LIST, out=out), "pool must be a path, not int 5"),

@@ -165,8 +165,9 @@ def card(
     `name` is that of the set (default: the folder's), `license` the card's own (an SPDX identifier), `contact` where to ask
     for the removal of a pair, `url` where the card will be. `look_ups` says whether the page can look up urls and uids
     (None: for up to 500,000 matched pairs). `classes` are files of class names whose coverage is computed; captions with one
-    of the `blocked_words` are no samples. Raise MetaclipError for a run that is not balanced or was edited, and for a folder
-    that holds something else. Needs the extra `cards`.
+    of the `blocked_words` are no samples. If the folder holds a card of this run already, what is None or empty here is as
+    in that card ("" states nothing). Raise MetaclipError for a run that is not balanced or was edited, for a folder that
+    holds something else, and for the card of another set unless `options.overwrite` is set. Needs the extra `cards`.
 
     >>> from metaclip import card, curate
     >>> run = curate("curation/toy_pool.jsonl", "metadata/toy.txt", t=20, out="carded")
@@ -174,10 +175,19 @@ def card(
     Card('toy_card': A toy, 312 kept of 338 matched pairs)
     """
     check_types(out=(out, PATH), options=(options, RunOptions | None))
-    info = CardInfo(name or Path(out).resolve().name, license, contact, url, look_ups)
+    run, options = open_run(run), options or RunOptions()
+    before = _card_to_replace(as_path(out), run, options.overwrite) or {}
+    name = name or before.get("name") or Path(out).resolve().name
+    stated = {
+        key: before.get(key) if value is None else value or None
+        for key, value in (("license", license), ("contact", contact), ("url", url))
+    }
+    info = CardInfo(name, **stated, look_ups=look_ups)
     lists = [ClassNames.read(path) for path in list_paths("classes", classes)]
     blocked = None if blocked_words is None else as_metadata(blocked_words)
-    make_card(run, out, info, blocked=blocked, classes=lists, options=options)
+    make_card(
+        run, out, info, blocked=blocked, classes=lists or ClassNames.of_card(before), options=options
+    )
     return Card(out)
 
 
@@ -193,7 +203,8 @@ def make_card(
     """Make the card of a balanced run in the folder `out`; return card.json.
 
     Captions with one of the `blocked` words are no samples; the coverage of `classes` is computed. Raise MetaclipError for
-    a run that is not balanced or was edited, and for a folder that holds something else.
+    a run that is not balanced or was edited, for a folder that holds something else, and for the card of another set unless
+    `options.overwrite` is set.
     """
     run, options, folder = open_run(run), options or RunOptions(), Folder(out)
     with local_run(run) as near:
@@ -204,9 +215,31 @@ def make_card(
             raise MetaclipError(
                 f"{folder.path} holds {strange[0]}, which is of no card; choose another `out=...`"
             )
+        _card_to_replace(folder.path, run, options.overwrite)
         with disk_errors(folder.path), folder.path.filled_folder(last="card.json") as local:
             scan = scan_run(near, options, classes, blocked)
             return _write_card(local, near, info, scan, options.progress)
+
+
+def _card_to_replace(folder: Path, run: Run, overwrite: bool) -> dict[str, Any] | None:
+    """Return the card of `run` that a folder holds, which a new one will replace; None if there is none.
+
+    Raise MetaclipError if the folder holds the card of another result, unless `overwrite` is set.
+    """
+    if not (path := folder / "card.json").exists():
+        return None
+    card, mine = read_json(path) or {}, run.account.get("result_digest")
+    if (theirs := card.get("result_digest")) == mine:
+        return read_card(folder) if "license" in card else None  # else the account of the run itself
+    if overwrite:
+        return None
+    what = (
+        f"the card {card.get('name')!r:.80}, of the result {theirs!s:.16}" if card else "a damaged card"
+    )
+    raise MetaclipError(
+        f"{folder} holds {what}, and {run.path} has the result {mine!s:.16}; choose another `out=...`, or replace it with "
+        "`RunOptions(overwrite=True)`"
+    )
 
 
 def read_card(folder: Path) -> dict[str, Any]:

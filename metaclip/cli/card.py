@@ -89,12 +89,19 @@ Examples:
 )
 @_blocked
 @_workers
-def make(run: str, out: str, classes: tuple[str, ...], workers: int | None, **stated: Any) -> None:
-    """Make the card of RUN, a balanced run."""
+@click.option("--overwrite", is_flag=True, help="Replace the card of another set in the folder.")
+def make(
+    run: str, out: str, classes: tuple[str, ...], workers: int | None, overwrite: bool, **stated: Any
+) -> None:
+    """Make the card of RUN, a balanced run.
+
+    If FOLDER holds a card of this run already, its name, licence, contact, url and classes stay unless others are given.
+    """
     from metaclip.card.publish import card
     from metaclip.stage.runner import RunOptions
 
-    made = card(run, out=out, classes=classes, options=RunOptions(workers=workers), **stated)
+    options = RunOptions(workers=workers, overwrite=overwrite)
+    made = card(run, out=out, classes=classes, options=options, **stated)
     kept, digest = made.fields["pairs"]["kept"], made.fields["result_digest"][:16]
     click.echo(f"card of {kept:,} pairs, result {digest}: open {made.path / 'index.html'}")
 
@@ -251,7 +258,7 @@ def remove(
     if card_out is not None:
         info = CardInfo(Path(card_out).resolve().name) if before is None else CardInfo.of_card(before)
         lists = [] if before is None else ClassNames.of_card(before)
-        again = RunOptions(workers=workers)
+        again = RunOptions(workers=workers, overwrite=overwrite)
         make_card(made, card_out, info, blocked=_words(blocked_words), classes=lists, options=again)
         click.echo(
             f"card      {card_out}: {REMOVED_LIST} in it is what others take out of a copy, with metaclip card apply"

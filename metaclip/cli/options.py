@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Collection, Iterator, Mapping
+from decimal import Decimal
 from typing import Any, Final, TypeVar
 
 import click
@@ -51,6 +52,21 @@ class Number(click.ParamType[float]):
             kind = "a whole number" if self._whole else "a number"
             self.fail(f"{value!r} is not {kind} such as 1000, 20k or 400M", param, ctx)
         return int(number) if self._whole else number
+
+
+class Share(click.ParamType[float]):
+    """A share: 0.06, or 6%."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read the share."""
+        text = str(value).strip()
+        try:
+            number = Decimal(text.removesuffix("%"))
+            return float(number / 100 if text.endswith("%") else number)
+        except ArithmeticError:
+            self.fail(f"{value!r} is not a share such as 0.06 or 6%", param, ctx)
 
 
 def _stack(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
@@ -112,9 +128,9 @@ balance_options = _stack(
     ),
     click.option(
         "--tail-share",
-        type=float,
+        type=Share(),
         metavar="S",
-        help="Solve t for this share of the tail.  [default: 0.06]",
+        help="Solve t for this share of the tail: 0.06, or 6%.  [default: 0.06]",
     ),
     click.option(
         "--target-pairs", type=Number(), metavar="N", help="Solve t for this number of pairs, e.g. 400M."

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -41,6 +42,7 @@ from metaclip.curate.draw import (
 )
 from metaclip.curate.run import Run
 from metaclip.curate.samples import PairFinder
+from metaclip.curate.settings import DEFAULT_TAIL_SHARE
 from metaclip.curate.shared_epoch import MAX_EPOCH, SharedEpoch
 from metaclip.curate.weights import EntryWeights, WeightsLike
 from metaclip.errors import BadSetting, MetaclipError
@@ -95,13 +97,13 @@ class Balancer:
     ) -> None:
         """Take the counts from a run, a run's folder, a card's folder, or from `Counts` with their `metadata` and `rule`.
 
-        `t` and `seed` default to those of the source, for Counts and for a run that is not balanced to the t of a tail
-        share of 0.06 and to 0. `epoch` is the first one. `least` is the smallest P(keep) of a text that matches: with 1 / r,
-        no such pair is dropped for good, and a rare pair is seen at most r times as often as a frequent one. `cache` is as in
-        `Matcher`. `weights` are factors on t by entry, as in `balance`. Without them, a source that was balanced with weights
-        keeps its own; another `t` then moves the thresholds of all entries by one factor, t[e] * (t / the source's t).
-        Raise MetaclipError for a source that is something else or cannot be read, for counts of another list or rule, for
-        t <= 0, for `least` outside of [0, 1], and for weights that cannot be used.
+        `t` and `seed` default to those of the source, for Counts and for a run that is not balanced to the t of a tail share of
+        0.06 and to 0; a warning then names the t of a run. `epoch` is the first one. `least` is the smallest P(keep) of a text
+        that matches: with 1 / r, no such pair is dropped for good, and a rare pair is seen at most r times as often as a
+        frequent one. `cache` is as in `Matcher`. `weights` are factors on t by entry, as in `balance`. Without them, a source
+        that was balanced with weights keeps its own; another `t` then moves the thresholds of all entries by one factor, t[e] *
+        (t / the source's t). Raise MetaclipError for a source that is something else or cannot be read, for counts of another
+        list or rule, for t <= 0, for `least` outside of [0, 1], and for weights that cannot be used.
         """
         check_types(t=(t, float | None), seed=(seed, int | None))
         found = open_source(source, metadata, rule)
@@ -112,6 +114,13 @@ class Balancer:
         self.least = least
         weight = None if weights is None else EntryWeights.of(weights).by_entry(found.metadata)
         self.t, thresholds = found.thresholds_at(None if t is None else float(t), weight)
+        if t is None and found.t is None and not isinstance(source, Counts):
+            path = source.path if isinstance(source, Run) else source
+            warnings.warn(
+                f"{path} is matched but not balanced: t = {self.t:g} is used, by the default tail share of "
+                f"{DEFAULT_TAIL_SHARE:g}; give another `t=...`, or balance the run first",
+                stacklevel=2,
+            )
         self.seed = found.seed if seed is None else int(seed)
         self._shared_epoch = SharedEpoch()
         self.set_epoch(epoch)

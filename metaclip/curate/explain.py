@@ -14,7 +14,7 @@ from metaclip.curate.threshold import scaled
 from metaclip.errors import MetaclipError, for_caller
 from metaclip.matching.matcher import Matcher
 from metaclip.matching.text_rule import PAPER, TextRule
-from metaclip.metadata import Metadata, MetadataLike, as_metadata, shipped_list
+from metaclip.metadata import Metadata, MetadataLike, as_metadata
 from metaclip.pool.uid import uid_of
 
 
@@ -87,7 +87,7 @@ def explain(
             "a run has its own list; give `run=...` to see counts and the draw, or `metadata=...` to see matches alone"
         )
     if run is None:
-        entries = as_metadata(shipped_list() if metadata is None else metadata)
+        entries = as_metadata(metadata)
         return _explain_matches(text, entries, PAPER if rule is None else rule)
     if rule is not None:
         raise MetaclipError(

@@ -44,7 +44,7 @@ from metaclip.errors import MetaclipError
 from metaclip.matching import Counts
 from metaclip.matching.matcher import Matcher
 from metaclip.matching.text_rule import TextRule
-from metaclip.metadata import Metadata, MetadataLike, as_metadata, lint, shipped_list
+from metaclip.metadata import Metadata, MetadataLike, as_metadata, lint
 from metaclip.pool.columns import missing_columns
 from metaclip.pool.files import Paths, PoolFile, find_files, list_paths
 from metaclip.pool.shards import Shard, read_schema
@@ -170,7 +170,7 @@ def read_metadata(
         return as_metadata(metadata), settings
     path = os.fspath(metadata) if metadata is not None else settings.metadata
     if path is None:
-        return Metadata.read(shipped_list(), fold_duplicates=settings.fold_duplicates), settings
+        return Metadata.read(fold_duplicates=settings.fold_duplicates), settings
     # A recipe's paths are relative to its folder, and the run's recipe stands in another.
     named = dataclasses.replace(settings, metadata=path if "://" in path else os.path.abspath(path))
     return Metadata.read(path, fold_duplicates=settings.fold_duplicates), named

@@ -112,7 +112,9 @@ class BalanceSettings:
         if self.t is not None and not (self.t > 0 and math.isfinite(self.t)):
             raise BadSetting(f"t is {self.t:g}, must be a finite number above 0")
         if self.tail_share is not None and not 0 <= self.tail_share < 1:
-            raise BadSetting(f"tail_share is {self.tail_share:g}, must be at least 0 and below 1")
+            raise BadSetting(
+                f"tail_share is {self.tail_share:g}, must be at least 0 and below 1; 6% is 0.06"
+            )
         if self.target_pairs is not None and self.target_pairs < 1:
             raise BadSetting(f"target_pairs is {self.target_pairs}, must be at least 1")
         if not 0 <= self.seed < 1 << 64:

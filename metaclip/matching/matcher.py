@@ -46,13 +46,13 @@ class Matcher:
 
     def __init__(
         self,
-        metadata: MetadataLike,
+        metadata: MetadataLike | None = None,
         rule: TextRule = PAPER,
         *,
         backend: BackendName | None = None,
         cache: str | os.PathLike[str] | bool = True,
     ) -> None:
-        """Open the automaton of a list (a Metadata, a path, or strings) under a rule.
+        """Open the automaton of a list (a Metadata, a path, or strings; default: the shipped list) under a rule.
 
         `cache` is the folder of built automata; True stands for the default folder, False builds the automaton in memory.
         Both backends give the same matches: "native" is the compiled library, the default where it is installed;

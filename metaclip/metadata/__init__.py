@@ -120,14 +120,16 @@ class Metadata:
         return list_digest(self.entries)
 
     @classmethod
-    def read(cls, path: str | os.PathLike[str], *, fold_duplicates: bool = False) -> Metadata:
+    def read(
+        cls, path: str | os.PathLike[str] | None = None, *, fold_duplicates: bool = False
+    ) -> Metadata:
         """Read a list: txt (one entry per line), json (a flat list) or parquet (entry, source, score), plain or gzipped.
 
-        `path` is local or anything that fsspec opens. Raise MetaclipError for a file that is missing, damaged, empty or of
-        another form, and for duplicates, naming both rows.
+        `path` is local or anything that fsspec opens; None stands for the shipped list of 500,000 English entries. Raise
+        MetaclipError for a file that is missing, damaged, empty or of another form, and for duplicates, naming both rows.
         """
-        check_type("metadata", path, PATH)
-        name = os.fspath(path)
+        check_type("metadata", path, PATH | None)
+        name = os.fspath(shipped_list() if path is None else path)
         data = gunzip(read_bytes(name, "the query list"), name)
         stem = name.removesuffix(".gz").lower()
         columns: dict[str, Any]
@@ -272,11 +274,11 @@ MetadataLike = Metadata | str | os.PathLike[str] | Iterable[str] | Column
 """A query list: the object, its file, or its entries."""
 
 
-def as_metadata(value: MetadataLike) -> Metadata:
-    """Return a list given as a Metadata, a path, or strings."""
+def as_metadata(value: MetadataLike | None) -> Metadata:
+    """Return a list given as a Metadata, a path, or strings; None stands for the shipped list."""
     if isinstance(value, Metadata):
         return value
-    if isinstance(value, str | os.PathLike):
+    if value is None or isinstance(value, str | os.PathLike):
         return Metadata.read(value)
     if is_table(value):
         return Metadata(as_column("metadata", value))

@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from metaclip import Balancer, MetaclipError, Metadata, Run, RunOptions, curate, match
+from metaclip import Balancer, Card, MetaclipError, Metadata, Run, RunOptions, balance, curate, match
+from metaclip import card as make_card_of
 from metaclip.card.class_coverage import ClassNames
 from metaclip.card.publish import CardInfo, make_card
 from metaclip.card.readme import hub_licence
@@ -221,6 +222,57 @@ def test_refusals(run: Run, card: Path, tmp_path: Path) -> None:
         make_card(run, run.path, ABOUT)
     assert make_card(run, card, ABOUT)["name"] == "A toy"
     assert np.load(run.path / "curated.npy").shape == (run.balance["kept"],)
+
+
+def test_the_card_of_another_set_stays(run: Run, tmp_path: Path) -> None:
+    """A folder that holds another result's card is refused and left as it is; overwrite replaces it and what it stated."""
+    other = balance(run, t=5, out=tmp_path / "other")
+    folder = tmp_path / "card"
+    make_card(run, folder, ABOUT)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    line = commands.refused("card", other.path, "--out", folder)
+    assert (
+        f"{folder} holds the card 'A toy', of the result {run.account['result_digest'][:16]}, and {other.path}"
+        in line
+    )
+    assert line.endswith("choose another --out, or replace it with --overwrite")
+    with pytest.raises(MetaclipError, match=r"replace it with `RunOptions\(overwrite=True\)`$"):
+        make_card(other, folder, ABOUT)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    commands.done("card", other.path, "--out", folder, "--overwrite")
+    found = Card(folder).fields
+    assert found["result_digest"] == other.account["result_digest"]
+    assert (found["name"], found["license"], found["contact"]) == ("card", None, None)
+    (folder / "card.json").write_text("{")
+    assert "holds a damaged card, and" in commands.refused("card", run.path, "--out", folder)
+
+
+def test_a_card_that_is_made_again_states_what_it_did(run: Run, tmp_path: Path) -> None:
+    """Name, licence, contact, url and classes stay, one by one, unless others are given; "" states nothing."""
+    names, folder = tmp_path / "animals.txt", tmp_path / "folder"
+    names.write_text("dog\ncat\n")
+    stated = (
+        "--name",
+        "A toy",
+        "--license",
+        "cc-by-4.0",
+        "--contact",
+        "me@example.org",
+        "--url",
+        "https://x.example",
+    )
+    commands.done("card", run.path, "--out", folder, *stated, "--classes", names)
+    first = (folder / "card.json").read_bytes()
+    commands.done("card", run.path, "--out", folder)
+    assert (folder / "card.json").read_bytes() == first
+    again = make_card_of(run, out=folder, license="mit", contact="").fields
+    assert (again["name"], again["license"], again["contact"], again["url"]) == (
+        "A toy",
+        "mit",
+        None,
+        "https://x.example",
+    )
+    assert [one["name"] for one in again["classes"]] == ["animals"]
 
 
 @pytest.mark.parametrize(

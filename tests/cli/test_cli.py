@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from metaclip import Run, __version__, cli
+from metaclip.cli import options
 from metaclip.curate import explain
 from tests import commands
 from tests.processes import environment
@@ -72,7 +73,7 @@ VERBS = {
     "card": {"--help", "-h"},
     "card make": {
         "RUN", "--blocked-words", "--classes", "--contact", "--help", "--license", "--look-ups", "--name", "--out",
-        "--url", "--workers", "-h",
+        "--overwrite", "--url", "--workers", "-h",
     },
     "card verify": {"FOLDER", "--blocked-words", "--help", "--run", "--workers", "-h"},
     "card diff": {"FIRST", "SECOND", "--help", "-h"},
@@ -153,6 +154,29 @@ def test_help_of_a_verb(verb: str) -> None:
     for example in examples:
         flags = re.findall(r"(?<= )--[\w-]+", example)
         assert set(flags) <= known, example
+
+
+@pytest.mark.parametrize(
+    ("share", "read"), [("6%", 0.06), ("0.06", 0.06), ("0.1%", 0.001), ("12.5 %", 0.125)]
+)
+def test_a_share_in_per_cent(share: str, read: float) -> None:
+    """A tail share of 6% is 0.06, exactly."""
+    assert options.Share().convert(share, None, None) == read
+
+
+@pytest.mark.parametrize(
+    ("share", "says"),
+    [
+        ("six", "'six' is not a share such as 0.06 or 6%"),
+        ("1e999999999%", "is not a share"),
+        ("6", "tail_share is 6, must be at least 0 and below 1; 6% is 0.06"),
+        ("nan", "tail_share is nan, must be"),
+    ],
+)
+def test_what_is_no_share(share: str, says: str, tmp_path: Path) -> None:
+    """A share that means nothing is refused."""
+    given = ("--metadata", LIST, "--tail-share", share, "--out", tmp_path / "run")
+    assert says in commands.refused("curate", POOL, *given)
 
 
 def test_every_flag_says_what_it_does() -> None:

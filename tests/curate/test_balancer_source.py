@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from metaclip import Balancer, Matcher, MetaclipError, Metadata, Run, curate
+from metaclip import Balancer, Matcher, MetaclipError, Metadata, Run, balance, curate, match
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden"
@@ -105,3 +105,16 @@ def test_objects_that_hold_no_counts(source: Any, message: str) -> None:
     """An argument of a wrong type is a TypeError, which says what counts are made with."""
     with pytest.raises(TypeError, match=message):
         Balancer(source)
+
+
+def test_a_run_that_is_only_matched(tmp_path: Path) -> None:
+    """A Balancer without t says which t it uses; with one, and of a balanced run, it says nothing (warnings are errors)."""
+    run = match(POOL, LIST, out=tmp_path / "matched")
+    said = r"matched is matched but not balanced: t = 2 is used, .* tail share of 0\.06; give another `t=\.\.\.`"
+    for source in (run, run.path, str(run.path)):
+        with pytest.warns(UserWarning, match=said) as found:
+            assert Balancer(source).t == 2
+        assert found[0].filename == __file__
+    assert Balancer(run, t=20).t == 20
+    assert Balancer(run.counts, metadata=run.metadata).t == 2
+    assert Balancer(balance(run, t=20)).t == 20

@@ -9,6 +9,7 @@ import pytest
 from curation import naive
 from metaclip.matching.matcher import Matcher
 from metaclip.matching.text_rule import PAPER
+from metaclip.metadata import Metadata, shipped_list
 from tests import oracle
 from tests.backends import BACKENDS
 from tests.cases.matching import CASES, Case
@@ -20,6 +21,13 @@ def test_cases_have_different_names() -> None:
     """The name of a case identifies it."""
     names = collections.Counter(case.name for case in CASES)
     assert [name for name, n in names.items() if n > 1] == []
+
+
+def test_the_default_list() -> None:
+    """Without a list, a Matcher has the shipped one, as `Metadata.read()` does."""
+    matcher = Matcher()
+    assert matcher.metadata.digest == Metadata.read().digest == Metadata.read(shipped_list()).digest
+    assert matcher.metadata[matcher.find("zebra")[0]] == "zebra"
 
 
 @every_case
