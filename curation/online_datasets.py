@@ -8,10 +8,14 @@ called: filter it again after `set_epoch`; its cache knows the epochs apart.
 """
 
 import argparse
+import sys
 
-import datasets
+try:
+    import datasets
+except ImportError as error:
+    sys.exit(f"{error}; this example needs Hugging Face datasets and Pillow: pip install datasets pillow")
 
-from metaclip import Balancer
+from metaclip import Balancer, MetaclipError
 from metaclip.pool.files import find_files
 
 LOADERS = {"parquet": "parquet", "jsonl": "json", "csv": "csv", "tsv": "csv", "tar": "webdataset"}
@@ -56,4 +60,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except MetaclipError as error:  # one line, with the next step
+        sys.exit(str(error))

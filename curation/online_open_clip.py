@@ -10,8 +10,9 @@ the run kept, or a part of it. Validation data are not balanced.
 """
 
 import argparse
+import sys
 
-from metaclip import Balancer
+from metaclip import Balancer, MetaclipError
 from metaclip.training.models import import_torchvision
 
 
@@ -41,13 +42,20 @@ def main():
     parser.add_argument("--run", required=True, help="a balanced run, or a card")
     parser.add_argument("open_clip", nargs="*", help="open_clip's own arguments, after --")
     arguments = parser.parse_args()
-    import_torchvision()  # a torch without CUDA needs it first
-    from open_clip_train import data
-    from open_clip_train.main import main as train
-
+    try:
+        import_torchvision()  # a torch without CUDA needs it first
+        from open_clip_train import data
+        from open_clip_train.main import main as train
+    except ImportError as error:
+        sys.exit(
+            f"{error}; this example needs open_clip's trainer: pip install 'open_clip_torch[training]'"
+        )
     install(data, Balancer(arguments.run))
     train(arguments.open_clip)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except MetaclipError as error:  # one line, with the next step
+        sys.exit(str(error))

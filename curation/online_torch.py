@@ -8,10 +8,15 @@ only the number of the epoch is shared, so that workers can live on from epoch t
 """
 
 import argparse
+import sys
 
-import torch.utils.data
+try:
+    import torch.utils.data
+except ImportError as error:
+    sys.exit(f"{error}; this example needs torch: pip install torch")
 
-from metaclip import Balancer
+from metaclip import Balancer, MetaclipError
+from metaclip.pool.files import find_files
 
 
 class KeptPairs(torch.utils.data.IterableDataset):
@@ -46,6 +51,7 @@ def main():
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=2)
     arguments = parser.parse_args()
+    find_files(arguments.pool)  # complains here, and not in each worker
     balancer = Balancer(arguments.run)
     loader = load(arguments.pool, balancer, arguments.workers)
     for epoch in range(arguments.epochs):
@@ -54,4 +60,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except MetaclipError as error:  # one line, with the next step
+        sys.exit(str(error))

@@ -9,10 +9,16 @@ reading ahead, and takes 4% of the time of decoding an image instead of 0.2%.
 """
 
 import argparse
+import sys
 
-import webdataset as wds
+try:
+    import webdataset as wds
+except ImportError as error:
+    sys.exit(
+        f"{error}; this example needs webdataset, torch and Pillow: pip install webdataset torch pillow"
+    )
 
-from metaclip import Balancer
+from metaclip import Balancer, MetaclipError
 from metaclip.pool.files import find_files
 
 
@@ -42,4 +48,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except MetaclipError as error:  # one line, with the next step
+        sys.exit(str(error))

@@ -36,6 +36,7 @@ from metaclip.curate import schema
 from metaclip.curate.run import Run, RunLike, local_run, open_run
 from metaclip.curate.settings import REMOVED
 from metaclip.curate.tables import ENTRIES, read_table
+from metaclip.engine import Progress
 from metaclip.errors import MetaclipError
 from metaclip.metadata import Metadata, MetadataLike, as_metadata
 from metaclip.notebook import entries_tables
@@ -208,8 +209,10 @@ def make_card(
     """
     run, options, folder = open_run(run), options or RunOptions(), Folder(out)
     with local_run(run) as near:
-        check_unedited(near)
-        import_altair()  # before anything is written
+        with Progress("check", 1, options.progress, unit="runs") as progress:
+            check_unedited(near)
+            import_altair()  # before anything is written
+            progress.advance(1, 0)
         names = {path.name for path in folder.path.iterdir()} if folder.path.is_dir() else set()
         if strange := sorted(name for name in names - set(CARD_FILES) if not name.startswith(".")):
             raise MetaclipError(

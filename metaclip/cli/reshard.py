@@ -90,10 +90,11 @@ def command(
         if record["without_uid"]:
             without_uid = NO_UID.format(f"{record['without_uid']} samples")
             click.echo(f"metaclip: {without_uid}", err=True)
-    shown = " ".join(tars)
-    click.echo(
-        f"\nnext      tars in {made.path}; to balance what arrived: metaclip curate {shown} --out run_arrived/"
-    )
+    if record["missing"]:
+        then = f"to balance what arrived: metaclip curate {' '.join(tars)} --out run_arrived/"
+    else:
+        then = f"to train on them: metaclip train RECIPE --tars {made.path} --out model/"
+    click.echo(f"\nnext      tars in {made.path}; {then}")
     if record["lost"]:
         click.echo(f"metaclip: went on without {len(record['lost'])} tars that cannot be read", err=True)
         sys.exit(LOST)

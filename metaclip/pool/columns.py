@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -26,6 +27,8 @@ Longer ones are malformed.
 """
 
 MAX_COLUMNS: Final = 10_000
+_VALUE: Final = re.compile(r"https?://|(\S+\s+){4}\S|[\d.]+$")
+"""What a column is not called, but a row without names before it may hold: an address, five words, a number."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,9 +76,11 @@ def find_columns(
             if given is None and role != "text":
                 return None
             wanted = " or ".join(map(repr, candidates)) if given is None else repr(given)
+            how = f"name it with `MatchSettings({role}_column=...)`"
+            if any(map(_VALUE.match, names)):
+                how = "these look like values: put a first row with names into the file, such as text,url"
             raise BrokenInput(
-                f"{where} has no {role} column: looked for {wanted}, found {', '.join(map(repr, names)) or 'none'}; "
-                f"name it with `MatchSettings({role}_column=...)`"
+                f"{where} has no {role} column: looked for {wanted}, found {', '.join(map(repr, names)) or 'none'}; {how}"
             )
         kind = schema.field(found[0]).type
         if not (_is_text(kind) or (role == "uid" and _is_number(kind))):
@@ -153,6 +158,8 @@ def _is_number(kind: pa.DataType) -> bool:
 
 BOM: Final = "\ufeff".encode()
 """The byte order mark that some programs write at the start of a UTF-8 file."""
+
+IS_UTF16: Final = "it is UTF-16; convert it to UTF-8: iconv -f UTF-16 -t UTF-8 FILE"
 
 DropRow = Callable[[str, str], None]
 """Called with a reason and a place for each row that is dropped."""

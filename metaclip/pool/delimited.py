@@ -25,7 +25,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from metaclip.pool.columns import BOM, MAX_ROW, DropRow
+from metaclip.pool.columns import BOM, IS_UTF16, MAX_ROW, DropRow
 
 _BLOCK: Final = 1 << 20
 _UNCLOSED: Final = "a quote that is never closed"
@@ -66,6 +66,8 @@ class DelimitedReader:
             pass
         if not head.strip():
             raise ValueError("it is empty, without a row of column names")
+        if head[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in head[:2]:
+            raise ValueError(IS_UTF16)
         self._rest = head
         lines = self._take_lines()
         try:

@@ -143,8 +143,9 @@ def _find(given: str) -> tuple[str, list[PoolFile]]:
         ) from None
     if not files:
         kinds = ", ".join(FORMATS)
+        array = "; make .jsonl of a JSON array by jq -c '.[]'" if ".json" in given.lower() else ""
         raise MetaclipError(
-            f"there is no pool in {given}: no file that ends in {kinds} (maybe with {', '.join(CODECS)})"
+            f"there is no pool in {given}: no file that ends in {kinds} (maybe with {', '.join(CODECS)}){array}"
         )
     return root, files
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.json
 
 from metaclip.errors import one_line
-from metaclip.pool.columns import BOM, MAX_COLUMNS, MAX_ROW, DropRow, is_utf8
+from metaclip.pool.columns import BOM, IS_UTF16, MAX_COLUMNS, MAX_ROW, DropRow, is_utf8
 from metaclip.pool.files import PoolFile, open_decompressed
 
 _BLOCK: Final = 1 << 24
@@ -60,7 +60,7 @@ def read_schema(file: PoolFile) -> pa.Schema:
     first = next(blocks, (0, b""))
     head = first[1][: 1 << 16]
     if head[:2] in (b"\xff\xfe", b"\xfe\xff") or b"{\0" in head[:64] or b"\0{" in head[:64]:
-        raise ValueError("it is UTF-16; convert it to UTF-8, for example by iconv")
+        raise ValueError(IS_UTF16)
     if re.match(rb"\s*\[\s*(\{|\]|\Z)", head):
         raise ValueError("it is a JSON array, not lines of objects; jq -c '.[]' makes lines of it")
     schema = infer_schema((block for _, block in itertools.chain([first], blocks)), rows=1)

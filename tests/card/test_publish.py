@@ -117,7 +117,7 @@ def test_its_progress(run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str
         re.findall(r"([a-z-]+(?: \([a-z]+\))?): +100%[^|]*\|[^|]*\| ([0-9.]+)/", capfd.readouterr().err)
     )
     assert {name: float(n) for name, n in last.items()} == {
-        "read": 2, "draw": 6, "neighbours": 1, "look-ups (uid)": 1, "look-ups (url)": 1, "page": len(run.metadata),
+        "check": 1, "read": 2, "draw": 6, "neighbours": 1, "look-ups (uid)": 1, "look-ups (url)": 1, "page": len(run.metadata),
     }  # fmt: skip
 
 

@@ -683,6 +683,43 @@ def test_what_is_no_jsonl(data: bytes, says: str, tmp_path: Path) -> None:
     assert f"a.jsonl cannot be read as jsonl ({says}" in said
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_a_table_in_utf_16(encoding: str, name: str, tmp_path: Path) -> None:
+    """What a spreadsheet exports as Unicode text is named, with the command that converts it."""
+    (tmp_path / name).write_bytes("text,url\na dog,u\n".encode(encoding))
+    said = commands.refused("curate", tmp_path / name, "--metadata", TOY, "--out", tmp_path / "run")
+    assert (
+        f"{name} cannot be read as {name[2:]} (it is UTF-16; convert it to UTF-8: iconv -f UTF-16 -t UTF-8"
+        in said
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "is_data"),
+    [
+        ("https://x.example/dog.jpg,a dog", True),
+        ("a photo of a dog,dog", True),
+        ("1,a dog,0.31", True),
+        ("title,image path", False),
+        ("image_url,What is shown", False),
+    ],
+)
+def test_a_table_without_names(row: str, is_data: bool, tmp_path: Path) -> None:
+    """A first row that holds values is told from one whose names are others."""
+    (tmp_path / "a.csv").write_text(f"{row}\nhttps://x.example/cat.jpg,a cat\n")
+    said = commands.refused("curate", tmp_path / "a.csv", "--metadata", TOY, "--out", tmp_path / "run")
+    assert said.endswith("put a first row with names into the file, such as text,url") == is_data
+    assert said.endswith("name it with --text-column") != is_data
+
+
+def test_an_array_of_json(tmp_path: Path) -> None:
+    """A .json file is no pool; the message says how it becomes one."""
+    (tmp_path / "a.json").write_text('[{"text": "a dog"}]')
+    said = commands.refused("curate", tmp_path / "a.json", "--metadata", TOY, "--out", tmp_path / "run")
+    assert said.endswith("; make .jsonl of a JSON array by jq -c '.[]'")
+
+
 def test_messages_cannot_steer_a_terminal() -> None:
     """What a message quotes from a file is shown with escapes, whatever raises it, and notes too."""
     pq.write_table(pa.table({"\x1b[2Jtitle\u202e": ["a dog"]}), "pool.parquet")

@@ -50,6 +50,19 @@ def test_what_it_prints(tmp_path: Path) -> None:
     ]
 
 
+def test_what_comes_next(tmp_path: Path) -> None:
+    """Nobody is sent back to balance a subset of which nothing is missing."""
+    write_shards(tmp_path / "tars", [6])
+    subset = write_uids(tmp_path / "s.npy", [uid(n) for n in (1, 3)])
+    code, out, _ = call(
+        tmp_path / "tars", "--subset", subset, "--out", tmp_path / "out", "--workers", "1"
+    )
+    assert code == 0
+    assert out.endswith(
+        f"next      tars in {tmp_path / 'out'}; to train on them: metaclip train RECIPE --tars {tmp_path / 'out'} --out model/\n"
+    )
+
+
 def test_lost_tars(tmp_path: Path) -> None:
     """A tar that cannot be read is exit code 3, with and without leave; only with it is anything written."""
     paths = write_shards(tmp_path / "tars", [3, 3])

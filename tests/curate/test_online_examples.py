@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import base64
 import importlib
+import importlib.util
 import itertools
 import json
 import os
@@ -365,3 +366,39 @@ def test_what_open_clip_reads(
     if with_txt:
         whole = open_clip_data.get_wds_dataset(arguments, lambda image: 0, False, tokenizer=tokenizer)
         assert sorted(numbers(whole.dataloader)) == list(range(len(pairs)))
+
+
+@pytest.mark.parametrize("name", ["torch", "webdataset", "datasets", "open_clip"])
+def test_a_missing_run_or_package_is_one_line(name: str, tmp_path: Path) -> None:
+    """An example ends with one line that says what to do: without its run, and without its package."""
+    pool = [] if name == "open_clip" else [str(SHAPES)]
+    script = [
+        sys.executable,
+        str(ROOT / "curation" / f"online_{name}.py"),
+        *pool,
+        "--run",
+        str(tmp_path / "none"),
+    ]
+    package = {"open_clip": "open_clip_train"}.get(name, name)
+    (tmp_path / f"{package}.py").write_text(f"raise ImportError(\"No module named '{package}'\")")
+    there = importlib.util.find_spec(package) is not None
+    for folders, says in (
+        ([ROOT, tmp_path], f"No module named '{package}'; this example needs "),
+        *(
+            [([ROOT], f"{tmp_path / 'none'} does not exist; balancing in a loader needs a run's folder")]
+            if there
+            else []
+        ),
+    ):
+        paths = os.pathsep.join(map(str, reversed(folders)))
+        done = subprocess.run(
+            script,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env=environment(PYTHONPATH=paths),
+            check=False,
+        )
+        assert done.returncode == 1
+        assert done.stderr.splitlines()[-1].startswith(says), done.stderr[-2000:]
+        assert "Traceback" not in done.stderr

@@ -488,7 +488,7 @@ def test_tsv_without_quoting_loses_nothing(
         ("p.csv.gz", b"", "it is empty"),
         ("p.jsonl", b"", "it is empty"),
         ("p.jsonl", b"not json\n", "it is empty"),
-        ("p.csv", b"\xff\xfeu\x00,\x00", "'utf-8' codec can't decode"),
+        ("p.csv", b"\xff\xfeu\x00,\x00", "it is UTF-16"),
         ("p.csv", b"text\xe9,url\na,b\n", "'utf-8' codec can't decode"),
         ("p.csv", b'"text,url\na,b\n', "the row of column names has a quote that is never closed"),
         ("p.csv.gz", b"text\na\n", "zlib inflate failed"),
