@@ -5,7 +5,7 @@
 #   bash curation/common_crawl.sh CC-MAIN-2024-10 pool/ --sample 100
 #
 # The list of the crawl's files is fetched once and stored beside the pool. For speed, run it on AWS in us-east-1, with
-# --prefix s3://commoncrawl/ (pip install '.[crawl,s3]'). If it is interrupted, the same command continues.
+# --prefix s3://commoncrawl/ (pip install -e '.[crawl,s3]'). If it is interrupted, the same command continues.
 # METACLIP is another command to run instead of metaclip, CRAWL_SERVER another server.
 set -euo pipefail
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # DataComp's filtering track, scale small, with balanced sets beside its baselines: the study that nobody has published.
 #
-#   pip install '.[train,crawl]' img2dataset huggingface_hub
+#   pip install -e '.[train,crawl]' img2dataset huggingface_hub
 #   bash curation/datacomp_small.sh FOLDER
 #
 # Run it from a checkout. It fetches the pool of 12.8 M pairs and the evaluation sets, matches once, balances at a sweep of t,

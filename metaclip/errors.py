@@ -138,7 +138,7 @@ def import_extra(module: str, extra: str, user: str) -> Any:
 
 def install_hint(extra: str) -> str:
     """Return the sentence that says how to install an extra; metaclip is installed from its repository."""
-    return f"install it in metaclip's repository: pip install '.[{extra}]'"
+    return f"install it in metaclip's repository: pip install -e '.[{extra}]'"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -78,7 +78,7 @@ def test_a_missing_extra_leaves_nothing(
     """Before the extra is named that must be installed, nothing is written."""
     monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
     before = set(place.rglob("*"))
-    assert "pip install '.[" in commands.refused(*command, "--out", "a/out")
+    assert "pip install -e '.[" in commands.refused(*command, "--out", "a/out")
     assert set(place.rglob("*")) == before
 
 

@@ -288,5 +288,5 @@ def test_without_the_package(words: Path, tmp_path: Path) -> None:
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
     assert done.returncode == 2
-    assert "pip install '.[hub]'" in done.stderr
+    assert "pip install -e '.[hub]'" in done.stderr
     assert done.stderr.count("\n") == 1

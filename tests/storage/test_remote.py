@@ -307,7 +307,7 @@ def test_without_the_extra_the_command_that_installs_it_is_named(tmp_path: Path)
         command = [sys.executable, "-c", code, "match", *paths, "--metadata", tmp_path / "list.txt"]
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=100)
         assert done.returncode == 2, done.stderr
-        assert "pip install '.[s3]'" in done.stderr
+        assert "pip install -e '.[s3]'" in done.stderr
         assert done.stderr.count("\n") == 1
     code = "import sys; sys.modules['fsspec'] = sys.modules['s3fs'] = None; from metaclip.cli import main; main(sys.argv[1:])"
     command = [
