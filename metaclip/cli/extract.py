@@ -122,7 +122,12 @@ def _show(path: Path, funnel: Mapping[str, int]) -> None:
             click.echo(f"  -       {funnel[reason]:>14,}   {reason}: {meaning}")
     click.echo(f"pairs     {funnel['pairs']:>14,}   {100 * funnel['pairs'] / seen:.1f}% of images")
     if not funnel["pairs"]:
-        click.echo("\nno pair is left, so there is nothing to curate; the reasons above say why")
+        why = (
+            "the reasons above say why"
+            if funnel["images_seen"]
+            else "the files hold no page with an image"
+        )
+        click.echo(f"\nno pair is left, so there is nothing to curate; {why}")
         return
     pool = shlex.quote(str(path))
     images = shlex.quote(str(path).rstrip("/") + "-images")

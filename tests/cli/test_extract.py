@@ -165,7 +165,10 @@ def test_a_file_without_pairs(tmp_path: Path) -> None:
     (tmp_path / "a.warc.wat").write_bytes(wat("https://e.org/", [image("/1.jpg", "")]))
     done = run(tmp_path / "a.warc.wat", "--out", tmp_path / "pool")
     assert "no_text" in done.out
-    assert "nothing to curate" in done.out
+    assert done.out.endswith("nothing to curate; the reasons above say why\n")
+    (tmp_path / "none.warc.wat.gz").write_bytes(packed([wat("https://example.org/page", [])]))
+    done = run(tmp_path / "none.warc.wat.gz", "--out", tmp_path / "none")
+    assert done.out.endswith("nothing to curate; the files hold no page with an image\n")
     assert "next" not in done.out
     assert rows(tmp_path / "pool") == []
 
