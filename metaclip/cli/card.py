@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import click
 
-from metaclip.errors import FAILED
+from metaclip.errors import FAILED, with_flags
 
 
 class _Card(click.Group):
@@ -136,7 +136,7 @@ def verify(folder: str, run: str | None, blocked_words: str | None, workers: int
     else:
         found = verify(folder, run, blocked=_words(blocked_words), options=RunOptions(workers=workers))
     for line in found:
-        click.echo(line, err=True)
+        click.echo(with_flags(line), err=True)
     if found:
         click.echo(
             f"metaclip: {len(found)} things in {folder} do not follow from {run or 'its digests'}; make the card again",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from metaclip.errors import MetaclipError
+from metaclip.errors import MetaclipError, with_flags
 
 if TYPE_CHECKING:
     from metaclip.training.evaluation.suites import SuiteTask
@@ -163,4 +163,4 @@ def _show_in_suite(suite: Mapping[str, SuiteTask], result: Mapping[str, Any], be
         click.echo(f"missing: {len(result['missing'])} of {len(suite)}")
     for why in dict.fromkeys(result["missing"].values()):
         own = ", ".join(suite[key].name for key, reason in result["missing"].items() if reason == why)
-        click.echo(f"  {own}: {why}")
+        click.echo(f"  {own}: {with_flags(why)}")

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from metaclip.cli import options
-from metaclip.errors import LostInputs
+from metaclip.errors import LostInputs, with_flags
 
 
 @click.command(
@@ -155,4 +155,4 @@ def _hash_sets(sets: tuple[str, ...], out: str, split: str, workers: int | None)
     images, broken = hash_sets(sets, out, split, workers or default_workers())
     click.echo(f"hashes    {images:>14,}   {out}; give it as --against")
     for line in broken:
-        click.echo(f"metaclip: left out: {line}", err=True)
+        click.echo(f"metaclip: left out: {with_flags(line)}", err=True)

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from metaclip.cli import options
+from metaclip.errors import with_flags
 
 
 @click.command(
@@ -95,7 +96,7 @@ def command(recipe: str, out: str, **flags: Any) -> None:
             out,
             options=run_options,
             report=_show,
-            say=lambda line: click.echo(f"metaclip: {line}", err=True),
+            say=lambda line: click.echo(f"metaclip: {with_flags(line)}", err=True),
         )
     if os.environ.get("RANK", "0") == "0":
         click.echo(f"\nmodel     {run.path / 'model.pth'}; next: metaclip evaluate {run.path}")
