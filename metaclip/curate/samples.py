@@ -165,7 +165,7 @@ class PairFinder:
                 self._warn_once(NO_UID, key=f"of {where}")
             return columns
         hint = " when the pool is matched, or give the columns to Balancer.keep"
-        raise MetaclipError(errors[0] + (hint if errors[0].endswith("-column") else "")) from None
+        raise MetaclipError(errors[0] + (hint if errors[0].endswith("_column=...)`") else "")) from None
 
     def _as_table(self, table: ArrowTable | Mapping[str, Any]) -> pa.Table:
         if not isinstance(table, Mapping):

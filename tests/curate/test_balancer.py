@@ -581,7 +581,10 @@ def test_tables(run: Run, pairs: list[dict[str, str]]) -> None:
 def test_tables_that_are_refused(run: Run) -> None:
     """Without a text column, with several, and what is no table: the names that were found, and what to do."""
     balancer = Balancer(run)
-    says = "found 'title', 'n'; name it with --text-column when the pool is matched, or give the columns to Balancer.keep"
+    says = (
+        r"found 'title', 'n'; name it with `MatchSettings\(text_column=\.\.\.\)` when the pool is matched, "
+        r"or give the columns to Balancer\.keep$"
+    )
     with pytest.raises(MetaclipError, match=says):
         balancer.keep_table({"title": ["a dog"], "n": [1]})
     with pytest.raises(MetaclipError, match="'text', 'alt' can all be the text column"):

@@ -452,10 +452,10 @@ def test_tasks_by_command(folder: Path, tmp_path: Path) -> None:
     ("arguments", "says"),
     [
         (["ViT-B-33"], "open_clip knows no model 'ViT-B-33'"),
-        (["runs/no"], "there is no run runs/no; give the --out of metaclip train"),
+        (["runs/no"], "there is no run runs/no; give the folder that metaclip train wrote"),
         (
             ["ViT-B-32-quickgelu"],
-            "ViT-B-32-quickgelu has no weights yet; give --pretrained a file or a tag: ",
+            "ViT-B-32-quickgelu has no weights yet; name a file or a tag of them with --pretrained: ",
         ),
         (["ViT-B-32-quickgelu", "--pretrained", "no.pt"], "ViT-B-32-quickgelu with the weights no.pt: "),
         (
