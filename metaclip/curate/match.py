@@ -319,7 +319,7 @@ class _MatchStage:
             if self.subset is not None and not funnel.get("no_match"):
                 raise MetaclipError(
                     f"none of the {funnel['rows']} rows is in the subset {self.subset.path} and has a text; check that it "
-                    "was made from this pool, and --uid-column"
+                    "was made from this pool, and `MatchSettings(uid_column=...)`"
                 )
             raise MetaclipError(
                 f"none of the {funnel['rows']} rows matches any of the {len(entries)} entries; "

@@ -169,7 +169,9 @@ def hash_sets(
 ) -> tuple[int, list[str]]:
     """Write the hashes of evaluation sets to a .parquet; return their number, and the images that cannot be read."""
     if as_path(out).suffix != ".parquet":
-        raise MetaclipError(f"{out} must have a name that ends in .parquet, by which --against knows it")
+        raise MetaclipError(
+            f"{out} must have a name that ends in .parquet, by which `InspectSettings(against=...)` knows it"
+        )
     sources = [open_source(path, split) for path in sets]
     with hash_progress(sources) as progress:
         table, broken = hash_sources(sources, threads, progress)

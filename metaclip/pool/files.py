@@ -288,7 +288,7 @@ def _refuse_run(names: Container[str], given: str) -> None:
     if all(name in names for name in ("manifest.json", "images", "outcome")):
         raise MetaclipError(
             f"{given} holds what metaclip inspect found, not a pool; give the tars that it looked at, or the list that "
-            f"they were downloaded from, with --subset {given.rstrip('/')}/subset.npy"
+            f"they were downloaded from, with `MatchSettings(subset={given.rstrip('/') + '/subset.npy'!r})`"
         )
     if "manifest.json" in names and ("matched" in names or "curated" in names):
         curated = "curated" in names

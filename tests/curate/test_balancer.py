@@ -266,7 +266,8 @@ def test_batches_must_agree(run: Run) -> None:
 def test_a_matched_run_has_no_t(tmp_path: Path) -> None:
     """A run that is only matched gets a t for a tail share of 0.06, as the command line does."""
     matched = match(POOL, LIST, out=tmp_path / "run")
-    balancer = Balancer(tmp_path / "run")
+    with pytest.warns(UserWarning, match=r"run is matched but not balanced: t = "):
+        balancer = Balancer(tmp_path / "run")
     assert balancer.t == balance(matched).t
     assert balancer.seed == 0
 

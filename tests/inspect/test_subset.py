@@ -170,7 +170,7 @@ def test_a_folder_of_inspect_is_no_pool(tars: Path, seen: Path, tmp_path: Path) 
     """A folder of inspect in the place of a pool or a subset is refused with the command that was meant."""
     for verb in (["curate"], ["reshard", "--subset", seen / "subset.npy"]):
         line = commands.refused(*verb, seen, "--out", tmp_path / "x")
-        assert f"--subset {seen}/subset.npy" in line
+        assert f"--subset {str(seen / 'subset.npy')!r}" in line
     line = commands.refused("reshard", tars, "--subset", seen, "--out", tmp_path / "x")
     assert f"give {seen}/subset.npy" in line
 
