@@ -104,9 +104,10 @@ def _without_none(value: Any) -> Any:
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return settings(hint, value, where)
     kinds: tuple[Any, ...] = typing.get_args(hint) or (hint,)
+    table = kinds[0] if kinds[1:] in ((), (type(None),)) else None  # or None, where there need be none
+    if dataclasses.is_dataclass(table) and isinstance(table, type):
+        return settings(table, value, where)
     several = typing.get_origin(hint) is tuple
     if several and dataclasses.is_dataclass(kinds[0]) and isinstance(kinds[0], type):
         if not isinstance(value, list):

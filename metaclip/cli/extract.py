@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ Examples:
   metaclip extract crawl/*.warc.wat.gz --out pool/
   metaclip extract https://data.commoncrawl.org/crawl-data/CC-MAIN-2024-10/wat.paths.gz --sample 100 --out pool/
   metaclip extract pages.warc.gz --captions --srcset --lang en --out pool/
+  metaclip extract crawl/*.warc.wat.gz --matched list.txt --out pool/      (only pairs that match an entry)
 Then metaclip curate pool/ --out run/. No image is fetched: the command for img2dataset is printed.""",
 )
 @click.argument("crawl", nargs=-1, required=True)
@@ -88,6 +89,12 @@ Then metaclip curate pool/ --out run/. No image is fetched: the command for img2
     "--dedupe", type=click.Choice(["uid", "url", "none"]), default=None,
     help="Keep only the first of pairs that have this in common.  [default: uid]",
 )  # fmt: skip
+@click.option(
+    "--matched",
+    metavar="LIST",
+    help="Write only pairs that match an entry of this query list, and count the others.",
+)
+@options.rule_options
 @options.run_option_flags
 @options.part_option("Extract", "files")
 @options.memory_option
@@ -98,19 +105,23 @@ def command(crawl: tuple[str, ...], out: str, recipe: str | None, **flags: Any) 
     from metaclip.stage.runner import lost_message
 
     table = options.read_recipe(recipe)["extract"]
-    settings = options.override(ExtractSettings, table, flags, alternatives=("first", "sample"))
+    given = {**flags, "rule": {**(table.get("rule") or {}), **options.rule(flags)} or None}
+    settings = options.override(ExtractSettings, table, given, alternatives=("first", "sample"))
     with options.run_options(flags) as run_options:
         made = extract_part(crawl, out, settings, run_options, flags["memory"])
     if made is None:
         options.show_part_done(flags["part"], "makes the pool")
         return
-    _show(made.path, made.funnel)
+    curate = []
+    if settings.matched is not None:
+        curate = ["--metadata", settings.matched, *options.rule_arguments(settings.text_rule)]
+    _show(made.path, made.funnel, curate)
     if lost := made.record["lost"]:
         raise LostInputs(lost_message(lost, made.record["wanted"]))
 
 
-def _show(path: Path, funnel: Mapping[str, int]) -> None:
-    """Print what became of the images, and the commands that use the pool."""
+def _show(path: Path, funnel: Mapping[str, int], curate: Sequence[str]) -> None:
+    """Print what became of the images, and the commands that use the pool; `curate` are arguments of the first one."""
     from metaclip.extract.filters import REASONS
 
     seen = max(1, funnel["images_seen"])
@@ -131,7 +142,7 @@ def _show(path: Path, funnel: Mapping[str, int]) -> None:
         return
     pool = shlex.quote(str(path))
     images = shlex.quote(str(path).rstrip("/") + "-images")
-    click.echo(f"\nnext      metaclip curate {pool} --out run/")
+    click.echo(f"\nnext      {' '.join(['metaclip curate', pool, *map(shlex.quote, curate)])} --out run/")
     click.echo(
         f"images    img2dataset --url_list {pool} --input_format parquet --url_col url --caption_col text "
         f"--save_additional_columns '[\"uid\"]' --output_format webdataset --output_folder {images}"

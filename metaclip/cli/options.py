@@ -225,7 +225,7 @@ def read_recipe(path: str | None) -> dict[str, dict[str, Any]]:
         return made
     from metaclip import recipe
     from metaclip.curate.settings import BalanceSettings, MatchSettings
-    from metaclip.extract.settings import LIST_SETTINGS, ExtractSettings
+    from metaclip.extract.settings import PATH_SETTINGS, ExtractSettings
     from metaclip.inspect.settings import InspectSettings
 
     tables = recipe.read(path)
@@ -245,7 +245,7 @@ def read_recipe(path: str | None) -> dict[str, dict[str, Any]]:
         ("match", "metadata"),
         ("balance", "weights"),
         ("match", "subset"),
-        *(("extract", name) for name in LIST_SETTINGS),
+        *(("extract", name) for name in PATH_SETTINGS),
     ):
         if key in made[table]:
             made[table][key] = recipe.path_in(path, made[table][key])
@@ -274,6 +274,19 @@ def rule(flags: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: flags[name] for name in (*RULE_FLAGS, "unspaced_scripts") if flags.get(name) is not None
     }
+
+
+def rule_arguments(rule: Any) -> list[str]:
+    """Return the flags that give a text rule."""
+    from metaclip.matching.text_rule import PAPER
+
+    given = dataclasses.asdict(rule)
+    changed = {name: value for name, value in given.items() if value != getattr(PAPER, name)}
+    return [
+        word
+        for name, value in changed.items()
+        for word in (f"--{name.replace('_', '-')}", *([] if value is True else [value]))
+    ]
 
 
 def match_settings(flags: Mapping[str, Any], table: Mapping[str, Any]) -> Any:

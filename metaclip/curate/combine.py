@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from metaclip.curate.inputs import digest_name
+from metaclip.curate.inputs import digest_name, rule_differences
 from metaclip.curate.match import lost_inputs_message, match_again, merge_uids
 from metaclip.curate.run import Run
 from metaclip.curate.settings import BALANCE, MATCH, REMOVED, MatchSettings
@@ -114,11 +114,7 @@ def check_combinable(runs: Sequence[Run], options: RunOptions) -> None:
             raise MetaclipError(
                 f"{both} were matched with different query lists; match one again with the other's `metadata=...`"
             )
-        if rules := [
-            f"{name} is {value!r} and {other.match['rule'].get(name)!r}"
-            for name, value in one.match["rule"].items()
-            if value != other.match["rule"].get(name)
-        ]:
+        if rules := rule_differences(one.match_settings.rule, other.match_settings.rule):
             raise MetaclipError(
                 f"{both} were matched by different text rules: {', '.join(rules)}; match one again"
             )
@@ -185,6 +181,7 @@ def _combine(
             for item in source.match["lost"]
         ],
         "wanted": sum(source.match["wanted"] for source in runs),
+        **({"extracted": extracted} if (extracted := _extractions(runs)) else {}),
         "shards": [
             {**item, "name": name, "columns": source.shard_columns[item["name"]]}
             for source, item, name in shards
@@ -239,6 +236,14 @@ def _add_image_steps(runs: Sequence[Run]) -> list[dict[str, Any]]:
         for step in order
         if step not in stated or all(stated[0] in steps for steps in lists)
     ]
+
+
+def _extractions(runs: Sequence[Run]) -> list[Any]:
+    """Return the accounts of the extractions of all pools, each once: runs over parts of one pool have the same."""
+    found: list[Any] = []
+    for source in runs:
+        found += [one for one in source.match.get("extracted", []) if one not in found]
+    return found
 
 
 def _common_settings(runs: Sequence[Run]) -> MatchSettings:

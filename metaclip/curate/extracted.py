@@ -45,10 +45,13 @@ def read_extractions(files: Iterable[PoolFile]) -> list[dict[str, Any]]:
 
 def render_extraction(extracted: Mapping[str, Any]) -> str:
     """Return a line of Markdown about an extraction."""
+    from metaclip.extract.filters import UNMATCHED
     from metaclip.extract.opt_outs import OPT_OUTS
 
     funnel = extracted["funnel"]
     seen = f"extracted from a crawl: {funnel.get('images_seen', 0):,} images, {funnel.get('pairs', 0):,} pairs"
+    if UNMATCHED in funnel:
+        seen += f" that match an entry, {funnel[UNMATCHED]:,} that match none and were not written (rows and no_match above)"
     if extracted["ignore_noai"] is None:
         return f"{seen}; opt-outs of pages (noai and the like) were not read"
     if extracted["ignore_noai"]:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping, Set
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
 from metaclip.curate.settings import DIGEST, SHARD_MATCHED, MatchSettings
 from metaclip.errors import BrokenInput, MetaclipError
+from metaclip.matching.text_rule import TextRule
 from metaclip.pool.columns import Columns, find_columns
 from metaclip.pool.files import PoolFile, open_file, stat_file, translate_read_errors
 from metaclip.pool.shards import Shard, count_rows, read_schema, schema_and_shards, without_quoting
@@ -23,6 +24,9 @@ from metaclip.stage.runner import Task
 from metaclip.stage.stage import Stage
 from metaclip.storage.files import file_digest, is_remote
 from metaclip.storage.threads import map_parallel
+
+if TYPE_CHECKING:
+    from metaclip.matching.matched_files import MatchedFile
 
 GROUP_BYTES: Final = 1 << 26
 """Bytes of input that are worth a task of their own: some tenths of a second of matching on one core."""
@@ -75,6 +79,23 @@ class Inputs:
     shards: list[Shard]
     broken: dict[int, BrokenInput]
     """The errors of files that could not be cut into shards, by index."""
+    matched: dict[int, MatchedFile] = dataclasses.field(default_factory=dict)
+    """By what the pairs of files were matched as they were extracted, by index."""
+
+    def unmatched(self, indices: Set[int]) -> int:
+        """Return how many pairs of files, given by their indices, were not written because they match no entry.
+
+        A file with another number of rows than was written is part of one, or several in one: nobody knows then.
+        """
+        rows = dict.fromkeys(self.matched, 0)
+        for shard in self.shards:
+            if shard.file_index in rows:
+                rows[shard.file_index] += shard.rows or 0
+        return sum(
+            found.unmatched
+            for index, found in self.matched.items()
+            if index in indices and found.pairs == rows[index]
+        )
 
     @functools.cached_property
     def tasks(self) -> list[Task[PoolItem]]:
@@ -162,12 +183,19 @@ def cut_pool(files: list[PoolFile], settings: MatchSettings) -> Inputs:
     if settings.quoting == "none":
         files = [without_quoting(file) for file in files]
 
+    matched: dict[int, MatchedFile] = {}
+
     def cut(index: int, limit: int | None = None) -> tuple[list[Shard], int] | BrokenInput:
         """Return a file's shards, and the number of their rows if there is a limit."""
         file = files[index]
         try:
             schema, shards = schema_and_shards(file, index, limit)
             columns = columns_of(file, settings, schema)
+            if schema.metadata:
+                from metaclip.matching.matched_files import read_matched_file
+
+                if found := read_matched_file(schema.metadata, file.path):
+                    matched[index] = found
             return shards, 0 if limit is None else count_rows(file, columns, limit)
         except BrokenInput as error:
             return error
@@ -185,7 +213,38 @@ def cut_pool(files: list[PoolFile], settings: MatchSettings) -> Inputs:
     shards = [shard for found in results if not isinstance(found, BrokenInput) for shard in found[0]]
     if broken and not shards:
         raise next(iter(broken.values()))
-    return Inputs(files, shards, broken)
+    return Inputs(files, shards, broken, matched)
+
+
+def check_matched(inputs: Inputs, settings: MatchSettings, digest: str) -> None:
+    """Raise MetaclipError if files of a pool were matched as they were extracted, and otherwise than by these settings.
+
+    `digest` is that of the query list.
+    """
+    for index, found in inputs.matched.items():
+        differences = rule_differences(found.rule, settings.rule)
+        if found.list != digest:
+            why = f"match another query list (digest {found.list[:12]}, not {digest[:12]}): name that list as --metadata"
+        elif differences:
+            why = f"match by another text rule ({', '.join(differences)}): give that rule"
+        elif settings.text_column not in (None, "text"):
+            why = f"match in the column text, not {settings.text_column}: leave --text-column out"
+        else:
+            continue
+        raise MetaclipError(
+            f"{inputs.files[index].path} was extracted with --matched and holds only pairs that {why}, or extract the crawl "
+            "again"
+        )
+
+
+def rule_differences(one: TextRule, other: TextRule) -> list[str]:
+    """Return the settings in which two text rules differ, with both values."""
+    others = dataclasses.asdict(other)
+    return [
+        f"{name} is {value!r} and {others[name]!r}"
+        for name, value in dataclasses.asdict(one).items()
+        if value != others[name]
+    ]
 
 
 def columns_of(file: PoolFile, settings: MatchSettings, schema: pa.Schema | None = None) -> Columns:

@@ -31,6 +31,7 @@ from metaclip.curate.inputs import (
     ChangedInput,
     Inputs,
     PoolItem,
+    check_matched,
     columns_of,
     cut_pool,
     digest_name,
@@ -128,6 +129,7 @@ def match_part(
         settings = dataclasses.replace(settings, subset=os.path.abspath(settings.subset))
         subset = Subset(settings.subset or "")
     inputs = cut_pool(files, settings)
+    check_matched(inputs, settings, entries.digest)
     stage = _MatchStage(Stage(folder, MATCH), entries, settings, inputs, options, subset)
     return run_in_parts(
         stage.stage, stage.inputs.tasks, options, begin=stage.begin, work=stage.match, finish=stage.finish
@@ -310,6 +312,10 @@ class _MatchStage:
         check_funnel(funnel, "rows", MATCH_REASONS, "matched")
         if not markers and lost:
             raise MetaclipError(lost[0]["error"])
+        if settings.limit is None:
+            # Of pairs that were matched as they were extracted, those that match nothing are rows of the pool, too.
+            unmatched = self.inputs.unmatched({file["index"] for file in inputs})
+            funnel = add_funnels([funnel, {"rows": unmatched, "no_match": unmatched}])
         if not funnel.get("rows"):
             stage.clear()
             paths = ", ".join(file.path for file in self.inputs.files[:3])

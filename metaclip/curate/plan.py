@@ -23,7 +23,7 @@ import numpy as np
 from metaclip.arguments import ArrowTable, check_type, check_types, is_table
 from metaclip.curate.balance import pool_shards
 from metaclip.curate.combine import check_combinable
-from metaclip.curate.inputs import cut_pool
+from metaclip.curate.inputs import check_matched, cut_pool
 from metaclip.curate.match import read_metadata
 from metaclip.curate.measure import (
     CountStep,
@@ -200,7 +200,9 @@ def _of_pool(
     """Draw `least` shards of a pool, or more until they have enough rows, and count them."""
     files = find_files(pool)
     entries, settings = read_metadata(metadata, settings)
-    shards = cut_pool(files, settings).shards
+    inputs = cut_pool(files, settings)
+    check_matched(inputs, settings, entries.digest)
+    shards = inputs.shards
     step = CountStep(settings, entries)
     _ = step.matcher  # building the automaton is not measured
     items: dict[Shard, Any] = {}

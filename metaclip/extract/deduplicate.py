@@ -11,6 +11,10 @@ Law: the first pair with its key stays, in the order (file, row), whatever the n
 
 Cost: 24 bytes per pair on disk, 8 for a repeated one; 0.26 us per pair. Memory: 80 bytes per key of a range (10 M keys: 0.8
 GB). A run has each key once, so that a pair that occurs everywhere makes no range large.
+
+Where only some pairs of a file are written, the others have keys too, so that the pair that stays does not depend on it. Their
+order is kept in positions instead of rows: 2 r + 1 for the pair in row r of the file, 2 r for pairs that are not written
+and precede it (`positions_of`, `split_positions`).
 """
 
 from __future__ import annotations
@@ -40,19 +44,22 @@ class KeyRunWriter:
     def __init__(self, folder: Path, name: str, run_keys: int = RUN_KEYS) -> None:
         """Begin at the first row; `name` is that of the file's pairs, `run_keys` the number of rows of a run."""
         self._folder, self._name, self._run_keys = folder, name, run_keys
-        self._keys: list[Uids] = []
+        self._keys: list[npt.NDArray[np.uint64]] = []
         self._held = 0
-        self._first_row = 0
+        self._next = 0
         self.runs: list[int] = []
         """The number of keys of each run."""
 
-    def add(self, keys: Uids) -> None:
-        """Add the keys of the next rows: uint64[n, 2]."""
+    def add(self, keys: Uids, positions: npt.NDArray[np.uint64] | None = None) -> None:
+        """Add the keys of the next rows: uint64[n, 2]. Their positions, uint64[n], are the numbers of the rows by default."""
+        if positions is None:
+            positions = np.arange(self._next, self._next + len(keys), dtype=np.uint64)
+        self._next += len(keys)
         while len(keys):
-            taken = keys[: self._run_keys - self._held]
-            self._keys.append(taken)
-            self._held += len(taken)
-            keys = keys[len(taken) :]
+            size = self._run_keys - self._held
+            self._keys.append(np.column_stack([keys[:size], positions[:size]]))
+            self._held += len(keys[:size])
+            keys, positions = keys[size:], positions[size:]
             if self._held == self._run_keys:
                 self.flush()
 
@@ -60,13 +67,24 @@ class KeyRunWriter:
         """Write the keys that are held as a run, if there are any; called after the last row."""
         if not self._held:
             return
-        rows = self._first_row + np.arange(self._held, dtype=np.uint64)
-        kept, repeated = split_repeated(np.column_stack([np.concatenate(self._keys), rows]))
+        kept, repeated = split_repeated(np.concatenate(self._keys))
         keys_path, rows_path = run_paths(self._folder, self._name, len(self.runs))
         write_rows(rows_path, np.sort(repeated)[:, None])
         write_rows(keys_path, kept)
         self.runs.append(len(kept))
-        self._first_row, self._keys, self._held = self._first_row + self._held, [], 0
+        self._keys, self._held = [], 0
+
+
+def positions_of(written: npt.NDArray[np.bool_], first: int) -> npt.NDArray[np.uint64]:
+    """Return the positions of pairs of which only some are `written`, to rows from the row `first`: uint64[n]."""
+    rows = first + np.cumsum(written) - written
+    return (2 * rows + written).astype(np.uint64)
+
+
+def split_positions(positions: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], int]:
+    """Split such positions, sorted: (the rows of pairs that are written, the number of the other pairs)."""
+    rows = positions[positions % 2 == 1] // 2
+    return rows, len(positions) - len(rows)
 
 
 def run_paths(folder: Path, name: str, run: int) -> tuple[Path, Path]:
@@ -128,7 +146,7 @@ def find_duplicates(folder: Path, runs: Mapping[str, int], key_range: int, range
 
 
 def duplicate_rows(folder: Path, name: str, runs: int, ranges: int) -> npt.NDArray[np.int64]:
-    """Return the rows of a file whose keys occur earlier: int64[n], sorted."""
+    """Return the rows (or positions) of a file whose keys occur earlier: int64[n], sorted."""
     run_rows = [run_paths(folder, name, run)[1] for run in range(runs)]
     pieces = [
         np.zeros(0, np.uint64),

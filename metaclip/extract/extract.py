@@ -36,13 +36,22 @@ from metaclip.extract.deduplicate import (
     positions_path,
     range_count,
     run_files,
+    split_positions,
 )
 from metaclip.extract.extract_file import RECORD_REASONS, ExtractStep
-from metaclip.extract.filters import REASONS
+from metaclip.extract.filters import OPTIONAL, REASONS, UNMATCHED
 from metaclip.extract.gzip_members import CUT_OFF
 from metaclip.extract.pool_writer import copy_without_rows
-from metaclip.extract.settings import LIST_SETTINGS, ExtractSettings, fingerprint, read_lists
+from metaclip.extract.settings import (
+    PATH_SETTINGS,
+    ExtractSettings,
+    fingerprint,
+    read_entries,
+    read_lists,
+)
 from metaclip.extract.warc_records import LOSSES
+from metaclip.matching.matched_files import MatchedFile
+from metaclip.metadata import Metadata
 from metaclip.pool.files import Paths
 from metaclip.stage.folder import ALL, Folder, versions
 from metaclip.stage.runner import Marker, RunOptions, Task, run, run_in_parts
@@ -68,7 +77,7 @@ _FileMarker: Final = marker_kind(
     runs=list[Annotated[int, msgspec.Meta(ge=0, le=RUN_KEYS)]], funnel=funnel_kind((*_SEEN, "rows"), REASONS),
 )  # fmt: skip
 _RangeMarker: Final = marker_kind(of=str, parts=Size)
-_PoolMarker: Final = marker_kind(of=str, pairs=Size)
+_PoolMarker: Final = marker_kind(of=str, pairs=Size, unmatched=(Size, 0))
 EXTRACT: Final = StageSpec(
     "extract",
     ("*.parquet",),
@@ -122,14 +131,15 @@ def extract_part(
     if others or any((folder.state / name).exists() for name in ("match", "balance")):
         raise MetaclipError(f"{folder.path} is a run folder; choose another `out=...` for the pool")
     files, lists = find_crawl_files(crawl, settings), read_lists(settings)
+    entries = read_entries(settings)
     # The recipe that is written stands in another folder than the one that names the lists.
     paths = {
-        name: path for name in LIST_SETTINGS if (path := getattr(settings, name)) and "://" not in path
+        name: path for name in PATH_SETTINGS if (path := getattr(settings, name)) and "://" not in path
     }
     settings = dataclasses.replace(
         settings, **{name: os.path.abspath(path) for name, path in paths.items()}
     )
-    job = _Extraction(Stage(folder, EXTRACT), settings, lists, files, memory, options)
+    job = _Extraction(Stage(folder, EXTRACT), settings, lists, entries, files, memory, options)
     return run_in_parts(job.stage, job.tasks, options, begin=job.begin, work=job.work, finish=job.finish)
 
 
@@ -140,6 +150,7 @@ class _Extraction:
     stage: Stage
     settings: ExtractSettings
     lists: Mapping[str, list[str]]
+    entries: Metadata | None
     files: list[CrawlFile]
     memory: int
     options: RunOptions
@@ -155,8 +166,9 @@ class _Extraction:
     def begin(self, overwrite: bool) -> dict[str, Marker]:
         """Begin or resume the stage; return the markers of extracted files. Raise MetaclipError if a file has changed."""
         stage, folder = self.stage, self.stage.folder
-        wanted = fingerprint(self.settings, self.lists, [file.name for file in self.files])
-        stage.begin(wanted, overwrite)
+        names = [file.name for file in self.files]
+        wanted = fingerprint(self.settings, self.lists, names, self.entries)
+        stage.begin(wanted, overwrite, names={"matched": "the query list (matched)"})
         changed = self._find_changed()
         if changed is not None:
             if not overwrite:
@@ -219,7 +231,8 @@ class _Extraction:
         """Step 1: extract the files that are left."""
         if not tasks:
             return
-        step = ExtractStep(self.stage, self.settings, self.lists)
+        step = ExtractStep(self.stage, self.settings, self.lists, self.entries)
+        _ = step.matcher  # its automaton is built once, before workers open it
         with Progress("extract", None, self.options.progress) as progress:
             for task, marker in run(self.stage, step, tasks, self.options, progress, holds_gil=True):
                 if marker is None:
@@ -252,10 +265,10 @@ class _Extraction:
         if record is not None and record["identity"] == identity:
             return FinishedStage(folder.path, record)
         ranges = self._find_duplicates(markers, identity)
-        pairs = self._write_pool(markers, identity, ranges, remove_pairs=not lost)
-        stage.remove_strays("", {name for name, n in pairs.items() if n})
+        written = self._write_pool(markers, identity, ranges, remove_pairs=not lost)
+        stage.remove_strays("", {name for name, marker in written.items() if marker["files"]})
         folder.write_recipe({"extract": self.settings})
-        account: dict[str, Any] = _funnels(markers, sum(pairs.values()))
+        account: dict[str, Any] = _funnels(markers, written, self.settings)
         account["lost"] = [lost[name] for name in sorted(lost)]
         keys = ("name", "path", "size", "stamp", "sha256")
         record = stage.finish(
@@ -268,7 +281,8 @@ class _Extraction:
                 for name, marker in markers.items()
             ],
             versions=versions(),
-            settings={"extract": dataclasses.asdict(self.settings)},
+            settings={"extract": self.settings.record},
+            **({} if self.entries is None else {"list": self.entries.digest}),
         )
         if record["complete"]:
             stage.remove_partials()
@@ -292,20 +306,20 @@ class _Extraction:
 
     def _write_pool(
         self, markers: Mapping[str, Marker], identity: str, ranges: int, remove_pairs: bool
-    ) -> dict[str, int]:
-        """Step 3: write the files of the pool; return the number of pairs of each. Remove the pairs of step 1 on request."""
+    ) -> dict[str, Marker]:
+        """Step 3: write the files of the pool; return their markers. Remove the pairs of step 1 on request."""
         stage, origin = self.stage, {"of": identity}
-        step = functools.partial(_write_step, stage=stage, ranges=ranges, origin=origin)
-        tasks = [
-            Task(_pool_marker(name), (name, len(marker["runs"]))) for name, marker in markers.items()
-        ]
+        entries, rule = self.entries, self.settings.text_rule
+        matched = None if entries is None else MatchedFile(entries.digest, rule, pairs=0, unmatched=0)
+        step = functools.partial(_write_step, stage=stage, ranges=ranges, origin=origin, matched=matched)
+        tasks = [Task(_pool_marker(name), (name, marker)) for name, marker in markers.items()]
         with Progress("write", None, self.options.progress) as progress:
             left = self._without(origin, _PoolMarker, tasks)
             for task, _ in run(stage, step, left, self.options, progress):
                 if remove_pairs:
                     _pairs_path(stage, task.item[0]).unlink(missing_ok=True)
         written = {name: stage.marker(_pool_marker(name), _PoolMarker) for name in markers}
-        return {name: int(marker["pairs"]) for name, marker in written.items() if marker is not None}
+        return {name: marker for name, marker in written.items() if marker is not None}
 
     def _without(self, origin: Mapping[str, Any], kind: Any, tasks: list[Task[Any]]) -> list[Task[Any]]:
         """Return the tasks whose results were not made, or not from this."""
@@ -324,11 +338,19 @@ def _cut_off_message(path: str, marker: Marker) -> str:
     )
 
 
-def _funnels(markers: Mapping[str, Marker], pairs: int) -> dict[str, Any]:
-    """Add up the funnels of images and of records of all files."""
-    funnel = add_funnels([dict.fromkeys(REASONS, 0), *(marker["funnel"] for marker in markers.values())])
-    funnel["pairs"] = pairs
-    funnel["duplicate"] = funnel.pop("rows") - pairs
+def _funnels(
+    markers: Mapping[str, Marker], written: Mapping[str, Marker], settings: ExtractSettings
+) -> dict[str, Any]:
+    """Add up the funnels of images and of records of all files; `written` are the markers of the pool's files."""
+    unset = {reason for reason, name in OPTIONAL.items() if getattr(settings, name) is None}
+    reasons = dict.fromkeys((reason for reason in REASONS if reason not in unset), 0)
+    funnel = add_funnels([reasons, *(marker["funnel"] for marker in markers.values())])
+    # Of pairs that occur more than once, only the first is counted as unmatched.
+    left = {"pairs": sum(marker["pairs"] for marker in written.values())}
+    if settings.matched is not None:
+        left[UNMATCHED] = sum(marker["unmatched"] for marker in written.values())
+    funnel["duplicate"] = funnel.pop("rows") + funnel.get(UNMATCHED, 0) - sum(left.values())
+    funnel |= left
     check_funnel(funnel, "candidates", REASONS, "pairs")
     records = add_funnels(marker["records"] for marker in markers.values())
     check_funnel(records, "records", (*LOSSES, *RECORD_REASONS), "pages")
@@ -350,14 +372,28 @@ def _find_step(
 
 
 def _write_step(
-    item: tuple[str, int], progress: ProgressCallback, *, stage: Stage, ranges: int, origin: Marker
+    item: tuple[str, Marker],
+    progress: ProgressCallback,
+    *,
+    stage: Stage,
+    ranges: int,
+    origin: Marker,
+    matched: MatchedFile | None,
 ) -> tuple[Marker, list[Path]]:
-    """Write the pairs of a file, given with its number of runs of keys, to the pool."""
-    name, runs = item
-    path = stage.folder / f"{name}.parquet"
-    duplicates = duplicate_rows(stage.path, name, runs, ranges)
-    pairs = copy_without_rows(_pairs_path(stage, name), path, duplicates)
-    return {**origin, "pairs": pairs}, [path] if pairs else []
+    """Write the pairs of a file, given with its marker, to the pool; `matched` says by what they were matched."""
+    name, marker = item
+    path, source = stage.folder / f"{name}.parquet", _pairs_path(stage, name)
+    duplicates = duplicate_rows(stage.path, name, len(marker["runs"]), ranges)
+    if matched is None:
+        pairs = copy_without_rows(source, path, duplicates)
+        return {**origin, "pairs": pairs}, [path] if pairs else []
+    rows, others = split_positions(duplicates)
+    pairs = marker["funnel"]["rows"] - len(rows)
+    unmatched = marker["funnel"].get(UNMATCHED, 0) - others
+    if pairs or unmatched:
+        found = msgspec.structs.replace(matched, pairs=pairs, unmatched=unmatched)
+        copy_without_rows(source, path, rows, found.metadata())
+    return {**origin, "pairs": pairs, "unmatched": unmatched}, [path] if pairs or unmatched else []
 
 
 def _pairs_path(stage: Stage, name: str) -> Path:

@@ -1,12 +1,12 @@
 """Extracts one file of a crawl: its pairs, and the keys by which duplicates are found.
 
-    .state/extract/<file>.parquet           the pairs after all filters, duplicates included
+    .state/extract/<file>.parquet           the pairs after all filters, duplicates included; with `matched`, those that match
     .state/extract/<file>.<run>.keys.npy    the sorted keys of a million pairs: high and low half, row
     .state/extract/<file>.<run>.same.npy    the rows of these whose key occurs earlier in the run
 
 Law: the result is a function of the bytes of the file and the settings. Each image gives at least one candidate, and one more
 for each further text (`more_texts`); a candidate is lost for one reason or becomes a row, so that
-images_seen + more_texts = reasons + rows.
+images_seen + more_texts = reasons + rows. Pairs that match no entry of the list `matched` are not written, but have keys.
 Memory: one record, 150,000 rows, a million keys; it does not grow with the file.
 """
 
@@ -20,19 +20,22 @@ from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from metaclip.engine import PortableStep, ProgressCallback
 from metaclip.errors import BrokenInput
 from metaclip.extract import image_columns, plain_pairs
 from metaclip.extract.crawl_files import CrawlFile, CrawlFileReader
-from metaclip.extract.deduplicate import KeyRunWriter, run_files
-from metaclip.extract.filters import REASONS, Filters, UrlList, blocked_words
+from metaclip.extract.deduplicate import KeyRunWriter, positions_of, run_files
+from metaclip.extract.filters import REASONS, UNMATCHED, Filters, UrlList, blocked_words
 from metaclip.extract.html_pages import Page, read_html_page
 from metaclip.extract.http_response import HttpResponse, parse_response
 from metaclip.extract.pool_writer import write_pairs
 from metaclip.extract.settings import ExtractSettings
 from metaclip.extract.warc_records import LOSSES, WarcRecord, read_records
 from metaclip.extract.wat_pages import read_wat_page
+from metaclip.matching.matcher import Matcher
+from metaclip.metadata import Metadata
 from metaclip.native import load
 from metaclip.pool.uid import column_uids, uids_of
 from metaclip.stage.runner import Marker
@@ -55,6 +58,13 @@ class ExtractStep(PortableStep):
     settings: ExtractSettings
     lists: Mapping[str, list[str]]
     """The lines of the files that the settings name (`read_lists`)."""
+    entries: Metadata | None = None
+    """The query list; pairs that match no entry are not written."""
+
+    @functools.cached_property
+    def matcher(self) -> Matcher | None:
+        """The matcher of the list. Its automaton is not sent: each machine has it in a file of its cache."""
+        return None if self.entries is None else Matcher(self.entries, self.settings.text_rule)
 
     @functools.cached_property
     def filters(self) -> Filters:
@@ -78,12 +88,21 @@ class ExtractStep(PortableStep):
         dedupe = self.settings.dedupe
 
         def batches() -> Iterator[pa.RecordBatch]:
+            written = 0
             for batch in self._pairs(reader, counts):
+                positions, kept = None, batch
+                if self.matcher is not None:
+                    found = self.matcher.match(batch.column("text"))
+                    matches = pc.greater(pc.list_value_length(found), 0)
+                    kept = batch.filter(matches)
+                    positions = positions_of(matches.to_numpy(zero_copy_only=False), written)
+                    written += len(kept)
+                    counts.funnel[UNMATCHED] += len(batch) - len(kept)
                 if dedupe == "uid":
-                    keys.add(column_uids(batch.column("uid")))
+                    keys.add(column_uids(batch.column("uid")), positions)
                 elif dedupe == "url":
-                    keys.add(uids_of(batch.column("url"), None, None))
-                yield batch
+                    keys.add(uids_of(batch.column("url"), None, None), positions)
+                yield kept
             if counts.records["records"] == sum(counts.records[reason] for reason in LOSSES):
                 lost = "; ".join(
                     f"{LOSSES[reason]}: {position}" for reason, position in counts.first_losses.items()

@@ -34,6 +34,7 @@ from metaclip.pool.columns import is_utf8
 if TYPE_CHECKING:
     from metaclip.matching import Backend
 
+UNMATCHED: Final = "unmatched"
 REASONS: Final[dict[str, str]] = {
     "no_text": "no text, or nothing but blanks",
     "no_url": "no address",
@@ -54,9 +55,12 @@ REASONS: Final[dict[str, str]] = {
     "tdm_reserved": "page that says tdm-reservation: 1",
     "blocked_word": "text with a blocked word",
     "language": "text in another language than those wanted, or told with too low a score",
+    UNMATCHED: "text that matches no entry of the list that --matched names",
     "duplicate": "the same pair stands earlier",
 }
 """Why an image, or a further text of one, gives no pair, in the order in which the reasons are tested."""
+OPTIONAL: Final = {UNMATCHED: "matched"}
+"""Reasons of a setting, by its name; without it a funnel does not name them."""
 
 MAX_URL: Final = 8192
 SVG_ENDINGS: Final = ("svg", "svgz")

@@ -5,7 +5,7 @@ Memory: a row group, of 131,072 pairs or little more than 64 MiB.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -63,26 +63,35 @@ def write_pairs(path: Path, source_file: str, batches: Iterator[pa.RecordBatch])
     return written
 
 
-def _open_parquet(path: Path) -> Any:
+def _open_parquet(path: Path, metadata: Mapping[bytes, bytes] | None = None) -> Any:
     # uids and urls hardly ever repeat, so dictionaries of them would cost time and save nothing.
     dictionaries = ["page_url", "lang", "license", "source_file"]
     return pq.ParquetWriter(
-        path, SCHEMA, compression="zstd", use_dictionary=dictionaries, write_statistics=False
+        path,
+        SCHEMA.with_metadata(metadata),
+        compression="zstd",
+        use_dictionary=dictionaries,
+        write_statistics=False,
     )
 
 
-def copy_without_rows(source: Path, path: Path, rows: npt.NDArray[np.int64]) -> int:
+def copy_without_rows(
+    source: Path,
+    path: Path,
+    rows: npt.NDArray[np.int64],
+    metadata: Mapping[bytes, bytes] | None = None,
+) -> int:
     """Copy a file of pairs except for `rows`, sorted row numbers; return the number of pairs that are left.
 
-    If none is left, no file is written.
+    If none is left, no file is written, unless it is to have `metadata`.
     """
     first = kept = 0
     with reading_parquet(source), local_copy(source) as local, pq.ParquetFile(local) as parquet:
         if not parquet.schema_arrow.equals(SCHEMA):
             raise damaged(source, "it has other columns")
-        if parquet.metadata.num_rows == len(rows):
+        if parquet.metadata.num_rows == len(rows) and metadata is None:
             return 0
-        with atomic_write(path) as temporary, _open_parquet(temporary) as writer:
+        with atomic_write(path) as temporary, _open_parquet(temporary, metadata) as writer:
             for number in range(parquet.num_row_groups):
                 group = parquet.read_row_group(number, use_threads=False)
                 begin, end = np.searchsorted(rows, [first, first + len(group)])

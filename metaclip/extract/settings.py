@@ -10,6 +10,8 @@ from typing import Any, Final, Literal
 
 from metaclip.arguments import check_fields
 from metaclip.errors import BadSetting
+from metaclip.matching.text_rule import PAPER, TextRule
+from metaclip.metadata import Metadata
 from metaclip.recipe import check_minimums
 from metaclip.storage.files import read_lines
 
@@ -18,7 +20,11 @@ SEMANTICS: Final = 2
 
 Dedupe = Literal["uid", "url", "none"]
 LIST_SETTINGS: Final = ("blocked_domains", "opt_out", "blocked_words")
+"""Settings that name a file of lines."""
+PATH_SETTINGS: Final = (*LIST_SETTINGS, "matched")
 """Settings that name a file; a recipe's paths are relative to its folder."""
+_LATER: Final = ("matched", "rule")
+"""Settings that earlier pools lack: records and fingerprints name them only if they are given."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +68,10 @@ class ExtractSettings:
     """Names of agents whose opt-outs are honoured beside those for all agents."""
     dedupe: Dedupe = "uid"
     """What two pairs must have in common for the later one to be left out."""
+    matched: str | None = None
+    """A query list: only pairs whose text matches an entry are written; the others are counted."""
+    rule: TextRule | None = None
+    """The text rule of `matched`; None stands for the paper's."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -74,6 +84,8 @@ class ExtractSettings:
             raise BadSetting(f"min_lang_score is {self.min_lang_score}, must be between 0 and 1")
         if not self.identify and (self.lang is not None or self.min_lang_score > 0):
             raise BadSetting("lang and min_lang_score need identify = true")
+        if self.rule is not None and self.matched is None:
+            raise BadSetting("rule is given without matched; name the query list, or leave the rule out")
         if self.lang is not None and not self.languages:
             raise BadSetting('lang is empty; name languages as "en" or "en,de", or leave it out')
 
@@ -81,6 +93,17 @@ class ExtractSettings:
     def languages(self) -> frozenset[str]:
         """The languages to keep; empty for all."""
         return frozenset(filter(None, (self.lang or "").lower().replace(" ", "").split(",")))
+
+    @property
+    def text_rule(self) -> TextRule:
+        """The rule by which `matched` matches."""
+        return self.rule or PAPER
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The settings as manifests have them; those that earlier records lack only if they are given."""
+        record = dataclasses.asdict(self)
+        return {name: value for name, value in record.items() if name not in _LATER or value is not None}
 
 
 DEFAULTS: Final = ExtractSettings()
@@ -99,13 +122,23 @@ def read_lists(settings: ExtractSettings) -> dict[str, list[str]]:
     return lists
 
 
+def read_entries(settings: ExtractSettings) -> Metadata | None:
+    """Read the query list that the settings name, each entry once; None if they name none."""
+    return None if settings.matched is None else Metadata.read(settings.matched, fold_duplicates=True)
+
+
 def fingerprint(
-    settings: ExtractSettings, lists: Mapping[str, list[str]], names: list[str]
+    settings: ExtractSettings,
+    lists: Mapping[str, list[str]],
+    names: list[str],
+    entries: Metadata | None = None,
 ) -> dict[str, Any]:
     """Return everything that determines the pairs, except for the bytes of the input files (their markers hold digests)."""
-    table = dataclasses.asdict(settings)
-    for name in ("prefix", "first", "sample", "seed", *LIST_SETTINGS):  # the names and digests cover them
-        del table[name]
+    table = settings.record
+    for name in ("prefix", "first", "sample", "seed", *PATH_SETTINGS):  # the names and digests cover them
+        table.pop(name, None)
+    if entries is not None:
+        table |= {"matched": entries.digest, "rule": dataclasses.asdict(settings.text_rule)}
     digests = {
         name: hashlib.sha256("\n".join(lines).encode()).hexdigest() if lines else None
         for name, lines in lists.items()

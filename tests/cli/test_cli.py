@@ -45,9 +45,9 @@ VERBS = {
     "extract": {
         "CRAWL", "--agents", "--blocked-domains", "--blocked-words", "--captions", "--dedupe", "--first", "--identify",
         "--ignore-noai", "--lang", "--lazy",
-        "--max-text", "--memory", "--min-lang-score", "--min-text", "--opt-out", "--part", "--prefix", "--recipe", "--sample",
+        "--matched", "--max-text", "--memory", "--min-lang-score", "--min-text", "--opt-out", "--part", "--prefix", "--recipe", "--sample",
         "--seed", "--srcset", "--titles",
-    } | WORK,
+    } | RULE | WORK,
     "inspect": {
         "TARS", "--against", "--hashes-only", "--mirrored", "--split", "--test-distance", "--distance", "--exact-duplicates", "--keep", "--max-aspect", "--max-texts", "--memory", "--metadata", "--min-bytes",
         "--min-side", "--near-duplicates", "--part", "--recipe", "--single-colour", "--text-column", "--uid-column", "--url-column",

@@ -94,7 +94,7 @@ def test_a_pool(crawl: Path, tmp_path: Path, workers: int) -> None:
     found = manifest(pool)
     funnel = found["funnel"]
     assert funnel["images_seen"] == funnel["alt_nonempty"] == 6 * 5 * 12
-    assert funnel["images_seen"] == sum(funnel[reason] for reason in REASONS) + funnel["pairs"]
+    assert funnel["images_seen"] == sum(funnel.get(reason, 0) for reason in REASONS) + funnel["pairs"]
     assert funnel["pairs"] == len(rows(pool)) == 75
     assert [item["name"] for item in found["inputs"]] == [f"{i}.warc.wat.gz" for i in range(6)]
     assert found["records"]["pages"] == 30
@@ -408,7 +408,7 @@ def test_real_pages_to_a_card(data_folder: Path, tmp_path: Path) -> None:
     )
     found = manifest(tmp_path / "pool")["funnel"]
     assert (found["images_seen"], found["alt_nonempty"]) == (23_081, 12_984)
-    assert found["images_seen"] == sum(found[reason] for reason in REASONS) + found["pairs"]
+    assert found["images_seen"] == sum(found.get(reason, 0) for reason in REASONS) + found["pairs"]
     assert {row["lang"] for row in rows(tmp_path / "pool")} == {"en"}
     commands.done("curate", tmp_path / "pool", "--metadata", LIST, "--t", 20, "--out", tmp_path / "run")
     assert json.loads((tmp_path / "run" / "card.json").read_text())["funnel"]["rows"] == found["pairs"]
