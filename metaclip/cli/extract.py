@@ -84,6 +84,11 @@ Then metaclip curate pool/ --out run/. No image is fetched: the command for img2
     metavar="NAMES",
     help="Agents whose opt-outs are honoured beside those for all.  [default: CCBot,img2dataset]",
 )
+@click.option(
+    "--robots",
+    metavar="FOLDER",
+    help="WARC files of robots.txt files (or their list): leave out what they disallow to --agents.",
+)
 @click.option("--blocked-words", metavar="FILE", help="Words; texts with one are left out. One per line.")
 @click.option(
     "--dedupe", type=click.Choice(["uid", "url", "none"]), default=None,

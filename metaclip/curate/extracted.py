@@ -52,6 +52,9 @@ def render_extraction(extracted: Mapping[str, Any]) -> str:
     seen = f"extracted from a crawl: {funnel.get('images_seen', 0):,} images, {funnel.get('pairs', 0):,} pairs"
     if UNMATCHED in funnel:
         seen += f" that match an entry, {funnel[UNMATCHED]:,} that match none and were not written (rows and no_match above)"
+    if "robots_page" in funnel:
+        pages, images = funnel["robots_page"], funnel.get("robots_image", 0)
+        seen += f"; left out by robots.txt: robots_page {pages:,}, robots_image {images:,}"
     if extracted["ignore_noai"] is None:
         return f"{seen}; opt-outs of pages (noai and the like) were not read"
     if extracted["ignore_noai"]:

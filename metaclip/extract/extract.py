@@ -41,7 +41,9 @@ from metaclip.extract.deduplicate import (
 from metaclip.extract.extract_file import RECORD_REASONS, ExtractStep
 from metaclip.extract.filters import OPTIONAL, REASONS, UNMATCHED
 from metaclip.extract.gzip_members import CUT_OFF
+from metaclip.extract.opt_outs import names_of
 from metaclip.extract.pool_writer import copy_without_rows
+from metaclip.extract.robots_index import RobotsIndex, build_index
 from metaclip.extract.settings import (
     PATH_SETTINGS,
     ExtractSettings,
@@ -156,6 +158,14 @@ class _Extraction:
     options: RunOptions
 
     @functools.cached_property
+    def robots(self) -> RobotsIndex | None:
+        """The index of robots.txt files; the first who needs it builds it, in a folder that is owned."""
+        folder, settings = self.stage.folder, self.settings
+        if settings.robots is None:
+            return None
+        return build_index(folder, settings, names_of(settings.agents), self.memory, self.options)
+
+    @functools.cached_property
     def tasks(self) -> list[Task[tuple[str, CrawlFile]]]:
         """A task for each file: its index, with six digits, names its marker and its pairs."""
         return [
@@ -167,8 +177,9 @@ class _Extraction:
         """Begin or resume the stage; return the markers of extracted files. Raise MetaclipError if a file has changed."""
         stage, folder = self.stage, self.stage.folder
         names = [file.name for file in self.files]
-        wanted = fingerprint(self.settings, self.lists, names, self.entries)
-        stage.begin(wanted, overwrite, names={"matched": "the query list (matched)"})
+        robots = None if self.robots is None else self.robots.identity
+        wanted = fingerprint(self.settings, self.lists, names, self.entries, robots)
+        stage.begin(wanted, overwrite, names={"matched": "the query list (matched)", "robots": "robots"})
         changed = self._find_changed()
         if changed is not None:
             if not overwrite:
@@ -231,7 +242,7 @@ class _Extraction:
         """Step 1: extract the files that are left."""
         if not tasks:
             return
-        step = ExtractStep(self.stage, self.settings, self.lists, self.entries)
+        step = ExtractStep(self.stage, self.settings, self.lists, self.entries, self.robots)
         _ = step.matcher  # its automaton is built once, before workers open it
         with Progress("extract", None, self.options.progress) as progress:
             for task, marker in run(self.stage, step, tasks, self.options, progress, holds_gil=True):
@@ -283,6 +294,7 @@ class _Extraction:
             versions=versions(),
             settings={"extract": self.settings.record},
             **({} if self.entries is None else {"list": self.entries.digest}),
+            **({} if self.robots is None else {"robots": self.robots.identity}),
         )
         if record["complete"]:
             stage.remove_partials()

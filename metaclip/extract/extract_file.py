@@ -31,6 +31,7 @@ from metaclip.extract.filters import REASONS, UNMATCHED, Filters, UrlList, block
 from metaclip.extract.html_pages import Page, read_html_page
 from metaclip.extract.http_response import HttpResponse, parse_response
 from metaclip.extract.pool_writer import write_pairs
+from metaclip.extract.robots_index import RobotsIndex
 from metaclip.extract.settings import ExtractSettings
 from metaclip.extract.warc_records import LOSSES, WarcRecord, read_records
 from metaclip.extract.wat_pages import read_wat_page
@@ -60,6 +61,8 @@ class ExtractStep(PortableStep):
     """The lines of the files that the settings name (`read_lists`)."""
     entries: Metadata | None = None
     """The query list; pairs that match no entry are not written."""
+    robots: RobotsIndex | None = None
+    """The rules of robots.txt files; what they disallow is left out."""
 
     @functools.cached_property
     def matcher(self) -> Matcher | None:
@@ -74,6 +77,7 @@ class ExtractStep(PortableStep):
             blocked=UrlList.parse(self.lists["blocked_domains"]),
             opted_out=UrlList.parse(self.lists["opt_out"]),
             words=blocked_words(self.lists["blocked_words"]),
+            robots=self.robots,
         )
 
     def __call__(

@@ -32,6 +32,7 @@ from metaclip.native import load
 from metaclip.pool.columns import is_utf8
 
 if TYPE_CHECKING:
+    from metaclip.extract.robots_index import RobotsIndex
     from metaclip.matching import Backend
 
 UNMATCHED: Final = "unmatched"
@@ -53,13 +54,15 @@ REASONS: Final[dict[str, str]] = {
     "noimageindex": "page that says noimageindex",
     "noml": "page that says noml",
     "tdm_reserved": "page that says tdm-reservation: 1",
+    "robots_page": "page that the robots.txt of its host disallows",
+    "robots_image": "image that the robots.txt of its host disallows",
     "blocked_word": "text with a blocked word",
     "language": "text in another language than those wanted, or told with too low a score",
     UNMATCHED: "text that matches no entry of the list that --matched names",
     "duplicate": "the same pair stands earlier",
 }
 """Why an image, or a further text of one, gives no pair, in the order in which the reasons are tested."""
-OPTIONAL: Final = {UNMATCHED: "matched"}
+OPTIONAL: Final = {"robots_page": "robots", "robots_image": "robots", UNMATCHED: "matched"}
 """Reasons of a setting, by its name; without it a funnel does not name them."""
 
 MAX_URL: Final = 8192
@@ -141,6 +144,7 @@ class Filters:
     blocked: UrlList = dataclasses.field(default_factory=UrlList)
     opted_out: UrlList = dataclasses.field(default_factory=UrlList)
     words: Backend | None = None
+    robots: RobotsIndex | None = None
 
     @functools.cached_property
     def agents(self) -> frozenset[str]:
@@ -154,9 +158,12 @@ class Filters:
             return "blocked_domain"
         if self.opted_out.has_host(host):
             return "opted_out"
-        if self.settings.ignore_noai or not signals:
-            return None
-        return opt_out_of(signals, self.agents)
+        reason = None
+        if signals and not self.settings.ignore_noai:
+            reason = opt_out_of(signals, self.agents)
+        if reason is None and self.robots is not None and not self.robots.allows(url):
+            reason = "robots_page"
+        return reason
 
     def url_reason(self, link: str, url: str | None, is_pixel: bool) -> str | None:
         """Return why an image is skipped for its link, as written, its resolved url (None if invalid) or its size."""
@@ -197,6 +204,8 @@ class Filters:
             return "opted_out"
         if page_reason:
             return page_reason
+        if self.robots is not None and not self.robots.allows(url):
+            return "robots_image"
         return "blocked_word" if self.words is not None and self.words.match_text(text) else None
 
     def language_reason(self, language: str | None, score: float) -> str | None:

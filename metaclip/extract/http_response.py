@@ -20,6 +20,7 @@ MAX_BODY: Final = 1 << 26
 
 _CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r\n")
 _CHARSET: Final = re.compile(r"charset\s*=\s*[\"']?\s*([\w.:-]+)", re.I)
+_STATUS: Final = re.compile(rb"HTTP/\S*[ \t]+(\d{3})(?!\d)")
 _STEP: Final = 1 << 14  # bytes of a body that are decompressed at a time
 
 
@@ -33,6 +34,10 @@ class HttpResponse:
     body: bytes
     signals: tuple[tuple[str, str], ...] = ()
     """The headers that say how the page may be used: names in lower case, values, in order."""
+    status: int = 0
+    """The status code; 0 if there is none."""
+    location: str = ""
+    """Where a redirect leads."""
 
 
 def parse_response(block: bytes) -> HttpResponse | None:
@@ -60,7 +65,15 @@ def parse_response(block: bytes) -> HttpResponse | None:
     content_type = headers.get("content-type", "")
     charset = _CHARSET.search(content_type)
     media_type = content_type.partition(";")[0].strip().lower()
-    return HttpResponse(media_type, charset and charset[1], body, tuple(signals))
+    status = _STATUS.match(status_line)
+    return HttpResponse(
+        media_type,
+        charset and charset[1],
+        body,
+        tuple(signals),
+        int(status[1]) if status else 0,
+        headers.get("location", ""),
+    )
 
 
 def _join_chunks(body: bytes) -> bytes:

@@ -279,7 +279,7 @@ class ImageBatch:
         reasons = np.zeros(sizes.pages, np.int64)
         licenses: list[str | None] = [None] * sizes.pages
         urls: list[str] = []
-        if filters.blocked.domains or filters.opted_out.domains:
+        if filters.blocked.domains or filters.opted_out.domains or filters.robots is not None:
             urls = self._strings(_Strings.PAGE_URL, np.arange(sizes.pages)).to_pylist()
             for i, page in self._pages.items():
                 urls[i] = page.url
@@ -298,6 +298,10 @@ class ImageBatch:
     def _list_reasons(self, images: Numbers, urls: pa.Array, page_reasons: Numbers) -> Numbers:
         """Return the reasons of pairs that are on a list, or whose pages opted out."""
         filters, found = self._filters, page_reasons.copy()
+        if filters.robots is not None:
+            rows = np.flatnonzero(found == 0)
+            kept = urls.take(pa.array(rows)).to_pylist()
+            found[rows[[not filters.robots.allows(url) for url in kept]]] = _CODES["robots_image"]
         if not any(
             (
                 filters.blocked.domains,

@@ -21,9 +21,9 @@ SEMANTICS: Final = 2
 Dedupe = Literal["uid", "url", "none"]
 LIST_SETTINGS: Final = ("blocked_domains", "opt_out", "blocked_words")
 """Settings that name a file of lines."""
-PATH_SETTINGS: Final = (*LIST_SETTINGS, "matched")
+PATH_SETTINGS: Final = (*LIST_SETTINGS, "matched", "robots")
 """Settings that name a file; a recipe's paths are relative to its folder."""
-_LATER: Final = ("matched", "rule")
+_LATER: Final = ("matched", "rule", "robots")
 """Settings that earlier pools lack: records and fingerprints name them only if they are given."""
 
 
@@ -65,13 +65,15 @@ class ExtractSettings:
     ignore_noai: bool = False
     """Keep what pages opt out by noai, noimageai, noimageindex, noml or tdm-reservation."""
     agents: str = "CCBot,img2dataset"
-    """Names of agents whose opt-outs are honoured beside those for all agents."""
+    """Names of agents whose opt-outs are honoured beside those for all agents, and to whom `robots` must allow everything."""
     dedupe: Dedupe = "uid"
     """What two pairs must have in common for the later one to be left out."""
     matched: str | None = None
     """A query list: only pairs whose text matches an entry are written; the others are counted."""
     rule: TextRule | None = None
     """The text rule of `matched`; None stands for the paper's."""
+    robots: str | None = None
+    """WARC files of robots.txt files (a folder, a file, a glob, a list): pages and images that they disallow are left out."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -132,11 +134,17 @@ def fingerprint(
     lists: Mapping[str, list[str]],
     names: list[str],
     entries: Metadata | None = None,
+    robots: str | None = None,
 ) -> dict[str, Any]:
-    """Return everything that determines the pairs, except for the bytes of the input files (their markers hold digests)."""
+    """Return everything that determines the pairs, except for the bytes of the input files (their markers hold digests).
+
+    `robots` is the identity of the index of robots.txt files.
+    """
     table = settings.record
     for name in ("prefix", "first", "sample", "seed", *PATH_SETTINGS):  # the names and digests cover them
         table.pop(name, None)
+    if robots is not None:
+        table["robots"] = robots
     if entries is not None:
         table |= {"matched": entries.digest, "rule": dataclasses.asdict(settings.text_rule)}
     digests = {

@@ -45,7 +45,7 @@ VERBS = {
     "extract": {
         "CRAWL", "--agents", "--blocked-domains", "--blocked-words", "--captions", "--dedupe", "--first", "--identify",
         "--ignore-noai", "--lang", "--lazy",
-        "--matched", "--max-text", "--memory", "--min-lang-score", "--min-text", "--opt-out", "--part", "--prefix", "--recipe", "--sample",
+        "--matched", "--max-text", "--memory", "--min-lang-score", "--min-text", "--opt-out", "--part", "--prefix", "--recipe", "--robots", "--sample",
         "--seed", "--srcset", "--titles",
     } | RULE | WORK,
     "inspect": {
