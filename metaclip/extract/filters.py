@@ -11,7 +11,8 @@ To add a filter:
    `url_reason` (the image's url), `text_reason` (the text), `pair_reason` (both), `language_reason` (the language).
 3. `image_columns` judges many images at once, and must give the same reasons. What `page_reason` and `url_reason` say is read
    there, except for links of ASCII, which native/src/links.c judges; texts, lists and languages are columns there.
-4. If it has a setting, add a field to `ExtractSettings` and an option to ``metaclip/cli/extract.py``.
+4. If it has a setting, add a field to `ExtractSettings` and an option to ``metaclip/cli/extract.py``; if it never holds without
+   the setting, add it to `OPTIONAL`.
 5. Add cases to the tables of ``tests/extract/test_filters.py``; ``tests/extract/test_image_columns.py`` compares both ways.
 
 `extract_file` calls the methods, counts the reasons and checks that the funnel adds up; the command prints every reason.
