@@ -53,7 +53,7 @@ def test_codings_are_undone_where_the_body_has_them(encode: object, coding: str,
 def test_line_feeds_alone() -> None:
     """Header lines may end in line feeds alone."""
     found = parse_response(b"HTTP/1.0 200\nContent-Type: text/html\n\nbody")
-    assert found == HttpResponse("text/html", None, b"body")
+    assert found == HttpResponse("text/html", None, b"body", status=200)
 
 
 def test_other_bytes_are_no_response() -> None:
