@@ -10,8 +10,8 @@ Law: the last record of a host, in the order of files and records, holds for all
 5xx: all is disallowed (RFC 9309, section 2.3.1). A host without a record is allowed. Common Crawl mostly asks a host once, so
 that its rules hold for http and https and all ports; files of other ports than 80 and 443 are not read.
 
-Memory: 32 MiB of rules while files are read, `memory` while ranges are sorted, and 16 MiB of rules in each process that asks:
-the keys are mapped. Cost: hosts that allow everything take no space.
+Memory: 32 MiB of rules while files are read, `memory` while ranges are sorted, and in each process that asks 4 MiB of rules,
+those of the last hosts (50 MB if all are short); the keys are mapped. Cost: hosts that allow everything take no space.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from metaclip.stage.stage import Record, Size, Stage, StageSpec, digest_of, mark
 from metaclip.storage.files import AnyPath, atomic_write, file_digest, local_copies
 
 _RUN_BYTES: Final = 1 << 25
-_HELD_BYTES: Final = 1 << 24
+_HELD_BYTES: Final = 1 << 22
 _HOST_BYTES: Final = 400
 """Memory of a host beside its rules, while a range is sorted or rules are held."""
 _MOST_REDIRECTS: Final = 5
@@ -100,7 +100,7 @@ class RobotsIndex(PortableStep):
         if text.startswith(_REDIRECT):
             text = ""
         lists = [Rules(part.split("\n")) for part in text.split("\n\n") if part]
-        self._held.add(host, lists, len(text))
+        self._held.add(host, lists, len(host) + len(text))
         return lists
 
     @functools.cached_property
