@@ -224,15 +224,15 @@ def check_matched(inputs: Inputs, settings: MatchSettings, digest: str) -> None:
     for index, found in inputs.matched.items():
         differences = rule_differences(found.rule, settings.rule)
         if found.list != digest:
-            why = f"match another query list (digest {found.list[:12]}, not {digest[:12]}): name that list as --metadata"
+            why = f"match another query list (digest {found.list[:12]}, not {digest[:12]}): name that list: `metadata=...`"
         elif differences:
             why = f"match by another text rule ({', '.join(differences)}): give that rule"
         elif settings.text_column not in (None, "text"):
-            why = f"match in the column text, not {settings.text_column}: leave --text-column out"
+            why = f"match in the column text, not {settings.text_column}: leave `text_column=...` out"
         else:
             continue
         raise MetaclipError(
-            f"{inputs.files[index].path} was extracted with --matched and holds only pairs that {why}, or extract the crawl "
+            f"{inputs.files[index].path} was extracted with `matched=...` and holds only pairs that {why}, or extract the crawl "
             "again"
         )
 

@@ -59,7 +59,7 @@ REASONS: Final[dict[str, str]] = {
     "robots_image": "image that the robots.txt of its host disallows",
     "blocked_word": "text with a blocked word",
     "language": "text in another language than those wanted, or told with too low a score",
-    UNMATCHED: "text that matches no entry of the list that --matched names",
+    UNMATCHED: "text that matches no entry of the list that the pool was extracted with",
     "duplicate": "the same pair stands earlier",
 }
 """Why an image, or a further text of one, gives no pair, in the order in which the reasons are tested."""

@@ -175,20 +175,20 @@ def build_index(
     try:
         files = find_crawl_files(settings.robots or "", plain)
     except MetaclipError as error:
-        raise MetaclipError(f"--robots: {error}") from None
+        raise MetaclipError(f"`robots=...`: {error}") from None
     fingerprint = {
         "semantics": ROBOTS.semantics,
         "agents": sorted(agents),
         "inputs": [file.name for file in files],
     }
     with stage.folder.owned(wait=True):
-        stage.begin(fingerprint, options.overwrite, names={"inputs": "files of --robots"})
+        stage.begin(fingerprint, options.overwrite, names={"inputs": "the files of robots.txt"})
         record = stage.finished()
         if record is not None and (changed := _find_changed(stage, files)) is not None:
             if not options.overwrite:
                 raise MetaclipError(
                     f"{changed.path} has changed since {pool.path} was begun; "
-                    "choose another --out, or replace the pool with --overwrite"
+                    "choose another `out=...`, or replace the pool with `RunOptions(overwrite=True)`"
                 )
             stage.clear()
             stage.begin(fingerprint)

@@ -129,10 +129,10 @@ def matching(tmp_path: Path, entries: Path) -> Path:
         (
             ["dog"],
             {},
-            "match another query list .* name that list as --metadata, or extract the crawl again",
+            "match another query list .* name that list: `metadata=...`, or extract the crawl again",
         ),
         (LIST, {"rule": TextRule(fold_case=True)}, r"another text rule \(fold_case is False and True\)"),
-        (LIST, {"text_column": "page_url"}, "in the column text, not page_url: leave --text-column out"),
+        (LIST, {"text_column": "page_url"}, "in the column text, not page_url: leave `text_column=...` out"),
     ],
 )
 @pytest.mark.parametrize("verb", [match, plan])
@@ -141,7 +141,7 @@ def test_another_list_or_rule_is_refused(
 ) -> None:
     """Pairs that another list or rule would match are not in the pool, so neither takes it; nothing is left behind."""
     where = {"out": tmp_path / "run"} if verb is match else {}
-    with pytest.raises(MetaclipError, match=f"000000.parquet was extracted with --matched .*{says}"):
+    with pytest.raises(MetaclipError, match=f"000000.parquet was extracted with `matched=...` .*{says}"):
         verb(matching, other, settings=MatchSettings(**given), **where)
     assert not (tmp_path / "run").exists()
 
