@@ -132,7 +132,11 @@ def matching(tmp_path: Path, entries: Path) -> Path:
             "match another query list .* name that list: `metadata=...`, or extract the crawl again",
         ),
         (LIST, {"rule": TextRule(fold_case=True)}, r"another text rule \(fold_case is False and True\)"),
-        (LIST, {"text_column": "page_url"}, "in the column text, not page_url: leave `text_column=...` out"),
+        (
+            LIST,
+            {"text_column": "page_url"},
+            "in the column text, not page_url: leave `text_column=...` out",
+        ),
     ],
 )
 @pytest.mark.parametrize("verb", [match, plan])

@@ -396,7 +396,9 @@ def test_parts_and_changes(crawl: Path, tmp_path: Path) -> None:
     os.utime(folder / "0.warc.gz")
     extract(crawl, out=tmp_path / "pool", settings=wanted, options=HERE)
     (folder / "1.warc.gz").write_bytes(packed([answer("http://u.org/robots.txt", ALL)]))
-    with pytest.raises(MetaclipError, match=r'the files of robots.txt: "1.warc.gz" is new; choose another'):
+    with pytest.raises(
+        MetaclipError, match=r'the files of robots.txt: "1.warc.gz" is new; choose another'
+    ):
         extract(crawl, out=tmp_path / "pool", settings=wanted, options=HERE)
     (folder / "1.warc.gz").unlink()
     (folder / "0.warc.gz").write_bytes(packed([*RECORDS, answer("http://u.org/robots.txt", ALL)]))
