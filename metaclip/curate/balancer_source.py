@@ -21,7 +21,7 @@ from metaclip.curate.draw import Thresholds
 from metaclip.curate.run import Run
 from metaclip.curate.schema import check_version
 from metaclip.curate.settings import DEFAULT_TAIL_SHARE
-from metaclip.curate.tables import COUNTED, counts_digest, read_table
+from metaclip.curate.tables import COUNTED, counts_digest, read_table, table_list
 from metaclip.curate.threshold import (
     column_thresholds,
     entry_thresholds,
@@ -190,7 +190,7 @@ def _read_card(folder: Path) -> BalancerSource:
         assert card is not None
         check_version(card["schema"]["version"], str(folder / "card.json"))
         table = read_table(path, COUNTED)
-        metadata = Metadata(table["entry"].combine_chunks(), table["source"].combine_chunks())
+        metadata = table_list(table)
         counts = table["count"].to_numpy()
         balance, rule = card["balance"], TextRule(**card["rule"])
         t = float(balance["t"])

@@ -17,7 +17,7 @@ import pyarrow as pa
 from metaclip.arguments import PATH, check_type
 from metaclip.curate.draw import Thresholds
 from metaclip.curate.settings import BALANCE, MATCH, REMOVED, MatchSettings, RunManifest
-from metaclip.curate.tables import COUNTED, ENTRIES, counts_digest, read_pairs, read_table
+from metaclip.curate.tables import COUNTED, ENTRIES, counts_digest, read_pairs, read_table, table_list
 from metaclip.curate.threshold import column_thresholds, vector_digest
 from metaclip.errors import MetaclipError, damaged, one_line
 from metaclip.matching import MATCHES, Counts
@@ -231,7 +231,7 @@ class Run:
         """The counts and the query list. Raise MetaclipError if they cannot be read, or differ from what the run wrote."""
         path = self.path / ("counts.parquet" if self._owns_matches else "entries.parquet")
         table = read_table(path, COUNTED)
-        metadata = Metadata(table["entry"].combine_chunks(), table["source"].combine_chunks())
+        metadata = table_list(table)
         values = table["count"].to_numpy()
         counted = Counts(values, metadata.digest, self.rule.identity), metadata
         if not self._is_mine(*counted):
@@ -267,7 +267,10 @@ class Run:
 
     @functools.cached_property
     def entries(self) -> pa.Table:
-        """A row for each entry: entry_id, entry, source, count, probability, expected, kept; with weights t, too."""
+        """A row for each entry: entry_id, entry, source, count, probability, expected, kept.
+
+        Of a list with languages, there is also language; with weights or languages, t.
+        """
         path = self.path / "entries.parquet"
         check_bytes(path, path.name, self._balanced)
         table = read_table(path, ENTRIES | ({"t": pa.float64()} if self.t_by else {}))

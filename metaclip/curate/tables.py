@@ -3,7 +3,9 @@
 matched/*.parquet    row, uid, matches of each row that matches anything (with_text: url and text too)
 counts.parquet       entry_id, entry, source, count
 curated/*.parquet    the input's columns, uid, matches, keep_probability
-entries.parquet      entry_id, entry, source, count, probability, expected, kept; with weights t too
+entries.parquet      entry_id, entry, source, count, probability, expected, kept; with weights or languages t too
+
+Of a list with languages, the last and counts.parquet have a column language behind entry.
 """
 
 from __future__ import annotations
@@ -213,16 +215,30 @@ def _write_by_entry(
 ) -> None:
     """Write a table with a row for each entry of the list; `about` goes into the file's own metadata."""
     entry_id = np.arange(len(metadata), dtype=np.uint32)
+    language = metadata.language
     table = pa.table(
-        {"entry_id": entry_id, "entry": metadata.entries, "source": metadata.source, **columns}
+        {
+            "entry_id": entry_id,
+            "entry": metadata.entries,
+            **({} if language is None else {"language": language.cast(pa.string())}),
+            "source": metadata.source,
+            **columns,
+        }
     )
     with atomic_write(path) as temporary:
         pq.write_table(
             table.replace_schema_metadata(about),
             temporary,
             compression=_COMPRESSION,
-            use_dictionary=["source"],
+            use_dictionary=["source", "language"],
         )
+
+
+def table_list(table: pa.Table) -> Metadata:
+    """Return the query list of a table with a row for each entry: its columns entry and source, and maybe language."""
+    entry, source = (table[name].combine_chunks() for name in ("entry", "source"))
+    has_languages = "language" in table.column_names
+    return Metadata(entry, source, language=table["language"].combine_chunks() if has_languages else None)
 
 
 def counts_digest(counts: npt.NDArray[np.uint64]) -> str:

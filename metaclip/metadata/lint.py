@@ -7,7 +7,8 @@ right too is held by tests, exhaustively for short entries. Under the paper's ru
 REFERENCE.md: it has a tab or line end, a mark inside a longer token, or two marks in a row.
 
 Doubles are entries that are equal in Unicode's composed form (NFC) with folded spaces. Entries that only case folding makes
-equal are a kind of their own: they are intended where titles keep their case and words are in lower case.
+equal are a kind of their own: they are intended where titles keep their case and words are in lower case. In a list with
+languages, both are sought within each language: the same entry in two of them is no fault.
 
 Cost: 1.5 s for 500,000 entries.
 """
@@ -82,11 +83,14 @@ class Finding:
     """A key of `KINDS`."""
     note: str
     """The rule under which a dead entry would match, or the earlier row of a double; else empty."""
+    language: str | None = None
+    """The language of the entry, in a list with languages."""
 
 
 def lint(metadata: MetadataLike, rule: TextRule = PAPER) -> pa.Table:
     """Check a query list under a text rule; return a table with a row for each finding: row, entry, kind, note.
 
+    Of a list with languages, there is also the column language.
     The most serious kinds come first; `KINDS` says what each means. `note` is the setting of the rule that would let a dead
     entry match, or the earlier row of a double.
 
@@ -99,6 +103,7 @@ def lint(metadata: MetadataLike, rule: TextRule = PAPER) -> pa.Table:
     with Progress("lint", len(entries), unit="entries") as progress:
         found = findings(entries, rule, wider_rules(rule), progress)
     kinds = [("row", pa.int64()), ("entry", pa.string()), ("kind", pa.string()), ("note", pa.string())]
+    kinds += [("language", pa.string())] if entries.languages else []
     return pa.Table.from_pylist([dataclasses.asdict(one) for one in found], pa.schema(kinds))
 
 
@@ -157,31 +162,40 @@ def findings(
 
     `others` are the rules to try on a dead entry, by name; `progress` counts entries.
     """
-    entries: list[str] = metadata.entries.to_pylist()
     found: list[Finding] = []
+    for language, ids in (metadata.languages or {None: range(len(metadata))}).items():
+        found += _findings_in(metadata, ids, language, rule, others, progress)
+    order = list(KINDS)
+    return sorted(found, key=lambda finding: (order.index(finding.kind), finding.row))
+
+
+def _findings_in(
+    metadata: Metadata, ids: range, language: str | None, rule: TextRule, others: Mapping[str, TextRule],
+    progress: Progress | None,
+) -> Iterator[Finding]:  # fmt: skip
+    """Yield the problems of the entries of one language, by row."""
+    entries: list[str] = metadata.entries[ids.start : ids.stop].to_pylist()
     composed: dict[str, int] = {}
     case_folded: dict[str, int] = {}
-    for row, entry in enumerate(entries):
+    for row, entry in zip(ids, entries, strict=True):
         if not alive(entry, rule):
             name = next((name for name, other in others.items() if alive(entry, other)), None)
-            found.append(
-                Finding(row, entry, "dead", f"matches with {name}" if name else "matches under no rule")
-            )
+            note = f"matches with {name}" if name else "matches under no rule"
+            yield Finding(row, entry, "dead", note, language)
         plain = " ".join(_nfc(entry).split())
         forms = ("double", composed, plain), ("case", case_folded, _nfc(plain.casefold()))
         for doubled, first, form in forms:
             if (earlier := first.setdefault(form, row)) != row:
-                found.append(Finding(row, entry, doubled, f"row {earlier}, {entries[earlier]!r:.80}"))
+                note = f"row {earlier}, {entries[earlier - ids.start]!r:.80}"
+                yield Finding(row, entry, doubled, note, language)
                 break
         kind = fault(entry)
         if kind == "quote":
             kind = fault(_WITHIN_WORDS.sub("", entry))
         if kind := kind or _odd_length(entry):
-            found.append(Finding(row, entry, kind, ""))
+            yield Finding(row, entry, kind, "", language)
         if progress is not None and (row + 1) % _STRIDE == 0:
             progress.advance(_STRIDE, 0)
-    order = list(KINDS)
-    return sorted(found, key=lambda finding: (order.index(finding.kind), finding.row))
 
 
 def _nfc(text: str) -> str:
@@ -200,8 +214,32 @@ def as_json(metadata: Metadata, rule: Mapping[str, Any], found: Sequence[Finding
         "entries": len(metadata),
         "rule": dict(rule),
         "counts": {kind: counts[kind] for kind in KINDS},
-        "findings": [dataclasses.asdict(finding) for finding in found],
+        **(
+            {"languages": {row.pop("language"): row for row in by_language(metadata, found)}}
+            if metadata.languages
+            else {}
+        ),
+        "findings": [_as_dict(finding) for finding in found],
     }
+
+
+def _as_dict(finding: Finding) -> dict[str, Any]:
+    """Return a finding as a dict; without a language, if the list has none."""
+    return {
+        name: value
+        for name, value in dataclasses.asdict(finding).items()
+        if name != "language" or value is not None
+    }
+
+
+def by_language(metadata: Metadata, found: Sequence[Finding]) -> list[dict[str, Any]]:
+    """Return a row for each language of a list: language, entries, and the number of findings of each kind that occurs."""
+    counts = collections.Counter((finding.language, finding.kind) for finding in found)
+    kinds = [kind for kind in KINDS if any(kind == other for _, other in counts)]
+    return [
+        {"language": language, "entries": len(ids), **{kind: counts[language, kind] for kind in kinds}}
+        for language, ids in metadata.languages.items()
+    ]
 
 
 def render(metadata: Metadata, found: Sequence[Finding]) -> str:
@@ -211,11 +249,27 @@ def render(metadata: Metadata, found: Sequence[Finding]) -> str:
         by_kind[finding.kind].append(finding)
     lines = [f"entries        {len(metadata):>9,}   digest {metadata.digest[:16]}"]
     lines += [f"{kind:<13}  {len(by_kind[kind]):>9,}   {meaning}" for kind, meaning in KINDS.items()]
+    if rows := by_language(metadata, found):
+        shown = {name: max(len(name), 9) for name in rows[0]}
+        lines += [
+            "",
+            "  ".join(
+                f"{name:{'<' if name == 'language' else '>'}{size}}" for name, size in shown.items()
+            ),
+        ]
+        lines += [
+            "  ".join(
+                f"{row[name]:<{size}}" if name == "language" else f"{row[name]:>{size},}"
+                for name, size in shown.items()
+            )
+            for row in rows
+        ]
     for kind, of_kind in by_kind.items():
         if of_kind:
             lines += ["", f"{kind}:"]
             lines += [
-                f"  row {one.row:<7} {one.entry!r:.80}  {one.note}".rstrip() for one in of_kind[:_SHOWN]
+                f"  row {one.row:<7} {'' if one.language is None else f'{one.language} '}{one.entry!r:.80}  {one.note}".rstrip()
+                for one in of_kind[:_SHOWN]
             ]
             if len(of_kind) > _SHOWN:
                 lines.append(f"  ... and {len(of_kind) - _SHOWN:,} more (--json)")

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from metaclip import (
     Balancer,
     MetaclipError,
+    Metadata,
     Run,
     RunOptions,
     balance,
@@ -489,7 +490,7 @@ BAD = [
     ("empty", text(""), "w.csv has no column 'entry' (found: none)"),
     ("only a head", text("entry,weight\n"), "w.csv has no weights; leave it out, or add a row with an entry and its weight"),
     ("no rows", table(entry=pa.array([], pa.string()), weight=pa.array([], pa.float64())), "w.csv has no weights"),
-    ("languages", text("language,entry,weight\nen,dog,2\n"), "w.csv has a column 'language', but query lists have no languages yet; remove the column"),
+    ("languages", text("language,entry,weight\nen,dog,2\n"), "w.csv has weights of the language 'en', but the query list has no languages; remove the column 'language'"),
     ("a comma", text("entry,weight\nred, dog,2\n"), "w.csv, line 2: 3 values for the 2 columns; quote an entry that holds a comma"),
     ("a quote", text('entry,weight\n"dog,2\n'), "not valid csv"),
     ("no text", text("entry,weight\nd\udc00g,2\n".encode("utf-8", "surrogatepass").decode("latin-1")), "is no entry of the query list"),
@@ -547,3 +548,67 @@ def test_no_weights_at_all(matched: Run) -> None:
             TypeError, match="weights must be a path, a dict from entry to weight, or a table"
         ):
             balance(matched, weights=wrong)
+
+
+# --- languages
+
+LISTS = Metadata(["0", "dog", "chat", "0", "chat"], language=["en", "en", "en", "fr", "fr"])
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet", "dict", "table"])
+def test_weights_name_entries_by_language(tmp_path: Path, form: str) -> None:
+    """A weight without a language holds for the entry in all languages, one with a language for it there, whatever the order."""
+    rows = [("fr", "chat", 3.0), (None, "chat", 2.0), (None, "0", 0.5), ("en", "dog", 4.0)]
+    columns = dict(zip(("language", "entry", "weight"), map(list, zip(*rows, strict=True)), strict=True))
+    made: Any = pa.table(columns)
+    if form == "dict":
+        made = {
+            (entry if language is None else (language, entry)): weight for language, entry, weight in rows
+        }
+    elif form == "csv":
+        made = tmp_path / "w.csv"
+        lines = [f"{entry},{language or ''},{weight}" for language, entry, weight in rows]
+        made.write_text("entry,language,weight\n" + "\n".join(lines))
+    elif form == "parquet":
+        made = tmp_path / "w.parquet"
+        pq.write_table(pa.table(columns), made)
+    weights = EntryWeights.of(made)
+    assert weights.by_entry(LISTS).tolist() == [0.5, 4.0, 2.0, 0.5, 3.0]
+    weights.write(tmp_path / "again.parquet")
+    assert EntryWeights.of(tmp_path / "again.parquet").by_entry(LISTS).tolist() == [
+        0.5,
+        4.0,
+        2.0,
+        0.5,
+        3.0,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({("fr", "dog"): 2}, "weights, row 0: 'dog' is no entry of the query list in the language 'fr'; correct the entry"),
+        ({"chien": 2, "dog": 3}, "weights, row 0: 'chien' is no entry of the query list in any language; correct the entry"),
+        ({"dog": 2, ("de", "dog"): 2}, "weights, row 1: 'de' is no language of the query list; correct the language"),
+        ({(3, "dog"): 2}, "row 0: the language is 3, must be a string"),
+        (pa.table({"entry": ["dog"], "weight": [1], "language": [3]}), "the column 'language' is int64, must be string"),
+        (
+            pa.table({"entry": ["dog", "dog"], "weight": [1, 2], "language": ["en", "en"]}),
+            "row 1: the entry 'dog' has a weight in row 0 already",
+        ),
+    ],
+)  # fmt: skip
+def test_weights_of_languages_that_mean_nothing(weights: Any, message: str) -> None:
+    """The row, the language and the next step."""
+    with pytest.raises(MetaclipError, match=re.escape(message)):
+        EntryWeights.of(weights).by_entry(LISTS)
+
+
+def test_weights_without_any_language() -> None:
+    """A column of languages that names none is none, also for a list without languages."""
+    weights = EntryWeights.of(pa.table({"entry": ["dog"], "weight": [2], "language": pa.nulls(1)}))
+    assert weights.by_entry(Metadata(["dog", "cat"])).tolist() == [2, 1]
+    with pytest.raises(
+        MetaclipError, match="weights of the language 'en', but the query list has no languages"
+    ):
+        EntryWeights.of({("en", "dog"): 2}).by_entry(Metadata(["dog"]))

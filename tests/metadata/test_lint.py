@@ -184,3 +184,24 @@ def test_as_json_and_as_table() -> None:
     table = lint.render(metadata, found)
     assert re.search(r"^dead +2 ", table, re.M)
     assert "'b.c'" in table
+
+
+def test_languages_are_checked_one_by_one() -> None:
+    """Doubles and case are sought within a language; the report has a table of languages."""
+    lists = Metadata(["dog", "Dog", "St. Louis", "dog", "猫"], language=["en", "en", "en", "de", "ja"])
+    found = lint.lint(lists)
+    assert [(one["language"], one["kind"], one["row"]) for one in found.to_pylist()] == [
+        ("en", "dead", 2), ("en", "case", 1), ("ja", "one character", 4),
+    ]  # fmt: skip
+    findings = lint.findings(lists, PAPER, lint.wider_rules(PAPER))
+    report = lint.render(lists, findings)
+    assert "language     entries       dead       case  one character\nen                 3" in report
+    assert "row 1       en 'Dog'  row 0, 'dog'" in report
+    as_json = lint.as_json(lists, {}, findings)
+    assert as_json["languages"]["en"] == {"entries": 3, "dead": 1, "case": 1, "one character": 0}
+    assert as_json["findings"][0]["language"] == "en"
+    one = Metadata(["St. Louis"])
+    assert "language" not in lint.lint(one).column_names
+    plain = lint.as_json(one, {}, lint.findings(one, PAPER, {}))
+    assert "languages" not in plain
+    assert "language" not in plain["findings"][0]
