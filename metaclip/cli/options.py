@@ -69,6 +69,21 @@ class Share(click.ParamType[float]):
             self.fail(f"{value!r} is not a share such as 0.06 or 6%", param, ctx)
 
 
+class LanguageThreshold(click.ParamType[tuple[str, float]]):
+    """The t of a language: ja=5000, or ja=5k."""
+
+    name = "threshold"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, float]:
+        """Read the code and the number."""
+        language, is_given, t = str(value).partition("=")
+        if not (language and is_given):
+            self.fail(f"{value!r} is not a language and its t such as ja=5000", param, ctx)
+        return language, Number(whole=False).convert(t, param, ctx)
+
+
 def _stack(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
     def add(command: Command) -> Command:
         for option in reversed(options):
@@ -111,6 +126,25 @@ match_options = _stack(
     click.option(
         "--subset", metavar="FILE", help="Leave out rows whose uid is not in it, e.g. seen/subset.npy."
     ),
+    click.option(
+        "--language-column",
+        metavar="C",
+        help="Name of the column of languages, if not lang or language; for a list with languages.",
+    ),
+    click.option(
+        "--identify",
+        is_flag=True,
+        default=None,
+        help="Identify the language of each text instead of reading it.",
+    ),
+    click.option(
+        "--languages", metavar="L", help="Search only the lists of these languages, e.g. en,de,other."
+    ),
+    click.option(
+        "--also",
+        metavar="L",
+        help="Search texts of all languages for the entries of these languages too, e.g. en.",
+    ),
     click.option("--with-text", is_flag=True, default=None, help="Write url and text to matched/ too."),
     click.option(
         "--fold-duplicates", is_flag=True, default=None, help="Keep the first of duplicate entries."
@@ -139,6 +173,19 @@ balance_options = _stack(
         "--weights",
         metavar="FILE",
         help="csv or parquet file with columns entry and weight, a factor on t for each entry.",
+    ),
+    click.option(
+        "--t-by-language",
+        type=click.Choice(["largest", "nearest", "one"]),
+        default=None,
+        help="How the t of a language follows from English's tail share.  [default: largest]",
+    ),
+    click.option(
+        "--t-language",
+        type=LanguageThreshold(),
+        multiple=True,
+        metavar="L=T",
+        help="The t of a language, e.g. ja=5000; may be given several times.",
     ),
     click.option("--seed", type=int, default=None, help="Seed of the draw.  [default: 0]"),
 )
@@ -301,7 +348,15 @@ def balance_settings(flags: Mapping[str, Any], table: Mapping[str, Any]) -> Any:
     """Make BalanceSettings of a recipe's table [balance], with flags over it."""
     from metaclip.curate.settings import BalanceSettings
 
+    of_languages = {**table.get("t_language", {}), **dict(flags["t_language"])} or None
+    flags = {**flags, "t_language": of_languages}
     return override(BalanceSettings, table, flags, ("t", "tail_share", "target_pairs"))
+
+
+def _varied(balance: Mapping[str, Any]) -> str:
+    """Return by what t varies, to stand behind it; nothing for one t."""
+    by = balance.get("t_by")
+    return "" if by is None else f", times the {by} of each entry" if by == "weight" else f", by {by}"
 
 
 def show_result(run: Any) -> None:
@@ -316,7 +371,7 @@ def show_result(run: Any) -> None:
     )
     click.echo(
         f"t         {balance['t']:>14g}   tail share {100 * balance['tail_share']:.2f}% (asked: {balance['asked']})"
-        + (f", times the {balance['t_by']} of each entry" if "t_by" in balance else "")
+        + _varied(balance)
     )
     parts = f"{entries['zero']:,} at zero, {entries['tail']:,} tail, {entries['head']:,} head"
     click.echo(f"entries   {account['list']['entries']:>14,}   {parts}")

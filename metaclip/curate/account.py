@@ -27,8 +27,8 @@ from metaclip.curate.schema import (
     check_written,
     faults,
 )
-from metaclip.curate.settings import BALANCE_REASONS, MATCH_REASONS, NOT_IN_SUBSET, REMOVED
-from metaclip.curate.threshold import tail_share
+from metaclip.curate.settings import BALANCE_REASONS, MATCH_REASONS, NO_LIST, NOT_IN_SUBSET, REMOVED
+from metaclip.curate.threshold import t_of_entry, tail_share
 from metaclip.stage.folder import versions
 from metaclip.stage.stage import check_funnel, digest_of
 from metaclip.storage.files import atomic_write, file_digest, read_json, write_json
@@ -41,6 +41,7 @@ MEANING: Final = {
     "invalid_utf8": "text that is not valid UTF-8",
     NOT_IN_SUBSET: "uid that is not in the given subset",
     "empty_text": "text of length 0",
+    NO_LIST: "text in a language that no list is for",
     "no_match": "text that matches no entry",
     REMOVED: "taken out on request",
     "matched": "matched at least one entry",
@@ -48,12 +49,15 @@ MEANING: Final = {
     "kept": "kept",
 }
 """The steps of the funnel in their order, with their meaning."""
-_OPTIONAL: Final = {REMOVED, NOT_IN_SUBSET}
+_OPTIONAL: Final = {REMOVED, NOT_IN_SUBSET, NO_LIST}
 """Steps only where rows were lost for them."""
 _RESULT: Final = (
     "semantics", "list", "rule", "balance", "funnel", "entries", "sums", "pairs", "digests",
 )  # fmt: skip
-"""The fields that a result digest is of, besides `REMOVED`."""
+_BY_LANGUAGE: Final = "by_language"
+"""The field of a list with languages."""
+_IF_GIVEN: Final = (REMOVED, _BY_LANGUAGE)
+"""Further fields that a result digest is of, where they are there."""
 _CARD: Final = "card.json"
 _PAGE: Final = "card.md"
 _TOP_ENTRIES: Final = 25
@@ -131,6 +135,8 @@ def make_account(run: Run) -> dict[str, Any]:
             **({"t": balance["t"]["digest"]} if varied else {}),
         },
     }
+    if run.metadata.languages:
+        result[_BY_LANGUAGE] = _by_language(run)
     if REMOVED in match:
         result[REMOVED] = match[REMOVED]
     combined: dict[str, Any] = {
@@ -160,9 +166,49 @@ def make_account(run: Run) -> dict[str, Any]:
     }
 
 
+def _by_language(run: Run) -> list[dict[str, Any]]:
+    """Return a row for each language of the list: its texts, pairs, threshold, and the parts of its entries."""
+    texts, record = run.match["texts"], run.manifest["stages"]["balance"]
+    counts, thresholds, rows = run.counts.values, run.thresholds, []
+    assert isinstance(thresholds, np.ndarray)
+    for language, ids in run.metadata.languages.items():
+        count, t = counts[ids.start : ids.stop], thresholds[ids.start : ids.stop]
+        rows.append(
+            {
+                "language": language,
+                "entries": len(ids),
+                "texts": texts[language],
+                "t": record["t"]["languages"][language],
+                "tail_share": tail_share(count, t),
+                "tail": int(((count > 0) & (count < t)).sum()),
+                "head": int((count >= t).sum()),
+                **record["languages"][language],
+            }
+        )
+    return rows
+
+
+def render_languages(account: Mapping[str, Any]) -> list[str]:
+    """Return lines of Markdown about the languages of a list: a section, or nothing if it has none."""
+    if not (rows := account.get(_BY_LANGUAGE)):
+        return []
+    return [
+        "## Languages", "",
+        "A text is searched for the entries of its own language. Texts are those that were searched for entries of a language, "
+        "matched ones hold one; expected and kept ones are pairs whose text holds one. Head and tail are entries.", "",
+        "| language | texts | matched | t | tail share | tail | head | expected | kept |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+        *(
+            f"| {escaped(row['language'])} | {row['texts']:,} | {row['matched']:,} | {_number(row['t'])} "
+            f"| {100 * row['tail_share']:.2f}% | {row['tail']:,} | {row['head']:,} | {row['expected']:,.1f} | {row['kept']:,} |"
+            for row in sorted(rows, key=lambda row: (-row["matched"], row["language"]))
+        ), "",
+    ]  # fmt: skip
+
+
 def result_digest(account: Mapping[str, Any]) -> str:
     """Compute the digest of what an account, or the card made of it, says came out."""
-    result = {name: account[name] for name in (*_RESULT, REMOVED) if name in account}
+    result = {name: account[name] for name in (*_RESULT, *_IF_GIVEN) if name in account}
     return digest_of(
         {
             **result,
@@ -223,6 +269,7 @@ def render(account: Mapping[str, Any]) -> str:
         lost = ", ".join(map(_lost_input, account["lost_inputs"]))
         lines += [f"**Not all inputs could be read.** Missing from every figure here: {lost}", ""]
     lines += render_images(account)
+    lines += render_languages(account)
     lines += ["## Funnel", "", "| rows | | |", "|---:|---|---|"]
     lines += [f"| {rows:,} | {step} | {MEANING[step]} |" for step, rows in shown_steps(funnel)]
     if REMOVED in account:
@@ -235,7 +282,7 @@ def render(account: Mapping[str, Any]) -> str:
         "|---|---:|",
         f"| t (asked: {escaped(balance['asked'])}) | {_number(balance['t'])} |",
         *(
-            [f"| t of an entry | t times its {balance['t_by']}: column t of entries.parquet |"]
+            [f"| t of an entry | {t_of_entry(balance['t_by'])}: column t of entries.parquet |"]
             if "t_by" in balance
             else []
         ),

@@ -54,8 +54,16 @@ from metaclip.curate.settings import (
     BalanceSettings,
 )
 from metaclip.curate.tables import write_entries
-from metaclip.curate.threshold import entry_thresholds, resolve, threshold_hints, vector_digest
-from metaclip.curate.weights import T_BY, EntryWeights, WeightsLike
+from metaclip.curate.threshold import (
+    LANGUAGE,
+    LANGUAGE_AND_WEIGHT,
+    WEIGHT,
+    entry_thresholds,
+    resolve,
+    threshold_hints,
+    vector_digest,
+)
+from metaclip.curate.weights import EntryWeights, WeightsLike
 from metaclip.engine import Progress, fold
 from metaclip.errors import MetaclipError, damaged, for_caller
 from metaclip.matching import Counts
@@ -78,6 +86,8 @@ def balance(
     target_pairs: int | None = None,
     seed: int = 0,
     weights: WeightsLike | None = None,
+    t_by_language: str | None = None,
+    t_language: dict[str, float] | None = None,
     options: RunOptions | None = None,
 ) -> Run:
     """Balance a matched run, or continue where an earlier call stopped; return the balanced run.
@@ -85,6 +95,10 @@ def balance(
     At most one of `t`, `tail_share` (default 0.06) and `target_pairs` is given. `weights` is a csv or parquet file with the
     columns entry and weight, a dict, or a table of any library that speaks Arrow: the threshold of an entry is t times its
     weight, and t is solved for the set that comes of it.
+
+    Of a list with languages, `t` and `tail_share` are those of English, from which the t of every other language follows
+    (`metaclip.curate.language_thresholds`): `t_by_language` is "largest" (the default), "nearest" or "one", and `t_language`
+    holds the t of languages that do not follow, such as ``{"ja": 5000}``.
 
     The result is written to the folder `out`, or to the run's own. Several runs are combined into `out`, whose pairs are
     those of one run over all pools. Raise MetaclipError if a run is not matched, lost inputs (without
@@ -101,7 +115,10 @@ def balance(
     Run('more_dogs': 315 kept of 338 matched pairs, t = 20 by weight)
     """
     check_types(out=(out, PATH | None), options=(options, RunOptions | None))
-    options, settings = options or RunOptions(), BalanceSettings(t, tail_share, target_pairs, seed)
+    options = options or RunOptions()
+    settings = BalanceSettings(
+        t, tail_share, target_pairs, seed, t_by_language=t_by_language, t_language=t_language
+    )
     entry_weights = None if weights is None else EntryWeights.of(weights)
     if out is not None:
         Folder(out).refuse_other_stages(MATCH.name, BALANCE.name)
@@ -114,8 +131,7 @@ def balance(
             )
         from metaclip.curate.combine import combine
 
-        if entry_weights is not None:
-            entry_weights.by_entry(runs[0].metadata)  # before anything is written
+        check_settings(settings, entry_weights, runs[0].metadata)
         source = combine(runs, Folder(out), options)
         return balance_matches(source, Folder(out), settings, options, entry_weights)
     if not runs:
@@ -136,7 +152,7 @@ def balance_matches(
     weights: EntryWeights | None = None,
 ) -> Run:
     """Balance the matches of `source` into `folder`, whether inputs were lost or not; return the balanced run."""
-    weight = 1.0 if weights is None else weights.by_entry(source.metadata)
+    weight = check_settings(settings, weights, source.metadata)
     elsewhere = folder.path.resolve() != source.matched.path.resolve()
     if elsewhere and Stage(folder, MATCH).path.exists():
         raise MetaclipError(f"{folder.path} holds matches of its own; choose another `out=...`")
@@ -150,11 +166,27 @@ def balance_matches(
         balanced = Run(folder.path, source.counted)
         if not has_account(folder.path):
             write_account(balanced)
+    if source.metadata.languages:
+        weight = balanced.thresholds / balanced.t
     for hint in threshold_hints(
         settings, balanced.t, source.counts.values, balanced.match["funnel"]["matched"], weight
     ):
         print(f"metaclip: {for_caller(hint)}", file=sys.stderr)
     return balanced
+
+
+def check_settings(
+    settings: BalanceSettings, weights: EntryWeights | None, metadata: Metadata
+) -> Thresholds:
+    """Return the weight of each entry of a list, 1 without weights; called before anything is written.
+
+    Raise MetaclipError for weights and settings of languages that the list has no use for.
+    """
+    if metadata.languages or any(value is not None for value in settings.by_language.values()):
+        from metaclip.curate.language_thresholds import check_languages
+
+        check_languages(settings, metadata.languages)
+    return 1.0 if weights is None else weights.by_entry(metadata)
 
 
 def _run_stage(
@@ -176,8 +208,8 @@ def _run_stage(
         return
     source.check_matches()
     remove_account(folder.path)  # it describes an earlier result
-    base = _threshold(source, stage, settings, options, weight)
-    t = entry_thresholds(base, weight)
+    base, by_language = _threshold(source, stage, settings, options, weight)
+    t = _thresholds(source, base, by_language, weight)
     if weights is not None:
         settings = dataclasses.replace(settings, weights=_weights_path(weights, folder))
     shards = pool_shards(source)
@@ -211,7 +243,7 @@ def _run_stage(
         {
             "semantics": BALANCE.semantics,
             "match": matches if elsewhere else dict.fromkeys(matches),
-            "t": threshold_record(base, t, weight),
+            "t": threshold_record(base, t, weight, by_language),
             "asked": next(
                 f"{name} = {value:.15g}" for name, value in settings.asked.items() if value is not None
             ),
@@ -236,14 +268,21 @@ def balance_fingerprint(
         **settings.asked,
         "seed": settings.seed,
         **({"weights": weights_digest} if weights_digest else {}),
+        **{name: value for name, value in settings.by_language.items() if value is not None},
     }
 
 
-def threshold_record(base: float, t: Thresholds, weight: Thresholds) -> float | dict[str, Any]:
+def threshold_record(
+    base: float, t: Thresholds, weight: Thresholds, by_language: Mapping[str, float] | None = None
+) -> float | dict[str, Any]:
     """Return what the record of the stage says of t: the number, or by what it varies, with digests."""
     if not isinstance(t, np.ndarray):
         return base
-    return {"base": base, "by": T_BY, "weights": vector_digest(weight), "digest": vector_digest(t)}
+    weights, digest = vector_digest(weight), vector_digest(t)
+    if by_language is None:
+        return {"base": base, "by": WEIGHT, "weights": weights, "digest": digest}
+    by = LANGUAGE if weights is None else LANGUAGE_AND_WEIGHT
+    return {"base": base, "by": by, "weights": weights, "digest": digest, "languages": dict(by_language)}
 
 
 def _weights_path(weights: EntryWeights, folder: Folder) -> str:
@@ -258,24 +297,41 @@ def _weights_path(weights: EntryWeights, folder: Folder) -> str:
 
 def _threshold(
     source: Run, stage: Stage, settings: BalanceSettings, options: RunOptions, weight: Thresholds
-) -> float:
-    """Return t as an earlier call resolved it, else resolve it now."""
+) -> tuple[float, dict[str, float] | None]:
+    """Return t, and that of each language of a list that has some, as an earlier call resolved them, else resolve them now."""
     names = [shard["name"] for shard in source.match["shards"]]
-    counts = source.counts.values
-    slope = slopes(counts, weight)
+    counts, matched = source.counts.values, source.match["funnel"]["matched"]
 
-    def expect(thresholds: npt.NDArray[np.float64]) -> list[float]:
-        sums = fold(
-            options.active_engine, ExpectStep(source.matched, slope, thresholds), names, operator.add
-        )
+    def expect(thresholds: npt.NDArray[np.float64], weight: Thresholds = weight) -> list[float]:
+        step = ExpectStep(source.matched, slopes(counts, weight), thresholds)
+        sums = fold(options.active_engine, step, names, operator.add)
         assert sums is not None  # rows matched
         return [number / FIXED_POINT for number in sums]
 
     if (solved := stage.marker("t", SOLVED)) is None:
-        solved = {"t": resolve(settings, counts, source.match["funnel"]["matched"], expect, weight)}
-        entry_thresholds(solved["t"], weight)  # refused before anything is written
+        if languages := source.metadata.languages:
+            from metaclip.curate.language_thresholds import resolve_languages
+
+            found = resolve_languages(settings, counts, matched, languages, expect, weight)
+            solved = {"t": found.base, "languages": dict(found.by_language)}
+        else:
+            solved = {"t": resolve(settings, counts, matched, expect, weight)}
+        _thresholds(
+            source, solved["t"], solved.get("languages"), weight
+        )  # refused before anything is written
         stage.mark("t", solved)
-    return float(solved["t"])
+    return float(solved["t"]), solved.get("languages")
+
+
+def _thresholds(
+    source: Run, base: float, by_language: Mapping[str, float] | None, weight: Thresholds
+) -> Thresholds:
+    """Return the threshold of each entry. Raise MetaclipError if one of them is not a finite number above 0."""
+    if by_language is None:
+        return entry_thresholds(base, weight)
+    from metaclip.curate.language_thresholds import LanguageThresholds
+
+    return LanguageThresholds(base, by_language).by_entry(source.metadata.languages, weight)
 
 
 def pool_shards(source: Run) -> list[Shard]:
@@ -315,7 +371,7 @@ def _draw(
     if not shards:
         return
     read = {item["name"]: item["read"] for item in source.match["shards"]}
-    step = DrawStep(stage, source.matched, source.counts.values, t, seed)
+    step = DrawStep(stage, source.matched, source.counts.values, t, seed, source.metadata.languages)
     (stage.folder / "curated").mkdir(exist_ok=True)
     tasks = [
         Task(
@@ -343,7 +399,7 @@ def add_entry_sums(
 def write_outputs(
     stage: Stage, metadata: Metadata, counts: Counts, t: Thresholds, entry_sums: npt.NDArray[np.uint64],
     markers: Mapping[str, Mapping[str, Any]], threads: int = 1,
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, Any]:  # fmt: skip
     """Write entries.parquet of the summed `shard_entry_sums`, and curated.npy of what finished shards left.
 
     Return the expected number of pairs, its standard deviation and the number kept, by their keys in the stage's record.
@@ -369,10 +425,25 @@ def write_outputs(
     write_entries(
         folder / "entries.parquet", metadata, counts, t, probability, entry_expected, entry_kept
     )
-    return {
+    totals = {
         "expected": expected / FIXED_POINT,
         "deviation": math.sqrt(variance / FIXED_POINT),
         "kept": kept,
+    }
+    return totals | ({"languages": _add_languages(markers, metadata)} if metadata.languages else {})
+
+
+def _add_languages(
+    markers: Mapping[str, Mapping[str, Any]], metadata: Metadata
+) -> dict[str, dict[str, float]]:
+    """Add what shards say of each language: the pairs that match an entry of it, expected and kept ones."""
+    sums = {name: [0, 0, 0] for name in metadata.languages}
+    for marker in markers.values():
+        for name, added in marker["languages"].items():
+            sums[name] = [one + more for one, more in zip(sums[name], added, strict=True)]
+    return {
+        name: {"matched": matched, "expected": expected / FIXED_POINT, "kept": kept}
+        for name, (matched, expected, kept) in sums.items()
     }
 
 

@@ -51,13 +51,14 @@ class DrawStep(PortableStep):
     counts: npt.NDArray[np.uint64]
     t: Thresholds
     seed: int
+    languages: Mapping[str, range] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def parameters(self) -> DrawParameters:
         """The parameters of the draw, made once in each worker process."""
         with local_copy(self.matched / "duplicates.npy") as path:
             check_bytes(path, "duplicates.npy", Stage(self.matched, MATCH).record)
-            return DrawParameters.of(self.counts, self.t, self.seed, load_array(path))
+            return DrawParameters.of(self.counts, self.t, self.seed, load_array(path), self.languages)
 
     def __call__(
         self, item: tuple[Shard, int, Mapping[str, str | None]], progress: ProgressCallback
@@ -96,14 +97,55 @@ class DrawParameters:
     probability: npt.NDArray[np.float64]
     key: int
     duplicates: UidSet
+    languages: Mapping[str, range]
 
     @classmethod
     def of(
-        cls, counts: npt.NDArray[np.uint64], t: Thresholds, seed: int, duplicates: npt.NDArray[Any]
-    ) -> DrawParameters:
-        """Compute them for epoch 0; `duplicates` are the uids that stand on several rows, in DataComp's subset format."""
+        cls, counts: npt.NDArray[np.uint64], t: Thresholds, seed: int, duplicates: npt.NDArray[Any],
+        languages: Mapping[str, range],
+    ) -> DrawParameters:  # fmt: skip
+        """Compute them for epoch 0; `duplicates` are the uids that stand on several rows, in DataComp's subset format.
+
+        `languages` are those of the list, empty if it has none.
+        """
         uids = np.ascontiguousarray(duplicates).view(np.uint64).reshape(-1, 2)
-        return cls(probabilities(counts, t), stream_key(seed, 0), UidSet(uids))
+        return cls(probabilities(counts, t), stream_key(seed, 0), UidSet(uids), languages)
+
+
+class LanguageSums:
+    """Sums over drawn rows for each language of a list: the rows that match an entry of it.
+
+    `sums` is uint64[3, number of languages]: matched rows, their expected number in units of 1 / FIXED_POINT, kept rows.
+    """
+
+    def __init__(self, languages: Mapping[str, range]) -> None:
+        """Start at zero."""
+        self._names = [*languages]
+        self._starts = np.array([ids.start for ids in languages.values()], np.int64)
+        self.sums = np.zeros((3, len(self._names)), np.uint64)
+
+    def add(
+        self, values: npt.NDArray[np.uint32], offsets: npt.NDArray[np.int64], probability: npt.NDArray[np.float64],
+        keep: npt.NDArray[np.bool_],
+    ) -> None:  # fmt: skip
+        """Add rows of matches, as `draw_rows` takes them, with their P(keep) and whether they are kept."""
+        matched = values[offsets[0] : offsets[-1]]
+        language = np.searchsorted(self._starts, matched, "right") - 1
+        row = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+        # Ids ascend, so the entries of one language stand side by side in a row.
+        first = np.ones(len(matched), np.bool_)
+        first[1:] = (language[1:] != language[:-1]) | (row[1:] != row[:-1])
+        language, row = language[first], row[first]
+        fixed = (probability * FIXED_POINT).astype(np.uint64)
+        for total, of_rows in zip(
+            self.sums, (np.ones_like(fixed), fixed, keep.astype(np.uint64)), strict=True
+        ):
+            np.add.at(total, language, of_rows[row])
+
+    def by_language(self) -> dict[str, list[int]]:
+        """Return the three sums of each language of which rows were added."""
+        rows = zip(self._names, self.sums.T.tolist(), strict=True)
+        return {name: sums for name, sums in rows if sums[0]}
 
 
 class ShardDraw:
@@ -114,6 +156,7 @@ class ShardDraw:
         self._parameters, self._sums, self._rows = parameters, DrawSums(len(parameters.probability)), 0
         self._uids: list[Uids] = [np.zeros((0, 2), np.uint64)]
         self._repeats: list[npt.NDArray[np.uint64]] = [np.zeros((0, 3), np.uint64)]
+        self._by_language = LanguageSums(parameters.languages) if parameters.languages else None
 
     def draw(
         self, uids: Uids, values: npt.NDArray[np.uint32], offsets: npt.NDArray[np.int64]
@@ -127,6 +170,8 @@ class ShardDraw:
             p = probability[repeated]
             self._sums.totals[1] -= (p * (1.0 - p) * FIXED_POINT).astype(np.uint64).sum()
             self._repeats.append(np.concatenate([uids[repeated], p.view(np.uint64)[:, None]], axis=1))
+        if self._by_language is not None:
+            self._by_language.add(values, offsets, probability, keep)
         self._uids.append(uids[keep])
         self._rows += len(uids)
         return probability, keep
@@ -144,7 +189,12 @@ class ShardDraw:
             write_run(stage.path / f"{name}.repeats.npy", np.concatenate(self._repeats))
         expected, variance, kept = map(int, sums.totals)
         funnel = {"matched": self._rows, "not_drawn": self._rows - kept, "kept": kept}
-        return {"funnel": funnel, "expected": expected, "variance": variance}
+        marker = {"funnel": funnel, "expected": expected, "variance": variance}
+        return (
+            marker
+            if self._by_language is None
+            else {**marker, "languages": self._by_language.by_language()}
+        )
 
 
 def shard_entry_sums(shard: str, *, stage: Stage, n_entries: int) -> npt.NDArray[np.uint64]:

@@ -118,6 +118,13 @@ def check_combinable(runs: Sequence[Run], options: RunOptions) -> None:
             raise MetaclipError(
                 f"{both} were matched by different text rules: {', '.join(rules)}; match one again"
             )
+        for name in ("languages", "also"):
+            if (mine := getattr(one.match_settings, name)) != (
+                theirs := getattr(other.match_settings, name)
+            ):
+                raise MetaclipError(
+                    f"{both} were matched with {name} = {mine!r} and {theirs!r}; match one again"
+                )
         same = {item["sha256"] for item in one.inputs}
         if names := [item["name"] for item in other.inputs if item["sha256"] in same]:
             raise MetaclipError(
@@ -182,6 +189,7 @@ def _combine(
         ],
         "wanted": sum(source.match["wanted"] for source in runs),
         **({"extracted": extracted} if (extracted := _extractions(runs)) else {}),
+        **_add_texts(runs),
         "shards": [
             {**item, "name": name, "columns": source.shard_columns[item["name"]]}
             for source, item, name in shards
@@ -244,6 +252,13 @@ def _extractions(runs: Sequence[Run]) -> list[Any]:
     for source in runs:
         found += [one for one in source.match.get("extracted", []) if one not in found]
     return found
+
+
+def _add_texts(runs: Sequence[Run]) -> dict[str, dict[str, int]]:
+    """Return the texts of all runs by language, for the record of runs of a list with languages; else nothing."""
+    languages = runs[0].metadata.languages
+    texts = {name: sum(source.match["texts"][name] for source in runs) for name in languages}
+    return {"texts": texts} if texts else {}
 
 
 def _common_settings(runs: Sequence[Run]) -> MatchSettings:

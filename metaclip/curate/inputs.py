@@ -178,8 +178,11 @@ def input_bytes(item: PoolItem) -> int:
     return item.file.size if item.rows is None else min(item.file.size, _ROW_BYTES * item.rows)
 
 
-def cut_pool(files: list[PoolFile], settings: MatchSettings) -> Inputs:
-    """Cut the files of a pool into shards, up to the limit of the settings. Raise BrokenInput if no file can be read."""
+def cut_pool(files: list[PoolFile], settings: MatchSettings, by_language: bool = False) -> Inputs:
+    """Cut the files of a pool into shards, up to the limit of the settings. Raise BrokenInput if no file can be read.
+
+    `by_language` is that of `columns_of`.
+    """
     if settings.quoting == "none":
         files = [without_quoting(file) for file in files]
 
@@ -190,7 +193,7 @@ def cut_pool(files: list[PoolFile], settings: MatchSettings) -> Inputs:
         file = files[index]
         try:
             schema, shards = schema_and_shards(file, index, limit)
-            columns = columns_of(file, settings, schema)
+            columns = columns_of(file, settings, schema, by_language)
             if schema.metadata:
                 from metaclip.matching.matched_files import read_matched_file
 
@@ -247,10 +250,17 @@ def rule_differences(one: TextRule, other: TextRule) -> list[str]:
     ]
 
 
-def columns_of(file: PoolFile, settings: MatchSettings, schema: pa.Schema | None = None) -> Columns:
-    """Find a file's columns. Raise BrokenInput if the file (whose `schema` may be given) or its text cannot be read."""
-    schema = read_schema(file) if schema is None else schema
-    return find_columns(schema, file.path, settings.text_column, settings.url_column, settings.uid_column)
+def columns_of(
+    file: PoolFile, settings: MatchSettings, schema: pa.Schema | None = None, by_language: bool = False
+) -> Columns:
+    """Find a file's columns. Raise BrokenInput if the file (whose `schema` may be given) or its text cannot be read.
+
+    With `by_language`, texts are matched by their language: if it is not identified, there must be a column of it.
+    """
+    return find_columns(
+        read_schema(file) if schema is None else schema, file.path, settings.text_column, settings.url_column,
+        settings.uid_column, language=settings.language_column, by_language=by_language and not settings.identify,
+    )  # fmt: skip
 
 
 def columns_as_given(file: PoolFile, given: Mapping[str, str | None]) -> Columns:

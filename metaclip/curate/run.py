@@ -147,7 +147,10 @@ class Run:
 
     @property
     def t_by(self) -> str | None:
-        """What t differs by from entry to entry, "weight"; None for one t. Raise MetaclipError if the run is not balanced."""
+        """What t differs by from entry to entry: "weight", "language", "language and weight"; None for one t.
+
+        Raise MetaclipError if the run is not balanced.
+        """
         t = self._balanced["t"]
         return str(t["by"]) if isinstance(t, dict) else None
 

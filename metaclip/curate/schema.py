@@ -52,6 +52,7 @@ RUN_FIELDS: Final[dict[str, str]] = {
     "funnel.invalid_utf8": "integer",
     "funnel.not_in_subset": "integer",
     "funnel.empty_text": "integer",
+    "funnel.no_list": "integer",
     "funnel.no_match": "integer",
     "funnel.removed": "integer",
     "funnel.matched": "integer",
@@ -111,6 +112,22 @@ VARIED_FIELDS: Final[dict[str, str]] = {
 }
 """Further fields of an account, all of version 2, if t differs from entry to entry."""
 
+LANGUAGE_FIELDS: Final[dict[str, str]] = {
+    "by_language[].language": "string",
+    "by_language[].entries": "integer",
+    "by_language[].texts": "integer",
+    "by_language[].matched": "integer",
+    "by_language[].t": "number",
+    "by_language[].tail_share": "number",
+    "by_language[].tail": "integer",
+    "by_language[].head": "integer",
+    "by_language[].expected": "number",
+    "by_language[].kept": "integer",
+    "recipe.balance.t_language.<language>": "number",
+    "top_entries[].language": "string",
+}
+"""Further fields of an account, all of version 2, if the list has languages."""
+
 EXTRACTED_FIELDS: Final[dict[str, str]] = {
     "extracted[].ignore_noai": "boolean or null",
     "extracted[].agents": "string or null",
@@ -126,13 +143,20 @@ IMAGE_FIELDS: Final[dict[str, str]] = {
 """Further fields of an account of a run with a subset that `metaclip inspect` made."""
 
 FIELDS: Final = (
-    RUN_FIELDS | REMOVED_FIELDS | COMBINED_FIELDS | VARIED_FIELDS | EXTRACTED_FIELDS | IMAGE_FIELDS
+    RUN_FIELDS
+    | REMOVED_FIELDS
+    | COMBINED_FIELDS
+    | VARIED_FIELDS
+    | LANGUAGE_FIELDS
+    | EXTRACTED_FIELDS
+    | IMAGE_FIELDS
 )
 LATER: Final = frozenset(
     {
         "removed",
         "funnel.removed",
         "funnel.not_in_subset",
+        "funnel.no_list",
         "classes",
         "runs",
         "extracted",
@@ -140,6 +164,9 @@ LATER: Final = frozenset(
         "balance.t_by",
         "digests.t",
         "top_entries.[].t",
+        "top_entries.[].language",
+        "by_language",
+        "recipe.balance.t_language",
     }
 )
 """Fields that were added within version 1, or are optional."""

@@ -19,6 +19,8 @@ from metaclip.pool.shards import UNQUOTED
 from metaclip.stage.stage import Lost, Record, Size, StageSpec, funnel_kind, marker_kind
 
 DEFAULT_TAIL_SHARE: Final = 0.06
+READINGS: Final = ("largest", "nearest", "one")
+"""How the t of a language follows from that of English (`metaclip.curate.language_thresholds`)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +51,14 @@ class MatchSettings:
     """A subset file: rows whose uid is not in it are left out, such as those whose image `metaclip inspect` leaves out."""
     with_text: bool = False
     """Write url and text to matched/ too."""
+    language_column: str | None = None
+    """Name of the column of languages, where it is not lang or language; for a query list with languages."""
+    identify: bool | None = None
+    """Identify the language of each text, instead of reading it from a column."""
+    languages: str | None = None
+    """Languages of the query list to search, such as "en,de,other"; None for all."""
+    also: str | None = None
+    """Languages whose entries are searched in the texts of all languages, such as "en"."""
     rule: TextRule = PAPER
 
     def __post_init__(self) -> None:
@@ -57,12 +67,25 @@ class MatchSettings:
             raise BadSetting(f"limit is {self.limit}, must be at least 1")
         if self.quoting not in (None, "auto", "none"):
             raise BadSetting(f"quoting is {self.quoting!r:.80}, must be 'auto' or 'none'")
+        if self.identify and self.language_column is not None:
+            raise BadSetting(
+                f"identify and language_column = {self.language_column!r:.80} are given, must be one of them"
+            )
+        for name in ("languages", "also"):
+            if getattr(self, name) is not None and not split_codes(getattr(self, name)):
+                raise BadSetting(f'{name} is empty; name languages as "en" or "en,de", or leave it out')
+
+    @property
+    def routing(self) -> dict[str, str]:
+        """The settings that only a query list with languages has a use for, as far as they are given."""
+        names = ("language_column", "identify", "languages", "also")
+        return {name: str(getattr(self, name)) for name in names if getattr(self, name)}
 
     @property
     def record(self) -> dict[str, Any]:
         """The settings as manifests and cards have them; those that earlier records lack only if they are given."""
         record = dataclasses.asdict(self)
-        later = ("quoting", "subset")
+        later = ("quoting", "subset", "language_column", "identify", "languages", "also")
         return {name: value for name, value in record.items() if name not in later or value is not None}
 
     @property
@@ -87,7 +110,18 @@ class MatchSettings:
             "pool": [file.name for file in files],
             **({"quoting": "none"} if self.quoting == "none" else {}),
             **({"subset": subset} if subset is not None else {}),
+            **({"languages": self._routing_identity()} if metadata.languages else {}),
         }
+
+    def _routing_identity(self) -> dict[str, Any]:
+        from metaclip.matching.routing import VERSION
+
+        return {**self.routing, "version": VERSION}
+
+
+def split_codes(codes: str) -> list[str]:
+    """Return the codes in a setting such as "en, de"."""
+    return [code for part in codes.split(",") if (code := part.strip())]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +136,11 @@ class BalanceSettings:
     """Solve t so that this many pairs are expected."""
     seed: int = 0
     weights: str | None = None
-    """A csv or parquet file with the columns entry and weight: t[e] = t * weight[e]."""
+    """A csv or parquet file with the columns entry and weight, and maybe language: t[e] = t * weight[e]."""
+    t_by_language: str | None = None
+    """For a list with languages, how t follows from English's ("largest", the default, or "nearest"), or "one" t for all."""
+    t_language: dict[str, float] | None = None
+    """The t of languages that is not to follow from English's."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -117,6 +155,21 @@ class BalanceSettings:
             )
         if self.target_pairs is not None and self.target_pairs < 1:
             raise BadSetting(f"target_pairs is {self.target_pairs}, must be at least 1")
+        if self.t_by_language not in (None, *READINGS):
+            raise BadSetting(
+                f"t_by_language is {self.t_by_language!r:.80}, must be one of {', '.join(map(repr, READINGS))}"
+            )
+        given_t: dict[str, Any] = self.t_language or {}
+        for language, t in given_t.items():
+            if not isinstance(t, int | float) or not (t > 0 and math.isfinite(t)):
+                raise BadSetting(
+                    f"t_language: the t of {language!r:.80} is {t!r:.80}, must be a finite number above 0"
+                )
+        if self.t_language and self.target_pairs is not None:
+            raise BadSetting(
+                "target_pairs and t_language are given, must be one of them: a number of pairs is reached by one factor on the "
+                "t of all languages"
+            )
         if not 0 <= self.seed < 1 << 64:
             raise BadSetting(f"seed is {self.seed}, must be at least 0 and below 2**64")
 
@@ -130,25 +183,33 @@ class BalanceSettings:
         asked = self._thresholds
         return {**asked, "tail_share": DEFAULT_TAIL_SHARE} if set(asked.values()) == {None} else asked
 
+    @property
+    def by_language(self) -> dict[str, Any]:
+        """The settings that only a list with languages has a use for."""
+        return {"t_by_language": self.t_by_language, "t_language": self.t_language or None}
+
     def normalized(self) -> BalanceSettings:
         """Return the settings with the types that a recipe gives them: a notebook's t = 20 is the command line's 20.0."""
         kinds = {"t": float, "tail_share": float, "target_pairs": int, "seed": int}
         values = {name: (kind, getattr(self, name)) for name, kind in kinds.items()}
-        return dataclasses.replace(
-            self, **{name: kind(value) for name, (kind, value) in values.items() if value is not None}
-        )
+        made = {name: kind(value) for name, (kind, value) in values.items() if value is not None}
+        if self.t_language is not None:
+            made["t_language"] = {language: float(t) for language, t in self.t_language.items()}
+        return dataclasses.replace(self, **made)
 
     @property
     def record(self) -> dict[str, Any]:
-        """The settings as manifests and cards have them; weights only if they are given."""
-        record = dataclasses.asdict(self)
-        return {name: value for name, value in record.items() if name != "weights" or value is not None}
+        """The settings as manifests and cards have them; weights and those of languages only if they are given."""
+        record, later = dataclasses.asdict(self), ("weights", "t_by_language", "t_language")
+        return {name: value for name, value in record.items() if name not in later or value is not None}
 
 
 # --- the two stages, and what is read back of them: types of manifest.json and of markers
 
 SAVED_WEIGHTS: Final = "weights.parquet"
 """The file of a run folder for weights that were given as a dict or a table."""
+NO_LIST: Final = "no_list"
+"""The reason in the funnel for texts whose language no list is for."""
 NOT_IN_SUBSET: Final = "not_in_subset"
 """The reason in the funnel for rows that a subset leaves out."""
 MATCH_REASONS: Final = (
@@ -158,6 +219,7 @@ MATCH_REASONS: Final = (
     "invalid_utf8",
     NOT_IN_SUBSET,
     "empty_text",
+    NO_LIST,
     "no_match",
 )
 """Why a row is lost in stage match, in the order of the checks; the other rows are `matched`."""
@@ -224,17 +286,25 @@ _MATCH_RECORD: Final[Any] = marker_kind(
     Record, semantics=int, identity=str, list=str, rule=TextRule, columns=_Columns, counts_digest=str,
     funnel=_MATCH_FUNNEL, duplicates=funnel_kind(("uids", "rows")), lost=list[_LostInput], wanted=Size,
     shards=list[_MatchedShard], runs=(list[_Combined], []), removed=(_REMOVED | None, None), images=(list[ImageStep], []),
+    texts=(dict[str, Size] | None, None),
 )  # fmt: skip
 _SOURCE: Final[Any] = msgspec.defstruct(
     "Source", [("folder", str | None), ("beside", str | None), ("record", _MATCH_RECORD | None)]
 )
 _VARIED: Final[Any] = msgspec.defstruct(
-    "Varied", [("base", _Threshold), ("by", str), ("weights", str), ("digest", str)]
-)
+    "Varied",
+    [
+        ("base", _Threshold), ("by", str), ("digest", str), ("weights", str | None, None),
+        ("languages", dict[str, _Threshold] | None, None),
+    ],
+)  # fmt: skip
 """t where it differs from entry to entry. It is no number, so that versions that know only one t refuse such a run."""
+_OF_LANGUAGE: Final[Any] = msgspec.defstruct(
+    "OfLanguage", [("matched", Size), ("expected", _Positive), ("kept", Size)]
+)
 _BALANCE_RECORD: Final[Any] = marker_kind(
     Record, semantics=int, match=_SOURCE, t=_Threshold | _VARIED, asked=str, seed=_Natural, expected=_Positive,
-    deviation=_Positive, kept=Size, funnel=_BALANCE_FUNNEL,
+    deviation=_Positive, kept=Size, funnel=_BALANCE_FUNNEL, languages=(dict[str, _OF_LANGUAGE] | None, None),
 )  # fmt: skip
 
 MATCH: Final = StageSpec(
@@ -256,12 +326,17 @@ BALANCE: Final = StageSpec(
 """Raise its semantics when the same counts and seed would give other pairs."""
 
 SHARD_MATCHED: Final = marker_kind(
-    shard=dict[str, Any], funnel=_MATCH_FUNNEL, places=(dict[str, str], {})
+    shard=dict[str, Any], funnel=_MATCH_FUNNEL, places=(dict[str, str], {}), texts=(dict[str, Size], {})
 )
 """The kind of the markers of stage match."""
-SHARD_DRAWN: Final = marker_kind(funnel=_BALANCE_FUNNEL, expected=_Natural, variance=_Natural)
+SHARD_DRAWN: Final = marker_kind(
+    funnel=_BALANCE_FUNNEL,
+    expected=_Natural,
+    variance=_Natural,
+    languages=(dict[str, tuple[_Natural, _Natural, _Natural]], {}),
+)
 """The kind of the markers of stage balance."""
-SOLVED: Final = marker_kind(t=_Threshold)
+SOLVED: Final = marker_kind(t=_Threshold, languages=(dict[str, _Threshold] | None, None))
 """The kind of the marker of t in stage balance."""
 
 

@@ -24,6 +24,10 @@ from metaclip.curate.draw import Thresholds
 from metaclip.curate.settings import DEFAULT_TAIL_SHARE, BalanceSettings
 from metaclip.errors import MetaclipError
 
+WEIGHT: Final = "weight"
+LANGUAGE: Final = "language"
+LANGUAGE_AND_WEIGHT: Final = "language and weight"
+"""What varies t from entry to entry, as accounts state it."""
 _THRESHOLDS: Final = 64
 _PASSES: Final = 3
 SMALL_POOL: Final = 1_000_000
@@ -54,6 +58,13 @@ def scaled(thresholds: Thresholds, base: float, t: float) -> Thresholds:
 def column_thresholds(entries: pa.Table, base: float) -> Thresholds:
     """Return the thresholds that a table of entries was drawn by: its column t, or `base` if it has none."""
     return entries["t"].to_numpy() if "t" in entries.column_names else base
+
+
+def t_of_entry(by: str) -> str:
+    """Return in words what the t of an entry is, where it varies by what an account states as `t_by`."""
+    if by == WEIGHT:
+        return "t times its weight"
+    return "the t of its language" + (" times its weight" if by == LANGUAGE_AND_WEIGHT else "")
 
 
 def vector_digest(values: Thresholds) -> str | None:

@@ -36,8 +36,6 @@ WeightsLike: TypeAlias = str | os.PathLike[str] | Mapping[Any, float] | ArrowTab
 """Weights: a csv or parquet file, a dict from entry or (language, entry) to weight, or a table of any library that speaks
 Arrow."""
 
-T_BY: Final = "weight"
-"""What varies t from entry to entry, as accounts say it."""
 _COLUMNS: Final = ("entry", "weight")
 _LANGUAGE: Final = "language"
 _NEEDED: Final = "weights are a csv or parquet file with the columns entry and weight"

@@ -172,6 +172,11 @@ SAME: Final = tuple(
 )
 """Codes that stand for one language, in lower case, one language a row."""
 
+UNSPACED: Final = frozenset({"bo", "dz", "ja", "km", "lo", "my", "shn", "th", "wuu", "yue", "zh"})
+"""Languages that are written without spaces between words."""
+VERSION: Final = 1
+"""Raised when a code would lead to another list: runs that were begun before are not continued then."""
+
 _LABELS: Final = {
     "lid.176": """
     af als am an ar arz as ast av az azb ba bar bcl be bg bh bn bo bpy br bs bxr ca cbk ce ceb ckb co cs cv cy da de diq dsb
@@ -238,10 +243,11 @@ class Routing:
         self.others = tuple(name for name in lists if not _is_identified(normal(name)))
         """The lists of OTHER."""
         self._lists = tuple(lists)
-        self._only = None if only is None else {name for one in only for name in self._named(one)}
-        self._also = tuple(name for one in also for name in self._named(one))
+        self._only = None if only is None else {name for one in only for name in self.named(one)}
+        self._also = tuple(name for one in also for name in self.named(one))
 
-    def _named(self, code: str) -> tuple[str, ...]:
+    def named(self, code: str) -> tuple[str, ...]:
+        """Return the lists that a code names, of which "other" may name several. Raise MetaclipError if it names none."""
         if normal(code) == OTHER and self.others:
             return self.others
         if (name := self._own_list(normal(code))) is None:

@@ -163,7 +163,10 @@ def findings(
     `others` are the rules to try on a dead entry, by name; `progress` counts entries.
     """
     found: list[Finding] = []
-    for language, ids in (metadata.languages or {None: range(len(metadata))}).items():
+    parts: Sequence[tuple[str | None, range]] = [*metadata.languages.items()] or [
+        (None, range(len(metadata)))
+    ]
+    for language, ids in parts:
         found += _findings_in(metadata, ids, language, rule, others, progress)
     order = list(KINDS)
     return sorted(found, key=lambda finding: (order.index(finding.kind), finding.row))

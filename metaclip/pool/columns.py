@@ -15,6 +15,8 @@ from metaclip.errors import BrokenInput
 TEXT_NAMES: Final = ("text", "caption", "alt")
 URL_NAMES: Final = ("url",)
 UID_NAMES: Final = ("uid",)
+LANGUAGE_NAMES: Final = ("lang", "language")
+"""Names of the column of languages: of `metaclip extract`, and of LAION."""
 KEY: Final = "__key__"
 """The column of webdataset's keys, which only pools of tars have."""
 CARRY_UID: Final = "download with img2dataset --save_additional_columns '[\"uid\"]'"
@@ -40,13 +42,17 @@ class Columns:
     uid: str | None
     status: str | None = None
     """img2dataset's column that tells whether a download succeeded."""
+    language: str | None = None
+    """The column of languages, where texts are matched by it."""
 
 
 def find_columns(
-    schema: pa.Schema, where: str, text: str | None = None, url: str | None = None, uid: str | None = None
-) -> Columns:
+    schema: pa.Schema, where: str, text: str | None = None, url: str | None = None, uid: str | None = None,
+    *, language: str | None = None, by_language: bool = False,
+) -> Columns:  # fmt: skip
     """Find the columns that have a role. A column given by name must exist; the case of its letters does not matter.
 
+    The column of languages, maybe with the given name `language`, is looked for `by_language` only, and must exist then.
     Raise BrokenInput, with the names found and looked for, if there is no text column, if several columns could have one
     role, or if a column has a type that its role does not allow. `where` names the file in messages.
     """
@@ -73,10 +79,12 @@ def find_columns(
                 f"{where}: {shown} can all be the {role} column; choose one with `MatchSettings({role}_column=...)`"
             )
         if not found:
-            if given is None and role != "text":
+            if given is None and role not in ("text", "language"):
                 return None
             wanted = " or ".join(map(repr, candidates)) if given is None else repr(given)
             how = f"name it with `MatchSettings({role}_column=...)`"
+            if role == "language":
+                how += ", or identify languages with `MatchSettings(identify=True)`"
             if any(map(_VALUE.match, names)):
                 how = "these look like values: put a first row with names into the file, such as text,url"
             raise BrokenInput(
@@ -96,7 +104,10 @@ def find_columns(
     # Only a table of img2dataset has these columns; all samples of a tar were downloaded.
     from_img2dataset = {"status", "error_message", "key"} <= set(names) and KEY not in names
     status = "status" if from_img2dataset and _is_text(schema.field("status").type) else None
-    return Columns(text_column, find("url", url, URL_NAMES), find("uid", uid, UID_NAMES), status)
+    language_column = find("language", language, LANGUAGE_NAMES) if by_language else None
+    return Columns(
+        text_column, find("url", url, URL_NAMES), find("uid", uid, UID_NAMES), status, language_column
+    )
 
 
 def missing_columns(schema: pa.Schema, columns: Columns) -> list[str]:
@@ -104,7 +115,7 @@ def missing_columns(schema: pa.Schema, columns: Columns) -> list[str]:
 
     Of tars that have no uids, the sentence says how to carry them along.
     """
-    used = {columns.text, columns.url, columns.uid, columns.status, KEY}
+    used = {columns.text, columns.url, columns.uid, columns.status, columns.language, KEY}
     # An index that pandas wrote is no id: it begins anew in each file.
     others = [f for f in schema if f.name not in used and not f.name.startswith("__index_level_")]
     notes = []

@@ -34,9 +34,17 @@ RULE = {
     "--unicode-separators", "--unspaced-scripts",
 }  # fmt: skip
 MATCH = {
-    "--fold-duplicates", "--limit", "--metadata", "--quoting", "--recipe", "--subset", "--text-column", "--uid-column", "--url-column", "--with-text",
+    "--also", "--fold-duplicates", "--identify", "--language-column", "--languages", "--limit", "--metadata", "--quoting", "--recipe", "--subset", "--text-column", "--uid-column", "--url-column", "--with-text",
 } | RULE  # fmt: skip
-BALANCE = {"--seed", "--t", "--tail-share", "--target-pairs", "--weights"}
+BALANCE = {
+    "--seed",
+    "--t",
+    "--t-by-language",
+    "--t-language",
+    "--tail-share",
+    "--target-pairs",
+    "--weights",
+}
 ENGINE = {"--address", "--engine"}
 WORK = {"--help", "--out", "--overwrite", "--workers", "-h"} | ENGINE
 VERBS = {

@@ -31,7 +31,7 @@ from metaclip.card.threshold_grid import ThresholdGrid
 from metaclip.curate.account import MEANING
 from metaclip.curate.draw import probabilities
 from metaclip.curate.run import Run
-from metaclip.curate.settings import NOT_IN_SUBSET
+from metaclip.curate.settings import NO_LIST, NOT_IN_SUBSET
 from metaclip.curate.threshold import column_thresholds
 from metaclip.engine import Progress
 from metaclip.matching.text_rule import TextRule
@@ -146,7 +146,7 @@ def _write_first_view(
         "meaning": {
             step: meaning
             for step, meaning in MEANING.items()
-            if step != NOT_IN_SUBSET or step in account["funnel"]
+            if step not in (NOT_IN_SUBSET, NO_LIST) or step in account["funnel"]
         },
         "sources": codes.dictionary.to_pylist(),
         "by_source": _by_source(source, count, kept),

@@ -133,7 +133,7 @@ def _match(
     removed_uids, found = _find_uids(parent, request, options)
     requested, folder, match = UidSet(request.uids), stage.folder, parent.match
     names = [shard["name"] for shard in match["shards"]]
-    draw = DrawParameters.of(parent.counts.values, parent.thresholds, parent.seed, _NO_UIDS)
+    draw = DrawParameters.of(parent.counts.values, parent.thresholds, parent.seed, _NO_UIDS, {})
 
     def step(name: str, progress: ProgressCallback) -> tuple[Marker, list[Path]]:
         marker = _match_shard(parent, name, removed_uids, requested, draw, stage)
@@ -171,7 +171,7 @@ def _match(
     }
     same = ("semantics", "list", "rule", "columns", "counts_digest", "lost", "wanted", "shards")
     record = {
-        **{key: match[key] for key in (*same, "runs", "images") if key in match},
+        **{key: match[key] for key in (*same, "runs", "images", "texts") if key in match},
         "identity": digest_of({"parent": match["identity"], "fingerprint": stage.digest}),
         "funnel": funnel,
         "duplicates": {"uids": repeated, "rows": repeats},
@@ -268,9 +268,12 @@ def _balance(parent: Run, run: Run, stage: Stage, options: RunOptions) -> None:
     """Draw the pairs that are left by the parent's counts; write curated/ without removed pairs, and the stage's record."""
     folder, thresholds = stage.folder, parent.thresholds
     parent_record, parent_settings = parent.balance or {}, parent.manifest["settings"]
-    settings = BalanceSettings(
-        t=parent.t, seed=parent.seed, weights=parent_settings["balance"].get("weights")
-    )
+    by_language = {
+        name: parent_settings["balance"].get(name) for name in ("weights", "t_by_language", "t_language")
+    }
+    if parent.metadata.languages:  # none of them is solved again
+        by_language["t_language"] = parent_record["t"]["languages"]
+    settings = BalanceSettings(t=parent.t, seed=parent.seed, **by_language)
     # As `balance` writes it for a given t.
     weights_digest = parent_record["t"]["weights"] if parent.t_by else None
     stage.begin(balance_fingerprint(run, settings, weights_digest), options.overwrite)
@@ -280,7 +283,9 @@ def _balance(parent: Run, run: Run, stage: Stage, options: RunOptions) -> None:
     removed = listed_uids(read_list(folder / REMOVED_LIST))
     with local_copy(folder / "duplicates.npy") as local:
         check_bytes(local, "duplicates.npy", run.match)
-        draw = DrawParameters.of(run.counts.values, thresholds, parent.seed, load_array(local))
+        draw = DrawParameters.of(
+            run.counts.values, thresholds, parent.seed, load_array(local), run.metadata.languages
+        )
     (folder / "curated").mkdir(exist_ok=True)
 
     def step(name: str, progress: ProgressCallback) -> tuple[Marker, list[Path]]:
