@@ -5,8 +5,9 @@
     divergence    KL(p, uniform) = sum of p ln(p n), in nats, p a name's share of all n names' counts: 0 if all names are
                   equally frequent (the appendix of "Demystifying CLIP Data" measures balance so)
 
-A name that is an entry has the entry's figures. Other names are searched for in the kept captions, and in the matched
-ones of a run ``--with-text``. Without matched texts their count is not known, and shares and divergences leave them out.
+A name that is an entry has the entry's figures; in a list with languages it is one of English, or of the first language. Other
+names are searched for in the kept captions, and in the matched ones of a run ``--with-text``. Without matched texts their
+count is not known, and shares and divergences leave them out.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from metaclip.card.run_files import find_column
+from metaclip.curate.language_thresholds import base_language
 from metaclip.curate.run import Run
 from metaclip.curate.tables import read_pairs
 from metaclip.matching.matcher import Matcher
@@ -93,10 +95,17 @@ class ClassCoverage:
 
 def _entry_ids(run: Run, names: Iterable[str]) -> dict[str, int]:
     """Find the entries that match exactly the texts that a name would match: they have the same form under the rule."""
-    rule, entries = run.rule, run.metadata.entries.to_pylist()
+    rule, metadata = run.rule, run.metadata
+    ids = (
+        metadata.languages[base_language(metadata.languages)]
+        if metadata.languages
+        else range(len(metadata))
+    )
+    entries = metadata.entries[ids.start : ids.stop].to_pylist()
     forms = {name: rule.entry(name) for name in names}
     wanted = set(forms.values()) - {None}
-    first = {form: i for i in reversed(range(len(entries))) if (form := rule.entry(entries[i])) in wanted}
+    rows = reversed([*zip(ids, entries, strict=True)])
+    first = {form: i for i, entry in rows if (form := rule.entry(entry)) in wanted}
     return {name: first[form] for name, form in forms.items() if form in first}
 
 

@@ -13,6 +13,8 @@ def describe(card: Mapping[str, Any], entries_digest: str) -> dict[str, Any]:
     columns = COLUMNS | CORRECTED if "removed" in card else COLUMNS
     if "t_by" in card["balance"]:
         columns = columns | VARIED
+    if "by_language" in card:
+        columns = columns | LANGUAGE
     kinds = {
         **dict.fromkeys(("entry_id", "count", "kept", *CORRECTED), "sc:Integer"),
         **dict.fromkeys(("probability", "expected", *VARIED), "sc:Float"),
@@ -61,8 +63,12 @@ COLUMNS: Final = {
 }
 CORRECTED: Final = {"count_corrected": "What is left of the count without the pairs that were taken out."}
 """The column that the table of a set has in addition if pairs were taken out of it."""
-VARIED: Final = {"t": "Threshold of the entry: t of the set times the entry's weight."}
+VARIED: Final = {
+    "t": "Threshold of the entry: that of the set times the entry's weight, or that of its language."
+}
 """The column that the table has in addition if t differs from entry to entry."""
+LANGUAGE: Final = {"language": "Language of the entry; only texts of this language are searched for it."}
+"""The column that the table has in addition if the list has languages."""
 _CONTEXT: Final = {
     "@language": "en",
     "@vocab": "https://schema.org/",

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from metaclip.card.publish import read_card
-from metaclip.curate.account import MEANING, escaped
+from metaclip.curate.account import MEANING, escaped, shown_entry
 from metaclip.curate.tables import ENTRIES, read_table
 from metaclip.curate.threshold import column_thresholds
 
@@ -38,7 +38,10 @@ class Difference:
     figures: list[tuple[str, float, float]]
     """(field, first, second) of the funnel, entries, pairs and the tail share, all of them."""
     entries: pa.Table
-    """entry, count, count_after, kept, kept_after, share, share_after of each entry whose count or kept differs."""
+    """entry, count, count_after, kept, kept_after, share, share_after of each entry whose count or kept differs.
+
+    If one of the lists has languages, also language.
+    """
     only: tuple[int, int]
     """Numbers of entries in the first list alone, and in the second alone."""
     removed: tuple[int, int] | None = None
@@ -60,8 +63,12 @@ def diff(first: Path, second: Path) -> Difference:
         (name for name in flat_one | flat_other if name.partition(".")[0] in _FIGURES), key=_figure_order
     )
     tables = _read_entries(first, one), _read_entries(second, other)
-    joined = tables[0].join(tables[1], "entry", join_type="full outer", right_suffix="_after")
+    joined = tables[0].join(
+        tables[1], ["language", "entry"], join_type="full outer", right_suffix="_after"
+    )
     columns = {"entry": joined["entry"]}
+    if any("by_language" in card for card in (one, other)):
+        columns["language"] = joined["language"]
     columns |= {
         name: pc.fill_null(joined[name], 0) for name in ("count", "count_after", "kept", "kept_after")
     }
@@ -79,9 +86,13 @@ def diff(first: Path, second: Path) -> Difference:
     return Difference(
         names, settings,
         [(name, flat_one.get(name, 0), flat_other.get(name, 0)) for name in [*figures, "balance.tail_share"]],
-        pa.table(columns).filter(pc.or_(*differs)).sort_by("entry"),
+        pa.table(columns).filter(pc.or_(*differs)).sort_by(_order(columns)),
         (joined["count_after"].null_count, joined["count"].null_count), _removed_between(one, other), thresholds,
     )  # fmt: skip
+
+
+def _order(columns: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(name, "ascending") for name in ("entry", "language") if name in columns]
 
 
 def _flatten(value: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
@@ -101,7 +112,10 @@ def _figure_order(name: str) -> tuple[int, int, str]:
 def _read_entries(folder: Path, card: Mapping[str, Any]) -> pa.Table:
     table = read_table(folder / "entries.parquet", ENTRIES)
     t = np.broadcast_to(column_thresholds(table, float(card["balance"]["t"])), len(table))
-    return table.select(["entry", "count", "kept"]).append_column("t", pa.array(t))
+    columns = table.select(["entry", "count", "kept"]).append_column("t", pa.array(t))
+    # Entries are compared by (language, entry); those of a list without languages are of no language.
+    language = table["language"] if "language" in table.column_names else pa.array([""] * len(table))
+    return columns.append_column("language", language)
 
 
 def _removed_between(first: Mapping[str, Any], second: Mapping[str, Any]) -> tuple[int, int] | None:
@@ -178,7 +192,7 @@ def render_markdown(found: Difference) -> str:
                 "|---|---:|---:|---:|---:|---:|---|",
             ]
             lines += [
-                f"| {escaped(row['entry'])} | {row['kept']:,} | {row['kept_after']:,} | {100 * row['share']:.3f}% "
+                f"| {shown_entry(row)} | {row['kept']:,} | {row['kept_after']:,} | {100 * row['share']:.3f}% "
                 f"| {100 * row['share_after']:.3f}% | {_points(row):+.3f} | {_bar(abs(_points(row)) / longest)} |"
                 for row in rows
             ]
@@ -188,7 +202,7 @@ def render_markdown(found: Difference) -> str:
 _SETTING_WORDS: Final = {
     "list.digest": "query list (sha256)",
     "balance.t": "threshold t",
-    "balance.t_by": "what t is multiplied by, entry by entry",
+    "balance.t_by": "what t varies by from entry to entry",
     "digests.t": "thresholds of the entries (sha256)",
     "balance.seed": "seed of the draw",
     "recipe.match.limit": "rows read at most",

@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 
 from metaclip.card.threshold_grid import ThresholdGrid
 from metaclip.curate.account import MEANING
+from metaclip.curate.threshold import WEIGHT
 from metaclip.engine import Progress
 from metaclip.errors import import_extra
 from metaclip.notebook import ranks, thinned
@@ -78,7 +79,8 @@ def make_charts(account: Mapping[str, Any], entries: pa.Table, grid: ThresholdGr
             **{"width": _WIDTH, "height": _HEIGHT, **sizes}
         )
 
-    by = f" times {account['balance']['t_by']}" if "t_by" in account["balance"] else ""
+    varied = account["balance"].get("t_by")
+    by = "" if varied is None else f" times {varied}" if varied == WEIGHT else f" by {varied}"
 
     def at_t() -> Any:
         line = alt.Chart(alt.Data(values=[{"t": t, "label": f"t = {t:,.15g}{by}"}]))

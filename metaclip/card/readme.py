@@ -12,11 +12,14 @@ from metaclip.curate.account import (
     MEANING,
     escaped,
     render_images,
+    render_languages,
     render_removed,
     render_runs,
+    shown_entry,
     shown_steps,
 )
 from metaclip.curate.settings import REMOVED
+from metaclip.curate.threshold import WEIGHT, t_of_entry
 
 
 def summary(card: Mapping[str, Any]) -> str:
@@ -32,7 +35,13 @@ def summary(card: Mapping[str, Any]) -> str:
 def _times(card: Mapping[str, Any]) -> str:
     """Return what t is multiplied by, to stand behind it; nothing for one t."""
     by = card["balance"].get("t_by")
-    return f" times the {escaped(by)} of each entry" if by else ""
+    return (
+        ""
+        if not by
+        else f" times the {escaped(by)} of each entry"
+        if by == WEIGHT
+        else f" by {escaped(by)}"
+    )
 
 
 _MOST_NAMES: Final = 20
@@ -119,7 +128,7 @@ def render(card: Mapping[str, Any]) -> str:
         *_varied(card),
         f"The draw is a hash of the pair's uid with seed {balance['seed']}: with `entries.parquet`, anyone can compute "
         "whether a pair is in (the page does).", "",
-        *render_images(card), "## What was dropped, and why", "", "| rows | | |", "|---:|---|---|",
+        *render_languages(card), *render_images(card), "## What was dropped, and why", "", "| rows | | |", "|---:|---|---|",
     ]  # fmt: skip
     lines += [f"| {rows:,} | {key} | {MEANING[key]} |" for key, rows in shown_steps(funnel)]
     if card["lost_inputs"]:
@@ -137,7 +146,7 @@ def render(card: Mapping[str, Any]) -> str:
         "| entry | source | count | probability | expected | kept |", "|---|---|---:|---:|---:|---:|",
     ]  # fmt: skip
     lines += [
-        f"| {escaped(row['entry'])} | {escaped(row['source'] or '')} | {row['count']:,} | {row['probability']:.4f} "
+        f"| {shown_entry(row)} | {escaped(row['source'] or '')} | {row['count']:,} | {row['probability']:.4f} "
         f"| {row['expected']:,.1f} | {row['kept']:,} |"
         for row in card["top_entries"]
     ]
@@ -166,13 +175,19 @@ def render(card: Mapping[str, Any]) -> str:
 
 
 def _varied(card: Mapping[str, Any]) -> list[str]:
-    if not (by := card["balance"].get("t_by")):
+    if "t_by" not in card["balance"]:
         return []
     return [
-        f"t is not the same for all entries: that of an entry is {card['balance']['t']:,.15g} times its {escaped(by)}, in the "
+        f"t is not the same for all entries: that of an entry is {_t_of_entry(card)}, in the "
         "column `t` of `entries.parquet`. Entries of a larger t keep more of their captions, and others fewer. Head and tail "
         "are told by the t of each entry.", "",
     ]  # fmt: skip
+
+
+def _t_of_entry(card: Mapping[str, Any]) -> str:
+    """Return in words what the t of an entry is."""
+    by = card["balance"]["t_by"]
+    return f"{card['balance']['t']:,.15g} times its weight" if by == WEIGHT else t_of_entry(by)
 
 
 def _classes(lists: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -34,6 +34,8 @@ from metaclip.card.run_files import (
 )
 from metaclip.card.scan import scan_run
 from metaclip.curate.account import result_digest
+from metaclip.curate.balance import add_languages
+from metaclip.curate.balance_shard import LanguageSums
 from metaclip.curate.draw import FIXED_POINT, DrawSums, draw_rows, hashes, probabilities, stream_key
 from metaclip.curate.run import Run, RunLike, local_run, open_run
 from metaclip.curate.settings import REMOVED
@@ -135,9 +137,14 @@ def _run_differences(run: Run) -> Iterator[str]:
         DrawSums(len(counts)),
     )
 
+    by_language = LanguageSums(run.metadata.languages)
+
     def kept_uids() -> Iterator[Uids]:
         for uids, values, offsets in itertools.chain.from_iterable(map(matched_rows, files)):
-            yield uids[draw_rows(values, offsets, probability, uids, key, drawn)[1]]
+            p, keep = draw_rows(values, offsets, probability, uids, key, drawn)
+            if run.metadata.languages:
+                by_language.add(values, offsets, p, keep)
+            yield uids[keep]
 
     kept, entries = _uid_sums(kept_uids()), run.entries
     expected = (drawn.expected >> np.uint64(32)) + (
@@ -146,6 +153,12 @@ def _run_differences(run: Run) -> Iterator[str]:
     for name, computed in (("probability", probability), ("expected", expected), ("kept", drawn.kept)):
         if (entries[name].to_numpy() != computed).any():
             yield f"run: entries.parquet, {name}: not what the matches give"
+    if run.metadata.languages:
+        made = add_languages([by_language.by_language()], run.metadata)
+        stated_by_language = run.manifest["stages"]["balance"]["languages"]
+        for language, pairs in made.items():
+            if stated_by_language.get(language) != pairs:
+                yield f"run: the pairs of {language}: not what the matches give"
     try:
         if (_uid_sums(Subset(run.path / "curated.npy").blocks()) != kept).any():
             yield "run: curated.npy does not hold the pairs that the draw keeps"

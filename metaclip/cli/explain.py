@@ -15,7 +15,8 @@ from metaclip.cli import options
 Examples:
   metaclip explain "a photo of a dog on skis" --run run/
   metaclip explain "a photo of a dog" --run run/ --url https://example.org/dog.jpg
-  metaclip explain "St. Louis" --metadata list.txt --space-entries""",
+  metaclip explain "St. Louis" --metadata list.txt --space-entries
+  metaclip explain "ein Hund" --run run/ --language de          (a list with languages)""",
 )
 @click.argument("text")
 @click.option(
@@ -23,6 +24,11 @@ Examples:
 )
 @click.option(
     "--metadata", metavar="LIST", help="Query list, if there is no run.  [default: the shipped list]"
+)
+@click.option(
+    "--language",
+    metavar="L",
+    help="Language of the text, for a list with languages.  [default: identify it]",
 )
 @click.option("--url", help="Url of the pair; the uid is computed from it and the text.")
 @click.option("--uid", help="Uid of the pair, if the pool has one.")
@@ -42,6 +48,6 @@ def command(text: str, run: str | None, metadata: str | None, **flags: Any) -> N
     from metaclip.curate.explain import explain
     from metaclip.matching.text_rule import TextRule
 
-    given = {name: flags[name] for name in ("url", "uid", "t", "seed", "epoch")}
+    given = {name: flags[name] for name in ("language", "url", "uid", "t", "seed", "epoch")}
     rule = TextRule(**changes) if (changes := options.rule(flags)) else None
     click.echo(repr(explain(text, run=run, metadata=metadata, rule=rule, **given)))

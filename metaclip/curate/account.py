@@ -307,7 +307,7 @@ def render(account: Mapping[str, Any]) -> str:
         "|---|---|---:|---:|---:|---:|",
     ]
     lines += [
-        f"| {escaped(row['entry'])} | {escaped(row['source'] or '')} | {row['count']:,} "
+        f"| {shown_entry(row)} | {escaped(row['source'] or '')} | {row['count']:,} "
         f"| {row['probability']:.4f} | {row['expected']:,.1f} | {row['kept']:,} |"
         for row in account["top_entries"]
     ]
@@ -395,6 +395,11 @@ def _number(value: float) -> str:
 def _lost_input(item: Mapping[str, Any]) -> str:
     last = None if item["rows"] is None else item["first"] + item["rows"] - 1
     return escaped(item["name"]) + ("" if last is None else f" (rows {item['first']:,} to {last:,})")
+
+
+def shown_entry(row: Mapping[str, Any]) -> str:
+    """Return an entry of a row {entry, language} for Markdown, behind its language if it has one."""
+    return escaped(" ".join([*filter(None, [row.get("language")]), row["entry"]]))
 
 
 _MARKUP: Final = str.maketrans({char: f"&#{ord(char)};" for char in "&<>|`*_[]\\~$:@#"})

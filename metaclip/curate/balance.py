@@ -430,16 +430,19 @@ def write_outputs(
         "deviation": math.sqrt(variance / FIXED_POINT),
         "kept": kept,
     }
-    return totals | ({"languages": _add_languages(markers, metadata)} if metadata.languages else {})
+    if metadata.languages:
+        parts = [marker["languages"] for marker in markers.values()]
+        return totals | {"languages": add_languages(parts, metadata)}
+    return totals
 
 
-def _add_languages(
-    markers: Mapping[str, Mapping[str, Any]], metadata: Metadata
+def add_languages(
+    parts: Sequence[Mapping[str, Sequence[int]]], metadata: Metadata
 ) -> dict[str, dict[str, float]]:
-    """Add what shards say of each language: the pairs that match an entry of it, expected and kept ones."""
+    """Add what `LanguageSums` give: the pairs that match an entry of each language, expected and kept ones."""
     sums = {name: [0, 0, 0] for name in metadata.languages}
-    for marker in markers.values():
-        for name, added in marker["languages"].items():
+    for part in parts:
+        for name, added in part.items():
             sums[name] = [one + more for one, more in zip(sums[name], added, strict=True)]
     return {
         name: {"matched": matched, "expected": expected / FIXED_POINT, "kept": kept}

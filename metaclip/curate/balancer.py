@@ -8,6 +8,9 @@
     pairs.filter(balancer.keep_table, batched=True)         # Hugging Face datasets; frame.filter(balancer.keep_table(frame))
     balancer.kept_pairs("pool/", worker=0, workers=4)       # the pairs of a pool
 
+With a list with languages, give those of the texts too (``languages=``); in tables, pools and samples they are found as in a
+pool, and if the run identified them, so does its Balancer.
+
 The law is the offline one (`metaclip.curate.draw`): a hash of seed, epoch and uid, without state. So any number of loader
 workers decide alike, in any order, and a loader that is resumed continues as if it had never stopped.
 
@@ -42,7 +45,7 @@ from metaclip.curate.draw import (
 )
 from metaclip.curate.run import Run
 from metaclip.curate.samples import PairFinder
-from metaclip.curate.settings import DEFAULT_TAIL_SHARE
+from metaclip.curate.settings import DEFAULT_TAIL_SHARE, split_codes
 from metaclip.curate.shared_epoch import MAX_EPOCH, SharedEpoch
 from metaclip.curate.weights import EntryWeights, WeightsLike
 from metaclip.errors import BadSetting, MetaclipError
@@ -124,9 +127,15 @@ class Balancer:
         self.seed = found.seed if seed is None else int(seed)
         self._shared_epoch = SharedEpoch()
         self.set_epoch(epoch)
-        self.matcher = Matcher(found.metadata, found.rule, cache=cache)
+        only, also = (
+            None if codes is None else split_codes(codes)
+            for codes in (found.settings.languages, found.settings.also)
+        )
+        self.matcher = Matcher(found.metadata, found.rule, languages=only, also=also or (), cache=cache)
+        self._identify = bool(found.settings.identify)
         self.probability: npt.NDArray[np.float64] = probabilities(found.counts, thresholds)
-        self._finder = PairFinder(found.columns)
+        by_column = self.matcher.routing is not None and not self._identify
+        self._finder = PairFinder(found.columns, found.settings.language_column, by_column)
 
     def __repr__(self) -> str:
         """Show t, seed and the list."""
@@ -151,12 +160,20 @@ class Balancer:
             raise BadSetting(f"epoch is {epoch}, must be from 0 to 2**63 - 1")
         self._shared_epoch.set(int(epoch))
 
-    def p_keep(self, texts: Texts) -> npt.NDArray[np.float64]:
-        """Return P(keep) of each text: float64[n]; 0 for a null and for a text that matches nothing."""
-        matches = self.matcher.match(_strings("texts", texts))
+    def p_keep(self, texts: Texts, languages: Texts | None = None) -> npt.NDArray[np.float64]:
+        """Return P(keep) of each text: float64[n]; 0 for a null and for a text that matches nothing.
+
+        `languages` are the codes of the texts' languages, for a list with languages whose run did not identify them.
+        """
+        array = _strings("texts", texts)
+        matches = self.matcher.match(array, self._languages_of(array, languages))
         offsets = np.asarray(matches.offsets).astype(np.int64)
         p = keep_probabilities(np.asarray(matches.values), offsets, self.probability)
         return np.maximum(p, self.least, where=p > 0.0, out=p)
+
+    def _languages_of(self, texts: pa.Array, languages: Texts | None) -> Texts | None:
+        """Return the languages of texts: the given ones, or those that are identified as the run did."""
+        return _identified(texts) if languages is None and self._identify else languages
 
     def keep(
         self,
@@ -164,12 +181,14 @@ class Balancer:
         uids: UidsLike | None = None,
         *,
         urls: Texts | None = None,
+        languages: Texts | None = None,
         epoch: int | None = None,
     ) -> npt.NDArray[np.bool_]:
         """Return which of n pairs to keep: bool[n].
 
         `texts` are n strings, as a list or a column of any library that speaks Arrow; a null is never kept. `uids` and
-        `urls` are n values or None; a missing uid is md5(text + url), as offline. Raise ValueError if their numbers differ.
+        `urls` are n values or None; a missing uid is md5(text + url), as offline. `languages` are n codes, as in `p_keep`.
+        Raise ValueError if their numbers differ.
         """
         array = _strings("texts", texts)
         given = uids if uids is None or isinstance(uids, np.ndarray) else _strings("uids", uids)
@@ -179,7 +198,9 @@ class Balancer:
                 raise ValueError(f"{len(column)} {name} beside {len(array)} texts")
         if not isinstance(given, np.ndarray):
             given = uids_of(array.fill_null("") if array.null_count else array, links, given)
-        return uniforms(self.seed, self.epoch if epoch is None else epoch, given) < self.p_keep(array)
+        return uniforms(self.seed, self.epoch if epoch is None else epoch, given) < self.p_keep(
+            array, languages
+        )
 
     def keep_table(
         self, table: ArrowTable | Mapping[str, Any], *, epoch: int | None = None
@@ -193,7 +214,7 @@ class Balancer:
         """
         epoch = self.epoch if epoch is None else epoch
         pairs = self._finder.of_table(table, epoch > 0)
-        return self.keep(pairs.texts, pairs.uids, epoch=epoch)
+        return self.keep(pairs.texts, pairs.uids, languages=pairs.languages, epoch=epoch)
 
     def kept_pairs(self, pool: Paths, *, worker: int = 0, workers: int = 1) -> Iterator[pa.RecordBatch]:
         """Yield the pairs of a pool that are kept, in batches: text, url (null if there is none) and uid.
@@ -204,23 +225,34 @@ class Balancer:
         if not 0 <= worker < workers:
             raise BadSetting(f"worker is {worker}, must be from 0, below the {workers} workers")
         for pairs in self._finder.of_pool(pool, worker, workers, self.epoch > 0):
-            yield pairs.to_batch().filter(pa.array(self.keep(pairs.texts, pairs.uids)))
+            stay = self.keep(pairs.texts, pairs.uids, languages=pairs.languages)
+            yield pairs.to_batch().filter(pa.array(stay))
 
     def keep_one(
-        self, text: str, uid: str | None = None, *, url: str | None = None, epoch: int | None = None
-    ) -> bool:
+        self, text: str, uid: str | None = None, *, url: str | None = None, language: str | None = None,
+        epoch: int | None = None,
+    ) -> bool:  # fmt: skip
         """Return whether to keep one pair, as `keep` decides."""
         epoch = self.epoch if epoch is None else epoch
-        p = keep_probability(self.matcher.find(text), self.probability)
+        if language is None and self._identify:
+            language = _identified(pa.array([text]))[0].as_py()
+        p = keep_probability(self.matcher.find(text, language), self.probability)
         return p > 0.0 and uniform(self.seed, epoch, uid_of(text, url, uid)) < max(p, self.least)
 
-    def choose(self, texts: Sequence[str], uid: str, *, epoch: int | None = None) -> int | None:
-        """Draw one of the texts of an image for this epoch; return its index if it is to be kept, else None."""
+    def choose(
+        self, texts: Sequence[str], uid: str, *, languages: Sequence[str | None] | None = None,
+        epoch: int | None = None,
+    ) -> int | None:  # fmt: skip
+        """Draw one of the texts of an image for this epoch; return its index if it is to be kept, else None.
+
+        `languages` are those of the texts, as in `keep`.
+        """
         if not texts:
             return None
         epoch = self.epoch if epoch is None else epoch
         index = choice(self.seed, epoch, uid_of("", uid=uid), len(texts))
-        return index if self.keep_one(texts[index], uid, epoch=epoch) else None
+        language = None if languages is None else languages[index]
+        return index if self.keep_one(texts[index], uid, language=language, epoch=epoch) else None
 
     def takes(self, sample: Mapping[str, Any]) -> bool:
         """Return whether to keep a sample of a webdataset pipeline, as a predicate for ``.select``.
@@ -231,7 +263,9 @@ class Balancer:
         once if one has no uid.
         """
         pair = self._finder.of_sample(sample)
-        return pair is not None and self.keep_one(pair.text, pair.uid, url=pair.url)
+        return pair is not None and self.keep_one(
+            pair.text, pair.uid, url=pair.url, language=pair.language
+        )
 
     def text_of(self, sample: Mapping[str, Any]) -> str | None:
         """Return the text by which `takes` decides on a sample; None if it has none."""
@@ -251,8 +285,9 @@ class Balancer:
             found = [
                 (sample, pair) for sample in block if (pair := self._finder.of_sample(sample)) is not None
             ]
-            texts, uids, urls = ([pair[i] for _, pair in found] for i in range(3))
-            stay = self.keep(texts, uids, urls=urls) if found else ()
+            texts, uids, urls, languages = ([pair[i] for _, pair in found] for i in range(4))
+            by_column = None if self._identify else languages
+            stay = self.keep(texts, uids, urls=urls, languages=by_column) if found else ()
             yield from (sample for (sample, _), stays in zip(found, stay, strict=True) if stays)
 
 
@@ -266,6 +301,12 @@ def count_texts(texts: Iterable[Texts], matcher: Matcher) -> Counts:
     for batch in texts:
         values += count_matches(matcher.match(batch), len(values))
     return Counts(values, matcher.metadata.digest, matcher.rule.identity)
+
+
+def _identified(texts: pa.Array) -> pa.Array:
+    from metaclip.extract.languages import identify_languages
+
+    return identify_languages(texts.cast(pa.large_string()))[0]
 
 
 def _strings(name: str, values: Any) -> Any:

@@ -20,7 +20,7 @@ from metaclip.arguments import PATH, check_type
 from metaclip.curate.draw import Thresholds
 from metaclip.curate.run import Run
 from metaclip.curate.schema import check_version
-from metaclip.curate.settings import DEFAULT_TAIL_SHARE
+from metaclip.curate.settings import DEFAULT_TAIL_SHARE, MatchSettings
 from metaclip.curate.tables import COUNTED, counts_digest, read_table, table_list
 from metaclip.curate.threshold import (
     column_thresholds,
@@ -55,6 +55,8 @@ class BalancerSource:
     seed: int = 0
     columns: Sequence[Mapping[str, str | None]] = ({},)
     """The names of columns that were given when the pool, or those of several runs, were matched, by role; each once."""
+    settings: MatchSettings = dataclasses.field(default_factory=MatchSettings)
+    """How texts were matched; of them, only what a list with languages needs is asked for."""
 
     def thresholds_at(
         self, t: float | None, weight: npt.NDArray[np.float64] | None
@@ -103,7 +105,9 @@ def open_source(
         if given not in columns:
             columns.append(given)
     counts = source.counts.values
-    return BalancerSource(counts, source.metadata, source.rule, t, thresholds, seed, columns)
+    return BalancerSource(
+        counts, source.metadata, source.rule, t, thresholds, seed, columns, source.match_settings
+    )
 
 
 def _describe(path: Path) -> str | None:
@@ -195,14 +199,20 @@ def _read_card(folder: Path) -> BalancerSource:
         balance, rule = card["balance"], TextRule(**card["rule"])
         t = float(balance["t"])
         thresholds = column_thresholds(table, t)
-        found = BalancerSource(counts, metadata, rule, t, thresholds, int(balance["seed"]))
+        stated = card["recipe"]["match"]
+        settings = MatchSettings(
+            **{name: stated[name] for name in MatchSettings().routing_names if name in stated}
+        )
+        found = BalancerSource(
+            counts, metadata, rule, t, thresholds, int(balance["seed"]), settings=settings
+        )
         digests = card["digests"]
-        stated = card["list"]["digest"], digests["counts"], digests.get("t")
+        digests_stated = card["list"]["digest"], digests["counts"], digests.get("t")
     except (AssertionError, MetaclipError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise MetaclipError(
             f"{folder} is no card that can be read ({one_line(error)}); fetch it again"
         ) from None
-    if (metadata.digest, counts_digest(counts), vector_digest(thresholds)) != stated:
+    if (metadata.digest, counts_digest(counts), vector_digest(thresholds)) != digests_stated:
         raise MetaclipError(
             f"{path} does not hold the counts and thresholds that {folder / 'card.json'} names; fetch both again"
         )

@@ -18,12 +18,14 @@ from metaclip.errors import BrokenInput, MetaclipError, one_line
 from metaclip.pool.columns import (
     CARRY_UID,
     KEY,
+    LANGUAGE_NAMES,
     TEXT_NAMES,
     UID_NAMES,
     URL_NAMES,
     Columns,
     DroppedRows,
     find_columns,
+    plain_texts,
     usable_texts,
     valid_strings,
 )
@@ -58,19 +60,21 @@ CURATED: Final = (
 
 
 class Pair(NamedTuple):
-    """The text, uid and url of a sample."""
+    """The text, uid and url of a sample, and its language where texts are matched by it."""
 
     text: str
     uid: str | None
     url: str | None
+    language: str | None = None
 
 
 class Pairs(NamedTuple):
-    """The texts of n pairs, null where none can be used; their urls, and the ids that were given, where there are any."""
+    """The texts of n pairs, null where none can be used; their urls, given ids and languages, where there are any."""
 
     texts: pa.Array
     urls: pa.Array | None
     ids: pa.Array | None
+    languages: pa.Array | None = None
 
     @property
     def uids(self) -> Uids:
@@ -91,15 +95,25 @@ class Pairs(NamedTuple):
 class PairFinder:
     """Finds texts, urls and uids, and warns once of each thing that it misses."""
 
-    def __init__(self, given: Sequence[Mapping[str, str | None]]) -> None:
-        """Take the names of columns that were given when a pool was matched, or several, by role (text, url, uid)."""
-        self._given = given
+    def __init__(
+        self,
+        given: Sequence[Mapping[str, str | None]],
+        language: str | None = None,
+        by_language: bool = False,
+    ) -> None:
+        """Take the names of columns that were given when a pool was matched, or several, by role (text, url, uid).
+
+        If texts are matched `by_language`, there is a column of languages, maybe of the given name.
+        """
+        self._given, self._language, self._by_language = given, language, by_language
         self._names: dict[str, tuple[str, ...]] = {
             role: tuple(
                 dict.fromkeys(name for one in given for name in _sample_names(role, one.get(role)))
             )
             for role in _NAMES
         }
+        if by_language:
+            self._names["language"] = LANGUAGE_NAMES if language is None else (language.lower(),)
         self._warned = set[str]()
 
     def of_sample(self, sample: Mapping[str, Any]) -> Pair | None:
@@ -110,7 +124,9 @@ class PairFinder:
             fields = json.loads(fields) if isinstance(fields, bytes | str) else fields
             values = {name.lower(): value for name, value in (*sample.items(), *fields.items())}
             text, uid, url = (self._value(values, role) for role in ("text", "uid", "url"))
+            language = self._value(values, "language") if self._by_language else None
             url = url if isinstance(url, str) else None
+            language = language if isinstance(language, str) else None
             uid = None if uid is None else str(uid)
             for value in (text, uid, url):
                 if value is not None:
@@ -125,7 +141,7 @@ class PairFinder:
             return None
         if not uid:
             self._warn_once(NO_UID, key=sample.get(KEY, "?"))
-        return Pair(text, uid, url)
+        return Pair(text, uid, url, language)
 
     def of_table(self, table: ArrowTable | Mapping[str, Any], redrawn: bool) -> Pairs:
         """Return the pairs of a table, or of a mapping of columns; `redrawn` if the epoch is not that of offline runs.
@@ -157,7 +173,10 @@ class PairFinder:
         errors = []
         for one in self._given:
             try:
-                columns = find_columns(schema, where, one.get("text"), one.get("url"), one.get("uid"))
+                columns = find_columns(
+                    schema, where, one.get("text"), one.get("url"), one.get("uid"),
+                    language=self._language, by_language=self._by_language,
+                )  # fmt: skip
             except BrokenInput as error:
                 errors.append(str(error))
                 continue
@@ -218,13 +237,18 @@ class PairFinder:
 
 
 def _pairs(batch: pa.RecordBatch, columns: Columns) -> Pairs:
-    urls, ids = (None if name is None else batch.column(name) for name in (columns.url, columns.uid))
-    return Pairs(usable_texts(batch, columns, 0, DroppedRows()), urls, ids)
+    urls, ids, languages = (
+        None if name is None else batch.column(name)
+        for name in (columns.url, columns.uid, columns.language)
+    )
+    if languages is not None:
+        languages = plain_texts(valid_strings(languages))
+    return Pairs(usable_texts(batch, columns, 0, DroppedRows()), urls, ids, languages)
 
 
 def _column_names(columns: Columns) -> list[str]:
     """Return the names of the columns that pairs are made of, each once."""
-    found = (columns.text, columns.url, columns.uid, columns.status)
+    found = (columns.text, columns.url, columns.uid, columns.status, columns.language)
     return list(dict.fromkeys(name for name in found if name is not None))
 
 

@@ -52,7 +52,6 @@ RUN_FIELDS: Final[dict[str, str]] = {
     "funnel.invalid_utf8": "integer",
     "funnel.not_in_subset": "integer",
     "funnel.empty_text": "integer",
-    "funnel.no_list": "integer",
     "funnel.no_match": "integer",
     "funnel.removed": "integer",
     "funnel.matched": "integer",
@@ -113,6 +112,7 @@ VARIED_FIELDS: Final[dict[str, str]] = {
 """Further fields of an account, all of version 2, if t differs from entry to entry."""
 
 LANGUAGE_FIELDS: Final[dict[str, str]] = {
+    "funnel.no_list": "integer",
     "by_language[].language": "string",
     "by_language[].entries": "integer",
     "by_language[].texts": "integer",

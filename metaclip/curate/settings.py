@@ -76,16 +76,20 @@ class MatchSettings:
                 raise BadSetting(f'{name} is empty; name languages as "en" or "en,de", or leave it out')
 
     @property
+    def routing_names(self) -> tuple[str, ...]:
+        """The names of the settings that only a query list with languages has a use for."""
+        return ("language_column", "identify", "languages", "also")
+
+    @property
     def routing(self) -> dict[str, str]:
-        """The settings that only a query list with languages has a use for, as far as they are given."""
-        names = ("language_column", "identify", "languages", "also")
-        return {name: str(getattr(self, name)) for name in names if getattr(self, name)}
+        """These settings as far as they are given."""
+        return {name: str(getattr(self, name)) for name in self.routing_names if getattr(self, name)}
 
     @property
     def record(self) -> dict[str, Any]:
         """The settings as manifests and cards have them; those that earlier records lack only if they are given."""
         record = dataclasses.asdict(self)
-        later = ("quoting", "subset", "language_column", "identify", "languages", "also")
+        later = ("quoting", "subset", *self.routing_names)
         return {name: value for name, value in record.items() if name not in later or value is not None}
 
     @property

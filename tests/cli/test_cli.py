@@ -77,7 +77,7 @@ VERBS = {
         "MODEL", "--batch", "--checkpoint", "--data", "--device", "--help", "--out", "--precision", "--pretrained", "--split",
         "--suite", "--tasks", "--templates", "--workers", "-h",
     },
-    "explain": {"TEXT", "--epoch", "--help", "--metadata", "--run", "--seed", "--t", "--uid", "--url", "-h"} | RULE,
+    "explain": {"TEXT", "--epoch", "--help", "--language", "--metadata", "--run", "--seed", "--t", "--uid", "--url", "-h"} | RULE,
     "card": {"--help", "-h"},
     "card make": {
         "RUN", "--blocked-words", "--classes", "--contact", "--help", "--license", "--look-ups", "--name", "--out",

@@ -41,7 +41,7 @@ from metaclip.curate.account import (
     render,
 )
 from metaclip.curate.match import match_part
-from metaclip.curate.settings import NOT_IN_SUBSET
+from metaclip.curate.settings import NO_LIST, NOT_IN_SUBSET
 from metaclip.stage.folder import Part
 from metaclip.stage.stage import digest_of
 
@@ -216,7 +216,7 @@ def test_the_funnel_adds_up(run: Run, worse: list[Run]) -> None:
     """Rows are the sum of what became of them; every reason has its place, also where nothing was lost."""
     for account in (run.account, *(each.account for each in worse)):
         rows = account["funnel"]
-        assert rows.keys() == MEANING.keys() - {REMOVED, NOT_IN_SUBSET}
+        assert rows.keys() == MEANING.keys() - {REMOVED, NOT_IN_SUBSET, NO_LIST}
         assert rows["rows"] == sum(rows.get(reason, 0) for reason in MATCH_REASONS) + rows["matched"]
         assert rows["matched"] == rows["not_drawn"] + rows["kept"]
         assert (account["pairs"]["matched"], account["pairs"]["kept"]) == (rows["matched"], rows["kept"])

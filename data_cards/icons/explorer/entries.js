@@ -33,7 +33,7 @@ function startSearch(data) {
 
 function entryRow(data, id) {
   const button = element("button", { type: "button", className: "link", ariaExpanded: "false" }, shown(data.entries[id]));
-  const made = row(button, moreCell(shown(data.sourceOf(data.source[id]))), number(data.count[id]), moreCell(chance(data.probability(id))),
+  const made = row(button, moreCell(shown([data.languageOf(id), data.sourceOf(data.source[id])].filter(Boolean).join(" \u00b7 "))), number(data.count[id]), moreCell(chance(data.probability(id))),
     moreCell(number(data.expected(id), 1)), number(data.kept(id)), keptShare(data, id));
   let detail = null;
   button.addEventListener("click", () => {
@@ -52,14 +52,14 @@ function entryRow(data, id) {
 async function entryDetail(data, id) {
   const { card, t, count } = data;
   const [samples, seen, fellows, grid, left] = (await loadJson(`block-${Math.floor(id / card.block)}`))[id % card.block];
-  const times = data.varied ? `, which is ${number(t, 2)} times its ${shown(card.account.balance.t_by).textContent}` : "";
+  const times = data.varied ? `, which is ${thresholdOf(t, card.account.balance.t_by)}` : "";
   const what = {
     zero: "No pair of the pool matches it.",
     tail: `Its count is below t = ${number(data.threshold(id), 2)}${times}: every pair is kept.`,
     head: `It alone keeps a pair with probability ${chance(data.probability(id))}; pairs also stay through their other entries.${data.varied ? ` Its t is ${number(data.threshold(id), 2)}${times}.` : ""}`,
   }[data.part(id)];
   const inside = [
-    element("p", {}, `entry_id ${id} (source: `, shown(data.sourceOf(data.source[id])), `): ${plural(count[id], "pair matches", "pairs match")} it, `,
+    element("p", {}, `entry_id ${id} (${data.languages ? `language: ${data.languageOf(id)}, ` : ""}source: `, shown(data.sourceOf(data.source[id])), `): ${plural(count[id], "pair matches", "pairs match")} it, `,
       `${number(data.expected(id), 1)} were expected to be kept, and ${number(data.kept(id))} ${data.kept(id) === 1 ? "was" : "were"}. ${what}`),
     ...(left === undefined ? [] : [element("p", {}, `Pairs were taken out since its count was made: ${number(left)} are left.`)]),
     element("h3", {}, "Captions that were kept"),

@@ -86,6 +86,8 @@ async function open() {
     expected: (id) => count[id] - missing[id] / 10,
     probability: (id) => given.get(id) ?? law.probability(count[id], threshold(id)),
     part: (id) => (count[id] === 0 ? "zero" : count[id] < threshold(id) ? "tail" : "head"),
+    languages: card.languages ?? null,
+    languageOf: (id) => card.languages?.ids.find(([, first, n]) => id >= first && id < first + n)[0] ?? "",
     sourceOf: (code) => (code ? card.sources[code - 1] : "unnamed"),
   };
 }

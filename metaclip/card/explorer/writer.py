@@ -31,9 +31,11 @@ from metaclip.card.threshold_grid import ThresholdGrid
 from metaclip.curate.account import MEANING
 from metaclip.curate.draw import probabilities
 from metaclip.curate.run import Run
-from metaclip.curate.settings import NO_LIST, NOT_IN_SUBSET
+from metaclip.curate.settings import NO_LIST, NOT_IN_SUBSET, split_codes
+from metaclip.curate.tables import table_list
 from metaclip.curate.threshold import column_thresholds
 from metaclip.engine import Progress
+from metaclip.matching.routing import Routing
 from metaclip.matching.text_rule import TextRule
 from metaclip.storage.files import as_path, atomic_write, remove
 
@@ -131,6 +133,9 @@ def _write_first_view(
     if isinstance(t, np.ndarray):
         write_data(data, "t", t.astype("<f8").tobytes())
     other = np.flatnonzero(probability != probabilities(count, t))
+    languages = None
+    if "by_language" in account:
+        languages = _languages(entries, account)
     ranks = np.unique(np.geomspace(1, len(count), _RANKS).round().astype(np.int64))
     ranked = (np.sort(values)[::-1][ranks - 1].tolist() for values in (count, kept))
     value = {
@@ -151,10 +156,30 @@ def _write_first_view(
         "sources": codes.dictionary.to_pylist(),
         "by_source": _by_source(source, count, kept),
         "ranks": [list(point) for point in zip(ranks.tolist(), *ranked, strict=True)],
+        **({} if languages is None else {"languages": languages}),
         "probabilities": [[int(row), float(probability[row])] for row in other],
         **parts,
     }
     write_json_data(data, "card", value)
+
+
+def _languages(entries: pa.Table, account: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the page needs of a list with languages.
+
+    `ids` has [language, first entry, number of entries] of each, `searched` the languages whose texts are searched, `also` the
+    lists that are searched in every text, `other` those for texts of another language.
+    """
+    ids, settings = table_list(entries).languages, account["recipe"]["match"]
+    only, also = (
+        split_codes(settings[name]) if settings.get(name) else None for name in ("languages", "also")
+    )
+    routing, further = Routing([*ids], only), Routing([*ids])
+    return {
+        "ids": [[name, span.start, len(span)] for name, span in ids.items()],
+        "searched": [name for name in ids if routing.lists_of(name)],
+        "also": [name for code in also or () for name in further.named(code)],
+        "other": [*routing.lists_of(None)],
+    }
 
 
 def _by_source(source: npt.NDArray[np.int64], count: Counts, kept: Counts) -> list[list[int]]:

@@ -13,7 +13,9 @@ async function matcher(data) {
 }
 
 function startCaption(data) {
-  const unknown = law.unknownOptions(data.card.account.rule);
+  const { rule } = data.card.account;
+  const unknown = [...law.unknownOptions(rule), ...(data.languages && rule.longest_only ? ["longest_only and languages"] : [])];
+  startLanguages(data, () => show().catch(explain));
   let ready = null, asked = 0;
   const show = async () => {
     const mine = ++asked;
@@ -25,13 +27,32 @@ function startCaption(data) {
     const match = await (ready ??= matcher(data));
     if (mine !== asked) return null;
     if (match.unsure(text)) return $("verdict").replaceChildren("This text holds a character that this browser and the Python that matched may compose otherwise; ask metaclip explain.");
-    const ids = match.find(text);
+    const searched = searchedIn(data, $("language").value);
+    const ids = match.find(text).filter(searched);
     const p = law.keepProbability(ids.map(data.probability));
     $("matches").hidden = !ids.length;
     $("matches").tBodies[0].replaceChildren(...ids.map((id) => row(entryLink(data, id), number(data.count[id]), chance(data.probability(id)))));
     return $("verdict").replaceChildren(...captionVerdict(data, ids, p, text, url, uid));
   };
   ["text", "url", "uid"].forEach((id) => $(id).addEventListener("input", () => show().catch(explain)));
+}
+
+/* Offer the languages that are searched; the last choice, without a value, is any other one. */
+function startLanguages(data, changed) {
+  if (!data.languages) return;
+  $("of-language").hidden = false;
+  data.languages.searched.forEach((name) => $("language").append(element("option", { value: name }, name)));
+  $("language").append(element("option", { value: "" }, "another, or not known"));
+  $("language").addEventListener("change", changed);
+}
+
+/* Give what tells whether a text of the chosen language is searched for an entry: those of its list, and of the lists for all. */
+function searchedIn(data, chosen) {
+  if (!data.languages) return () => true;
+  const { ids, also, other } = data.languages;
+  const own = chosen === "" ? other : [chosen];
+  const spans = ids.filter(([name]) => own.includes(name) || also.includes(name));
+  return (id) => spans.some(([, first, n]) => id >= first && id < first + n);
 }
 
 function cannot(options) {
