@@ -177,7 +177,7 @@ UNSPACED: Final = frozenset({"bo", "dz", "ja", "km", "lo", "my", "shn", "th", "w
 VERSION: Final = 1
 """Raised when a code would lead to another list: runs that were begun before are not continued then."""
 
-_LABELS: Final = {
+LABELS: Final = {
     "lid.176": """
     af als am an ar arz as ast av az azb ba bar bcl be bg bh bn bo bpy br bs bxr ca cbk ce ceb ckb co cs cv cy da de diq dsb
     dty dv el eml en eo es et eu fa fi fr frr fy ga gd gl gn gom gu gv he hi hif hr hsb ht hu hy ia id ie ilo io is it ja jbo
@@ -192,7 +192,7 @@ _LABELS: Final = {
     """,
 }
 """The labels of fastText's model, by which `metaclip extract` and `--identify` name languages, and of LAION's."""
-IDENTIFIED: Final = frozenset(code for labels in _LABELS.values() for code in labels.split())
+IDENTIFIED: Final = frozenset(code for labels in LABELS.values() for code in labels.split())
 
 _FIRST_CODE: Final = {code: row[0] for row in SAME for code in row}
 _IDENTIFIED_FIRST: Final = frozenset(_FIRST_CODE.get(code, code) for code in IDENTIFIED)

@@ -9,13 +9,17 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from curation import naive
 from metaclip import Matcher, MetaclipError, Metadata, TextRule
-from metaclip.matching import MATCHES, language_lists
+from metaclip.curate.draw import DrawSums, draw_rows, probabilities, stream_key
+from metaclip.curate.language_thresholds import LanguageThresholds
+from metaclip.matching import MATCHES, count_matches, ids_and_offsets, language_lists
 from metaclip.matching.text_rule import PAPER
 from tests import oracle
 from tests.backends import BACKENDS, needs_library
@@ -92,6 +96,27 @@ def random_problem(
     return words, [None if rng.random() < 0.05 else text for text in made], codes
 
 
+def check_draw(
+    words: dict[str, list[str]], matches: pa.Array, right: list[list[int] | None], rng: random.Random
+) -> None:
+    """Compare counts, probabilities and draws with the naive algorithm, with a t of each language."""
+    lists, t = list_of(words), {language: rng.uniform(0.5, 9) for language in words}
+    each = LanguageThresholds(1.0, t).by_entry(lists.languages)
+    wanted_counts = naive.counts([ids or [] for ids in right], len(lists))
+    counts = count_matches(matches, len(lists))
+    assert counts.tolist() == wanted_counts
+    p, languages = probabilities(counts, each), [language for language in words for _ in words[language]]
+    wanted_p = [naive.probability(n, t[of]) for n, of in zip(wanted_counts, languages, strict=True)]
+    assert p.tolist() == wanted_p
+    rows, uids = matches.drop_null(), [f"{rng.getrandbits(128):032x}" for ids in right if ids is not None]
+    numbers = np.array([[int(uid[:16], 16), int(uid[16:], 16)] for uid in uids], np.uint64).reshape(-1, 2)
+    sums = DrawSums(len(lists))
+    drawn, keep = draw_rows(*ids_and_offsets(rows), p, numbers, stream_key(7, 0), sums)
+    wanted = [naive.keep_probability(ids, wanted_p) for ids in right if ids is not None]
+    assert drawn.tolist() == wanted
+    assert keep.tolist() == [naive.draw(7, 0, uid) < one for uid, one in zip(uids, wanted, strict=True)]
+
+
 def check_problem(seed: int, texts: int, backends: tuple[str, ...]) -> int:
     """Compare every backend with the oracle on one random problem; return the number of texts that match something."""
     rng = random.Random(seed)
@@ -106,6 +131,7 @@ def check_problem(seed: int, texts: int, backends: tuple[str, ...]) -> int:
         matches.validate(full=True)
         assert matches.type == MATCHES
         assert matches.to_pylist() == right, (seed, backend)
+        check_draw(words, matches, right, rng)
     return sum(map(bool, right))
 
 
@@ -118,7 +144,7 @@ def test_random_cases_of_mixed_languages() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(4))
 def test_four_hundred_thousand_random_cases(part: int) -> None:
-    """400,000 texts of mixed languages, with the default backend."""
+    """400,000 texts of mixed languages, matched and drawn, with the default backend; 3 minutes."""
     found = sum(
         check_problem(seed, 100, BACKENDS[:1]) for seed in range(1000 * part + 1000, 1000 * part + 2000)
     )
