@@ -40,6 +40,14 @@ def command(pool: tuple[str, ...], out: str, recipe: str | None, **flags: Any) -
     click.echo(f"rows      {funnel['rows']:>14,}")
     click.echo(f"matched   {funnel['matched']:>14,}   {share:.1f}% of rows, {each:.1f} entries each")
     click.echo(f"entries   {len(counts):>14,}   {int((counts == 0).sum()):,} at zero")
-    click.echo(f"\nnext      {balance_command(out, counts, funnel['matched'])}")
+    following = balance_command(out, counts, funnel["matched"])
+    if texts := run.match.get("texts"):
+        searched, none = sum(map(bool, texts.values())), funnel.get("no_list", 0)
+        click.echo(
+            f"languages {len(texts):>14,}   {searched:,} with texts; {none:,} texts in none of them"
+        )
+        share_of = "the t of each language by the default tail share of English"
+        following = f"metaclip balance {out}   ({share_of}; or --t, --target-pairs)"
+    click.echo(f"\nnext      {following}")
     if run.match["lost"]:
         raise LostInputs(lost_inputs_message(run, f"metaclip balance {out} --allow-lost"))

@@ -24,10 +24,11 @@ import numpy.typing as npt
 
 from metaclip.curate.balance_shard import DrawParameters, balance_shard
 from metaclip.curate.combine import CombineStep
+from metaclip.curate.draw import Thresholds
 from metaclip.curate.inputs import columns_as_given, columns_of
 from metaclip.curate.match import rows_read
 from metaclip.curate.match_shard import make_matcher, match_shard, shard_counts
-from metaclip.curate.settings import BALANCE, DEFAULT_TAIL_SHARE, MATCH, MatchSettings
+from metaclip.curate.settings import BALANCE, DEFAULT_TAIL_SHARE, MATCH, BalanceSettings, MatchSettings
 from metaclip.curate.threshold import solve_tail_share
 from metaclip.engine import PortableStep, ProgressCallback, ignore_progress
 from metaclip.matching.matcher import Matcher
@@ -142,7 +143,9 @@ class MeasureStep(CountStep):
                 lambda: self.counts + shard_counts(shard.name, stage=match, n_entries=n_entries)
             )
             columns = columns_of(shard.file, self.settings)
-            found = _measure_balance(shard, columns, read, matched, self.counts, folder)
+            found = _measure_balance(
+                shard, columns, read, matched, self.counts, self.entries.languages, folder
+            )
             return dataclasses.replace(
                 found, match_seconds=match_seconds, sum_seconds=sum_seconds, matched_bytes=_size(path / "matched"),
                 wall=match_wall + found.wall, start=start,
@@ -166,6 +169,8 @@ class MeasureMatchedStep(PortableStep):
 
     counts: npt.NDArray[np.uint64]
     """Of all runs."""
+    languages: Mapping[str, range]
+    """Of their list; empty if it has none."""
 
     def __call__(self, item: MatchedShard, progress: ProgressCallback) -> Measured:
         """Measure a shard, all but its `input_bytes`."""
@@ -178,7 +183,9 @@ class MeasureMatchedStep(PortableStep):
             combine_seconds, combine_wall, (marker, _) = _timed(
                 lambda: CombineStep(match)((item.matched, shard.name, shard.name), ignore_progress)
             )
-            found = _measure_balance(shard, columns, item.read, marker["rows"], self.counts, folder)
+            found = _measure_balance(
+                shard, columns, item.read, marker["rows"], self.counts, self.languages, folder
+            )
             # The files of matches are linked: they take no disk.
             return dataclasses.replace(
                 found, match_seconds=combine_seconds, wall=combine_wall + found.wall, start=start
@@ -195,11 +202,12 @@ def _temporary_run() -> Iterator[Folder]:
 
 
 def _measure_balance(
-    shard: Shard, columns: Columns, read: int, matched: int, counts: npt.NDArray[np.uint64], folder: Folder,
+    shard: Shard, columns: Columns, read: int, matched: int, counts: npt.NDArray[np.uint64],
+    languages: Mapping[str, range], folder: Folder,
 ) -> Measured:  # fmt: skip
     """Measure the second stage of a shard whose matches and uids are in a folder; the first stage counts as nothing."""
-    t = solve_tail_share(counts, DEFAULT_TAIL_SHARE) if counts.any() else 1.0
-    parameters = DrawParameters.of(counts, t, 0, np.zeros(0, "u8,u8"), {})
+    t = _default_thresholds(counts, languages) if counts.any() else 1.0
+    parameters = DrawParameters.of(counts, t, 0, np.zeros(0, "u8,u8"), languages)
     path, match, balance = Path(folder.path), Stage(folder, MATCH), Stage(folder, BALANCE)
     uids = match.path / f"{shard.name}.uids.npy"
     sort_seconds, _, _ = _timed(lambda: write_subset(path / "uids.npy", merge_runs([uids]), matched))
@@ -213,6 +221,16 @@ def _measure_balance(
         partial_bytes=_size(path / ".state"), curated_bytes=_size(path / "curated"), wall=wall, start=0.0,
         memory=_peak_memory(),
     )  # fmt: skip
+
+
+def _default_thresholds(counts: npt.NDArray[np.uint64], languages: Mapping[str, range]) -> Thresholds:
+    """Return the thresholds by which a pool with these counts is balanced without any setting."""
+    if not languages:
+        return solve_tail_share(counts, DEFAULT_TAIL_SHARE)
+    from metaclip.curate.language_thresholds import resolve_languages
+
+    solved = resolve_languages(BalanceSettings(), counts, 0, languages, lambda grid, weight: [])
+    return solved.by_entry(languages)
 
 
 def _timed(call: Callable[[], Result]) -> tuple[float, float, Result]:

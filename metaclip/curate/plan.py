@@ -228,7 +228,11 @@ def _of_runs(runs: Sequence[Run], least: int, draw: random.Random, options: RunO
     shards = list(items)
     chosen = draw.sample(shards, min(least, len(shards)))
     counts = functools.reduce(operator.add, (one.counts for one in runs)).values
-    return shards, {shard: items[shard] for shard in chosen}, MeasureMatchedStep(counts)
+    return (
+        shards,
+        {shard: items[shard] for shard in chosen},
+        MeasureMatchedStep(counts, runs[0].metadata.languages),
+    )
 
 
 def _run_step(engine: Engine, step: Any, item: Any) -> Any:

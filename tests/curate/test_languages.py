@@ -31,6 +31,7 @@ from metaclip import (
     balance,
     curate,
     match,
+    plan,
 )
 from metaclip.curate import match_shard
 from metaclip.curate.draw import FIXED_POINT
@@ -611,12 +612,27 @@ def test_scripts_without_spaces_are_noted(tmp_path: Path) -> None:
         "the entries of ja, th match only between spaces, which their scripts do not have; add --unspaced-scripts fixed"
         in done.err
     )
+    assert "languages              5   5 with texts; 0 texts in none of them\n" in done.out
+    assert (
+        "(the t of each language by the default tail share of English; or --t, --target-pairs)"
+        in done.out
+    )
+    rule = ("--unspaced-scripts", "fixed")
     assert (
         "--unspaced"
-        not in commands.done(
-            "match", pool, "--metadata", lists, "--out", tmp_path / "b", "--unspaced-scripts", "fixed"
-        ).err
+        not in commands.done("match", pool, "--metadata", lists, "--out", tmp_path / "b", *rule).err
     )
+
+
+def test_a_plan_knows_the_languages(matched: Run, tmp_path: Path) -> None:
+    """It measures routing and the draw by the t of each language: on a pool that it reads whole, kept pairs are those of a run."""
+    pool, rule = write(pool_of(900), tmp_path / "pool.parquet"), MatchSettings(rule=FIXED)
+    run = balance(matched, out=tmp_path / "run", options=ONE)
+    for found in (plan(pool, LISTS, settings=rule, options=ONE), plan(matched, options=ONE)):
+        (estimate,) = found.estimates
+        assert (estimate.matched, estimate.kept) == (run.match["funnel"]["matched"], len(kept(run)))
+    with pytest.raises(MetaclipError, match="has no language column"):
+        plan(write(pool_of(50).drop_columns("lang"), tmp_path / "other.parquet"), LISTS, options=ONE)
 
 
 def test_texts_are_counted_shard_by_shard(tmp_path: Path) -> None:
