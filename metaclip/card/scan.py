@@ -46,7 +46,9 @@ def scan_run(
     run: Run, options: RunOptions, classes: Sequence[ClassNames] = (), blocked: Metadata | None = None
 ) -> RunScan:
     """Read all files of matched/ and curated/; captions with one of the `blocked` words are no samples."""
-    matcher = None if blocked is None else Matcher(blocked, _BLOCKED_RULE, cache=False)
+    # A blocked word is one in a text of any language.
+    words = None if blocked is None else Metadata(blocked.entries.unique())
+    matcher = None if words is None else Matcher(words, _BLOCKED_RULE, cache=False)
     counts = run.counts.values
     thresholds = threshold_grid.choose_thresholds(counts, run.t, run.thresholds)
     slope = threshold_grid.relative_slopes(counts, run.t, run.thresholds)

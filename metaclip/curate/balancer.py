@@ -132,14 +132,20 @@ class Balancer:
             for codes in (found.settings.languages, found.settings.also)
         )
         self.matcher = Matcher(found.metadata, found.rule, languages=only, also=also or (), cache=cache)
+        self.routing = found.settings.routing
+        """How languages are found and chosen, as far as the run's settings say so."""
         self._identify = bool(found.settings.identify)
         self.probability: npt.NDArray[np.float64] = probabilities(found.counts, thresholds)
-        by_column = self.matcher.routing is not None and not self._identify
-        self._finder = PairFinder(found.columns, found.settings.language_column, by_column)
+        self._finder = PairFinder(found.columns, found.settings.language_column, self.needs_languages)
 
     def __repr__(self) -> str:
         """Show t, seed and the list."""
         return f"Balancer(t = {self.t:g}, seed {self.seed}, {self.matcher.metadata!r})"
+
+    @property
+    def needs_languages(self) -> bool:
+        """Whether the languages of texts must be given: the list has languages, and the run did not identify those of texts."""
+        return self.matcher.routing is not None and not self._identify
 
     @property
     def epoch(self) -> int:

@@ -109,6 +109,10 @@ def inspect_part(
     entries = None
     if settings.keep == "matches":
         entries, named = read_metadata(settings.metadata, MatchSettings())
+        if entries.languages:
+            raise MetaclipError(
+                "the query list has languages, and texts of tars are not told apart by theirs; give a list of one language"
+            )
         settings = dataclasses.replace(settings, metadata=named.metadata)
     settings = dataclasses.replace(
         settings, against=tuple(as_path(path).address for path in settings.against)

@@ -175,6 +175,7 @@ def _fingerprint(recipe: TrainRecipe, name: str, stream: Stream) -> dict[str, An
             "t": keep.t,
             "seed": keep.seed,
             **({"least": keep.least} if keep.least else {}),
+            **({"languages": keep.routing} if keep.routing else {}),
         }
     model = {"name": name, **models.import_open_clip().get_model_config(name)}
     data = {"stream": stream.identity, "samples": len(stream), "text": recipe.data.text, "balance": drawn}

@@ -301,3 +301,27 @@ def test_the_page_matches_by_language(cards: Path) -> None:
         capture_output=True, check=True,
     )  # fmt: skip
     assert json.loads(done.stdout) == [ids_of(row["text"], row["lang"], also="en") for row in rows]
+
+
+def test_a_stream_of_tars_reads_no_languages(home: Path) -> None:
+    """It is refused with what to do, before a tar is opened."""
+    pytest.importorskip("torch", reason="needs metaclip[train]")
+    from metaclip.training.stream import Stream
+
+    with pytest.raises(
+        MetaclipError, match="match the pool with --identify, or give the run's curated.npy"
+    ):
+        Stream("no-tars", keep=Balancer(home / "run", cache=False))
+
+
+def test_inspect_counts_matches_of_one_language(tmp_path: Path) -> None:
+    """A list with languages is refused where texts are not told apart."""
+    pytest.importorskip("PIL", reason="needs metaclip[images]")
+    table = pa.table({"entry": LISTS.entries, "language": LISTS.language})
+    lists = write(table, tmp_path / "lists.parquet")
+    tars = Path(__file__).parents[2] / "curation" / "toy_shapes"
+    line = commands.refused(
+        "inspect", *tars.glob("*.tar"), "--keep", "matches", "--metadata", lists, "--out", tmp_path / "seen", "--exact-duplicates",
+    )  # fmt: skip
+    assert "the query list has languages, and texts of tars are not told apart by theirs" in line
+    assert not (tmp_path / "seen").exists()

@@ -40,6 +40,13 @@ class Stream:
     cache: Path | None = None
     """The folder of indexes; None for the user's cache."""
 
+    def __post_init__(self) -> None:
+        if getattr(self.keep, "needs_languages", False):
+            raise MetaclipError(
+                "the Balancer's run read the language of each text from a column, and a stream of tars reads texts alone; match "
+                "the pool with --identify, or give the run's curated.npy as the subset"
+            )
+
     @functools.cached_property
     def _opened(self) -> tuple[tuple[PoolFile, ...], tuple[int, ...], tuple[str, ...]]:
         """Index all tars: (files, number of samples of each, errors of tars that cannot be read)."""
