@@ -18,6 +18,7 @@ Examples:
   metaclip balance run/ --t 50000 --out run_50k/      (matches nothing again)
   metaclip balance run/ --target-pairs 400M --out run_400m/
   metaclip balance run/ --weights birds.csv --out run_birds/   (more of some entries, fewer of others)
+  metaclip balance run/ --t 170k --t-by-language nearest --t-language ja=5k --out run_ja/   (a list with languages)
   metaclip balance run_may/ run_june/ --out run/      (several runs as one)""",
 )
 @click.argument("run", nargs=-1, required=True)

@@ -18,6 +18,7 @@ Examples:
   metaclip curate pairs.parquet --out run/
   metaclip curate pairs.parquet --metadata list.txt --t 20k --out run/
   metaclip curate "laion/*.parquet" --target-pairs 400M --out run/
+  metaclip curate pairs.parquet --metadata worldwide.parquet --identify --unspaced-scripts fixed --out run/
   metaclip curate pairs.jsonl --recipe run/recipe.toml --out run_2/
   metaclip curate hf://datasets/user/name/data --out run/
 If it is interrupted, the same command continues from there.""",

@@ -23,7 +23,7 @@ import operator
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -75,6 +75,11 @@ from metaclip.stage.folder import MANIFEST, Folder
 from metaclip.stage.runner import RunOptions, Task, run
 from metaclip.stage.stage import Stage, add_funnels, check_funnel
 from metaclip.storage.files import is_remote, local_copies, relative_path
+
+NOTHING_BALANCED: Final = (
+    "this balances nothing here: no count is larger than the t of its language; lower these with --t, --tail-share or "
+    "--target-pairs"
+)
 
 
 def balance(
@@ -166,11 +171,12 @@ def balance_matches(
         balanced = Run(folder.path, source.counted)
         if not has_account(folder.path):
             write_account(balanced)
+    counts = source.counts.values
     if source.metadata.languages:
-        weight = balanced.thresholds / balanced.t
-    for hint in threshold_hints(
-        settings, balanced.t, source.counts.values, balanced.match["funnel"]["matched"], weight
-    ):
+        hints = [] if (counts > balanced.thresholds).any() else [NOTHING_BALANCED]
+    else:
+        hints = threshold_hints(settings, balanced.t, counts, balanced.match["funnel"]["matched"], weight)
+    for hint in hints:
         print(f"metaclip: {for_caller(hint)}", file=sys.stderr)
     return balanced
 

@@ -34,6 +34,7 @@ from metaclip import (
     plan,
 )
 from metaclip.curate import match_shard
+from metaclip.curate.balance import NOTHING_BALANCED
 from metaclip.curate.draw import FIXED_POINT
 from metaclip.curate.language_thresholds import base_language, resolve_languages, solve_nearest
 from metaclip.curate.match import match_part
@@ -600,6 +601,18 @@ def test_english_that_matches_nothing(tmp_path: Path) -> None:
     made = balance(run, out=tmp_path / "made", options=ONE)
     assert made.t == t_of(made)["en"] == t_of(made)["ja"]
     assert balance(run, out=tmp_path / "one", t=5, t_by_language="one", options=ONE).t == 5
+
+
+def test_thresholds_without_effect_are_named(matched: Run, tmp_path: Path) -> None:
+    """With what to try; and not where they have one."""
+    assert (
+        NOTHING_BALANCED
+        in commands.done("balance", matched.path, "--t", "1e6", "--out", tmp_path / "a").err
+    )
+    assert (
+        "metaclip:"
+        not in commands.done("balance", matched.path, "--t", "20", "--out", tmp_path / "b").err
+    )
 
 
 def test_scripts_without_spaces_are_noted(tmp_path: Path) -> None:
