@@ -34,7 +34,7 @@ from metaclip.card.run_files import (
 )
 from metaclip.card.scan import scan_run
 from metaclip.curate.account import result_digest
-from metaclip.curate.balance import add_languages
+from metaclip.curate.balance_outputs import add_languages
 from metaclip.curate.balance_shard import LanguageSums
 from metaclip.curate.draw import FIXED_POINT, DrawSums, draw_rows, hashes, probabilities, stream_key
 from metaclip.curate.run import Run, RunLike, local_run, open_run

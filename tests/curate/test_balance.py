@@ -34,7 +34,7 @@ from metaclip import (
     match,
 )
 from metaclip.curate import match_shard as matching
-from metaclip.curate.balance import _repeats_variance
+from metaclip.curate.balance_outputs import _repeats_variance
 from metaclip.curate.draw import FIXED_POINT
 from metaclip.curate.match import match_part
 from metaclip.matching import MATCHES

@@ -41,7 +41,8 @@ from metaclip.card.run_files import (
     url_files,
 )
 from metaclip.curate.account import has_account, remove_account, write_account
-from metaclip.curate.balance import add_entry_sums, balance_fingerprint, write_outputs
+from metaclip.curate.balance import balance_fingerprint
+from metaclip.curate.balance_outputs import add_entry_sums, write_outputs
 from metaclip.curate.balance_shard import DrawParameters, ShardDraw
 from metaclip.curate.draw import DrawSums, draw_rows
 from metaclip.curate.match import add_counts, merge_uids
