@@ -133,9 +133,9 @@ def _explain_matches(text: str, matcher: Matcher, language: str | None) -> Expla
     metadata, lists = matcher.metadata, None
     if matcher.routing is not None:
         if language is None:
-            from metaclip.extract.languages import identify_language
+            from metaclip.extract.languages import identify_languages
 
-            language, _ = identify_language(" ".join(text.split()))
+            language = identify_languages(pa.array([text], pa.large_string()))[0][0].as_py()
         lists = matcher.routing.lists_of(language)
     else:
         language = None

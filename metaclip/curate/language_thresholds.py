@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -57,12 +56,9 @@ class LanguageThresholds:
 
 def base_language(languages: Mapping[str, range]) -> str:
     """Return the language whose t or tail share the others follow: English, or the first if the list has none."""
-    return Routing([*languages]).lists_of("en")[0] if _has_english(languages) else next(iter(languages))
-
-
-def _has_english(languages: Mapping[str, range]) -> bool:
     routing = Routing([*languages])
-    return bool(set(routing.lists_of("en")) - set(routing.others))
+    found = [name for name in routing.lists_of("en") if name not in routing.others]
+    return found[0] if found else next(iter(languages))
 
 
 def solve_nearest(counts: npt.NDArray[np.uint64], share: float, weight: Thresholds = 1.0) -> float:
@@ -120,8 +116,14 @@ def resolve_languages(
 
 def _overrides(settings: BalanceSettings, languages: Mapping[str, range]) -> dict[str, float]:
     """Return the t of languages that are given, by the names that the list has."""
-    routing = Routing([*languages])
-    return {name: t for code, t in (settings.t_language or {}).items() for name in routing.named(code)}
+    routing, codes = Routing([*languages]), dict[str, str]()
+    for code in settings.t_language or {}:
+        for name in routing.named(code):
+            if (before := codes.setdefault(name, code)) != code:
+                raise MetaclipError(
+                    f"t_language gives the t of {name!r} twice, as {before!r:.80} and as {code!r:.80}; leave one out"
+                )
+    return {name: (settings.t_language or {})[code] for name, code in codes.items()}
 
 
 def check_languages(settings: BalanceSettings, languages: Mapping[str, range]) -> None:
@@ -130,8 +132,3 @@ def check_languages(settings: BalanceSettings, languages: Mapping[str, range]) -
         _overrides(settings, languages)
     elif given := [name for name, value in settings.by_language.items() if value is not None]:
         raise MetaclipError(f"{given[0]} is given, but the query list has no languages; leave it out")
-
-
-def language_record(thresholds: LanguageThresholds | None) -> dict[str, Any]:
-    """Return what a record says of the t of languages; nothing for a list without languages."""
-    return {} if thresholds is None else {"languages": dict(thresholds.by_language)}

@@ -21,6 +21,7 @@ from metaclip.card.publish import CardInfo, make_card, read_card
 from metaclip.card.removal.remove import remove
 from metaclip.card.verify import own_differences, verify
 from tests import commands
+from tests.card.browser.chromium import Page, launched
 from tests.card.page_data import read_data
 from tests.card.test_removal import request
 from tests.curate.test_languages import FIXED, LISTS, ONE, ids_of, kept, pool_of, write
@@ -325,3 +326,32 @@ def test_inspect_counts_matches_of_one_language(tmp_path: Path) -> None:
     )  # fmt: skip
     assert "the query list has languages, and texts of tars are not told apart by theirs" in line
     assert not (tmp_path / "seen").exists()
+
+
+@pytest.mark.browser
+def test_the_page_asks_for_the_language(cards: Path) -> None:
+    """A caption is searched by the chosen language, as `metaclip explain` does; entries are shown with theirs."""
+    with launched() as browser:
+        page = Page(browser, (cards / "run_card" / "index.html").as_uri())
+        options = page.view.eval_on_selector_all(
+            "#language option", "(all) => all.map((one) => one.value)"
+        )
+        assert options == ["en", "de", "ja", "th", "rcf", ""]
+        page.view.fill("#text", "der hund a zwazo")
+        for chosen, code in (("de", "de"), ("en", "en"), ("", "xx"), ("rcf", "rcf")):
+            page.view.select_option("#language", chosen)
+            expected = explain("der hund a zwazo", run=cards / "run", language=code)
+            page.view.wait_for_function(
+                f"document.querySelectorAll('#matches tbody tr').length === {len(expected.entries)}"
+            )
+            shown = [(row[0], int(row[1].replace(",", ""))) for row in page.rows("#matches")]
+            assert shown == [(row["entry"], row["count"]) for row in expected.entries.to_pylist()]
+        assert "en · source" in {row[1] for row in page.rows("#results")}
+        summary, tiles = page.text("#summary"), page.text("#tiles")
+        assert "The threshold t of an entry is that of its language, and balances the set" in summary
+        assert "as the publisher chose it; that of its language for an entry" in tiles
+        page.close()
+        assert page.said == []
+        one = Page(browser, (cards / "english_card" / "index.html").as_uri())
+        assert one.view.is_hidden("#of-language")
+        one.close()

@@ -535,6 +535,10 @@ def test_the_page_has_a_table_of_languages(matched: Run, tmp_path: Path) -> None
             "identify and language_column = 'lang' are given, must be one of them",
         ),
         (["--t-language", "xx=5"], "the query list has no language 'xx'"),
+        (
+            ["--t-language", "ja=5", "--t-language", "jpn=6"],
+            "t_language gives the t of 'ja' twice, as 'ja' and as 'jpn'; leave one out",
+        ),
         (["--t-language", "ja=0"], "t_language: the t of 'ja' is 0.0, must be a finite number above 0"),
         (["--t-language", "ja=nan"], "the t of 'ja' is nan, must be"),
         (["--t-language", "ja=1e999"], "the t of 'ja' is inf, must be"),
