@@ -349,7 +349,7 @@ def test_the_page_asks_for_the_language(cards: Path) -> None:
         assert "en · source" in {row[1] for row in page.rows("#results")}
         summary, tiles = page.text("#summary"), page.text("#tiles")
         assert "The threshold t of an entry is that of its language, and balances the set" in summary
-        assert "as the publisher chose it; that of its language for an entry" in tiles
+        assert "as the publisher chose it; by language" in tiles
         page.close()
         assert page.said == []
         one = Page(browser, (cards / "english_card" / "index.html").as_uri())

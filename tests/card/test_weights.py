@@ -141,7 +141,7 @@ def test_cards_are_compared(home: Path) -> None:
     assert settings["balance.t_by"] == (None, "weight")
     assert found.thresholds == len(WEIGHTS)
     page = render_markdown(found)
-    assert "| what t is multiplied by, entry by entry | none | weight |" in page
+    assert "| what t varies by from entry to entry | none | weight |" in page
     assert "4 entries that stand in both lists have another t." in page
     same = diff(home / "one_t_card", home / "one_t_card")
     assert same.thresholds is None

@@ -179,7 +179,10 @@ def test_every_file_and_column_of_a_run_is_documented(run: Run, tmp_path: Path) 
     contents = {name: what for names, _, what in files for name in re.findall("`([^`]+)`", names)}
     types = {row[0].strip("`"): row[1] for row in columns}
     weighted = balance(run, out=tmp_path / "weighted", t=3, weights={LIST[0]: 2.0})
-    folders = run.path, weighted.path
+    pq.write_table(pa.table({"text": ["a dog"], "lang": ["en"]}), tmp_path / "spoken.parquet")
+    lists = Metadata(["dog"], language=["en"])
+    spoken = curate(tmp_path / "spoken.parquet", lists, out=tmp_path / "spoken", t=3)
+    folders = run.path, weighted.path, spoken.path
     assert {name.split("/")[0] for name in contents} == {
         path.name for folder in folders for path in folder.iterdir()
     }
@@ -187,7 +190,7 @@ def test_every_file_and_column_of_a_run_is_documented(run: Run, tmp_path: Path) 
     for pattern in (
         "matched/*.parquet", "counts.parquet", "entries.parquet", "weights.parquet", "curated/*.parquet",
     ):  # fmt: skip
-        carried = {"text", "url"} if pattern.startswith("curated") else set()
+        carried = {"text", "url", "lang"} if pattern.startswith("curated") else set()
         for path in (path for folder in folders for path in folder.glob(pattern)):
             for field in pq.read_schema(path):
                 if field.name not in carried:

@@ -12,7 +12,7 @@ function drawSummary({ card, t, varied }) {
   $("summary").replaceChildren(
     shown(card.name), ` is a set of ${plural(account.pairs.kept, "image-text pair")}, chosen from a pool of ${number(account.funnel.rows)} by their captions`
       + ` alone: each caption was searched for the ${number(account.list.entries)} entries, words and phrases, of a query list.`
-      + (varied ? ` The threshold t of an entry is ${thresholdOf(t, account.balance.t_by)}, and balances the set: an entry` : ` The threshold t = ${number(t, 2)} balances the set: an entry`)
+      + (varied ? ` The threshold t of an entry is ${thresholdOf(number(t, 2), account.balance.t_by)}, and balances the set: an entry` : ` The threshold t = ${number(t, 2)} balances the set: an entry`)
       + ` that fewer pairs match (the tail) keeps all of them, and of a more frequent entry (the head)`
       + " each pair is kept with probability t / count, or more if its other entries keep it too.",
   );
@@ -20,7 +20,7 @@ function drawSummary({ card, t, varied }) {
 
 /* Say what the threshold of an entry is, where thresholds vary by a weight or a language, or by both. */
 function thresholdOf(t, by) {
-  if (!by.startsWith("language")) return `${number(t, 2)} times its ${shown(by).textContent}`;
+  if (!by.startsWith("language")) return `${t} times its ${shown(by).textContent}`;
   return `that of its language${by === "language" ? "" : " times its weight"}`;
 }
 
@@ -38,7 +38,7 @@ function drawTiles({ card, t, sums, varied }) {
   const tiles = [
     ["Pairs kept", number(pairs.kept), `${percent(share(pairs.kept, funnel.rows))} of the ${number(funnel.rows)} rows of the pool`],
     ["Pairs matched", number(pairs.matched), `${percent(share(pairs.matched, funnel.rows))} of the rows contain an entry`],
-    ["Threshold t", number(t, 2), shown(`${askedFor(balance.asked)}${varied ? `; ${thresholdOf(t, balance.t_by)} for an entry` : ""}`)],
+    ["Threshold t", number(t, 2), shown(`${askedFor(balance.asked)}${varied ? `; ${balance.t_by.startsWith("language") ? `by ${balance.t_by}` : `times the ${balance.t_by} of each entry`}` : ""}`)],
     ["Tail share", `${percent(share(sums.tail.count, sums.all.count))} → ${percent(share(sums.tail.kept, sums.all.kept))}`, "of all matches belong to entries of the tail, before and after balancing"],
     ["Entries found", number(entries.head + entries.tail), `of the ${number(list.entries)} in the list`],
     ["Head entries", number(entries.head), "have at least t pairs, and those above t were thinned"],

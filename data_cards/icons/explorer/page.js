@@ -9,7 +9,7 @@ function drawSettings({ card, t, count, kept, expected, varied }) {
   const rule = Object.entries(account.rule).filter(([, value]) => value && value !== "none").map(([name, value]) => (value === true ? name : `${name} = ${value}`));
   const lines = (object) => Object.entries(object).map(([name, value]) => `${name} ${value}`).join(", ");
   fill($("facts"), [
-    ["Threshold", `t = ${number(t, 6)}, `, shown(`${askedFor(balance.asked)}${varied ? `; the t of an entry is ${thresholdOf(t, balance.t_by)}, in the column t of entries.parquet` : ""}`)],
+    ["Threshold", `t = ${number(t, 6)}, `, shown(`${askedFor(balance.asked)}${varied ? `; that of an entry is ${thresholdOf("t", balance.t_by)}, in the column t of entries.parquet` : ""}`)],
     ["Draw", `A hash of each pair's uid with seed ${card.seed} and epoch ${balance.epoch} decides. ${number(pairs.expected, 1)} ± ${number(pairs.deviation, 1)} pairs were expected to be kept, and ${number(pairs.kept)} were.`],
     ["Text rule", shown(rule.join(", ") || "as in the paper")],
     ["Repeated uids", pairs.repeated_uids ? `${plural(pairs.repeated_uids, "uid stands", "uids stand")} on more than one matched row; ${plural(pairs.repeated_rows, "row repeats", "rows repeat")} an earlier one.` : "No uid stands on more than one matched row."],

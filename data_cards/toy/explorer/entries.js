@@ -52,7 +52,7 @@ function entryRow(data, id) {
 async function entryDetail(data, id) {
   const { card, t, count } = data;
   const [samples, seen, fellows, grid, left] = (await loadJson(`block-${Math.floor(id / card.block)}`))[id % card.block];
-  const times = data.varied ? `, which is ${thresholdOf(t, card.account.balance.t_by)}` : "";
+  const times = data.varied ? `, which is ${thresholdOf(number(t, 2), card.account.balance.t_by)}` : "";
   const what = {
     zero: "No pair of the pool matches it.",
     tail: `Its count is below t = ${number(data.threshold(id), 2)}${times}: every pair is kept.`,

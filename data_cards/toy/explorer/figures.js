@@ -49,7 +49,7 @@ function startThreshold(data) {
       ? `Between the grid's points, where ${number(found.from[1])} are expected at t = ${number(found.from[0], 2)} and ${number(found.to[1])} at t = ${number(found.to[0], 2)}${sampled ? "." : ": the true number lies between these."}`
       : found ? `This t is a point of the grid${sampled ? "." : ": computed, not estimated."}` : "")
       + (sampled ? ` Scaled from a sample of ${percent(grid.share)} of the matched pairs.` : "")
-      + (data.varied ? ` The thresholds of all entries move by one factor: each is ${thresholdOf(t, account.balance.t_by)}.` : "");
+      + (data.varied ? ` The thresholds of all entries move by one factor: each is ${thresholdOf("t", account.balance.t_by)}.` : "");
     if (!grid) return;
     const curve = (title, column, y, said) => chart({
       title, description: `${title}; at t = ${number(t, 2)}: ${said}`, lines: [{ points: grid.thresholds.map((x, i) => [x, column[i]]) }],
