@@ -72,8 +72,8 @@ from metaclip.stage.stage import Stage, add_funnels, check_funnel
 from metaclip.storage.files import is_remote, relative_path
 
 NOTHING_BALANCED: Final = (
-    "this balances nothing here: no count is larger than the t of its language; lower these with --t, --tail-share or "
-    "--target-pairs"
+    "this balances nothing here: no count is larger than the t of its language; lower these with `t=...`, `tail_share=...` "
+    "or `target_pairs=...`"
 )
 
 

@@ -100,7 +100,7 @@ def resolve_languages(
         if not of_base.any():
             raise MetaclipError(
                 f"no text matches an entry of {base}, whose tail share at t = {settings.t:g} the other languages follow; give "
-                "a tail share, or one t for all languages with --t-by-language one"
+                "a tail share, or one t for all languages: `t_by_language='one'`"
             )
         share = tail_share(of_base, settings.t * its_weights)
     solved = {name: solve(part, share, own) for name, (part, own) in parts.items() if part.any()}

@@ -275,7 +275,7 @@ class _MatchStage:
         if found and self.settings.rule.unspaced_scripts == "none":
             progress.note(
                 f"metaclip: the entries of {', '.join(found)} match only between spaces, which their scripts do not have; add "
-                "--unspaced-scripts fixed"
+                "`TextRule(unspaced_scripts='fixed')`"
             )
 
     def finish(self) -> Run:

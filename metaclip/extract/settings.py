@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 from metaclip.arguments import check_fields
-from metaclip.errors import BadSetting
+from metaclip.errors import BadSetting, MetaclipError
 from metaclip.matching.text_rule import PAPER, TextRule
 from metaclip.metadata import Metadata
 from metaclip.recipe import check_minimums
@@ -125,8 +125,19 @@ def read_lists(settings: ExtractSettings) -> dict[str, list[str]]:
 
 
 def read_entries(settings: ExtractSettings) -> Metadata | None:
-    """Read the query list that the settings name, each entry once; None if they name none."""
-    return None if settings.matched is None else Metadata.read(settings.matched, fold_duplicates=True)
+    """Read the query list that the settings name, each entry once; None if they name none.
+
+    Raise MetaclipError for a list with languages.
+    """
+    if settings.matched is None:
+        return None
+    entries = Metadata.read(settings.matched, fold_duplicates=True)
+    if entries.languages:
+        raise MetaclipError(
+            f"{settings.matched} has languages, and extract matches by a list without; give one, or leave `matched=...` out and "
+            "match the pool by its column lang"
+        )
+    return entries
 
 
 def fingerprint(

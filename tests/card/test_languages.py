@@ -310,7 +310,8 @@ def test_a_stream_of_tars_reads_no_languages(home: Path) -> None:
     from metaclip.training.stream import Stream
 
     with pytest.raises(
-        MetaclipError, match="match the pool with --identify, or give the run's curated.npy"
+        MetaclipError,
+        match="match the pool with `MatchSettings.identify=True.`, or give the run's curated.npy",
     ):
         Stream("no-tars", keep=Balancer(home / "run", cache=False))
 

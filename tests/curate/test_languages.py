@@ -40,6 +40,7 @@ from metaclip.curate.language_thresholds import base_language, resolve_languages
 from metaclip.curate.match import match_part
 from metaclip.curate.settings import BalanceSettings
 from metaclip.engine import Engine
+from metaclip.errors import with_flags
 from metaclip.stage.folder import Part
 from tests import commands, oracle
 
@@ -251,10 +252,10 @@ def test_columns_of_languages(tmp_path: Path, column: str) -> None:
         other, LISTS, out=tmp_path / "b", settings=MatchSettings(language_column="Sprache"), **arguments
     )
     assert named.entries.equals(run.entries)
-    with pytest.raises(MetaclipError, match="b.parquet has no language column: looked for 'lang' or 'language'.*or identify languages with --identify"):  # fmt: skip
+    with pytest.raises(MetaclipError, match="b.parquet has no language column: looked for 'lang' or 'language'.*or identify languages with `MatchSettings.identify=True"):  # fmt: skip
         curate(other, LISTS, out=tmp_path / "c", **arguments)
     both = table.append_column("language", table["lang"])
-    with pytest.raises(MetaclipError, match="'lang', 'language' can all be the language column; choose one with --language-column"):  # fmt: skip
+    with pytest.raises(MetaclipError, match="'lang', 'language' can all be the language column; choose one with `MatchSettings.language_column=..."):  # fmt: skip
         curate(write(both, tmp_path / "d.parquet"), LISTS, out=tmp_path / "d", **arguments)
     numbers = table.set_column(1, "lang", pa.array(range(200)))
     with pytest.raises(MetaclipError, match="the language column 'lang' is int64, must be string"):
@@ -610,7 +611,7 @@ def test_english_that_matches_nothing(tmp_path: Path) -> None:
 def test_thresholds_without_effect_are_named(matched: Run, tmp_path: Path) -> None:
     """With what to try; and not where they have one."""
     assert (
-        NOTHING_BALANCED
+        with_flags(NOTHING_BALANCED)
         in commands.done("balance", matched.path, "--t", "1e6", "--out", tmp_path / "a").err
     )
     assert (
@@ -626,7 +627,7 @@ def test_scripts_without_spaces_are_noted(tmp_path: Path) -> None:
     lists = write(table, tmp_path / "lists.parquet")
     done = commands.done("match", pool, "--metadata", lists, "--out", tmp_path / "a")
     assert (
-        "the entries of ja, th match only between spaces, which their scripts do not have; add --unspaced-scripts fixed"
+        "the entries of ja, th match only between spaces, which their scripts do not have; add --unspaced-scripts 'fixed'"
         in done.err
     )
     assert "languages              5   5 with texts; 0 texts in none of them\n" in done.out
@@ -660,3 +661,15 @@ def test_texts_are_counted_shard_by_shard(tmp_path: Path) -> None:
     texts, codes = pa.array(["a", "", None, "b", "c"]), pa.array(["en", "xx", "xx", "xx", None])
     found = match_shard._count_by_list(Routing(["en"]), texts, codes, 10, dropped)
     assert (found, dropped.counts, dropped.places) == ({"en": 1}, {"no_list": 2}, {"no_list": "row 13"})
+
+
+def test_extract_matches_by_one_language(tmp_path: Path) -> None:
+    """A list with languages is refused before anything is read."""
+    table = pa.table({"entry": LISTS.entries, "language": LISTS.language})
+    lists = write(table, tmp_path / "lists.parquet")
+    (tmp_path / "a.warc.wat").write_bytes(b"")
+    line = commands.refused(
+        "extract", tmp_path / "a.warc.wat", "--matched", lists, "--out", tmp_path / "pool"
+    )
+    assert "lists.parquet has languages, and extract matches by a list without" in line
+    assert not (tmp_path / "pool").exists()

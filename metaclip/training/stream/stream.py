@@ -44,7 +44,7 @@ class Stream:
         if getattr(self.keep, "needs_languages", False):
             raise MetaclipError(
                 "the Balancer's run read the language of each text from a column, and a stream of tars reads texts alone; match "
-                "the pool with --identify, or give the run's curated.npy as the subset"
+                "the pool with `MatchSettings(identify=True)`, or give the run's curated.npy as the subset"
             )
 
     @functools.cached_property
