@@ -247,7 +247,7 @@ def test_hints_know_the_weights() -> None:
     weight = np.array([1, 1, 1, 5, 10.0])
     assert threshold_hints(BalanceSettings(t=95), counts=counts, t=95, matched=100, weight=weight) == [
         "t = 95 balances nothing here: no count is larger than t times its weight; a tail share of 0.06 would be t = 80: "
-        "use --tail-share 0.06 or --t 80"
+        "use `tail_share=0.06` or `t=80`"
     ]
     assert not threshold_hints(BalanceSettings(t=50), counts=counts, t=50, matched=100, weight=weight)
 
