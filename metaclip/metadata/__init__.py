@@ -7,7 +7,7 @@ A list may hold entries of several languages. An entry is then a pair (language,
 together, and the digest is the sha256 of the byte 0xff and the lines ``language TAB entry`` joined by ``"\n"``: neither an
 entry nor a code of a language can make one list look like another.
 
-Cost: reading 500,000 entries takes 0.1 s (parquet) to 0.5 s (json).
+Cost: reading 500,000 entries takes 0.1 s (parquet) to 0.5 s (json), 9 M entries of many languages 10 s and 1.2 GB.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,9 @@ import pyarrow.parquet as pq
 from metaclip.arguments import PATH, Column, as_column, check_type, is_table
 from metaclip.errors import MetaclipError, one_line
 from metaclip.storage.files import check_size, decode_utf8, gunzip, read_bytes
+
+_MOST_BYTES: Final = 1 << 30
+"""The most that the columns of a parquet list may take in memory: 44 bytes for each of 24 M entries of many languages."""
 
 
 class Metadata:
@@ -289,7 +292,7 @@ def _from_parquet(data: bytes, name: str) -> dict[str, Any]:
             batches, size = list[pa.RecordBatch](), 0
             for batch in file.iter_batches(1 << 12, columns=columns):
                 size += batch.nbytes
-                check_size(size, name)
+                check_size(size, name, _MOST_BYTES)
                 batches.append(batch)
             schema = pa.schema([file.schema_arrow.field(column) for column in columns])
             table = pa.Table.from_batches(batches, schema)

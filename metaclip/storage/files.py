@@ -219,11 +219,11 @@ def read_whole(file: Any, name: str) -> bytes:
     return data
 
 
-def check_size(size: int, name: str) -> None:
-    """Raise MetaclipError if the content of a file is larger than MAX_FILE bytes."""
-    if size > MAX_FILE:
+def check_size(size: int, name: str, most: int = MAX_FILE) -> None:
+    """Raise MetaclipError if the content of a file is larger than `most` bytes."""
+    if size > most:
         raise MetaclipError(
-            f"{name} holds more than {MAX_FILE >> 20} MiB, the most that is read of such a file; divide it, or check the path"
+            f"{name} holds more than {most >> 20} MiB, the most that is read of such a file; divide it, or check the path"
         )
 
 

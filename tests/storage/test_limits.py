@@ -112,7 +112,7 @@ def test_a_list_whose_parquet_becomes_gigabytes(tmp_path: Path) -> None:
     path = tmp_path / "list.parquet"
     pq.write_table(pa.table({"entry": long.cast(pa.large_string())}), path)
     assert path.stat().st_size < 100_000
-    assert "256 MiB" in refused("lint", path)
+    assert "1024 MiB" in refused("lint", path)
 
 
 def test_a_member_of_an_archive(tmp_path: Path) -> None:

