@@ -67,6 +67,10 @@ _WITHIN_WORDS: Final = re.compile(
 """Apostrophes at the edge of a word that belong to it. `fault` minds them all the same: from a
 source that is not trusted, half of a quotation looks like that too."""
 _HIDDEN_CATEGORIES: Final = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp", "Zs"}
+_JOINER: Final = re.compile(
+    "(?<=[\u0600-\u18af])(?:\u200c(?=[\u0600-\u18af])|\u200d(?=[\u0600-\u18af ]|$))"
+)
+"""The zero-width joiners inside words of Persian, of the languages of India, ..., where they are part of the spelling."""
 _STRIDE: Final = 10_000
 ORDINARY: Final = "^[0-9A-Za-z]+(?: [0-9A-Za-z]+)*$"
 """A regular expression of most entries: words of ASCII letters and digits. They match under every rule; nothing is wrong."""
@@ -115,7 +119,7 @@ def wider_rules(rule: TextRule) -> dict[str, TextRule]:
 
 def alive(entry: str, rule: TextRule) -> bool:
     """Return whether there is a text that matches an entry under a rule."""
-    if _ASCII_WORDS.fullmatch(entry):
+    if _ASCII_WORDS.fullmatch(entry) or (entry.isalnum() and not rule.rewrites_text):
         return True
     form = rule.entry(entry)
     return form is not None and any(form in rule.text(text) for text in _witnesses(entry, form, rule))
@@ -142,9 +146,12 @@ def fault(entry: str) -> str | None:
 
     The kinds are markup, quote, hidden, sign and edge. WordNet's own names may have them, other sources' should not.
     """
-    if _ASCII_WORDS.fullmatch(entry):
+    if entry.isalnum() or _ASCII_WORDS.fullmatch(entry):
         return None
-    if any(unicodedata.category(char) in _HIDDEN_CATEGORIES and char != " " for char in entry):
+    if any(
+        unicodedata.category(char) in _HIDDEN_CATEGORIES and char != " "
+        for char in _JOINER.sub("", entry)
+    ):
         return "hidden"
     if entry.strip(" ") != entry or "  " in entry:
         return "edge"

@@ -136,12 +136,32 @@ def test_doubles() -> None:
         ('"dog', "quote"), ("dog'", "quote"), ("the 'hood", "quote"), ("\u201cdog\u201d", "quote"), ("dog \u2018cat", "quote"),
         ("Dar\u2018ā", "quote"), ("a\u200bb", "hidden"), ("a\u00a0b", "hidden"), ("a\x07b", "hidden"), (" dog", "edge"),
         ("hot  dog", "edge"), ("--", "sign"), ("&", "sign"),
+        ("می\u200cخواهم", None), ("ශ්\u200dරී ලංකා", None), ("ന്\u200d", None), ("می\u200c", "hidden"), ("a\u200db", "hidden"),
+        ("\u200dක", "hidden"), ("می\u200c\u200cخ", "hidden"),
     ],
 )  # fmt: skip
 def test_what_looks_wrong(entry: str, fault: str | None) -> None:
     """Markup, glued quotes, hidden characters, stray spaces and bare signs are told apart from what words really hold."""
     assert lint.fault(entry) == fault
     assert (fault is None) or (fault in kinds(entry))
+
+
+RULES = [
+    PAPER,
+    TextRule(space_entries=True),
+    TextRule(unspaced_scripts="fixed"),
+    TextRule(nfc=True, fold_case=True),
+    TextRule(unicode_separators=True, unescape_html=True),
+]
+
+
+@given(st.text(min_size=1, max_size=3).filter(str.isalnum), st.sampled_from(RULES))
+def test_words_of_any_script_need_no_witness(word: str, rule: TextRule) -> None:
+    """Letters and digits alone match themselves under every rule, and nothing is wrong with them."""
+    form = rule.entry(word)
+    assert form is None or form in rule.text(word)
+    assert lint.alive(word, rule) == (form is not None)
+    assert lint.fault(word) is None
 
 
 @pytest.mark.parametrize("entry", ["bayes' theorem", "rock 'n' roll", "all saints\u2019 day"])
