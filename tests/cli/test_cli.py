@@ -48,7 +48,7 @@ BALANCE = {
 ENGINE = {"--address", "--engine"}
 WORK = {"--help", "--out", "--overwrite", "--workers", "-h"} | ENGINE
 VERBS = {
-    "build": {"RECIPE", "--help", "--out", "--workers", "-h"} | ENGINE,
+    "build": {"RECIPE", "--help", "--languages", "--out", "--workers", "-h"} | ENGINE,
     "lint": {"METADATA", "--fold-duplicates", "--help", "--json", "--strict", "-h"} | RULE,
     "extract": {
         "CRAWL", "--agents", "--blocked-domains", "--blocked-words", "--captions", "--dedupe", "--first", "--identify",

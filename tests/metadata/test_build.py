@@ -14,7 +14,7 @@ import pytest
 from metaclip import Metadata
 from metaclip.errors import MetaclipError
 from metaclip.matching.text_rule import PAPER
-from metaclip.metadata import build, list_digest
+from metaclip.metadata import build, build_recipe, list_digest
 from metaclip.metadata.candidates import SCHEMA
 from tests.processes import environment
 
@@ -175,8 +175,8 @@ def test_bad_names_of_outputs(home: Path) -> None:
 
 def test_every_kind_is_there() -> None:
     """Each kind of source names a module, settings and a function that are there."""
-    for kind in build.KINDS.values():
-        module = build.kind_module(kind)
+    for kind in build_recipe.KINDS.values():
+        module = build_recipe.kind_module(kind)
         assert isinstance(getattr(module, kind.settings), type)
         assert callable(getattr(module, kind.function))
 
