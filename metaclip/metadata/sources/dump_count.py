@@ -32,6 +32,7 @@ from metaclip.engine import Engine, PortableStep, Progress, ProgressCallback
 from metaclip.errors import MetaclipError
 from metaclip.metadata.sources import bzip2, dump, wikitext
 from metaclip.metadata.sources.dump import DumpFile
+from metaclip.metadata.sources.segmentation import segmenter, segmenter_version
 from metaclip.metadata.sources.string_counts import BYTES_PER_KEY, string_counter, sums, write_counts
 from metaclip.stage.folder import Folder
 from metaclip.stage.runner import RunOptions, Task, run
@@ -97,14 +98,16 @@ def count(
     out: str | os.PathLike[str],
     *,
     engine: Engine | None = None,
+    language: str | None = None,
     memory: int = MEMORY,
     shard_bytes: int = SHARD_BYTES,
 ) -> FinishedStage:
     """Count a dump (a file, a folder or a pattern) into a folder, or continue where an earlier call stopped.
 
-    `engine` runs the shards, by default in processes of this machine; `memory` bounds the counts in memory, in bytes. Raise
-    MetaclipError for a dump that `dump.find` refuses, for a damaged file, for a folder that holds the count of another
-    dump or is in use, and if no article has a word.
+    `engine` runs the shards, by default in processes of this machine; `memory` bounds the counts in memory, in bytes. With a
+    `language`, words are found by its rules (`segmentation.segmenter`) and keep their case; without one they are those of
+    `wikitext.phrases`, in lower case. Raise MetaclipError for a dump that `dump.find` refuses, for a damaged file, for a folder
+    that holds the count of another dump or is in use, and if no article has a word.
     """
     files, options, folder = dump.find(where, wiki), RunOptions(engine=engine), Folder(out)
     shards = [
@@ -124,6 +127,8 @@ def count(
     }
     if len(shards) > len(files):
         fingerprint["split"] = "streams"  # earlier, a shard began at a block, and had other pages
+    if language is not None:
+        fingerprint["words"] = _words(language)
     with folder.owned():
         stage = Stage(folder, DUMP)
         try:
@@ -137,20 +142,31 @@ def count(
             ) from None
         record = stage.finished()
         if record is None:
-            _count_shards(stage, files, shards, options, memory)
-            record = _combine(stage, files, shards, parser)
+            _count_shards(stage, files, shards, options, memory, language)
+            record = _combine(stage, files, shards, parser, language)
         stage.remove_partials()
     return FinishedStage(folder.path, record)
 
 
+def _words(language: str) -> str:
+    """Return what decides which words a text of a language has."""
+    return ", ".join(filter(None, (language, segmenter_version(language))))
+
+
 def _count_shards(
-    stage: Stage, files: Sequence[DumpFile], shards: Sequence[DumpShard], options: RunOptions, memory: int
+    stage: Stage,
+    files: Sequence[DumpFile],
+    shards: Sequence[DumpShard],
+    options: RunOptions,
+    memory: int,
+    language: str | None,
 ) -> None:
     """Count the shards that are not finished, and compute the digests of the dump's files."""
     tasks: list[Task[DumpShard | DumpFile]]
     tasks = [Task(shard.name, shard, weight=shard.stop - shard.start) for shard in shards]
     tasks += [Task(_digest_name(index), file) for index, file in enumerate(files)]
-    step = CountStep(stage, max(1, memory // options.active_engine.workers // BYTES_PER_KEY))
+    bound = max(1, memory // options.active_engine.workers // BYTES_PER_KEY)
+    step = CountStep(stage, bound, language)
     with Progress("count", sum(task.weight for task in tasks), unit="B") as progress:
         single = [
             shard.file.path.name
@@ -178,6 +194,7 @@ class CountStep(PortableStep):
 
     stage: Stage
     bound: int
+    language: str | None = None
 
     def __call__(
         self, item: DumpShard | DumpFile, progress: ProgressCallback
@@ -187,13 +204,16 @@ class CountStep(PortableStep):
             with item.path.open("rb") as file:
                 return {"name": item.path.name, "size": item.size, "sha256": file_digest(file)}, []
         paths = self.stage.partials(item.name)
-        return _count_shard(item, paths, self.bound), paths
+        return _count_shard(item, paths, self.bound, self.language), paths
 
 
-def _count_shard(shard: DumpShard, paths: Sequence[Path], bound: int) -> dict[str, Any]:
+def _count_shard(
+    shard: DumpShard, paths: Sequence[Path], bound: int, language: str | None
+) -> dict[str, Any]:
     """Count a shard into the files of `OUTPUTS`; return the funnel of its pages and the bytes of their wikitext."""
     unigrams, bigrams, redirects = paths
     extract, redirect_rows = wikitext.extractor(shard.file.names), list[dict[str, str]]()
+    find_phrases = wikitext.phrases if language is None else segmenter(language)
     funnel, size = dict.fromkeys(("pages", *REASONS, "article"), 0), 0
     with (
         string_counter(unigrams, 1 + bound // 4) as words,
@@ -217,7 +237,7 @@ def _count_shard(shard: DumpShard, paths: Sequence[Path], bound: int) -> dict[st
             funnel["pages"] += 1
             funnel[reason] += 1
             size += len(page.text.encode())
-            phrases = list(wikitext.phrases(text))
+            phrases = list(find_phrases(text))
             words.add(itertools.chain.from_iterable(phrases))
             pairs.add(map(" ".join, itertools.chain.from_iterable(map(itertools.pairwise, phrases))))
     with atomic_write(redirects) as temporary:
@@ -228,7 +248,11 @@ def _count_shard(shard: DumpShard, paths: Sequence[Path], bound: int) -> dict[st
 
 
 def _combine(
-    stage: Stage, files: Sequence[DumpFile], shards: Sequence[DumpShard], parser: str
+    stage: Stage,
+    files: Sequence[DumpFile],
+    shards: Sequence[DumpShard],
+    parser: str,
+    language: str | None,
 ) -> dict[str, Any]:
     """Merge the counts of shards, and write the stage's record. Raise MetaclipError if there is no word."""
     folder = stage.folder
@@ -263,4 +287,6 @@ def _combine(
         "unigrams": pq.read_metadata(folder / UNIGRAMS).num_rows,
         "bigrams": pq.read_metadata(folder / BIGRAMS).num_rows,
     }
+    if language is not None:
+        record["words"] = _words(language)
     return stage.finish(record)

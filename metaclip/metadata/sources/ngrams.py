@@ -25,6 +25,7 @@ from metaclip.errors import MetaclipError
 from metaclip.metadata.candidates import Candidates
 from metaclip.metadata.sources import dump, dump_count
 from metaclip.metadata.sources.dump_count import BIGRAMS, UNIGRAMS
+from metaclip.metadata.sources.segmentation import BY_ICU, joined
 from metaclip.metadata.sources.string_counts import SCHEMA, best_first, pmi, scored_by_count, sums
 from metaclip.recipe import check_minimums
 from metaclip.stage.stage import FinishedStage
@@ -57,6 +58,8 @@ class NgramSettings:
     """The minimum normalised PMI of a pair, -1 to 1."""
     limit: int | None = None
     """The maximum number of candidates; None for all that pass."""
+    share: float | None = None
+    """The maximum number of candidates as a share of all different words, or pairs of words, of the dump."""
     contact: str = ""
     """A mail address or page by which the publisher can reach the downloader, for the user agent."""
 
@@ -70,19 +73,24 @@ class NgramSettings:
         check_minimums(self, min_count=1, limit=1)
         if self.min_npmi is not None and not -1 <= self.min_npmi <= 1:
             raise ValueError(f"min_npmi is {self.min_npmi}, must be from -1 to 1")
+        if self.share is not None and not 0 < self.share <= 1:
+            raise ValueError(f"share is {self.share}, must be over 0 and at most 1")
 
 
 def candidates(
     settings: NgramSettings,
     kind: NgramKind,
     *,
+    language: str | None = None,
     engine: Engine | None = None,
     memory: int = dump_count.MEMORY,
 ) -> Candidates:
     """Return the words or pairs of words of a dump that pass, best first; count the dump first if that is not done yet.
 
-    Equal scores are ordered by descending count, then by string. Scores are counts, or the measure that ranks pairs. Raise
-    MetaclipError for a dump that `dump_count.count` refuses, and if nothing passes.
+    Equal scores are ordered by descending count, then by string. Scores are counts, or the measure that ranks pairs. Words are
+    those of `language`, as `dump_count.count` finds them; the two of a pair are joined by a blank or, where ICU finds the
+    words, as `segmentation.joined` does, and of pairs that are then one string the best is kept. Raise MetaclipError for a dump
+    that `dump_count.count` refuses, and if nothing passes.
     """
     if kind == "unigram" and (settings.min_pmi is not None or settings.min_npmi is not None):
         raise MetaclipError(
@@ -94,11 +102,16 @@ def candidates(
         if settings.url is not None:
             dump.download(settings.url, Path(settings.dump), contact=settings.contact)
         counts = dump_count.count(
-            settings.dump, settings.wiki, settings.counts, engine=engine, memory=memory
+            settings.dump, settings.wiki, settings.counts, language=language, engine=engine, memory=memory
         )
-    words = scored_by_count(sums([counts.path / UNIGRAMS], settings.min_count))
-    best, passed = best_first(words if kind == "unigram" else _bigrams(counts, settings), settings.limit)
     record = counts.record
+    words = scored_by_count(sums([counts.path / UNIGRAMS], settings.min_count))
+    limits = [settings.limit] if settings.limit is not None else []
+    if settings.share is not None:
+        limits.append(int(settings.share * record[f"{kind}s"]))
+    best, passed = best_first(
+        words if kind == "unigram" else _bigrams(counts, settings), min(limits, default=None)
+    )
     if not len(best):
         thresholds = {
             "min_count": settings.min_count,
@@ -120,6 +133,11 @@ def candidates(
         },
         "pages": record["funnel"],
     }
+    if language in BY_ICU and kind == "bigram":
+        scores = dict[str, float]()
+        for pair, score in zip(best["key"].to_pylist(), best["score"].to_pylist(), strict=True):
+            scores.setdefault(joined(*pair.split(" ")), score)
+        return Candidates.of(scores, facts, scores.values())
     return Candidates(best["key"].combine_chunks(), best["score"].combine_chunks(), facts)
 
 

@@ -111,6 +111,8 @@ class PageviewSettings:
     """Remove what distinguishes articles of one name: "Mercury (planet)" counts as "Mercury"."""
     limit: int | None = None
     """The maximum number of candidates; None for all that pass."""
+    share: float | None = None
+    """The maximum number of candidates as a share of those that pass."""
     contact: str = ""
     """A mail address or page by which the publisher can reach the downloader, for the user agent."""
 
@@ -125,6 +127,8 @@ class PageviewSettings:
             except ValueError:
                 raise ValueError(f"{name} is {day!r}, must be a day such as 2023-01-31") from None
         check_minimums(self, days=1, min_hour=0, min_sum=0, limit=1)
+        if self.share is not None and not 0 < self.share <= 1:
+            raise ValueError(f"share is {self.share}, must be over 0 and at most 1")
 
 
 def sampled_days(settings: PageviewSettings) -> list[datetime.date]:
@@ -180,6 +184,8 @@ def candidates(
                 writer.write_table(kept.cast(SCHEMA))
         passing = scored_by_count(sums([articles], settings.min_sum))
         best, passed = best_first(passing, settings.limit)
+    if settings.share is not None:
+        best = best.slice(0, int(settings.share * passed))
     if not len(best):
         raise MetaclipError(
             f"no title of the domain {settings.domain!r} in {len(paths)} files ({paths[0]}, ...) has {settings.min_sum} views: "
