@@ -253,7 +253,7 @@ def test_neighbours_stay_together_up_to_a_weight(
 def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """If Ray is not installed, the message says how to install it."""
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(MetaclipError, match=r"pip install '.\[ray\]'"), Ray():
+    with pytest.raises(MetaclipError, match=r"pip install -e '.\[ray\]'"), Ray():
         pass
 
 

@@ -91,7 +91,7 @@ def test_another_process_is_refused_and_the_owner_named(store: RemotePath) -> No
         time.sleep(1.2 * LIVES)  # it goes on living
         began = time.monotonic()
         name = f"process {process.pid} on {platform.node()}"
-        with refused(f"{store} is in use by {name}; wait for it, stop it, or choose another --out"):
+        with refused(f"{store} is in use by {name}; wait for it, stop it, or choose another `out=...`"):
             enter(folder.owned())
         assert time.monotonic() - began < LIVES
     assert not (store / ".state" / "lock").exists()
