@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -92,8 +93,18 @@ def compile_library(
     )
     # A linker may write more files beside the library, and writes the name of the library into it.
     with tempfile.TemporaryDirectory(prefix=".compile-", dir=out) as temporary:
-        for form, flags in forms.items():
-            arguments = [*command, *FLAGS, *flags, f'-DMC_DIGEST="{digest}"', "-o", form, *sources, "-lm"]
+
+        def compile_form(form: str) -> None:
+            arguments = [
+                *command,
+                *FLAGS,
+                *forms[form],
+                f'-DMC_DIGEST="{digest}"',
+                "-o",
+                form,
+                *sources,
+                "-lm",
+            ]
             try:
                 done = subprocess.run(
                     arguments,
@@ -112,6 +123,9 @@ def compile_library(
                 raise BuildError(
                     f"metaclip's C sources could not be compiled ({shlex.join(command)}: {lines[-1]}); {REMEDIES}"
                 )
+
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(compile_form, forms))
         for form in forms:
             os.replace(Path(temporary, form), out / form)
     return [out / form for form in forms]
