@@ -33,11 +33,11 @@ from metaclip.card.run_files import (
     matched_files,
 )
 from metaclip.card.scan import scan_run
-from metaclip.curate.account import result_digest
 from metaclip.curate.balance_outputs import add_languages
 from metaclip.curate.balance_shard import LanguageSums
 from metaclip.curate.draw import FIXED_POINT, DrawSums, draw_rows, hashes, probabilities, stream_key
 from metaclip.curate.run import Run, RunLike, local_run, open_run
+from metaclip.curate.schema import result_digest
 from metaclip.curate.settings import REMOVED
 from metaclip.curate.tables import ENTRIES, counts_digest, matched_rows, read_pairs, read_table
 from metaclip.curate.threshold import column_thresholds, vector_digest

@@ -1,7 +1,6 @@
 """The account of a run: card.json, and card.md for a reader.
 
-data_cards/README.md documents every field. The result digest identifies the result: not when, where or by which engine it
-was made, nor in how many files the pool was.
+data_cards/README.md documents every field.
 """
 
 from __future__ import annotations
@@ -20,12 +19,15 @@ import pyarrow.compute as pc
 from metaclip.curate.extracted import render_extraction
 from metaclip.curate.run import Run
 from metaclip.curate.schema import (
+    BY_LANGUAGE,
     FIELDS,
     NAME,
     VARIED_VERSION,
     VERSION,
+    changed_settings,
     check_written,
     faults,
+    result_digest,
 )
 from metaclip.curate.settings import BALANCE_REASONS, MATCH_REASONS, NO_LIST, NOT_IN_SUBSET, REMOVED
 from metaclip.curate.threshold import t_of_entry, tail_share
@@ -51,13 +53,6 @@ MEANING: Final = {
 """The steps of the funnel in their order, with their meaning."""
 _OPTIONAL: Final = {REMOVED, NOT_IN_SUBSET, NO_LIST}
 """Steps only where rows were lost for them."""
-_RESULT: Final = (
-    "semantics", "list", "rule", "balance", "funnel", "entries", "sums", "pairs", "digests",
-)  # fmt: skip
-_BY_LANGUAGE: Final = "by_language"
-"""The field of a list with languages."""
-_IF_GIVEN: Final = (REMOVED, _BY_LANGUAGE)
-"""Further fields that a result digest is of, where they are there."""
 _CARD: Final = "card.json"
 _PAGE: Final = "card.md"
 _TOP_ENTRIES: Final = 25
@@ -136,7 +131,7 @@ def make_account(run: Run) -> dict[str, Any]:
         },
     }
     if run.metadata.languages:
-        result[_BY_LANGUAGE] = _by_language(run)
+        result[BY_LANGUAGE] = _by_language(run)
     if REMOVED in match:
         result[REMOVED] = match[REMOVED]
     combined: dict[str, Any] = {
@@ -190,7 +185,7 @@ def _by_language(run: Run) -> list[dict[str, Any]]:
 
 def render_languages(account: Mapping[str, Any]) -> list[str]:
     """Return lines of Markdown about the languages of a list: a section, or nothing if it has none."""
-    if not (rows := account.get(_BY_LANGUAGE)):
+    if not (rows := account.get(BY_LANGUAGE)):
         return []
     return [
         "## Languages", "",
@@ -206,30 +201,10 @@ def render_languages(account: Mapping[str, Any]) -> list[str]:
     ]  # fmt: skip
 
 
-def result_digest(account: Mapping[str, Any]) -> str:
-    """Compute the digest of what an account, or the card made of it, says came out."""
-    result = {name: account[name] for name in (*_RESULT, *_IF_GIVEN) if name in account}
-    return digest_of(
-        {
-            **result,
-            "list": {name: account["list"][name] for name in ("digest", "entries")},
-            # What does not occur is left out, so that a setting or a reason added later changes no digest.
-            "rule": _changed_settings(account["rule"]),
-            "funnel": {step: rows for step, rows in account["funnel"].items() if rows},
-            "balance": {name: value for name, value in account["balance"].items() if name != "asked"},
-        }
-    )
-
-
 def _now() -> datetime.datetime:
     """Return the time, or the one in SOURCE_DATE_EPOCH, with which a card can be made again with the same bytes."""
     given = os.environ.get("SOURCE_DATE_EPOCH", "")
     return datetime.datetime.fromtimestamp(int(given) if given.isdecimal() else time.time(), datetime.UTC)
-
-
-def _changed_settings(rule: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a text rule that differ from the paper's."""
-    return {name: value for name, value in rule.items() if value not in (False, "none")}
 
 
 def _by_source(entries: Any) -> dict[str, int]:
@@ -323,7 +298,7 @@ def render(account: Mapping[str, Any]) -> str:
         lines.append(f"| ... and {len(account['inputs']) - len(shown):,} more, in card.json | | |")
     rule = [
         name if value is True else f"{name} = {value}"
-        for name, value in _changed_settings(account["rule"]).items()
+        for name, value in changed_settings(account["rule"]).items()
     ]
     lines += [
         "",

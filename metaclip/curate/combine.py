@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 
 from metaclip.curate.inputs import digest_name, rule_differences
-from metaclip.curate.match import lost_inputs_message, match_again, merge_uids
+from metaclip.curate.match import lost_inputs_message, match_again
+from metaclip.curate.match_shard import merge_uids
 from metaclip.curate.run import Run
 from metaclip.curate.settings import BALANCE, MATCH, REMOVED, MatchSettings
 from metaclip.curate.tables import counts_digest, read_matched, write_counts

@@ -13,10 +13,8 @@ only the files that hold it do. Memory: one batch of 65,536 rows and one parquet
 from __future__ import annotations
 
 import dataclasses
-import functools
-import operator
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -36,28 +34,22 @@ from metaclip.curate.inputs import (
     cut_pool,
     digest_name,
 )
-from metaclip.curate.match_shard import MatchStep, check_routing, shard_counts
+from metaclip.curate.match_shard import MatchStep, add_counts, check_routing, merge_uids
 from metaclip.curate.run import Run
 from metaclip.curate.settings import BALANCE, MATCH, MATCH_REASONS, MatchSettings
 from metaclip.curate.tables import counts_digest, write_counts
-from metaclip.engine import Progress, fold
+from metaclip.engine import Progress
 from metaclip.errors import MetaclipError
 from metaclip.matching import Counts
 from metaclip.matching.matcher import Matcher
-from metaclip.matching.text_rule import TextRule
 from metaclip.metadata import Metadata, MetadataLike, as_metadata, lint
 from metaclip.pool.columns import missing_columns
 from metaclip.pool.files import Paths, PoolFile, find_files, list_paths
 from metaclip.pool.shards import Shard, read_schema
-from metaclip.pool.sorted_uids import (
-    duplicate_uids,
-    merge_runs,
-    write_subset,
-)
 from metaclip.stage.folder import ALL, Folder, versions
 from metaclip.stage.runner import RunOptions, Task, lost_message, run, run_in_parts
 from metaclip.stage.stage import Stage, add_funnels, check_funnel, digest_of
-from metaclip.storage.files import as_path, is_inside, local_copies
+from metaclip.storage.files import as_path, is_inside
 
 if TYPE_CHECKING:
     from metaclip.pool.subset import Subset
@@ -388,31 +380,3 @@ class _MatchStage:
 def rows_read(funnel: Mapping[str, int]) -> int:
     """Return the number of well-formed rows in a shard's funnel."""
     return funnel["rows"] - funnel.get("malformed_row", 0)
-
-
-def add_counts(
-    stage: Stage, shards: Sequence[str], entries: Metadata, rule: TextRule, options: RunOptions
-) -> Counts:
-    """Add the counts that finished shards left, first in the workers and then here."""
-    read = functools.partial(shard_counts, stage=stage, n_entries=len(entries))
-    counts = fold(options.active_engine, read, shards, operator.add)
-    return Counts(
-        np.zeros(len(entries), np.uint64) if counts is None else counts, entries.digest, rule.identity
-    )
-
-
-def merge_uids(stage: Stage, shards: Iterable[str], threads: int = 1) -> tuple[int, int]:
-    """Write duplicates.npy from the uids that finished shards left.
-
-    Return the number of uids that stand on more than one matched row, and of such rows beyond the first of each uid.
-    """
-    duplicates, repeats = [np.zeros((0, 2), np.uint64)], 0
-    with local_copies([stage.partial(name, "uids.npy") for name in shards]) as runs:
-        for block in merge_runs(runs, threads=threads):
-            twice = duplicate_uids(block)
-            if len(twice):
-                repeats += int((block[1:] == block[:-1]).all(axis=1).sum())
-                duplicates.append(twice)
-    total = sum(map(len, duplicates))
-    write_subset(stage.folder / "duplicates.npy", iter(duplicates), total)
-    return total, repeats

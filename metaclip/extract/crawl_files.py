@@ -18,7 +18,7 @@ import hashlib
 import heapq
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from fsspec.spec import AbstractBufferedFile
@@ -27,7 +27,7 @@ from metaclip.errors import BrokenInput, MetaclipError, StoreError, one_line
 from metaclip.extract.settings import ExtractSettings
 from metaclip.pool.columns import is_utf8
 from metaclip.pool.files import Paths, list_paths
-from metaclip.storage.files import as_path, decode_utf8, gunzip, is_remote, read_bytes
+from metaclip.storage.files import as_path, decode_utf8, file_digest, gunzip, is_remote, read_bytes
 from metaclip.storage.object_store import opened_store, refuse_secrets
 from metaclip.storage.retries import RetryPolicy
 from metaclip.storage.threads import map_ordered
@@ -58,6 +58,17 @@ class CrawlFile:
     def remote(self) -> bool:
         """Whether the file is on another machine."""
         return "://" in self.path
+
+    def is_untouched(self, known: Mapping[str, Any]) -> bool:
+        """Return whether it has the size and the time of change in a marker; nobody knows them of a remote file."""
+        return self.remote or (self.size, self.stamp) == (known["size"], known["stamp"])
+
+    def has_changed(self, known: Mapping[str, Any]) -> bool:
+        """Return whether it has other bytes than when a marker was written; a file that was only touched has not."""
+        if self.is_untouched(known):
+            return False
+        with open(self.path, "rb") as opened:
+            return bool(self.size != known["size"] or file_digest(opened) != known["sha256"])
 
     def check_unchanged(self) -> None:
         """Raise BrokenInput if a local file has changed since it was found."""

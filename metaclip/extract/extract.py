@@ -70,7 +70,6 @@ from metaclip.stage.stage import (
     funnel_kind,
     marker_kind,
 )
-from metaclip.storage.files import file_digest
 
 _SEEN: Final = ("images_seen", "alt_nonempty", "more_texts", "candidates")
 _RECORDS: Final = funnel_kind(("records", "pages"), (*LOSSES, *RECORD_REASONS, "mended_utf8"))
@@ -205,15 +204,10 @@ class _Extraction:
             ):
                 self.stage.unmark(name)
                 continue
-            if (
-                marker is None
-                or file.remote
-                or (file.size, file.stamp) == (marker["size"], marker["stamp"])
-            ):
+            if marker is None or file.is_untouched(marker):
                 continue
-            with open(file.path, "rb") as opened:
-                if file.size != marker["size"] or file_digest(opened) != marker["sha256"]:
-                    return file
+            if file.has_changed(marker):
+                return file
             self.stage.mark(
                 name,
                 {**marker, "stamp": file.stamp},

@@ -49,7 +49,7 @@ from metaclip.pool.sorted_uids import load_array, load_between, write_rows
 from metaclip.stage.folder import Folder
 from metaclip.stage.runner import Marker, RunOptions, Task, run
 from metaclip.stage.stage import Record, Size, Stage, StageSpec, digest_of, marker_kind
-from metaclip.storage.files import AnyPath, atomic_write, file_digest, local_copies
+from metaclip.storage.files import AnyPath, atomic_write, local_copies
 
 _RUN_BYTES: Final = 1 << 25
 _HELD_BYTES: Final = 1 << 22
@@ -200,14 +200,10 @@ def build_index(
 
 
 def _find_changed(stage: Stage, files: Sequence[CrawlFile]) -> CrawlFile | None:
-    """Return a local file that has other bytes than those that were read; nobody knows it of one on another machine."""
+    """Return a file that has other bytes than those that were read."""
     for i, file in enumerate(files):
-        marker = stage.marker(_name(i), _FileMarker)
-        if file.remote or marker is None or _is_read(file, marker):
-            continue
-        with open(file.path, "rb") as opened:
-            if file.size != marker["size"] or file_digest(opened) != marker["sha256"]:
-                return file
+        if (marker := stage.marker(_name(i), _FileMarker)) is not None and file.has_changed(marker):
+            return file
     return None
 
 
@@ -216,19 +212,17 @@ def _name(index: int) -> str:
     return f"{index:06d}"
 
 
-def _is_read(file: CrawlFile, marker: Marker | None) -> bool:
-    """Return whether a file has a marker, and has not been touched since."""
-    return marker is not None and (
-        file.remote or (file.size, file.stamp) == (marker["size"], marker["stamp"])
-    )
-
-
 def _build(
     stage: Stage, files: list[CrawlFile], agents: frozenset[str], memory: int, options: RunOptions
 ) -> dict[str, Any]:
     """Read the files that are left, sort their hosts in ranges, and write the record of the stage; return it."""
     tasks = [Task(_name(i), (_name(i), file), file.path) for i, file in enumerate(files)]
-    left = [task for task in tasks if not _is_read(task.item[1], stage.marker(task.name, _FileMarker))]
+    known = {task.name: stage.marker(task.name, _FileMarker) for task in tasks}
+    left = [
+        task
+        for task in tasks
+        if (marker := known[task.name]) is None or not task.item[1].is_untouched(marker)
+    ]
     with Progress("robots.txt", None, options.progress) as progress:
         for task, made in run(stage, _ReadStep(stage, agents), left, options, progress, holds_gil=True):
             for reason, position in (made or {})["places"].items():

@@ -45,8 +45,7 @@ from metaclip.curate.balance import balance_fingerprint
 from metaclip.curate.balance_outputs import add_entry_sums, write_outputs
 from metaclip.curate.balance_shard import DrawParameters, ShardDraw
 from metaclip.curate.draw import DrawSums, draw_rows
-from metaclip.curate.match import add_counts, merge_uids
-from metaclip.curate.match_shard import write_partials
+from metaclip.curate.match_shard import add_counts, merge_uids, write_partials
 from metaclip.curate.run import Run, RunLike, local_run, open_run
 from metaclip.curate.settings import BALANCE, MATCH, REMOVED, SHARD_DRAWN, BalanceSettings
 from metaclip.curate.tables import (
