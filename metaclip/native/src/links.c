@@ -245,7 +245,6 @@ static uint8_t url_reason(const mc_images *x, mc_image *image) {
     if (!STARTS(url, "http://") && !STARTS(url, "https://")) return is_data(url) ? DATA_URL : NOT_WEB;
     mc_text host = host_of(url), path = {url.at, path_size(url)};
     if (!host.size) return BAD_URL;
-    image->host = (mc_span){(uint32_t)(host.at - x->bytes), (uint32_t)host.size};
     if (is_drawing(x->rules, path)) return SVG;
     int pixel = image->is_pixel || is_blank_image(x->rules, path) || is_counter_host(x->rules, host) ||
                 is_counter_url(x->rules, url);
@@ -291,7 +290,10 @@ MC_API int64_t mc_images_judge(mc_images *x, int64_t first, int64_t budget) {
         image->reason = UNDECIDED;
         if (!decided || !is_ascii(text_of(x, image->url))) continue;
         image->reason = url_reason(x, image);
-        if (image->reason == NO_REASON && clean_url(x, image->url, &image->clean)) return -1;
+        if (image->reason != NO_REASON) continue;
+        if (clean_url(x, image->url, &image->clean)) return -1;
+        mc_text host = host_of(text_of(x, image->clean)); /* which lists are asked for: tabs may stand in that of the url */
+        image->host = (mc_span){(uint32_t)(host.at - x->bytes), (uint32_t)host.size};
     }
     return i;
 }
