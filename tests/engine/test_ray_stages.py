@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from metaclip.extract.extract import extract
 from metaclip.extract.settings import ExtractSettings
 from metaclip.metadata.sources import dump_count
 from tests import dumps
-from tests.crawls import packed, photos
+from tests.crawls import packed, photos, response
 from tests.runs import holds, write_list, write_pool
 
 pytest.importorskip("ray", reason="needs metaclip[ray]")
@@ -40,8 +41,9 @@ def test_match_and_balance(ray_here: Ray, tmp_path: Path, monkeypatch: pytest.Mo
     assert (whole.pairs, whole.workers) == (2400, 2)
 
 
-def test_extract(ray_here: Ray, tmp_path: Path) -> None:
-    """The pool, byte for byte, duplicates taken out across files."""
+@pytest.mark.parametrize("excluding", [False, True])
+def test_extract(ray_here: Ray, tmp_path: Path, excluding: bool) -> None:
+    """The pool, byte for byte, duplicates taken out across files; also with a list to match and files of robots.txt."""
     pytest.importorskip("isal", reason="needs metaclip[crawl]")
     crawl = tmp_path / "crawl"
     crawl.mkdir()
@@ -49,17 +51,23 @@ def test_extract(ray_here: Ray, tmp_path: Path) -> None:
         (crawl / f"{i}.warc.wat.gz").write_bytes(
             packed(photos(7 * (i + j), 12, "https://example.org/p") for j in range(3))
         )
-    made = {
-        name: extract(
-            crawl,
-            out=tmp_path / name,
-            settings=ExtractSettings(identify=False),
-            options=RunOptions(engine=engine),
+    settings = ExtractSettings(identify=False)
+    if excluding:
+        rules = "user-agent: *\ndisallow: /photo-1"
+        answer = response("https://example.org/robots.txt", rules, content_type="text/plain")
+        (tmp_path / "robots.warc.gz").write_bytes(packed([answer]))
+        (tmp_path / "list.txt").write_text("photo of number 2\n")
+        settings = replace(
+            settings, matched=str(tmp_path / "list.txt"), robots=str(tmp_path / "robots.warc.gz")
         )
+    made = {
+        name: extract(crawl, out=tmp_path / name, settings=settings, options=RunOptions(engine=engine))
         for name, engine in (("local", Local(1)), ("ray", ray_here))
     }
     assert made["ray"].funnel == made["local"].funnel
     assert made["ray"].funnel["duplicate"] > 0
+    for reason in ("robots_image", "unmatched"):
+        assert (made["ray"].funnel.get(reason, 0) > 0) is excluding
     assert contents(tmp_path / "ray", "*.parquet") == contents(tmp_path / "local", "*.parquet") != {}
 
 

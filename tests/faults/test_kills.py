@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from tests.crawls import packed, photos
+from tests.crawls import packed, photos, response
 from tests.faults.victims import kill, workers
 from tests.processes import start, until
 from tests.runs import FILES, curate, holds, made, markers
@@ -76,19 +76,33 @@ def crawl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module", params=["all", pytest.param("excluding", marks=pytest.mark.slow)])
+def options(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """No options, or a list to match and files of robots.txt, which are read into an index first."""
+    if request.param == "all":
+        return []
+    folder = tmp_path_factory.mktemp("excluding")
+    (folder / "list.txt").write_text("".join(f"number {i}\n" for i in range(0, 20_000, 3)))
+    rules = "user-agent: *\n" + "".join(f"disallow: /photo-{i}\n" for i in range(100, 200))
+    hosts = [f"h{i}.example" for i in range(20_000)] + ["example.org"]
+    answers = (response(f"https://{host}/robots.txt", rules, content_type="text/plain") for host in hosts)
+    (folder / "robots.warc.gz").write_bytes(packed(answers))
+    return ["--matched", folder / "list.txt", "--robots", folder / "robots.warc.gz"]
+
+
 @pytest.fixture(scope="module")
-def pool(crawl: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pool(crawl: Path, options: list[Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The pool of an uninterrupted extraction."""
     folder = tmp_path_factory.mktemp("pool")
-    with start(*extract(crawl, folder / "pool", "--workers", 1), into=folder) as process:
+    with start(*extract(crawl, folder / "pool", "--workers", 1, *options), into=folder) as process:
         assert process.wait() == 0, process.err
     return folder / "pool"
 
 
-def test_workers_are_killed(crawl: Path, pool: Path, tmp_path: Path) -> None:
+def test_workers_are_killed(crawl: Path, pool: Path, options: list[Any], tmp_path: Path) -> None:
     """Workers are killed by SIGKILL in the middle of files, one after the other: the command continues and succeeds."""
     rng, out, killed = random.Random(3), tmp_path / "pool", 0
-    with start(*extract(crawl, out, "--workers", 2), into=tmp_path) as process:
+    with start(*extract(crawl, out, "--workers", 2, *options), into=tmp_path) as process:
         for i in range(TIMES):
             goal = 1 + i * (CRAWL_FILES - 6) // TIMES
             until(lambda g=goal: extracted(out) >= g or process.code is not None, f"file {goal}")
@@ -101,7 +115,7 @@ def test_workers_are_killed(crawl: Path, pool: Path, tmp_path: Path) -> None:
         code = process.wait()
     if code == 3:  # one file was hit three times: it is left out, and the same command tries it again
         assert "the worker died 3 times" in process.err
-        with start(*extract(crawl, out, "--workers", 2), into=tmp_path) as process:
+        with start(*extract(crawl, out, "--workers", 2, *options), into=tmp_path) as process:
             code = process.wait()
     assert code == 0, process.err
     assert killed >= TIMES * 3 // 4, "the kills hit no work"
@@ -109,10 +123,12 @@ def test_workers_are_killed(crawl: Path, pool: Path, tmp_path: Path) -> None:
     assert not list(out.rglob("*.tmp"))
 
 
-def test_the_driver_of_workers_is_killed(crawl: Path, pool: Path, tmp_path: Path) -> None:
+def test_the_driver_of_workers_is_killed(
+    crawl: Path, pool: Path, options: list[Any], tmp_path: Path
+) -> None:
     """SIGKILL of the driver while its workers write: no worker survives, and the same command makes the same pool."""
     out, goal = tmp_path / "pool", CRAWL_FILES // 2
-    with start(*extract(crawl, out, "--workers", 2), into=tmp_path) as process:
+    with start(*extract(crawl, out, "--workers", 2, *options), into=tmp_path) as process:
         until(lambda: extracted(out) >= goal or process.code is not None, f"file {goal}")
         hit = workers(process.pid)
         kill(process.pid)
@@ -120,7 +136,25 @@ def test_the_driver_of_workers_is_killed(crawl: Path, pool: Path, tmp_path: Path
     assert hit
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in hit), "the end of its workers")
     assert 0 < extracted(out) < CRAWL_FILES, "the kill hit no work"
-    with start(*extract(crawl, out, "--workers", 2), into=tmp_path) as process:
+    with start(*extract(crawl, out, "--workers", 2, *options), into=tmp_path) as process:
+        assert process.wait() == 0, process.err
+    assert pairs(out) == pairs(pool)
+    assert not list(out.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("options", ["excluding"], indirect=True)
+def test_the_index_of_robots_files_is_killed(
+    crawl: Path, pool: Path, options: list[Any], tmp_path: Path
+) -> None:
+    """SIGKILL while robots.txt files are read: the same command reads them again and makes the same pool."""
+    command = extract(crawl, out := tmp_path / "pool", "--workers", 2, *options)
+    with start(*command, into=tmp_path) as process:
+        until(lambda: any(out.rglob("*robots*")) or process.code is not None, "the index")
+        time.sleep(0.2)
+        kill(process.pid)
+        assert process.wait() == -signal.SIGKILL, "it ended before it was killed"
+    assert not any(out.rglob("index/*.rules")), "the index was complete before the kill"
+    with start(*command, into=tmp_path) as process:
         assert process.wait() == 0, process.err
     assert pairs(out) == pairs(pool)
     assert not list(out.rglob("*.tmp"))
