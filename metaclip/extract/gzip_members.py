@@ -10,10 +10,12 @@ Cost: 0.05 s for 31 MB in 1,034 members (6 MB compressed). Memory: one block, an
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from metaclip.errors import import_extra
+from metaclip.native import load
 
 MAX_MEMBER: Final = 1 << 26
 """Largest number of bytes of a member, compressed or not, that are kept in memory."""
@@ -51,6 +53,14 @@ class StreamBuffer:
         while len(self.data) < size and self.read_block():
             pass
 
+    def find_member(self, begin: int) -> int:
+        """Return the position in `data`, from `begin` on, of what looks like a member; -1 if there is none."""
+        if (library := load()) is None or len(self.data) <= begin:
+            return self.data.find(GZIP_MAGIC, begin)
+        first = ctypes.c_char.from_buffer(self.data, begin)  # four times as fast as bytearray.find
+        found: int = library.mc_find_member(ctypes.addressof(first), len(self.data) - begin)
+        return found + begin if found >= 0 else -1
+
     def drop(self, size: int) -> None:
         """Discard the first `size` bytes."""
         del self.data[:size]
@@ -80,10 +90,14 @@ def read_members(
                 return
         offset = buffer.offset
         rescans = rescans if offset < buffer.reached else 0
+        if content := _decompress_whole(buffer, deflate):
+            yield offset, content, True
+            damaged = _skip_padding(buffer, report_loss)
+            continue
         pieces: list[bytes] = []
         size = 0
         try:
-            for piece in _decompress_whole(buffer, deflate) or _decompress_in_steps(buffer, zlib):
+            for piece in _decompress_in_steps(buffer, zlib):
                 pieces.append(piece)
                 size += len(piece)
                 if size > MAX_MEMBER:
@@ -102,38 +116,42 @@ def read_members(
                 buffer.drop(1)
             continue
         yield offset, b"".join(pieces), True
-        buffer.fill(3)
-        while buffer.data[:1] == b"\0":  # padding
-            buffer.drop(len(buffer.data) - len(buffer.data.lstrip(b"\0")))
-            buffer.fill(3)
-        damaged = bool(buffer.data) and buffer.data[:3] != GZIP_MAGIC
-        if damaged:
-            cut_off = GZIP_MAGIC.startswith(
-                bytes(buffer.data[:3])
-            )  # after `fill`, fewer bytes are the last ones
-            report_loss(CUT_OFF if cut_off else "broken_gzip", f"byte {buffer.offset}")
+        damaged = _skip_padding(buffer, report_loss)
     if unended >= 0:
         report_loss(CUT_OFF, f"byte {unended}")
 
 
-def _decompress_whole(buffer: StreamBuffer, deflate: Any) -> tuple[bytes] | None:
+def _skip_padding(buffer: StreamBuffer, report_loss: LossCallback) -> bool:
+    """Drop zeros behind a member; return whether something else than a member follows, which is reported."""
+    buffer.fill(3)
+    while buffer.data.startswith(b"\0"):
+        buffer.drop(len(buffer.data) - len(buffer.data.lstrip(b"\0")))
+        buffer.fill(3)
+    if not buffer.data or buffer.data.startswith(GZIP_MAGIC):
+        return False
+    cut_off = GZIP_MAGIC.startswith(buffer.data[:3])  # after `fill`, fewer bytes are the last ones
+    report_loss(CUT_OFF if cut_off else "broken_gzip", f"byte {buffer.offset}")
+    return True
+
+
+def _decompress_whole(buffer: StreamBuffer, deflate: Any) -> bytes | None:
     """Decompress the member at the beginning of the buffer in one call, and drop it there; return None if that is unsafe.
 
     It is safe if the bytes before what looks like the next member give the size of the content, and the content has that
     size and the right checksum.
     """
-    end = buffer.data.find(GZIP_MAGIC, 18)
+    end = buffer.find_member(18)
     size = int.from_bytes(buffer.data[end - 4 : end], "little") if end > 0 else 0
     if not 0 < size <= min(MAX_MEMBER, _MOST_RATIO * end):
         return None
     try:
-        content = deflate.gzip_decompress(buffer.data[:end], size)
+        content = bytes(deflate.gzip_decompress(buffer.data[:end], size))
     except (deflate.DeflateError, ValueError):
         return None
     if len(content) != size:
         return None
     buffer.drop(end)
-    return (content,)
+    return content
 
 
 def _decompress_in_steps(buffer: StreamBuffer, zlib: Any) -> Iterator[bytes]:
@@ -164,7 +182,7 @@ def _decompress_in_steps(buffer: StreamBuffer, zlib: Any) -> Iterator[bytes]:
 def _find_member(buffer: StreamBuffer, start: bytes, zlib: Any) -> bool:
     """Drop everything before the next member whose content begins with `start`; return whether there is one."""
     while True:
-        at = buffer.data.find(GZIP_MAGIC)
+        at = buffer.find_member(0)
         if at < 0:
             buffer.drop(max(0, len(buffer.data) - 2))
             if not buffer.read_block():

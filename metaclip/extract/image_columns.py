@@ -215,7 +215,7 @@ class ImageBatch:
         for i, url, given in zip(left.tolist(), urls, bases, strict=True):
             base = self._pages[i].base if i in self._pages else BaseUrl.of_page(url, given)
             self._bases[i] = base
-            if base.folder:
+            if base.root:
                 root, folder = (
                     text.encode("utf-8", "surrogatepass") for text in (base.root, base.folder)
                 )

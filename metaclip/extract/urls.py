@@ -17,6 +17,7 @@ _QUERY: Final = r"(?:\?[^\s#]+)?\Z"
 _FROM_ROOT: Final = re.compile(r"/(?:[^\s/;?#][^\s;?#]*)?" + _QUERY)
 _FROM_FOLDER: Final = re.compile(r"[^\s/;?#:.][^\s;?#:/]*(?:/[^\s;?#:/]+)*" + _QUERY)
 _OTHER_HOST: Final = re.compile(r"//[A-Za-z0-9.-]+(?:/[^\s;?#]*)?" + _QUERY)
+_ABSOLUTE: Final = re.compile(r"https?://[A-Za-z0-9._-]+(?:/[^\s;?#]*)?\Z")
 _NEEDS_CLEANING: Final = re.compile(r"[\t\n\r]|^[\x00-\x20]+|[\x00-\x20]+\Z")
 _HOST: Final = re.compile(r"https?://(?:[^/?#\\]*@)?(\[[^\]]*\]|[^/?#:\\\[\]]*)", re.I)
 
@@ -35,9 +36,10 @@ class BaseUrl:
         """Split the absolute url of a page or of its ``<base>``; any other is left to urljoin."""
         self.url = url
         self.scheme = self.root = self.folder = ""
-        if (parts := _BASE.match(url)) and "//" not in parts[3] and "/." not in parts[3]:
+        if parts := _BASE.match(url):
             self.root, self.scheme = parts[1], parts[2]
-            self.folder = parts[1] + (parts[3][: parts[3].rfind("/") + 1] or "/")
+            if "//" not in parts[3] and "/." not in parts[3]:
+                self.folder = parts[1] + (parts[3][: parts[3].rfind("/") + 1] or "/")
 
     @classmethod
     def of_page(cls, page: str, base: str | None) -> BaseUrl:
@@ -48,6 +50,8 @@ class BaseUrl:
         base = (base or "").strip("\t\n\f\r ")
         if base[:11].lower() == "javascript:" or base[:5].lower() == "data:":
             base = ""
+        if _ABSOLUTE.match(base) and "/." not in base:
+            return cls(base)
         try:
             return cls(urljoin(page, base) if base else page)
         except ValueError:
@@ -57,10 +61,10 @@ class BaseUrl:
         """Return the absolute url of a link; None if it cannot be resolved."""
         if link.startswith(_WEB) or (link.startswith("data:") and link[5:6] not in "/\t\n\r"):
             return link
-        if self.folder and "/." not in link:
+        if self.root and "/." not in link:
             if _FROM_ROOT.match(link):
                 return self.root + link
-            if _FROM_FOLDER.match(link):
+            if self.folder and _FROM_FOLDER.match(link):
                 return self.folder + link
             if _OTHER_HOST.match(link):
                 return f"{self.scheme}:{link}"

@@ -36,9 +36,7 @@ _LOOK_AHEAD: Final = (
 _START: Final = b"WARC/"
 _NEXT_HEADER: Final = b"\nWARC/1."
 _HEADERS: Final = re.compile(
-    rb"\n(WARC-Type|WARC-Target-URI|WARC-Identified-Payload-Type|Content-Type|Content-Length):"
-    rb"[ \t]*([^\r\n]*?)[ \t]*(?=\r|\n|\Z)",
-    re.I,
+    rb"\n(WARC-(?:Type|Target-URI|Identified-Payload-Type)|Content-(?:Type|Length)):([^\r\n]*)", re.I
 )
 _LENGTH: Final = re.compile(rb"\d{1,18}")
 
@@ -52,7 +50,7 @@ LOSSES: Final[dict[str, str]] = {
 """Why a record, or what stood in its place, could not be read."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)
 class WarcRecord:
     """A record: some of its headers, and its block."""
 
@@ -127,7 +125,7 @@ def _read_headers(data: bytes, begin: int, stop: int) -> dict[bytes, bytes]:
     """Return the headers that are needed; the first of several of one name counts."""
     found = _HEADERS.findall(data, begin, stop)
     found.reverse()
-    return {name.lower(): value for name, value in found}
+    return {name.lower(): value.strip(b" \t") for name, value in found}
 
 
 class _RecordSplitter:

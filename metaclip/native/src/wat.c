@@ -547,3 +547,24 @@ MC_API int64_t mc_images_scan(mc_images *x, const uint8_t *json, int64_t begin, 
     x->n = before;
     return failed ? failed : OTHER;
 }
+
+/* ---- members of a gzip file ---- */
+
+/* Return where the first three bytes of a member begin, or -1. */
+MC_API int64_t mc_find_member(const uint8_t *data, int64_t size) {
+    enum { BLOCK = 64 };
+    for (int64_t i = 0; i + 3 <= size; i += BLOCK) {
+        int64_t end = i + BLOCK;
+        if (end + 2 <= size) { /* a whole block: whether the first two bytes begin in it, in vectors */
+            uint8_t found = 0;
+            for (int64_t j = i; j < i + BLOCK; j++) found |= (uint8_t)((data[j] == 0x1F) & (data[j + 1] == 0x8B));
+            if (!found) continue;
+        } else {
+            end = size - 2;
+        }
+        for (int64_t j = i; j < end; j++) {
+            if (data[j] == 0x1F && data[j + 1] == 0x8B && data[j + 2] == 8) return j;
+        }
+    }
+    return -1;
+}
