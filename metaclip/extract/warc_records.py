@@ -5,7 +5,7 @@ does not, reading continues at the next header, as it continues at the next memb
 Every loss is counted, with its position.
 
 fastwarc reads undamaged files just as fast, and is the oracle of the tests; at a damaged member it gives up the rest of the
-file. Cost: 0.06 s for 31 MB in 1,034 members (6 MB compressed), nearly all of it in libdeflate. Memory: one block and one
+file. Cost: 33 ms for 31 MB in 1,034 members (6 MB compressed), 24 of them in libdeflate. Memory: one block and one
 record of at most 64 MiB. The records of a file that is a single gzip member (crawlers do not write those) are yielded before
 its checksum is known.
 """

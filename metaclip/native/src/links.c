@@ -83,7 +83,8 @@ MC_API int64_t mc_images_set_base(mc_images *x, int64_t page, const uint8_t *roo
 
 enum { FROM_ROOT, FROM_FOLDER, OTHER_HOST, NOT_SIMPLE };
 
-/* Return what precedes a link that urljoin joins without a change: no parameters, fragments, blanks, empty queries. */
+/* Return what precedes a link that urljoin joins without a change: no parameters, fragments, other
+   blanks than spaces, empty queries. */
 static int kind_of_link(mc_text link) {
     int64_t i = 0, query = -1;
     int kind = FROM_FOLDER;
@@ -101,6 +102,7 @@ static int kind_of_link(mc_text link) {
     }
     for (; i < link.size; i++) {
         uint8_t c = link.at[i];
+        if (c == ' ' && i && i + 1 < link.size) continue; /* only blanks at the ends are lost */
         if (c == '#' || is_space(c) || c >= 0x80) return NOT_SIMPLE;
         if (c == '/' && i + 1 < link.size && link.at[i + 1] == '.') return NOT_SIMPLE; /* in the query, too */
         if (query >= 0) continue;
@@ -160,15 +162,18 @@ static int resolve(mc_images *x, mc_image *image, int *decided) {
 /* Return the host of a web url, without port, user and final dots. */
 static mc_text host_of(mc_text url) {
     int64_t at = url.at[4] == 's' ? 8 : 7, host = at;
-    for (int64_t i = at; i < url.size && !strchr("/?#\\", url.at[i] ? url.at[i] : 'x'); i++) {
-        if (url.at[i] == '@') host = i + 1;
+    for (; at < url.size; at++) { /* the part that names a host, and its beginning behind a user */
+        uint8_t c = url.at[at];
+        if (c == '/' || c == '?' || c == '#' || c == '\\') break;
+        if (c == '@') host = at + 1;
     }
+    int64_t end = at;
     at = host;
-    if (at < url.size && url.at[at] == '[') {
+    if (at < end && url.at[at] == '[') {
         const uint8_t *closing = memchr(url.at + at, ']', (size_t)(url.size - at));
         at = closing ? closing + 1 - url.at : at;
     } else {
-        while (at < url.size && !strchr("/?#:\\[]", url.at[at] ? url.at[at] : 'x')) at++;
+        while (at < end && url.at[at] != ':' && url.at[at] != '[' && url.at[at] != ']') at++;
     }
     while (at > host && url.at[at - 1] == '.') at--;
     return (mc_text){url.at + host, at - host};
