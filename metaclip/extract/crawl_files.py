@@ -3,10 +3,10 @@
 A crawl is given as paths, folders, globs, addresses, or lists of these (``wat.paths.gz``), local or in anything that fsspec
 opens. An address is not requested before it is read: a crawl has 90,000.
 
-A remote file is read in blocks of 8 MiB, one request each, of which four are under way while the earlier ones are extracted:
-one connection is slower than one core (`tests/bench/bench_remote`). They take 40 MiB of memory.
-A request of a web server that fails is tried eight times, after 1,
-2, 4, ... 60 s, unless the answer says that the file will never be there; the client of a store has its own retries.
+A remote file is read in blocks of at most 4 MiB, one request each, of which eight are under way while the earlier ones are
+extracted: one connection is slower than one core (`tests/bench/bench_remote`). They take 36 MiB of memory. A request of a web
+server that fails is tried eight times, after 1, 2, 4, ... 60 s, unless the answer says that the file will never be there; the
+client of a store has its own retries.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ from metaclip.storage.retries import RetryPolicy
 from metaclip.storage.threads import map_ordered
 from metaclip.storage.web import WebFileSystem
 
-_REMOTE_BLOCK: Final = 1 << 23
-_BLOCKS_AHEAD: Final = 4
+_FIRST_BLOCK: Final = 1 << 19
+_REMOTE_BLOCK: Final = 1 << 22
+_BLOCKS_AHEAD: Final = 8
 _LOCAL_BLOCK: Final = 1 << 20
 _LISTS: Final = (".paths", ".paths.gz")
 RETRY: Final = RetryPolicy(tries=8, longest_wait=60.0)
@@ -223,12 +224,20 @@ def _read_ahead(file: Any) -> Iterator[bytes]:
         return
     with contextlib.closing(
         map_ordered(
-            lambda begin: bytes(file._fetch_range(begin, min(begin + _REMOTE_BLOCK, size))),
-            range(0, size, _REMOTE_BLOCK),
+            lambda part: bytes(file._fetch_range(*part)),
+            _ranges(size, _FIRST_BLOCK, _REMOTE_BLOCK),
             _BLOCKS_AHEAD,
         )
     ) as blocks:
         yield from blocks
+
+
+def _ranges(size: int, first: int, largest: int) -> Iterator[tuple[int, int]]:
+    """Yield the ranges of a file: short ones at first, each twice as long as the one before, so that work begins soon."""
+    begin, length = 0, min(first, largest)
+    while begin < size:
+        yield begin, min(begin + length, size)
+        begin, length = begin + length, min(2 * length, largest)
 
 
 @contextlib.contextmanager

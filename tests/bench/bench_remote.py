@@ -3,7 +3,7 @@
     METACLIP_DATA=... python -m tests.bench.bench_remote [--rounds 3]
 
 The server is a process of this machine that waits 50 ms before it answers, and sends at most 20 MB/s over each connection. The
-files are the real WAT eight times, as one file; both sides give the same pairs. Times are wall seconds of one worker, medians.
+file is the real WAT 32 times, as large as those of Common Crawl; both sides give the same pairs. Times are wall seconds of one worker, medians.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def main() -> None:
     real = corpus.data_folder() / "wat" / "web-pages.warc.wat.gz"
     with tempfile.TemporaryDirectory() as name:
         path = Path(name, "large.warc.wat.gz")
-        path.write_bytes(real.read_bytes() * 16)
+        path.write_bytes(real.read_bytes() * 32)
         here, there = multiprocessing.Pipe()
         server = multiprocessing.Process(target=serve, args=(path, there), daemon=True)
         server.start()
