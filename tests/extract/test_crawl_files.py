@@ -119,8 +119,8 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read in blocks of 50,000 bytes, so that a file takes several requests."""
-    monkeypatch.setattr(crawl_files, "_REMOTE_BLOCK", 50_000)
+    """Read in blocks of 25,000 bytes, so that a file takes several requests."""
+    monkeypatch.setattr(crawl_files, "_REMOTE_BLOCK", 25_000)
 
 
 @pytest.fixture
@@ -145,20 +145,26 @@ def test_an_address_is_read_by_ranges(crawl: Path) -> None:
     first, *others = [headers["Range"] for *_, headers in requests]
     assert first == "bytes=0-0"
     assert sorted(others) == sorted(
-        f"bytes={begin}-{begin + 49_999}" for begin in range(0, 300_000, 50_000)
+        f"bytes={begin}-{begin + 24_999}" for begin in range(0, 300_000, 25_000)
     )
     assert {headers["User-Agent"] for *_, headers in requests} == {f"metaclip/{__version__}"}
 
 
+def test_first_blocks_are_short() -> None:
+    """Each block is twice as long as the one before, up to the largest; together they are the file."""
+    assert list(crawl_files._ranges(100, 8, 30)) == [(0, 8), (8, 24), (24, 54), (54, 84), (84, 100)]
+    assert list(crawl_files._ranges(5, 8, 30)) == [(0, 5)]
+
+
 @pytest.mark.usefixtures("small_blocks")
 def test_blocks_are_requested_ahead(crawl: Path) -> None:
-    """While a block is extracted, the next four are requested, and no more, in whatever order they arrive."""
+    """While a block is extracted, the next eight are requested, and no more, in whatever order they arrive."""
     with served(crawl, lambda request, n: time.sleep(0.05 * (n % 3))) as (address, requests):
         reader = CrawlFileReader(CrawlFile("a", address + "a.warc.gz"))
         blocks = reader.blocks()
         first = next(blocks)
         time.sleep(0.5)
-        assert 1 + 4 <= len(requests) <= 1 + 5
+        assert 1 + 8 <= len(requests) <= 1 + 9
         assert first + b"".join(blocks) == DATA
 
 
