@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,10 @@ import pyarrow as pa
 from metaclip.matching import MATCHES, Backend, ids_and_offsets
 from metaclip.matching.routing import Routing
 from metaclip.metadata import Metadata
+
+_MOST: Final = 2**31 - 1
+_Found = tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]
+"""Ids of all texts, and the offsets of those of each text."""
 
 
 class LanguageLists:
@@ -39,17 +44,30 @@ class LanguageLists:
     def match_array(self, texts: pa.Array, codes: pa.Array) -> pa.Array:
         """Match a string or large_string array whose languages have these codes; return an array of the type MATCHES."""
         groups, group_of = self.routing.route(codes)
-        order, parts = list[npt.NDArray[np.int64]](), list[pa.Array]()
-        for number, group in enumerate(groups):
-            if len(rows := np.flatnonzero(group_of == number)):
-                order.append(rows)
-                parts.append(self._match_group(texts.take(pa.array(rows)), group))
-        if not parts:
+        # Texts of one group stand side by side, in slices that need no copy.
+        order = np.argsort(group_of.astype(np.min_scalar_type(len(groups))), kind="stable")
+        side_by_side = texts.take(pa.array(order))
+        bounds = np.searchsorted(group_of[order], np.arange(len(groups) + 1)).tolist()
+        found = [
+            self._match_group(side_by_side[begin:end], group)
+            for group, begin, end in zip(groups, bounds, bounds[1:], strict=False)
+            if begin < end
+        ]
+        if not found:
             return pa.array([], MATCHES)
-        # The row of each text in the concatenated parts.
-        place = np.empty(len(texts), np.int64)
-        place[np.concatenate(order)] = np.arange(len(texts))
-        return pa.concat_arrays(parts).take(pa.array(place))
+        ids = np.concatenate([ids for ids, _ in found])
+        sizes = np.concatenate([np.diff(offsets) for _, offsets in found]).astype(np.int64)
+        # Back to the order of the texts.
+        begins, own_sizes = np.empty(len(texts), np.int64), np.empty(len(texts), np.int64)
+        begins[order], own_sizes[order] = np.cumsum(sizes) - sizes, sizes
+        offsets = np.concatenate([[0], np.cumsum(own_sizes)])
+        if offsets[-1] > _MOST:
+            raise ValueError("over 2**31 matches in one array of texts; pass fewer texts at a time")
+        values = ids[np.repeat(begins - offsets[:-1], own_sizes) + np.arange(len(ids))]
+        made = pa.ListArray.from_arrays(
+            pa.array(offsets.astype(np.int32)), pa.array(values), type=MATCHES
+        )
+        return _with_nulls_of(texts, made) if texts.null_count else made
 
     def match_text(self, text: str, code: str | None) -> list[int]:
         """Match one text; return the ascending entry ids."""
@@ -59,23 +77,18 @@ class LanguageLists:
             for entry_id in self._backend(name).match_text(text)
         )
 
-    def _match_group(self, texts: pa.Array, group: Sequence[str]) -> pa.Array:
-        """Match texts against all lists of a group."""
-        if not group:
-            nothing = pa.array([[]] * len(texts), MATCHES)
-            return nothing if not texts.null_count else _with_nulls_of(texts, nothing)
+    def _match_group(self, texts: pa.Array, group: Sequence[str]) -> _Found:
+        """Match texts against all lists of a group; return (ids of all texts, offsets of those of each text)."""
         found = []
         for name in sorted(group, key=lambda name: self._metadata.languages[name].start):
             ids, offsets = ids_and_offsets(self._backend(name).match_array(texts))
             found.append((ids + np.uint32(self._metadata.languages[name].start), offsets))
-        ids, offsets = found[0] if len(found) == 1 else _side_by_side(found, len(texts))
-        made = pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(ids), type=MATCHES)
-        return _with_nulls_of(texts, made) if texts.null_count else made
+        if not found:
+            return np.empty(0, np.uint32), np.zeros(len(texts) + 1, np.int64)
+        return found[0] if len(found) == 1 else _side_by_side(found, len(texts))
 
 
-def _side_by_side(
-    found: Sequence[tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]], n: int
-) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+def _side_by_side(found: Sequence[_Found], n: int) -> _Found:
     """Join the ids of each of n texts in several lists, given as (ids, offsets), in the order of the lists."""
     sizes = [np.diff(offsets) for _, offsets in found]
     bounds = np.concatenate([[0], np.cumsum(sum(sizes))]).astype(np.int64)

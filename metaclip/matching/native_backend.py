@@ -42,10 +42,11 @@ class NativeBackend:
         if len(texts) == 0:
             return pa.array([], MATCHES)
         column = texts.cast(pa.large_string())
-        results = [machine.match(StringsStruct.of(column), len(column)) for machine in self._machines()]
-        ids, bounds = (
-            results[0] if len(results) == 1 else self._unite(*results[0], *results[1], len(texts))
-        )
+        first, *others = [
+            machine.match(StringsStruct.of(column), len(column)) for machine in self._machines()
+        ]
+        has_others = any(len(ids) for ids, _ in others)  # entries of scripts without spaces are rare
+        ids, bounds = self._unite(*first, *others[0], len(texts)) if has_others else first
         validity = None
         if texts.null_count:
             valid = pc.is_valid(texts).to_numpy(zero_copy_only=False)

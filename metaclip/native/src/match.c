@@ -106,6 +106,7 @@ typedef struct {
     const uint8_t *start; /* words: where the current word begins */
     const uint8_t *at;    /* the next block (words) or character; NULL: at the start of the text */
     int spaced;           /* characters: whether the last symbol was a space */
+    int skipped;          /* characters: whether the text is null, or has no character of a script without spaces */
     uint32_t node;
     int64_t n_ids;
     int64_t base, positions; /* the number of positions of the chunks before this one, and of this one */
@@ -194,19 +195,38 @@ MC_INLINE int64_t put_space(const mc_machine *m, row *out, int64_t position, int
     return !(m->fold_spaces && spaced);
 }
 
+/* Return whether a text holds characters that may be of a script without spaces: U+0E00 to U+1E7F, or from U+2E80 on. */
+static int may_be_unspaced(const uint8_t *at, const uint8_t *stop) {
+    uint64_t bits = 0; /* the highest bit of a byte: whether its three highest bits are set, as in characters of three bytes */
+    const uint8_t *i = at;
+    for (; stop - i >= 8; i += 8) {
+        uint64_t word = load64(i);
+        bits |= word & word << 1 & word << 2;
+    }
+    for (; i < stop; i++) bits |= *i & (uint64_t)(*i << 1) & (uint64_t)(*i << 2);
+    if (!(bits & 0x8080808080808080u)) return 0;
+    for (i = at; i < stop; i++) {
+        uint8_t c = *i, next = i + 1 < stop ? i[1] : 0;
+        if (c >= 0xE3 || c == 0xE0 || (c == 0xE1 && next < 0xBA) || (c == 0xE2 && next >= 0xBA)) return 1;
+    }
+    return 0;
+}
+
 /* Split texts into the characters of their padded, spaced form until the chunk is full; return the number of rows. All
    characters are kept, because nearly all are known. */
 static int64_t split_characters(const mc_machine *m, mc_workspace *w, const mc_strings *x, progress *p) {
     int64_t n = 0, ended = 0, t = p->text;
     const uint8_t *at = p->at;
-    int spaced = p->spaced;
+    int spaced = p->spaced, skipped = p->skipped;
     row *rows = w->rows;
     for (; t < x->n && n + ended + 5 <= CHUNK; t++) {
         const uint8_t *stop = x->data + x->offsets[t + 1];
-        int null = is_null(x, t);
         if (!at) {
-            at = null ? stop : x->data + x->offsets[t];
-            if (!null) n += put_space(m, rows + n, n + ended, 0);
+            at = x->data + x->offsets[t];
+            /* Unless words are in this machine, too, each entry begins or ends with a character of these scripts. */
+            skipped = is_null(x, t) || (!m->longest && !may_be_unspaced(at, stop));
+            if (skipped) at = stop;
+            if (!skipped) n += put_space(m, rows + n, n + ended, 0);
             spaced = 1;
         }
         while (at < stop && n + ended + 5 <= CHUNK) {
@@ -226,7 +246,7 @@ static int64_t split_characters(const mc_machine *m, mc_workspace *w, const mc_s
             at += size;
         }
         if (at < stop || n + ended + 2 > CHUNK) break;
-        if (!null) n += put_space(m, rows + n, n + ended, spaced);
+        if (!skipped) n += put_space(m, rows + n, n + ended, spaced);
         w->ends[ended].rows = (int32_t)n;
         w->ends[ended].positions = (int32_t)(n + ended);
         ended++;
@@ -235,6 +255,7 @@ static int64_t split_characters(const mc_machine *m, mc_workspace *w, const mc_s
     p->text = t;
     p->at = at;
     p->spaced = spaced;
+    p->skipped = skipped;
     p->positions = n + ended;
     return n;
 }
