@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from metaclip.arguments import PATH, check_fields, check_type, check_types
@@ -111,14 +112,17 @@ class CardInfo:
     """Where the card is published."""
     look_ups: bool | None = None
     """Whether the page can look up urls and uids; None: for up to 500,000 matched pairs."""
+    samples: bool = True
+    """Whether the card shows captions as samples."""
 
     def __post_init__(self) -> None:
         check_fields(self)
 
     @classmethod
-    def of_card(cls, card: Mapping[str, Any]) -> CardInfo:
-        """Return what the publisher of a card stated."""
-        return cls(card["name"], card["license"], card["contact"], card["url"])
+    def of_card(cls, folder: Path, card: Mapping[str, Any]) -> CardInfo:
+        """Return what the publisher of a card in a folder stated, and whether it shows captions."""
+        stated = {key: card[key] for key in ("name", "license", "contact", "url")}
+        return cls(**stated, samples=_shows_samples(folder))
 
 
 class Card:
@@ -157,18 +161,20 @@ def card(
     contact: str | None = None,
     url: str | None = None,
     look_ups: bool | None = None,
+    samples: bool | None = None,
     classes: Sequence[str | os.PathLike[str]] = (),
     blocked_words: MetadataLike | None = None,
     options: RunOptions | None = None,
 ) -> Card:
     """Publish a balanced run as a card in the folder `out`; return the card.
 
-    `name` is that of the set (default: the folder's), `license` the card's own (an SPDX identifier), `contact` where to ask
-    for the removal of a pair, `url` where the card will be. `look_ups` says whether the page can look up urls and uids
-    (None: for up to 500,000 matched pairs). `classes` are files of class names whose coverage is computed; captions with one
-    of the `blocked_words` are no samples. If the folder holds a card of this run already, what is None or empty here is as
-    in that card ("" states nothing). Raise MetaclipError for a run that is not balanced or was edited, for a folder that
-    holds something else, and for the card of another set unless `options.overwrite` is set. Needs the extra `cards`.
+    `name` is that of the set (default: the folder's), `license` the card's own (an SPDX identifier), `contact` where to
+    ask for the removal of a pair, `url` where the card will be. `look_ups` says whether the page can look up urls and
+    uids (None: for up to 500,000 matched pairs), `samples` whether the card shows captions (None: yes). `classes` are
+    files of class names whose coverage is computed; captions with one of the `blocked_words` are no samples. If the
+    folder holds a card of this run already, what is None or empty here is as in that card ("" states nothing). Raise
+    MetaclipError for a run that is not balanced or was edited, for a folder that holds something else, and for the card
+    of another set unless `options.overwrite` is set. Needs the extra `cards`.
 
     >>> from metaclip import card, curate
     >>> run = curate("curation/toy_pool.jsonl", "metadata/toy.txt", t=20, out="carded")
@@ -183,7 +189,9 @@ def card(
         key: before.get(key) if value is None else value or None
         for key, value in (("license", license), ("contact", contact), ("url", url))
     }
-    info = CardInfo(name, **stated, look_ups=look_ups)
+    if samples is None:
+        samples = _shows_samples(as_path(out)) if before else True
+    info = CardInfo(name, **stated, look_ups=look_ups, samples=samples)
     lists = [ClassNames.read(path) for path in list_paths("classes", classes)]
     blocked = None if blocked_words is None else as_metadata(blocked_words)
     make_card(
@@ -220,7 +228,7 @@ def make_card(
             )
         _card_to_replace(folder.path, run, options.overwrite)
         with disk_errors(folder.path), folder.path.filled_folder(last="card.json") as local:
-            scan = scan_run(near, options, classes, blocked)
+            scan = scan_run(near, options, classes, blocked, with_samples=info.samples)
             return _write_card(local, near, info, scan, options.progress)
 
 
@@ -258,6 +266,15 @@ def read_card(folder: Path) -> dict[str, Any]:
         )
     schema.check_read(card, NAME, FIELDS, str(path), "fetch it again, or make it from its run")
     return card
+
+
+def _shows_samples(folder: Path) -> bool:
+    """Return whether the card in a folder shows captions; true if its entries cannot be read, which `verify` reports."""
+    try:
+        lists = read_table(folder / "entries.parquet", {"samples": pa.list_(pa.string())})["samples"]
+    except MetaclipError:
+        return True
+    return bool(pc.sum(pc.list_value_length(lists)).as_py())
 
 
 def read_card_of(folder: Path, run: Run) -> dict[str, Any]:

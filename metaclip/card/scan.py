@@ -43,8 +43,9 @@ class RunScan:
 
 
 def scan_run(
-    run: Run, options: RunOptions, classes: Sequence[ClassNames] = (), blocked: Metadata | None = None
-) -> RunScan:
+    run: Run, options: RunOptions, classes: Sequence[ClassNames] = (), blocked: Metadata | None = None, *,
+    with_samples: bool = True,
+) -> RunScan:  # fmt: skip
     """Read all files of matched/ and curated/; captions with one of the `blocked` words are no samples."""
     # A blocked word is one in a text of any language.
     words = None if blocked is None else Metadata(blocked.entries.unique())
@@ -65,7 +66,7 @@ def scan_run(
 
     def scan_curated(path: Path) -> tuple[Any, ...]:
         columns = run.shard_columns[path.stem]
-        found = draw_samples(path, columns["text"], matcher)
+        found = draw_samples(path, columns["text"], matcher) if with_samples else merge_samples([])
         return coverage.search(path), found, count_hosts(path, columns["url"])
 
     matched, curated = matched_files(run), curated_files(run)

@@ -67,10 +67,11 @@ def verify(
     run, path = open_run(run), as_path(folder)
     card = read_card_of(path, run)
     with local_run(run) as near, path.local_folder() as local:
-        scan = scan_run(near, options or RunOptions(), ClassNames.of_card(card), blocked)
+        info, classes = CardInfo.of_card(local, card), ClassNames.of_card(card)
+        scan = scan_run(near, options or RunOptions(), classes, blocked, with_samples=info.samples)
         found = [*_file_differences(local, card), *_run_differences(near)]
         stated = {key: value for key, value in card.items() if key != "files"}
-        made = card_json(near, CardInfo.of_card(card), scan)
+        made = card_json(near, info, scan)
         found += [f"card.json, {line}" for line in json_differences(made, stated)]
         table = entries_table(near, scan.samples)
         try:

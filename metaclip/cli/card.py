@@ -82,6 +82,11 @@ Examples:
     help="Whether the page can look up urls and uids.  [default: for up to 500,000 matched pairs]",
 )
 @click.option(
+    "--samples/--no-samples",
+    default=None,
+    help="Whether the card shows some captions of each entry.  [default: yes]",
+)
+@click.option(
     "--classes",
     multiple=True,
     metavar="NAMES",
@@ -95,7 +100,8 @@ def make(
 ) -> None:
     """Make the card of RUN, a balanced run.
 
-    If FOLDER holds a card of this run already, its name, licence, contact, url and classes stay unless others are given.
+    If FOLDER holds a card of this run already, its name, licence, contact, url and classes stay unless others
+    are given, and it shows captions or not as before.
     """
     from metaclip.card.publish import card
     from metaclip.stage.runner import RunOptions
@@ -256,7 +262,8 @@ def remove(
     digest, parent = made.account["result_digest"][:16], version["parent"][:16]
     click.echo(f"result    {digest}   of {parent}; the list: {made.path / REMOVED_LIST}")
     if card_out is not None:
-        info = CardInfo(Path(card_out).resolve().name) if before is None else CardInfo.of_card(before)
+        name = Path(card_out).resolve().name
+        info = CardInfo(name) if before is None else CardInfo.of_card(Path(card or ""), before)
         lists = [] if before is None else ClassNames.of_card(before)
         again = RunOptions(workers=workers, overwrite=overwrite)
         make_card(made, card_out, info, blocked=_words(blocked_words), classes=lists, options=again)

@@ -46,7 +46,7 @@ class LanguageLists:
         groups, group_of = self.routing.route(codes)
         # Texts of one group stand side by side, in slices that need no copy.
         order = np.argsort(group_of.astype(np.min_scalar_type(len(groups))), kind="stable")
-        side_by_side = texts.take(pa.array(order))
+        side_by_side = texts.take(pa.array(order)).cast(pa.large_string())
         bounds = np.searchsorted(group_of[order], np.arange(len(groups) + 1)).tolist()
         found = [
             self._match_group(side_by_side[begin:end], group)

@@ -17,6 +17,7 @@ from metaclip import card as make_card_of
 from metaclip.card.class_coverage import ClassNames
 from metaclip.card.publish import CardInfo, make_card
 from metaclip.card.readme import hub_licence
+from metaclip.card.verify import verify
 from tests import commands
 
 pytest.importorskip("altair", reason="needs the extra cards: pip install -e '.[cards]'")
@@ -205,6 +206,29 @@ def test_blocked_words(run: Run, tmp_path: Path) -> None:
     ]
     assert shown
     assert not any(re.search(r"\bdog\b", text, re.IGNORECASE) for text in shown)
+
+
+def test_a_card_without_captions(run: Run, tmp_path: Path) -> None:
+    """No file of the card holds a caption of the pool; verified or made again, it still holds none, until they are wanted."""
+    folder = tmp_path / "card"
+    shown = make_card_of(run, out=tmp_path / "shown").entries["samples"].to_pylist()
+    captions = {text for texts in shown for text in texts if len(text) > 25}
+
+    def found() -> set[str]:
+        texts = [
+            path.read_bytes().decode("utf-8", "replace") for path in folder.rglob("*") if path.is_file()
+        ]
+        texts += [str(pq.read_table(folder / "entries.parquet").to_pylist())]
+        return {caption for caption in captions if any(caption in text for text in texts)}
+
+    make_card_of(run, out=folder, samples=False, look_ups=False)
+    assert len(captions) > 50
+    assert not found()
+    assert verify(folder, run) == []
+    make_card_of(run, out=folder, contact="data@example.org", look_ups=False)
+    assert not found()
+    make_card_of(run, out=folder, samples=True)
+    assert found() == captions
 
 
 def test_refusals(run: Run, card: Path, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def check(readme: str) -> dict[str, Any]:
 def test_published_cards(folder: Path) -> None:
     """The cards in this tree follow the rules, and state their licence and size."""
     metadata = check((folder / "README.md").read_text(encoding="utf-8"))
-    assert metadata["license"] == read_card(folder)["license"] == "apache-2.0"
+    assert metadata["license"] == read_card(folder)["license"]
     assert len(metadata["size_categories"]) == 1
 
 

@@ -81,7 +81,7 @@ VERBS = {
     "card": {"--help", "-h"},
     "card make": {
         "RUN", "--blocked-words", "--classes", "--contact", "--help", "--license", "--look-ups", "--name", "--out",
-        "--overwrite", "--url", "--workers", "-h",
+        "--overwrite", "--samples", "--url", "--workers", "-h",
     },
     "card verify": {"FOLDER", "--blocked-words", "--help", "--run", "--workers", "-h"},
     "card diff": {"FIRST", "SECOND", "--help", "-h"},
