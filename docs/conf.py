@@ -18,6 +18,7 @@ include_patterns = [
     "curation/tour.ipynb",
     "data_cards/README.md",
     "data_cards/icons/README.md",
+    "data_cards/worldwide/README.md",
     "data_cards/toy/README.md",
     "metadata/README.md",
     "training/README.md",

@@ -159,7 +159,7 @@ def test_the_tour(tmp_path: Path) -> None:
         shutil.copytree(
             ROOT / folder,
             tmp_path / folder,
-            ignore=shutil.ignore_patterns("icons", "toy", "english.parquet"),
+            ignore=shutil.ignore_patterns("icons", "toy", "worldwide", "english.parquet"),
         )
     command = [
         sys.executable,

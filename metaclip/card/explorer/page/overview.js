@@ -158,7 +158,7 @@ function drawTerms({ card }) {
   ]);
   const files = [
     ["card.json", "every figure of this page, for a program"],
-    ["entries.parquet", "each entry with its count, probability, pairs expected and kept, and sample captions"],
+    ["entries.parquet", "each entry with its count, probability, pairs expected and kept, and captions, if the card shows any"],
     ["README.md", "the data set card, as the Hugging Face Hub shows it"],
     ["croissant.json", "the description for data set search engines (Croissant)"],
     ...(removed ? [["removed.parquet", "the pairs that the last version took out, by uid and by hash of the url"]] : []),
