@@ -5,7 +5,8 @@
 Run by hand where a change of behaviour is meant, with every extra installed; what FOLDER holds then replaces what stands
 beside this file. `tests/golden/test_golden.py` needs no more than what is committed, and the command line.
 
-    inputs/                    the toy pool whole and in four files, the toy list, a crawl, tars, a dump; all made here
+    inputs/                    the toy pool whole and in four files, the toy list, a pool and a list of many languages, a crawl,
+                               tars, a dump; all made here
     run/                       the toy pool curated at t = 20: the run of the README
     half/                      the same pool in four files, killed in stage match: two shards have their markers
     half_balance/              killed in stage balance: likewise
@@ -16,6 +17,8 @@ beside this file. `tests/golden/test_golden.py` needs no more than what is commi
     removed/                   the next version of run/ by inputs/gone_*.txt
     half_removed/              that of `whole`, killed in stage match
     half_removed_balance/      and killed in stage balance
+    many/                      a pool of many languages by a list of four of them, with weights; t of each language
+    half_many/                 killed in stage match
     pool_extracted/            a pool from two WAT and two WARC files
     half_extract/ half_pool/   killed after two files; killed while the pool was written
     resharded/ half_reshard/   tars by a subset; killed after one new tar
@@ -104,6 +107,10 @@ LISTS: Final = tuple(
 EXTRACT: Final = (
     "extract", "inputs/crawl", "--no-identify", "--titles", "--captions", "--lazy", "--srcset", "--min-text", 3, *LISTS, *ONE,
 )  # fmt: skip
+MANY: Final = (
+    "curate", "inputs/many", "--metadata", "inputs/many.parquet", "--unspaced-scripts", "fixed", "--fold-case", "--also", "en",
+    "--t", 8, "--t-language", "ja=3", "--weights", "inputs/many_weights.csv", *ONE,
+)  # fmt: skip
 RESHARD: Final = ("reshard", "inputs/tars", "--subset", "inputs/subset.npy", "--shard-size", 4, *ONE)
 CARD: Final = (
     "--name",
@@ -149,6 +156,8 @@ COMMANDS: Final = (
     Command(
         "applied", ("card", "apply", "removed/removed.parquet", "run/curated", "--out", "applied"), "applied"
     ),
+    Command("many", (*MANY, "--out", "many"), "many"),
+    Command("many_explain", ("explain", "赤い犬のカメラ", "--language", "ja", "--run", "many")),
     Command("extract", (*EXTRACT, "--out", "pool_extracted"), "pool_extracted"),
     Command("reshard", (*RESHARD, "--out", "resharded"), "resharded"),
     Command("build", ("build", "inputs/build.toml", "--out", "built.parquet", *ONE), "counts"),
@@ -189,6 +198,7 @@ HALVES: Final = (
         ".state/balance/000002-0000.json",
         "removed_whole",
     ),
+    Half("half_many", MANY, ".state/match/000002-0000.json", "many"),
     Half("half_extract", EXTRACT, ".state/extract/000002.json", "pool_extracted"),
     Half("half_pool", EXTRACT, ".state/extract/000002-pool.json", "pool_extracted"),
     Half("half_reshard", RESHARD, ".state/reshard/shard-00000001.json", "resharded"),
@@ -239,6 +249,7 @@ def write_inputs(folder: Path) -> None:
         json.loads(line) for line in (folder / "toy_pool.jsonl").read_text(encoding="utf-8").splitlines()
     ]
     _write_pool(folder / "pool", rows)
+    _write_many(folder)
     _write_crawl(folder / "crawl")
     _write_tars(folder, rows)
     _write_dump(folder)
@@ -274,6 +285,41 @@ def _write_pool(folder: Path, rows: list[dict[str, Any]]) -> None:
     )
     pq.write_table(parts[2].cast(large), folder / "00002.parquet", compression="zstd")
     pq.write_table(parts[3], folder / "00003.parquet", use_dictionary=False, compression="none")
+
+
+def _write_many(folder: Path) -> None:
+    """Write a list of four languages, weights of two of its entries, and a pool in three files with texts of more languages."""
+    entries = {
+        "en": ["a", "dog", "photo", "red dog"],
+        "de": ["Hund", "ein", "Foto", "dog"],
+        "ja": ["犬", "の", "カメラ", "赤い"],
+        "tlh": ["Qapla'"],  # a language that is told by no program: "other"
+    }
+    pq.write_table(
+        pa.table({
+            "entry": [entry for some in entries.values() for entry in some],
+            "language": [language for language, some in entries.items() for _ in some],
+            "source": [f"words of {language}" for language, some in entries.items() for _ in some],
+        }),
+        folder / "many.parquet",
+    )  # fmt: skip
+    (folder / "many_weights.csv").write_text(
+        "entry,weight,language\ndog,2,de\na,0.5,\n", encoding="utf-8"
+    )
+    said = {
+        "en": "A photo of a red dog, number {}", "de": "Foto: ein Hund ({})", "DE-at": "a dog und ein Hund {}", "ja": "赤い犬のカメラ{}",
+        "ja_JP": "カメラ {}", "fr": "photo {}, Qapla' a dog", "x-unknown": "Qapla' {}", None: "qapla' {} dog",
+    }  # fmt: skip
+    codes = [*said]
+    (folder / "many").mkdir()
+    for file in range(3):
+        rows = [(codes[i * i % 8 if i % 3 else i % 8], i) for i in range(file * 40, file * 40 + 40)]
+        table = {
+            "url": [f"https://example.org/{i}.jpg" for _, i in rows],
+            "text": [None if i % 29 == 28 else said[code].format(i) for code, i in rows],
+            "LANGUAGE": pa.array([code for code, _ in rows], pa.string()),
+        }
+        pq.write_table(pa.table(table), folder / "many" / f"{file}.parquet")
 
 
 def _write_crawl(folder: Path) -> None:

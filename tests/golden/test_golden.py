@@ -21,7 +21,7 @@ from tests.golden.compare import digest, digests, text, without_plots
 GOLDEN: Final = json.loads((make.HERE / "digests.json").read_text(encoding="utf-8"))
 NEEDS: Final = {"half_extract": "isal", "half_pool": "isal", "extract": "isal"}
 """Modules that commands need besides the core."""
-RUN_AGAIN: Final = ("run", "rebalanced", "removed", "extract", "reshard")
+RUN_AGAIN: Final = ("run", "rebalanced", "removed", "many", "extract", "reshard")
 
 
 @pytest.fixture
@@ -126,7 +126,8 @@ def test_the_result_is_that_of_the_readme(place: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["run", "whole", "solved", "rebalanced", "removed", "applied", "extract", "reshard"]
+    "name",
+    ["run", "whole", "solved", "rebalanced", "removed", "applied", "many", "extract", "reshard"],
 )
 def test_made_anew(place: Path, name: str) -> None:
     """A command gives the same tree in a new folder as it gave then, and says the same."""
@@ -170,7 +171,8 @@ def test_the_same_command_again_changes_nothing(place: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["refused", "refused_list", "refused_extract", "explain", "lint", "lint_json"]
+    "name",
+    ["refused", "refused_list", "refused_extract", "explain", "many_explain", "lint", "lint_json"],
 )
 def test_said(place: Path, name: str) -> None:
     """What a command tells of a run or a list, or refuses by its fingerprint, is the same word for word."""
