@@ -270,7 +270,7 @@ def _trie_arrays(
     )  # fmt: skip
     if n_edges < 0:
         raise MemoryError
-    table = np.zeros((_power_of_two(2 * n_edges), 4), np.uint32)
+    table = np.zeros((_power_of_two(1.5 * n_edges), 4), np.uint32)
     bits = np.zeros(_power_of_two(_FILTER_BITS * n_edges / 8), np.uint8)
     load().mc_fill_edges(
         address(edges, np.uint32),
@@ -285,7 +285,7 @@ def _trie_arrays(
 
 # --- the file
 
-VERSION: Final = 3
+VERSION: Final = 4
 """Increased when the arrays, or what the library does with them, change; part of the key."""
 
 _MAGIC: Final = b"metaclip automaton\n\0"
