@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import pyarrow as pa
 
 from metaclip.card import threshold_grid
@@ -54,15 +53,13 @@ def scan_run(
     thresholds = threshold_grid.choose_thresholds(counts, run.t, run.thresholds)
     slope = threshold_grid.relative_slopes(counts, run.t, run.thresholds)
     share = threshold_grid.sampled_share(run.match["funnel"]["matched"])
-    sums, by_entry = (
-        np.zeros(len(thresholds), np.uint64),
-        np.zeros((len(counts), len(thresholds)), np.uint64),
-    )
+    places = threshold_grid.places_of(slope)
+    sums, by_entry = threshold_grid.new_sums(len(counts), len(thresholds))
     samples, hosts = merge_samples([]), collections.defaultdict[str, LossyCounter](LossyCounter)
     coverage, class_counts = ClassCoverage(run, classes), collections.Counter[tuple[str, str]]()
 
     def scan_matched(path: Path) -> tuple[Any, ...]:
-        return coverage.search(path), *threshold_grid.sum_file(path, slope, thresholds, share)
+        return coverage.search(path), *threshold_grid.sum_file(path, slope, thresholds, share, places)
 
     def scan_curated(path: Path) -> tuple[Any, ...]:
         columns = run.shard_columns[path.stem]
@@ -80,5 +77,7 @@ def scan_run(
             samples = merge_samples([samples, file_samples])
             for key, counter in file_hosts.items():
                 hosts[key].add(counter.counts, counter.total, counter.floor)
-    grid = threshold_grid.make_grid(counts, thresholds, share, sums, by_entry, run.t, run.thresholds)
+    grid = threshold_grid.make_grid(
+        counts, thresholds, share, sums, by_entry, run.t, run.thresholds, places
+    )
     return RunScan(grid, samples, hosts, coverage.result(class_counts))

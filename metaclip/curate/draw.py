@@ -220,8 +220,8 @@ def expect_rows(
 ) -> None:
     """Add the P(keep) of rows of matches under each of k `thresholds` to `sums` (uint64[k], units of 1 / FIXED_POINT).
 
-    `slope` is what `slopes` returns. With `by_entry` (uint64[number of entries, k]), add them to the sums of each row's
-    entries too. Only for the search of a t: the quotient is rounded differently than in `probabilities`.
+    `slope` is what `slopes` returns. With `by_entry` (uint64[m, k]), add them to the sums of each row's entries too, of the
+    first m entries. Only for the search of a t: the quotient is rounded differently than in `probabilities`.
     """
     if (library := load()) is None:
         expect_rows_numpy(values, offsets, slope, thresholds, sums, by_entry)
@@ -233,7 +233,7 @@ def expect_rows(
     library.mc_expect(
         _rows(values, offsets, len(slope)), address(slope, np.float64), address(padded, np.float64), k,
         address(sums, np.uint64, written=True), None if by_entry is None else address(by_entry, np.uint64, written=True),
-        address(scratch, np.float64),
+        0 if by_entry is None else len(by_entry), address(scratch, np.float64),
     )  # fmt: skip
 
 
@@ -251,4 +251,5 @@ def expect_rows_numpy(
         fixed = _fixed(1.0 - _products(values, offsets, np.fmax(0.0, 1.0 - t * slope)))
         sums[k] += fixed.sum()
         if by_entry is not None:
-            np.add.at(by_entry[:, k], matched, fixed[row])
+            first = matched < len(by_entry)
+            np.add.at(by_entry[:, k], matched[first], fixed[row][first])

@@ -135,7 +135,7 @@ _SIGNATURES: Final[dict[str, tuple[Any, list[Any]]]] = {
     "mc_md5": (None, [_STRINGS, _STRINGS, _A]),
     "mc_keep_probabilities": (None, [_ROWS, _A, _A]),
     "mc_draw": (None, [_ROWS, _A, _A, c_uint64, _A, _A, _A, _A, _A]),
-    "mc_expect": (None, [_ROWS, _A, _A, _N, _A, _A, _A]),
+    "mc_expect": (None, [_ROWS, _A, _A, _N, _A, _A, _N, _A]),
     "mc_count": (None, [_A, _N, _A]),
     "mc_languages": (None, [ctypes.POINTER(LanguageModelStruct), _STRINGS, _A, _A]),
     "mc_shouted": (None, [_STRINGS, _A]),

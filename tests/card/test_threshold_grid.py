@@ -9,10 +9,12 @@ import pytest
 
 from curation import naive
 from metaclip import Run, balance, curate
+from metaclip.card import threshold_grid
 from metaclip.card.threshold_grid import (
     ThresholdGrid,
     choose_thresholds,
     make_grid,
+    places_of,
     relative_slopes,
     sampled_share,
     sum_file,
@@ -33,12 +35,28 @@ def grid_of(run: Run, share: float = 1.0) -> ThresholdGrid:
     counts = run.counts.values
     thresholds = choose_thresholds(counts, run.t, run.thresholds)
     slope = relative_slopes(counts, run.t, run.thresholds)
+    places = places_of(slope)
     parts = [
-        sum_file(path, slope, thresholds, share)
+        sum_file(path, slope, thresholds, share, places)
         for path in sorted((run.matched / "matched").glob("*.parquet"))
     ]
     sums, by_entry = (sum(part[i] for part in parts) for i in (0, 1))
-    return make_grid(counts, thresholds, share, sums, by_entry, run.t, run.thresholds)
+    return make_grid(counts, thresholds, share, sums, by_entry, run.t, run.thresholds, places)
+
+
+def test_the_entries_that_change_most(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a longer list, those of the largest counts have the numbers that all have of a shorter one; the others have none."""
+    whole, counts = grid_of(run), run.counts.values
+    for most in (1, 9, len(counts) - 1):
+        monkeypatch.setattr(threshold_grid, "MOST_ENTRIES", most)
+        grid = grid_of(run)
+        found, known = grid.expected_of(0, len(counts))
+        assert known.sum() == most
+        assert min(counts[known]) >= max(counts[~known])
+        assert np.array_equal(found[known], whole.expected.T[known])
+        part, part_known = grid.expected_of(5, 20)
+        assert np.array_equal(part[part_known], found[5:20][known[5:20]])
+        assert np.array_equal(grid.pairs, whole.pairs)
 
 
 def test_each_point_is_the_balance_at_that_t(run: Run, tmp_path: Path) -> None:

@@ -271,6 +271,7 @@ def check_pairs(rng: Random) -> None:
     uids = np.ascontiguousarray(np_rng.integers(0, 2**64, (n, 2), np.uint64))
     results: list[Any] = []
     thresholds = np.geomspace(1e-3, 1e9, rng.randrange(1, 70))
+    first = rng.choice([0, 1, n_entries // 2, n_entries])
     for draw_rows, expect_rows in (
         (draw.draw_rows, draw.expect_rows),
         (draw.draw_rows_numpy, draw.expect_rows_numpy),
@@ -278,7 +279,7 @@ def check_pairs(rng: Random) -> None:
         sums = draw.DrawSums(n_entries)
         drawn, keep = draw_rows(values, offsets, probability, uids, seed, sums)
         k = len(thresholds)
-        total, by_entry = np.zeros(k, np.uint64), np.zeros((n_entries, k), np.uint64)
+        total, by_entry = np.zeros(k, np.uint64), np.zeros((first, k), np.uint64)
         expect_rows(
             values, offsets, draw.slopes(counts), thresholds, total, by_entry if seed & 1 else None
         )

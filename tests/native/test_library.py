@@ -187,7 +187,7 @@ def test_vector_instructions_change_nothing() -> None:
         form = native._open(native.FOLDER, avx2=avx2)[0]
         rows, scratch = draw._rows(values, offsets, len(slopes)), np.empty(128)
         form.mc_expect(rows, *(array.ctypes.data for array in (slopes, thresholds)), 64, sums.ctypes.data,
-                       by_entry.ctypes.data, scratch.ctypes.data)  # fmt: skip
+                       by_entry.ctypes.data, 50, scratch.ctypes.data)  # fmt: skip
         results.append((sums.tolist(), by_entry.tolist()))
     sums, by_entry = np.zeros(64, np.uint64), np.zeros((50, 64), np.uint64)
     draw.expect_rows_numpy(values, offsets, slopes, thresholds, sums, by_entry)

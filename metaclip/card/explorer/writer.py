@@ -197,8 +197,8 @@ def _details(
     """Yield the details of each block of entries: [samples, seen, neighbours, expected at the grid's t] of each.
 
     Neighbours are [entry, captions together, lift]. Expected numbers are rounded to a tenth; those at the end that equal
-    the count are left out. Where pairs were taken out, an entry whose count differs from the corrected one has that as a
-    fifth item.
+    the count are left out, as are all of an entry that has none. Where pairs were taken out, an entry whose count differs
+    from the corrected one has that as a fifth item.
     """
     for first in range(0, len(entries), block):
         part = entries.slice(first, block)
@@ -218,8 +218,9 @@ def _details(
 
 
 def _expected(grid: ThresholdGrid, first: int, count: Counts) -> list[list[float]]:
-    rows = np.round(grid.expected[:, first : first + len(count)].T, 1)
-    differs = rows != count.astype(np.float64)[:, None]
+    expected, known = grid.expected_of(first, first + len(count))
+    rows = np.round(expected, 1)
+    differs = (rows != count.astype(np.float64)[:, None]) & known[:, None]
     sizes = np.where(differs.any(axis=1), differs.shape[1] - np.argmax(differs[:, ::-1], axis=1), 0)
     short = (row[:size] for row, size in zip(rows.tolist(), sizes.tolist(), strict=True))
     return [[int(value) if value.is_integer() else value for value in row] for row in short]

@@ -173,12 +173,12 @@ enum { MC_WIDTH = 16, LANES = 4 };
 typedef double doubles __attribute__((vector_size(8 * LANES), aligned(8), may_alias));
 typedef int64_t integers __attribute__((vector_size(8 * LANES), aligned(8), may_alias));
 
-/* Add P(keep) of rows under each of n_t thresholds, in units of 2^-32, to `sums`, and, unless `by_entry` (n_t numbers for
-   each entry) is NULL, to those of the row's entries. `slopes` are the entries' probabilities at a threshold of 1, where they
+/* Add P(keep) of rows under each of n_t thresholds, in units of 2^-32, to `sums`, and to those of the row's entries in `by_entry`
+   (n_t numbers for each of the first `n_entries` entries; none of the others). `slopes` are the entries' probabilities at a threshold of 1, where they
    are below 1. With n_t rounded up to a multiple of MC_WIDTH, `thresholds` has so many numbers and `scratch` room for twice
    as many. */
 MC_API void mc_expect(const mc_rows *rows, const double *slopes, const double *thresholds, int64_t n_t, uint64_t *sums,
-                      uint64_t *by_entry, double *scratch) {
+                      uint64_t *by_entry, int64_t n_entries, double *scratch) {
     enum { ENTRIES = 32 }; /* of a row, at a time */
     const doubles one = 1.0 - (doubles){0}, shift = 0x1p52 - (doubles){0};
     int64_t room = (n_t + MC_WIDTH - 1) / MC_WIDTH * MC_WIDTH;
@@ -211,7 +211,8 @@ MC_API void mc_expect(const mc_rows *rows, const double *slopes, const double *t
             *(integers *)(fixed + k) = (integers)((rounded - above) + shift) - (integers)shift;
         }
         for (int64_t k = 0; k < n_t; k++) sums[k] += fixed[k];
-        for (; by_entry && ids < end; ids++) {
+        for (; n_entries && ids < end; ids++) {
+            if (*ids >= n_entries) continue;
             uint64_t *sum = by_entry + n_t * *ids;
             for (int64_t k = 0; k < n_t; k++) sum[k] += fixed[k];
         }

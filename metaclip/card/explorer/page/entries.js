@@ -76,7 +76,7 @@ async function entryDetail(data, id) {
       + `${seen < count[id] ? `, drawn by hash (about ${number(card.neighbours.seen)} of an entry; none of more than ${card.neighbours.widest} entries)` : ""}.`),
   );
   if (data.part(id) === "tail") inside.push(element("p", {}, `At any t of ${data.varied ? `about ${number(count[id] * t / data.threshold(id), 2)}` : number(count[id])} or more it is kept whole.`));
-  if (card.grid && data.part(id) === "head") {
+  if (grid.length && data.part(id) === "head") {
     const points = card.grid.thresholds.map((x, i) => [x, grid[i] ?? count[id]]);
     inside.push(element("h3", {}, "Expected pairs under another t"), chart({
       title: "Pairs of this entry that are expected to be kept, by t",
