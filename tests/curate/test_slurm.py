@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scancel", "scontrol", "squeue")
-PARTS, FILES, ROWS = 4, 16, 30_000
+PARTS, FILES, ROWS = 4, 48, 50_000
 
 CONFIGURATION = """\
 ClusterName=tests
