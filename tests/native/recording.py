@@ -139,11 +139,12 @@ def _expect(
     n_t: int,
     sums: int,
     by_entry: int | None,
+    n_by_entry: int,
     scratch: int,
 ) -> list[Argument]:
     n, room = _entries_of(rows), -(-n_t // WIDTH) * WIDTH
     return [*_rows(rows), Array(slopes, 8 * n), Array(thresholds, 8 * room), Number(n_t), Array(sums, 8 * n_t),
-            Array(by_entry, 8 * n * n_t), Array(scratch, 16 * room)]  # fmt: skip
+            Array(by_entry, 8 * n_by_entry * n_t), Number(n_by_entry), Array(scratch, 16 * room)]  # fmt: skip
 
 
 _ARGUMENTS: Final[dict[str, Callable[..., Any]]] = {

@@ -134,7 +134,7 @@ static int64_t call(void) {
     mc_rows r = rows(0);
     if (IS("mc_keep_probabilities")) return mc_keep_probabilities(&r, P(3), P(4)), 0;
     if (IS("mc_draw")) return mc_draw(&r, P(3), P(4), (uint64_t)N(5), P(6), P(7), P(8), P(9), P(10)), 0;
-    if (IS("mc_expect")) return mc_expect(&r, P(3), P(4), N(5), P(6), P(7), P(8)), 0;
+    if (IS("mc_expect")) return mc_expect(&r, P(3), P(4), N(5), P(6), P(7), N(8), P(9)), 0;
     fprintf(stderr, "%s is unknown\n", name);
     exit(2);
 }
