@@ -269,11 +269,11 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 
 def _shows_samples(folder: Path) -> bool:
-    """Return whether the card in a folder shows captions; true if its entries cannot be read, which `verify` reports."""
+    """Return whether the card in a folder shows captions; false if its entries cannot be read, to show none by mistake."""
     try:
         lists = read_table(folder / "entries.parquet", {"samples": pa.list_(pa.string())})["samples"]
     except MetaclipError:
-        return True
+        return False
     return bool(pc.sum(pc.list_value_length(lists)).as_py())
 
 

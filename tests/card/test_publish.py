@@ -227,6 +227,9 @@ def test_a_card_without_captions(run: Run, tmp_path: Path) -> None:
     assert verify(folder, run) == []
     make_card_of(run, out=folder, contact="data@example.org", look_ups=False)
     assert not found()
+    (folder / "entries.parquet").write_bytes(b"damaged")
+    make_card_of(run, out=folder, look_ups=False)
+    assert not found()
     make_card_of(run, out=folder, samples=True)
     assert found() == captions
 
